@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// ResourceIdentifier names an API at its authorization server: the resource of
+// RFC 8707, an absolute URI without fragment, or an opaque audience. It becomes
+// the aud claim of the tokens.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=1024
+// +kubebuilder:validation:XValidation:rule="self.matches('^[!-~]+$') && !self.contains('#')",message="must be an absolute URI without fragment, or an opaque audience, without spaces (RFC 8707)"
+// +kubebuilder:validation:XValidation:rule="!self.matches('^(?i)https://[^/]+\\\\.logto\\\\.app/api/?$')",message="is the administration API of the authorization server, which cannot be an APIResource"
+type ResourceIdentifier string
+
+// SignatureAlgorithm is an asymmetric JWS algorithm (RFC 7518, RFC 8037).
+//
+// +kubebuilder:validation:Enum=RS256;RS384;RS512;PS256;PS384;PS512;ES256;ES384;ES512;EdDSA
+type SignatureAlgorithm string
+
+// APIResourceSpec describes an API and who may call it.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.grants) || self.grants.all(g, !has(g.scopes) || g.scopes.all(s, has(self.scopes) && self.scopes.exists(x, x.name == s)))",message="a grant names a scope that is not in spec.scopes",fieldPath=".grants"
+type APIResourceSpec struct {
+	// authorizationServerRef names the server that issues the tokens for this
+	// API.
+	//
+	// +required
+	AuthorizationServerRef AuthorizationServerReference `json:"authorizationServerRef,omitzero"`
+
+	// identifier is the API's identifier at the authorization server, and the
+	// aud claim that its tokens must carry: an absolute URI without fragment
+	// (RFC 8707), or an opaque audience. At one issuer it belongs to the oldest
+	// APIResource that claims it. It cannot be changed.
+	//
+	// +required
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable; create another APIResource for another identifier"
+	Identifier ResourceIdentifier `json:"identifier,omitempty"`
+
+	// scopes are the scopes that the API knows, at most 64.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	Scopes []Scope `json:"scopes,omitempty"`
+
+	// grants say which M2MClients of other namespaces may ask for which scopes.
+	// Clients of the API's own namespace may ask for any of its scopes. Unset,
+	// no other namespace may call the API. At most 32.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	Grants []Grant `json:"grants,omitempty"`
+
+	// verification says how the API's workloads check tokens.
+	//
+	// +optional
+	Verification Verification `json:"verification,omitzero"`
+}
+
+// Scope is one permission of an API.
+type Scope struct {
+	// name is the scope as tokens carry it (RFC 6749 section 3.3).
+	//
+	// +required
+	Name ScopeName `json:"name,omitempty"`
+
+	// description says what the scope permits.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	Description string `json:"description,omitempty"`
+}
+
+// Grant lets clients ask for scopes.
+type Grant struct {
+	// clients are the M2MClients that the grant is for.
+	//
+	// +required
+	Clients GrantedClients `json:"clients,omitzero"`
+
+	// scopes are what they may ask for: some of spec.scopes. Unset, they may
+	// ask for a token without scopes only.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	Scopes []ScopeName `json:"scopes,omitempty"`
+}
+
+// GrantedClients chooses M2MClients.
+type GrantedClients struct {
+	// namespaces are the namespaces of the clients.
+	//
+	// +required
+	Namespaces NamespaceSelection `json:"namespaces,omitzero"`
+
+	// names are the names of the clients in these namespaces. Unset, every
+	// client there.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	Names []ObjectName `json:"names,omitempty"`
+}
+
+// Verification says how tokens are checked.
+//
+// +kubebuilder:validation:MinProperties=1
+type Verification struct {
+	// algorithms are the signature algorithms that are accepted (RFC 8725
+	// section 3.1). Unset, those of the issuer's keys.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=10
+	Algorithms []SignatureAlgorithm `json:"algorithms,omitempty"`
+
+	// clockSkew is how far the clocks of issuer and API may differ when exp and
+	// nbf are checked, from 0s to 5m. Defaults to 30s.
+	//
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('5m')",message="must be at most 5m"
+	ClockSkew Duration `json:"clockSkew,omitempty"`
+
+	// tokenType is the typ header that tokens must carry, such as at+jwt (RFC
+	// 9068). Unset, any: many servers say JWT.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9!#$&^_.+/-]+$`
+	TokenType string `json:"tokenType,omitempty"`
+
+	// files are extra files of the verification bundle, at most 16.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	Files []VerificationFile `json:"files,omitempty"`
+}
+
+// VerificationFile is a file that is rendered from a template.
+type VerificationFile struct {
+	// name is the file's name, a key of the ConfigMap. The names of the files
+	// that the operator writes itself are taken.
+	//
+	// +required
+	// +kubebuilder:validation:XValidation:rule="!(self in ['jwks.json','issuer','audience','verification.json','protected-resource.json','envoy-jwt-authn.yaml'])",message="is the name of a file that the operator writes itself; choose another"
+	Name FileName `json:"name,omitempty"`
+
+	// template is a Go template of the file. It sees .Issuer, .Audience, .JWKS,
+	// .JWKSURI, .Algorithms, .Scopes, .ClockSkewSeconds, .TokenType, .Namespace
+	// and .Name, and the functions join, json, quote, base64 and indent.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Template string `json:"template,omitempty"`
+}
+
+// APIResourceStatus is what the operator knows of an API.
+//
+// +kubebuilder:validation:MinProperties=1
+type APIResourceStatus struct {
+	// conditions are Ready, Accepted and Distributed.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// observedGeneration is the generation of the spec that the conditions
+	// speak of.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// bundle is the verification bundle of this API.
+	//
+	// +optional
+	Bundle VerificationBundle `json:"bundle,omitzero"`
+}
+
+// VerificationBundle says where an API's verification bundle is to be found.
+type VerificationBundle struct {
+	// configMapName is the name of the ConfigMap in every namespace that needs
+	// it.
+	//
+	// +required
+	ConfigMapName ObjectName `json:"configMapName,omitempty"`
+
+	// namespaces is the number of namespaces that hold the bundle.
+	//
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Namespaces *int32 `json:"namespaces,omitempty"`
+}
+
+// APIResource is an API that clients call with tokens of an authorization
+// server. It belongs to the API's team.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=apires,categories=m2m
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="metadata.name must have at most 63 characters"
+// +kubebuilder:printcolumn:name="Identifier",type=string,JSONPath=`.spec.identifier`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Namespaces",type=integer,priority=1,JSONPath=`.status.bundle.namespaces`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type APIResource struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata is the standard object metadata. The name has at most 63
+	// characters.
+	//
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec describes the API.
+	//
+	// +required
+	Spec APIResourceSpec `json:"spec,omitzero"`
+
+	// status is what the operator knows of it.
+	//
+	// +optional
+	Status APIResourceStatus `json:"status,omitzero"`
+}
+
+// APIResourceList is a list of APIResources.
+//
+// +kubebuilder:object:root=true
+type APIResourceList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitzero"`
+	Items           []APIResource `json:"items"`
+}

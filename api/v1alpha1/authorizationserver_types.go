@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// EndpointURL is an absolute http or https URL without user information and
+// fragment. The operator refuses http unless it was started with
+// --allow-insecure-http.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=2048
+// +kubebuilder:validation:XValidation:rule="self.matches('^https?://[^/?#@ ]+([/?][^# ]*)?$')",message="must be an absolute https:// URL without user information, fragment and spaces"
+type EndpointURL string
+
+// AudienceParameter is how a token request names the API it is for.
+//
+// +kubebuilder:validation:Enum=Resource;Audience;None
+type AudienceParameter string
+
+// The ways to name the API in a token request.
+const (
+	// AudienceParameterResource sends resource= (RFC 8707).
+	AudienceParameterResource AudienceParameter = "Resource"
+	// AudienceParameterAudience sends audience=, as Auth0 and Hydra expect.
+	AudienceParameterAudience AudienceParameter = "Audience"
+	// AudienceParameterNone sends neither: the scopes alone name the API.
+	AudienceParameterNone AudienceParameter = "None"
+)
+
+// AuthorizationServerSpec describes an OAuth 2.0 authorization server.
+type AuthorizationServerSpec struct {
+	// issuer is the server's issuer identifier, exactly as its metadata and its
+	// tokens' iss claim say it (RFC 8414 section 2): an https URL without query
+	// and fragment. It cannot be changed: what the issuer stands for, such as
+	// tokens, keys and claimed identifiers, belongs to it.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="self.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')",message="must be an https:// URL without user information, query, fragment and spaces (RFC 8414)"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable; create another AuthorizationServer for another issuer"
+	Issuer string `json:"issuer,omitempty"`
+
+	// endpoints overrides what discovery finds, or names what is not published.
+	// With both endpoints set, discovery is not needed.
+	//
+	// +optional
+	Endpoints AuthorizationServerEndpoints `json:"endpoints,omitzero"`
+
+	// caBundle names the PEM certificates that the server's TLS certificate
+	// must chain to. Unset, the certificate authorities of the operator's image
+	// are trusted.
+	//
+	// +optional
+	CABundle CABundleSource `json:"caBundle,omitzero"`
+
+	// audienceParameter is how a token request names the API: Resource sends
+	// resource= (RFC 8707), Audience sends audience= (Auth0, Hydra), None sends
+	// neither and leaves it to the scopes (Entra, Keycloak). Defaults to
+	// Resource.
+	//
+	// +optional
+	// +default="Resource"
+	AudienceParameter AudienceParameter `json:"audienceParameter,omitempty"`
+
+	// defaultTokenLifetime is taken as a token's lifetime where the server says
+	// none: no expires_in in its answer and no exp in the token. From 10s to
+	// 24h. Defaults to 5m.
+	//
+	// +optional
+	// +default="5m"
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10s') && duration(self) <= duration('24h')",message="must be from 10s to 24h"
+	DefaultTokenLifetime Duration `json:"defaultTokenLifetime,omitempty"`
+
+	// requests is the budget of token requests to this server, shared by all
+	// M2MClients that use it. Unset, 50 per second.
+	//
+	// +optional
+	Requests RequestBudget `json:"requests,omitzero"`
+
+	// jwks says how the server's signing keys are followed.
+	//
+	// +optional
+	JWKS JWKSPolicy `json:"jwks,omitzero"`
+}
+
+// AuthorizationServerEndpoints are the endpoints of an authorization server.
+//
+// +kubebuilder:validation:MinProperties=1
+type AuthorizationServerEndpoints struct {
+	// token is the token endpoint (RFC 6749 section 3.2).
+	//
+	// +optional
+	Token EndpointURL `json:"token,omitempty"`
+
+	// jwks is where the server publishes its signing keys (RFC 7517 section 5).
+	//
+	// +optional
+	JWKS EndpointURL `json:"jwks,omitempty"`
+}
+
+// CABundleSource names a key of a ConfigMap or of a Secret: of the same
+// namespace, or of the operator's for a ClusterAuthorizationServer.
+//
+// +kubebuilder:validation:ExactlyOneOf=configMapRef;secretRef
+type CABundleSource struct {
+	// configMapRef names a ConfigMap and a key in it. The key defaults to
+	// ca.crt.
+	//
+	// +optional
+	ConfigMapRef ConfigMapKeyReference `json:"configMapRef,omitzero"`
+
+	// secretRef names a Secret and a key in it. The key defaults to ca.crt.
+	//
+	// +optional
+	SecretRef SecretKeyReference `json:"secretRef,omitzero"`
+}
+
+// ConfigMapKeyReference names a key of a ConfigMap in the same namespace.
+type ConfigMapKeyReference struct {
+	// name is the name of the ConfigMap.
+	//
+	// +required
+	Name ObjectName `json:"name,omitempty"`
+
+	// key is the key of the ConfigMap's data. Defaults to ca.crt.
+	//
+	// +optional
+	Key FileName `json:"key,omitempty"`
+}
+
+// RequestBudget bounds the rate of token requests.
+type RequestBudget struct {
+	// perSecond is the highest sustained number of token requests per second,
+	// from 1 to 10000.
+	//
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10000
+	PerSecond int32 `json:"perSecond,omitempty"`
+
+	// burst is how many requests may be sent at once after a pause, from 1 to
+	// 10000. Defaults to perSecond.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10000
+	Burst int32 `json:"burst,omitempty"`
+}
+
+// JWKSPolicy says how signing keys are followed.
+//
+// +kubebuilder:validation:MinProperties=1
+type JWKSPolicy struct {
+	// refreshInterval is how often the keys are fetched, from 10s to 24h. A
+	// fresh token with an unknown key ID has them fetched at once. Defaults to
+	// 1m.
+	//
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10s') && duration(self) <= duration('24h')",message="must be from 10s to 24h"
+	RefreshInterval Duration `json:"refreshInterval,omitempty"`
+
+	// retention is how long a key that the server no longer publishes stays in
+	// the verification bundles, from 0s to 720h. It should be no shorter than
+	// the longest token lifetime. Defaults to 24h.
+	//
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('720h')",message="must be at most 720h"
+	Retention Duration `json:"retention,omitempty"`
+
+	// revokedKeyIDs are keys that must not be trusted any more, whatever the
+	// server publishes. They leave every verification bundle, and the tokens
+	// that they signed are replaced at once. At most 64.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=512
+	RevokedKeyIDs []string `json:"revokedKeyIDs,omitempty"`
+}
+
+// AuthorizationServerStatus is what the operator knows of an authorization
+// server. Endpoints and keys are the last known good ones.
+//
+// +kubebuilder:validation:MinProperties=1
+type AuthorizationServerStatus struct {
+	// conditions are Ready, Discovered and KeysFresh.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// observedGeneration is the generation of the spec that the conditions
+	// speak of.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// endpoints are the endpoints in use: those of the spec, else those that
+	// discovery found last.
+	//
+	// +optional
+	Endpoints AuthorizationServerEndpoints `json:"endpoints,omitzero"`
+
+	// keys are the signing keys in the verification bundles.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Keys []SigningKey `json:"keys,omitempty"`
+}
+
+// SigningKey is a public key that an authorization server signs tokens with, or
+// lately did.
+type SigningKey struct {
+	// keyID is the key's identifier (kid, RFC 7517 section 4.5), empty if the
+	// server gives it none.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	KeyID string `json:"keyID,omitempty"`
+
+	// algorithm is the key's algorithm (alg), empty if the server names none.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=16
+	Algorithm string `json:"algorithm,omitempty"`
+
+	// publicKey is the key as a JSON Web Key with public members only.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=8192
+	PublicKey string `json:"publicKey,omitempty"`
+
+	// firstSeenAt is when the operator first saw the key.
+	//
+	// +required
+	FirstSeenAt metav1.Time `json:"firstSeenAt,omitzero"`
+
+	// retiredAt is when the server was first seen without the key. Unset while
+	// the server publishes it.
+	//
+	// +optional
+	RetiredAt *metav1.Time `json:"retiredAt,omitempty"`
+}
+
+// AuthorizationServer is an OAuth 2.0 authorization server that APIResources
+// and M2MClients of the same namespace can name.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=as,categories=m2m
+// +kubebuilder:printcolumn:name="Issuer",type=string,JSONPath=`.spec.issuer`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type AuthorizationServer struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata is the standard object metadata.
+	//
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec describes the authorization server.
+	//
+	// +required
+	Spec AuthorizationServerSpec `json:"spec,omitzero"`
+
+	// status is what the operator knows of it.
+	//
+	// +optional
+	Status AuthorizationServerStatus `json:"status,omitzero"`
+}
+
+// AuthorizationServerList is a list of AuthorizationServers.
+//
+// +kubebuilder:object:root=true
+type AuthorizationServerList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitzero"`
+	Items           []AuthorizationServer `json:"items"`
+}

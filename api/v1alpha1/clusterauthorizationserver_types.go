@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// ClusterAuthorizationServerSpec is an AuthorizationServerSpec with the
+// namespaces that may use it.
+type ClusterAuthorizationServerSpec struct {
+	AuthorizationServerSpec `json:",inline"`
+
+	// allowedNamespaces are the namespaces whose APIResources and M2MClients
+	// may name this server. An empty selector ({}) allows every namespace.
+	//
+	// +required
+	AllowedNamespaces NamespaceSelection `json:"allowedNamespaces,omitzero"`
+
+	// identifierClaims says which namespaces may declare which APIs at this
+	// server. Unset, every allowed namespace may declare any identifier that is
+	// not taken; set, an APIResource needs a claim that allows it.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	IdentifierClaims []IdentifierClaim `json:"identifierClaims,omitempty"`
+}
+
+// IdentifierClaim lets namespaces declare APIs whose identifier has one of
+// some prefixes.
+type IdentifierClaim struct {
+	// namespaces are the namespaces that may declare the APIs.
+	//
+	// +required
+	Namespaces NamespaceSelection `json:"namespaces,omitzero"`
+
+	// prefixes are what an identifier may start with, at most 32. End a prefix
+	// with a slash where it should not match longer host names.
+	//
+	// +required
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=512
+	Prefixes []string `json:"prefixes,omitempty"`
+}
+
+// ClusterAuthorizationServer is an OAuth 2.0 authorization server that
+// APIResources and M2MClients of chosen namespaces can name. The Secrets and
+// ConfigMaps it names are read from the operator's namespace.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=cas,categories=m2m
+// +kubebuilder:printcolumn:name="Issuer",type=string,JSONPath=`.spec.issuer`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type ClusterAuthorizationServer struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata is the standard object metadata.
+	//
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec describes the authorization server and who may use it.
+	//
+	// +required
+	Spec ClusterAuthorizationServerSpec `json:"spec,omitzero"`
+
+	// status is what the operator knows of it.
+	//
+	// +optional
+	Status AuthorizationServerStatus `json:"status,omitzero"`
+}
+
+// ClusterAuthorizationServerList is a list of ClusterAuthorizationServers.
+//
+// +kubebuilder:object:root=true
+type ClusterAuthorizationServerList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitzero"`
+	Items           []ClusterAuthorizationServer `json:"items"`
+}

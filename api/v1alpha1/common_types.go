@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Duration is a length of time as hours, minutes, seconds and milliseconds,
+// such as "90s", "5m" or "1h30m".
+//
+// +kubebuilder:validation:Type=string
+// +kubebuilder:validation:MinLength=2
+// +kubebuilder:validation:MaxLength=32
+// +kubebuilder:validation:Pattern=`^([0-9]{1,5}(h|m|s|ms)){1,4}$`
+type Duration string
+
+// Or returns the duration, or def where it is unset or cannot be parsed (the
+// schema admits nothing that cannot).
+func (d Duration) Or(def time.Duration) time.Duration {
+	if v, err := time.ParseDuration(string(d)); err == nil {
+		return v
+	}
+	return def
+}
+
+// ScopeName is a scope token of RFC 6749 section 3.3: printable ASCII without
+// space, double quote and backslash.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=128
+// +kubebuilder:validation:Pattern=`^[!#-\[\]-~]+$`
+type ScopeName string
+
+// FileName is a key of a Secret or ConfigMap, and the name of the file it
+// becomes when mounted.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=253
+// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]+$`
+// +kubebuilder:validation:XValidation:rule="!self.startsWith('..') && self != '.'",message="must be a plain file name: letters, digits, '-', '_' and '.', not '.' and not starting with '..'"
+type FileName string
+
+// ObjectName is the name of a Kubernetes object.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=253
+// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
+type ObjectName string
+
+// NamespaceName is the name of a namespace.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=63
+// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+type NamespaceName string
+
+// ClientID is a client identifier of RFC 6749 section 2.2: printable ASCII.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=1024
+// +kubebuilder:validation:Pattern=`^[ -~]+$`
+type ClientID string
+
+// AuthorizationServerKind is a kind that describes an authorization server.
+//
+// +kubebuilder:validation:Enum=AuthorizationServer;ClusterAuthorizationServer
+type AuthorizationServerKind string
+
+// The kinds that an AuthorizationServerReference can name.
+const (
+	KindAuthorizationServer        AuthorizationServerKind = "AuthorizationServer"
+	KindClusterAuthorizationServer AuthorizationServerKind = "ClusterAuthorizationServer"
+)
+
+// AuthorizationServerReference names an AuthorizationServer of the same
+// namespace, or a ClusterAuthorizationServer.
+type AuthorizationServerReference struct {
+	// kind is the kind of the authorization server: AuthorizationServer, in
+	// the same namespace, or ClusterAuthorizationServer, whose
+	// allowedNamespaces must include this one. Defaults to AuthorizationServer.
+	//
+	// +optional
+	// +default="AuthorizationServer"
+	Kind AuthorizationServerKind `json:"kind,omitempty"`
+
+	// name is the name of the authorization server.
+	//
+	// +required
+	Name ObjectName `json:"name,omitempty"`
+}
+
+// SecretKeyReference names a key of a Secret in the same namespace.
+type SecretKeyReference struct {
+	// name is the name of the Secret.
+	//
+	// +required
+	Name ObjectName `json:"name,omitempty"`
+
+	// key is the key of the Secret's data. The default is said where the
+	// reference is used.
+	//
+	// +optional
+	Key FileName `json:"key,omitempty"`
+}
+
+// NamespaceSelection chooses namespaces by name, by label, or both: a namespace
+// is chosen if it is named or if the selector matches it.
+//
+// +kubebuilder:validation:MinProperties=1
+type NamespaceSelection struct {
+	// names are the chosen namespaces by name, at most 64.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	Names []NamespaceName `json:"names,omitempty"`
+
+	// selector chooses namespaces by their labels. An empty selector ({})
+	// chooses every namespace. Unset, only names count.
+	//
+	// +optional
+	Selector *metav1.LabelSelector `json:"selector,omitempty"`
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// Condition types. Ready is on every kind and sums the others up.
+const (
+	// ConditionReady says whether the object does its job now.
+	//
+	// On an AuthorizationServer it is True while its token endpoint and at
+	// least one signing key are known, on an APIResource while it is accepted
+	// and its bundle is in every namespace that needs it, and on an M2MClient
+	// while every access has a token that works.
+	//
+	// Possible reasons for this condition to be True are Ready. Where it is
+	// False or Unknown, its reason and message are those of the condition that
+	// keeps it so.
+	ConditionReady = "Ready"
+
+	// ConditionDiscovered, on an AuthorizationServer, says whether the server's
+	// endpoints are known from its metadata or from the spec.
+	//
+	// Possible reasons for this condition to be True are Discovered,
+	// EndpointsConfigured; to be False: Unreachable, BadStatus, Malformed,
+	// IssuerMismatch, Refused, EndpointMissing, CABundleInvalid. A failed
+	// discovery takes nothing away: endpoints that were found earlier stay in
+	// use.
+	ConditionDiscovered = "Discovered"
+
+	// ConditionKeysFresh, on an AuthorizationServer, says whether the last
+	// fetch of the signing keys succeeded.
+	//
+	// Possible reasons for this condition to be True are KeysFetched; to be
+	// False: Unreachable, BadStatus, Malformed, NoKeys, Refused,
+	// EndpointMissing, CABundleInvalid. The last good keys stay in use.
+	ConditionKeysFresh = "KeysFresh"
+
+	// ConditionAccepted, on an APIResource, says whether it may describe the
+	// API.
+	//
+	// Possible reasons for this condition to be True are Accepted; to be False:
+	// AuthorizationServerNotFound, AuthorizationServerNotAllowed,
+	// IdentifierClaimed, IdentifierNotAllowed.
+	ConditionAccepted = "Accepted"
+
+	// ConditionDistributed, on an APIResource, says whether the verification
+	// bundle is in every namespace whose workloads are annotated for it.
+	//
+	// Possible reasons for this condition to be True are Distributed; to be
+	// False: ConfigMapNotOwned, InvalidTemplate, NoKeys, NotAccepted,
+	// Distributing.
+	ConditionDistributed = "Distributed"
+
+	// ConditionGranted, on an M2MClient, says whether every access is allowed.
+	//
+	// Possible reasons for this condition to be True are Granted; to be False:
+	// NotGranted, ScopeNotGranted, APIResourceNotFound, APIResourceNotAccepted,
+	// IssuerMismatch. The token of an access that is not allowed is withdrawn.
+	ConditionGranted = "Granted"
+
+	// ConditionFresh, on an M2MClient, says whether tokens are replaced when
+	// they should be. Ready=True with Fresh=False means that refreshing fails
+	// and the token still works.
+	//
+	// Possible reasons for this condition to be True are TokensFresh; to be
+	// False: AuthorizationServerNotFound, AuthorizationServerNotAllowed,
+	// AuthorizationServerNotReady, AuthorizationServerUnavailable,
+	// CredentialsNotFound, CredentialsInvalid, TokenRequestFailed,
+	// TokenRequestRefused, TokenNotVerified, SecretNotOwned, InvalidTemplate,
+	// NotGranted; to be Unknown: WaitingForBudget.
+	ConditionFresh = "Fresh"
+
+	// ConditionVerified, on an M2MClient, says whether the tokens pass the
+	// verification that the called APIs are given.
+	//
+	// Possible reasons for this condition to be True are TokensVerified; to be
+	// Unknown: OpaqueToken, NoToken; to be False: UnknownKey, BadSignature,
+	// WrongIssuer, WrongAudience, Expired, NotYetValid, MissingScopes,
+	// AlgorithmNotAllowed, WrongType, MalformedToken. A token that does not
+	// pass is not published.
+	ConditionVerified = "Verified"
+)
+
+// Reasons of conditions and events.
+const (
+	// ReasonReady: the object does its job.
+	ReasonReady = "Ready"
+
+	// ReasonDiscovered: the server's metadata was read and names the issuer.
+	ReasonDiscovered = "Discovered"
+	// ReasonEndpointsConfigured: the spec names both endpoints.
+	ReasonEndpointsConfigured = "EndpointsConfigured"
+	// ReasonUnreachable: the server gave no answer.
+	ReasonUnreachable = "Unreachable"
+	// ReasonBadStatus: the server answered with an unexpected HTTP status.
+	ReasonBadStatus = "BadStatus"
+	// ReasonMalformed: the server's answer cannot be parsed.
+	ReasonMalformed = "Malformed"
+	// ReasonIssuerMismatch: the metadata names another issuer, or an
+	// APIResource belongs to another issuer than the client's server.
+	ReasonIssuerMismatch = "IssuerMismatch"
+	// ReasonRefused: the operator does not connect there, for its flags forbid
+	// it.
+	ReasonRefused = "Refused"
+	// ReasonEndpointMissing: neither metadata nor spec name the endpoint.
+	ReasonEndpointMissing = "EndpointMissing"
+	// ReasonCABundleInvalid: the CA bundle does not exist or holds no
+	// certificate.
+	ReasonCABundleInvalid = "CABundleInvalid"
+
+	// ReasonKeysFetched: the signing keys are current.
+	ReasonKeysFetched = "KeysFetched"
+	// ReasonNoKeys: no usable signing key is known.
+	ReasonNoKeys = "NoKeys"
+
+	// ReasonAccepted: the APIResource describes its API.
+	ReasonAccepted = "Accepted"
+	// ReasonNotAccepted: the APIResource is not accepted, see its Accepted
+	// condition.
+	ReasonNotAccepted = "NotAccepted"
+	// ReasonAuthorizationServerNotFound: the named authorization server does
+	// not exist.
+	ReasonAuthorizationServerNotFound = "AuthorizationServerNotFound"
+	// ReasonAuthorizationServerNotAllowed: the ClusterAuthorizationServer does
+	// not allow the namespace.
+	ReasonAuthorizationServerNotAllowed = "AuthorizationServerNotAllowed"
+	// ReasonIdentifierClaimed: an older APIResource at the same issuer has the
+	// identifier.
+	ReasonIdentifierClaimed = "IdentifierClaimed"
+	// ReasonIdentifierNotAllowed: the ClusterAuthorizationServer lets the
+	// namespace declare no API with this identifier.
+	ReasonIdentifierNotAllowed = "IdentifierNotAllowed"
+	// ReasonInvalidTemplate: a template cannot be rendered.
+	ReasonInvalidTemplate = "InvalidTemplate"
+
+	// ReasonDistributed: the bundle is where it is needed.
+	ReasonDistributed = "Distributed"
+	// ReasonDistributing: the bundle is on its way to some namespaces.
+	ReasonDistributing = "Distributing"
+	// ReasonConfigMapNotOwned: a ConfigMap of the bundle's name exists and is
+	// not the operator's.
+	ReasonConfigMapNotOwned = "ConfigMapNotOwned"
+
+	// ReasonGranted: every access is allowed.
+	ReasonGranted = "Granted"
+	// ReasonNotGranted: the APIResource grants this client nothing.
+	ReasonNotGranted = "NotGranted"
+	// ReasonScopeNotGranted: the APIResource does not grant a scope that the
+	// client asks for, or does not know it.
+	ReasonScopeNotGranted = "ScopeNotGranted"
+	// ReasonAPIResourceNotFound: the APIResource does not exist.
+	ReasonAPIResourceNotFound = "APIResourceNotFound"
+	// ReasonAPIResourceNotAccepted: the APIResource is not accepted.
+	ReasonAPIResourceNotAccepted = "APIResourceNotAccepted"
+
+	// ReasonTokensFresh: no token is overdue.
+	ReasonTokensFresh = "TokensFresh"
+	// ReasonAuthorizationServerNotReady: the server's token endpoint or its
+	// keys are not known yet.
+	ReasonAuthorizationServerNotReady = "AuthorizationServerNotReady"
+	// ReasonAuthorizationServerUnavailable: many requests to the server failed
+	// in a row; one client at a time tries again.
+	ReasonAuthorizationServerUnavailable = "AuthorizationServerUnavailable"
+	// ReasonWaitingForBudget: the server's request budget is used up for the
+	// moment.
+	ReasonWaitingForBudget = "WaitingForBudget"
+	// ReasonCredentialsNotFound: the Secret with the credentials, or a key in
+	// it, does not exist.
+	ReasonCredentialsNotFound = "CredentialsNotFound"
+	// ReasonCredentialsInvalid: the credentials cannot be used.
+	ReasonCredentialsInvalid = "CredentialsInvalid"
+	// ReasonTokenRequestFailed: the server could not answer; the request is
+	// repeated soon.
+	ReasonTokenRequestFailed = "TokenRequestFailed"
+	// ReasonTokenRequestRefused: the server refused the request; it is repeated
+	// slowly, for the server may catch up.
+	ReasonTokenRequestRefused = "TokenRequestRefused"
+	// ReasonTokenNotVerified: the server issued a token that the API would
+	// refuse, see the Verified condition.
+	ReasonTokenNotVerified = "TokenNotVerified"
+	// ReasonTokenExpired: a token expired before it could be replaced.
+	ReasonTokenExpired = "TokenExpired"
+	// ReasonTokenMissing: no token was issued yet.
+	ReasonTokenMissing = "TokenMissing"
+	// ReasonSecretNotOwned: a Secret of the client's Secret name exists and is
+	// not this client's.
+	ReasonSecretNotOwned = "SecretNotOwned"
+
+	// ReasonTokensVerified: the tokens pass the verification that their APIs
+	// are given.
+	ReasonTokensVerified = "TokensVerified"
+	// ReasonOpaqueToken: the token is no JWT, so that it could not be checked.
+	ReasonOpaqueToken = "OpaqueToken"
+	// ReasonNoToken: there is no token to verify.
+	ReasonNoToken = "NoToken"
+)
+
+// Reasons of events that are not reasons of conditions.
+const (
+	// ReasonTokenIssued: a fresh token is in the Secret.
+	ReasonTokenIssued = "TokenIssued"
+	// ReasonTokenWithdrawn: a token left the Secret, for its access is no
+	// longer allowed.
+	ReasonTokenWithdrawn = "TokenWithdrawn"
+	// ReasonShortLivedToken: a token lives for less than 4 minutes, so that a
+	// mounted file may be late.
+	ReasonShortLivedToken = "ShortLivedToken"
+	// ReasonKeysChanged: the server's signing keys changed.
+	ReasonKeysChanged = "KeysChanged"
+	// ReasonBundleWritten: a verification bundle was written.
+	ReasonBundleWritten = "BundleWritten"
+	// ReasonBundleRemoved: a verification bundle was removed.
+	ReasonBundleRemoved = "BundleRemoved"
+)

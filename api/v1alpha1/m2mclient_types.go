@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// M2MClientSpec describes a calling service: the APIs it calls, its credentials
+// and the Secret with its tokens.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.secret) || !has(self.secret.template) || self.access.all(a, !((has(a.key) ? a.key : (has(a.apiResourceRef) ? a.apiResourceRef.name : '')) in self.secret.template))",message="secret.template has a key that is already the key of an access",fieldPath=".secret.template"
+type M2MClientSpec struct {
+	// authorizationServerRef names the server that the tokens come from. The
+	// client's credentials are sent to this server only.
+	//
+	// +required
+	AuthorizationServerRef AuthorizationServerReference `json:"authorizationServerRef,omitzero"`
+
+	// access lists the APIs that the client calls. Each gets a token of its
+	// own, under a key of its own in the Secret. At least 1, at most 16.
+	//
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, (has(a.key) ? a.key : (has(a.apiResourceRef) ? a.apiResourceRef.name : '')) == (has(b.key) ? b.key : (has(b.apiResourceRef) ? b.apiResourceRef.name : ''))))",message="two accesses have the same key; give one of them another key"
+	Access []Access `json:"access,omitempty"`
+
+	// credentials are what the client proves itself with at the authorization
+	// server.
+	//
+	// +required
+	Credentials ClientCredentials `json:"credentials,omitzero"`
+
+	// secret says what the Secret with the tokens looks like.
+	//
+	// +optional
+	Secret TokenSecret `json:"secret,omitzero"`
+
+	// refresh says when a token is replaced.
+	//
+	// +optional
+	Refresh RefreshPolicy `json:"refresh,omitzero"`
+}
+
+// Access is one API that a client calls.
+//
+// +kubebuilder:validation:ExactlyOneOf=apiResourceRef;resource
+// +kubebuilder:validation:XValidation:rule="has(self.key) || has(self.apiResourceRef)",message="key is required with resource"
+type Access struct {
+	// apiResourceRef names the APIResource that describes the API. It must
+	// belong to the same issuer as the client's authorization server, and in
+	// another namespace it must grant the client what it asks for.
+	//
+	// +optional
+	APIResourceRef APIResourceReference `json:"apiResourceRef,omitzero"`
+
+	// resource names an API that no APIResource describes: its identifier at
+	// the authorization server.
+	//
+	// +optional
+	Resource ResourceIdentifier `json:"resource,omitempty"`
+
+	// scopes are the scopes that the token must carry, at most 64. Unset, the
+	// token is asked for without scopes.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	Scopes []ScopeName `json:"scopes,omitempty"`
+
+	// key is the key of the token in the Secret, and so the name of its file.
+	// Defaults to the name of the APIResource; required with resource. At most
+	// 63 characters.
+	//
+	// +optional
+	Key AccessKey `json:"key,omitempty"`
+}
+
+// AccessKey is a FileName of at most 63 characters.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=63
+// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]+$`
+// +kubebuilder:validation:XValidation:rule="!self.startsWith('..') && self != '.'",message="must be a plain file name: letters, digits, '-', '_' and '.', not '.' and not starting with '..'"
+type AccessKey string
+
+// APIResourceName is the name of an APIResource, of at most 63 characters.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=63
+// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
+type APIResourceName string
+
+// APIResourceReference names an APIResource.
+type APIResourceReference struct {
+	// name is the name of the APIResource.
+	//
+	// +required
+	Name APIResourceName `json:"name,omitempty"`
+
+	// namespace is the namespace of the APIResource. Defaults to the client's.
+	//
+	// +optional
+	Namespace NamespaceName `json:"namespace,omitempty"`
+}
+
+// ClientCredentials are a client's credentials: exactly one kind of them.
+//
+// +kubebuilder:validation:ExactlyOneOf=clientSecret;privateKeyJWT;serviceAccount
+type ClientCredentials struct {
+	// clientSecret authenticates with a client secret (RFC 6749 section 2.3.1).
+	//
+	// +optional
+	ClientSecret ClientSecretCredentials `json:"clientSecret,omitzero"`
+
+	// privateKeyJWT authenticates with a signed assertion (RFC 7523 section
+	// 2.2).
+	//
+	// +optional
+	PrivateKeyJWT PrivateKeyJWTCredentials `json:"privateKeyJWT,omitzero"`
+
+	// serviceAccount authenticates with a token of a Kubernetes ServiceAccount
+	// as assertion (RFC 7523 section 2.2): there is no stored secret. The
+	// authorization server must trust the cluster's issuer.
+	//
+	// +optional
+	ServiceAccount ServiceAccountCredentials `json:"serviceAccount,omitzero"`
+}
+
+// ClientSecretMethod is how a client secret is sent.
+//
+// +kubebuilder:validation:Enum=Basic;Post
+type ClientSecretMethod string
+
+// The ways to send a client secret.
+const (
+	// ClientSecretBasic sends it in the Authorization header
+	// (client_secret_basic).
+	ClientSecretBasic ClientSecretMethod = "Basic"
+	// ClientSecretPost sends it in the request's body (client_secret_post).
+	ClientSecretPost ClientSecretMethod = "Post"
+)
+
+// ClientSecretCredentials are a client identifier and a client secret.
+type ClientSecretCredentials struct {
+	// clientID is the client identifier. Unset, it is read from the key
+	// client-id of the Secret.
+	//
+	// +optional
+	ClientID ClientID `json:"clientID,omitempty"`
+
+	// secretRef names the Secret with the client secret, in the client's
+	// namespace. The key defaults to client-secret.
+	//
+	// +required
+	SecretRef SecretKeyReference `json:"secretRef,omitzero"`
+
+	// method is how the secret is sent: Basic (client_secret_basic) or Post
+	// (client_secret_post). Defaults to Basic.
+	//
+	// +optional
+	// +default="Basic"
+	Method ClientSecretMethod `json:"method,omitempty"`
+}
+
+// AssertionAlgorithm is an algorithm that client assertions are signed with.
+//
+// +kubebuilder:validation:Enum=RS256;PS256;ES256;ES384;EdDSA
+type AssertionAlgorithm string
+
+// AssertionAudience is what the aud claim of a client assertion names.
+//
+// +kubebuilder:validation:Enum=Issuer;TokenEndpoint
+type AssertionAudience string
+
+// The audiences of a client assertion.
+const (
+	// AssertionAudienceIssuer names the issuer identifier, as the revision of
+	// RFC 7523 demands.
+	AssertionAudienceIssuer AssertionAudience = "Issuer"
+	// AssertionAudienceTokenEndpoint names the token endpoint, the older form.
+	AssertionAudienceTokenEndpoint AssertionAudience = "TokenEndpoint"
+)
+
+// PrivateKeyJWTCredentials are a client identifier and a private key.
+type PrivateKeyJWTCredentials struct {
+	// clientID is the client identifier. Unset, it is read from the key
+	// client-id of the Secret.
+	//
+	// +optional
+	ClientID ClientID `json:"clientID,omitempty"`
+
+	// secretRef names the Secret with the private key, as PEM (PKCS #1, PKCS
+	// #8, SEC 1) or as JSON Web Key, in the client's namespace. The key
+	// defaults to private-key.
+	//
+	// +required
+	SecretRef SecretKeyReference `json:"secretRef,omitzero"`
+
+	// algorithm is what assertions are signed with. Unset, the JWK's alg, or
+	// else what fits the key: RS256, ES256, ES384 or EdDSA.
+	//
+	// +optional
+	Algorithm AssertionAlgorithm `json:"algorithm,omitempty"`
+
+	// keyID is the kid header of the assertion. Unset, the JWK's kid, or none.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	KeyID string `json:"keyID,omitempty"`
+
+	// audience is what the assertion's aud claim names: Issuer, or
+	// TokenEndpoint for servers that know only the older form. Defaults to
+	// Issuer.
+	//
+	// +optional
+	// +default="Issuer"
+	Audience AssertionAudience `json:"audience,omitempty"`
+}
+
+// ServiceAccountCredentials are a Kubernetes ServiceAccount of the client's
+// namespace. The operator may request its tokens only if a Role there allows
+// it: verb create on serviceaccounts/token with the ServiceAccount's name.
+type ServiceAccountCredentials struct {
+	// name is the name of the ServiceAccount.
+	//
+	// +required
+	Name ObjectName `json:"name,omitempty"`
+
+	// clientID is sent as client_id. Unset, none is sent and the server knows
+	// the client by the assertion's subject.
+	//
+	// +optional
+	ClientID ClientID `json:"clientID,omitempty"`
+
+	// audience is the aud claim of the ServiceAccount's token. Defaults to the
+	// issuer.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Audience string `json:"audience,omitempty"`
+}
+
+// TokenSecret says what the Secret with the tokens looks like.
+//
+// +kubebuilder:validation:MinProperties=1
+type TokenSecret struct {
+	// name is the name of the Secret. It must not exist yet, or be this
+	// client's. Defaults to the client's name with "-token".
+	//
+	// +optional
+	Name ObjectName `json:"name,omitempty"`
+
+	// labels are added to the Secret.
+	//
+	// +optional
+	// +kubebuilder:validation:MinProperties=1
+	// +kubebuilder:validation:MaxProperties=32
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/') && k != 'app.kubernetes.io/managed-by')",message="labels of m2m-operator.io/ and app.kubernetes.io/managed-by are set by the operator"
+	Labels map[string]string `json:"labels,omitempty"`
+
+	// annotations are added to the Secret.
+	//
+	// +optional
+	// +kubebuilder:validation:MinProperties=1
+	// +kubebuilder:validation:MaxProperties=32
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/'))",message="annotations of m2m-operator.io/ are set by the operator"
+	Annotations map[string]string `json:"annotations,omitempty"`
+
+	// template adds keys to the Secret, each rendered from a Go template. The
+	// function token gives the token of a key: 'Bearer {{ token "payment-api"
+	// }}'. Others are base64, json and quote. A key whose token is not there
+	// is left out. At most 16 keys of 4096 characters.
+	//
+	// +optional
+	// +kubebuilder:validation:MinProperties=1
+	// +kubebuilder:validation:MaxProperties=16
+	// +kubebuilder:validation:XValidation:rule="self.all(k, k.matches('^[-._a-zA-Z0-9]{1,253}$') && !k.startsWith('..') && k != '.')",message="keys must be plain file names: letters, digits, '-', '_' and '.', not '.' and not starting with '..'"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, size(self[k]) <= 4096)",message="templates must have at most 4096 characters"
+	Template map[string]string `json:"template,omitempty"`
+}
+
+// RefreshPolicy says when a token is replaced by a fresh one.
+//
+// +kubebuilder:validation:ExactlyOneOf=atPercent;before
+type RefreshPolicy struct {
+	// atPercent is the share of a token's lifetime after which it is replaced,
+	// from 10 to 90. A jitter of up to 10 % of the lifetime makes it earlier,
+	// and at least 2 minutes (or half of the lifetime, if that is less) are
+	// left to it. Defaults to 67.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=10
+	// +kubebuilder:validation:Maximum=90
+	AtPercent int32 `json:"atPercent,omitempty"`
+
+	// before is how long before its expiry a token is replaced, from 5s to 24h,
+	// instead of atPercent. Half of the lifetime is the most that counts.
+	//
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('5s') && duration(self) <= duration('24h')",message="must be from 5s to 24h"
+	Before Duration `json:"before,omitempty"`
+}
+
+// M2MClientStatus is what the operator knows of a client and its tokens. It
+// never holds a token or a secret.
+//
+// +kubebuilder:validation:MinProperties=1
+type M2MClientStatus struct {
+	// conditions are Ready, Granted, Fresh and Verified.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// observedGeneration is the generation of the spec that the conditions
+	// speak of.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// clientID is the client identifier in use.
+	//
+	// +optional
+	ClientID ClientID `json:"clientID,omitempty"`
+
+	// secretName is the name of the Secret with the tokens.
+	//
+	// +optional
+	SecretName ObjectName `json:"secretName,omitempty"`
+
+	// expiresAt is when the first of the tokens expires.
+	//
+	// +optional
+	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
+
+	// tokens are the tokens in the Secret, one for each access.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=key
+	// +kubebuilder:validation:MaxItems=16
+	Tokens []TokenStatus `json:"tokens,omitempty"`
+}
+
+// TokenStatus is what the operator knows of one token.
+type TokenStatus struct {
+	// key is the token's key in the Secret.
+	//
+	// +required
+	Key AccessKey `json:"key,omitempty"`
+
+	// scopes are the scopes that the token carries.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Scopes []ScopeName `json:"scopes,omitempty"`
+
+	// issuedAt is when the token was asked for.
+	//
+	// +optional
+	IssuedAt *metav1.Time `json:"issuedAt,omitempty"`
+
+	// expiresAt is when the token expires.
+	//
+	// +optional
+	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
+
+	// refreshAt is when the token is replaced.
+	//
+	// +optional
+	RefreshAt *metav1.Time `json:"refreshAt,omitempty"`
+
+	// keyID is the ID of the key that signed the token.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	KeyID string `json:"keyID,omitempty"`
+
+	// failures is the number of failed attempts in a row to replace the token.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Failures int32 `json:"failures,omitempty"`
+
+	// failedInputs identifies what the failed attempts were made with: other
+	// inputs are tried at once.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	FailedInputs string `json:"failedInputs,omitempty"`
+
+	// nextAttemptAt is when the next attempt is made.
+	//
+	// +optional
+	NextAttemptAt *metav1.Time `json:"nextAttemptAt,omitempty"`
+}
+
+// M2MClient is a service that calls APIs. The operator keeps a fresh access
+// token for each API in a Secret that its pods mount. It belongs to the calling
+// team.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=m2mc,categories=m2m
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="metadata.name must have at most 63 characters"
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Secret",type=string,JSONPath=`.status.secretName`
+// +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.expiresAt`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type M2MClient struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata is the standard object metadata. The name has at most 63
+	// characters.
+	//
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec describes the client.
+	//
+	// +required
+	Spec M2MClientSpec `json:"spec,omitzero"`
+
+	// status is what the operator knows of it.
+	//
+	// +optional
+	Status M2MClientStatus `json:"status,omitzero"`
+}
+
+// M2MClientList is a list of M2MClients.
+//
+// +kubebuilder:object:root=true
+type M2MClientList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitzero"`
+	Items           []M2MClient `json:"items"`
+}
