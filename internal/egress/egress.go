@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package egress makes the HTTP clients that speak to authorization servers. Tenants supply the URLs and the servers
+// behind them are not trusted, so every client is fenced: HTTPS only, no redirects, no connection to the operator's
+// own host or to a cloud's metadata service, bodies and headers bounded, a time limit on every step. The operator's
+// flags, gathered in Policy, relax single rules for development.
+package egress
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// MaxBody is how many bytes of an answer's body a client hands out, counted after decompression. Token answers, JWKS
+// and discovery documents are a few kilobytes.
+const MaxBody = 1 << 19
+
+// Time limits of a client, from the dial to the last byte of the body.
+const (
+	// Timeout bounds a whole request, the body included.
+	Timeout = 15 * time.Second
+	// ConnectTimeout bounds the dial, and once more the TLS handshake.
+	ConnectTimeout = 5 * time.Second
+	// HeaderTimeout bounds the wait between the request's last byte and the answer's header.
+	HeaderTimeout = 10 * time.Second
+	// IdleTimeout is how long an unused connection is kept. It is below the 5 s after which some servers close their
+	// end, because a request that meets such a close fails.
+	IdleTimeout = 4 * time.Second
+)
+
+// maxHeaderBytes bounds an answer's header; the standard library's default is 10 MiB.
+const maxHeaderBytes = 1 << 16
+
+// ErrBodyTooLarge is what reading an answer's body ends with once more than MaxBody bytes have come.
+var ErrBodyTooLarge = fmt.Errorf("answer is larger than %d bytes", MaxBody)
+
+// BlockedError is a connection that the policy refuses. Trying again does not help.
+type BlockedError struct {
+	// Reason is a sentence fragment that names the operator's flag which would allow the connection. It names neither
+	// address nor port: tenants read it, and what a name resolves to inside the cluster is not their business.
+	Reason string
+}
+
+// Error returns the reason.
+func (e *BlockedError) Error() string { return e.Reason }
+
+// Policy says which connections are allowed beyond HTTPS to ordinary unicast addresses. The zero value is the strict
+// policy for production.
+type Policy struct {
+	// AllowHTTP permits http:// URLs: --allow-insecure-http.
+	AllowHTTP bool
+	// AllowLoopback permits loopback and unspecified addresses: --allow-loopback.
+	AllowLoopback bool
+	// AllowLinkLocal permits link-local, multicast and cloud metadata addresses: --allow-link-local.
+	AllowLinkLocal bool
+}
+
+// NewClient returns a client that keeps the policy. caPEM holds the certificates of the only authorities to trust; nil
+// means the system's. A redirect is not followed, the caller sees it as the answer. Proxies are taken from the
+// environment; the address rules then apply to the proxy, and to a destination that is written as an IP address, but a
+// destination's name is resolved by the proxy, whose own rules must cover it.
+//
+// A client is safe for concurrent use and meant to be kept: it owns a pool of connections.
+func (p Policy) NewClient(caPEM []byte) (*http.Client, error) {
+	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
+	if caPEM != nil {
+		tlsConfig.RootCAs = x509.NewCertPool()
+		if !tlsConfig.RootCAs.AppendCertsFromPEM(caPEM) {
+			return nil, errors.New("CA bundle contains no PEM certificate")
+		}
+	}
+	dialer := &net.Dialer{
+		Timeout: ConnectTimeout,
+		// The rule is applied to the address that is about to be connected to, not to the name: a name that resolves
+		// differently the second time (DNS rebinding) gains nothing.
+		ControlContext: p.control,
+	}
+	return &http.Client{
+		Timeout:       Timeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &guard{policy: p, base: &http.Transport{
+			Proxy:                  http.ProxyFromEnvironment,
+			DialContext:            dialer.DialContext,
+			TLSClientConfig:        tlsConfig,
+			TLSHandshakeTimeout:    ConnectTimeout,
+			ResponseHeaderTimeout:  HeaderTimeout,
+			IdleConnTimeout:        IdleTimeout,
+			MaxIdleConns:           64,
+			MaxIdleConnsPerHost:    16,
+			MaxResponseHeaderBytes: maxHeaderBytes,
+			ForceAttemptHTTP2:      true,
+			// A connection that died silently would otherwise take every request that is multiplexed on it along.
+			HTTP2: &http.HTTP2Config{SendPingTimeout: ConnectTimeout, PingTimeout: ConnectTimeout},
+		}},
+	}, nil
+}
+
+// CheckURL reports why a request to raw would be refused or is impossible, without making a connection: raw must be an
+// absolute https URL (or http where allowed) with a host and without user information or fragment. What the policy
+// refuses is a *BlockedError. A host name may still resolve to a refused address; that shows when it is dialled.
+func (p Policy) CheckURL(raw string) error {
+	u, err := url.Parse(raw)
+	// The parser's own error repeats the URL, which may hold a password.
+	switch {
+	case err != nil:
+		return errors.New("URL is malformed")
+	case u.Scheme == "":
+		return errors.New("URL is not absolute, it must begin with https://")
+	case u.Scheme != "https" && u.Scheme != "http":
+		return errors.New("URL has an unsupported scheme, it must begin with https://")
+	case u.Hostname() == "":
+		return errors.New("URL has no host")
+	case u.User != nil:
+		return errors.New("URL must not contain user information")
+	case strings.Contains(raw, "#"):
+		return errors.New("URL must not contain a fragment")
+	}
+	return p.checkDestination(u)
+}
+
+// checkDestination applies the rules that need no name resolution.
+func (p Policy) checkDestination(u *url.URL) error {
+	if u.Scheme != "https" && !p.AllowHTTP {
+		return &BlockedError{Reason: "http:// is not allowed, use https:// (for development the operator's flag --allow-insecure-http permits it)"}
+	}
+	if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
+		return p.checkAddress(addr)
+	}
+	return nil
+}
+
+// guard is the http.RoundTripper that refuses what the policy forbids and bounds what comes back.
+type guard struct {
+	policy Policy
+	base   *http.Transport
+}
+
+// RoundTrip implements http.RoundTripper.
+func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := g.policy.checkDestination(req.URL); err != nil {
+		if req.Body != nil {
+			_ = req.Body.Close() // a RoundTripper closes the body, on errors too
+		}
+		return nil, err
+	}
+	resp, err := g.base.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = &boundedBody{ReadCloser: resp.Body, left: MaxBody}
+	return resp, nil
+}
+
+// CloseIdleConnections lets http.Client.CloseIdleConnections reach the pool.
+func (g *guard) CloseIdleConnections() { g.base.CloseIdleConnections() }
+
+// boundedBody fails where io.LimitReader would end quietly: a JWKS cut in the middle must not pass for a short one.
+type boundedBody struct {
+	io.ReadCloser
+	left int64 // bytes that may still be handed out; negative once there were more
+}
+
+// Read implements io.Reader.
+func (b *boundedBody) Read(p []byte) (int, error) {
+	if b.left < 0 {
+		return 0, ErrBodyTooLarge
+	}
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1] // one byte more than allowed tells "exactly full" from "too large"
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	if b.left < 0 {
+		return n - 1, ErrBodyTooLarge
+	}
+	return n, err
+}

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package egress
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/tls"
+	"encoding/pem"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+var development = Policy{AllowHTTP: true, AllowLoopback: true}
+
+func client(t *testing.T, p Policy, caPEM []byte) *http.Client {
+	t.Helper()
+	c, err := p.NewClient(caPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.CloseIdleConnections)
+	return c
+}
+
+func serve(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func ok(http.ResponseWriter, *http.Request) {}
+
+func caOf(s *httptest.Server) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+}
+
+func TestBlockedConnections(t *testing.T) {
+	plain := serve(t, ok)
+	secure := httptest.NewTLSServer(http.HandlerFunc(ok))
+	defer secure.Close()
+	named := func(raw string) string { return strings.Replace(raw, "127.0.0.1", "localhost", 1) }
+
+	for name, tc := range map[string]struct {
+		policy   Policy
+		url      string
+		wantFlag string // in the refusal; "" means the request succeeds
+	}{
+		"http is refused by default":                      {Policy{AllowLoopback: true}, plain, "--allow-insecure-http"},
+		"http is served where allowed":                    {development, plain, ""},
+		"a literal loopback address is refused":           {Policy{}, secure.URL, "--allow-loopback"},
+		"a name that resolves to loopback is refused":     {Policy{AllowHTTP: true, AllowLinkLocal: true}, named(plain), "--allow-loopback"},
+		"a name that resolves to loopback is allowed":     {development, named(plain), ""},
+		"https on loopback is served where allowed":       {Policy{AllowLoopback: true}, secure.URL, ""},
+		"the unspecified address is refused":              {Policy{AllowHTTP: true}, strings.Replace(plain, "127.0.0.1", "0.0.0.0", 1), "--allow-loopback"},
+		"the metadata service is refused":                 {development, "http://169.254.169.254/latest/meta-data", "--allow-link-local"},
+		"the metadata service wrapped in IPv6 is refused": {development, "http://[::ffff:a9fe:a9fe]/", "--allow-link-local"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp, err := client(t, tc.policy, caOf(secure)).Post(tc.url, "text/plain", strings.NewReader("x"))
+			if err == nil {
+				resp.Body.Close()
+			}
+			if tc.wantFlag == "" {
+				if err != nil {
+					t.Fatalf("Post() = %v, want success", err)
+				}
+				return
+			}
+			var blocked *BlockedError
+			if !errors.As(err, &blocked) || !strings.Contains(blocked.Error(), tc.wantFlag) {
+				t.Fatalf("Post() = %v, want a BlockedError that names %s", err, tc.wantFlag)
+			}
+		})
+	}
+}
+
+// The rule holds for the resolved address even where nothing looked at the URL before.
+func TestControlSeesTheResolvedAddress(t *testing.T) {
+	for name, tc := range map[string]struct {
+		address  string
+		wantFlag string
+	}{
+		"public IPv4":                    {"192.0.2.1:443", ""},
+		"public IPv6":                    {"[2001:db8::1]:443", ""},
+		"private IPv4":                   {"10.0.0.1:443", ""},
+		"unique local IPv6":              {"[fd12::1]:443", ""},
+		"public IPv4 through NAT64":      {"[64:ff9b::192.0.2.1]:443", ""},
+		"loopback":                       {"127.0.0.1:443", "--allow-loopback"},
+		"loopback, another of its range": {"127.8.9.1:443", "--allow-loopback"},
+		"loopback IPv6":                  {"[::1]:443", "--allow-loopback"},
+		"loopback mapped":                {"[::ffff:127.0.0.1]:443", "--allow-loopback"},
+		"loopback through NAT64":         {"[64:ff9b::127.0.0.1]:443", "--allow-loopback"},
+		"loopback through local NAT64":   {"[64:ff9b:1::127.0.0.1]:443", "--allow-loopback"},
+		"unspecified":                    {"0.0.0.0:443", "--allow-loopback"},
+		"this network":                   {"0.1.2.3:443", "--allow-loopback"},
+		"unspecified IPv6":               {"[::]:443", "--allow-loopback"},
+		"unspecified mapped":             {"[::ffff:0.0.0.0]:443", "--allow-loopback"},
+		"link-local":                     {"169.254.1.1:443", "--allow-link-local"},
+		"metadata":                       {"169.254.169.254:80", "--allow-link-local"},
+		"metadata mapped":                {"[::ffff:169.254.169.254]:80", "--allow-link-local"},
+		"metadata through NAT64":         {"[64:ff9b::169.254.169.254]:80", "--allow-link-local"},
+		"metadata of AWS over IPv6":      {"[fd00:ec2::254]:80", "--allow-link-local"},
+		"pod identity of EKS over IPv6":  {"[fd00:ec2::23]:80", "--allow-link-local"},
+		"metadata of Google over IPv6":   {"[fd20:ce::254]:80", "--allow-link-local"},
+		"metadata of Alibaba":            {"100.100.100.200:80", "--allow-link-local"},
+		"wire server of Azure":           {"168.63.129.16:80", "--allow-link-local"},
+		"link-local IPv6 with a zone":    {"[fe80::1%eth0]:443", "--allow-link-local"},
+		"link-local multicast":           {"224.0.0.251:443", "--allow-link-local"},
+		"link-local multicast IPv6":      {"[ff02::1]:443", "--allow-link-local"},
+		"global multicast":               {"239.1.2.3:443", "--allow-link-local"},
+		"global multicast IPv6":          {"[ff0e::1]:443", "--allow-link-local"},
+		"broadcast":                      {"255.255.255.255:443", "--allow-link-local"},
+		"not an address":                 {"localhost:443", "not an IP address"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := Policy{}.control(t.Context(), "tcp", tc.address, nil)
+			if (err == nil) != (tc.wantFlag == "") || err != nil && !strings.Contains(err.Error(), tc.wantFlag) {
+				t.Errorf("control(%q) = %v, want %q", tc.address, err, tc.wantFlag)
+			}
+			if tc.wantFlag == "" || strings.HasPrefix(tc.wantFlag, "not") {
+				return
+			}
+			allowed := Policy{AllowLoopback: tc.wantFlag == "--allow-loopback", AllowLinkLocal: tc.wantFlag == "--allow-link-local"}
+			if err := allowed.control(t.Context(), "tcp", tc.address, nil); err != nil {
+				t.Errorf("control(%q) with %s = %v, want none", tc.address, tc.wantFlag, err)
+			}
+		})
+	}
+}
+
+func TestCheckURL(t *testing.T) {
+	for name, tc := range map[string]struct {
+		policy Policy
+		raw    string
+		want   string // part of the error; "" means none
+	}{
+		"https":                      {Policy{}, "https://auth.example.com/oauth/token?tenant=a", ""},
+		"http where allowed":         {Policy{AllowHTTP: true}, "http://auth.example.com", ""},
+		"http":                       {Policy{}, "http://auth.example.com", "--allow-insecure-http"},
+		"loopback literal":           {Policy{}, "https://127.0.0.1:8443/token", "--allow-loopback"},
+		"loopback literal, allowed":  {development, "https://[::1]:8443/token", ""},
+		"metadata literal":           {Policy{}, "https://[fd00:ec2::254]/", "--allow-link-local"},
+		"malformed":                  {Policy{}, "https://a b:hunter2@[", "malformed"},
+		"empty":                      {Policy{}, "", "not absolute"},
+		"relative":                   {Policy{}, "/oauth/token", "not absolute"},
+		"host without scheme":        {Policy{}, "//auth.example.com", "not absolute"},
+		"other scheme":               {Policy{}, "ftp://auth.example.com", "unsupported scheme"},
+		"opaque":                     {Policy{}, "https:auth.example.com", "no host"},
+		"port without host":          {Policy{}, "https://:443/", "no host"},
+		"user information":           {Policy{}, "https://u:hunter2@auth.example.com", "user information"},
+		"fragment":                   {Policy{}, "https://auth.example.com/#a", "fragment"},
+		"empty fragment":             {Policy{}, "https://auth.example.com/#", "fragment"},
+		"port that is not a number":  {Policy{}, "https://auth.example.com:hunter2/", "malformed"},
+		"control character in path":  {Policy{}, "https://auth.example.com/\n", "malformed"},
+		"upper-case scheme and host": {Policy{}, "HTTPS://AUTH.EXAMPLE.COM/", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := tc.policy.CheckURL(tc.raw)
+			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("CheckURL(%q) = %v, want %q", tc.raw, err, tc.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("CheckURL(%q) = %v repeats a password", tc.raw, err)
+			}
+		})
+	}
+}
+
+func FuzzCheckURL(f *testing.F) {
+	for _, s := range []string{"https://auth.example.com/token", "http://127.0.0.1", "https://[::ffff:169.254.169.254]/", "https://[fe80::1%25eth0]/", "//x#"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		if (Policy{}).CheckURL(raw) != nil {
+			return
+		}
+		u, err := url.Parse(raw)
+		if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.Fragment != "" {
+			t.Fatalf("CheckURL(%q) accepted it", raw)
+		}
+		if a, err := netip.ParseAddr(u.Hostname()); err == nil && (a.Unmap().IsLoopback() || a.IsLinkLocalUnicast()) {
+			t.Fatalf("CheckURL(%q) accepted a refused address", raw)
+		}
+	})
+}
+
+func TestBodyIsBounded(t *testing.T) {
+	compressed := func(n int) []byte {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		_, _ = z.Write(make([]byte, n))
+		_ = z.Close()
+		return b.Bytes()
+	}
+	for name, tc := range map[string]struct {
+		body    []byte
+		gzip    bool
+		want    int
+		wantErr error
+	}{
+		"an empty body is whole":              {nil, false, 0, nil},
+		"a body of exactly the bound":         {make([]byte, MaxBody), false, MaxBody, nil},
+		"a body of one byte more":             {make([]byte, MaxBody+1), false, MaxBody, ErrBodyTooLarge},
+		"a huge body":                         {make([]byte, 8*MaxBody), false, MaxBody, ErrBodyTooLarge},
+		"a small compressed body is expanded": {compressed(1000), true, 1000, nil},
+		"a gzip bomb":                         {compressed(64 * MaxBody), true, MaxBody, ErrBodyTooLarge},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				if tc.gzip {
+					w.Header().Set("Content-Encoding", "gzip")
+				}
+				_, _ = w.Write(tc.body)
+			})
+			resp, err := client(t, development, nil).Get(url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			got, err := io.ReadAll(resp.Body)
+			if len(got) != tc.want || !errors.Is(err, tc.wantErr) {
+				t.Errorf("read %d bytes, %v; want %d, %v", len(got), err, tc.want, tc.wantErr)
+			}
+			if n, err := resp.Body.Read(make([]byte, 1)); tc.wantErr != nil && (n != 0 || !errors.Is(err, tc.wantErr)) {
+				t.Errorf("reading on gave %d bytes, %v; want the same error again", n, err)
+			}
+		})
+	}
+}
+
+func TestHeaderIsBounded(t *testing.T) {
+	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Large", strings.Repeat("a", 2*maxHeaderBytes))
+	})
+	if resp, err := client(t, development, nil).Get(url); err == nil {
+		resp.Body.Close()
+		t.Fatal("Get() accepted a header of 128 KiB")
+	}
+}
+
+func TestRedirectIsTheAnswer(t *testing.T) {
+	hits := 0
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		hits++
+		http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+	})
+	resp, err := client(t, development, nil).Post(url, "text/plain", strings.NewReader("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusTemporaryRedirect || hits != 1 {
+		t.Errorf("got HTTP %d after %d requests, want 307 after 1", resp.StatusCode, hits)
+	}
+}
+
+func TestTrust(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(ok))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+
+	resp, err := client(t, Policy{AllowLoopback: true}, caOf(s)).Get(s.URL)
+	if err != nil {
+		t.Fatalf("with its authority: %v", err)
+	}
+	resp.Body.Close()
+	if resp.ProtoMajor != 2 {
+		t.Errorf("spoke %s, want HTTP/2", resp.Proto)
+	}
+	if resp, err := client(t, Policy{AllowLoopback: true}, nil).Get(s.URL); err == nil {
+		resp.Body.Close()
+		t.Error("with the system's authorities: trusted")
+	}
+	for name, bundle := range map[string]string{"empty": "", "text": "no PEM", "key": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"} {
+		if _, err := (Policy{}).NewClient([]byte(bundle)); err == nil || !strings.Contains(err.Error(), "no PEM certificate") {
+			t.Errorf("NewClient(%s) = %v, want an error that says so", name, err)
+		}
+	}
+}
+
+func TestOldTLSIsRefused(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(ok))
+	s.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11} //nolint:gosec // what is refused
+	s.StartTLS()
+	defer s.Close()
+	if resp, err := client(t, Policy{AllowLoopback: true}, caOf(s)).Get(s.URL); err == nil {
+		resp.Body.Close()
+		t.Error("TLS 1.1 was accepted")
+	}
+}
+
+func TestLimitsAreSet(t *testing.T) {
+	c := client(t, Policy{}, nil)
+	tr := c.Transport.(*guard).base
+	for name, d := range map[string]time.Duration{
+		"request": c.Timeout, "TLS handshake": tr.TLSHandshakeTimeout, "header": tr.ResponseHeaderTimeout, "idle": tr.IdleConnTimeout,
+	} {
+		if d <= 0 || d > Timeout {
+			t.Errorf("the %s timeout is %s", name, d)
+		}
+	}
+	if tr.IdleConnTimeout >= 5*time.Second {
+		t.Errorf("idle connections are kept %s, some servers close them after 5s", tr.IdleConnTimeout)
+	}
+	if tr.Proxy == nil {
+		t.Error("the environment's proxy is ignored")
+	}
+}
+
+// A connection to an address that swallows packets ends with the dialer's own limit or the caller's, whichever is
+// first; here the caller's.
+func TestDialHonoursTheContext(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+l.Addr().String(), nil)
+	if resp, err := client(t, development, nil).Do(req); !errors.Is(err, context.DeadlineExceeded) {
+		if err == nil {
+			resp.Body.Close()
+		}
+		t.Errorf("Do() = %v, want the context's deadline", err)
+	}
+}
