@@ -5,8 +5,9 @@
 // [Server.SetResource] and the applications with [Server.SetClient], each holding only the scopes it is granted; rotate
 // its signing keys with [Server.RotateKey] and its relatives; order it to misbehave with [Server.SetFault]; and read what
 // it was asked from [Server.TokenRequests] and [Server.Count]. The protocol is go-oidc's: it judges the grant type and
-// the client assertions and makes and signs the tokens. What differs from one real server to the next (which parameter
-// names the API, what happens to scopes that are not granted, odd answers) is laid around it here.
+// private_key_jwt, and makes and signs the tokens. What would be slow there (secrets), what it does not know (assertions
+// of a foreign issuer) and what differs from one real server to the next (which parameter names the API, what becomes of
+// scopes that are not granted, odd answers) is laid around it here.
 package oidctest
 
 import (
