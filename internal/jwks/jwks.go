@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package jwks knows an authorization server by what it publishes: Discover
+// reads its metadata, Fetch and Parse read its key set key by key so that one
+// odd key does not spoil the rest, Merge keeps retired keys for as long as
+// tokens signed by them may be about, and Verify checks a token against the
+// result exactly as the receiving API will. Everything a server or a token says
+// is foreign: it is bounded, and only printable excerpts of it reach a message.
+// The package keeps no state and reads no clock; HTTP clients and the present
+// time are passed in.
+package jwks
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/go-jose/go-jose/v4/json"
+)
+
+// Reasons of an [Error], in CamelCase as conditions want them.
+const (
+	// Unreachable: no answer came, or it broke off before its end.
+	Unreachable = "Unreachable"
+	// BadStatus: the answer's HTTP status is not the one expected; a redirect is
+	// such a status, since none is followed.
+	BadStatus = "BadStatus"
+	// Malformed: the answer is not the document it should be, or is too large.
+	Malformed = "Malformed"
+	// IssuerMismatch: the discovery document speaks for another issuer.
+	IssuerMismatch = "IssuerMismatch"
+	// NoKeys: the key set is well-formed and holds no key that can be used.
+	NoKeys = "NoKeys"
+	// Refused: we did not ask, because the URL or its address is not allowed.
+	Refused = "Refused"
+)
+
+// Error is why a discovery document or a key set could not be had or used.
+type Error struct {
+	// Reason is one of the constants above.
+	Reason string
+	// Message is a sentence fragment fit for a condition. It is the same for the
+	// same failure: no times, no ephemeral ports, nothing of a response's body
+	// except, quoted and cut, an issuer or a key ID.
+	Message string
+	// RetryAfter is how long the server asked to be left alone (RFC 9110
+	// §10.2.3), at most an hour; 0 if it did not ask.
+	RetryAfter time.Duration
+}
+
+// Error returns the message.
+func (e *Error) Error() string { return e.Message }
+
+// Key is one public signing key.
+type Key struct {
+	// ID is the JWK's kid, exactly; "" if it has none. It is never made up: a
+	// verifier matches it against the token's header.
+	ID string
+	// Algorithm is the JWK's alg, "" if it has none: then the key may be used
+	// with every algorithm of its type and curve.
+	Algorithm string
+	// Type is the JWK's kty: RSA, EC or OKP.
+	Type string
+	// JWK is the key as compact JSON with sorted members: kty, the public
+	// members of that type, and kid, use and alg where the server gave them. No
+	// other member is taken over, x5c included. At most 8 KiB.
+	JWK string
+}
+
+// keyFamilies maps each supported algorithm (RFC 7518 §3.1, RFC 8037 §3.1) to
+// the one family of keys that can have made its signatures: a curve, or RSA.
+var keyFamilies = map[string]string{
+	"RS256": "RSA", "RS384": "RSA", "RS512": "RSA",
+	"PS256": "RSA", "PS384": "RSA", "PS512": "RSA",
+	"ES256": "P-256", "ES384": "P-384", "ES512": "P-521",
+	"EdDSA": "Ed25519",
+}
+
+// Algorithms lists the supported signature algorithms, all of them asymmetric.
+func Algorithms() []string {
+	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+}
+
+// object decodes a JSON object's members. It is as strict as RFC 8725 §2.6 and
+// RFC 7515 §4 want a reader to be: names are matched exactly, and a name that
+// comes twice is an error, because two readers might each take another one.
+// Members that are null are left out.
+func object(data []byte) (map[string]json.RawMessage, bool) {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(data, &members) != nil || members == nil {
+		return nil, false
+	}
+	for name, value := range members {
+		if string(value) == "null" {
+			delete(members, name)
+		}
+	}
+	return members, true
+}
+
+// text decodes a string member; ok is false if it is there and no string.
+func text(members map[string]json.RawMessage, name string) (value string, ok bool) {
+	raw, there := members[name]
+	if !there {
+		return "", true
+	}
+	return value, json.Unmarshal(raw, &value) == nil
+}
+
+const (
+	// quoteLimit bounds one quoted excerpt, in bytes.
+	quoteLimit = 200
+	// listLimit bounds how many excerpts stand in one message.
+	listLimit = 5
+)
+
+// clip cuts a string to at most limit bytes, marking the cut.
+func clip(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "") + "…"
+}
+
+// quote makes foreign text fit for a message: bounded, and printable by escapes.
+func quote(s string) string { return strconv.Quote(clip(s, quoteLimit)) }
+
+// quoteAll is quote for a list, sorted, so that the order in which a server
+// happens to write it does not change the message.
+func quoteAll(list []string) string {
+	sorted := slices.Sorted(slices.Values(list))
+	var b strings.Builder
+	for i, s := range sorted {
+		if i == listLimit {
+			b.WriteString(" and " + strconv.Itoa(len(sorted)-listLimit) + " more")
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(quote(s))
+	}
+	return b.String()
+}
+
+// printable makes foreign text fit to stand by itself, without quotation marks.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, clip(s, quoteLimit))
+}

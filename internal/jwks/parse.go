@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jwks
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+
+	jose "github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/json"
+)
+
+const (
+	// maxKeys bounds the keys taken from one set, and the list of those left out.
+	maxKeys = 64
+	// maxKeySize bounds what is read of one key, in bytes; a certificate chain
+	// beside it does not count, as it is not read.
+	maxKeySize = 8 << 10
+	// maxKeyID bounds a kid, in bytes. It is kept whole or not at all: a
+	// shortened one would match no token.
+	maxKeyID = 512
+	// minRSABits is what RFC 7518 §3.3 asks for at least.
+	minRSABits = 2048
+	// maxRSAExponent is the largest one that crypto/rsa verifies with.
+	maxRSAExponent = 1<<31 - 1
+)
+
+// Skipped is one key of a set that was left out, and why.
+type Skipped struct {
+	// ID is the key's kid, cut and printable; "" if it has none.
+	ID string
+	// Reason is a sentence fragment: "is symmetric". The same for the same key.
+	Reason string
+}
+
+// Parse reads a JWK Set (RFC 7517 §5) one key at a time and returns, in the
+// server's order, the public halves of those that can verify signatures, and
+// what was left out. Left out are symmetric and encryption keys, keys not meant
+// for verifying (use, key_ops), unsupported types, curves and algorithms, RSA
+// keys below 2048 or above 4096 bits, malformed keys, and all after the 64th.
+// An identical key under an identical kid is taken once; different keys under
+// the same kid are all taken, and a token may be signed by any of them, since
+// refusing the set would turn a server's slip into an outage and picking one
+// would be a guess.
+//
+// The error, always an *Error with reason Malformed, means that the body is no
+// JWK Set at all. A set without a usable key is no error here.
+func Parse(body []byte) (keys []Key, skipped []Skipped, err error) {
+	var list []json.RawMessage
+	members, ok := object(body)
+	if ok {
+		raw, there := members["keys"]
+		ok = there && json.Unmarshal(raw, &list) == nil
+	}
+	if !ok {
+		return nil, nil, &Error{Reason: Malformed, Message: `key set is not a JSON object with an array "keys"`}
+	}
+	skip := func(id, reason string) {
+		if len(skipped) < maxKeys {
+			skipped = append(skipped, Skipped{ID: printable(id), Reason: reason})
+		}
+	}
+	seen := map[identity]bool{}
+	for i, raw := range list {
+		if len(keys) == maxKeys {
+			skip("", fmt.Sprintf("%d more keys follow the %d that are read", len(list)-i, maxKeys))
+			break
+		}
+		key, public, err := parseKey(raw)
+		if err != nil {
+			skip(key.ID, err.Error())
+			continue
+		}
+		id := identify(key, public)
+		if seen[id] {
+			skip(key.ID, "is there twice")
+			continue
+		}
+		seen[id] = true
+		keys = append(keys, key)
+	}
+	return keys, skipped, nil
+}
+
+// identity tells whether two keys are the same one: the same public key under
+// the same kid. A server that adds an alg to a key has not changed the key.
+type identity struct{ id, thumbprint string }
+
+// identify computes a key's identity; the thumbprint is RFC 7638's, with SHA-256.
+func identify(key Key, public any) identity {
+	// A public key that came out of parseKey always has a thumbprint.
+	sum, _ := (&jose.JSONWebKey{Key: public}).Thumbprint(crypto.SHA256)
+	return identity{key.ID, base64.RawURLEncoding.EncodeToString(sum)}
+}
+
+// publicMembers lists, for each supported kty, the members of a public key. All
+// that is not named here or in commonMembers is never even read, which is how
+// private members (d, p, q, …) and certificates are left behind.
+var publicMembers = map[string][]string{
+	"RSA": {"e", "n"},
+	"EC":  {"crv", "x", "y"},
+	"OKP": {"crv", "x"},
+}
+
+// commonMembers are the members of every key that matter for verifying.
+var commonMembers = []string{"kty", "kid", "use", "alg"}
+
+// parseKey reads one JWK. On error the Key holds no more than the kid.
+func parseKey(raw []byte) (Key, any, error) {
+	members, ok := object(raw)
+	if !ok {
+		return Key{}, nil, errors.New("is not a JSON object with each member once")
+	}
+	id, _ := text(members, "kid")
+	values, err := readMembers(members)
+	if err != nil {
+		return Key{ID: id}, nil, err
+	}
+	public, err := publicKey(values)
+	if err != nil {
+		return Key{ID: id}, nil, err
+	}
+	if alg := values["alg"]; alg != "" && keyFamilies[alg] != family(public) {
+		return Key{ID: id}, nil, fmt.Errorf("has the algorithm %s, which is not supported for its type", quote(alg))
+	}
+	return Key{ID: id, Algorithm: values["alg"], Type: values["kty"], JWK: canonical(public, values)}, public, nil
+}
+
+// readMembers reads what a public key consists of and checks what it is for.
+func readMembers(members map[string]json.RawMessage) (map[string]string, error) {
+	kty, _ := text(members, "kty")
+	if kty == "oct" {
+		return nil, errors.New("is symmetric")
+	}
+	public, ok := publicMembers[kty]
+	if !ok {
+		return nil, fmt.Errorf("has the type %s, which is not supported", quote(kty))
+	}
+	values, size := map[string]string{}, 0
+	for _, name := range slices.Concat(commonMembers, public) {
+		if values[name], ok = text(members, name); !ok {
+			return nil, fmt.Errorf("has a %q that is not a string", name)
+		}
+		size += len(values[name])
+	}
+	if size > maxKeySize {
+		return nil, fmt.Errorf("is larger than %d KiB", maxKeySize>>10)
+	}
+	if len(values["kid"]) > maxKeyID {
+		return nil, fmt.Errorf("has a kid of more than %d bytes", maxKeyID)
+	}
+	if use := values["use"]; use != "" && use != "sig" {
+		return nil, fmt.Errorf("is for the use %s, not for signatures", quote(use))
+	}
+	if ops, there := members["key_ops"]; there {
+		var list []string
+		if json.Unmarshal(ops, &list) != nil || !slices.Contains(list, "verify") {
+			return nil, errors.New(`has key_ops without "verify"`)
+		}
+	}
+	return values, nil
+}
+
+// publicKey decodes and checks the key itself.
+func publicKey(values map[string]string) (any, error) {
+	kty := values["kty"]
+	if crv := values["crv"]; kty != "RSA" && !slices.Contains([]string{"EC P-256", "EC P-384", "EC P-521", "OKP Ed25519"}, kty+" "+crv) {
+		return nil, fmt.Errorf("has the curve %s, which is not supported", quote(crv))
+	}
+	document := map[string]string{"kty": kty}
+	for _, name := range publicMembers[kty] {
+		document[name] = values[name]
+	}
+	encoded, _ := json.Marshal(document) // a map of strings always encodes
+	var jwk jose.JSONWebKey
+	if err := jwk.UnmarshalJSON(encoded); errors.Is(err, jose.ErrUnsupportedKeyType) {
+		return nil, fmt.Errorf("is an RSA key of more than %d bits", jose.MaxRSAModulusBits)
+	} else if err != nil {
+		return nil, errors.New("has malformed public members")
+	}
+	if key, ok := jwk.Key.(*rsa.PublicKey); ok {
+		if key.N.BitLen() < minRSABits {
+			return nil, fmt.Errorf("is an RSA key of less than %d bits", minRSABits)
+		}
+		if key.N.Bit(0) == 0 || key.E%2 == 0 || key.E > maxRSAExponent {
+			return nil, errors.New("is an RSA key with an impossible modulus or exponent")
+		}
+	}
+	return jwk.Key, nil
+}
+
+// family names the kind of key as the values of keyFamilies do.
+func family(public any) string {
+	switch key := public.(type) {
+	case *rsa.PublicKey:
+		return "RSA"
+	case *ecdsa.PublicKey:
+		return key.Curve.Params().Name
+	default:
+		return "Ed25519"
+	}
+}
+
+// canonical encodes a public key anew, so that the same key gives the same bytes
+// however its server wrote it.
+func canonical(public any, values map[string]string) string {
+	// A public key that publicKey returned always encodes, and to strings only.
+	encoded, _ := jose.JSONWebKey{Key: public}.MarshalJSON()
+	document := map[string]string{}
+	_ = json.Unmarshal(encoded, &document)
+	for _, name := range commonMembers {
+		if values[name] != "" {
+			document[name] = values[name]
+		}
+	}
+	sorted, _ := json.Marshal(document) // maps are encoded in the order of their keys
+	return string(sorted)
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jwks
+
+import (
+	"crypto"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// rsaJWK writes an RSA key from bare numbers, possible or not.
+func rsaJWK(n *big.Int, e int64) string {
+	return fmt.Sprintf(`{"kty":"RSA","kid":"r","n":%q,"e":%q}`,
+		b64.EncodeToString(n.Bytes()), b64.EncodeToString(big.NewInt(e).Bytes()))
+}
+
+func TestParseTakesAndSkips(t *testing.T) {
+	odd := func(bits uint) *big.Int {
+		n := new(big.Int).Lsh(big.NewInt(1), bits-1)
+		return n.Add(n, big.NewInt(1))
+	}
+	even := new(big.Int).Add(odd(2048), big.NewInt(1))
+	for name, tc := range map[string]struct {
+		jwk  string
+		want string // the reason it is skipped; "" if it is taken
+	}{
+		"an RSA key":                         {publicJWK(t, rsaKey(), "k", ""), ""},
+		"an RSA key for PS384":               {publicJWK(t, rsaKey(), "k", `,"alg":"PS384"`), ""},
+		"a P-256 key":                        {publicJWK(t, p256(), "k", `,"alg":"ES256","use":"sig"`), ""},
+		"a P-384 key":                        {publicJWK(t, p384(), "k", `,"alg":"ES384"`), ""},
+		"a P-521 key":                        {publicJWK(t, p521(), "k", `,"alg":"ES512"`), ""},
+		"an Ed25519 key":                     {publicJWK(t, edKey(), "k", `,"alg":"EdDSA"`), ""},
+		"a key that may verify":              {publicJWK(t, edKey(), "k", `,"key_ops":["sign","verify"]`), ""},
+		"a key whose use is null":            {publicJWK(t, edKey(), "k", `,"use":null,"alg": null,"key_ops":null`), ""},
+		"a key without a kid":                {publicJWK(t, edKey(), "", ""), ""},
+		"a key beside a huge certificate":    {publicJWK(t, edKey(), "k", `,"x5c":["`+strings.Repeat("A", 20000)+`"]`), ""},
+		"a key with members it ignores":      {publicJWK(t, edKey(), "k", `,"y":5,"n":{},"x5u":"%","ext":true`), ""},
+		"the smallest RSA key":               {rsaJWK(odd(2048), 3), ""},
+		"the largest RSA key":                {rsaJWK(odd(4096), maxRSAExponent), ""},
+		"a symmetric key":                    {`{"kty":"oct","kid":"k","k":"c2VjcmV0"}`, "is symmetric"},
+		"a key for encryption":               {publicJWK(t, rsaKey(), "k", `,"use":"enc"`), `is for the use "enc", not for signatures`},
+		"a key that may only sign":           {publicJWK(t, edKey(), "k", `,"key_ops":["sign"]`), `has key_ops without "verify"`},
+		"key_ops of another form":            {publicJWK(t, edKey(), "k", `,"key_ops":"verify"`), `has key_ops without "verify"`},
+		"a type from the future":             {`{"kty":"AKP","kid":"k","alg":"ML-DSA-44","pub":"AA"}`, `has the type "AKP", which is not supported`},
+		"no type":                            {`{"kid":"k"}`, `has the type "", which is not supported`},
+		"a type that is a number":            {`{"kty":7}`, `has the type "", which is not supported`},
+		"a Bitcoin key":                      {`{"kty":"EC","crv":"secp256k1","x":"AA","y":"AA"}`, `has the curve "secp256k1", which is not supported`},
+		"a key agreement key":                {`{"kty":"OKP","crv":"X25519","x":"AA"}`, `has the curve "X25519", which is not supported`},
+		"a curve of another type":            {`{"kty":"OKP","crv":"P-256","x":"AA"}`, `has the curve "P-256", which is not supported`},
+		"an encryption algorithm":            {publicJWK(t, rsaKey(), "k", `,"alg":"RSA-OAEP"`), `has the algorithm "RSA-OAEP", which is not supported for its type`},
+		"an algorithm of another type":       {publicJWK(t, rsaKey(), "k", `,"alg":"ES256"`), `has the algorithm "ES256", which is not supported for its type`},
+		"an algorithm of another curve":      {publicJWK(t, p256(), "k", `,"alg":"ES384"`), `has the algorithm "ES384", which is not supported for its type`},
+		"HMAC with an RSA key":               {publicJWK(t, rsaKey(), "k", `,"alg":"HS256"`), `has the algorithm "HS256", which is not supported for its type`},
+		"a weak RSA key":                     {rsaJWK(odd(2047), 65537), "is an RSA key of less than 2048 bits"},
+		"a giant RSA key":                    {rsaJWK(odd(4097), 65537), "is an RSA key of more than 4096 bits"},
+		"an RSA key of two factors of two":   {rsaJWK(even, 65537), "is an RSA key with an impossible modulus or exponent"},
+		"the exponent 1":                     {rsaJWK(odd(2048), 1), "has malformed public members"},
+		"the exponent 2":                     {rsaJWK(odd(2048), 2), "is an RSA key with an impossible modulus or exponent"},
+		"an even exponent":                   {rsaJWK(odd(2048), 65536), "is an RSA key with an impossible modulus or exponent"},
+		"an exponent too large to verify":    {rsaJWK(odd(2048), maxRSAExponent+2), "is an RSA key with an impossible modulus or exponent"},
+		"an RSA key without a modulus":       {`{"kty":"RSA","e":"AQAB"}`, "is an RSA key of less than 2048 bits"},
+		"a point off its curve":              {`{"kty":"EC","crv":"P-256","x":"` + b64.EncodeToString(make([]byte, 32)) + `","y":"` + b64.EncodeToString(make([]byte, 32)) + `"}`, "has malformed public members"},
+		"a coordinate that is not base64url": {`{"kty":"EC","crv":"P-256","x":"?","y":"?"}`, "has malformed public members"},
+		"an Ed25519 key of low order":        {`{"kty":"OKP","crv":"Ed25519","x":"` + b64.EncodeToString(append([]byte{1}, make([]byte, 31)...)) + `"}`, "has malformed public members"},
+		"a kid that is a number":             {`{"kty":"OKP","crv":"Ed25519","kid":1}`, `has a "kid" that is not a string`},
+		"a kid beyond measure":               {publicJWK(t, edKey(), strings.Repeat("k", 513), ""), "has a kid of more than 512 bytes"},
+		"a kid of the largest size":          {publicJWK(t, edKey(), strings.Repeat("k", 512), ""), ""},
+		"a key beyond measure":               {`{"kty":"RSA","e":"AQAB","n":"` + strings.Repeat("A", 8192) + `"}`, "is larger than 8 KiB"},
+		"a member that comes twice":          {`{"kty":"oct","kty":"OKP","crv":"Ed25519"}`, "is not a JSON object with each member once"},
+		"a key that is null":                 {`null`, "is not a JSON object with each member once"},
+		"a key that is a string":             {`"key"`, "is not a JSON object with each member once"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			good := publicJWK(t, p256(), "good", "")
+			keys, skipped, err := Parse(set(tc.jwk, good))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(keys) == 0 || keys[len(keys)-1].ID != "good" {
+				t.Errorf("the good key beside it was lost: %v", keys)
+			}
+			var reason string
+			if len(skipped) > 0 {
+				reason = skipped[0].Reason
+			}
+			if reason != tc.want || len(keys)+len(skipped) != 2 {
+				t.Errorf("got keys %v, skipped %v; want the reason %q", keys, skipped, tc.want)
+			}
+		})
+	}
+}
+
+func TestParseGivesOneFormOfAKey(t *testing.T) {
+	const want = `{"crv":"Ed25519","kid":"a<b","kty":"OKP","use":"sig","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`
+	got := parsed(t, `{"use" : "sig" , "x5t":"AA", "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "kid":"a\u003cb",
+		"kty":"OKP", "crv":"Ed25519", "d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A", "iat":1, "more":{"d":[]}}`)[0]
+	if got.ID != "a<b" || got.Algorithm != "" || got.Type != "OKP" || strings.ReplaceAll(got.JWK, `\u003c`, "<") != want {
+		t.Errorf("got %+v, want the JWK %s", got, want)
+	}
+	// RFC 8037 appendix A.3 gives this key's thumbprint.
+	_, public, err := parseKey([]byte(got.JWK))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(identity{"a<b", "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"}, identify(got, public), cmp.AllowUnexported(identity{})); diff != "" {
+		t.Error(diff)
+	}
+
+	n := rsaKey().N
+	plain := parsed(t, rsaJWK(n, 65537))[0]
+	padded := parsed(t, fmt.Sprintf(`{"e":"AAEAAQ","n":%q,"kid":"r","kty":"RSA"}`, b64.EncodeToString(append([]byte{0, 0}, n.Bytes()...))))[0]
+	if plain != padded {
+		t.Errorf("leading zeros make another key: %v, %v", plain, padded)
+	}
+}
+
+func TestParseLeavesPrivateMembersBehind(t *testing.T) {
+	for name, key := range map[string]any{"RSA": rsaKey(), "EC": p384(), "OKP": edKey()} {
+		t.Run(name, func(t *testing.T) {
+			got := parsed(t, privateJWK(t, key, "k", `,"oth":[{"r":"AA"}],"k":"AA"`))[0]
+			checkPublic(t, got)
+			public := key.(crypto.Signer).Public()
+			if want := parsed(t, privateJWK(t, public, "k", ""))[0]; got != want {
+				t.Errorf("got %v, want the public half %v", got, want)
+			}
+		})
+	}
+}
+
+// checkPublic fails if a key says more than a public key may.
+func checkPublic(t *testing.T, key Key) {
+	t.Helper()
+	var members map[string]any
+	if err := json.Unmarshal([]byte(key.JWK), &members); err != nil {
+		t.Fatalf("JWK %q: %v", key.JWK, err)
+	}
+	allowed := []string{"kty", "kid", "use", "alg", "crv", "x", "y", "n", "e"}
+	for name := range members {
+		if !slices.Contains(allowed, name) {
+			t.Errorf("JWK has the member %q: %s", name, key.JWK)
+		}
+	}
+	if len(key.JWK) > maxKeySize || compactJSON(t, key.JWK) != key.JWK {
+		t.Errorf("JWK is too large or not compact: %s", key.JWK)
+	}
+}
+
+func TestParseOfKeysThatShareAKid(t *testing.T) {
+	first := publicJWK(t, edKey(), "k", `,"alg":"EdDSA"`)
+	keys, skipped, err := Parse(set(first, publicJWK(t, edKey(), "k", ""), publicJWK(t, p256(), "k", ""), publicJWK(t, edKey(), "other", "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := parsed(t, first, publicJWK(t, p256(), "k", ""), publicJWK(t, edKey(), "other", ""))
+	if diff := cmp.Diff(want, keys); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]Skipped{{ID: "k", Reason: "is there twice"}}, skipped); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestParseRefusesWhatIsNoKeySet(t *testing.T) {
+	for name, body := range map[string]string{
+		"nothing":               "",
+		"HTML":                  "<html>",
+		"null":                  "null",
+		"an array":              "[]",
+		"no keys":               "{}",
+		"keys that are null":    `{"keys":null}`,
+		"keys that are no list": `{"keys":{}}`,
+		"Keys with a capital":   `{"Keys":[]}`,
+		"keys twice":            `{"keys":[],"keys":[]}`,
+		"half a set":            `{"keys":[`,
+		"two sets":              `{"keys":[]}{"keys":[]}`,
+		"a very deep set":       `{"keys":` + strings.Repeat("[", 100000) + strings.Repeat("]", 100000) + `}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, _, err := Parse([]byte(body))
+			var got *Error
+			if !errors.As(err, &got) || got.Reason != Malformed {
+				t.Errorf("got %v, want Malformed", err)
+			}
+		})
+	}
+	if keys, skipped, err := Parse([]byte(` {"keys": [] , "more": 1} `)); len(keys)+len(skipped) > 0 || err != nil {
+		t.Errorf("an empty set: got %v, %v, %v", keys, skipped, err)
+	}
+}
+
+func TestParseIsBounded(t *testing.T) {
+	var list []string
+	for i := range 70 {
+		list = append(list, `{"kty":"oct","kid":"secret"}`, publicJWK(t, edKey(), fmt.Sprint(i), ""))
+	}
+	keys, skipped, err := Parse(set(list...))
+	if err != nil || len(keys) != maxKeys || keys[63].ID != "63" {
+		t.Errorf("got %d keys up to %q, %v", len(keys), keys[len(keys)-1].ID, err)
+	}
+	if len(skipped) != maxKeys {
+		t.Errorf("got %d skipped", len(skipped))
+	}
+	_, skipped, err = Parse(set(list[1], list[1], `{"kid":"`+strings.Repeat("é\\n", 500)+`"}`))
+	if err != nil || len(skipped) != 2 || len(skipped[1].ID) > 2*quoteLimit || strings.ContainsAny(skipped[1].ID, "\n") {
+		t.Errorf("got %q, %v", skipped, err)
+	}
+	var many []string
+	for i := range 70 {
+		many = append(many, publicJWK(t, edKey(), fmt.Sprint(i), ""))
+	}
+	_, skipped, _ = Parse(set(many...))
+	if diff := cmp.Diff([]Skipped{{Reason: "6 more keys follow the 64 that are read"}}, skipped); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAlgorithmsAreTheOnesThatKeysServe(t *testing.T) {
+	for _, alg := range Algorithms() {
+		if keyFamilies[alg] == "" {
+			t.Errorf("no key serves %s", alg)
+		}
+	}
+	if len(Algorithms()) != len(keyFamilies) {
+		t.Errorf("got %d algorithms for %d", len(Algorithms()), len(keyFamilies))
+	}
+}

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jwks
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	jose "github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/json"
+)
+
+// Reasons of a [VerifyError], in CamelCase as conditions want them.
+const (
+	// ReasonOpaque: the token is no signed JWT in compact form, so only its
+	// server can say what it is worth. An encrypted one (RFC 7516) is opaque too.
+	ReasonOpaque = "OpaqueToken"
+	// ReasonMalformed: the token is a signed JWT that RFC 7519 does not allow, or
+	// that a verifier may not accept (a critical header we do not know).
+	ReasonMalformed = "MalformedToken"
+	// ReasonAlgorithm: the token's alg is not allowed, or not one that the key it
+	// names can be used with.
+	ReasonAlgorithm = "AlgorithmNotAllowed"
+	// ReasonUnknownKey: the key set has no key of the token's kid, or none of its
+	// algorithm where it has no kid. A newer key set may have one.
+	ReasonUnknownKey = "UnknownKey"
+	// ReasonBadSignature: the signature is not the key's. A newer key set may
+	// help where a server reuses a kid for another key.
+	ReasonBadSignature = "BadSignature"
+	// ReasonWrongType: the header's typ is not the expected one.
+	ReasonWrongType = "WrongType"
+	// ReasonWrongIssuer: iss is missing or not exactly the issuer.
+	ReasonWrongIssuer = "WrongIssuer"
+	// ReasonWrongAudience: aud does not contain the audience.
+	ReasonWrongAudience = "WrongAudience"
+	// ReasonExpired: exp is past.
+	ReasonExpired = "Expired"
+	// ReasonNotYetValid: nbf or iat is in the future.
+	ReasonNotYetValid = "NotYetValid"
+	// ReasonMissingScopes: not all scopes asked for are there.
+	ReasonMissingScopes = "MissingScopes"
+)
+
+// maxDate is the last second whose year has four digits; later ones do not
+// survive being written as RFC 3339.
+const maxDate = 253402300799
+
+// Expectation is what a token must be to be accepted.
+type Expectation struct {
+	// Issuer is compared with iss exactly. A token without iss is never accepted.
+	Issuer string
+	// Audience must be among the values of aud; "" accepts any audience.
+	Audience string
+	// Algorithms is the allow-list (RFC 8725 §3.1); empty allows all that
+	// Algorithms lists. What is not supported stays refused when listed.
+	Algorithms []string
+	// Scopes must all be granted by the token.
+	Scopes []string
+	// Type is the expected typ, compared as RFC 7515 §4.1.9 says: without regard
+	// to case and to an omitted "application/"; "" accepts any and none.
+	Type string
+	// Skew is by how much our clock and the server's may differ.
+	Skew time.Duration
+	// Now is the present time.
+	Now time.Time
+}
+
+// Claims is what a token says, as far as it matters here.
+type Claims struct {
+	// Issuer, Subject: iss and sub. ClientID: client_id (RFC 9068), else azp. ""
+	// where the token has none.
+	Issuer, Subject, ClientID string
+	// KeyID: the kid of the key that verified the token, or, from Inspect, the
+	// kid of its header. Algorithm, Type: the header's alg and typ.
+	KeyID, Algorithm, Type string
+	// Audience is aud, as a list in the token's order.
+	Audience []string
+	// ExpiresAt, NotBefore, IssuedAt: exp, nbf and iat in UTC, fractions of a second cut off;
+	// zero where the token has none.
+	ExpiresAt, NotBefore, IssuedAt time.Time
+	// Scopes lists what scope grants, or where there is no scope what scp does;
+	// each may be a string of names separated by spaces or a list of them.
+	Scopes []string
+	// ScopePresent tells whether the token has such a claim at all: nothing
+	// granted is not the same as nothing said.
+	ScopePresent bool
+}
+
+// VerifyError is why a token is not accepted.
+type VerifyError struct {
+	// Reason is one of the constants above.
+	Reason string
+	// Message is a sentence fragment that says what was expected and what came,
+	// bounded, printable and the same for the same mistake. It may quote the
+	// token's key ID, issuer or audience, never the token.
+	Message string
+}
+
+// Error returns the message.
+func (e *VerifyError) Error() string { return e.Message }
+
+func refuse(reason, format string, args ...any) error {
+	return &VerifyError{Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// Verify checks a signed JWT (RFC 7519 §7.2, RFC 8725): algorithm, signature,
+// type, issuer, audience, times and scopes, in this order, and returns its
+// claims. Every error is a *VerifyError.
+//
+// The keys are tried whose ID is the header's kid; without a kid, all that suit
+// the algorithm. Keys that the token brings or points to itself (jwk, jku, x5c,
+// x5u) are not looked at. A token must have an exp, and its times must be
+// numbers: what a lenient reader would accept, the API's may not.
+func Verify(token string, keys []Key, want Expectation) (*Claims, error) {
+	claims, err := Inspect(token)
+	if err != nil {
+		return nil, err
+	}
+	if err := verifySignature(token, claims, keys, want.Algorithms); err != nil {
+		return nil, err
+	}
+	if want.Type != "" && !strings.EqualFold(mediaType(claims.Type), mediaType(want.Type)) {
+		return nil, refuse(ReasonWrongType, "typ is %s, expected %s", quote(claims.Type), quote(want.Type))
+	}
+	if claims.Issuer == "" || claims.Issuer != want.Issuer {
+		return nil, refuse(ReasonWrongIssuer, "issuer is %s, expected %s", quote(claims.Issuer), quote(want.Issuer))
+	}
+	if want.Audience != "" && !slices.Contains(claims.Audience, want.Audience) {
+		if len(claims.Audience) == 0 {
+			return nil, refuse(ReasonWrongAudience, "audience is missing, expected %s", quote(want.Audience))
+		}
+		return nil, refuse(ReasonWrongAudience, "audience is %s, expected %s", quoteAll(claims.Audience), quote(want.Audience))
+	}
+	if claims.ExpiresAt.IsZero() {
+		return nil, refuse(ReasonMalformed, "token has no exp")
+	}
+	if !want.Now.Before(claims.ExpiresAt.Add(want.Skew)) {
+		return nil, refuse(ReasonExpired, "token has expired")
+	}
+	if latest := want.Now.Add(want.Skew); claims.NotBefore.After(latest) || claims.IssuedAt.After(latest) {
+		return nil, refuse(ReasonNotYetValid, "token is not valid yet, its nbf or iat is in the future")
+	}
+	missing := slices.DeleteFunc(slices.Clone(want.Scopes), func(s string) bool { return slices.Contains(claims.Scopes, s) })
+	if len(missing) > 0 {
+		return nil, refuse(ReasonMissingScopes, "scopes missing: %s", quoteAll(missing))
+	}
+	return claims, nil
+}
+
+// verifySignature finds the key that signed the token and notes it in the claims.
+func verifySignature(token string, claims *Claims, keys []Key, allowed []string) error {
+	alg := claims.Algorithm
+	if len(allowed) == 0 {
+		allowed = Algorithms()
+	}
+	// Before any key is looked at, so that no key is ever used in a way that its
+	// owner did not mean: "none", or HMAC with a public key as the secret.
+	if keyFamilies[alg] == "" || !slices.Contains(allowed, alg) {
+		return refuse(ReasonAlgorithm, "signed with %s, expected %s", quote(alg), strings.Join(allowed, ", "))
+	}
+	kid := claims.KeyID
+	known := kid == ""
+	var candidates []any
+	var ids []string
+	for _, key := range keys {
+		if kid != "" && key.ID != kid {
+			continue
+		}
+		known = true
+		if key.Algorithm != "" && key.Algorithm != alg {
+			continue
+		}
+		if _, public, err := parseKey([]byte(key.JWK)); err == nil && family(public) == keyFamilies[alg] {
+			candidates, ids = append(candidates, public), append(ids, key.ID)
+		}
+	}
+	switch {
+	case !known:
+		return refuse(ReasonUnknownKey, "signed with the key %s, which is not in the key set", quote(kid))
+	case len(candidates) == 0 && kid == "":
+		return refuse(ReasonUnknownKey, "signed with an unnamed key, and the key set has none for %s", alg)
+	case len(candidates) == 0:
+		return refuse(ReasonAlgorithm, "signed with %s and the key %s, which is not for that algorithm", alg, quote(kid))
+	}
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.SignatureAlgorithm(alg)})
+	if err != nil {
+		return refuse(ReasonMalformed, "token has a malformed header")
+	}
+	for i, public := range candidates {
+		if _, err := jws.Verify(public); err == nil {
+			claims.KeyID = ids[i]
+			return nil
+		}
+	}
+	if kid == "" {
+		return refuse(ReasonBadSignature, "signature is from none of the keys for %s in the key set", alg)
+	}
+	return refuse(ReasonBadSignature, "signature is not from the key %s in the key set", quote(kid))
+}
+
+// mediaType normalises a typ (RFC 7515 §4.1.9): "application/" may be omitted
+// where no other slash is in it.
+func mediaType(typ string) string {
+	const prefix = "application/"
+	if len(typ) > len(prefix) && strings.EqualFold(typ[:len(prefix)], prefix) && !strings.Contains(typ[len(prefix):], "/") {
+		return typ[len(prefix):]
+	}
+	return typ
+}
+
+// Inspect decodes a signed JWT WITHOUT verifying it: the claims are whatever
+// whoever made the token wrote. It is for a token that has just come from the
+// authorization server itself, to learn an expiry that the server left out of
+// its answer, and for nothing that decides about access. Every error is a
+// *VerifyError, with reason ReasonOpaque or ReasonMalformed.
+//
+// It is as strict as the strictest of verifiers: canonical base64url without
+// padding, no member twice, no critical header (RFC 7515 §4.1.11), claims of the
+// types that RFC 7519 gives them.
+func Inspect(token string) (*Claims, error) {
+	parts := strings.SplitN(token, ".", 4)
+	if len(parts) != 3 || !looksSigned(parts[0]) {
+		return nil, refuse(ReasonOpaque, "token is not a signed JWT")
+	}
+	var sections [3][]byte
+	for i, part := range parts {
+		raw, err := base64.RawURLEncoding.Strict().DecodeString(part)
+		// The decoder skips line breaks, which cannot be in an HTTP header.
+		if err != nil || strings.ContainsAny(part, "\r\n") {
+			return nil, refuse(ReasonMalformed, "token is not in base64url as RFC 7515 wants it")
+		}
+		sections[i] = raw
+	}
+	header, ok := object(sections[0])
+	payload, alsoOK := object(sections[1])
+	if !ok || !alsoOK {
+		return nil, refuse(ReasonMalformed, "token's header and payload are not JSON objects with each member once")
+	}
+	// b64 (RFC 7797) must be critical where it is used; without crit some readers
+	// would heed it and others not.
+	if header["crit"] != nil || header["b64"] != nil {
+		return nil, refuse(ReasonMalformed, "token's header has a critical extension")
+	}
+	h, p := reader{members: header}, reader{members: payload}
+	c := &Claims{
+		Algorithm: h.text("alg"), KeyID: h.text("kid"), Type: h.text("typ"),
+		Issuer: p.text("iss"), Subject: p.text("sub"), Audience: p.list("aud"),
+		ExpiresAt: p.date("exp"), NotBefore: p.date("nbf"), IssuedAt: p.date("iat"),
+	}
+	name := "scope"
+	if payload[name] == nil {
+		name = "scp"
+	}
+	for _, s := range p.list(name) {
+		c.Scopes = append(c.Scopes, strings.Fields(s)...)
+	}
+	c.ScopePresent = payload[name] != nil
+	if wrong := cmp.Or(h.wrong, p.wrong); wrong != "" {
+		return nil, refuse(ReasonMalformed, "token's %s is malformed", wrong)
+	}
+	if c.ClientID, ok = text(payload, "client_id"); !ok || c.ClientID == "" {
+		c.ClientID, _ = text(payload, "azp")
+	}
+	return c, nil
+}
+
+// looksSigned tells a JWS header from the first part of an opaque token that
+// also has dots in it: a JSON object with an alg (RFC 7515 §4.1.1). It looks
+// leniently: a JWT with a flaw must be called malformed, and not be let through
+// as something that cannot be checked.
+func looksSigned(part string) bool {
+	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(part, "="))
+	if err != nil || !bytes.HasPrefix(bytes.TrimSpace(raw), []byte("{")) {
+		return false
+	}
+	members, ok := object(raw)
+	return !ok || members["alg"] != nil
+}
+
+// reader reads members and remembers the first that is there and of the wrong type.
+type reader struct {
+	members map[string]json.RawMessage
+	wrong   string
+}
+
+func (r *reader) mark(name string) { r.wrong = cmp.Or(r.wrong, name) }
+
+// text reads a string.
+func (r *reader) text(name string) string {
+	value, ok := text(r.members, name)
+	if !ok {
+		r.mark(name)
+	}
+	return value
+}
+
+// list reads a string, as a list of one, or a list of strings.
+func (r *reader) list(name string) []string {
+	raw, there := r.members[name]
+	if !there {
+		return nil
+	}
+	if one, ok := text(r.members, name); ok {
+		return []string{one}
+	}
+	// Of pointers, as a null among the strings would else pass for an empty one.
+	var list []*string
+	if json.Unmarshal(raw, &list) != nil || slices.Contains(list, nil) {
+		r.mark(name)
+		return nil
+	}
+	values := make([]string, len(list))
+	for i, s := range list {
+		values[i] = *s
+	}
+	return values
+}
+
+// date reads a NumericDate (RFC 7519 §2), which may have a fraction. One written
+// as a string is refused, as other verifiers refuse it.
+func (r *reader) date(name string) time.Time {
+	raw, there := r.members[name]
+	if !there {
+		return time.Time{}
+	}
+	// Of all that JSON allows ParseFloat takes numbers only.
+	n, err := strconv.ParseFloat(string(raw), 64)
+	if err != nil || n < 0 || n > maxDate {
+		r.mark(name)
+		return time.Time{}
+	}
+	return time.Unix(int64(n), 0).UTC()
+}
