@@ -85,7 +85,7 @@ build_all() {
   local start=$SECONDS package name total
   say "building Kubernetes $version and etcd from Go modules; this is done once and kept in"
   say "$cache_root. It takes about 12 minutes on 2 cores when the Go build cache is empty and"
-  say "under a minute when it is warm, about 3 GB of memory to link, and about 2.5 GB of disk."
+  say "under a minute when it is warm, about 3 GB of memory to link, and up to 4 GB of disk."
   say "  fetching modules (about 100 MB to download if they are not there)"
   cd "$here"
   for package in go.etcd.io/etcd/server/v3=etcd k8s.io/kubernetes/cmd/kubectl k8s.io/kubernetes/cmd/kube-apiserver; do

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Everything here needs Go, make, git and bash; `make test-race` also a C compiler
+# and `make interop-local` Node.js. Tools are pinned under hack/tools and built on first use.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+IMG ?= m2m-operator:latest
+PLATFORMS ?= linux/amd64,linux/arm64
+FUZZTIME ?= 10s
+TESTFLAGS ?=
+PKG ?= ./...
+
+TOOL := hack/tool.sh
+# The packages that decide and never speak to Kubernetes.
+PURE := ./internal/egress ./internal/jwks ./internal/oauth ./internal/refresh ./internal/render
+# Finds or builds kube-apiserver, etcd and kubectl, and tells envtest where they are.
+WITH_CONTROL_PLANE := KUBEBUILDER_ASSETS="$$(hack/controlplane/ensure.sh)"; export KUBEBUILDER_ASSETS
+
+##@ General
+
+.PHONY: help
+help: ## Show this list.
+	@awk 'BEGIN { FS = ":.*## "; printf "Usage: make TARGET [VARIABLE=value]\n" } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
+	@printf '\nVariables\n'
+	@printf '  %-18s %s\n' \
+	  IMG 'image name for image and install-manifest ($(IMG))' \
+	  PLATFORMS 'platforms of the image ($(PLATFORMS))' \
+	  FUZZTIME 'how long each fuzz target runs ($(FUZZTIME))' \
+	  PKG 'packages for test and test-race ($(PKG))' \
+	  TESTFLAGS 'more flags for go test, such as -run=TestX' \
+	  KEEP '1 leaves the demo running and prints its kubeconfig' \
+	  KUBEBUILDER_ASSETS 'a directory with kube-apiserver, etcd and kubectl to use instead of our own' \
+	  CONTROLPLANE '"build" builds the control plane from modules even where it could be downloaded'
+
+.PHONY: clean
+clean: ## Remove what was built here; what is cached in ~/.cache/m2m-operator stays.
+	rm -rf bin out dist
+
+##@ Development
+
+.PHONY: build
+build: ## Build the operator into bin/manager.
+	CGO_ENABLED=0 go build -trimpath -o bin/manager ./cmd
+
+.PHONY: generate
+generate: ## Generate the deep copy methods of the API types.
+	$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
+
+.PHONY: manifests
+manifests: ## Generate the CRDs from the API types and the operator's role from its RBAC markers.
+	rm -rf config/crd/bases
+	$(TOOL) controller-gen crd paths=./api/... output:crd:dir=config/crd/bases
+	$(TOOL) controller-gen rbac:roleName=manager-role paths=./internal/controller/... output:rbac:dir=config/rbac
+
+.PHONY: docs-reference
+docs-reference: ## Generate docs/reference/api.md from the API types' comments.
+	mkdir -p docs/reference
+	$(TOOL) crd-ref-docs --log-level=ERROR --source-path=api --config=hack/crd-ref-docs.yaml \
+	  --renderer=markdown --output-path=docs/reference/api.md
+
+.PHONY: fmt
+fmt: ## Format all Go code and sort imports.
+	$(TOOL) golangci-lint fmt
+
+.PHONY: vet
+vet: ## Run go vet.
+	go vet ./...
+
+.PHONY: lint
+lint: ## Run golangci-lint with the import rules and the Kubernetes API linter.
+	$(TOOL) golangci-lint run
+
+.PHONY: verify
+verify: ## Check that generated files, go.mod files, formatting and manifests are up to date.
+	hack/verify.sh
+
+##@ Tests
+
+.PHONY: controlplane
+controlplane: ## Find or build kube-apiserver, etcd and kubectl, and print their directory.
+	@hack/controlplane/ensure.sh
+
+.PHONY: test
+test: ## Run all tests against a real API server; coverage goes to out/cover.out.
+	@$(WITH_CONTROL_PLANE); mkdir -p out; \
+	go test -json -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $(PKG) | go run ./hack/testreport -o out/tests/test.json
+
+.PHONY: test-race
+test-race: ## Run all tests with the race detector (needs a C compiler).
+	@$(WITH_CONTROL_PLANE); \
+	CGO_ENABLED=1 go test -json -race -timeout=40m $(TESTFLAGS) $(PKG) | go run ./hack/testreport
+
+.PHONY: cover
+cover: ## Show the coverage of the pure packages.
+	@go test -json -cover $(PURE) | go run ./hack/testreport
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME.
+	@grep -rn --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]*' api internal | sed 's/:[0-9]*:func / /' | \
+	while read -r file target; do \
+	  echo "== $$(dirname "$$file") $$target"; \
+	  go test -run='^$$' -fuzz="^$$target$$" -fuzztime=$(FUZZTIME) "./$$(dirname "$$file")" </dev/null; \
+	done
+
+.PHONY: interop
+interop: ## Run the interoperability suite against the server that the environment names (see test/interop).
+	@$(WITH_CONTROL_PLANE); \
+	go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... | go run ./hack/testreport -o out/tests/interop.json
+
+.PHONY: interop-local
+interop-local: ## Run the interoperability suite against the npm package oidc-provider (needs Node.js).
+	@command -v npm >/dev/null || { \
+	  echo 'make interop-local needs Node.js and npm, and there is no npm here: on Debian, apt-get install nodejs npm' >&2; exit 1; }
+	@npm ci --no-audit --no-fund --prefix hack/interop
+	@$(WITH_CONTROL_PLANE); \
+	INTEROP_OIDC_PROVIDER='$(CURDIR)/hack/interop' go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... | \
+	  go run ./hack/testreport -o out/tests/interop-local.json
+
+##@ Try it
+
+.PHONY: demo
+demo: build ## Run the whole story, cart calling payment, on a real API server. KEEP=1 leaves it running.
+	@$(WITH_CONTROL_PLANE); go run ./hack/demo
+
+##@ Release
+
+.PHONY: image
+image: ## Build the container image for PLATFORMS with docker buildx; PUSH=1 pushes it.
+	docker buildx build --platform=$(PLATFORMS) --tag=$(IMG) $(if $(filter 1,$(PUSH)),--push) .
+
+.PHONY: install-manifest
+install-manifest: manifests ## Write dist/install.yaml: the CRDs, the roles and the operator, with IMG as its image.
+	mkdir -p dist
+	$(TOOL) kustomize build config/default | sed 's#image: controller:latest#image: $(IMG)#' >dist/install.yaml
