@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package render
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// The files of every verification bundle.
+const (
+	FileJWKS              = "jwks.json"
+	FileIssuer            = "issuer"
+	FileAudience          = "audience"
+	FileVerification      = "verification.json"
+	FileProtectedResource = "protected-resource.json"
+	FileEnvoy             = "envoy-jwt-authn.yaml"
+)
+
+// fixedFiles are names that an extra file cannot have, whether or not the
+// bundle has the file.
+var fixedFiles = []string{FileJWKS, FileIssuer, FileAudience, FileVerification, FileProtectedResource, FileEnvoy}
+
+const (
+	// MaxScopes bounds the scopes of an API, and with them what a template's
+	// range can cost.
+	MaxScopes = 256
+
+	// maxConfigMapName is what Kubernetes allows for a ConfigMap's name.
+	maxConfigMapName = 253
+)
+
+// Bundle is what an API's pods must know to verify a token.
+type Bundle struct {
+	// Name and Namespace are the APIResource's.
+	Name, Namespace string
+
+	// Issuer and Audience are what a token's iss must be and its aud must
+	// contain, exactly. Both are required.
+	Issuer, Audience string
+
+	// JWKSURI is where the issuer publishes its keys, empty when unknown. It
+	// is for information: the bundle holds the keys.
+	JWKSURI string
+
+	// Algorithms is the allow-list of a token's alg: asymmetric ones only.
+	// Empty means those of the keys, with RS256 for an RSA key that does not
+	// say.
+	Algorithms []string
+
+	// Scopes are all scopes of the API, at most MaxScopes, in its own order.
+	Scopes []Scope
+
+	// ClockSkewSeconds is how far a verifier's clock may be off, 0 or more.
+	ClockSkewSeconds int
+
+	// TokenType is what a token's typ header must be, such as "at+jwt"
+	// (RFC 9068); empty allows any.
+	TokenType string
+
+	// Keys are the issuer's public keys. Without any, no token verifies.
+	Keys []Key
+}
+
+// Scope is a scope of an API.
+type Scope struct{ Name, Description string }
+
+// Key is a public key of the issuer.
+type Key struct {
+	// ID is the JWK's kid, empty when it has none.
+	ID string
+	// Algorithm is the alg the key signs with, empty when it does not say.
+	Algorithm string
+	// JWK is the key in JSON (RFC 7517). Members that a verifier does not need
+	// are left out of the bundle; a private or symmetric key is an error.
+	JWK string
+}
+
+// Verification renders the files of a verification bundle by name, and the
+// extra files (name to template) that the API's owner adds:
+//
+//   - jwks.json: the issuer's keys (RFC 7517 section 5).
+//   - issuer, audience: the plain values, without a line break at the end, so
+//     that reading the file and a shell's $(cat ...) agree.
+//   - verification.json: everything a verifier must check; its form is
+//     verification.schema.json.
+//   - protected-resource.json: RFC 9728 metadata that the API can publish; only
+//     where the audience is an http or https URI without fragment.
+//   - envoy-jwt-authn.yaml: Envoy's envoy.filters.http.jwt_authn filter with
+//     the keys inline.
+//
+// A template sees .Name, .Namespace, .Issuer, .Audience, .JWKS (the content of
+// jwks.json), .JWKSURI, .Algorithms (list), .Scopes (list of names),
+// .ClockSkewSeconds (whole number) and .TokenType; see CheckBundleTemplate.
+//
+// The same bundle gives the same bytes, whatever the order of its keys and
+// algorithms. It is an error when something cannot be asserted in every format,
+// when a key is not public, when an extra file's name is invalid or taken, and
+// when all is larger than MaxTotal.
+func Verification(b Bundle, extra map[string]string) (map[string]string, error) {
+	keys, err := parseKeys(b.Keys)
+	if err != nil {
+		return nil, err
+	}
+	if b.Algorithms, err = allowList(b.Algorithms, keys); err != nil {
+		return nil, err
+	}
+	if err := b.validate(); err != nil {
+		return nil, err
+	}
+
+	files := map[string]string{
+		FileJWKS:         keySet(apply(keys, publicKey.json)),
+		FileIssuer:       b.Issuer,
+		FileAudience:     b.Audience,
+		FileVerification: document(b.verification()),
+	}
+	if isWebURI(b.Audience) {
+		files[FileProtectedResource] = document(b.protectedResource())
+	}
+	if files[FileEnvoy], err = b.envoy(keys); err != nil {
+		return nil, err
+	}
+	if err := b.addExtra(files, extra); err != nil {
+		return nil, err
+	}
+
+	total := 0
+	for name, content := range files {
+		total += len(name) + len(content)
+	}
+	if total > MaxTotal {
+		return nil, fmt.Errorf("the bundle would hold %d bytes, more than %d", total, MaxTotal)
+	}
+	return files, nil
+}
+
+// allowList is the sorted, explicit list of algorithms, never nil: a verifier
+// that finds no list might take it for "any".
+func allowList(stated []string, keys []publicKey) ([]string, error) {
+	known := slices.Concat(slices.Collect(maps.Values(algorithmsOf))...)
+	for _, alg := range stated {
+		if !slices.Contains(known, alg) {
+			return nil, fmt.Errorf("algorithm %.20q is not one of %s", alg, quoted(known))
+		}
+	}
+	list := append([]string{}, stated...)
+	if len(list) == 0 {
+		list = append(list, apply(keys, publicKey.algorithm)...)
+	}
+	slices.Sort(list)
+	return slices.Compact(list), nil
+}
+
+// validate refuses what would make a verifier check less than it should.
+func (b Bundle) validate() error {
+	for _, v := range []struct{ name, value string }{{"issuer", b.Issuer}, {"audience", b.Audience}} {
+		if v.value == "" {
+			return fmt.Errorf("the %s must not be empty", v.name)
+		}
+		if !utf8.ValidString(v.value) || strings.ContainsFunc(v.value, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			return fmt.Errorf("the %s must consist of printable characters", v.name)
+		}
+	}
+	if b.ClockSkewSeconds < 0 {
+		return errors.New("the clock skew must not be negative")
+	}
+	if len(b.Scopes) > MaxScopes {
+		return fmt.Errorf("the API has %d scopes, more than %d", len(b.Scopes), MaxScopes)
+	}
+	return nil
+}
+
+// verification is the content of verification.json. Its form is a promise to
+// users: verification.schema.json.
+type verification struct {
+	APIResource struct {
+		Namespace string `json:"namespace"`
+		Name      string `json:"name"`
+	} `json:"apiResource"`
+	Issuer            string              `json:"issuer"`
+	Audience          string              `json:"audience"`
+	Algorithms        []string            `json:"algorithms"`
+	Scopes            []verificationScope `json:"scopes"`
+	ClockSkewSeconds  int                 `json:"clockSkewSeconds"`
+	TokenType         string              `json:"tokenType,omitempty"`
+	JWKSURI           string              `json:"jwksUri,omitempty"`
+	RequireExpiration bool                `json:"requireExpiration"`
+}
+
+type verificationScope struct {
+	Name        string `json:"name"`
+	Description string `json:"description,omitempty"`
+}
+
+func (b Bundle) verification() verification {
+	v := verification{
+		Issuer: b.Issuer, Audience: b.Audience, Algorithms: b.Algorithms, Scopes: []verificationScope{},
+		ClockSkewSeconds: b.ClockSkewSeconds, TokenType: b.TokenType, JWKSURI: b.JWKSURI, RequireExpiration: true,
+	}
+	v.APIResource.Namespace, v.APIResource.Name = b.Namespace, b.Name
+	for _, s := range b.Scopes {
+		v.Scopes = append(v.Scopes, verificationScope(s))
+	}
+	return v
+}
+
+// protectedResource is OAuth 2.0 protected resource metadata, RFC 9728 section
+// 2. Its jwks_uri is absent: it would name the keys of the resource itself,
+// not those of the issuer.
+type protectedResource struct {
+	Resource               string   `json:"resource"`
+	AuthorizationServers   []string `json:"authorization_servers"`
+	ScopesSupported        []string `json:"scopes_supported,omitempty"`
+	BearerMethodsSupported []string `json:"bearer_methods_supported"`
+	ResourceName           string   `json:"resource_name"`
+}
+
+func (b Bundle) protectedResource() protectedResource {
+	return protectedResource{
+		Resource: b.Audience, AuthorizationServers: []string{b.Issuer}, ScopesSupported: b.scopeNames(),
+		BearerMethodsSupported: []string{"header"}, ResourceName: b.Name,
+	}
+}
+
+// isWebURI says whether an audience can be a resource identifier of RFC 9728
+// section 1.2, with http allowed for development.
+func isWebURI(audience string) bool {
+	u, err := url.Parse(audience)
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && !strings.Contains(audience, "#")
+}
+
+func (b Bundle) scopeNames() []string {
+	return apply(b.Scopes, func(s Scope) string { return s.Name })
+}
+
+// addExtra renders the owner's templates into files.
+func (b Bundle) addExtra(files, extra map[string]string) error {
+	data := map[string]any{
+		"Name": b.Name, "Namespace": b.Namespace, "Issuer": b.Issuer, "Audience": b.Audience,
+		"JWKS": files[FileJWKS], "JWKSURI": b.JWKSURI, "Algorithms": b.Algorithms, "Scopes": b.scopeNames(),
+		"ClockSkewSeconds": b.ClockSkewSeconds, "TokenType": b.TokenType,
+	}
+	for _, name := range slices.Sorted(maps.Keys(extra)) {
+		if err := ValidFileName(name); err != nil {
+			return fmt.Errorf("extra file: %w", err)
+		}
+		if slices.Contains(fixedFiles, name) {
+			return fmt.Errorf("extra file %q is part of every bundle; choose another name", name)
+		}
+		t, err := parseTemplate(bundleRules, extra[name])
+		if err != nil {
+			return fmt.Errorf("extra file %q: %w", name, err)
+		}
+		if files[name], err = t.execute(data, nil); err != nil {
+			return fmt.Errorf("extra file %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Revision is a short name for the files of a bundle, 16 hexadecimal digits:
+// another name or content gives another one.
+func Revision(files map[string]string) string {
+	var b []byte
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		for _, part := range []string{name, files[name]} {
+			b = binary.AppendUvarint(b, uint64(len(part)))
+			b = append(b, part...)
+		}
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}
+
+// ConfigMapName is the name of the ConfigMap that holds the bundle of an
+// APIResource, in whatever namespace: m2m-verify.<namespace>.<name>. No two
+// APIResources share one, since a namespace has no dot. A name that would be
+// too long for a ConfigMap has its end replaced by a hash of all of it.
+func ConfigMapName(namespace, name string) string {
+	full := configMapPrefix + namespace + "." + name
+	if len(full) <= maxConfigMapName {
+		return full
+	}
+	sum := sha256.Sum256([]byte(full))
+	hash := hex.EncodeToString(sum[:16])
+	return strings.TrimRight(full[:maxConfigMapName-1-len(hash)], "-.") + "-" + hash
+}
+
+// KeyIDs are the key ids of a bundle, sorted, each one once; a key without an
+// id has none.
+func KeyIDs(b Bundle) []string {
+	ids := apply(b.Keys, func(k Key) string { return k.ID })
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
+	return slices.DeleteFunc(ids, func(id string) bool { return id == "" })
+}
+
+// document is indented JSON with a line break at the end.
+func document(v any) string {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(v); err != nil {
+		panic(err) // structs of strings always encode
+	}
+	return b.String()
+}
+
+// apply maps a list, to a list that is never nil.
+func apply[T, U any](list []T, f func(T) U) []U {
+	out := make([]U, 0, len(list))
+	for _, v := range list {
+		out = append(out, f(v))
+	}
+	return out
+}

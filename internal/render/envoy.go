@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package render
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"sigs.k8s.io/yaml"
+)
+
+// envoyFilter is an entry of Envoy's http_filters, as of
+// envoy.extensions.filters.http.jwt_authn.v3. It is built as a structure and
+// then encoded, so that no value can become part of the configuration around
+// it.
+type envoyFilter struct {
+	Name        string            `json:"name"`
+	TypedConfig envoyTypedJWTAuth `json:"typed_config"`
+}
+
+type envoyTypedJWTAuth struct {
+	Type      string                   `json:"@type"`
+	Providers map[string]envoyProvider `json:"providers"`
+	Rules     []envoyRule              `json:"rules"`
+}
+
+type envoyProvider struct {
+	Issuer            string          `json:"issuer"`
+	Audiences         []string        `json:"audiences"`
+	RequireExpiration bool            `json:"require_expiration"`
+	ClockSkewSeconds  int             `json:"clock_skew_seconds"`
+	LocalJWKS         envoyInline     `json:"local_jwks"`
+	FromHeaders       []envoyHeader   `json:"from_headers"`
+	Forward           bool            `json:"forward"`
+	PayloadInMetadata string          `json:"payload_in_metadata"`
+	Normalize         envoyNormalized `json:"normalize_payload_in_metadata"`
+}
+
+type envoyInline struct {
+	InlineString string `json:"inline_string"`
+}
+
+type envoyHeader struct {
+	Name        string `json:"name"`
+	ValuePrefix string `json:"value_prefix"`
+}
+
+type envoyNormalized struct {
+	SpaceDelimitedClaims []string `json:"space_delimited_claims"`
+}
+
+type envoyRule struct {
+	Match struct {
+		Prefix string `json:"prefix"`
+	} `json:"match"`
+	Requires struct {
+		ProviderName string `json:"provider_name"`
+	} `json:"requires"`
+}
+
+// envoy is the content of envoy-jwt-authn.yaml: every request needs a token,
+// from the Authorization header alone (RFC 6750 section 2.1; left to itself
+// Envoy also takes one from the URL). Which scope a request needs is the API's
+// business: the token is forwarded to it, and its payload lies in the filter's
+// metadata, where an RBAC filter finds the scopes as a list.
+func (b Bundle) envoy(keys []publicKey) (string, error) {
+	provider := b.Namespace + "/" + b.Name
+	var rule envoyRule
+	rule.Match.Prefix = "/"
+	rule.Requires.ProviderName = provider
+
+	out, err := yaml.Marshal(envoyFilter{
+		Name: "envoy.filters.http.jwt_authn",
+		TypedConfig: envoyTypedJWTAuth{
+			Type: "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+			Providers: map[string]envoyProvider{provider: {
+				Issuer:            b.Issuer,
+				Audiences:         []string{b.Audience},
+				RequireExpiration: true,
+				// Envoy reads 0 as its default of a minute.
+				ClockSkewSeconds:  max(b.ClockSkewSeconds, 1),
+				LocalJWKS:         envoyInline{keySet(b.envoyKeys(keys))},
+				FromHeaders:       []envoyHeader{{Name: "Authorization", ValuePrefix: "Bearer "}},
+				Forward:           true,
+				PayloadInMetadata: "jwt_payload",
+				Normalize:         envoyNormalized{SpaceDelimitedClaims: []string{"scope"}},
+			}},
+			Rules: []envoyRule{rule},
+		},
+	})
+	if err != nil {
+		return "", fmt.Errorf("encode the Envoy filter: %w", err)
+	}
+	return string(out), nil
+}
+
+// envoyKeys asserts the allow-list of algorithms, for which Envoy has no
+// setting: it takes from each key what the key states, and anything that fits
+// from a key that states nothing. So each key is listed once for each
+// algorithm that both it and the allow-list know.
+func (b Bundle) envoyKeys(keys []publicKey) (list []json.RawMessage) {
+	for _, k := range keys {
+		for _, alg := range k.algorithms {
+			if slices.Contains(b.Algorithms, alg) {
+				list = append(list, k.withAlgorithm(alg))
+			}
+		}
+	}
+	return list
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package render
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+var (
+	// publicMembers are the members of a JWK that are distributed (RFC 7517
+	// section 4, RFC 7518 section 6, RFC 8037). Certificates are not: nothing
+	// here checks them, and x5u would make a verifier fetch.
+	publicMembers = []string{"kty", "use", "alg", "kid", "n", "e", "crv", "x", "y"}
+
+	// privateMembers must never be near a bundle, in any spelling: some
+	// decoders do not mind the case of a member's name.
+	privateMembers = []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
+
+	// requiredMembers are the public material of each type of key. There is no
+	// "oct": a symmetric key would let every verifier forge tokens.
+	requiredMembers = map[string][]string{
+		"RSA": {"n", "e"},
+		"EC":  {"crv", "x", "y"},
+		"OKP": {"crv", "x"},
+	}
+
+	// algorithmsOf are the algorithms a key can sign with, by its type and
+	// curve. The first one is taken for a key that does not say: servers which
+	// omit alg on RSA keys sign with RS256.
+	algorithmsOf = map[string][]string{
+		"RSA/":        {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"},
+		"EC/P-256":    {"ES256"},
+		"EC/P-384":    {"ES384"},
+		"EC/P-521":    {"ES512"},
+		"OKP/Ed25519": {"EdDSA"},
+	}
+)
+
+// publicKey is a JWK that may be distributed.
+type publicKey struct {
+	members map[string]string
+
+	// algorithms are what it may verify: the one it states, or all that its
+	// type can.
+	algorithms []string
+}
+
+// algorithm is the one the key states, or else the usual one of its type.
+func (k publicKey) algorithm() string { return k.algorithms[0] }
+
+// json is canonical: members sorted by name, no white space.
+func (k publicKey) json() json.RawMessage { return encode(k.members) }
+
+// withAlgorithm is the same key, good for one algorithm only.
+func (k publicKey) withAlgorithm(alg string) json.RawMessage {
+	members := maps.Clone(k.members)
+	members["alg"] = alg
+	return encode(members)
+}
+
+// parseKey takes what is public out of a JWK and refuses whatever is not a
+// public signature key. This is the last line of defence: those who collect
+// keys have sorted them already, and an error here means that they failed. No
+// error holds the material of a key.
+func parseKey(k Key) (publicKey, error) {
+	var raw map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(k.JWK), &raw); err != nil {
+		return publicKey{}, errors.New("not a JSON object")
+	}
+	for name := range raw {
+		if slices.ContainsFunc(privateMembers, func(p string) bool { return strings.EqualFold(p, name) }) {
+			return publicKey{}, errors.New("it holds a private or symmetric key")
+		}
+	}
+	members := map[string]string{}
+	for _, name := range publicMembers {
+		if value, ok := raw[name]; ok {
+			var s string
+			if err := json.Unmarshal(value, &s); err != nil {
+				return publicKey{}, fmt.Errorf("member %q is not a string", name)
+			}
+			members[name] = s
+		}
+	}
+
+	kty := members["kty"]
+	required, ok := requiredMembers[kty]
+	if !ok {
+		return publicKey{}, fmt.Errorf("key type %.20q is not RSA, EC or OKP", kty)
+	}
+	for _, name := range required {
+		if members[name] == "" {
+			return publicKey{}, fmt.Errorf("member %q is missing", name)
+		}
+	}
+	if use, ok := members["use"]; ok && use != "sig" {
+		return publicKey{}, fmt.Errorf("use is %.20q, not \"sig\"", use)
+	}
+	if kid, ok := members["kid"]; ok && kid != k.ID {
+		return publicKey{}, fmt.Errorf("its kid is %.60q", kid)
+	}
+
+	algorithms, ok := algorithmsOf[kty+"/"+members["crv"]]
+	if !ok {
+		return publicKey{}, fmt.Errorf("curve %.20q is not supported for %s", members["crv"], kty)
+	}
+	for _, stated := range []string{members["alg"], k.Algorithm} {
+		if stated == "" {
+			continue
+		}
+		if !slices.Contains(algorithms, stated) {
+			return publicKey{}, fmt.Errorf("algorithm %.20q does not fit, want one of %s", stated, quoted(algorithms))
+		}
+		algorithms = []string{stated}
+	}
+	return publicKey{members: members, algorithms: algorithms}, nil
+}
+
+// parseKeys parses all keys, in an order that does not depend on theirs, each
+// one once.
+func parseKeys(keys []Key) ([]publicKey, error) {
+	var parsed []publicKey
+	for _, k := range keys {
+		p, err := parseKey(k)
+		if err != nil {
+			return nil, fmt.Errorf("key %.60q: %w", k.ID, err)
+		}
+		parsed = append(parsed, p)
+	}
+	order := func(a, b publicKey) int {
+		if c := strings.Compare(a.members["kid"], b.members["kid"]); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.json()), string(b.json()))
+	}
+	slices.SortFunc(parsed, order)
+	return slices.CompactFunc(parsed, func(a, b publicKey) bool { return order(a, b) == 0 }), nil
+}
+
+// keySet is a JWK Set (RFC 7517 section 5) of canonical keys, one a line.
+func keySet(keys []json.RawMessage) string {
+	var b strings.Builder
+	b.WriteString(`{"keys":[`)
+	for i, k := range keys {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteByte('\n')
+		b.Write(k)
+	}
+	b.WriteString("\n]}\n")
+	return b.String()
+}
+
+// encode marshals what consists of maps and strings, which cannot fail.
+func encode(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}

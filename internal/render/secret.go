@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package render turns values into files: the data of a client's token Secret,
+// and the verification bundle of an API (the issuer's public keys with what to
+// check a token for, in several formats). Bytes in, bytes out: it does no I/O,
+// reads no clock, and the same input gives the same bytes. Everything in it
+// that a tenant writes, file names and templates above all, is taken for
+// hostile.
+package render
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+const (
+	// MaxTotal bounds the sum of all names and contents of a Secret or a
+	// ConfigMap. The API server takes 1 MiB for the whole object.
+	MaxTotal = 900 << 10
+
+	// maxFileName is what Kubernetes allows for a key of a Secret or ConfigMap.
+	maxFileName = 253
+)
+
+// TokenSecret is the data of a client's token Secret: each token under its
+// key, and each of templates (file name to template) rendered.
+//
+// A template shows tokens by {{ token "key" }}. known lists the keys of all
+// tokens that the client's spec declares; a key that is not among them is an
+// error, as is a template's name that collides with one of them or is not a
+// valid file name (ValidFileName). A template that names a known token which
+// tokens does not hold (or holds as an empty string), because it is not minted
+// yet, is left out of data and its name is returned in waiting, sorted. No
+// error holds a token.
+func TokenSecret(tokens, templates map[string]string, known []string) (data map[string][]byte, waiting []string, err error) {
+	data = map[string][]byte{}
+	for _, key := range slices.Sorted(maps.Keys(tokens)) {
+		if err := ValidFileName(key); err != nil {
+			return nil, nil, fmt.Errorf("token key: %w", err)
+		}
+		if !slices.Contains(known, key) {
+			return nil, nil, fmt.Errorf("token %q is none of the declared: %s", key, quoted(known))
+		}
+		if tokens[key] != "" {
+			data[key] = []byte(tokens[key])
+		}
+	}
+
+	for _, name := range slices.Sorted(maps.Keys(templates)) {
+		if err := ValidFileName(name); err != nil {
+			return nil, nil, fmt.Errorf("template key: %w", err)
+		}
+		if slices.Contains(known, name) {
+			return nil, nil, fmt.Errorf("template key %q is also the key of a token; rename one of them", name)
+		}
+		out, ready, err := secretFile(templates[name], data, known)
+		if err != nil {
+			return nil, nil, fmt.Errorf("template %q: %w", name, err)
+		}
+		if !ready {
+			waiting = append(waiting, name)
+			continue
+		}
+		data[name] = []byte(out)
+	}
+
+	total := 0
+	for name, content := range data {
+		total += len(name) + len(content)
+	}
+	if total > MaxTotal {
+		return nil, nil, fmt.Errorf("the Secret would hold %d bytes, more than %d", total, MaxTotal)
+	}
+	return data, waiting, nil
+}
+
+// secretFile renders one template, unless it waits for a token.
+func secretFile(src string, tokens map[string][]byte, known []string) (out string, ready bool, err error) {
+	t, err := parseTemplate(secretRules, src)
+	if err != nil {
+		return "", false, err
+	}
+	ready = true
+	for _, key := range t.tokens {
+		if !slices.Contains(known, key) {
+			return "", false, fmt.Errorf("unknown token %.100q; the tokens are: %s", key, quoted(known))
+		}
+		ready = ready && tokens[key] != nil
+	}
+	if !ready {
+		return "", false, nil
+	}
+	out, err = t.execute(nil, func(key string) string { return string(tokens[key]) })
+	return out, true, err
+}
+
+// ValidFileName says whether a name can be a key of a Secret or ConfigMap, and
+// with it a file in a directory that pods mount: 1 to 253 letters, digits,
+// dots, hyphens and underscores, and not ".", ".." or anything that begins
+// with "..".
+func ValidFileName(s string) error {
+	switch {
+	case s == "":
+		return errors.New("a file name must not be empty")
+	case len(s) > maxFileName:
+		return fmt.Errorf("file name %.20q... is longer than %d characters", s, maxFileName)
+	case s == "." || strings.HasPrefix(s, ".."):
+		return fmt.Errorf("file name %q must not be \".\" or begin with \"..\"", s)
+	}
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '.', c == '-', c == '_':
+		default:
+			return fmt.Errorf("file name %q must consist of letters, digits, \".\", \"-\" and \"_\"", s)
+		}
+	}
+	return nil
+}
+
+// quoted lists names for an error message.
+func quoted(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	names = slices.Sorted(slices.Values(names))
+	for i := range names {
+		names[i] = fmt.Sprintf("%q", names[i])
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package render
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"text/template"
+	"text/template/parse"
+	"unicode/utf8"
+)
+
+// Templates come from tenants, so they are a small part of text/template: text,
+// actions, variables, if, with, and range over a list among the data. What a
+// template may say is checked on its parse tree before it runs; what it may
+// cost is bounded while it runs (see machine).
+
+const (
+	// MaxTemplate bounds the source of a template.
+	MaxTemplate = 4 << 10
+	// MaxSecretOutput bounds a rendered file of a token Secret, and every
+	// value on the way there.
+	MaxSecretOutput = 64 << 10
+	// MaxBundleOutput does the same for a file of a verification bundle.
+	MaxBundleOutput = 256 << 10
+
+	// templateName begins the errors of text/template.
+	templateName = "template"
+)
+
+// CheckSecretTemplate says whether src can be a template of a token Secret: at
+// most 4 KiB, with the functions token, base64, json, quote, and, or, not, eq,
+// ne, len and index, and without data but the tokens. Errors give line and
+// column and say what to change. Whether the tokens exist is not checked.
+func CheckSecretTemplate(src string) error {
+	_, err := parseTemplate(secretRules, src)
+	return err
+}
+
+// CheckBundleTemplate says whether src can be a template of a verification
+// bundle: at most 4 KiB, with the functions base64, json, quote, join, indent,
+// and, or, not, eq, ne, len and index, and the fields listed at Verification.
+// Errors give line and column and say what to change.
+func CheckBundleTemplate(src string) error {
+	_, err := parseTemplate(bundleRules, src)
+	return err
+}
+
+// rules are what a kind of template may use.
+type rules struct {
+	funcs     map[string]arity
+	fields    map[string]bool // name → is a list that range may walk
+	maxOutput int
+}
+
+// arity is how many arguments a function takes, a piped one included.
+type arity struct{ min, max int }
+
+var (
+	secretRules = rules{
+		funcs: map[string]arity{
+			"token": {1, 1}, "base64": {1, 1}, "json": {1, 1}, "quote": {1, 1},
+			"and": {1, 9}, "or": {1, 9}, "not": {1, 1}, "eq": {2, 2}, "ne": {2, 2}, "len": {1, 1}, "index": {2, 2},
+		},
+		maxOutput: MaxSecretOutput,
+	}
+	bundleRules = rules{
+		funcs: map[string]arity{
+			"base64": {1, 1}, "json": {1, 1}, "quote": {1, 1}, "join": {2, 2}, "indent": {2, 2},
+			"and": {1, 9}, "or": {1, 9}, "not": {1, 1}, "eq": {2, 2}, "ne": {2, 2}, "len": {1, 1}, "index": {2, 2},
+		},
+		fields: map[string]bool{
+			"Name": false, "Namespace": false, "Issuer": false, "Audience": false, "JWKS": false, "JWKSURI": false,
+			"Algorithms": true, "Scopes": true, "ClockSkewSeconds": false, "TokenType": false,
+		},
+		maxOutput: MaxBundleOutput,
+	}
+)
+
+// checked is a template that passed its rules.
+type checked struct {
+	rules
+	src      string
+	template *template.Template
+	tokens   []string // the keys it shows
+}
+
+// parseTemplate checks src against rules.
+func parseTemplate(r rules, src string) (*checked, error) {
+	if len(src) > MaxTemplate {
+		return nil, fmt.Errorf("template has %d bytes, more than %d", len(src), MaxTemplate)
+	}
+	t, err := template.New(templateName).Funcs((&machine{}).funcs()).Parse(src)
+	if err != nil {
+		return nil, r.parseError(err)
+	}
+	if len(t.Templates()) > 1 {
+		return nil, errors.New("define and block are not available")
+	}
+	c := checker{&checked{rules: r, src: src, template: t}}
+	if err := c.node(t.Root, scope{}); err != nil {
+		return nil, err
+	}
+	return c.checked, nil
+}
+
+// parsePrefix is how text/template begins a parse error.
+var parsePrefix = regexp.MustCompile(`^template: ` + templateName + `:(\d+): `)
+
+// parseError shortens an error of text/template, which shows parts of the
+// source and nothing else.
+func (r rules) parseError(err error) error {
+	msg := parsePrefix.ReplaceAllString(err.Error(), "line $1: ")
+	if len(msg) > 200 {
+		msg = strings.ToValidUTF8(msg[:200], "") + "..."
+	}
+	if strings.HasPrefix(msg[strings.Index(msg, ": ")+1:], " function ") {
+		msg += "; the functions are " + r.functions()
+	}
+	return errors.New(msg)
+}
+
+func (r rules) functions() string {
+	return strings.Join(slices.Sorted(maps.Keys(r.funcs)), ", ")
+}
+
+// checker walks a parse tree.
+type checker struct{ *checked }
+
+// scope is what the enclosing nodes mean for a node.
+type scope struct {
+	rebound bool     // dot is not the data but what with or range made it
+	ranges  []string // the fields that enclosing ranges walk
+}
+
+// errAt is an error at a node.
+func (c checker) errAt(n parse.Node, format string, args ...any) error {
+	before := c.src[:min(int(n.Position()), len(c.src))]
+	line := 1 + strings.Count(before, "\n")
+	column := len(before) - strings.LastIndexByte(before, '\n')
+	return fmt.Errorf("line %d, column %d: %s", line, column, fmt.Sprintf(format, args...))
+}
+
+// node checks what stands between text: an allow-list of kinds.
+func (c checker) node(n parse.Node, s scope) error {
+	switch n := n.(type) {
+	case *parse.ListNode:
+		if n == nil { // no else
+			return nil
+		}
+		for _, n := range n.Nodes {
+			if err := c.node(n, s); err != nil {
+				return err
+			}
+		}
+		return nil
+	case *parse.TextNode:
+		return nil
+	case *parse.ActionNode:
+		return c.pipe(n.Pipe, s)
+	case *parse.IfNode:
+		return c.branch(&n.BranchNode, s, s)
+	case *parse.WithNode:
+		return c.branch(&n.BranchNode, s, scope{rebound: true, ranges: s.ranges})
+	case *parse.RangeNode:
+		field := c.listField(n.Pipe)
+		if field == "" {
+			return c.errAt(n, "range takes one of the lists %s, as in {{ range $.Scopes }}", quoted(c.lists()))
+		}
+		// Ranges over the same list inside each other are the only way to
+		// make the work grow with its square.
+		if slices.Contains(s.ranges, field) {
+			return c.errAt(n, "range over %s lies inside another one", field)
+		}
+		return c.branch(&n.BranchNode, s, scope{rebound: true, ranges: append(slices.Clip(s.ranges), field)})
+	default:
+		return c.errAt(n, "only text, values, if, with and range are available")
+	}
+}
+
+func (c checker) branch(n *parse.BranchNode, outside, inside scope) error {
+	if err := c.pipe(n.Pipe, outside); err != nil {
+		return err
+	}
+	if err := c.node(n.List, inside); err != nil {
+		return err
+	}
+	return c.node(n.ElseList, outside)
+}
+
+// listField is the list among the data that a range walks, or empty.
+func (c checker) listField(p *parse.PipeNode) string {
+	if len(p.Cmds) != 1 || len(p.Cmds[0].Args) != 1 {
+		return ""
+	}
+	var name string
+	switch n := p.Cmds[0].Args[0].(type) {
+	case *parse.FieldNode:
+		name = n.Ident[0]
+	case *parse.VariableNode:
+		name = n.Ident[len(n.Ident)-1]
+	}
+	if !c.fields[name] {
+		return ""
+	}
+	return name
+}
+
+func (c checker) lists() (names []string) {
+	for name, list := range c.fields {
+		if list {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// pipe checks commands joined by "|".
+func (c checker) pipe(p *parse.PipeNode, s scope) error {
+	for i, cmd := range p.Cmds {
+		first := cmd.Args[0]
+		args := cmd.Args[1:]
+		count := len(args) + min(i, 1) // the piped one comes last
+		if id, ok := first.(*parse.IdentifierNode); ok {
+			if err := c.call(id, args, count); err != nil {
+				return err
+			}
+		} else if count > 0 {
+			return c.errAt(first, "only functions take arguments; the functions are %s", c.functions())
+		} else {
+			args = cmd.Args
+		}
+		for _, arg := range args {
+			if err := c.operand(arg, s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// call checks a function's name and the number of its arguments.
+func (c checker) call(id *parse.IdentifierNode, args []parse.Node, count int) error {
+	a, ok := c.funcs[id.Ident]
+	if !ok {
+		return c.errAt(id, "function %s is not available; the functions are %s", id.Ident, c.functions())
+	}
+	if count < a.min || count > a.max {
+		return c.errAt(id, "function %s has %d arguments, want %s", id.Ident, count, a)
+	}
+	if id.Ident != "token" {
+		return nil
+	}
+	// The key must be readable without running the template: that is how a
+	// template which waits for a token is told from one that is wrong.
+	if len(args) == 1 {
+		if key, ok := args[0].(*parse.StringNode); ok {
+			c.tokens = append(c.tokens, key.Text)
+			return nil
+		}
+	}
+	return c.errAt(id, `token takes a key in quotes, as in {{ token "payment-api" }}`)
+}
+
+func (a arity) String() string {
+	if a.min == a.max {
+		return fmt.Sprint(a.min)
+	}
+	return fmt.Sprintf("%d to %d", a.min, a.max)
+}
+
+// operand checks a value: an allow-list of kinds again.
+func (c checker) operand(n parse.Node, s scope) error {
+	switch n := n.(type) {
+	case *parse.StringNode, *parse.NumberNode, *parse.BoolNode:
+		return nil
+	case *parse.PipeNode:
+		return c.pipe(n, s)
+	case *parse.DotNode:
+		if !s.rebound {
+			return c.errAt(n, "a dot alone means something inside with and range only; %s", c.fieldHint())
+		}
+		return nil
+	case *parse.VariableNode:
+		switch {
+		case n.Ident[0] != "$" && len(n.Ident) == 1:
+			return nil
+		case n.Ident[0] == "$" && len(n.Ident) == 2:
+			return c.field(n, n.Ident[1])
+		}
+		return c.errAt(n, "%.60s is no field; %s", n, c.fieldHint())
+	case *parse.FieldNode:
+		switch {
+		case len(n.Ident) > 1:
+			return c.errAt(n, "%.60s is no field; %s", n, c.fieldHint())
+		case s.rebound && len(c.fields) > 0:
+			return c.errAt(n, "inside with and range write $.%.60s", n.Ident[0])
+		}
+		return c.field(n, n.Ident[0])
+	case *parse.IdentifierNode:
+		return c.errAt(n, "put the call of %.60s in parentheses", n.Ident)
+	default:
+		return c.errAt(n, "%.60s cannot be used here", n)
+	}
+}
+
+func (c checker) field(n parse.Node, name string) error {
+	if _, ok := c.fields[name]; !ok {
+		return c.errAt(n, "there is no field %.60q; %s", name, c.fieldHint())
+	}
+	return nil
+}
+
+func (c checker) fieldHint() string {
+	if len(c.fields) == 0 {
+		return `a token is shown by {{ token "key" }}`
+	}
+	return "the fields are " + strings.Join(slices.Sorted(maps.Keys(c.fields)), ", ")
+}
+
+// execPosition is how text/template begins an error of execution.
+var execPosition = regexp.MustCompile(`^template: ` + templateName + `:(\d+):(\d+): `)
+
+// execute runs the template, once. An error never holds a value: text/template
+// prints some, so only the position is kept of what it says.
+func (c *checked) execute(data map[string]any, token func(key string) string) (string, error) {
+	m := &machine{limit: c.maxOutput, token: token}
+	if err := c.template.Option("missingkey=error").Funcs(m.funcs()).Execute(m, data); err != nil {
+		why := errArgument
+		errors.As(err, &why)
+		if at := execPosition.FindStringSubmatch(err.Error()); at != nil {
+			return "", fmt.Errorf("line %s, column %s: %w", at[1], at[2], why)
+		}
+		return "", why
+	}
+	out := m.out.String()
+	if !utf8.ValidString(out) {
+		return "", errEncoding
+	}
+	return out, nil
+}
