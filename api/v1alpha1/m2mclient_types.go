@@ -387,24 +387,47 @@ type TokenStatus struct {
 	// +kubebuilder:validation:MaxLength=512
 	KeyID string `json:"keyID,omitempty"`
 
-	// failures is the number of failed attempts in a row to replace the token.
+	// failure is how the attempts to replace the token go wrong. Unset when the
+	// last attempt succeeded.
 	//
 	// +optional
-	// +kubebuilder:validation:Minimum=1
-	Failures int32 `json:"failures,omitempty"`
+	Failure *TokenFailure `json:"failure,omitempty"`
+}
 
-	// failedInputs identifies what the failed attempts were made with: other
-	// inputs are tried at once.
+// TokenFailure is how the attempts to get a token go wrong.
+type TokenFailure struct {
+	// reason is the reason in one word, as in the conditions.
 	//
-	// +optional
+	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
-	FailedInputs string `json:"failedInputs,omitempty"`
+	Reason string `json:"reason,omitempty"`
+
+	// message says what is wrong.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Message string `json:"message,omitempty"`
+
+	// attempts is the number of failed attempts in a row.
+	//
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	Attempts int32 `json:"attempts,omitempty"`
 
 	// nextAttemptAt is when the next attempt is made.
 	//
-	// +optional
-	NextAttemptAt *metav1.Time `json:"nextAttemptAt,omitempty"`
+	// +required
+	NextAttemptAt metav1.Time `json:"nextAttemptAt,omitzero"`
+
+	// inputs identifies what the attempts were made with: with other inputs a
+	// new one is made at once.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Inputs string `json:"inputs,omitempty"`
 }
 
 // M2MClient is a service that calls APIs. The operator keeps a fresh access

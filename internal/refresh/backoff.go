@@ -59,3 +59,10 @@ func double(base, limit time.Duration, times int) time.Duration {
 	}
 	return base
 }
+
+// Spread maps a seed evenly onto [0, most): a wait that differs from seed to
+// seed and is the same for one of them, so that those who wait for the same
+// moment do not come at once.
+func Spread(seed string, most time.Duration) time.Duration {
+	return time.Duration(float64(most) * fraction(seed))
+}

@@ -288,7 +288,7 @@ func Revision(files map[string]string) string {
 // APIResources share one, since a namespace has no dot. A name that would be
 // too long for a ConfigMap has its end replaced by a hash of all of it.
 func ConfigMapName(namespace, name string) string {
-	full := "m2m-verify." + namespace + "." + name
+	full := configMapPrefix + namespace + "." + name
 	if len(full) <= maxConfigMapName {
 		return full
 	}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// The manager runs the operator: it turns flags into a manager and starts the
+// controllers. See docs/reference/flags.md.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	_ "k8s.io/client-go/plugin/pkg/client/auth" // kubeconfigs of developers
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "m2m-operator:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the flags of the manager.
+type options struct {
+	controller.Options
+	metricsAddress, probeAddress string
+	insecureMetrics              bool
+	leaderElect                  bool
+	leaseDuration, renewDeadline time.Duration
+	qps                          float64
+	burst                        int
+	log                          zap.Options
+}
+
+func parse(flags *flag.FlagSet, args []string) (*options, error) {
+	o := &options{}
+	var namespaces string
+	flags.StringVar(&o.metricsAddress, "metrics-bind-address", ":8443", "Where metrics are served; 0 serves none.")
+	flags.BoolVar(&o.insecureMetrics, "metrics-insecure", false, "Serve metrics over plain HTTP and to everybody. Meant for development.")
+	flags.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served; 0 serves none.")
+	flags.BoolVar(&o.leaderElect, "leader-elect", true, "Let one of several replicas be active. Without it, run one replica only.")
+	flags.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second, "How long other replicas wait before they take over from a leader that is silent.")
+	flags.DurationVar(&o.renewDeadline, "leader-elect-renew-deadline", 10*time.Second, "How long the leader tries to renew its lease before it gives up.")
+	flags.StringVar(&o.OperatorNamespace, "operator-namespace", os.Getenv("POD_NAMESPACE"),
+		"Namespace of the operator: of its lease, and of the Secrets and ConfigMaps that a ClusterAuthorizationServer names. Defaults to $POD_NAMESPACE.")
+	flags.StringVar(&namespaces, "watch-namespaces", "", "Namespaces to work in, separated by commas. Empty: all.")
+	flags.IntVar(&o.Workers, "workers", 20, "How many M2MClients, and how many verification bundles, are worked on at a time.")
+	flags.Float64Var(&o.qps, "kube-api-qps", 500, "Requests per second to the Kubernetes API server.")
+	flags.IntVar(&o.burst, "kube-api-burst", 1000, "Requests at once to the Kubernetes API server, after a pause.")
+	flags.BoolVar(&o.Egress.AllowHTTP, "allow-insecure-http", false, "Allow authorization servers with http:// URLs. Secrets and tokens then cross the network in the clear: meant for development.")
+	flags.BoolVar(&o.Egress.AllowLoopback, "allow-loopback", false, "Allow authorization servers at loopback addresses.")
+	flags.BoolVar(&o.Egress.AllowLinkLocal, "allow-link-local", false, "Allow authorization servers at link-local addresses, where clouds serve their instance metadata.")
+	o.log.BindFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		return nil, err
+	}
+	if flags.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q: every option is a flag", flags.Arg(0))
+	}
+	for n := range strings.SplitSeq(namespaces, ",") {
+		if n = strings.TrimSpace(n); n != "" {
+			o.WatchNamespaces = append(o.WatchNamespaces, n)
+		}
+	}
+	if o.leaderElect && o.OperatorNamespace == "" {
+		return nil, fmt.Errorf("--operator-namespace is needed for the leader's lease; set it, or POD_NAMESPACE, or --leader-elect=false")
+	}
+	return o, nil
+}
+
+func run() error {
+	// controller-runtime brings --kubeconfig along.
+	o, err := parse(flag.CommandLine, os.Args[1:])
+	if err != nil {
+		return err
+	}
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&o.log)))
+
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return fmt.Errorf("find the Kubernetes API server: %w", err)
+	}
+	config.QPS, config.Burst = float32(o.qps), o.burst
+
+	mo := controller.ManagerOptions(o.Options)
+	mo.Metrics = metricsserver.Options{BindAddress: o.metricsAddress}
+	if !o.insecureMetrics {
+		mo.Metrics.SecureServing = true
+		mo.Metrics.FilterProvider = filters.WithAuthenticationAndAuthorization
+	}
+	mo.HealthProbeBindAddress = o.probeAddress
+	mo.LeaderElection = o.leaderElect
+	mo.LeaderElectionID = "m2m-operator"
+	mo.LeaderElectionNamespace = o.OperatorNamespace
+	mo.LeaderElectionReleaseOnCancel = true
+	mo.LeaseDuration, mo.RenewDeadline = &o.leaseDuration, &o.renewDeadline
+
+	mgr, err := ctrl.NewManager(config, mo)
+	if err != nil {
+		return fmt.Errorf("make the manager: %w", err)
+	}
+	if err := controller.Setup(mgr, o.Options); err != nil {
+		return err
+	}
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return err
+	}
+	if err := mgr.AddReadyzCheck("ping", healthz.Ping); err != nil {
+		return err
+	}
+	return mgr.Start(ctrl.SetupSignalHandler())
+}

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/render"
+)
+
+// countDelay is how long bundles may settle before an APIResource counts them,
+// so that a rotation which writes a thousand of them costs a few status writes.
+const countDelay = time.Second
+
+// APIResourceReconciler says of each APIResource whether it may describe its
+// API and where its verification bundle is. It writes the status only; bundles
+// are written by BundleReconciler.
+type APIResourceReconciler struct {
+	client  client.Client
+	servers *servers
+	foreign *foreignObjects
+	events  recorder.EventRecorder
+}
+
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources,verbs=get;list;watch
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources/status,verbs=patch
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
+
+// Reconcile judges an APIResource and writes its status.
+func (r *APIResourceReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	var api v1alpha1.APIResource
+	if err := r.client.Get(ctx, req.NamespacedName, &api); err != nil || !api.DeletionTimestamp.IsZero() {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	before := api.DeepCopy()
+	if err := r.reconcile(ctx, &api); err != nil {
+		return ctrl.Result{}, err
+	}
+	if equality.Semantic.DeepEqual(before.Status, api.Status) {
+		return ctrl.Result{}, nil
+	}
+	if err := r.client.Status().Patch(ctx, &api, client.MergeFrom(before)); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	tellTransitions(r.events, &api, "Reconcile", before.Status.Conditions, api.Status.Conditions)
+	return ctrl.Result{}, nil
+}
+
+func (r *APIResourceReconciler) reconcile(ctx context.Context, api *v1alpha1.APIResource) error {
+	srv, refused, err := r.accept(ctx, api)
+	if err != nil {
+		return err
+	}
+	accepted := isTrue(v1alpha1.ConditionAccepted, v1alpha1.ReasonAccepted, "The APIResource describes its API")
+	if refused != nil {
+		accepted = conditionOf(v1alpha1.ConditionAccepted, refused)
+	}
+	distributed, namespaces, err := r.distribution(ctx, api, srv, refused)
+	if err != nil {
+		return err
+	}
+	ready := isTrue(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The APIResource is accepted and its verification bundle is where it is needed")
+	for _, c := range []condition{distributed, accepted} {
+		if c.Status != metav1.ConditionTrue {
+			ready = c.as(v1alpha1.ConditionReady)
+		}
+	}
+	setConditions(&api.Status.Conditions, api.Generation, accepted, distributed, ready)
+	api.Status.ObservedGeneration = api.Generation
+	api.Status.Bundle = v1alpha1.VerificationBundle{
+		ConfigMapName: v1alpha1.ObjectName(render.ConfigMapName(api.Namespace, api.Name)),
+		Namespaces:    ptr.To(int32(min(namespaces, 1<<30))), //nolint:gosec // bounded
+	}
+	return nil
+}
+
+// accept says whether an APIResource may describe its API: its server is known
+// and allows it, and no older APIResource claims the identifier.
+func (r *APIResourceReconciler) accept(ctx context.Context, api *v1alpha1.APIResource) (*server, *problem, error) {
+	srv, refused, err := r.servers.resolve(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
+	if refused != nil || err != nil {
+		return nil, refused, err
+	}
+	allowed, err := r.mayClaim(ctx, srv, api)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !allowed {
+		return nil, &problem{
+			reason: v1alpha1.ReasonIdentifierNotAllowed,
+			message: fmt.Sprintf("ClusterAuthorizationServer %q lets namespace %q declare no API with this identifier; see its spec.identifierClaims",
+				srv.key.name, api.Namespace),
+		}, nil
+	}
+
+	var others v1alpha1.APIResourceList
+	if err := r.client.List(ctx, &others, client.MatchingFields{byIdentifier: string(api.Spec.Identifier)}); err != nil {
+		return nil, nil, fmt.Errorf("list APIResources with the same identifier: %w", err)
+	}
+	for i := range others.Items {
+		other := &others.Items[i]
+		if !olderThan(other, api) {
+			continue
+		}
+		its, unresolved, err := r.servers.resolve(ctx, other.Spec.AuthorizationServerRef, other.Namespace)
+		if err != nil {
+			return nil, nil, err
+		}
+		if unresolved != nil || its.spec.Issuer != srv.spec.Issuer {
+			continue
+		}
+		if allowed, err := r.mayClaim(ctx, its, other); err != nil {
+			return nil, nil, err
+		} else if allowed {
+			return nil, &problem{
+				reason: v1alpha1.ReasonIdentifierClaimed,
+				// The other's name is its team's business.
+				message: "An older APIResource claims this identifier at the same issuer; use that one, or choose another identifier",
+			}, nil
+		}
+	}
+	return srv, nil, nil
+}
+
+// mayClaim says whether a server lets an APIResource have its identifier.
+func (r *APIResourceReconciler) mayClaim(ctx context.Context, srv *server, api *v1alpha1.APIResource) (bool, error) {
+	cluster, ok := srv.object.(*v1alpha1.ClusterAuthorizationServer)
+	if !ok || len(cluster.Spec.IdentifierClaims) == 0 {
+		return true, nil
+	}
+	for _, claim := range cluster.Spec.IdentifierClaims {
+		if !slices.ContainsFunc(claim.Prefixes, func(p string) bool { return strings.HasPrefix(string(api.Spec.Identifier), p) }) {
+			continue
+		}
+		if ok, err := r.servers.selects(ctx, claim.Namespaces, api.Namespace); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
+}
+
+func olderThan(a, b *v1alpha1.APIResource) bool {
+	if a.UID == b.UID {
+		return false
+	}
+	if !a.CreationTimestamp.Equal(&b.CreationTimestamp) {
+		return a.CreationTimestamp.Before(&b.CreationTimestamp)
+	}
+	return a.UID < b.UID
+}
+
+// distribution says whether the bundle is in every namespace that needs it, and
+// in how many it is.
+func (r *APIResourceReconciler) distribution(ctx context.Context, api *v1alpha1.APIResource, srv *server, refused *problem) (condition, int, error) {
+	needed, err := namespacesThatVerify(ctx, r.client, client.ObjectKeyFromObject(api))
+	if err != nil {
+		return condition{}, 0, err
+	}
+	held, err := namespacesWithBundle(ctx, r.client, client.ObjectKeyFromObject(api))
+	if err != nil {
+		return condition{}, 0, err
+	}
+	no := func(reason, message string) (condition, int, error) {
+		return isFalse(v1alpha1.ConditionDistributed, reason, message), len(held), nil
+	}
+	if refused != nil {
+		return no(v1alpha1.ReasonNotAccepted, "The APIResource is not accepted")
+	}
+	if len(srv.keys()) == 0 {
+		return no(v1alpha1.ReasonNoKeys, fmt.Sprintf("No signing key of %s %q is known yet", srv.key.kind, srv.key.name))
+	}
+	if _, err := render.Verification(bundleOf(api, srv), extraFiles(api)); err != nil {
+		return no(v1alpha1.ReasonInvalidTemplate, "The verification bundle cannot be rendered: "+err.Error())
+	}
+	missing := needed.Difference(held)
+	name := render.ConfigMapName(api.Namespace, api.Name)
+	var taken []string
+	for _, ns := range sets.List(missing) {
+		version, err := r.foreign.version(ctx, "ConfigMap", types.NamespacedName{Namespace: ns, Name: name})
+		if err != nil {
+			return condition{}, 0, err
+		}
+		if version != "" {
+			taken = append(taken, ns)
+		}
+	}
+	switch {
+	case len(taken) > 0:
+		return no(v1alpha1.ReasonConfigMapNotOwned, fmt.Sprintf(
+			"ConfigMap %q exists in namespace %q and %d others and is not the operator's; delete or rename it", name, taken[0], len(taken)-1))
+	case len(missing) > 0:
+		return no(v1alpha1.ReasonDistributing, "The verification bundle is on its way")
+	}
+	return isTrue(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, "The verification bundle is in every namespace that needs it"), len(held), nil
+}
+
+// namespacesThatVerify returns the namespaces with pods or workloads that are
+// annotated for an APIResource.
+func namespacesThatVerify(ctx context.Context, c client.Reader, api types.NamespacedName) (sets.Set[string], error) {
+	namespaces := sets.New[string]()
+	for _, list := range verifierLists() {
+		err := c.List(ctx, list, client.MatchingFields{byVerify: api.String()}, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return nil, fmt.Errorf("list workloads that verify: %w", err)
+		}
+		_ = meta.EachListItem(list, func(o runtime.Object) error {
+			namespaces.Insert(o.(client.Object).GetNamespace())
+			return nil
+		})
+	}
+	return namespaces, nil
+}
+
+// namespacesWithBundle returns the namespaces that hold an APIResource's
+// bundle.
+func namespacesWithBundle(ctx context.Context, c client.Reader, api types.NamespacedName) (sets.Set[string], error) {
+	bundles, err := bundlesOf(ctx, c, api)
+	if err != nil {
+		return nil, err
+	}
+	namespaces := sets.New[string]()
+	for i := range bundles {
+		namespaces.Insert(bundles[i].Namespace)
+	}
+	return namespaces, nil
+}
+
+// bundlesOf returns the ConfigMaps of an APIResource's bundle. They are the
+// cache's own: read only.
+func bundlesOf(ctx context.Context, c client.Reader, api types.NamespacedName) ([]corev1.ConfigMap, error) {
+	var list corev1.ConfigMapList
+	err := c.List(ctx, &list, client.MatchingFields{byAPIResource: api.String()}, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
+	if err != nil {
+		return nil, fmt.Errorf("list the bundles of %q: %w", api, err)
+	}
+	return list.Items, nil
+}
+
+// SetupWithManager watches what decides whether an APIResource is accepted, and
+// the bundles that it counts.
+func (r *APIResourceReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	ofServer := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.MatchingFields{byServer: keyOfObject(o).String()})
+	})
+	ofNamespace := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.InNamespace(o.GetName()))
+	})
+	// An APIResource that goes or changes its server may free its identifier.
+	rivals := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{},
+			client.MatchingFields{byIdentifier: string(o.(*v1alpha1.APIResource).Spec.Identifier)})
+	})
+	b := ctrl.NewControllerManagedBy(mgr).
+		Named("apiresource").
+		For(&v1alpha1.APIResource{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.APIResource{}, rivals, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
+		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
+		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
+		Watches(&corev1.ConfigMap{}, settled(func(o client.Object) []types.NamespacedName {
+			if api, ok := parseName(o.GetAnnotations()[v1alpha1.APIResourceAnnotation]); ok {
+				return []types.NamespacedName{api}
+			}
+			return nil
+		})).
+		WatchesRawSource(sourceKind(r.foreign, "ConfigMap", settled(func(o client.Object) []types.NamespacedName {
+			if api, ok := apiResourceOfConfigMap(o.GetName()); ok {
+				return []types.NamespacedName{api}
+			}
+			return nil
+		}))).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 5})
+	for _, o := range verifiers() {
+		b = b.Watches(o, settled(verifyRefs))
+	}
+	return b.Complete(r)
+}
+
+// settled enqueues what a function names, a little later, so that many events
+// cost one reconcile.
+func settled(names func(client.Object) []types.NamespacedName) handler.EventHandler {
+	enqueue := func(q queue, os ...client.Object) {
+		all := sets.New[types.NamespacedName]()
+		for _, o := range os {
+			all.Insert(names(o)...)
+		}
+		for name := range maps.Keys(all) {
+			q.AddAfter(reconcile.Request{NamespacedName: name}, countDelay)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { enqueue(q, e.Object) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { enqueue(q, e.ObjectOld, e.ObjectNew) },
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { enqueue(q, e.Object) },
+	}
+}
+
+func parseName(s string) (types.NamespacedName, bool) {
+	namespace, name, ok := strings.Cut(s, "/")
+	return types.NamespacedName{Namespace: namespace, Name: name}, ok
+}
+
+func apiResourceOfConfigMap(configMap string) (types.NamespacedName, bool) {
+	namespace, name, ok := render.ParseConfigMapName(configMap)
+	return types.NamespacedName{Namespace: namespace, Name: name}, ok
+}

@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+)
+
+const (
+	defaultKeyRefreshInterval = time.Minute
+	defaultKeyRetention       = 24 * time.Hour
+
+	// discoveryInterval is how often a server's metadata is read again; its
+	// endpoints rarely move.
+	discoveryInterval = 10 * time.Minute
+)
+
+// AuthorizationServerReconciler keeps the endpoints and signing keys of one
+// kind of authorization server current.
+type AuthorizationServerReconciler struct {
+	kind    v1alpha1.AuthorizationServerKind
+	client  client.Client
+	servers *servers
+	clock   clock.PassiveClock
+	events  recorder.EventRecorder
+}
+
+// fetchState is when a server is to be asked next, and what makes the question
+// conditional. It is lost with the process, which then asks once more.
+type fetchState struct {
+	generation             int64
+	discoveryDue, keysDue  time.Time
+	discoveryFailures      int
+	keysFailures           int
+	keysURL                string
+	etag, lastModified     string
+	keysFetchedAt          time.Time
+	discovered, keysResult *problem // how the last attempt ended; nil: not attempted, or well
+}
+
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=authorizationservers;clusterauthorizationservers,verbs=get;list;watch
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=authorizationservers/status;clusterauthorizationservers/status,verbs=patch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+// Reconcile asks the server what is due and writes what it learnt.
+func (r *AuthorizationServerReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	key := serverKey{r.kind, req.Namespace, req.Name}
+	obj := key.object()
+	if err := r.client.Get(ctx, req.NamespacedName, obj); err != nil {
+		if client.IgnoreNotFound(err) == nil {
+			r.servers.forget(key)
+			forgetServerMetrics(key)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !obj.GetDeletionTimestamp().IsZero() {
+		return ctrl.Result{}, nil
+	}
+	before := obj.DeepCopyObject().(client.Object)
+	after, err := r.reconcile(ctx, obj)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if ctx.Err() != nil {
+		return ctrl.Result{}, ctx.Err() // what failed for that is no news about the server
+	}
+	observeKeys(key, statusOf(obj), r.servers.runtime(obj).fetchState.keysFetchedAt)
+	if equality.Semantic.DeepEqual(statusOf(before), statusOf(obj)) {
+		return ctrl.Result{RequeueAfter: after}, nil
+	}
+	if err := r.client.Status().Patch(ctx, obj, client.MergeFrom(before)); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	r.tell(ctx, before, obj)
+	return ctrl.Result{RequeueAfter: after}, nil
+}
+
+// reconcile asks what is due, puts the result into the object's status, and
+// returns when to come back.
+func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj client.Object) (time.Duration, error) {
+	spec, status, now := specOf(obj), statusOf(obj), r.clock.Now()
+	state := r.state(obj)
+
+	hc, changed, unusable, err := r.servers.httpClient(ctx, obj)
+	if err != nil {
+		return 0, err
+	}
+	if changed {
+		state.discoveryDue, state.keysDue = time.Time{}, time.Time{}
+	}
+	var discovered, keys condition
+	if unusable != nil {
+		discovered, keys = conditionOf(v1alpha1.ConditionDiscovered, unusable), conditionOf(v1alpha1.ConditionKeysFresh, unusable)
+		state.discoveryDue, state.keysDue = now.Add(discoveryInterval), now.Add(discoveryInterval)
+	} else {
+		discovered = r.discover(ctx, hc, spec, status, state, now)
+		keys = r.fetchKeys(ctx, hc, spec, status, state, now)
+	}
+	records := jwks.Merge(recordsOf(status.Keys), nil, mergePolicy(spec, now))
+	status.Keys = signingKeys(records)
+
+	setConditions(&status.Conditions, obj.GetGeneration(), discovered, keys, serverReady(obj, discovered, keys))
+	status.ObservedGeneration = obj.GetGeneration()
+
+	r.keep(obj, state)
+	var prune time.Duration
+	if at := jwks.NextPrune(records, spec.JWKS.Retention.Or(defaultKeyRetention)); !at.IsZero() {
+		prune = max(time.Second, at.Sub(now))
+	}
+	return soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), prune), nil
+}
+
+// state returns a copy of the server's fetch state; a changed spec makes
+// everything due.
+func (r *AuthorizationServerReconciler) state(obj client.Object) *fetchState {
+	rt := r.servers.runtime(obj)
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	state := rt.fetchState
+	if state.generation != obj.GetGeneration() {
+		state.generation = obj.GetGeneration()
+		state.discoveryDue, state.keysDue = time.Time{}, time.Time{}
+	}
+	if rt.keysWanted {
+		state.keysDue, rt.keysWanted = time.Time{}, false
+	}
+	return &state
+}
+
+func (r *AuthorizationServerReconciler) keep(obj client.Object, state *fetchState) {
+	rt := r.servers.runtime(obj)
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.fetchState = *state
+}
+
+// discover finds the endpoints, from the spec or from the server's metadata.
+func (r *AuthorizationServerReconciler) discover(ctx context.Context, hc *http.Client, spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.AuthorizationServerStatus, state *fetchState, now time.Time) condition {
+	if spec.Endpoints.Token != "" && spec.Endpoints.JWKS != "" {
+		status.Endpoints = spec.Endpoints
+		state.discoveryDue, state.discovered = now.Add(discoveryInterval), nil
+		return isTrue(v1alpha1.ConditionDiscovered, v1alpha1.ReasonEndpointsConfigured, "The spec names both endpoints")
+	}
+	if !now.Before(state.discoveryDue) {
+		metadata, err := jwks.Discover(ctx, hc, spec.Issuer)
+		if err != nil {
+			state.discoveryFailures++
+			state.discovered = fetchProblem("The server's metadata cannot be used", err)
+			state.discoveryDue = now.Add(refresh.RetryBackoff.Next(state.discoveryFailures, retryAfter(err), spec.Issuer))
+		} else {
+			status.Endpoints = v1alpha1.AuthorizationServerEndpoints{
+				Token: v1alpha1.EndpointURL(metadata.TokenEndpoint), JWKS: v1alpha1.EndpointURL(metadata.JWKSURI),
+			}
+			state.discoveryFailures, state.discovered = 0, nil
+			state.discoveryDue = now.Add(discoveryInterval)
+		}
+	}
+	status.Endpoints.Token = cmp.Or(spec.Endpoints.Token, status.Endpoints.Token)
+	status.Endpoints.JWKS = cmp.Or(spec.Endpoints.JWKS, status.Endpoints.JWKS)
+	switch {
+	case state.discovered != nil:
+		return conditionOf(v1alpha1.ConditionDiscovered, state.discovered)
+	case status.Endpoints.Token == "":
+		return isFalse(v1alpha1.ConditionDiscovered, v1alpha1.ReasonEndpointMissing, "The server's metadata names no token endpoint; set spec.endpoints.token")
+	case status.Endpoints.JWKS == "":
+		return isFalse(v1alpha1.ConditionDiscovered, v1alpha1.ReasonEndpointMissing, "The server's metadata names no JWKS; set spec.endpoints.jwks")
+	}
+	return isTrue(v1alpha1.ConditionDiscovered, v1alpha1.ReasonDiscovered, "The server's metadata names the issuer and its endpoints")
+}
+
+// fetchKeys follows the server's signing keys.
+func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.Client, spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.AuthorizationServerStatus, state *fetchState, now time.Time) condition {
+	url := string(status.Endpoints.JWKS)
+	if url == "" {
+		state.keysDue = state.discoveryDue
+		return isFalse(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonEndpointMissing, "The server's JWKS is not known")
+	}
+	if url != state.keysURL {
+		state.keysURL, state.etag, state.lastModified, state.keysDue = url, "", "", time.Time{}
+	}
+	if !now.Before(state.keysDue) {
+		if len(status.Keys) == 0 {
+			state.etag, state.lastModified = "", "" // nothing to fall back on
+		}
+		fetched, err := jwks.Fetch(ctx, hc, url, state.etag, state.lastModified)
+		if err != nil {
+			state.keysFailures++
+			state.keysResult = fetchProblem("The signing keys cannot be fetched", err)
+			state.keysDue = now.Add(refresh.RetryBackoff.Next(state.keysFailures, retryAfter(err), url))
+		} else {
+			if !fetched.NotModified {
+				state.etag, state.lastModified = fetched.ETag, fetched.LastModified
+				status.Keys = signingKeys(jwks.Merge(recordsOf(status.Keys), fetched.Keys, mergePolicy(spec, now)))
+				for _, s := range fetched.Skipped {
+					log.FromContext(ctx).V(1).Info("Left out a key of the JWKS", "keyID", s.ID, "reason", s.Reason)
+				}
+			}
+			state.keysFailures, state.keysResult, state.keysFetchedAt = 0, nil, now
+			state.keysDue = now.Add(spec.JWKS.RefreshInterval.Or(defaultKeyRefreshInterval))
+		}
+	}
+	if state.keysResult != nil {
+		return conditionOf(v1alpha1.ConditionKeysFresh, state.keysResult)
+	}
+	return isTrue(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, "The signing keys are current")
+}
+
+// serverReady sums up: what works goes on working while discovery fails.
+func serverReady(obj client.Object, discovered, keys condition) condition {
+	status := statusOf(obj)
+	switch {
+	case status.Endpoints.Token == "":
+		return discovered.as(v1alpha1.ConditionReady)
+	case len(status.Keys) == 0 && keys.Status == metav1.ConditionTrue:
+		return isFalse(v1alpha1.ConditionReady, v1alpha1.ReasonNoKeys, "Every signing key of the server is revoked")
+	case len(status.Keys) == 0:
+		return keys.as(v1alpha1.ConditionReady)
+	}
+	return isTrue(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The token endpoint and the signing keys are known")
+}
+
+// tell records events about what was written.
+func (r *AuthorizationServerReconciler) tell(ctx context.Context, before, after client.Object) {
+	tellTransitions(r.events, after, "Reconcile", statusOf(before).Conditions, statusOf(after).Conditions)
+	if was, is := keyIDs(statusOf(before).Keys), keyIDs(statusOf(after).Keys); !slices.Equal(was, is) {
+		log.FromContext(ctx).Info("Signing keys changed", "server", klog.KObj(after), "keys", is)
+		if len(was) > 0 {
+			r.events.Eventf(after, nil, corev1.EventTypeNormal, v1alpha1.ReasonKeysChanged, "Fetch",
+				"Signing keys changed to %s", strings.Join(is, ", "))
+		}
+	}
+}
+
+func keyIDs(keys []v1alpha1.SigningKey) []string {
+	ids := make([]string, len(keys))
+	for i, k := range keys {
+		ids[i] = cmp.Or(k.KeyID, "(no ID)")
+		if k.RetiredAt != nil {
+			ids[i] += " (retired)"
+		}
+	}
+	return ids
+}
+
+// fetchProblem says what a failed discovery or fetch means.
+func fetchProblem(what string, err error) *problem {
+	var e *jwks.Error
+	if !errors.As(err, &e) {
+		return &problem{reason: v1alpha1.ReasonUnreachable, message: what}
+	}
+	return &problem{reason: e.Reason, message: fmt.Sprintf("%s: %s", what, e.Message)}
+}
+
+func retryAfter(err error) time.Duration {
+	var e *jwks.Error
+	if errors.As(err, &e) {
+		return e.RetryAfter
+	}
+	return 0
+}
+
+func mergePolicy(spec *v1alpha1.AuthorizationServerSpec, now time.Time) jwks.MergePolicy {
+	return jwks.MergePolicy{
+		Retention: spec.JWKS.Retention.Or(defaultKeyRetention), Revoked: spec.JWKS.RevokedKeyIDs, Now: now,
+	}
+}
+
+func recordsOf(keys []v1alpha1.SigningKey) []jwks.Record {
+	records := make([]jwks.Record, len(keys))
+	for i, k := range keys {
+		records[i] = jwks.Record{
+			Key:         jwks.Key{ID: k.KeyID, Algorithm: k.Algorithm, JWK: k.PublicKey},
+			FirstSeenAt: k.FirstSeenAt.Time,
+		}
+		if k.RetiredAt != nil {
+			records[i].RetiredAt = k.RetiredAt.Time
+		}
+	}
+	return records
+}
+
+func signingKeys(records []jwks.Record) []v1alpha1.SigningKey {
+	var keys []v1alpha1.SigningKey
+	for _, r := range records {
+		k := v1alpha1.SigningKey{
+			KeyID: r.ID, Algorithm: r.Algorithm, PublicKey: r.JWK, FirstSeenAt: metav1.NewTime(r.FirstSeenAt),
+		}
+		if !r.RetiredAt.IsZero() {
+			k.RetiredAt = &metav1.Time{Time: r.RetiredAt}
+		}
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// SetupWithManager watches the servers, their CA bundles, and the wishes to
+// fetch keys at once.
+func (r *AuthorizationServerReconciler) SetupWithManager(mgr ctrl.Manager, foreign *foreignObjects) error {
+	list := func() client.ObjectList {
+		if r.kind == v1alpha1.KindClusterAuthorizationServer {
+			return &v1alpha1.ClusterAuthorizationServerList{}
+		}
+		return &v1alpha1.AuthorizationServerList{}
+	}
+	byCABundle := func(index string) handler.EventHandler {
+		return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+			opts := []client.ListOption{client.MatchingFields{index: o.GetName()}, client.InNamespace(o.GetNamespace())}
+			if r.kind == v1alpha1.KindClusterAuthorizationServer {
+				if o.GetNamespace() != r.servers.operatorNamespace {
+					return nil
+				}
+				opts = opts[:1]
+			}
+			return requestsFor(ctx, r.client, list(), opts...)
+		})
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named(strings.ToLower(string(r.kind))).
+		For(serverKey{kind: r.kind}.object(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		WatchesRawSource(sourceKind(foreign, "Secret", byCABundle(bySecret))).
+		WatchesRawSource(sourceKind(foreign, "ConfigMap", byCABundle(byConfigMap))).
+		WatchesRawSource(source.Channel(r.servers.wake[r.kind], &handler.EnqueueRequestForObject{})).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 10}).
+		Complete(r)
+}

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/render"
+)
+
+type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+// defaultClockSkew is how far the clocks of issuer and API may differ.
+const defaultClockSkewSeconds = 30
+
+// bundleRequest is one verification bundle: an APIResource's, in a namespace.
+type bundleRequest struct {
+	namespace string
+	api       types.NamespacedName
+}
+
+// BundleReconciler keeps the verification bundles: one ConfigMap for each
+// namespace and APIResource that a pod or workload there is annotated with.
+type BundleReconciler struct {
+	client  client.Client
+	servers *servers
+	events  recorder.EventRecorder
+}
+
+// +kubebuilder:rbac:groups="",resources=configmaps,verbs=get;list;watch;create;update;delete
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch
+// +kubebuilder:rbac:groups=apps,resources=deployments;statefulsets;daemonsets,verbs=get;list;watch
+// +kubebuilder:rbac:groups=batch,resources=jobs;cronjobs,verbs=get;list;watch
+
+// Reconcile writes, changes or removes one bundle.
+func (r *BundleReconciler) Reconcile(ctx context.Context, req bundleRequest) (ctrl.Result, error) {
+	current := &corev1.ConfigMap{}
+	name := types.NamespacedName{Namespace: req.namespace, Name: render.ConfigMapName(req.api.Namespace, req.api.Name)}
+	if err := r.client.Get(ctx, name, current); apierrors.IsNotFound(err) {
+		current = nil
+	} else if err != nil {
+		return ctrl.Result{}, fmt.Errorf("get ConfigMap %q: %w", name, err)
+	}
+
+	var api v1alpha1.APIResource
+	err := r.client.Get(ctx, req.api, &api)
+	if client.IgnoreNotFound(err) != nil {
+		return ctrl.Result{}, fmt.Errorf("get APIResource %q: %w", req.api, err)
+	}
+	exists := err == nil && api.DeletionTimestamp.IsZero()
+	needed, err := r.needed(ctx, req)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if !exists || !needed {
+		return ctrl.Result{}, r.remove(ctx, current, req)
+	}
+
+	want, err := r.render(ctx, &api, name)
+	if want == nil || err != nil {
+		return ctrl.Result{}, err // what cannot be rendered now leaves what is there
+	}
+	return ctrl.Result{}, r.write(ctx, &api, current, want)
+}
+
+// needed says whether a pod or workload of the namespace asks for the bundle.
+func (r *BundleReconciler) needed(ctx context.Context, req bundleRequest) (bool, error) {
+	for _, list := range verifierLists() {
+		err := r.client.List(ctx, list, client.InNamespace(req.namespace), client.MatchingFields{byVerify: req.api.String()},
+			client.Limit(1), client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return false, fmt.Errorf("list workloads that verify: %w", err)
+		}
+		if meta.LenList(list) > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// render returns the ConfigMap as it should be, nil where it cannot be told
+// now; the APIResource's conditions say why.
+func (r *BundleReconciler) render(ctx context.Context, api *v1alpha1.APIResource, name types.NamespacedName) (*corev1.ConfigMap, error) {
+	if !meta.IsStatusConditionTrue(api.Status.Conditions, v1alpha1.ConditionAccepted) {
+		return nil, nil
+	}
+	srv, unresolved, err := r.servers.resolve(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
+	if unresolved != nil || err != nil || len(srv.keys()) == 0 {
+		return nil, err
+	}
+	bundle := bundleOf(api, srv)
+	files, err := render.Verification(bundle, extraFiles(api))
+	if err != nil {
+		log.FromContext(ctx).V(1).Info("Could not render the verification bundle", "reason", err.Error())
+		return nil, nil
+	}
+	return &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: name.Namespace, Name: name.Name,
+			Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
+			Annotations: map[string]string{
+				v1alpha1.APIResourceAnnotation: client.ObjectKeyFromObject(api).String(),
+				v1alpha1.KeyIDsAnnotation:      strings.Join(render.KeyIDs(bundle), ","),
+			},
+		},
+		Data: files,
+	}, nil
+}
+
+// write creates the ConfigMap, or changes it if it differs. Another's ConfigMap
+// of the same name is left alone.
+func (r *BundleReconciler) write(ctx context.Context, api *v1alpha1.APIResource, current, want *corev1.ConfigMap) error {
+	if current == nil {
+		err := r.client.Create(ctx, want)
+		if apierrors.IsAlreadyExists(err) {
+			return nil // not ours: the APIResource's condition says so
+		}
+		if err != nil {
+			return fmt.Errorf("create ConfigMap %q: %w", want.Name, ignoreTerminating(err))
+		}
+		bundleWrites.WithLabelValues("created").Inc()
+		r.events.Eventf(api, want, corev1.EventTypeNormal, v1alpha1.ReasonBundleWritten, "Distribute",
+			"Wrote the verification bundle to namespace %q", want.Namespace)
+		return nil
+	}
+	updated := current.DeepCopy()
+	updated.Data, updated.BinaryData, updated.Immutable = want.Data, nil, nil
+	if updated.Annotations == nil {
+		updated.Annotations = map[string]string{}
+	}
+	maps.Copy(updated.Annotations, want.Annotations)
+	if equality.Semantic.DeepEqual(current, updated) {
+		return nil
+	}
+	if ptr.Deref(current.Immutable, false) {
+		return r.client.Delete(ctx, current, preconditions(current)) // its deletion has it created anew
+	}
+	if err := r.client.Update(ctx, updated); err != nil {
+		return fmt.Errorf("update ConfigMap %q: %w", want.Name, err)
+	}
+	bundleWrites.WithLabelValues("updated").Inc()
+	return nil
+}
+
+// remove deletes a bundle that is no longer needed.
+func (r *BundleReconciler) remove(ctx context.Context, current *corev1.ConfigMap, req bundleRequest) error {
+	if current == nil || current.Annotations[v1alpha1.APIResourceAnnotation] != req.api.String() {
+		return nil
+	}
+	if err := r.client.Delete(ctx, current, preconditions(current)); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete ConfigMap %q: %w", current.Name, err)
+	}
+	bundleWrites.WithLabelValues("removed").Inc()
+	log.FromContext(ctx).Info("Removed a verification bundle")
+	return nil
+}
+
+// preconditions have exactly the observed object deleted.
+func preconditions(o client.Object) client.Preconditions {
+	return client.Preconditions{UID: ptr.To(o.GetUID()), ResourceVersion: ptr.To(o.GetResourceVersion())}
+}
+
+// ignoreTerminating forgives that a namespace is on its way out.
+func ignoreTerminating(err error) error {
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return nil
+	}
+	return err
+}
+
+// bundleOf says what a bundle contains.
+func bundleOf(api *v1alpha1.APIResource, srv *server) render.Bundle {
+	v := api.Spec.Verification
+	b := render.Bundle{
+		Name: api.Name, Namespace: api.Namespace,
+		Issuer: srv.spec.Issuer, Audience: string(api.Spec.Identifier), JWKSURI: string(srv.status.Endpoints.JWKS),
+		ClockSkewSeconds: clockSkewSeconds(v), TokenType: v.TokenType,
+	}
+	for _, a := range v.Algorithms {
+		b.Algorithms = append(b.Algorithms, string(a))
+	}
+	for _, s := range api.Spec.Scopes {
+		b.Scopes = append(b.Scopes, render.Scope{Name: string(s.Name), Description: s.Description})
+	}
+	for _, k := range srv.keys() {
+		b.Keys = append(b.Keys, render.Key{ID: k.ID, Algorithm: k.Algorithm, JWK: k.JWK})
+	}
+	return b
+}
+
+func clockSkewSeconds(v v1alpha1.Verification) int {
+	return int(v.ClockSkew.Or(defaultClockSkewSeconds * 1e9).Seconds())
+}
+
+func extraFiles(api *v1alpha1.APIResource) map[string]string {
+	files := make(map[string]string, len(api.Spec.Verification.Files))
+	for _, f := range api.Spec.Verification.Files {
+		files[string(f.Name)] = f.Template
+	}
+	return files
+}
+
+// SetupWithManager watches the pods and workloads that ask for bundles, what
+// bundles are made of, and the bundles themselves.
+func (r *BundleReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
+	from := func(fn func(context.Context, client.Object) []bundleRequest) handler.TypedEventHandler[client.Object, bundleRequest] {
+		return handler.TypedEnqueueRequestsFromMapFunc(fn)
+	}
+	ofServer := from(func(ctx context.Context, o client.Object) []bundleRequest {
+		var all []bundleRequest
+		for _, api := range requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.MatchingFields{byServer: keyOfObject(o).String()}) {
+			all = append(all, r.bundles(ctx, api.NamespacedName)...)
+		}
+		return all
+	})
+	b := builder.TypedControllerManagedBy[bundleRequest](mgr).
+		Named("verificationbundle").
+		Watches(&v1alpha1.APIResource{}, from(func(ctx context.Context, o client.Object) []bundleRequest {
+			return r.bundles(ctx, client.ObjectKeyFromObject(o))
+		})).
+		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
+		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
+		Watches(&corev1.ConfigMap{}, from(func(_ context.Context, o client.Object) []bundleRequest {
+			if api, ok := parseName(o.GetAnnotations()[v1alpha1.APIResourceAnnotation]); ok {
+				return []bundleRequest{{o.GetNamespace(), api}}
+			}
+			return nil
+		})).
+		WatchesRawSource(sourceKind(r.servers.foreign, "ConfigMap", from(func(_ context.Context, o client.Object) []bundleRequest {
+			// Another's ConfigMap of a bundle's name, or a bundle that lost
+			// its label: its going makes room.
+			if api, ok := apiResourceOfConfigMap(o.GetName()); ok && o.GetLabels()[v1alpha1.ManagedByLabel] == "" {
+				return []bundleRequest{{o.GetNamespace(), api}}
+			}
+			return nil
+		}))).
+		WithOptions(controller.TypedOptions[bundleRequest]{MaxConcurrentReconciles: workers})
+	for _, o := range verifiers() {
+		b = b.Watches(o, from(func(_ context.Context, o client.Object) []bundleRequest {
+			var all []bundleRequest
+			for _, api := range verifyRefs(o) {
+				all = append(all, bundleRequest{o.GetNamespace(), api})
+			}
+			return all
+		}))
+	}
+	return b.Complete(r)
+}
+
+// bundles returns every bundle of an APIResource that should or does exist.
+func (r *BundleReconciler) bundles(ctx context.Context, api types.NamespacedName) []bundleRequest {
+	namespaces := sets.New[string]()
+	for _, find := range []func(context.Context, client.Reader, types.NamespacedName) (sets.Set[string], error){namespacesThatVerify, namespacesWithBundle} {
+		found, err := find(ctx, r.client, api)
+		if err != nil {
+			log.FromContext(ctx).Error(err, "Failed to list from the cache")
+		}
+		namespaces = namespaces.Union(found)
+	}
+	all := make([]bundleRequest, 0, len(namespaces))
+	for _, ns := range sets.List(namespaces) {
+		all = append(all, bundleRequest{ns, api})
+	}
+	return all
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// Indexes of the cache: from what an object names to the objects that name it.
+const (
+	byServer      = "authorizationServer" // APIResource, M2MClient → serverKey
+	byAPIResource = "apiResource"         // M2MClient, ConfigMap → "namespace/name"
+	byIdentifier  = "identifier"          // APIResource → its identifier
+	bySecret      = "secret"              // M2MClient, AuthorizationServer → names of Secrets
+	byConfigMap   = "configMap"           // AuthorizationServer → names of ConfigMaps
+	byVerify      = "verify"              // pods and workloads → "namespace/name" of APIResources
+)
+
+func addIndexes(indexer client.FieldIndexer) error {
+	type index struct {
+		obj   client.Object
+		field string
+		fn    func(client.Object) []string
+	}
+	indexes := []index{
+		{&v1alpha1.M2MClient{}, byServer, func(o client.Object) []string {
+			return []string{keyOf(o.(*v1alpha1.M2MClient).Spec.AuthorizationServerRef, o.GetNamespace()).String()}
+		}},
+		{&v1alpha1.M2MClient{}, byAPIResource, apiResourcesOf},
+		{&v1alpha1.M2MClient{}, bySecret, secretsOf},
+		{&v1alpha1.APIResource{}, byServer, func(o client.Object) []string {
+			return []string{keyOf(o.(*v1alpha1.APIResource).Spec.AuthorizationServerRef, o.GetNamespace()).String()}
+		}},
+		{&v1alpha1.APIResource{}, byIdentifier, func(o client.Object) []string {
+			return []string{string(o.(*v1alpha1.APIResource).Spec.Identifier)}
+		}},
+		{&corev1.ConfigMap{}, byAPIResource, func(o client.Object) []string {
+			return []string{o.GetAnnotations()[v1alpha1.APIResourceAnnotation]}
+		}},
+	}
+	for _, o := range []client.Object{&v1alpha1.AuthorizationServer{}, &v1alpha1.ClusterAuthorizationServer{}} {
+		indexes = append(indexes,
+			index{o, bySecret, func(o client.Object) []string {
+				return []string{string(specOf(o).CABundle.SecretRef.Name)}
+			}},
+			index{o, byConfigMap, func(o client.Object) []string {
+				return []string{string(specOf(o).CABundle.ConfigMapRef.Name)}
+			}})
+	}
+	for _, o := range verifiers() {
+		indexes = append(indexes, index{o, byVerify, func(o client.Object) []string {
+			var keys []string
+			for _, ref := range verifyRefs(o) {
+				keys = append(keys, ref.String())
+			}
+			return keys
+		}})
+	}
+	for _, i := range indexes {
+		if err := indexer.IndexField(context.Background(), i.obj, i.field, i.fn); err != nil {
+			return fmt.Errorf("index %T by %s: %w", i.obj, i.field, err)
+		}
+	}
+	return nil
+}
+
+func apiResourcesOf(o client.Object) []string {
+	c := o.(*v1alpha1.M2MClient)
+	var refs []string
+	for i := range c.Spec.Access {
+		if a := &c.Spec.Access[i]; a.APIResourceRef.Name != "" {
+			refs = append(refs, apiResourceOf(c, a).String())
+		}
+	}
+	return refs
+}
+
+// secretsOf names the Secrets that matter to a client: those it reads and the
+// one that it writes.
+func secretsOf(o client.Object) []string {
+	c := o.(*v1alpha1.M2MClient)
+	names := sets.New(secretName(c))
+	if n := credentialSecret(c).Name; n != "" {
+		names.Insert(string(n))
+	}
+	return sets.List(names)
+}
+
+// verifiers returns an object of every kind that can carry the verify
+// annotation.
+func verifiers() []client.Object {
+	pod := &metav1.PartialObjectMetadata{}
+	pod.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
+	return []client.Object{pod,
+		&appsv1.Deployment{}, &appsv1.StatefulSet{}, &appsv1.DaemonSet{}, &batchv1.Job{}, &batchv1.CronJob{}}
+}
+
+// verifierLists returns an empty list for every kind of verifiers.
+func verifierLists() []client.ObjectList {
+	pods := &metav1.PartialObjectMetadataList{}
+	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+	return []client.ObjectList{pods,
+		&appsv1.DeploymentList{}, &appsv1.StatefulSetList{}, &appsv1.DaemonSetList{}, &batchv1.JobList{}, &batchv1.CronJobList{}}
+}
+
+// verifyRefs returns the APIResources whose bundle an object asks for. What is
+// no valid name is left out.
+func verifyRefs(o client.Object) []types.NamespacedName {
+	var refs []types.NamespacedName
+	for _, annotations := range []map[string]string{o.GetAnnotations(), templateAnnotations(o)} {
+		for ref := range strings.SplitSeq(annotations[v1alpha1.VerifyAnnotation], ",") {
+			namespace, name, found := strings.Cut(strings.TrimSpace(ref), "/")
+			if !found {
+				namespace, name = o.GetNamespace(), namespace
+			}
+			if len(validation.IsDNS1123Label(namespace)) == 0 && len(validation.IsDNS1123Subdomain(name)) == 0 {
+				refs = append(refs, types.NamespacedName{Namespace: namespace, Name: name})
+			}
+		}
+	}
+	return refs
+}

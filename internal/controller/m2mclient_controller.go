@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// M2MClientReconciler keeps a fresh, verified token for each access of each
+// M2MClient in the client's Secret.
+type M2MClientReconciler struct {
+	client  client.Client
+	live    client.Reader // past the cache
+	servers *servers
+	foreign *foreignObjects
+	tokens  corev1client.ServiceAccountsGetter // requests ServiceAccount tokens
+	clock   clock.PassiveClock
+	held    *heldTokens
+	events  recorder.EventRecorder
+
+	// confirmSecrets has a Secret read live before a token is minted for it:
+	// where several namespaces are watched one by one, the cache may lag behind
+	// our own writes.
+	confirmSecrets bool
+}
+
+// pass is what one reconcile of a client gathers and decides.
+type pass struct {
+	client *v1alpha1.M2MClient
+	now    time.Time
+
+	server        *server
+	serverProblem *problem
+	credentials   *credentials
+	credProblem   *problem
+	secret        *tokenSecret
+	secretProblem *problem
+	// templateProblem is why a key of spec.secret.template is not there.
+	templateProblem *problem
+	accesses        []*access
+	brief           bool // it only waits for its turn for a moment: no status is worth that
+
+	events []func()
+}
+
+func (p *pass) event(r *M2MClientReconciler, eventType, reason, format string, args ...any) {
+	p.events = append(p.events, func() {
+		r.events.Eventf(p.client, nil, eventType, reason, "Reconcile", format, args...)
+	})
+}
+
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients,verbs=get;list;watch
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients/status,verbs=patch
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients/finalizers,verbs=update
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;update;delete
+
+// Reconcile brings a client's Secret and status up to date.
+func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	var c v1alpha1.M2MClient
+	if err := r.client.Get(ctx, req.NamespacedName, &c); err != nil || !c.DeletionTimestamp.IsZero() {
+		if client.IgnoreNotFound(err) == nil {
+			r.forget(req.NamespacedName, c.UID)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	before := c.DeepCopy()
+	p, after, err := r.reconcile(ctx, &c)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	observeTokens(&c)
+	if !p.brief && !equality.Semantic.DeepEqual(before.Status, c.Status) {
+		if err := r.client.Status().Patch(ctx, &c, client.MergeFrom(before)); err != nil {
+			return ctrl.Result{}, client.IgnoreNotFound(err)
+		}
+		tellTransitions(r.events, &c, "Reconcile", before.Status.Conditions, c.Status.Conditions)
+	}
+	for _, tell := range p.events {
+		tell()
+	}
+	return ctrl.Result{RequeueAfter: after}, nil
+}
+
+// reconcile does the work, puts what it found into the client's status, and
+// returns when to come back.
+func (r *M2MClientReconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClient) (*pass, time.Duration, error) {
+	p := &pass{client: c, now: r.clock.Now()}
+	for _, step := range []func(context.Context, *pass) error{
+		r.resolveServer, r.resolveAccess, r.readSecret, r.resolveCredentials, r.refreshTokens, r.writeSecret,
+	} {
+		if err := step(ctx, p); err != nil {
+			return nil, 0, err
+		}
+	}
+	summarize(p)
+	return p, p.next(), nil
+}
+
+func (r *M2MClientReconciler) resolveServer(ctx context.Context, p *pass) (err error) {
+	p.server, p.serverProblem, err = r.servers.resolve(ctx, p.client.Spec.AuthorizationServerRef, p.client.Namespace)
+	return err
+}
+
+// next returns how long until something is to be done.
+func (p *pass) next() time.Duration {
+	var waits []time.Duration
+	for _, a := range p.accesses {
+		if !a.wakeAt.IsZero() {
+			waits = append(waits, max(time.Millisecond, a.wakeAt.Sub(p.now)))
+		}
+		if a.record != nil && p.now.Before(a.record.ExpiresAt) {
+			waits = append(waits, a.record.ExpiresAt.Sub(p.now)) // to say that it has expired
+		}
+	}
+	return soonest(time.Millisecond, waits...)
+}
+
+func (r *M2MClientReconciler) forget(name types.NamespacedName, uid types.UID) {
+	forgetTokens(name)
+	r.held.forgetClient(name)
+	if uid != "" {
+		r.servers.leave(uid)
+	}
+}
+
+// SetupWithManager watches everything that decides what a client's Secret
+// should hold.
+func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
+	clients := func(ctx context.Context, opts ...client.ListOption) []reconcile.Request {
+		return requestsFor(ctx, r.client, &v1alpha1.M2MClientList{}, opts...)
+	}
+	ofServer := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		server := client.MatchingFields{byServer: keyOfObject(o).String()}
+		all := sets.New(clients(ctx, server)...)
+		for _, api := range requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, server) {
+			all.Insert(clients(ctx, client.MatchingFields{byAPIResource: api.String()})...)
+		}
+		return all.UnsortedList()
+	})
+	ofAPIResource := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		return clients(ctx, client.MatchingFields{byAPIResource: client.ObjectKeyFromObject(o).String()})
+	})
+	ofNamespace := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		return clients(ctx, client.InNamespace(o.GetName()))
+	})
+	ofSecret := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		if o.GetLabels()[v1alpha1.ManagedByLabel] == v1alpha1.ManagedByValue {
+			return nil // the operator's own come by their owner
+		}
+		return clients(ctx, client.InNamespace(o.GetNamespace()), client.MatchingFields{bySecret: o.GetName()})
+	})
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("m2mclient").
+		For(&v1alpha1.M2MClient{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Owns(&corev1.Secret{}).
+		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
+		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
+		Watches(&v1alpha1.APIResource{}, ofAPIResource).
+		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
+		WatchesRawSource(sourceKind(r.foreign, "Secret", ofSecret)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		Complete(r)
+}
+
+// timeOf returns a time as a status holds it: in whole seconds, nil for none.
+func timeOf(t time.Time) *metav1.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &metav1.Time{Time: t.Truncate(time.Second)}
+}

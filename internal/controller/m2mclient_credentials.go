@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strings"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
+)
+
+// assertionLifetimeSeconds is the least that the TokenRequest API issues.
+const assertionLifetimeSeconds = 600
+
+// credentials are who a client is, and which state of its secret it uses. The
+// secret itself is read only when a token is requested.
+type credentials struct {
+	credentialRecord
+	authenticate func(context.Context) (oauth.Authentication, *problem, error)
+}
+
+// credentialRecord is what is kept with the tokens about the credentials.
+type credentialRecord struct {
+	// Source is the state of the Secret that was read: while it is the same,
+	// Revision and ClientID are too, and it need not be read again.
+	Source string `json:"source,omitempty"`
+	// Revision identifies the content.
+	Revision string `json:"revision,omitempty"`
+	ClientID string `json:"clientID,omitempty"`
+}
+
+// credentialSecret returns the reference to the Secret that a client's
+// credentials are in, with its default key. It is empty for a ServiceAccount.
+func credentialSecret(c *v1alpha1.M2MClient) v1alpha1.SecretKeyReference {
+	ref, key := c.Spec.Credentials.ClientSecret.SecretRef, v1alpha1.ClientSecretKey
+	if r := c.Spec.Credentials.PrivateKeyJWT.SecretRef; r.Name != "" {
+		ref, key = r, v1alpha1.PrivateKeyKey
+	}
+	ref.Key = cmp.Or(ref.Key, v1alpha1.FileName(key))
+	return ref
+}
+
+// resolveCredentials finds out who the client is.
+func (r *M2MClientReconciler) resolveCredentials(ctx context.Context, p *pass) error {
+	if p.server == nil {
+		return nil
+	}
+	if sa := p.client.Spec.Credentials.ServiceAccount; sa.Name != "" {
+		p.credentials = r.serviceAccount(p, sa)
+		return nil
+	}
+	ref := credentialSecret(p.client)
+	name := types.NamespacedName{Namespace: p.client.Namespace, Name: string(ref.Name)}
+	declared := cmp.Or(p.client.Spec.Credentials.ClientSecret.ClientID, p.client.Spec.Credentials.PrivateKeyJWT.ClientID)
+	version, err := r.foreign.version(ctx, "Secret", name)
+	if err != nil {
+		return err
+	}
+	if version == "" {
+		p.credProblem = &problem{reason: v1alpha1.ReasonCredentialsNotFound, message: fmt.Sprintf("Secret %q does not exist", name.Name)}
+		return nil
+	}
+	source := strings.Join([]string{name.Name, string(ref.Key), string(declared), version}, "/")
+	known := p.secret.records.Credential
+	if known.Source != source {
+		content, clientID, bad, err := r.readCredential(ctx, name, string(ref.Key), string(declared))
+		if bad != nil || err != nil {
+			p.credProblem = bad
+			return err
+		}
+		known = credentialRecord{Source: source, Revision: revision(name, content), ClientID: clientID}
+	}
+	p.credentials = &credentials{credentialRecord: known, authenticate: func(ctx context.Context) (oauth.Authentication, *problem, error) {
+		content, clientID, bad, err := r.readCredential(ctx, name, string(ref.Key), string(declared))
+		if bad != nil || err != nil {
+			return nil, bad, err
+		}
+		return authentication(p, name.Name, clientID, content)
+	}}
+	return nil
+}
+
+// readCredential returns what a Secret's key holds, and the client identifier:
+// the declared one or the Secret's.
+func (r *M2MClientReconciler) readCredential(ctx context.Context, name types.NamespacedName, key, declared string) (content []byte, clientID string, bad *problem, err error) {
+	secret, err := r.foreign.get(ctx, "Secret", name)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	missing := func(format string, args ...any) ([]byte, string, *problem, error) {
+		return nil, "", &problem{reason: v1alpha1.ReasonCredentialsNotFound, message: fmt.Sprintf(format, args...)}, nil
+	}
+	if secret == nil {
+		return missing("Secret %q does not exist", name.Name)
+	}
+	// kubectl create secret --from-file keeps the newline that editors add.
+	content = []byte(strings.TrimRight(string(secret.data[key]), "\r\n"))
+	if len(content) == 0 {
+		return missing("Secret %q has no key %q", name.Name, key)
+	}
+	clientID = cmp.Or(declared, strings.TrimSpace(string(secret.data[v1alpha1.ClientIDKey])))
+	if clientID == "" {
+		return missing("Secret %q has no key %q, and the spec names no clientID", name.Name, v1alpha1.ClientIDKey)
+	}
+	return content, clientID, nil, nil
+}
+
+// authentication makes of a Secret's content what the token endpoint asks for.
+func authentication(p *pass, secret, clientID string, content []byte) (oauth.Authentication, *problem, error) {
+	invalid := func(format string, args ...any) (oauth.Authentication, *problem, error) {
+		return nil, &problem{reason: v1alpha1.ReasonCredentialsInvalid, message: fmt.Sprintf(format, args...)}, nil
+	}
+	if spec := p.client.Spec.Credentials.ClientSecret; spec.SecretRef.Name != "" {
+		if strings.ContainsFunc(string(content), func(c rune) bool { return c < ' ' || c > '~' }) {
+			return invalid("Secret %q holds a client secret with characters that RFC 6749 does not allow", secret)
+		}
+		if spec.Method == v1alpha1.ClientSecretPost {
+			return oauth.ClientSecretPost(clientID, string(content)), nil, nil
+		}
+		return oauth.ClientSecretBasic(clientID, string(content)), nil, nil
+	}
+	spec := p.client.Spec.Credentials.PrivateKeyJWT
+	key, err := oauth.ParseSigningKey(content, string(spec.Algorithm), spec.KeyID)
+	if err != nil {
+		return invalid("Secret %q holds no usable private key: %s", secret, err)
+	}
+	audience := p.server.spec.Issuer
+	if spec.Audience == v1alpha1.AssertionAudienceTokenEndpoint {
+		audience = string(p.server.status.Endpoints.Token)
+	}
+	return oauth.PrivateKeyJWT(clientID, key, audience), nil, nil
+}
+
+// serviceAccount authenticates with a ServiceAccount's token. The operator may
+// request it only where a Role of the client's namespace says so.
+func (r *M2MClientReconciler) serviceAccount(p *pass, sa v1alpha1.ServiceAccountCredentials) *credentials {
+	audience := cmp.Or(sa.Audience, p.server.spec.Issuer)
+	return &credentials{
+		credentialRecord: credentialRecord{Revision: "serviceaccount/" + string(sa.Name) + "/" + audience, ClientID: string(sa.ClientID)},
+		authenticate: func(ctx context.Context) (oauth.Authentication, *problem, error) {
+			answer, err := r.tokens.ServiceAccounts(p.client.Namespace).CreateToken(ctx, string(sa.Name), &authenticationv1.TokenRequest{
+				Spec: authenticationv1.TokenRequestSpec{
+					Audiences: []string{audience}, ExpirationSeconds: ptr.To[int64](assertionLifetimeSeconds),
+				},
+			}, metav1.CreateOptions{})
+			switch {
+			case apierrors.IsNotFound(err):
+				return nil, &problem{reason: v1alpha1.ReasonCredentialsNotFound, message: fmt.Sprintf("ServiceAccount %q does not exist", sa.Name)}, nil
+			case apierrors.IsForbidden(err):
+				return nil, &problem{reason: v1alpha1.ReasonCredentialsInvalid, message: fmt.Sprintf(
+					"The operator may not request tokens of ServiceAccount %q; allow it with a Role in this namespace: verb create on serviceaccounts/token, resourceNames [%s]",
+					sa.Name, sa.Name)}, nil
+			case err != nil:
+				return nil, nil, fmt.Errorf("request a token of ServiceAccount %q: %w", sa.Name, err)
+			}
+			return oauth.JWTBearerAssertion(string(sa.ClientID), answer.Status.Token), nil, nil
+		},
+	}
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/render"
+)
+
+// tokenSecret is a client's Secret as it is found.
+type tokenSecret struct {
+	name    string
+	owned   bool           // it exists and is the client's
+	current *corev1.Secret // nil if it does not exist
+	records secretRecords
+	tokens  map[string]string // what lies under the keys of accesses
+}
+
+// secretRecords is the annotation that is kept with the tokens. It is written
+// with them in one go, so that it survives whatever happens next.
+type secretRecords struct {
+	Credential credentialRecord       `json:"credential,omitzero"`
+	Tokens     map[string]tokenRecord `json:"tokens,omitempty"`
+
+	// Labels and Annotations are the keys that the spec had set, so that they
+	// can be taken away again.
+	Labels      []string `json:"labels,omitempty"`
+	Annotations []string `json:"annotations,omitempty"`
+}
+
+// tokenRecord is what is known about a token.
+type tokenRecord struct {
+	Inputs     string    `json:"inputs"`     // refresh.HashInputs of what it was minted from
+	Credential string    `json:"credential"` // the credential's revision, which is part of Inputs
+	Value      string    `json:"value"`      // refresh.HashValue of the token
+	IssuedAt   time.Time `json:"issuedAt"`
+	ExpiresAt  time.Time `json:"expiresAt"`
+	KeyID      string    `json:"keyID,omitempty"`
+	Scopes     []string  `json:"scopes,omitempty"`
+	Opaque     bool      `json:"opaque,omitempty"`
+}
+
+func (t *tokenRecord) asToken() *refresh.Token {
+	return &refresh.Token{InputsHash: t.Inputs, IssuedAt: t.IssuedAt, ExpiresAt: t.ExpiresAt, ValueHash: t.Value}
+}
+
+// secretName returns the name of a client's Secret.
+func secretName(c *v1alpha1.M2MClient) string {
+	return cmp.Or(string(c.Spec.Secret.Name), c.Name+"-token")
+}
+
+// readSecret finds the client's Secret. Another's Secret of that name is a
+// problem, and nothing is asked for that could not be stored.
+func (r *M2MClientReconciler) readSecret(ctx context.Context, p *pass) error {
+	p.secret = &tokenSecret{name: secretName(p.client)}
+	found, err := r.findSecret(ctx, types.NamespacedName{Namespace: p.client.Namespace, Name: p.secret.name})
+	if err != nil || found == nil {
+		return err
+	}
+	if !metav1.IsControlledBy(found, p.client) {
+		p.secretProblem = &problem{
+			reason:  v1alpha1.ReasonSecretNotOwned,
+			message: fmt.Sprintf("Secret %q exists and is not this client's; delete it, or choose another spec.secret.name", p.secret.name),
+		}
+		return nil
+	}
+	p.secret.owned, p.secret.current = true, found
+	// What cannot be parsed was edited: then nothing is known of the tokens.
+	_ = json.Unmarshal([]byte(found.Annotations[v1alpha1.TokensAnnotation]), &p.secret.records)
+	p.secret.tokens = map[string]string{}
+	for _, a := range p.accesses {
+		if v, ok := found.Data[a.key]; ok {
+			p.secret.tokens[a.key] = string(v)
+		}
+	}
+	return nil
+}
+
+// findSecret returns a Secret, nil if there is none. The cache holds only what
+// carries the operator's label; what has another's, or lost it, is read live.
+func (r *M2MClientReconciler) findSecret(ctx context.Context, name types.NamespacedName) (*corev1.Secret, error) {
+	var s corev1.Secret
+	err := r.client.Get(ctx, name, &s)
+	if err == nil {
+		return &s, nil
+	}
+	if !apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("get Secret %q: %w", name, err)
+	}
+	version, err := r.foreign.version(ctx, "Secret", name)
+	if err != nil || version == "" {
+		return nil, err
+	}
+	if err := r.live.Get(ctx, name, &s); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	return &s, nil
+}
+
+// secretIsCurrent says whether the Secret that was read is the API server's
+// latest.
+func (r *M2MClientReconciler) secretIsCurrent(ctx context.Context, p *pass) (bool, error) {
+	var latest corev1.Secret
+	err := r.live.Get(ctx, types.NamespacedName{Namespace: p.client.Namespace, Name: p.secret.name}, &latest)
+	if apierrors.IsNotFound(err) {
+		return p.secret.current == nil, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read Secret %q: %w", p.secret.name, err)
+	}
+	return p.secret.current != nil && p.secret.current.ResourceVersion == latest.ResourceVersion, nil
+}
+
+// writeSecret brings the Secret to what the accesses ask for, in one write.
+func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
+	if p.secretProblem != nil {
+		return nil
+	}
+	want := r.wantedSecret(p)
+	switch {
+	case p.secret.current == nil && len(want.Data) == 0:
+		return nil // nothing to publish yet
+	case p.secret.current == nil:
+		err := r.client.Create(ctx, want)
+		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			return nil
+		}
+		if err != nil {
+			// The token is held: the next pass publishes it, or finds out whose
+			// Secret this is.
+			return fmt.Errorf("create Secret %q: %w", want.Name, err)
+		}
+	case equality.Semantic.DeepEqual(p.secret.current, want):
+	case ptr.Deref(p.secret.current.Immutable, false):
+		// Its deletion brings the client back, to create it anew.
+		if err := r.client.Delete(ctx, p.secret.current, preconditions(p.secret.current)); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("delete the immutable Secret %q: %w", want.Name, err)
+		}
+		return nil
+	default:
+		if err := r.client.Update(ctx, want); err != nil {
+			return fmt.Errorf("update Secret %q: %w", want.Name, err)
+		}
+	}
+	name := client.ObjectKeyFromObject(p.client)
+	for _, a := range p.accesses {
+		if a.issued != "" {
+			r.held.drop(name, a.key)
+			log.FromContext(ctx).Info("Issued access token", "access", a.key, "reason", a.issued, "expiresAt", a.record.ExpiresAt)
+		}
+	}
+	return r.removeFormerSecret(ctx, p)
+}
+
+// wantedSecret returns the Secret as it should be: what is there, changed where
+// the operator has a say.
+func (r *M2MClientReconciler) wantedSecret(p *pass) *corev1.Secret {
+	want := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: p.client.Namespace, Name: p.secret.name}, Type: corev1.SecretTypeOpaque}
+	if p.secret.current != nil {
+		want = p.secret.current.DeepCopy()
+	}
+	spec := p.client.Spec.Secret
+	records := secretRecords{
+		Credential: p.secret.records.Credential, Tokens: map[string]tokenRecord{},
+		Labels: slices.Sorted(maps.Keys(spec.Labels)), Annotations: slices.Sorted(maps.Keys(spec.Annotations)),
+	}
+	tokens := map[string]string{}
+	keys := make([]string, 0, len(p.accesses))
+	for _, a := range p.accesses {
+		keys = append(keys, a.key)
+		if a.issued != "" {
+			records.Credential = p.credentials.credentialRecord
+		}
+		if a.token != "" && !a.withdraw {
+			tokens[a.key], records.Tokens[a.key] = a.token, *a.record
+		}
+	}
+	data, _, err := render.TokenSecret(tokens, spec.Template, keys)
+	if err != nil {
+		p.templateProblem = &problem{reason: v1alpha1.ReasonInvalidTemplate, message: "spec.secret.template: " + err.Error()}
+		// The tokens need not wait for the template.
+		data, _, _ = render.TokenSecret(tokens, nil, keys)
+	}
+	want.Data = data
+	want.Labels = merged(want.Labels, p.secret.records.Labels, spec.Labels,
+		map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
+	encoded, err := json.Marshal(records)
+	if err != nil {
+		panic(err) // strings and times only
+	}
+	want.Annotations = merged(want.Annotations, p.secret.records.Annotations, spec.Annotations,
+		map[string]string{v1alpha1.TokensAnnotation: string(encoded)})
+	want.OwnerReferences = owned(want.OwnerReferences, p.client)
+	return want
+}
+
+// merged returns what is there without what was set formerly and with what is
+// set now.
+func merged(there map[string]string, formerly []string, now ...map[string]string) map[string]string {
+	m := map[string]string{}
+	maps.Copy(m, there)
+	for _, k := range formerly {
+		delete(m, k)
+	}
+	for _, set := range now {
+		maps.Copy(m, set)
+	}
+	return m
+}
+
+func owned(refs []metav1.OwnerReference, c *v1alpha1.M2MClient) []metav1.OwnerReference {
+	if slices.ContainsFunc(refs, func(o metav1.OwnerReference) bool { return o.UID == c.UID && ptr.Deref(o.Controller, false) }) {
+		return refs
+	}
+	return append(refs, *metav1.NewControllerRef(c, v1alpha1.GroupVersion.WithKind("M2MClient")))
+}
+
+// removeFormerSecret deletes the Secret that the client had under another name.
+func (r *M2MClientReconciler) removeFormerSecret(ctx context.Context, p *pass) error {
+	former := string(p.client.Status.SecretName)
+	if former == "" || former == p.secret.name {
+		return nil
+	}
+	var s corev1.Secret
+	err := r.client.Get(ctx, types.NamespacedName{Namespace: p.client.Namespace, Name: former}, &s)
+	if err != nil || !metav1.IsControlledBy(&s, p.client) {
+		return client.IgnoreNotFound(err)
+	}
+	if err := r.client.Delete(ctx, &s, preconditions(&s)); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete Secret %q: %w", former, err)
+	}
+	return nil
+}

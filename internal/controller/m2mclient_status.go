@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+)
+
+// verificationReasons are the reasons of a failure that say that a token was
+// issued and would be refused by its API.
+var verificationReasons = []string{
+	jwks.ReasonAlgorithm, jwks.ReasonBadSignature, jwks.ReasonExpired, jwks.ReasonMalformed, jwks.ReasonMissingScopes,
+	jwks.ReasonNotYetValid, jwks.ReasonUnknownKey, jwks.ReasonWrongAudience, jwks.ReasonWrongIssuer, jwks.ReasonWrongType,
+}
+
+// summarize writes the client's status from what a pass found. It is the one
+// place where a client's conditions are decided.
+func summarize(p *pass) {
+	status := &p.client.Status
+	granted, fresh, verified := p.isGranted(), p.isFresh(), p.isVerified()
+	setConditions(&status.Conditions, p.client.Generation, p.isReady(granted, fresh), granted, fresh, verified)
+	status.ObservedGeneration = p.client.Generation
+	if p.credentials != nil {
+		status.ClientID = v1alpha1.ClientID(p.credentials.ClientID)
+	}
+	if p.secretProblem == nil {
+		status.SecretName = v1alpha1.ObjectName(p.secret.name)
+	}
+
+	status.Tokens, status.ExpiresAt = nil, nil
+	var first time.Time
+	for _, a := range p.accesses {
+		t := v1alpha1.TokenStatus{Key: v1alpha1.AccessKey(a.key), Failure: a.failure}
+		if a.token != "" && !a.withdraw {
+			for _, s := range a.record.Scopes {
+				t.Scopes = append(t.Scopes, v1alpha1.ScopeName(s))
+			}
+			t.IssuedAt, t.ExpiresAt, t.RefreshAt = timeOf(a.record.IssuedAt), timeOf(a.record.ExpiresAt), timeOf(a.plan.RefreshAt)
+			t.KeyID = a.record.KeyID
+			if first.IsZero() || a.record.ExpiresAt.Before(first) {
+				first = a.record.ExpiresAt
+			}
+		}
+		status.Tokens = append(status.Tokens, t)
+	}
+	status.ExpiresAt = timeOf(first)
+}
+
+// about says of which access a problem is, if there are several.
+func (p *pass) about(a *access, message string) string {
+	if len(p.accesses) == 1 {
+		return message
+	}
+	return fmt.Sprintf("Access %q: %s", a.key, message)
+}
+
+func (p *pass) isGranted() condition {
+	for _, a := range p.accesses {
+		if a.denied != nil {
+			return isFalse(v1alpha1.ConditionGranted, a.denied.reason, p.about(a, a.denied.message))
+		}
+	}
+	if p.serverProblem != nil {
+		return condition{Type: v1alpha1.ConditionGranted, Status: metav1.ConditionUnknown, Reason: p.serverProblem.reason, Message: p.serverProblem.message}
+	}
+	return isTrue(v1alpha1.ConditionGranted, v1alpha1.ReasonGranted, "Every access is allowed")
+}
+
+func (p *pass) isFresh() condition {
+	for _, pr := range []*problem{p.secretProblem, p.templateProblem} {
+		if pr != nil {
+			return conditionOf(v1alpha1.ConditionFresh, pr)
+		}
+	}
+	for _, a := range p.accesses {
+		switch {
+		case a.withdraw:
+			return isFalse(v1alpha1.ConditionFresh, v1alpha1.ReasonNotGranted, p.about(a, a.denied.message))
+		case a.problem != nil && slices.Contains(verificationReasons, a.problem.reason):
+			return isFalse(v1alpha1.ConditionFresh, v1alpha1.ReasonTokenNotVerified,
+				p.about(a, "The server issued a token that the API would refuse: "+a.problem.message))
+		case a.problem != nil:
+			c := conditionOf(v1alpha1.ConditionFresh, a.problem)
+			c.Message = p.about(a, c.Message)
+			return c
+		}
+	}
+	return isTrue(v1alpha1.ConditionFresh, v1alpha1.ReasonTokensFresh, "No token is overdue")
+}
+
+func (p *pass) isVerified() condition {
+	c := isTrue(v1alpha1.ConditionVerified, v1alpha1.ReasonTokensVerified, "Every token passes the verification that its API is given")
+	for _, a := range p.accesses {
+		switch {
+		case a.problem != nil && slices.Contains(verificationReasons, a.problem.reason):
+			return isFalse(v1alpha1.ConditionVerified, a.problem.reason, p.about(a, a.problem.message))
+		case c.Status != metav1.ConditionTrue:
+		case a.token == "" || a.withdraw:
+			c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonNoToken, p.about(a, "There is no token to verify")
+		case a.record.Opaque:
+			c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonOpaqueToken,
+				p.about(a, "The token is no JWT, so that it could not be checked")
+		}
+	}
+	return c
+}
+
+// isReady says whether every access has a token that works.
+func (p *pass) isReady(granted, fresh condition) condition {
+	switch {
+	case p.secretProblem != nil || p.templateProblem != nil:
+		return fresh.as(v1alpha1.ConditionReady)
+	case slices.ContainsFunc(p.accesses, func(a *access) bool { return a.withdraw }):
+		return granted.as(v1alpha1.ConditionReady)
+	}
+	for _, a := range p.accesses {
+		if a.usable {
+			continue
+		}
+		c := conditionOf(v1alpha1.ConditionReady, a.unusable)
+		// Why there is none says more than that there is none.
+		if a.unusable.reason == v1alpha1.ReasonTokenMissing && fresh.Status != metav1.ConditionTrue {
+			return fresh.as(v1alpha1.ConditionReady)
+		}
+		c.Message = p.about(a, c.Message)
+		return c
+	}
+	return isTrue(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "Every access has a token that works")
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
+)
+
+// The operator's own metrics, beside those of controller-runtime.
+var (
+	tokenExpiry = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "m2m_token_expiry_timestamp_seconds",
+		Help: "When the token of an access expires, in seconds since the epoch.",
+	}, []string{"namespace", "name", "access"})
+
+	refreshLateness = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "m2m_token_refresh_lateness_seconds",
+		Help:    "How long after its due time a token was replaced.",
+		Buckets: []float64{.1, .25, .5, 1, 2, 5, 10, 30, 60, 120, 300, 600},
+	})
+
+	tokenRequests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "m2m_token_requests_total",
+		Help: "Token requests by authorization server and result: success, or the class of the error.",
+	}, []string{"server", "result"})
+
+	keysFetched = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "m2m_jwks_fetched_timestamp_seconds",
+		Help: "When the signing keys were last fetched, in seconds since the epoch.",
+	}, []string{"server"})
+
+	keysKnown = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "m2m_jwks_keys",
+		Help: "Signing keys in the verification bundles by state: active or retired.",
+	}, []string{"server", "state"})
+
+	bundleWrites = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "m2m_verification_bundle_writes_total",
+		Help: "Verification bundles created, updated or removed.",
+	}, []string{"operation"})
+)
+
+func init() {
+	metrics.Registry.MustRegister(tokenExpiry, refreshLateness, tokenRequests, keysFetched, keysKnown, bundleWrites)
+}
+
+func observeTokens(c *v1alpha1.M2MClient) {
+	for _, t := range c.Status.Tokens {
+		if t.ExpiresAt != nil {
+			tokenExpiry.WithLabelValues(c.Namespace, c.Name, string(t.Key)).Set(float64(t.ExpiresAt.Unix()))
+		} else {
+			tokenExpiry.DeleteLabelValues(c.Namespace, c.Name, string(t.Key))
+		}
+	}
+}
+
+func forgetTokens(name types.NamespacedName) {
+	tokenExpiry.DeletePartialMatch(prometheus.Labels{"namespace": name.Namespace, "name": name.Name})
+}
+
+func observeLateness(d time.Duration) { refreshLateness.Observe(d.Seconds()) }
+
+func observeRequest(server serverKey, failure *oauth.Error) {
+	result := "success"
+	if failure != nil {
+		result = strings.ToLower(string(failure.Class))
+	}
+	tokenRequests.WithLabelValues(server.String(), result).Inc()
+}
+
+func observeKeys(server serverKey, status *v1alpha1.AuthorizationServerStatus, fetchedAt time.Time) {
+	retired := 0
+	for _, k := range status.Keys {
+		if k.RetiredAt != nil {
+			retired++
+		}
+	}
+	keysKnown.WithLabelValues(server.String(), "active").Set(float64(len(status.Keys) - retired))
+	keysKnown.WithLabelValues(server.String(), "retired").Set(float64(retired))
+	if !fetchedAt.IsZero() {
+		keysFetched.WithLabelValues(server.String()).Set(float64(fetchedAt.Unix()))
+	}
+}
+
+func forgetServerMetrics(server serverKey) {
+	for _, v := range []*prometheus.MetricVec{keysFetched.MetricVec, keysKnown.MetricVec, tokenRequests.MetricVec} {
+		v.DeletePartialMatch(prometheus.Labels{"server": server.String()})
+	}
+}

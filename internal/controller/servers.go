@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+)
+
+const (
+	defaultRequestsPerSecond = 50
+
+	// breakerThreshold failures in a row stop requests to a server, save for
+	// one probe at a time, from breakerBase up to breakerMax apart.
+	breakerThreshold = 5
+	breakerBase      = time.Second
+	breakerMax       = 30 * time.Second
+
+	// keyRefetchInterval is the least time between two fetches of a server's
+	// keys because of an unknown key ID.
+	keyRefetchInterval = 10 * time.Second
+
+	// turnSlack is how late a client may take its turn in a server's budget.
+	turnSlack = 30 * time.Second
+)
+
+// serverKey names an authorization server. The namespace is empty for a
+// ClusterAuthorizationServer.
+type serverKey struct {
+	kind            v1alpha1.AuthorizationServerKind
+	namespace, name string
+}
+
+func (k serverKey) String() string { return string(k.kind) + "/" + k.namespace + "/" + k.name }
+
+// object returns an empty object of the server's kind with its name.
+func (k serverKey) object() client.Object {
+	meta := metav1.ObjectMeta{Namespace: k.namespace, Name: k.name}
+	if k.kind == v1alpha1.KindClusterAuthorizationServer {
+		return &v1alpha1.ClusterAuthorizationServer{ObjectMeta: meta}
+	}
+	return &v1alpha1.AuthorizationServer{ObjectMeta: meta}
+}
+
+func keyOf(ref v1alpha1.AuthorizationServerReference, namespace string) serverKey {
+	if ref.Kind == v1alpha1.KindClusterAuthorizationServer {
+		return serverKey{kind: ref.Kind, name: string(ref.Name)}
+	}
+	return serverKey{kind: v1alpha1.KindAuthorizationServer, namespace: namespace, name: string(ref.Name)}
+}
+
+func keyOfObject(o client.Object) serverKey {
+	kind := v1alpha1.KindAuthorizationServer
+	if _, ok := o.(*v1alpha1.ClusterAuthorizationServer); ok {
+		kind = v1alpha1.KindClusterAuthorizationServer
+	}
+	return serverKey{kind, o.GetNamespace(), o.GetName()}
+}
+
+// specOf and statusOf return what both kinds of authorization server share.
+func specOf(o client.Object) *v1alpha1.AuthorizationServerSpec {
+	if c, ok := o.(*v1alpha1.ClusterAuthorizationServer); ok {
+		return &c.Spec.AuthorizationServerSpec
+	}
+	return &o.(*v1alpha1.AuthorizationServer).Spec
+}
+
+func statusOf(o client.Object) *v1alpha1.AuthorizationServerStatus {
+	if c, ok := o.(*v1alpha1.ClusterAuthorizationServer); ok {
+		return &c.Status
+	}
+	return &o.(*v1alpha1.AuthorizationServer).Status
+}
+
+// server is an authorization server as an APIResource or M2MClient sees it.
+type server struct {
+	key    serverKey
+	object client.Object
+	spec   *v1alpha1.AuthorizationServerSpec
+	status *v1alpha1.AuthorizationServerStatus
+}
+
+func (s *server) revoked(keyID string) bool {
+	return keyID != "" && slices.Contains(s.spec.JWKS.RevokedKeyIDs, keyID)
+}
+
+// keys returns the public keys that are trusted now.
+func (s *server) keys() []jwks.Key {
+	var keys []jwks.Key
+	for _, k := range s.status.Keys {
+		if !s.revoked(k.KeyID) {
+			keys = append(keys, jwks.Key{ID: k.KeyID, Algorithm: k.Algorithm, JWK: k.PublicKey})
+		}
+	}
+	return keys
+}
+
+// servers resolves references to authorization servers, and holds for each what
+// lives only as long as the process: its HTTP client, budget and breaker. All
+// else is in the objects.
+type servers struct {
+	policy            egress.Policy
+	operatorNamespace string
+	foreign           *foreignObjects
+	client            client.Reader
+	clock             clock.PassiveClock
+
+	mu       sync.Mutex
+	runtimes map[serverKey]*serverRuntime
+
+	// wake has the AuthorizationServer of a key reconciled at once.
+	wake map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent
+	// inFlightMax bounds the token requests under way at one server, so that
+	// one that hangs leaves workers for the others.
+	inFlightMax int
+}
+
+func newServers(o Options, foreign *foreignObjects, reader client.Reader) *servers {
+	return &servers{
+		policy: o.Egress, operatorNamespace: o.OperatorNamespace, foreign: foreign, client: reader, clock: o.Clock,
+		runtimes: map[serverKey]*serverRuntime{},
+		wake: map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent{
+			v1alpha1.KindAuthorizationServer:        make(chan event.GenericEvent, 16),
+			v1alpha1.KindClusterAuthorizationServer: make(chan event.GenericEvent, 16),
+		},
+		inFlightMax: max(1, o.Workers/2),
+	}
+}
+
+// problem is why something is not as it should be: a condition's reason and
+// message. Unknown says that it may be so for the moment only.
+type problem struct {
+	reason, message string
+	unknown         bool
+}
+
+// resolve returns the server that an object of a namespace names, or the
+// problem that keeps it from being used.
+func (s *servers) resolve(ctx context.Context, ref v1alpha1.AuthorizationServerReference, namespace string) (*server, *problem, error) {
+	key := keyOf(ref, namespace)
+	obj := key.object()
+	err := s.client.Get(ctx, client.ObjectKeyFromObject(obj), obj)
+	if apierrors.IsNotFound(err) {
+		return nil, &problem{
+			reason:  v1alpha1.ReasonAuthorizationServerNotFound,
+			message: fmt.Sprintf("%s %q does not exist", key.kind, key.name),
+		}, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("get %s: %w", key, err)
+	}
+	if cluster, ok := obj.(*v1alpha1.ClusterAuthorizationServer); ok {
+		allowed, err := s.selects(ctx, cluster.Spec.AllowedNamespaces, namespace)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !allowed {
+			return nil, &problem{
+				reason:  v1alpha1.ReasonAuthorizationServerNotAllowed,
+				message: fmt.Sprintf("ClusterAuthorizationServer %q does not allow namespace %q; see its spec.allowedNamespaces", key.name, namespace),
+			}, nil
+		}
+	}
+	return &server{key: key, object: obj, spec: specOf(obj), status: statusOf(obj)}, nil, nil
+}
+
+// selects says whether a selection chooses a namespace.
+func (s *servers) selects(ctx context.Context, sel v1alpha1.NamespaceSelection, namespace string) (bool, error) {
+	if slices.Contains(sel.Names, v1alpha1.NamespaceName(namespace)) {
+		return true, nil
+	}
+	if sel.Selector == nil {
+		return false, nil
+	}
+	selector, err := metav1.LabelSelectorAsSelector(sel.Selector)
+	if err != nil {
+		return false, nil //nolint:nilerr // an invalid selector chooses nothing; nobody's access may depend on a typo
+	}
+	ns := metadataOf("Namespace")
+	if err := s.client.Get(ctx, types.NamespacedName{Name: namespace}, ns); err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	return selector.Matches(labels.Set(ns.Labels)), nil
+}
+
+// serverRuntime is what of a server lives as long as the process.
+type serverRuntime struct {
+	uid types.UID
+
+	mu         sync.Mutex
+	http       *http.Client
+	caVersion  string
+	limiter    *rate.Limiter
+	breaker    *refresh.Breaker
+	refetch    *rate.Limiter
+	turns      map[types.UID]turn
+	inFlight   int
+	fetchState fetchState
+	keysWanted bool // fetch the keys now
+}
+
+// turn is a client's place in a server's budget.
+type turn struct{ at time.Time }
+
+// runtime returns a server's runtime, made anew when the server is another one
+// of the same name.
+func (s *servers) runtime(obj client.Object) *serverRuntime {
+	key := keyOfObject(obj)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rt := s.runtimes[key]
+	if rt == nil || rt.uid != obj.GetUID() {
+		rt = &serverRuntime{
+			uid:     obj.GetUID(),
+			limiter: rate.NewLimiter(defaultRequestsPerSecond, defaultRequestsPerSecond),
+			breaker: refresh.NewBreaker(breakerThreshold, breakerBase, breakerMax),
+			refetch: rate.NewLimiter(rate.Every(keyRefetchInterval), 1),
+			turns:   map[types.UID]turn{},
+		}
+		s.runtimes[key] = rt
+	}
+	return rt
+}
+
+func (s *servers) forget(key serverKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.runtimes, key)
+}
+
+// httpClient returns the client that speaks to a server and trusts its CA
+// bundle; changed says that it is another one than before.
+func (s *servers) httpClient(ctx context.Context, obj client.Object) (hc *http.Client, changed bool, p *problem, err error) {
+	rt := s.runtime(obj)
+	version, pem, p, err := s.caBundle(ctx, obj)
+	if p != nil || err != nil {
+		return nil, false, p, err
+	}
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	if rt.http != nil && rt.caVersion == version {
+		return rt.http, false, nil, nil
+	}
+	hc, err = s.policy.NewClient(pem)
+	if err != nil {
+		return nil, false, &problem{reason: v1alpha1.ReasonCABundleInvalid, message: "The CA bundle cannot be used: " + err.Error()}, nil
+	}
+	if rt.http != nil {
+		rt.http.CloseIdleConnections()
+	}
+	rt.http, rt.caVersion = hc, version
+	return hc, true, nil, nil
+}
+
+func (s *servers) caBundle(ctx context.Context, obj client.Object) (version string, pem []byte, p *problem, err error) {
+	kind, name, key := "ConfigMap", "", ""
+	switch ca := specOf(obj).CABundle; {
+	case ca.ConfigMapRef.Name != "":
+		name, key = string(ca.ConfigMapRef.Name), string(ca.ConfigMapRef.Key)
+	case ca.SecretRef.Name != "":
+		kind, name, key = "Secret", string(ca.SecretRef.Name), string(ca.SecretRef.Key)
+	default:
+		return "", nil, nil, nil
+	}
+	if key == "" {
+		key = v1alpha1.CABundleKey
+	}
+	namespace := obj.GetNamespace()
+	if namespace == "" {
+		namespace = s.operatorNamespace
+	}
+	content, err := s.foreign.get(ctx, kind, types.NamespacedName{Namespace: namespace, Name: name})
+	if err != nil {
+		return "", nil, nil, err
+	}
+	if content == nil || len(content.data[key]) == 0 {
+		return "", nil, &problem{
+			reason:  v1alpha1.ReasonCABundleInvalid,
+			message: fmt.Sprintf("The CA bundle does not exist: key %q of %s %q in namespace %q", key, kind, name, namespace),
+		}, nil
+	}
+	return content.version + "/" + key, content.data[key], nil, nil
+}
+
+// admit says whether a client may send a token request to a server now. If not,
+// it returns when to ask again and why. An admitted request must be reported
+// with done, or with abandon if it was not sent after all.
+func (s *servers) admit(srv *server, who types.UID) (wait time.Duration, p *problem) {
+	rt, now := s.runtime(srv.object), s.clock.Now()
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+
+	limit, burst := rate.Limit(defaultRequestsPerSecond), defaultRequestsPerSecond
+	if b := srv.spec.Requests; b.PerSecond > 0 {
+		limit, burst = rate.Limit(b.PerSecond), int(b.PerSecond)
+		if b.Burst > 0 {
+			burst = int(b.Burst)
+		}
+	}
+	if rt.limiter.Limit() != limit {
+		rt.limiter.SetLimitAt(now, limit)
+	}
+	if rt.limiter.Burst() != burst {
+		rt.limiter.SetBurstAt(now, burst)
+	}
+
+	waiting := &problem{
+		reason: v1alpha1.ReasonWaitingForBudget, unknown: true,
+		message: fmt.Sprintf("The request budget of %s %q is used up for the moment", srv.key.kind, srv.key.name),
+	}
+	t, reserved := rt.turns[who]
+	if reserved && now.After(t.at.Add(turnSlack)) {
+		reserved = false
+	}
+	if reserved && now.Before(t.at) {
+		return t.at.Sub(now), waiting
+	}
+	if rt.inFlight >= s.inFlightMax {
+		return spread(who, 100*time.Millisecond, 300*time.Millisecond), waiting
+	}
+	if !reserved {
+		if delay := rt.limiter.ReserveN(now, 1).DelayFrom(now); delay > 0 {
+			rt.turns[who] = turn{now.Add(delay)}
+			return delay, waiting
+		}
+	}
+	delete(rt.turns, who)
+	// Asked last: half open, the breaker lets one request through and waits for
+	// its outcome.
+	if ok, retryAt := rt.breaker.Allow(now); !ok {
+		return retryAt.Sub(now) + spread(who, 0, time.Second), &problem{
+			reason:  v1alpha1.ReasonAuthorizationServerUnavailable,
+			message: fmt.Sprintf("%s %q keeps failing; one client at a time tries again", srv.key.kind, srv.key.name),
+		}
+	}
+	rt.inFlight++
+	return 0, nil
+}
+
+// done reports an admitted request: whether the server proved to be working,
+// and for how long it asked to be left alone.
+func (s *servers) done(srv *server, working bool, retryAfter time.Duration) {
+	rt, now := s.runtime(srv.object), s.clock.Now()
+	rt.mu.Lock()
+	rt.inFlight = max(0, rt.inFlight-1)
+	rt.mu.Unlock()
+	rt.breaker.Report(now, working)
+	if retryAfter > 0 {
+		rt.breaker.Open(now.Add(retryAfter))
+	}
+}
+
+// abandon reports that an admitted request was not sent.
+func (s *servers) abandon(srv *server) {
+	rt := s.runtime(srv.object)
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.inFlight = max(0, rt.inFlight-1)
+}
+
+// leave gives up a client's place in every budget.
+func (s *servers) leave(who types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, rt := range s.runtimes {
+		rt.mu.Lock()
+		delete(rt.turns, who)
+		rt.mu.Unlock()
+	}
+}
+
+// refetchKeys has a server's keys fetched at once because a token was signed
+// with one that is not known, at most once in keyRefetchInterval.
+func (s *servers) refetchKeys(srv *server) {
+	rt, now := s.runtime(srv.object), s.clock.Now()
+	rt.mu.Lock()
+	allowed := rt.refetch.AllowN(now, 1)
+	if allowed {
+		rt.keysWanted = true
+	}
+	rt.mu.Unlock()
+	if !allowed {
+		return
+	}
+	select {
+	case s.wake[srv.key.kind] <- event.GenericEvent{Object: srv.key.object()}:
+	default: // the controller is busy with others; it finds the keys due
+	}
+}
+
+// spread returns a duration from least to most that depends on the client only,
+// so that clients which wait for the same moment do not come at once.
+func spread(who types.UID, least, most time.Duration) time.Duration {
+	return least + refresh.Spread(string(who), most-least)
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package controller is the Kubernetes side of the operator: it watches the
+// kinds of m2m-operator, carries values between them and the packages that
+// decide (refresh, jwks, oauth, render), and writes what they say: statuses,
+// token Secrets and verification bundles. No decision about time, tokens or
+// keys is made here.
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/egress"
+)
+
+// fieldOwner names the operator as the writer of what it writes.
+const fieldOwner = "m2m-operator"
+
+// Options configure the operator.
+type Options struct {
+	// Egress says which connections to authorization servers are allowed.
+	Egress egress.Policy
+
+	// OperatorNamespace is where the Secrets and ConfigMaps are that a
+	// ClusterAuthorizationServer names. Empty: it can name none.
+	OperatorNamespace string
+
+	// WatchNamespaces limits the operator to these namespaces. Empty: all.
+	WatchNamespaces []string
+
+	// Workers is the number of M2MClients and of verification bundles that are
+	// reconciled at a time. Zero: 20.
+	Workers int
+
+	// Clock is what every decision over time is made by. Nil: the real one.
+	Clock clock.PassiveClock
+}
+
+func (o *Options) setDefaults() {
+	if o.Workers <= 0 {
+		o.Workers = 20
+	}
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+}
+
+// Scheme returns a scheme with the kinds that the operator reads and writes.
+func Scheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	utilruntime.Must(clientgoscheme.AddToScheme(s))
+	utilruntime.Must(v1alpha1.AddToScheme(s))
+	return s
+}
+
+// ManagerOptions returns the scheme, the client and the cache that Setup's
+// controllers need; the caller adds addresses and leader election.
+//
+// Of Secrets and ConfigMaps only the operator's own are cached, of pods their
+// metadata, of workloads their annotations: memory does not grow with what else
+// is in the cluster.
+func ManagerOptions(o Options) ctrl.Options {
+	own := labels.SelectorFromSet(labels.Set{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
+	readYourWrites := true
+	return ctrl.Options{
+		Scheme: Scheme(),
+		Client: client.Options{
+			FieldOwner: fieldOwner,
+			Cache: &client.CacheOptions{
+				// Without it, a reconciler that has just replaced a token could
+				// read the Secret as it was before, and mint once more.
+				EnableReadYourWritesConsistency: &readYourWrites,
+			},
+		},
+		Cache: cache.Options{
+			DefaultNamespaces: watchedNamespaces(o.WatchNamespaces),
+			DefaultTransform:  cache.TransformStripManagedFields(),
+			ByObject: map[client.Object]cache.ByObject{
+				&corev1.Secret{}:      {Label: own},
+				&corev1.ConfigMap{}:   {Label: own},
+				&corev1.Pod{}:         {Transform: stripToAnnotations},
+				&corev1.Namespace{}:   {Transform: stripToAnnotations},
+				&appsv1.Deployment{}:  {Transform: stripToAnnotations},
+				&appsv1.StatefulSet{}: {Transform: stripToAnnotations},
+				&appsv1.DaemonSet{}:   {Transform: stripToAnnotations},
+				&batchv1.Job{}:        {Transform: stripToAnnotations},
+				&batchv1.CronJob{}:    {Transform: stripToAnnotations},
+			},
+		},
+	}
+}
+
+// reconcilers are the operator's controllers and what they share.
+type reconcilers struct {
+	foreign  *foreignObjects
+	servers  *servers
+	server   []*AuthorizationServerReconciler // one for each kind
+	resource *APIResourceReconciler
+	bundle   *BundleReconciler
+	client   *M2MClientReconciler
+}
+
+func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
+	if err := addIndexes(mgr.GetFieldIndexer()); err != nil {
+		return nil, err
+	}
+	foreign, err := newForeignObjects(mgr, o)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := corev1client.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
+	if err != nil {
+		return nil, fmt.Errorf("make a client for ServiceAccount tokens: %w", err)
+	}
+	servers := newServers(o, foreign, mgr.GetClient())
+	r := &reconcilers{
+		foreign: foreign, servers: servers,
+		resource: &APIResourceReconciler{
+			client: mgr.GetClient(), servers: servers, foreign: foreign, events: mgr.GetEventRecorder("m2m-apiresource"),
+		},
+		bundle: &BundleReconciler{
+			client: mgr.GetClient(), servers: servers, events: mgr.GetEventRecorder("m2m-verificationbundle"),
+		},
+		client: &M2MClientReconciler{
+			client: mgr.GetClient(), live: mgr.GetAPIReader(), servers: servers, foreign: foreign, tokens: tokens,
+			clock: o.Clock, held: newHeldTokens(), events: mgr.GetEventRecorder("m2m-m2mclient"),
+			confirmSecrets: len(o.WatchNamespaces) > 1,
+		},
+	}
+	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
+		r.server = append(r.server, &AuthorizationServerReconciler{
+			kind: kind, client: mgr.GetClient(), servers: servers, clock: o.Clock, events: mgr.GetEventRecorder("m2m-authorizationserver"),
+		})
+	}
+	return r, nil
+}
+
+// Setup adds the operator's controllers to a manager that was made with
+// ManagerOptions.
+func Setup(mgr ctrl.Manager, o Options) error {
+	o.setDefaults()
+	r, err := newReconcilers(mgr, o)
+	if err != nil {
+		return err
+	}
+	for _, s := range r.server {
+		if err := s.SetupWithManager(mgr, r.foreign); err != nil {
+			return fmt.Errorf("set up %s: %w", s.kind, err)
+		}
+	}
+	if err := r.resource.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("set up APIResource: %w", err)
+	}
+	if err := r.bundle.SetupWithManager(mgr, o.Workers); err != nil {
+		return fmt.Errorf("set up verification bundles: %w", err)
+	}
+	if err := r.client.SetupWithManager(mgr, o.Workers); err != nil {
+		return fmt.Errorf("set up M2MClient: %w", err)
+	}
+	return nil
+}
+
+func watchedNamespaces(names []string) map[string]cache.Config {
+	if len(names) == 0 {
+		return nil
+	}
+	m := make(map[string]cache.Config, len(names))
+	for _, n := range names {
+		m[n] = cache.Config{}
+	}
+	return m
+}
+
+// stripToAnnotations keeps of an object what the operator looks at: its
+// identity, and its and its pod template's verify annotation. A namespace keeps
+// its labels.
+func stripToAnnotations(in any) (any, error) {
+	obj, ok := in.(client.Object)
+	if !ok {
+		return in, nil // a tombstone
+	}
+	var labels map[string]string
+	if ns, ok := obj.(*metav1.PartialObjectMetadata); ok && ns.Kind == "Namespace" {
+		labels = ns.Labels
+	}
+	template := templateAnnotations(obj)
+	kept := metav1.ObjectMeta{
+		Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(),
+		Labels: labels, Annotations: onlyVerify(obj.GetAnnotations()),
+	}
+	pods := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Annotations: onlyVerify(template)}}
+	switch o := obj.(type) {
+	case *metav1.PartialObjectMetadata:
+		o.ObjectMeta = kept
+	case *appsv1.Deployment:
+		*o = appsv1.Deployment{ObjectMeta: kept, Spec: appsv1.DeploymentSpec{Template: pods}}
+	case *appsv1.StatefulSet:
+		*o = appsv1.StatefulSet{ObjectMeta: kept, Spec: appsv1.StatefulSetSpec{Template: pods}}
+	case *appsv1.DaemonSet:
+		*o = appsv1.DaemonSet{ObjectMeta: kept, Spec: appsv1.DaemonSetSpec{Template: pods}}
+	case *batchv1.Job:
+		*o = batchv1.Job{ObjectMeta: kept, Spec: batchv1.JobSpec{Template: pods}}
+	case *batchv1.CronJob:
+		*o = batchv1.CronJob{ObjectMeta: kept, Spec: batchv1.CronJobSpec{
+			JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: pods}},
+		}}
+	}
+	return in, nil
+}
+
+func onlyVerify(annotations map[string]string) map[string]string {
+	if v, ok := annotations[v1alpha1.VerifyAnnotation]; ok {
+		return map[string]string{v1alpha1.VerifyAnnotation: v}
+	}
+	return nil
+}
+
+// templateAnnotations returns the annotations of a workload's pod template.
+func templateAnnotations(obj client.Object) map[string]string {
+	switch o := obj.(type) {
+	case *appsv1.Deployment:
+		return o.Spec.Template.Annotations
+	case *appsv1.StatefulSet:
+		return o.Spec.Template.Annotations
+	case *appsv1.DaemonSet:
+		return o.Spec.Template.Annotations
+	case *batchv1.Job:
+		return o.Spec.Template.Annotations
+	case *batchv1.CronJob:
+		return o.Spec.JobTemplate.Spec.Template.Annotations
+	}
+	return nil
+}
+
+// soonest returns the shortest of the durations that are set, at least min.
+func soonest(least time.Duration, ds ...time.Duration) time.Duration {
+	ds = slices.DeleteFunc(ds, func(d time.Duration) bool { return d == 0 })
+	if len(ds) == 0 {
+		return 0
+	}
+	return max(least, slices.Min(ds))
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// condition is a condition before it has times and generations.
+type condition metav1.Condition
+
+func isTrue(conditionType, reason, message string) condition {
+	return condition{Type: conditionType, Status: metav1.ConditionTrue, Reason: reason, Message: message}
+}
+
+func isFalse(conditionType, reason, message string) condition {
+	return condition{Type: conditionType, Status: metav1.ConditionFalse, Reason: reason, Message: message}
+}
+
+func conditionOf(conditionType string, p *problem) condition {
+	c := isFalse(conditionType, p.reason, p.message)
+	if p.unknown {
+		c.Status = metav1.ConditionUnknown
+	}
+	return c
+}
+
+// as returns the same statement as another condition.
+func (c condition) as(conditionType string) condition {
+	c.Type = conditionType
+	return c
+}
+
+// setConditions writes conditions that speak of a generation. What did not
+// change keeps its transition time.
+func setConditions(conditions *[]metav1.Condition, generation int64, cs ...condition) {
+	for _, c := range cs {
+		c.ObservedGeneration = generation
+		meta.SetStatusCondition(conditions, metav1.Condition(c))
+	}
+}
+
+// tellTransitions records an event for every condition that newly says, or says
+// anew for another reason, that something is wrong, and one when the object
+// becomes ready.
+func tellTransitions(events recorder.EventRecorder, obj client.Object, action string, before, after []metav1.Condition) {
+	var told []string
+	for _, is := range after {
+		was := meta.FindStatusCondition(before, is.Type)
+		changed := was == nil || was.Status != is.Status || was.Reason != is.Reason
+		switch {
+		case is.Type == v1alpha1.ConditionReady && is.Status == metav1.ConditionTrue && changed:
+			events.Eventf(obj, nil, corev1.EventTypeNormal, is.Reason, action, "%s", is.Message)
+		case is.Status == metav1.ConditionFalse && changed && !slices.Contains(told, is.Reason):
+			told = append(told, is.Reason)
+			events.Eventf(obj, nil, corev1.EventTypeWarning, is.Reason, action, "%s", is.Message)
+		}
+	}
+}
+
+// requestsFor lists objects from the cache and returns a request for each.
+func requestsFor(ctx context.Context, c client.Reader, list client.ObjectList, opts ...client.ListOption) []reconcile.Request {
+	// A list need not wait for our own writes: what it misses has its own event.
+	opts = append(opts, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
+	if err := c.List(ctx, list, opts...); err != nil {
+		log.FromContext(ctx).Error(err, "Failed to list from the cache")
+		return nil
+	}
+	var requests []reconcile.Request
+	_ = meta.EachListItem(list, func(o runtime.Object) error {
+		m := o.(client.Object)
+		requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: m.GetNamespace(), Name: m.GetName()}})
+		return nil
+	})
+	return requests
+}
