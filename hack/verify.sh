@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# What `make verify` does: generate everything again into the tree and fail if that
+# changed a file. It compares with what was there before and not with git, so it
+# works in a tree that is being worked on. All checks run before it fails.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+generated=(api config/crd/bases config/rbac docs/reference)
+failed=
+
+fail() {
+  failed=1
+  printf 'verify: %s\n' "$*" >&2
+}
+
+before="$(mktemp -d)"
+trap 'rm -rf "$before"' EXIT
+for dir in "${generated[@]}"; do
+  mkdir -p "$before/$dir"
+  if [ -d "$dir" ]; then cp -R "$dir/." "$before/$dir/"; fi
+done
+
+make generate manifests docs-reference >/dev/null
+
+stale=
+for dir in "${generated[@]}"; do
+  mkdir -p "$dir"
+  while read -r line; do stale="$stale  $line"$'\n'; done < <(
+    diff -rq "$before/$dir" "$dir" | sed -E \
+      -e "s#^Files .* and (.*) differ\$#\\1 was out of date#" \
+      -e "s#^Only in $before/([^:]*): (.*)#\\1/\\2 is no longer generated#" \
+      -e "s#^Only in ([^:]*): (.*)#\\1/\\2 was missing#"
+  )
+done
+if [ -n "$stale" ]; then
+  fail "these files were not what make generate manifests docs-reference makes; they are now, so look at them and commit them:"
+  printf '%s' "$stale" >&2
+fi
+
+while read -r mod; do
+  if ! out="$(cd "$(dirname "$mod")" && GOWORK=off go mod tidy -diff 2>&1)"; then
+    fail "$mod is not tidy:"
+    printf '%s\n' "$out" | grep -v '^go: downloading ' | head -n 40 >&2
+  fi
+done < <(find . -name go.mod -not -path '*/node_modules/*' | sort)
+
+unformatted="$(find . -name '*.go' -not -path '*/node_modules/*' -exec gofmt -s -l {} +)"
+if [ -n "$unformatted" ]; then
+  fail "not formatted; make fmt does it:"
+  printf '%s\n' "$unformatted" >&2
+fi
+
+while read -r file; do
+  case "$(head -n 3 "$file")" in
+    *'SPDX-License-Identifier: Apache-2.0'*) ;;
+    *) fail "$file does not say SPDX-License-Identifier: Apache-2.0 at its top" ;;
+  esac
+done < <(find . \( -name '*.go' -o -name '*.sh' -o -path ./.ci/run \) -not -path '*/node_modules/*' | sort)
+
+while read -r script; do
+  bash -n "$script" || fail "$script is not valid bash"
+done < <(find hack .ci -type f \( -name '*.sh' -o -name run \) -not -path '*/node_modules/*' | sort)
+
+kustomize="$(hack/tool.sh --path kustomize)"
+while read -r kustomization; do
+  dir="$(dirname "$kustomization")"
+  if ! out="$("$kustomize" build "$dir" 2>&1 >/dev/null)"; then
+    fail "kustomize build $dir: $out"
+  elif [ -n "$out" ]; then
+    fail "kustomize build $dir warns: $out"
+  fi
+done < <(find config -name kustomization.yaml | sort)
+
+if [ -n "$failed" ]; then exit 1; fi
+echo "verify: generated files, modules, formatting, licence lines, scripts and manifests are up to date"
