@@ -190,7 +190,7 @@ func (r *APIResourceReconciler) distribution(ctx context.Context, api *v1alpha1.
 	if refused != nil {
 		return no(v1alpha1.ReasonNotAccepted, "The APIResource is not accepted")
 	}
-	if len(srv.keys()) == 0 {
+	if !srv.keysKnown() {
 		return no(v1alpha1.ReasonNoKeys, fmt.Sprintf("No signing key of %s %q is known yet", srv.key.kind, srv.key.name))
 	}
 	if _, err := render.Verification(bundleOf(api, srv), extraFiles(api)); err != nil {

@@ -107,7 +107,7 @@ func (r *BundleReconciler) render(ctx context.Context, api *v1alpha1.APIResource
 		return nil, nil
 	}
 	srv, unresolved, err := r.servers.resolve(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
-	if unresolved != nil || err != nil || len(srv.keys()) == 0 {
+	if unresolved != nil || err != nil || !srv.keysKnown() {
 		return nil, err
 	}
 	bundle := bundleOf(api, srv)

@@ -113,6 +113,12 @@ func (s *server) keys() []jwks.Key {
 	return keys
 }
 
+// keysKnown says whether a verification bundle can be made: signing keys are
+// known, or every one of them is revoked and nothing must verify.
+func (s *server) keysKnown() bool {
+	return len(s.status.Keys) > 0 || len(s.spec.JWKS.RevokedKeyIDs) > 0
+}
+
 // servers resolves references to authorization servers, and holds for each what
 // lives only as long as the process: its HTTP client, budget and breaker. All
 // else is in the objects.
