@@ -418,6 +418,9 @@ func (a *access) seed(p *pass) string { return string(p.client.UID) + "/" + a.ke
 // verify checks a token as the API will. A token that is no JWT cannot be
 // checked, save for the scopes that the server said it has.
 func verify(h heldToken, a *access, now time.Time) (*jwks.Claims, *jwks.VerifyError) {
+	if !now.Before(h.record.ExpiresAt) {
+		return nil, &jwks.VerifyError{Reason: jwks.ReasonExpired, Message: "the token had expired when it was issued; compare the clocks"}
+	}
 	expect := a.expect
 	expect.Now, expect.Scopes = now, checkable(a.scopes)
 	claims, err := jwks.Verify(h.value, a.server.keys(), expect)

@@ -3,6 +3,7 @@
 package refresh
 
 import (
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -120,5 +121,24 @@ func TestBreakerLetsOneProbeThroughAmongMany(t *testing.T) {
 	wg.Wait()
 	if got := allowed.Load(); got != 1 {
 		t.Errorf("%d probes at once", got)
+	}
+}
+
+func TestSpreadIsStableEvenAndBounded(t *testing.T) {
+	const most = 10 * time.Second
+	halves := [2]int{}
+	for i := range 1000 {
+		seed := strconv.Itoa(i)
+		d := Spread(seed, most)
+		if d != Spread(seed, most) {
+			t.Fatalf("Spread(%q) differs from call to call", seed)
+		}
+		if d < 0 || d >= most {
+			t.Fatalf("Spread(%q) = %s, want within [0, %s)", seed, d, most)
+		}
+		halves[d/(most/2)]++
+	}
+	if halves[0] < 400 || halves[1] < 400 {
+		t.Errorf("Spread puts %d of 1000 seeds into the first half and %d into the second", halves[0], halves[1])
 	}
 }
