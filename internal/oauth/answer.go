@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oauth
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// maxTokenBytes bounds a token; a Secret holds 1 MiB, and a header line of a usual server 8 KiB.
+	maxTokenBytes = 64 << 10
+	// maxLifetime caps expires_in: ten years.
+	maxLifetime = 10 * 365 * 24 * time.Hour
+	// maxRetryAfter caps Retry-After, so that a server's slip does not silence a client for days.
+	maxRetryAfter = time.Hour
+)
+
+// interpret reads an answer that came whole. sent are the credentials that must not come back out of it.
+func (a answer) interpret(sent []string, now time.Time) (*Token, *Error) {
+	fail := func(detail string) *Error {
+		return &Error{Class: classify(a.status, ""), Status: a.status, RetryAfter: retryAfter(a.header, now), Detail: detail}
+	}
+	if a.status/100 == 3 {
+		return nil, fail("answered with a redirect, which is not followed")
+	}
+	m, err := parseMembers(a.header.Get("Content-Type"), a.body)
+	code, codeErr := m.string("error")
+	if a.status/100 != 2 || code != "" { // some servers refuse with status 200
+		description, _ := m.string("error_description")
+		e := fail("")
+		e.identify(code, description, sent)
+		return nil, e
+	}
+	if err := cmp.Or(err, codeErr); err != nil {
+		return nil, fail(err.Error())
+	}
+	token := &Token{RequestedAt: now}
+	for _, read := range []func(members, *Token) error{readValue, readExpiry, readScopes} {
+		if err := read(m, token); err != nil {
+			return nil, fail(err.Error())
+		}
+	}
+	if detail := readType(m, token, sent); detail != "" {
+		e := fail(detail)
+		e.Class = ClassTerminal // asking again yields the same type
+		return nil, e
+	}
+	return token, nil
+}
+
+// members are an answer's members that are not null, undecoded: each is judged by itself, and unknown ones not at all.
+type members map[string]json.RawMessage
+
+// parseMembers splits a body into its members. JSON is the rule (RFC 6749 §5.1); a form is taken, as x/oauth2 does,
+// where the content type says so.
+func parseMembers(contentType string, body []byte) (members, error) {
+	m := members{}
+	switch mediaType, _, _ := mime.ParseMediaType(contentType); mediaType {
+	case "application/x-www-form-urlencoded", "text/plain":
+		form, err := url.ParseQuery(string(body))
+		if err != nil {
+			return nil, fmt.Errorf("answer of type %s is not a form", mediaType)
+		}
+		for name := range form {
+			m[name], _ = json.Marshal(form.Get(name)) // a string cannot fail
+		}
+	default:
+		if len(body) == 0 {
+			return nil, errors.New("answer is empty")
+		}
+		if !json.Valid(body) {
+			return nil, errors.New("answer is not JSON")
+		}
+		if json.Unmarshal(body, &m) != nil {
+			return nil, errors.New("answer is not a JSON object")
+		}
+	}
+	for name, value := range m {
+		if string(value) == "null" {
+			delete(m, name)
+		}
+	}
+	return m, nil
+}
+
+// string returns a member's value, "" if it is absent.
+func (m members) string(name string) (string, error) {
+	raw, ok := m[name]
+	if !ok {
+		return "", nil
+	}
+	var s string
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return "", fmt.Errorf("%s in the answer is not a string", name)
+	}
+	return s, nil
+}
+
+// readValue takes access_token. What is not visible ASCII is refused: the value ends up in an HTTP header, and a line
+// break would end it there.
+func readValue(m members, t *Token) (err error) {
+	t.Value, err = m.string("access_token")
+	switch {
+	case err != nil:
+		return err
+	case t.Value == "":
+		return errors.New("answer has no access_token")
+	case len(t.Value) > maxTokenBytes:
+		return fmt.Errorf("access_token in the answer is longer than %d bytes", maxTokenBytes)
+	case strings.ContainsFunc(t.Value, func(r rune) bool { return r < '!' || r > '~' }):
+		return errors.New("access_token in the answer has characters that do not belong into a token")
+	}
+	return nil
+}
+
+// readExpiry takes expires_in: a number, or a string with one, as some servers send.
+func readExpiry(m members, t *Token) error {
+	raw, ok := m["expires_in"]
+	if !ok {
+		return nil
+	}
+	var n json.Number
+	if err := json.Unmarshal(raw, &n); err != nil {
+		return errors.New("expires_in in the answer is not a number")
+	}
+	seconds, _ := n.Float64() // what is out of range comes as an infinity of the right sign
+	switch {
+	case seconds < 1:
+		return errors.New("answer says the token has already expired")
+	case seconds >= maxLifetime.Seconds():
+		t.ExpiresIn = maxLifetime
+	default:
+		t.ExpiresIn = time.Duration(seconds) * time.Second
+	}
+	return nil
+}
+
+// readScopes takes scope, whose tokens are visible ASCII without quote and backslash (RFC 6749 §3.3).
+func readScopes(m members, t *Token) error {
+	scope, err := m.string("scope")
+	if err != nil {
+		return err
+	}
+	if strings.ContainsFunc(scope, func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }) {
+		return errors.New("scope in the answer has characters that do not belong into a scope")
+	}
+	_, t.ScopesReturned = m["scope"]
+	t.Scopes = strings.Fields(scope)
+	return nil
+}
+
+// readType takes token_type and returns what is wrong with it. Only bearer tokens (RFC 6750) can be handed on in a
+// file; a missing type is taken for one.
+func readType(m members, t *Token, sent []string) string {
+	tokenType, err := m.string("token_type")
+	switch {
+	case err != nil:
+		return err.Error()
+	case tokenType == "" || strings.EqualFold(tokenType, "Bearer"):
+		t.Type = "Bearer"
+		return ""
+	case wellFormed(tokenType) && !contains(tokenType, sent):
+		return fmt.Sprintf("token type %s is not supported, only Bearer", tokenType)
+	}
+	return "token type is not supported, only Bearer"
+}
+
+// retryAfter reads Retry-After (RFC 9110 §10.2.3), seconds or a date; 0 if there is none or it has passed.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	value := strings.TrimSpace(h.Get("Retry-After"))
+	if at, err := http.ParseTime(value); err == nil {
+		return min(max(at.Sub(now), 0), maxRetryAfter)
+	}
+	// A number that is out of range comes as the greatest one, beside the error.
+	seconds, err := strconv.ParseUint(value, 10, 64)
+	if err != nil && seconds == 0 {
+		return 0
+	}
+	return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oauth
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"html"
+	"io"
+	"net"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+
+	"github.com/m2m-operator/m2m-operator/internal/egress"
+)
+
+// Class says what a failure asks of the caller.
+type Class string
+
+const (
+	// ClassRetryable is a passing trouble of the network or the server: try again, with back-off.
+	ClassRetryable Class = "Retryable"
+	// ClassSlowRetry is a refusal that may heal when the server or the cluster catches up (an application that is
+	// created late, a secret that is rotated, a certificate that is renewed): try again, rarely.
+	ClassSlowRetry Class = "SlowRetry"
+	// ClassTerminal means that our own configuration is wrong or forbidden: trying again does not help before it
+	// changes.
+	ClassTerminal Class = "Terminal"
+)
+
+// classByCode are the error codes of RFC 6749 §5.2 and §4.1.2.1, RFC 8628 §3.5 and RFC 8707 §2 that a token endpoint
+// may answer. A code that is not listed is a refusal like the others: SlowRetry.
+var classByCode = map[string]Class{
+	"server_error":            ClassRetryable,
+	"slow_down":               ClassRetryable,
+	"temporarily_unavailable": ClassRetryable,
+	"access_denied":           ClassSlowRetry,
+	"invalid_client":          ClassSlowRetry,
+	"invalid_grant":           ClassSlowRetry,
+	"invalid_request":         ClassSlowRetry, // Logto answers it for an expired secret
+	"invalid_scope":           ClassSlowRetry,
+	"invalid_target":          ClassSlowRetry,
+	"unauthorized_client":     ClassSlowRetry,
+	"unsupported_grant_type":  ClassTerminal,
+}
+
+// classify is the table of classes for answers. A server in trouble (5xx, 408, 429) is believed before its code is;
+// what remains without a code and below 300 is an answer that makes no sense.
+func classify(status int, code string) Class {
+	class, known := classByCode[code]
+	switch {
+	case status/100 == 3:
+		return ClassTerminal
+	case status >= 500 || status == 408 || status == 429:
+		return ClassRetryable
+	case known:
+		return class
+	case status/100 == 4 || code != "":
+		return ClassSlowRetry
+	}
+	return ClassRetryable
+}
+
+// maxDescription bounds Error.Description, in runes.
+const maxDescription = 200
+
+// Error is why there is no token. All of it may be shown to the client's owner: it holds no credential, no raw
+// answer, and nothing that differs between two equal failures.
+type Error struct {
+	// Class says whether trying again may help.
+	Class Class
+	// Code is the server's RFC 6749 error code, "" if it sent none that is well-formed ([A-Za-z0-9_.:-]{1,64}).
+	Code string
+	// Description is the server's error_description: printable, at most 200 runes, "" if none.
+	Description string
+	// Status is the HTTP status, 0 when no answer came.
+	Status int
+	// RetryAfter is how long the server asks to wait, at most an hour; 0 if it does not say.
+	RetryAfter time.Duration
+	// Detail is what happened, in our words; "" where Code or Status says it all.
+	Detail string
+
+	cause error // the context's error, or the policy's
+}
+
+// Error returns a sentence fragment, the same for the same failure, for example
+// "invalid_client (HTTP 401): bad secret", "HTTP 503", "no answer: connection refused".
+func (e *Error) Error() string {
+	var parts []string
+	switch {
+	case e.Code != "":
+		parts = append(parts, fmt.Sprintf("%s (HTTP %d)", e.Code, e.Status))
+	case e.Status != 0:
+		parts = append(parts, fmt.Sprintf("HTTP %d", e.Status))
+	case e.Class != ClassTerminal && !strings.HasPrefix(e.Detail, "no answer"):
+		parts = append(parts, "no answer")
+	}
+	for _, s := range []string{e.Detail, e.Description} {
+		if s != "" {
+			parts = append(parts, s)
+		}
+	}
+	return strings.Join(parts, ": ")
+}
+
+// Unwrap returns the context's error if the context ended the request, or the *egress.BlockedError.
+func (e *Error) Unwrap() error { return e.cause }
+
+// identify fills in what the server calls its refusal.
+func (e *Error) identify(code, description string, sent []string) {
+	e.Class = classify(e.Status, code)
+	e.Description = printable(description, sent)
+	_, known := classByCode[code]
+	switch {
+	case known, wellFormed(code) && !contains(code, sent):
+		e.Code = code
+	case code != "":
+		e.Detail = "error in the answer is not a well-formed code"
+	}
+}
+
+// codePattern is narrower than RFC 6749 §5.2, which allows any printable text; the codes that are registered fit.
+var codePattern = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,64}$`)
+
+func wellFormed(code string) bool { return codePattern.MatchString(code) }
+
+// passing are the parts of a description that differ from request to request, as Microsoft Entra ID appends them.
+var passing = regexp.MustCompile(`(?i)\b((trace|correlation|request)[ _-]?id:? ?[0-9a-f-]{16,}|timestamp:? ?\d{4}-\d\d-\d\d[T ][\d:.]+(Z|[+-][\d:]+)?)`)
+
+// printable makes a server's text fit to be shown: what we sent is taken out of it, what is not printable becomes a
+// space, what passes is dropped, and what is left is cut at 200 runes.
+func printable(text string, sent []string) string {
+	text = redact(text, sent)
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
+			return ' '
+		}
+		return r
+	}, text)
+	text = passing.ReplaceAllString(text, " ")
+	text = redact(strings.Join(strings.Fields(text), " "), sent)
+	if runes := []rune(text); len(runes) > maxDescription {
+		text = string(runes[:maxDescription-1]) + "…"
+	}
+	return text
+}
+
+// spellings returns every form in which a server may echo the credentials that it was sent: as they are, as they
+// travelled, and as a careful server escapes them; of an assertion also each part, longest first.
+func spellings(credentials ...string) []string {
+	var all []string
+	for _, c := range credentials {
+		all = append(all, c, url.QueryEscape(c), url.PathEscape(c), html.EscapeString(c),
+			base64.RawStdEncoding.EncodeToString([]byte(c)))
+		for part := range strings.SplitSeq(c, ".") {
+			if len(part) >= 16 {
+				all = append(all, part)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b string) int {
+		if len(a) != len(b) {
+			return len(b) - len(a)
+		}
+		return strings.Compare(a, b)
+	})
+	return slices.Compact(all)
+}
+
+func redact(text string, sent []string) string {
+	for _, s := range sent {
+		text = strings.ReplaceAll(text, s, "[redacted]")
+	}
+	return text
+}
+
+func contains(text string, sent []string) bool {
+	return slices.ContainsFunc(sent, func(s string) bool { return strings.Contains(text, s) })
+}
+
+// transportError classes a request that got no answer, or half of one. The words are our own: those of package net
+// hold ports and addresses that change from one attempt to the next. ctx is the caller's context, attempt the one
+// that ends after limit.
+func transportError(ctx, attempt context.Context, limit time.Duration, err error) *Error {
+	e := &Error{Class: ClassRetryable}
+	var (
+		blocked  *egress.BlockedError
+		op       *net.OpError
+		dns      *net.DNSError
+		timeout  net.Error
+		host     x509.HostnameError
+		invalid  x509.CertificateInvalidError
+		untested *tls.CertificateVerificationError
+		record   tls.RecordHeaderError
+		alert    tls.AlertError
+	)
+	switch {
+	case errors.As(err, &blocked):
+		e.Class, e.Detail, e.cause = ClassTerminal, blocked.Error(), blocked
+	case errors.Is(ctx.Err(), context.Canceled):
+		e.Detail, e.cause = "request was cancelled", ctx.Err()
+	case ctx.Err() != nil:
+		e.Detail, e.cause = "no answer before the deadline", ctx.Err()
+	case attempt.Err() != nil:
+		e.Detail = "no answer within " + limit.String()
+	case errors.As(err, &host):
+		e.Class, e.Detail = ClassSlowRetry, "TLS certificate is not valid for the host"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		e.Class, e.Detail = ClassSlowRetry, "TLS certificate has expired or is not yet valid"
+	case errors.As(err, &untested):
+		e.Class, e.Detail = ClassSlowRetry, "TLS certificate is not trusted"
+	case errors.As(err, &dns) && dns.IsNotFound:
+		e.Detail = "host name does not exist"
+	case errors.As(err, &dns):
+		e.Detail = "host name could not be resolved"
+	case errors.As(err, &op) && op.Op == "dial" && op.Timeout():
+		e.Detail = "connection timed out"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		e.Detail = "no answer in time"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		e.Detail = "connection refused"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		e.Detail = "host is unreachable"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		e.Detail = "connection was closed"
+	case errors.As(err, &record), err != nil && strings.Contains(err.Error(), "HTTP response to HTTPS client"):
+		e.Detail = "server does not speak TLS"
+	case errors.As(err, &alert):
+		e.Detail = "TLS handshake failed"
+	default:
+		e.Detail = "connection failed"
+	}
+	return e
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package oauth is the one place that speaks to a token endpoint: it authenticates a client, makes one
+// client_credentials request (RFC 6749 §4.4) and turns whatever comes back into a Token or a classed Error. Nothing
+// the server says leaves this package unchecked, and nothing that was sent to it (secret, assertion, key) leaves at
+// all. It decides nothing over time; when to ask, and when to ask again, is the caller's matter.
+package oauth
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+
+	"github.com/m2m-operator/m2m-operator/internal/egress"
+)
+
+// TokenRequest is everything that one token request depends on.
+type TokenRequest struct {
+	// Endpoint is the token endpoint's absolute URL; a query is kept, a fragment is an error (RFC 6749 §3.2).
+	Endpoint string
+	// Authentication is how the client proves who it is.
+	Authentication Authentication
+	// Scopes are joined by spaces into the scope parameter; none means no parameter.
+	Scopes []string
+	// Resource is the resource parameter (RFC 8707); "" means no parameter.
+	Resource string
+	// Audience is the audience parameter that some servers take instead; "" means no parameter.
+	Audience string
+	// Now is the time of the request: assertions are dated by it, and the token's life is counted from it.
+	Now time.Time
+}
+
+// Exchange makes exactly one HTTP request and returns the token it yields. hc should come from package egress: its
+// transport and its timeout are used, and whatever it would do on redirects is not. Every error is an *Error;
+// errors.Is finds the context's own error in it if the context ended the request.
+func Exchange(ctx context.Context, hc *http.Client, req TokenRequest) (*Token, error) {
+	// Only the form is judged here; what the operator's policy refuses, the client refuses itself.
+	anywhere := egress.Policy{AllowHTTP: true, AllowLoopback: true, AllowLinkLocal: true}
+	if err := anywhere.CheckURL(req.Endpoint); err != nil {
+		return nil, &Error{Class: ClassTerminal, Detail: "token endpoint: " + err.Error()}
+	}
+	cfg := clientcredentials.Config{TokenURL: req.Endpoint, Scopes: req.Scopes, EndpointParams: url.Values{}}
+	if req.Resource != "" {
+		cfg.EndpointParams.Set("resource", req.Resource)
+	}
+	if req.Audience != "" {
+		cfg.EndpointParams.Set("audience", req.Audience)
+	}
+	sent, err := req.Authentication.apply(&cfg, req.Now)
+	if err != nil {
+		return nil, &Error{Class: ClassTerminal, Detail: err.Error()}
+	}
+
+	rec := &recorder{base: hc.Transport}
+	if rec.base == nil {
+		rec.base = http.DefaultTransport
+	}
+	// The time limit is put on the context instead of the client, so that running into it is told from the caller's
+	// own deadline.
+	attempt, cancel := ctx, context.CancelFunc(func() {})
+	if hc.Timeout > 0 {
+		attempt, cancel = context.WithTimeout(ctx, hc.Timeout)
+	}
+	defer cancel()
+	client := &http.Client{
+		Transport:     rec,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	// x/oauth2 builds the request. Its reading of the answer is not used: it takes unread errors for empty members,
+	// loses the reason of a broken body, and its error prints the body.
+	_, err = cfg.Token(context.WithValue(attempt, oauth2.HTTPClient, client))
+
+	answer := rec.answer
+	switch {
+	case answer.status == 0:
+		return nil, transportError(ctx, attempt, hc.Timeout, err)
+	case answer.err != nil:
+		e := transportError(ctx, attempt, hc.Timeout, answer.err)
+		switch late, isLate := strings.CutPrefix(e.Detail, "no answer "); {
+		case errors.Is(answer.err, egress.ErrBodyTooLarge):
+			e.Detail = egress.ErrBodyTooLarge.Error()
+		case isLate:
+			e.Detail = "answer did not end " + late
+		default:
+			e.Detail = "answer broke off: " + e.Detail
+		}
+		e.Class, e.Status, e.RetryAfter = classify(answer.status, ""), answer.status, retryAfter(answer.header, req.Now)
+		return nil, e
+	}
+	token, failure := answer.interpret(sent, req.Now)
+	if failure != nil { // not returned as it is: a nil *Error in an error is not nil
+		return nil, failure
+	}
+	return token, nil
+}
+
+// answer is what a token endpoint answered. status 0 means that no header came.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+	err    error // why body is not whole
+}
+
+// recorder is the http.RoundTripper of one Exchange. It keeps the answer and hands it on.
+type recorder struct {
+	base   http.RoundTripper
+	answer answer
+}
+
+// RoundTrip implements http.RoundTripper.
+func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	req.Header.Set("Accept", "application/json") // some servers answer with a form otherwise
+	resp, err := r.base.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	r.answer = answer{status: resp.StatusCode, header: resp.Header}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, egress.MaxBody+1))
+	if err == nil && len(body) > egress.MaxBody { // a client of another kind may not bound it
+		err = egress.ErrBodyTooLarge
+	}
+	if r.answer.err = err; err != nil {
+		return nil, err
+	}
+	r.answer.body = body
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, nil
+}
