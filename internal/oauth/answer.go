@@ -44,13 +44,16 @@ func (a answer) interpret(sent []string, now time.Time) (*Token, *Error) {
 		return nil, fail(err.Error())
 	}
 	token := &Token{RequestedAt: now}
-	for _, read := range []func(members, *Token) error{readValue, readExpiry, readScopes} {
+	for _, read := range []func(members, *Token) error{readValue, readExpiry, readScopes, readType} {
 		if err := read(m, token); err != nil {
 			return nil, fail(err.Error())
 		}
 	}
-	if detail := readType(m, token, sent); detail != "" {
-		e := fail(detail)
+	if token.Type != "Bearer" {
+		e := fail("token type is not supported, only Bearer")
+		if wellFormed(token.Type) && !contains(token.Type, sent) {
+			e.Detail = "token type " + token.Type + " is not supported, only Bearer"
+		}
 		e.Class = ClassTerminal // asking again yields the same type
 		return nil, e
 	}
@@ -158,20 +161,13 @@ func readScopes(m members, t *Token) error {
 	return nil
 }
 
-// readType takes token_type and returns what is wrong with it. Only bearer tokens (RFC 6750) can be handed on in a
-// file; a missing type is taken for one.
-func readType(m members, t *Token, sent []string) string {
-	tokenType, err := m.string("token_type")
-	switch {
-	case err != nil:
-		return err.Error()
-	case tokenType == "" || strings.EqualFold(tokenType, "Bearer"):
+// readType takes token_type. Only bearer tokens (RFC 6750) can be handed on in a file; a missing type is taken for one.
+func readType(m members, t *Token) (err error) {
+	t.Type, err = m.string("token_type")
+	if t.Type == "" || strings.EqualFold(t.Type, "Bearer") {
 		t.Type = "Bearer"
-		return ""
-	case wellFormed(tokenType) && !contains(tokenType, sent):
-		return fmt.Sprintf("token type %s is not supported, only Bearer", tokenType)
 	}
-	return "token type is not supported, only Bearer"
+	return err
 }
 
 // retryAfter reads Retry-After (RFC 9110 §10.2.3), seconds or a date; 0 if there is none or it has passed.

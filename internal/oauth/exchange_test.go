@@ -278,7 +278,7 @@ func TestRefusals(t *testing.T) {
 		"expires_in is a list":     {reply(200, `{"access_token":"t","expires_in":[1]}`), Error{Class: ClassRetryable, Detail: "expires_in in the answer is not a number"}, ""},
 		"scope is a list":          {reply(200, `{"access_token":"t","scope":["a"]}`), Error{Class: ClassRetryable, Detail: "scope in the answer is not a string"}, ""},
 		"scope with a quote":       {reply(200, `{"access_token":"t","scope":"a\"b"}`), Error{Class: ClassRetryable, Detail: "scope in the answer has characters that do not belong into a scope"}, ""},
-		"token_type is a number":   {reply(200, `{"access_token":"t","token_type":7}`), Error{Class: ClassTerminal, Detail: "token_type in the answer is not a string"}, ""},
+		"token_type is a number":   {reply(200, `{"access_token":"t","token_type":7}`), Error{Class: ClassRetryable, Detail: "token_type in the answer is not a string"}, ""},
 		"token_type is DPoP":       {reply(200, `{"access_token":"t","token_type":"DPoP"}`), Error{Class: ClassTerminal, Detail: "token type DPoP is not supported, only Bearer"}, "HTTP 200: token type DPoP is not supported, only Bearer"},
 		"token_type is no name":    {reply(200, `{"access_token":"t","token_type":"<b>"}`), Error{Class: ClassTerminal, Detail: "token type is not supported, only Bearer"}, ""},
 		"broken gzip":              {reply(200, "this is not gzip at all", "Content-Encoding", "gzip"), Error{Class: ClassRetryable, Detail: "answer broke off: connection failed"}, ""},
