@@ -242,13 +242,19 @@ func startStepped(t *testing.T, change ...func(*Options)) *operator {
 
 func newOperator(t *testing.T, build func(ctrl.Manager, Options) (*reconcilers, error), change ...func(*Options)) *operator {
 	t.Helper()
+	return newOperatorOver(t, rest.CopyConfig(restConfig), build, change...)
+}
+
+// newOperatorOver makes an operator that has its own connection to the API
+// server.
+func newOperatorOver(t *testing.T, cfg *rest.Config, build func(ctrl.Manager, Options) (*reconcilers, error), change ...func(*Options)) *operator {
+	t.Helper()
 	o := testOptions()
 	for _, f := range change {
 		f(&o)
 	}
 	o.setDefaults()
 	op := &operator{t: t, requests: &requestCounter{}}
-	cfg := rest.CopyConfig(restConfig)
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		op.requests.next = next
 		return op.requests
@@ -573,4 +579,3 @@ func tokenIn(t *testing.T, namespace, secret, key string) string {
 	}
 	return string(s.Data[key])
 }
-
