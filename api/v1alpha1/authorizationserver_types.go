@@ -246,7 +246,7 @@ type SigningKey struct {
 	// firstSeenAt is when the operator first saw the key.
 	//
 	// +required
-	FirstSeenAt metav1.Time `json:"firstSeenAt,omitzero"`
+	FirstSeenAt *metav1.Time `json:"firstSeenAt,omitempty"`
 
 	// retiredAt is when the server was first seen without the key. Unset while
 	// the server publishes it.

@@ -9,7 +9,7 @@ import (
 // M2MClientSpec describes a calling service: the APIs it calls, its credentials
 // and the Secret with its tokens.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.secret) || !has(self.secret.template) || self.access.all(a, !((has(a.key) ? a.key : (has(a.apiResourceRef) ? a.apiResourceRef.name : '')) in self.secret.template))",message="secret.template has a key that is already the key of an access",fieldPath=".secret.template"
+// +kubebuilder:validation:XValidation:rule=`!has(self.secret) || !has(self.secret.template) || self.access.all(a, !((has(a.key) ? a.key : (has(a.apiResourceRef) ? a.apiResourceRef.name : "")) in self.secret.template))`,message="secret.template has a key that is already the key of an access",fieldPath=".secret.template"
 type M2MClientSpec struct {
 	// authorizationServerRef names the server that the tokens come from. The
 	// client's credentials are sent to this server only.
@@ -24,7 +24,7 @@ type M2MClientSpec struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, (has(a.key) ? a.key : (has(a.apiResourceRef) ? a.apiResourceRef.name : '')) == (has(b.key) ? b.key : (has(b.apiResourceRef) ? b.apiResourceRef.name : ''))))",message="two accesses have the same key; give one of them another key"
+	// +kubebuilder:validation:XValidation:rule=`self.all(a, self.exists_one(b, (has(a.key) ? a.key : (has(a.apiResourceRef) ? a.apiResourceRef.name : "")) == (has(b.key) ? b.key : (has(b.apiResourceRef) ? b.apiResourceRef.name : ""))))`,message="two accesses have the same key; give one of them another key"
 	Access []Access `json:"access,omitempty"`
 
 	// credentials are what the client proves itself with at the authorization
@@ -391,7 +391,7 @@ type TokenStatus struct {
 	// last attempt succeeded.
 	//
 	// +optional
-	Failure *TokenFailure `json:"failure,omitempty"`
+	Failure TokenFailure `json:"failure,omitzero"`
 }
 
 // TokenFailure is how the attempts to get a token go wrong.
@@ -419,7 +419,7 @@ type TokenFailure struct {
 	// nextAttemptAt is when the next attempt is made.
 	//
 	// +required
-	NextAttemptAt metav1.Time `json:"nextAttemptAt,omitzero"`
+	NextAttemptAt *metav1.Time `json:"nextAttemptAt,omitempty"`
 
 	// inputs identifies what the attempts were made with: with other inputs a
 	// new one is made at once.

@@ -86,7 +86,7 @@ func (r *APIResourceReconciler) reconcile(ctx context.Context, api *v1alpha1.API
 	ready := isTrue(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The APIResource is accepted and its verification bundle is where it is needed")
 	for _, c := range []condition{distributed, accepted} {
 		if c.Status != metav1.ConditionTrue {
-			ready = c.as(v1alpha1.ConditionReady)
+			ready = c.asReady()
 		}
 	}
 	setConditions(&api.Status.Conditions, api.Generation, accepted, distributed, ready)

@@ -237,11 +237,11 @@ func serverReady(obj client.Object, discovered, keys condition) condition {
 	status := statusOf(obj)
 	switch {
 	case status.Endpoints.Token == "":
-		return discovered.as(v1alpha1.ConditionReady)
+		return discovered.asReady()
 	case len(status.Keys) == 0 && keys.Status == metav1.ConditionTrue:
 		return isFalse(v1alpha1.ConditionReady, v1alpha1.ReasonNoKeys, "Every signing key of the server is revoked")
 	case len(status.Keys) == 0:
-		return keys.as(v1alpha1.ConditionReady)
+		return keys.asReady()
 	}
 	return isTrue(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The token endpoint and the signing keys are known")
 }
@@ -297,10 +297,7 @@ func recordsOf(keys []v1alpha1.SigningKey) []jwks.Record {
 	for i, k := range keys {
 		records[i] = jwks.Record{
 			Key:         jwks.Key{ID: k.KeyID, Algorithm: k.Algorithm, JWK: k.PublicKey},
-			FirstSeenAt: k.FirstSeenAt.Time,
-		}
-		if k.RetiredAt != nil {
-			records[i].RetiredAt = k.RetiredAt.Time
+			FirstSeenAt: momentOf(k.FirstSeenAt), RetiredAt: momentOf(k.RetiredAt),
 		}
 	}
 	return records
@@ -309,13 +306,9 @@ func recordsOf(keys []v1alpha1.SigningKey) []jwks.Record {
 func signingKeys(records []jwks.Record) []v1alpha1.SigningKey {
 	var keys []v1alpha1.SigningKey
 	for _, r := range records {
-		k := v1alpha1.SigningKey{
-			KeyID: r.ID, Algorithm: r.Algorithm, PublicKey: r.JWK, FirstSeenAt: metav1.NewTime(r.FirstSeenAt),
-		}
-		if !r.RetiredAt.IsZero() {
-			k.RetiredAt = &metav1.Time{Time: r.RetiredAt}
-		}
-		keys = append(keys, k)
+		keys = append(keys, v1alpha1.SigningKey{
+			KeyID: r.ID, Algorithm: r.Algorithm, PublicKey: r.JWK, FirstSeenAt: timeOf(r.FirstSeenAt), RetiredAt: timeOf(r.RetiredAt),
+		})
 	}
 	return keys
 }

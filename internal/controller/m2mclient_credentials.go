@@ -21,6 +21,13 @@ import (
 // assertionLifetimeSeconds is the least that the TokenRequest API issues.
 const assertionLifetimeSeconds = 600
 
+// maxClientID is the bound of status.clientID.
+const maxClientID = 1024
+
+// notPrintable says that RFC 6749 allows a character neither in a client
+// identifier nor in a client secret (appendix A, VSCHAR).
+func notPrintable(c rune) bool { return c < ' ' || c > '~' }
+
 // credentials are who a client is, and which state of its secret it uses. The
 // secret itself is read only when a token is requested.
 type credentials struct {
@@ -111,6 +118,10 @@ func (r *M2MClientReconciler) readCredential(ctx context.Context, name types.Nam
 	if clientID == "" {
 		return missing("Secret %q has no key %q, and the spec names no clientID", name.Name, v1alpha1.ClientIDKey)
 	}
+	if len(clientID) > maxClientID || strings.ContainsFunc(clientID, notPrintable) {
+		return nil, "", &problem{reason: v1alpha1.ReasonCredentialsInvalid, message: fmt.Sprintf(
+			"Key %q of Secret %q holds no client identifier: up to %d printable ASCII characters", v1alpha1.ClientIDKey, name.Name, maxClientID)}, nil
+	}
 	return content, clientID, nil, nil
 }
 
@@ -120,7 +131,7 @@ func authentication(p *pass, secret, clientID string, content []byte) (oauth.Aut
 		return nil, &problem{reason: v1alpha1.ReasonCredentialsInvalid, message: fmt.Sprintf(format, args...)}, nil
 	}
 	if spec := p.client.Spec.Credentials.ClientSecret; spec.SecretRef.Name != "" {
-		if strings.ContainsFunc(string(content), func(c rune) bool { return c < ' ' || c > '~' }) {
+		if strings.ContainsFunc(string(content), notPrintable) {
 			return invalid("Secret %q holds a client secret with characters that RFC 6749 does not allow", secret)
 		}
 		if spec.Method == v1alpha1.ClientSecretPost {

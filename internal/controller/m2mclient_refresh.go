@@ -14,7 +14,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -40,6 +39,10 @@ const (
 
 	// briefWait is the longest wait for the budget that no status mentions.
 	briefWait = 5 * time.Second
+
+	// maxScopes and maxScopeLength are the bounds of status.tokens[].scopes.
+	maxScopes      = 64
+	maxScopeLength = 128
 )
 
 // heldToken is a token that was issued and is not in the Secret yet: its key is
@@ -105,7 +108,9 @@ func (r *M2MClientReconciler) refreshTokens(ctx context.Context, p *pass) error 
 }
 
 func (r *M2MClientReconciler) refreshToken(ctx context.Context, p *pass, a *access) error {
-	a.failure = p.previous(a.key).Failure
+	if f := p.previous(a.key).Failure; f.Reason != "" {
+		a.failure = &f
+	}
 	if a.withdraw {
 		r.held.drop(client.ObjectKeyFromObject(p.client), a.key)
 		a.failure, a.unusable = nil, a.denied
@@ -389,19 +394,19 @@ func (r *M2MClientReconciler) refused(p *pass, a *access, inputs string, e *oaut
 func (r *M2MClientReconciler) failed(p *pass, a *access, inputs, reason, message string, wait time.Duration) {
 	a.fail(&v1alpha1.TokenFailure{
 		Reason: reason, Message: truncate(message, 1024), Attempts: int32(min(a.attempts(inputs), 1<<30)), //nolint:gosec // bounded
-		NextAttemptAt: metav1.NewTime(p.now.Add(wait + time.Second - 1).Truncate(time.Second)), Inputs: inputs,
+		NextAttemptAt: timeOf(p.now.Add(wait + time.Second - 1)), Inputs: inputs,
 	})
 }
 
 func (a *access) fail(f *v1alpha1.TokenFailure) {
-	a.failure, a.wakeAt = f, f.NextAttemptAt.Time
+	a.failure, a.wakeAt = f, momentOf(f.NextAttemptAt)
 	a.problem = &problem{reason: f.Reason, message: f.Message}
 }
 
 // failedLately says whether an attempt with these inputs failed and the next
 // one is not due.
 func (a *access) failedLately(inputs string, now time.Time) bool {
-	return a.failure != nil && a.failure.Inputs == inputs && now.Before(a.failure.NextAttemptAt.Time)
+	return a.failure != nil && a.failure.Inputs == inputs && now.Before(momentOf(a.failure.NextAttemptAt))
 }
 
 // attempts returns how often in a row an attempt with these inputs has failed,
@@ -472,6 +477,7 @@ func (r *M2MClientReconciler) publish(ctx context.Context, p *pass, a *access, h
 			h.record.Scopes = claims.Scopes
 		}
 	}
+	h.record.Scopes = storable(h.record.Scopes)
 	a.token, a.record, a.issued, a.failure, a.problem = h.value, &h.record, reason, nil, nil
 	a.plan = p.plan(a)
 	a.wakeAt = a.plan.RefreshAt
@@ -484,6 +490,17 @@ func (r *M2MClientReconciler) publish(ctx context.Context, p *pass, a *access, h
 		p.event(r, corev1.EventTypeWarning, v1alpha1.ReasonShortLivedToken,
 			"The token of access %q lives for less than %s; mounted files may be late: ask for longer tokens at the server", a.key, 2*refresh.MinLead)
 	}
+}
+
+// storable returns what of a server's scopes fits into a status: not more than
+// maxScopes, and none that the schema would refuse together with all the rest.
+func storable(scopes []string) []string {
+	kept := slices.DeleteFunc(slices.Clone(scopes), func(s string) bool {
+		return s == "" || len(s) > maxScopeLength || strings.ContainsFunc(s, func(c rune) bool {
+			return c <= ' ' || c > '~' || c == '"' || c == '\\'
+		})
+	})
+	return kept[:min(len(kept), maxScopes)]
 }
 
 // previous returns what the status says of a token so far.

@@ -37,7 +37,10 @@ func summarize(p *pass) {
 	status.Tokens, status.ExpiresAt = nil, nil
 	var first time.Time
 	for _, a := range p.accesses {
-		t := v1alpha1.TokenStatus{Key: v1alpha1.AccessKey(a.key), Failure: a.failure}
+		t := v1alpha1.TokenStatus{Key: v1alpha1.AccessKey(a.key)}
+		if a.failure != nil {
+			t.Failure = *a.failure
+		}
 		if a.token != "" && !a.withdraw {
 			for _, s := range a.record.Scopes {
 				t.Scopes = append(t.Scopes, v1alpha1.ScopeName(s))
@@ -116,9 +119,9 @@ func (p *pass) isVerified() condition {
 func (p *pass) isReady(granted, fresh condition) condition {
 	switch {
 	case p.secretProblem != nil || p.templateProblem != nil:
-		return fresh.as(v1alpha1.ConditionReady)
+		return fresh.asReady()
 	case slices.ContainsFunc(p.accesses, func(a *access) bool { return a.withdraw }):
-		return granted.as(v1alpha1.ConditionReady)
+		return granted.asReady()
 	}
 	for _, a := range p.accesses {
 		if a.usable {
@@ -127,7 +130,7 @@ func (p *pass) isReady(granted, fresh condition) condition {
 		c := conditionOf(v1alpha1.ConditionReady, a.unusable)
 		// Why there is none says more than that there is none.
 		if a.unusable.reason == v1alpha1.ReasonTokenMissing && fresh.Status != metav1.ConditionTrue {
-			return fresh.as(v1alpha1.ConditionReady)
+			return fresh.asReady()
 		}
 		c.Message = p.about(a, c.Message)
 		return c

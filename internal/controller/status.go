@@ -5,6 +5,7 @@ package controller
 import (
 	"context"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -38,9 +39,9 @@ func conditionOf(conditionType string, p *problem) condition {
 	return c
 }
 
-// as returns the same statement as another condition.
-func (c condition) as(conditionType string) condition {
-	c.Type = conditionType
+// asReady returns the same statement as the condition Ready.
+func (c condition) asReady() condition {
+	c.Type = v1alpha1.ConditionReady
 	return c
 }
 
@@ -86,4 +87,20 @@ func requestsFor(ctx context.Context, c client.Reader, list client.ObjectList, o
 		return nil
 	})
 	return requests
+}
+
+// timeOf returns a time as a status holds it: in whole seconds, nil for none.
+func timeOf(t time.Time) *metav1.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &metav1.Time{Time: t.Truncate(time.Second)}
+}
+
+// momentOf returns the time that a status holds, zero for none.
+func momentOf(t *metav1.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.Time
 }

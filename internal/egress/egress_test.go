@@ -292,7 +292,7 @@ func TestTrust(t *testing.T) {
 
 func TestOldTLSIsRefused(t *testing.T) {
 	s := httptest.NewUnstartedServer(http.HandlerFunc(ok))
-	s.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11} //nolint:gosec // what is refused
+	s.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
 	s.StartTLS()
 	defer s.Close()
 	if resp, err := client(t, Policy{AllowLoopback: true}, caOf(s)).Get(s.URL); err == nil {

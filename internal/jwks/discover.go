@@ -74,7 +74,7 @@ func discoverAt(ctx context.Context, hc *http.Client, source, issuer string) (*M
 	if !ok { // the issuer was one, so it is the length
 		return nil, &Error{Reason: Refused, Message: fmt.Sprintf("discovery URL is longer than %d bytes", maxURL)}, 0
 	}
-	resp, body, failed := get(ctx, hc, u, http.Header{"Accept": {"application/json"}})
+	resp, body, failed := get(ctx, hc, u, http.Header{"Accept": {"application/json"}}) //nolint:bodyclose // get reads and closes it
 	if failed != nil {
 		if resp != nil && resp.StatusCode == http.StatusNotFound {
 			return nil, failed, 0

@@ -27,7 +27,7 @@ func serve(t *testing.T, handler http.HandlerFunc) *httptest.Server {
 
 // wantError fails unless err is an *Error of that reason and, with HOST standing
 // for the server's URL, that message.
-func wantError(t *testing.T, err error, server *httptest.Server, reason, message string) *Error {
+func wantError(t *testing.T, err error, server *httptest.Server, reason, message string) Error {
 	t.Helper()
 	var got *Error
 	if !errors.As(err, &got) {
@@ -39,7 +39,7 @@ func wantError(t *testing.T, err error, server *httptest.Server, reason, message
 	if got.Reason != reason || got.Error() != message {
 		t.Errorf("got %s: %s\nwant %s: %s", got.Reason, got.Message, reason, message)
 	}
-	return got
+	return *got
 }
 
 const (

@@ -53,7 +53,7 @@ func Fetch(ctx context.Context, hc *http.Client, url string, etag, lastModified 
 	if lastModified != "" {
 		header.Set("If-Modified-Since", lastModified)
 	}
-	resp, body, failed := get(ctx, hc, u, header)
+	resp, body, failed := get(ctx, hc, u, header) //nolint:bodyclose // get reads and closes it
 	if failed != nil {
 		return nil, failed
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 )
 
