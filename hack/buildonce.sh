@@ -7,6 +7,7 @@
 #
 # Only bash 3.2, git, Go and POSIX tools are assumed; flock is used where it exists.
 
+# shellcheck disable=SC2034 # for those who source this
 cache_root="${XDG_CACHE_HOME:-$HOME/.cache}/m2m-operator"
 
 # A tool runs here, whatever a cross-compiling caller has set for its own build,
