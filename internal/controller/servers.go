@@ -364,10 +364,10 @@ func (s *servers) admit(srv *server, who types.UID) (wait time.Duration, p *prob
 // done reports an admitted request: whether the server proved to be working,
 // and for how long it asked to be left alone.
 func (s *servers) done(srv *server, working bool, retryAfter time.Duration) {
-	rt, now := s.runtime(srv.object), s.clock.Now()
-	rt.mu.Lock()
-	rt.inFlight = max(0, rt.inFlight-1)
-	rt.mu.Unlock()
+	rt, now := s.leaving(srv), s.clock.Now()
+	if rt == nil {
+		return
+	}
 	rt.breaker.Report(now, working)
 	if retryAfter > 0 {
 		rt.breaker.Open(now.Add(retryAfter))
@@ -376,10 +376,25 @@ func (s *servers) done(srv *server, working bool, retryAfter time.Duration) {
 
 // abandon reports that an admitted request was not sent.
 func (s *servers) abandon(srv *server) {
-	rt := s.runtime(srv.object)
+	if rt := s.leaving(srv); rt != nil {
+		rt.breaker.Abandon() // another client may try the server
+	}
+}
+
+// leaving ends an admitted request. It returns the server's runtime, nil if the
+// server was replaced meanwhile by another one of its name, whom this request is
+// no news of.
+func (s *servers) leaving(srv *server) *serverRuntime {
+	s.mu.Lock()
+	rt := s.runtimes[srv.key]
+	s.mu.Unlock()
+	if rt == nil || rt.uid != srv.object.GetUID() {
+		return nil
+	}
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	rt.inFlight = max(0, rt.inFlight-1)
+	return rt
 }
 
 // leave gives up a client's place in every budget.

@@ -40,8 +40,8 @@ func NewBreaker(threshold int, base, limit time.Duration) *Breaker {
 }
 
 // Allow says whether a request may be sent now. If it may, its result is owed
-// to Report; a probe that never reports gives up its turn after limit. If it may
-// not, retryAt is when to ask again, later than now.
+// to Report, or its absence to Abandon; a probe that never reports gives up its
+// turn after limit. If it may not, retryAt is when to ask again, later than now.
 func (b *Breaker) Allow(now time.Time) (ok bool, retryAt time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -89,6 +89,15 @@ func (b *Breaker) Report(now time.Time, success bool) {
 	default:
 		b.open(now)
 	}
+}
+
+// Abandon says that a request which Allow let through was not sent after all.
+// If it was the probe, the next one may be sent at once.
+func (b *Breaker) Abandon() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+
+	b.probe = time.Time{}
 }
 
 // open opens the breaker because of failures.

@@ -59,6 +59,10 @@ func TestBreaker(t *testing.T) {
 			{0, "open", 60}, {60, "allow", 0}, {61, "fail", 0}, {61, "refuse", 71}},
 		"after that failure a late success closes it again": {
 			{0, "open", 60}, {60, "allow", 0}, {61, "fail", 0}, {62, "ok", 0}, {62, "allow", 0}},
+		"a probe that is not sent makes room for the next": {
+			{0, "fail", 0}, {0, "fail", 0}, {0, "fail", 0}, {10, "allow", 0}, {11, "refuse", 21}, {11, "abandon", 0}, {11, "allow", 0}},
+		"a request that is not sent is no news": {
+			{0, "fail", 0}, {0, "fail", 0}, {0, "abandon", 0}, {0, "fail", 0}, {5, "abandon", 0}, {5, "refuse", 10}},
 		"a moment in the past leaves it half-open": {
 			{100, "open", 1}, {100, "allow", 0}, {100, "refuse", 110}},
 		"a year is an hour": {
@@ -75,6 +79,8 @@ func TestBreaker(t *testing.T) {
 					b.Report(now, st.do == "ok")
 				case "open":
 					b.Open(moment)
+				case "abandon":
+					b.Abandon()
 				default:
 					ok, retryAt := b.Allow(now)
 					if ok != (st.do == "allow") {
