@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+const operatorAccount = "system:serviceaccount:m2m-operator-system:m2m-operator-controller-manager"
+
+// TestFence attacks with the operator's own ServiceAccount: what its role
+// allows in every namespace, the fence allows for its own objects only.
+func TestFence(t *testing.T) {
+	applyFence(t)
+	ns := newNamespace(t, "fence", nil)
+	admin := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "fence-test"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+		Subjects:   []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: operatorAccount}},
+	}
+	createForTest(t, admin)
+	cfg := rest.CopyConfig(restConfig)
+	cfg.Impersonate = rest.ImpersonationConfig{UserName: operatorAccount}
+	operator, err := client.New(cfg, client.Options{Scheme: Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	own := map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
+	secret := func(name string, labels map[string]string) *corev1.Secret {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Labels: labels}}
+	}
+	foreign, foreignMap := secret("database", nil), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "settings"}}
+	create(t, foreign, foreignMap)
+	// The API server learns of a policy a moment after it was created.
+	eventually(t, func() error {
+		if err := operator.Create(t.Context(), secret("probe", nil), client.DryRunAll); !apierrors.IsInvalid(err) {
+			return fmt.Errorf("the fence is not up: %w", err)
+		}
+		return nil
+	})
+
+	lost := secret("cart-token", nil)
+	lost.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(
+		&v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Name: "cart", UID: "1"}}, v1alpha1.GroupVersion.WithKind("M2MClient"))}
+	create(t, lost)
+
+	labelled := func(o client.Object) client.Object {
+		c := o.DeepCopyObject().(client.Object)
+		c.SetLabels(own)
+		return c
+	}
+	accountToken := secret("account-token", own)
+	accountToken.Type = corev1.SecretTypeServiceAccountToken
+	accountToken.Annotations = map[string]string{corev1.ServiceAccountNameKey: "default"}
+	tests := map[string]struct {
+		do      func() error
+		allowed bool
+	}{
+		"it creates a labelled Secret":             {func() error { return operator.Create(t.Context(), secret("mine", own)) }, true},
+		"it updates its own Secret":                {func() error { return operator.Update(t.Context(), secret("mine", own)) }, true},
+		"it gives its Secret the lost label back":  {func() error { return operator.Update(t.Context(), labelled(lost)) }, true},
+		"it takes the label off":                   {func() error { return operator.Update(t.Context(), secret("mine", nil)) }, false},
+		"it creates a Secret without label":        {func() error { return operator.Create(t.Context(), secret("other", nil)) }, false},
+		"it creates a ServiceAccount token":        {func() error { return operator.Create(t.Context(), accountToken) }, false},
+		"it overwrites another's Secret":           {func() error { return operator.Update(t.Context(), foreign) }, false},
+		"it labels another's Secret as its own":    {func() error { return operator.Update(t.Context(), labelled(foreign)) }, false},
+		"it deletes another's Secret":              {func() error { return operator.Delete(t.Context(), foreign) }, false},
+		"it labels another's ConfigMap as its own": {func() error { return operator.Update(t.Context(), labelled(foreignMap)) }, false},
+		"it deletes another's ConfigMap":           {func() error { return operator.Delete(t.Context(), foreignMap) }, false},
+		"somebody else updates a Secret":           {func() error { return kube.Update(t.Context(), foreign.DeepCopy()) }, true},
+	}
+	for _, name := range []string{"it creates a labelled Secret"} { // what the others need
+		if err := tests[name].do(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		delete(tests, name)
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			err := tc.do()
+			if tc.allowed && err != nil {
+				t.Errorf("was denied: %v", err)
+			}
+			if !tc.allowed && !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) {
+				t.Errorf("was not denied: %v", err)
+			}
+		})
+	}
+}
+
+// applyFence installs config/admission, with the prefix that config/default
+// puts before its names.
+func applyFence(t *testing.T) {
+	t.Helper()
+	f, err := os.Open(filepath.Join("..", "..", "config", "admission", "fence.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	decoder := yaml.NewYAMLOrJSONDecoder(f, 4096)
+	for range 2 {
+		o := &unstructured.Unstructured{}
+		if err := decoder.Decode(o); err != nil {
+			t.Fatal(err)
+		}
+		createForTest(t, o)
+	}
+}
+
+// createForTest creates an object of the cluster and removes it when the test
+// ends.
+func createForTest(t *testing.T, o client.Object) {
+	t.Helper()
+	create(t, o)
+	t.Cleanup(func() {
+		if err := kube.Delete(context.Background(), o); err != nil {
+			t.Error(err)
+		}
+	})
+}
