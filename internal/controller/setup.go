@@ -25,6 +25,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
@@ -81,6 +82,9 @@ func ManagerOptions(o Options) ctrl.Options {
 	readYourWrites := true
 	return ctrl.Options{
 		Scheme: Scheme(),
+		// Far above what any reconcile takes: a wait that never ends must not
+		// cost a worker for good.
+		Controller: config.Controller{ReconciliationTimeout: 2 * time.Minute},
 		Client: client.Options{
 			FieldOwner: fieldOwner,
 			Cache: &client.CacheOptions{
