@@ -13,7 +13,7 @@ import (
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=1024
 // +kubebuilder:validation:XValidation:rule="self.matches('^[!-~]+$') && !self.contains('#')",message="must be an absolute URI without fragment, or an opaque audience, without spaces (RFC 8707)"
-// +kubebuilder:validation:XValidation:rule="!self.matches('^(?i)https://[^/]+\\\\.logto\\\\.app/api/?$')",message="is the administration API of the authorization server, which cannot be an APIResource"
+// +kubebuilder:validation:XValidation:rule="!self.matches('^(?i)https://[^/]+\\\\.logto\\\\.app/api/?$')",message="is the administration API of a Logto server: a token for it could change every API and application there"
 type ResourceIdentifier string
 
 // SignatureAlgorithm is an asymmetric JWS algorithm (RFC 7518, RFC 8037).
@@ -131,7 +131,7 @@ type Verification struct {
 	// nbf are checked, from 0s to 5m. Defaults to 30s.
 	//
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('5m')",message="must be at most 5m"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) <= duration('5m')",message="must be a duration of at most 5m, such as 30s"
 	ClockSkew Duration `json:"clockSkew,omitempty"`
 
 	// tokenType is the typ header that tokens must carry, such as at+jwt (RFC
@@ -140,7 +140,7 @@ type Verification struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9!#$&^_.+/-]+$`
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9!#$&^_.+/-]+$')",message="must be a media type, such as at+jwt"
 	TokenType string `json:"tokenType,omitempty"`
 
 	// files are extra files of the verification bundle, at most 16.

@@ -72,7 +72,7 @@ type AuthorizationServerSpec struct {
 	//
 	// +optional
 	// +default="5m"
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10s') && duration(self) <= duration('24h')",message="must be from 10s to 24h"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')",message="must be a duration from 10s to 24h, such as 5m or 1h30m"
 	DefaultTokenLifetime Duration `json:"defaultTokenLifetime,omitempty"`
 
 	// requests is the budget of token requests to this server, shared by all
@@ -160,7 +160,7 @@ type JWKSPolicy struct {
 	// 1m.
 	//
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10s') && duration(self) <= duration('24h')",message="must be from 10s to 24h"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')",message="must be a duration from 10s to 24h, such as 5m or 1h30m"
 	RefreshInterval Duration `json:"refreshInterval,omitempty"`
 
 	// retention is how long a key that the server no longer publishes stays in
@@ -168,7 +168,7 @@ type JWKSPolicy struct {
 	// the longest token lifetime. Defaults to 24h.
 	//
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('720h')",message="must be at most 720h"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) <= duration('720h')",message="must be a duration of at most 720h, such as 30m or 24h"
 	Retention Duration `json:"retention,omitempty"`
 
 	// revokedKeyIDs are keys that must not be trusted any more, whatever the

@@ -9,12 +9,11 @@ import (
 )
 
 // Duration is a length of time as hours, minutes, seconds and milliseconds,
-// such as "90s", "5m" or "1h30m".
+// such as "90s", "5m" or "1h30m". Each field has a rule for its form and range.
 //
 // +kubebuilder:validation:Type=string
 // +kubebuilder:validation:MinLength=2
 // +kubebuilder:validation:MaxLength=32
-// +kubebuilder:validation:Pattern=`^([0-9]{1,5}(h|m|s|ms)){1,4}$`
 type Duration string
 
 // Or returns the duration, or def where it is unset or cannot be parsed (the
@@ -31,7 +30,7 @@ func (d Duration) Or(def time.Duration) time.Duration {
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=128
-// +kubebuilder:validation:Pattern=`^[!#-\[\]-~]+$`
+// +kubebuilder:validation:XValidation:rule="self.matches('^[!#-\\\\[\\\\]-~]+$')",message="must be one scope: printable ASCII without space, double quote and backslash (RFC 6749)"
 type ScopeName string
 
 // FileName is a key of a Secret or ConfigMap, and the name of the file it
@@ -39,29 +38,28 @@ type ScopeName string
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=253
-// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]+$`
-// +kubebuilder:validation:XValidation:rule="!self.startsWith('..') && self != '.'",message="must be a plain file name: letters, digits, '-', '_' and '.', not '.' and not starting with '..'"
+// +kubebuilder:validation:XValidation:rule="self.matches('^[-._a-zA-Z0-9]+$') && !self.startsWith('..') && self != '.'",message="must be a plain file name: letters, digits, '-', '_' and '.', not '.' and not starting with '..'"
 type FileName string
 
 // ObjectName is the name of a Kubernetes object.
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=253
-// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
+// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",message="must be the name of an object: lowercase letters, digits, '-' and '.', with a letter or digit at both ends"
 type ObjectName string
 
 // NamespaceName is the name of a namespace.
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=63
-// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be the name of a namespace: lowercase letters, digits and '-', with a letter or digit at both ends"
 type NamespaceName string
 
 // ClientID is a client identifier of RFC 6749 section 2.2: printable ASCII.
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=1024
-// +kubebuilder:validation:Pattern=`^[ -~]+$`
+// +kubebuilder:validation:XValidation:rule="self.matches('^[ -~]+$')",message="must be printable ASCII (RFC 6749)"
 type ClientID string
 
 // AuthorizationServerKind is a kind that describes an authorization server.

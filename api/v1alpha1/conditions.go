@@ -129,7 +129,8 @@ const (
 	// ReasonIdentifierNotAllowed: the ClusterAuthorizationServer lets the
 	// namespace declare no API with this identifier.
 	ReasonIdentifierNotAllowed = "IdentifierNotAllowed"
-	// ReasonInvalidTemplate: a template cannot be rendered.
+	// ReasonInvalidTemplate: a template cannot be rendered, or a Secret cannot
+	// have a label or annotation of spec.secret.
 	ReasonInvalidTemplate = "InvalidTemplate"
 
 	// ReasonDistributed: the bundle is where it is needed.

@@ -14,8 +14,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -178,6 +181,9 @@ func (r *M2MClientReconciler) wantedSecret(p *pass) *corev1.Secret {
 		want = p.secret.current.DeepCopy()
 	}
 	spec := p.client.Spec.Secret
+	if p.templateProblem = invalidMetadata(spec); p.templateProblem != nil {
+		spec.Labels, spec.Annotations = nil, nil // with them the API server would refuse the tokens, too
+	}
 	records := secretRecords{
 		Credential: p.secret.records.Credential, Tokens: map[string]tokenRecord{},
 		Labels: slices.Sorted(maps.Keys(spec.Labels)), Annotations: slices.Sorted(maps.Keys(spec.Annotations)),
@@ -210,6 +216,24 @@ func (r *M2MClientReconciler) wantedSecret(p *pass) *corev1.Secret {
 		map[string]string{v1alpha1.TokensAnnotation: string(encoded)})
 	want.OwnerReferences = owned(want.OwnerReferences, p.client)
 	return want
+}
+
+// invalidMetadata says which label or annotation of the spec a Secret cannot
+// have. The schema cannot: its rules may not read so much.
+func invalidMetadata(spec v1alpha1.TokenSecret) *problem {
+	path := field.NewPath("spec", "secret")
+	errs := slices.Concat(
+		metav1validation.ValidateLabels(spec.Labels, path.Child("labels")),
+		apivalidation.ValidateAnnotations(spec.Annotations, path.Child("annotations")))
+	if len(errs) == 0 {
+		return nil
+	}
+	messages := make([]string, len(errs))
+	for i, err := range errs {
+		messages[i] = err.Error()
+	}
+	// They come in the order of a map: the same one is told in each pass.
+	return &problem{reason: v1alpha1.ReasonInvalidTemplate, message: truncate(slices.Min(messages), 1024)}
 }
 
 // merged returns what is there without what was set formerly and with what is
