@@ -110,9 +110,10 @@ fuzz: ## Run every fuzz target for FUZZTIME.
 	done
 
 .PHONY: interop
-interop: ## Run the interoperability suite against the server that the environment names (see test/interop).
+interop: ## Run the interoperability suite against the server that M2M_INTEROP_ISSUER and its relatives name.
 	@$(WITH_CONTROL_PLANE); \
-	go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... | go run ./hack/testreport -o out/tests/interop.json
+	M2M_INTEROP_NAMED=1 M2M_INTEROP_OUT='$(CURDIR)/out/interop' \
+	  go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... | go run ./hack/testreport -o out/tests/interop.json
 
 .PHONY: interop-local
 interop-local: ## Run the interoperability suite against the npm package oidc-provider (needs Node.js).
@@ -120,8 +121,8 @@ interop-local: ## Run the interoperability suite against the npm package oidc-pr
 	  echo 'make interop-local needs Node.js and npm, and there is no npm here: on Debian, apt-get install nodejs npm' >&2; exit 1; }
 	@npm ci --no-audit --no-fund --prefix hack/interop
 	@$(WITH_CONTROL_PLANE); \
-	INTEROP_OIDC_PROVIDER='$(CURDIR)/hack/interop' go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... | \
-	  go run ./hack/testreport -o out/tests/interop-local.json
+	M2M_INTEROP_NODE=1 M2M_INTEROP_OUT='$(CURDIR)/out/interop' \
+	  go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... | go run ./hack/testreport -o out/tests/interop-local.json
 
 ##@ Try it
 
