@@ -216,7 +216,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 	name := client.ObjectKeyFromObject(p.client)
 	held, ok := r.held.get(name, a.key)
 	if !ok || held.inputs != in.WantInputsHash || !p.now.Before(held.record.ExpiresAt) {
-		if a.failedLately(in.WantInputsHash, p.now) {
+		if a.failedLately(p, in.WantInputsHash) {
 			a.fail(a.failure)
 			return nil
 		}
@@ -236,7 +236,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 			a.wakeAt = p.now.Add(holdPoll)
 			return nil
 		}
-		if a.failedLately(in.WantInputsHash, p.now) {
+		if a.failedLately(p, in.WantInputsHash) {
 			a.fail(a.failure)
 			return nil
 		}
@@ -404,9 +404,10 @@ func (a *access) fail(f *v1alpha1.TokenFailure) {
 }
 
 // failedLately says whether an attempt with these inputs failed and the next
-// one is not due.
-func (a *access) failedLately(inputs string, now time.Time) bool {
-	return a.failure != nil && a.failure.Inputs == inputs && now.Before(momentOf(a.failure.NextAttemptAt))
+// one is not due. A changed spec is tried at once, whatever changed in it.
+func (a *access) failedLately(p *pass, inputs string) bool {
+	return a.failure != nil && a.failure.Inputs == inputs && p.now.Before(momentOf(a.failure.NextAttemptAt)) &&
+		p.client.Status.ObservedGeneration == p.client.Generation
 }
 
 // attempts returns how often in a row an attempt with these inputs has failed,
