@@ -66,15 +66,15 @@ func runSuite(m *testing.M) (code int, err error) {
 		CRDDirectoryPaths:     []string{filepath.Join("..", "..", "config", "crd", "bases")},
 		ErrorIfCRDPathMissing: true,
 	}
+	defer func() {
+		if stopErr := environment.Stop(); stopErr != nil && err == nil {
+			code, err = 1, fmt.Errorf("stop the control plane: %w", stopErr)
+		}
+	}()
 	restConfig, err = environment.Start()
 	if err != nil {
 		return 1, fmt.Errorf("start the control plane: %w", err)
 	}
-	defer func() {
-		if stopErr := environment.Stop(); stopErr != nil && err == nil {
-			err = fmt.Errorf("stop the control plane: %w", stopErr)
-		}
-	}()
 	restConfig.QPS, restConfig.Burst = -1, 0
 	kube, err = client.New(restConfig, client.Options{Scheme: Scheme()})
 	if err != nil {
