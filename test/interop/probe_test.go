@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package interop
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// testProbe asks the server directly, with the operator's own client, and notes the manner of its answers.
+func testProbe(t *testing.T, w *world) {
+	note := func(name, format string, args ...any) {
+		allReports.add(w.server, func(r *report) { r.Behaviour = append(r.Behaviour, property{name, fmt.Sprintf(format, args...)}) })
+	}
+	var ca []byte
+	if w.named != nil && w.named.caPEM != "" {
+		ca = []byte(w.named.caPEM)
+	}
+	hc, err := egressPolicy.NewClient(ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	metadata, err := jwks.Discover(t.Context(), hc, w.issuer)
+	if err != nil {
+		t.Fatalf("discovery: %v", err)
+	}
+	note("issuer", "%s", metadata.Issuer)
+	note("metadata at", "%s", metadata.Source)
+	note("token endpoint", "%s", metadata.TokenEndpoint)
+	note("authentication methods listed", "%s", orNone(metadata.TokenEndpointAuthMethods))
+	note("grant types listed", "%s", orNone(metadata.GrantTypes))
+	noteKeys(t, note, hc, metadata.JWKSURI)
+	noteToken(t, note, hc, w, metadata.TokenEndpoint)
+}
+
+type noteFunc func(name, format string, args ...any)
+
+func noteKeys(t *testing.T, note noteFunc, hc *http.Client, url string) {
+	note("keys at", "%s", url)
+	fetched, err := jwks.Fetch(t.Context(), hc, url, "", "")
+	if err != nil {
+		t.Fatalf("fetch the keys: %v", err)
+	}
+	var keys []string
+	for _, k := range fetched.Keys {
+		keys = append(keys, fmt.Sprintf("%s (%s)", orElse(k.ID, "no kid"), orElse(k.Algorithm, "no alg")))
+	}
+	note("keys", "%s", strings.Join(keys, ", "))
+	for _, s := range fetched.Skipped {
+		note("key left out", "%s: %s", s.ID, s.Reason)
+	}
+	switch again, err := jwks.Fetch(t.Context(), hc, url, fetched.ETag, fetched.LastModified); {
+	case err != nil:
+		t.Errorf("fetch the keys once more: %v", err)
+	case again.NotModified:
+		note("keys, asked again", "304 Not Modified")
+	case fetched.ETag == "" && fetched.LastModified == "":
+		note("keys, asked again", "200, as the answer has no validator")
+	default:
+		note("keys, asked again", "200, in spite of the validator")
+	}
+	if fetched.MaxAge > 0 {
+		note("keys may be cached for", "%s", fetched.MaxAge)
+	}
+}
+
+// noteToken makes one token request.
+func noteToken(t *testing.T, note noteFunc, hc *http.Client, w *world, endpoint string) {
+	req := oauth.TokenRequest{
+		Endpoint: endpoint, Authentication: w.probeAuthentication(endpoint), Scopes: w.scopes, Resource: w.resource, Now: time.Now(),
+	}
+	if w.named != nil && w.named.audienceParameter != v1alpha1.AudienceParameterResource {
+		req.Resource = ""
+		if w.named.audienceParameter == v1alpha1.AudienceParameterAudience {
+			req.Audience = w.resource
+		}
+	}
+	answer := &lastAnswer{next: hc.Transport}
+	hc.Transport = answer
+	token, err := oauth.Exchange(t.Context(), hc, req)
+	if err != nil {
+		t.Fatalf("token request: %v", err)
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(answer.body, &members); err != nil {
+		t.Fatalf("the answer is no JSON object: %v", err)
+	}
+	said := func(name string) string { return orElse(string(members[name]), "absent") }
+	note("token_type in the answer", "%s", said("token_type"))
+	note("expires_in in the answer", "%s", said("expires_in"))
+	note("scope in the answer", "%s", said("scope"))
+
+	header, claims := segment(token.Value, 0), segment(token.Value, 1)
+	if header == nil || claims == nil {
+		note("token", "opaque: an API cannot check it with a verification bundle")
+		return
+	}
+	note("token", "JWT: alg %s, typ %s, kid %s", claim(header, "alg"), claim(header, "typ"), claim(header, "kid"))
+	note("aud", "%s", claim(claims, "aud"))
+	note("scope claim", "scope %s, scp %s", claim(claims, "scope"), claim(claims, "scp"))
+	note("claims", "%s", strings.Join(slices.Sorted(maps.Keys(claims)), " "))
+}
+
+// probeAuthentication is how the probe proves itself.
+func (w *world) probeAuthentication(endpoint string) oauth.Authentication {
+	w.t.Helper()
+	if w.named != nil {
+		a, err := w.named.authentication(endpoint)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return a
+	}
+	secret := newSecret()
+	w.setClient(oidctest.Client{ID: cartID, Secret: secret, Method: oidctest.SecretBasic})
+	return oauth.ClientSecretBasic(cartID, secret)
+}
+
+// segment is the JOSE header (0) or the claims (1) of a JWT, nil if it is none.
+func segment(token string, i int) map[string]any {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[i])
+	if err != nil {
+		return nil
+	}
+	var members map[string]any
+	_ = json.Unmarshal(raw, &members) // nil then
+	return members
+}
+
+// claim is a member as JSON.
+func claim(members map[string]any, name string) string {
+	v, ok := members[name]
+	if !ok {
+		return "absent"
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return "unreadable"
+	}
+	return string(b)
+}
+
+func orNone(list []string) string { return orElse(strings.Join(list, ", "), "none") }
+
+func orElse(s, none string) string {
+	if s == "" {
+		return none
+	}
+	return s
+}
+
+// lastAnswer is a transport that keeps the body of the last answer.
+type lastAnswer struct {
+	next http.RoundTripper
+	body []byte
+}
+
+func (l *lastAnswer) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := l.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	l.body, err = io.ReadAll(resp.Body)
+	resp.Body = io.NopCloser(bytes.NewReader(l.body))
+	return resp, err
+}
+
+// report is what a server does, and which tests it passed.
+type report struct {
+	Server    string     `json:"server"`
+	Behaviour []property `json:"behaviour"`
+	Checks    []check    `json:"checks"`
+}
+
+type property struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+type check struct {
+	Name    string  `json:"name"`
+	Result  string  `json:"result"` // passed, FAILED, or why it was not made
+	Seconds float64 `json:"seconds"`
+}
+
+// reports are those of all servers, which are tested at the same time.
+type reports struct {
+	mu       sync.Mutex
+	byServer map[string]*report
+}
+
+var allReports = reports{byServer: map[string]*report{}}
+
+func (a *reports) add(server string, f func(*report)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.byServer[server] == nil {
+		a.byServer[server] = &report{Server: server}
+	}
+	f(a.byServer[server])
+}
+
+func reportCheck(server, name, notMade string, failed bool, took time.Duration) {
+	c := check{Name: name, Result: "passed", Seconds: took.Round(10 * time.Millisecond).Seconds()}
+	switch {
+	case failed:
+		c.Result = "FAILED"
+	case notMade != "":
+		c.Result = "not made: " + notMade
+	}
+	allReports.add(server, func(r *report) { r.Checks = append(r.Checks, c) })
+}
+
+// write writes interop.json and, for people, interop.txt into a folder. An empty name writes nothing.
+func (a *reports) write(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	servers := make([]*report, 0, len(a.byServer))
+	for _, name := range slices.Sorted(maps.Keys(a.byServer)) {
+		servers = append(servers, a.byServer[name])
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	encoded, err := json.MarshalIndent(map[string]any{"servers": servers}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	var table bytes.Buffer
+	for _, r := range servers {
+		columns := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(columns, "%s\t\n", r.Server)
+		for _, p := range r.Behaviour {
+			fmt.Fprintf(columns, "  %s\t%s\n", p.Name, p.Value)
+		}
+		for _, c := range r.Checks {
+			fmt.Fprintf(columns, "  %s\t%s\n", c.Name, c.Result)
+		}
+		_ = columns.Flush() // into a buffer
+	}
+	for name, content := range map[string][]byte{"interop.json": append(encoded, '\n'), "interop.txt": table.Bytes()} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			return fmt.Errorf("write the report: %w", err)
+		}
+	}
+	return nil
+}

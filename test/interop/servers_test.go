@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package interop
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// authorizationServer is a server that the test controls. *oidctest.Server is one.
+type authorizationServer interface {
+	Issuer() string
+	SetResource(id string, scopes ...string)
+	SetClient(oidctest.Client) error
+	KeyID() string                        // of the key that signs
+	RotateKey() (kid string, err error)   // at once; the former key stays published
+	RotateKeyHard() error                 // at once; the former key is gone
+	AnnounceKey() (kid string, err error) // publish only
+	PromoteKey() error                    // let the announced key sign
+	Close()
+}
+
+// serverOptions are how a server behaves.
+type serverOptions struct {
+	path          string        // of the issuer, "/oidc"
+	algorithm     string        // of the signing key; default ES256
+	lifetime      time.Duration // of a token; default 1 h
+	dropUngranted bool          // scopes that are not granted are left out, else refused
+}
+
+// subject is a server to test: one that is started for each test, or one that exists.
+type subject struct {
+	name  string
+	start func(*testing.T, serverOptions) authorizationServer
+	named *namedServer
+}
+
+// chooseSubjects says which servers are tested. What was asked for and cannot be had is an error.
+func chooseSubjects(getenv func(string) string) ([]subject, error) {
+	if getenv("M2M_INTEROP_NAMED") == "1" {
+		named, err := parseNamedServer(getenv, os.ReadFile)
+		if err != nil {
+			return nil, err
+		}
+		egressPolicy = named.egress
+		return []subject{{name: "named", named: named}}, nil
+	}
+	all := []subject{{name: "oidctest", start: startOIDCTest}}
+	if getenv("M2M_INTEROP_NODE") == "1" {
+		if _, err := exec.LookPath("node"); err != nil {
+			return nil, fmt.Errorf("M2M_INTEROP_NODE is set, and there is no Node.js: %w", err)
+		}
+		if _, err := os.Stat(filepath.Join(providerDir, "node_modules", "oidc-provider")); err != nil {
+			return nil, errors.New("M2M_INTEROP_NODE is set, and the npm package is not installed: run make interop-local, or npm ci in hack/interop")
+		}
+		all = append(all, subject{name: "oidc-provider", start: startOIDCProvider})
+	}
+	return all, nil
+}
+
+func startOIDCTest(t *testing.T, o serverOptions) authorizationServer {
+	t.Helper()
+	s, err := oidctest.Start(oidctest.Options{
+		PathPrefix: o.path, Algorithm: o.algorithm, TokenLifetime: o.lifetime, DropUngrantedScopes: o.dropUngranted,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// providerDir is where the npm package is.
+var providerDir = filepath.Join("..", "..", "hack", "interop")
+
+// oidcProvider is a process of hack/interop/server.mjs. All its state is in the configuration that it was given last.
+type oidcProvider struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Scanner
+	stderr *bytes.Buffer
+	issuer string
+
+	mu        sync.Mutex
+	config    providerConfig
+	clients   map[string]providerClient
+	algorithm string
+	announced json.RawMessage
+}
+
+// providerConfig is what hack/interop/server.mjs documents.
+type providerConfig struct {
+	Path            string              `json:"path,omitempty"`
+	Keys            []json.RawMessage   `json:"keys"`
+	Lifetime        int                 `json:"lifetime"`
+	UngrantedScopes string              `json:"ungrantedScopes"`
+	Resources       map[string][]string `json:"resources"`
+	Clients         []providerClient    `json:"clients"`
+}
+
+type providerClient struct {
+	ID     string              `json:"client_id"`
+	Secret string              `json:"client_secret,omitempty"`
+	Method string              `json:"token_endpoint_auth_method"`
+	JWKS   json.RawMessage     `json:"jwks,omitempty"`
+	Alg    string              `json:"token_endpoint_auth_signing_alg,omitempty"`
+	Scopes map[string][]string `json:"scopes"`
+}
+
+func startOIDCProvider(t *testing.T, o serverOptions) authorizationServer {
+	t.Helper()
+	s := &oidcProvider{
+		t: t, stderr: &bytes.Buffer{}, clients: map[string]providerClient{}, algorithm: o.algorithm,
+		config: providerConfig{
+			Path: o.path, Lifetime: int(o.lifetime.Seconds()), UngrantedScopes: "refuse", Resources: map[string][]string{},
+		},
+	}
+	if o.dropUngranted {
+		s.config.UngrantedScopes = "drop"
+	}
+	s.config.Keys = []json.RawMessage{s.newKey()}
+	s.cmd = exec.Command("node", "server.mjs")
+	s.cmd.Dir, s.cmd.Stderr = providerDir, s.stderr
+	var err error
+	if s.in, err = s.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := s.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.out = bufio.NewScanner(stdout)
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.apply(); err != nil {
+		s.Close()
+		t.Fatalf("start oidc-provider: %v\n%s", err, s.stderr)
+	}
+	return s
+}
+
+// apply gives the process its configuration, and returns when it is in force.
+func (s *oidcProvider) apply() error {
+	s.config.Clients = slices.AppendSeq([]providerClient{}, maps.Values(s.clients))
+	line, err := json.Marshal(s.config)
+	if err != nil {
+		return err
+	}
+	if _, err := s.in.Write(append(line, '\n')); err != nil {
+		return err
+	}
+	if !s.out.Scan() {
+		return fmt.Errorf("no answer: %w", errors.Join(s.out.Err(), io.EOF))
+	}
+	var answer struct{ Issuer, Error string }
+	if err := json.Unmarshal(s.out.Bytes(), &answer); err != nil {
+		return fmt.Errorf("answer %q: %w", s.out.Text(), err)
+	}
+	if answer.Error != "" {
+		return errors.New(answer.Error)
+	}
+	s.issuer = answer.Issuer
+	return nil
+}
+
+// change changes the configuration.
+func (s *oidcProvider) change(f func()) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+	return s.apply()
+}
+
+func (s *oidcProvider) newKey() json.RawMessage {
+	alg := s.algorithm
+	if alg == "" {
+		alg = "ES256"
+	}
+	_, private, _, err := oidctest.NewKeyPair(alg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return private
+}
+
+func (s *oidcProvider) Issuer() string { return s.issuer }
+
+func (s *oidcProvider) SetResource(id string, scopes ...string) {
+	if err := s.change(func() { s.config.Resources[id] = scopes }); err != nil {
+		s.t.Errorf("oidc-provider: set resource: %v", err)
+	}
+}
+
+func (s *oidcProvider) SetClient(c oidctest.Client) error {
+	return s.change(func() {
+		s.clients[c.ID] = providerClient{ID: c.ID, Secret: c.Secret, Method: c.Method, JWKS: c.PublicJWKS, Alg: c.AssertionAlg, Scopes: c.Scopes}
+	})
+}
+
+func kidOf(jwk json.RawMessage) string {
+	var key struct{ Kid string }
+	_ = json.Unmarshal(jwk, &key) // we made it
+	return key.Kid
+}
+
+func (s *oidcProvider) KeyID() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return kidOf(s.config.Keys[0])
+}
+
+func (s *oidcProvider) RotateKey() (string, error) {
+	key := s.newKey()
+	return kidOf(key), s.change(func() { s.config.Keys = []json.RawMessage{key, s.config.Keys[0]} })
+}
+
+func (s *oidcProvider) RotateKeyHard() error {
+	return s.change(func() { s.config.Keys = []json.RawMessage{s.newKey()} })
+}
+
+func (s *oidcProvider) AnnounceKey() (string, error) {
+	s.announced = s.newKey()
+	return kidOf(s.announced), s.change(func() { s.config.Keys = []json.RawMessage{s.config.Keys[0], s.announced} })
+}
+
+func (s *oidcProvider) PromoteKey() error {
+	return s.change(func() { s.config.Keys = []json.RawMessage{s.announced, s.config.Keys[0]} })
+}
+
+// Close ends the process: it stops at the end of its input.
+func (s *oidcProvider) Close() {
+	_ = s.in.Close()
+	stubborn := time.AfterFunc(10*time.Second, func() { _ = s.cmd.Process.Kill() })
+	defer stubborn.Stop()
+	if err := s.cmd.Wait(); err != nil || s.t.Failed() {
+		s.t.Logf("oidc-provider ended (%v) and had said:\n%s", err, s.stderr)
+	}
+}

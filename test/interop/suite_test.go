@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package interop
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/egress"
+)
+
+// What all tests share: one control plane and one operator, on the real clock.
+var (
+	kube         client.Client // past every cache
+	egressPolicy = egress.Policy{AllowHTTP: true, AllowLoopback: true}
+	subjects     []subject // the servers to test
+	operatorLogs logs
+)
+
+func TestMain(m *testing.M) {
+	code, err := runSuite(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "interop:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func runSuite(m *testing.M) (code int, err error) {
+	// Before anything is started: what the user has to mend should not take half a minute to say.
+	if subjects, err = chooseSubjects(os.Getenv); err != nil {
+		return 1, err
+	}
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		return 1, fmt.Errorf("KUBEBUILDER_ASSETS is not set: run the tests with make, which brings up a control plane")
+	}
+	ctrl.SetLogger(zap.New(zap.WriteTo(&operatorLogs), zap.UseDevMode(true)))
+	environment := &envtest.Environment{
+		CRDDirectoryPaths:     []string{filepath.Join("..", "..", "config", "crd", "bases")},
+		ErrorIfCRDPathMissing: true,
+	}
+	config, err := environment.Start()
+	if err != nil {
+		return 1, fmt.Errorf("start the control plane: %w", err)
+	}
+	defer func() {
+		if stopErr := environment.Stop(); stopErr != nil && err == nil {
+			err = fmt.Errorf("stop the control plane: %w", stopErr)
+		}
+	}()
+	config.QPS, config.Burst = -1, 0
+	if kube, err = client.New(config, client.Options{Scheme: controller.Scheme()}); err != nil {
+		return 1, err
+	}
+	stop, err := startOperator(config)
+	if err != nil {
+		return 1, err
+	}
+	code = m.Run()
+	if err := stop(); err != nil {
+		return 1, fmt.Errorf("the operator stopped: %w", err)
+	}
+	if leak := operatorLogs.leak(); leak != "" {
+		return 1, fmt.Errorf("a secret or a token is in the operator's log: %s", leak)
+	}
+	return code, allReports.write(os.Getenv("M2M_INTEROP_OUT"))
+}
+
+// startOperator runs the operator as cmd/main.go does, without addresses.
+func startOperator(config *rest.Config) (stop func() error, err error) {
+	o := controller.Options{Egress: egressPolicy}
+	mo := controller.ManagerOptions(o)
+	mo.Metrics = metricsserver.Options{BindAddress: "0"}
+	mgr, err := ctrl.NewManager(config, mo)
+	if err != nil {
+		return nil, fmt.Errorf("make the manager: %w", err)
+	}
+	if err := controller.Setup(mgr, o); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- mgr.Start(ctx) }()
+	return func() error {
+		cancel()
+		return <-done
+	}, nil
+}
+
+// logs keeps what the operator logs, and the secrets that must not be there.
+type logs struct {
+	mu      sync.Mutex
+	text    bytes.Buffer
+	secrets []string
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if os.Getenv("M2M_TEST_LOG") != "" {
+		_, _ = os.Stderr.Write(p)
+	}
+	return l.text.Write(p)
+}
+
+// neverShow adds a secret that the log must not have.
+func (l *logs) neverShow(secret string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.secrets = append(l.secrets, secret)
+}
+
+// leak returns what stands before the first secret or token in the log, "" if there is none.
+func (l *logs) leak() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := l.text.String()
+	for _, s := range append(l.secrets, "eyJ") { // as every JWT begins
+		if i := strings.Index(text, s); i >= 0 {
+			return text[max(0, i-120):i] + "…"
+		}
+	}
+	return ""
+}
+
+// eventually waits until a check passes, and fails with what it said last. The longest that a check has to wait for is
+// the interval at which keys are fetched.
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("it did not come about: %v", err)
+		case <-poll.C:
+		}
+	}
+}
