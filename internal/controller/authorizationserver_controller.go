@@ -171,28 +171,38 @@ func (r *AuthorizationServerReconciler) discover(ctx context.Context, hc *http.C
 	if !now.Before(state.discoveryDue) {
 		metadata, err := jwks.Discover(ctx, hc, spec.Issuer)
 		if err != nil {
-			state.discoveryFailures++
 			state.discovered = fetchProblem("The server's metadata cannot be used", err)
+		} else {
+			state.discovered = adopt(status, spec, metadata)
+		}
+		if state.discovered != nil {
+			state.discoveryFailures++
 			state.discoveryDue = now.Add(refresh.RetryBackoff.Next(state.discoveryFailures, retryAfter(err), spec.Issuer))
 		} else {
-			status.Endpoints = v1alpha1.AuthorizationServerEndpoints{
-				Token: v1alpha1.EndpointURL(metadata.TokenEndpoint), JWKS: v1alpha1.EndpointURL(metadata.JWKSURI),
-			}
-			state.discoveryFailures, state.discovered = 0, nil
-			state.discoveryDue = now.Add(discoveryInterval)
+			state.discoveryFailures, state.discoveryDue = 0, now.Add(discoveryInterval)
 		}
 	}
 	status.Endpoints.Token = cmp.Or(spec.Endpoints.Token, status.Endpoints.Token)
 	status.Endpoints.JWKS = cmp.Or(spec.Endpoints.JWKS, status.Endpoints.JWKS)
-	switch {
-	case state.discovered != nil:
+	if state.discovered != nil {
 		return conditionOf(v1alpha1.ConditionDiscovered, state.discovered)
-	case status.Endpoints.Token == "":
-		return isFalse(v1alpha1.ConditionDiscovered, v1alpha1.ReasonEndpointMissing, "The server's metadata names no token endpoint; set spec.endpoints.token")
-	case status.Endpoints.JWKS == "":
-		return isFalse(v1alpha1.ConditionDiscovered, v1alpha1.ReasonEndpointMissing, "The server's metadata names no JWKS; set spec.endpoints.jwks")
 	}
 	return isTrue(v1alpha1.ConditionDiscovered, v1alpha1.ReasonDiscovered, "The server's metadata names the issuer and its endpoints")
+}
+
+// adopt takes over the endpoints that the metadata names, and says which one it
+// does not. One that was known stays in use.
+func adopt(status *v1alpha1.AuthorizationServerStatus, spec *v1alpha1.AuthorizationServerSpec, metadata *jwks.Metadata) *problem {
+	token, keys := v1alpha1.EndpointURL(metadata.TokenEndpoint), v1alpha1.EndpointURL(metadata.JWKSURI)
+	status.Endpoints.Token = cmp.Or(token, status.Endpoints.Token)
+	status.Endpoints.JWKS = cmp.Or(keys, status.Endpoints.JWKS)
+	switch {
+	case cmp.Or(spec.Endpoints.Token, token) == "":
+		return &problem{reason: v1alpha1.ReasonEndpointMissing, message: "The server's metadata names no token endpoint; set spec.endpoints.token"}
+	case cmp.Or(spec.Endpoints.JWKS, keys) == "":
+		return &problem{reason: v1alpha1.ReasonEndpointMissing, message: "The server's metadata names no JWKS; set spec.endpoints.jwks"}
+	}
+	return nil
 }
 
 // fetchKeys follows the server's signing keys.
