@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+const (
+	retryable = "retryable"
+	slowRetry = "slowretry"
+	terminal  = "terminal"
+
+	// unheard is in the answers of faulty servers and must be in no status.
+	unheard = "not-for-your-eyes"
+
+	// echo stands for the client's own secret in an answer.
+	echo = "{{secret}}"
+)
+
+func member(name string, value any) func(map[string]any) {
+	return func(m map[string]any) { m[name] = value }
+}
+
+// TestTokenEndpointFaults lets a token become due while the token endpoint has
+// a fault, and expire, and then clears the fault.
+func TestTokenEndpointFaults(t *testing.T) {
+	op := startStepped(t)
+	oauthError := func(status int, code string) *oidctest.Fault {
+		return answer(status, fmt.Sprintf(`{"error":%q,"error_description":"Because %s","detail":%q}`, code, echo, unheard))
+	}
+	tests := map[string]struct {
+		fault     *oidctest.Fault
+		class     string
+		want      string // in the message
+		impatient bool
+	}{
+		"status 500":                           {fault: answer(500, unheard), class: retryable, want: "HTTP 500"},
+		"status 502 with a page":               {fault: answer(502, "<html>"+unheard), class: retryable, want: "HTTP 502"},
+		"status 503":                           {fault: answer(503, ""), class: retryable, want: "HTTP 503"},
+		"status 429":                           {fault: answer(429, ""), class: retryable, want: "HTTP 429"},
+		"status 408":                           {fault: answer(408, ""), class: retryable, want: "HTTP 408"},
+		"status 404":                           {fault: answer(404, unheard), class: slowRetry, want: "HTTP 404"},
+		"status 400 without a code":            {fault: answer(400, `{}`), class: slowRetry, want: "HTTP 400"},
+		"status 500 with a code of the client": {fault: oauthError(500, "invalid_client"), class: retryable, want: "invalid_client (HTTP 500)"},
+		"invalid_client":                       {fault: oauthError(401, "invalid_client"), class: slowRetry, want: `check Secret "cart-credentials"`},
+		"invalid_scope":                        {fault: oauthError(400, "invalid_scope"), class: slowRetry, want: "invalid_scope (HTTP 400)"},
+		"invalid_target":                       {fault: oauthError(400, "invalid_target"), class: slowRetry, want: "invalid_target (HTTP 400)"},
+		"invalid_request":                      {fault: oauthError(400, "invalid_request"), class: slowRetry, want: "invalid_request (HTTP 400)"},
+		"unauthorized_client":                  {fault: oauthError(400, "unauthorized_client"), class: slowRetry, want: "unauthorized_client (HTTP 400)"},
+		"an error code in a 200":               {fault: oauthError(200, "access_denied"), class: slowRetry, want: "access_denied (HTTP 200)"},
+		"temporarily_unavailable":              {fault: oauthError(400, "temporarily_unavailable"), class: retryable, want: "temporarily_unavailable"},
+		"unsupported_grant_type":               {fault: oauthError(400, "unsupported_grant_type"), class: terminal, want: "unsupported_grant_type"},
+		"a redirect":                           {fault: &oidctest.Fault{Redirect: "https://elsewhere.example.com/" + unheard}, class: terminal, want: "answered with a redirect, which is not followed"},
+		"a redirect by 302":                    {fault: &oidctest.Fault{Status: 302, Redirect: "https://elsewhere.example.com/" + unheard}, class: terminal, want: "answered with a redirect, which is not followed"},
+		"an answer that is late":               {fault: &oidctest.Fault{Delay: time.Hour}, class: retryable, want: "no answer within 100ms", impatient: true},
+		"no answer at all":                     {fault: &oidctest.Fault{Hang: true}, class: retryable, want: "no answer within 100ms", impatient: true},
+		"a connection that breaks":             {fault: &oidctest.Fault{Cut: true}, class: retryable, want: "answer broke off"},
+		"an error that breaks off":             {fault: &oidctest.Fault{Status: 400, Body: `{"error":"invalid_client"}`, Cut: true}, class: slowRetry, want: "answer broke off"},
+		"JSON that breaks off":                 {fault: &oidctest.Fault{Malformed: true}, class: retryable, want: "answer is not JSON"},
+		"an empty body":                        {fault: &oidctest.Fault{Empty: true}, class: retryable, want: "answer is empty"},
+		"a huge body":                          {fault: &oidctest.Fault{Huge: true}, class: retryable, want: "answer is larger than"},
+		"a body that is no object":             {fault: answer(200, `["`+unheard+`"]`), class: retryable, want: "answer is not a JSON object"},
+		"no access_token":                      {fault: &oidctest.Fault{Rewrite: func(m map[string]any) { delete(m, "access_token") }}, class: retryable, want: "answer has no access_token"},
+		"an access_token that is a number":     {fault: &oidctest.Fault{Rewrite: member("access_token", 1)}, class: retryable, want: "access_token in the answer is not a string"},
+		"an access_token with a line break":    {fault: &oidctest.Fault{Rewrite: member("access_token", unheard+"\nx: y")}, class: retryable, want: "characters that do not belong"},
+		"an expires_in that is no number":      {fault: &oidctest.Fault{Rewrite: member("expires_in", unheard)}, class: retryable, want: "expires_in in the answer is not a number"},
+		"an expires_in in the past":            {fault: &oidctest.Fault{Rewrite: member("expires_in", -1)}, class: retryable, want: "already expired"},
+		"a scope that is a list":               {fault: &oidctest.Fault{Rewrite: member("scope", []string{unheard})}, class: retryable, want: "scope in the answer is not a string"},
+		"a token_type that nobody can use":     {fault: &oidctest.Fault{Rewrite: member("token_type", "DPoP")}, class: terminal, want: "token type DPoP is not supported"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, op, lifetime(10*time.Minute))
+			old := s.token()
+			expires := s.status().ExpiresAt.Time
+			results := func() float64 {
+				return metric(t, "m2m_token_requests_total", tc.class, "AuthorizationServer/"+s.shop+"/auth")
+			}
+			before := results()
+			if tc.impatient {
+				s.impatient(100 * time.Millisecond)
+			}
+			fault := *tc.fault
+			fault.Body = strings.ReplaceAll(fault.Body, echo, s.credential())
+			s.as.SetFault(oidctest.Token, &fault)
+			s.due()
+
+			// The first failure, and that nothing happens while no time passes.
+			for range 3 {
+				s.settle()
+			}
+			if n := s.as.Count(oidctest.Token); n != 1 {
+				t.Errorf("%d token requests while no time passed, want 1", n)
+			}
+			if n := results() - before; n != 1 {
+				t.Errorf("m2m_token_requests_total{result=%q} rose by %v, want 1", tc.class, n)
+			}
+			reason, least, most := v1alpha1.ReasonTokenRequestRefused, 8*time.Second, 13*time.Second
+			if tc.class == retryable {
+				reason, least, most = v1alpha1.ReasonTokenRequestFailed, time.Second, 3*time.Second
+			}
+			fresh := hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, reason)
+			isReady(t, s.cart)
+			failure := s.status().Failure
+			if failure.Reason == "" {
+				t.Fatal("the status tells of no failure")
+			}
+			if wait := failure.NextAttemptAt.Sub(op.clock.Now()); wait < least || wait > most {
+				t.Errorf("the next attempt is in %s, want within %s to %s", wait, least, most)
+			}
+			if failure.Attempts != 1 || failure.Reason != reason {
+				t.Errorf("the failure is %s after %d attempts", failure.Reason, failure.Attempts)
+			}
+			for _, message := range []string{fresh.Message, failure.Message} {
+				if !strings.Contains(message, tc.want) {
+					t.Errorf("the message is %q, want %q in it", message, tc.want)
+				}
+				if strings.Contains(message, unheard) {
+					t.Errorf("the server's answer is in the message %q", message)
+				}
+			}
+
+			// On to the expiry: bounded, the working token in its place.
+			s.until(expires.Add(-time.Second))
+			isReady(t, s.cart)
+			if again := hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, reason); again.Message != fresh.Message {
+				t.Errorf("the message went from %q to %q", fresh.Message, again.Message)
+			}
+			if s.token() != old {
+				t.Error("the working token is gone")
+			}
+			if n := s.as.Count(oidctest.Token); n < 2 || n > 15 {
+				t.Errorf("%d token requests in about 4 minutes", n)
+			}
+			s.until(expires.Add(time.Second))
+			hasCondition(t, s.cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenExpired)
+			if s.token() != old {
+				t.Error("the expired token was taken out of the Secret")
+			}
+
+			// And back.
+			s.as.ClearFaults()
+			if tc.impatient {
+				s.impatient(15 * time.Second)
+			}
+			s.as.ResetRequests()
+			s.until(s.status().Failure.NextAttemptAt.Add(35 * time.Second))
+			isReady(t, s.cart)
+			hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
+			if s.status().Failure.Reason != "" {
+				t.Error("the status still tells of the failure")
+			}
+			if n := s.as.Count(oidctest.Token); n != 1 {
+				t.Errorf("%d token requests to recover, want 1", n)
+			}
+			if now := s.token(); now == old || now == "" {
+				t.Error("there is no fresh token")
+			}
+		})
+	}
+}
+
+// credential returns the cart's client secret.
+func (s *stage) credential() string {
+	s.t.Helper()
+	return tokenIn(s.t, s.shop, "cart-credentials", v1alpha1.ClientSecretKey)
+}
+
+// TestAnHourOfFaults counts the requests of one client in an hour.
+func TestAnHourOfFaults(t *testing.T) {
+	op := startStepped(t)
+	for name, tc := range map[string]struct {
+		fault       *oidctest.Fault
+		least, most int
+	}{
+		"retryable":  {answer(500, ""), 50, 80},
+		"slow retry": {answer(400, `{"error":"invalid_scope"}`), 12, 20},
+		"terminal":   {&oidctest.Fault{Redirect: "/"}, 12, 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, op)
+			s.as.SetFault(oidctest.Token, tc.fault)
+			s.due()
+			s.until(op.clock.Now().Add(time.Hour))
+			if n := s.as.Count(oidctest.Token); n < tc.least || n > tc.most {
+				t.Errorf("%d token requests in an hour, want %d to %d", n, tc.least, tc.most)
+			}
+		})
+	}
+}
+
+// TestRetryAfterIsForAll: what a server asks of one client holds for all.
+func TestRetryAfterIsForAll(t *testing.T) {
+	op := startStepped(t)
+	for name, value := range map[string]func() string{
+		"in seconds": func() string { return "120" },
+		"as a date":  func() string { return op.clock.Now().Add(2 * time.Minute).UTC().Format(http.TimeFormat) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, op)
+			others := make([]*v1alpha1.M2MClient, 3)
+			for i := range others {
+				others[i] = s.another(fmt.Sprintf("other-%d", i))
+			}
+			s.due()
+			asked := op.clock.Now()
+			s.as.SetFault(oidctest.Token, askLater(value()))
+			ctx, name := t.Context(), client.ObjectKeyFromObject(s.cart)
+			if _, err := op.reconcilers.client.Reconcile(ctx, requestOf(name)); err != nil {
+				t.Fatal(err)
+			}
+			s.as.ClearFaults()
+			s.until(asked.Add(2*time.Minute - time.Second))
+			if n := s.as.Count(oidctest.Token); n != 1 {
+				t.Errorf("%d token requests in the time that the server asked for, want the one before it", n)
+			}
+			for _, o := range others {
+				hasCondition(t, o, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerUnavailable)
+			}
+			s.until(asked.Add(3 * time.Minute))
+			isReady(t, s.cart)
+			hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
+			for _, o := range others {
+				isReady(t, o)
+			}
+			if n := s.as.Count(oidctest.Token); n != 1+4 {
+				t.Errorf("%d token requests after that, want one for each client", n-1)
+			}
+		})
+	}
+}
+
+// another creates one more client of the payment API, with an application of
+// its own.
+func (w *world) another(name string) *v1alpha1.M2MClient {
+	w.t.Helper()
+	secret := newSecret()
+	w.setClient(name, secret)
+	c := w.cart()
+	c.Name = name
+	c.Spec.Credentials.ClientSecret.SecretRef.Name = v1alpha1.ObjectName(name)
+	create(w.t, w.secret(name, name, secret), c)
+	return c
+}
+
+// TestBreaker counts the requests of many clients to a server that is down, by
+// the clock of the simulation.
+func TestBreaker(t *testing.T) {
+	op := startStepped(t)
+	s := newStage(t, op)
+	clients := []*v1alpha1.M2MClient{}
+	s.as.SetFault(oidctest.Token, answer(503, ""))
+	for i := range 50 {
+		clients = append(clients, s.another(fmt.Sprintf("client-%d", i)))
+	}
+	eventuallyCached(t, op, clients[49])
+	s.until(op.clock.Now().Add(10 * time.Minute))
+	// Five failures open it. Then there is one probe after 1, 2, 4, 8, 16 and
+	// every 30 seconds.
+	if n := s.as.Count(oidctest.Token); n < 15 || n > 35 {
+		t.Errorf("50 clients sent %d token requests in ten minutes", n)
+	}
+	s.as.ClearFaults()
+	s.as.ResetRequests()
+	s.until(op.clock.Now().Add(2 * time.Minute))
+	for _, c := range clients {
+		isReady(t, c)
+	}
+	if n := s.as.Count(oidctest.Token); n != 50 {
+		t.Errorf("%d token requests to recover, want one for each client", n)
+	}
+}
+
+// eventuallyCached waits until the operator's cache has an object.
+func eventuallyCached(t *testing.T, op *operator, obj client.Object) {
+	t.Helper()
+	eventually(t, func() error {
+		return op.client.Get(t.Context(), client.ObjectKeyFromObject(obj), obj.DeepCopyObject().(client.Object))
+	})
+}
+
+// TestOperatorRestartsInAnOutage: what is known of the server outlives the
+// process, and so do the attempts.
+func TestOperatorRestartsInAnOutage(t *testing.T) {
+	op := startStepped(t)
+	s := newStage(t, op)
+	server := s.server(s.shop)
+	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(server), server); err != nil {
+		t.Fatal(err)
+	}
+	known := server.Status
+	down := answer(503, "")
+	s.as.SetFault(oidctest.Discovery, down)
+	s.as.SetFault(oidctest.JWKS, down)
+	s.as.SetFault(oidctest.Token, answer(400, `{"error":"invalid_scope"}`))
+	s.due()
+	s.settle()
+	failure := s.status().Failure
+	op.stop()
+
+	again := startStepped(t, func(o *Options) { o.Clock = op.clock })
+	again.clock, s.op = op.clock, again
+	s.as.ResetRequests()
+	s.settle()
+	if n := s.as.Count(oidctest.Token); n != 0 {
+		t.Errorf("the new process sent %d token requests before their time", n)
+	}
+	if diff := cmp.Diff(failure, s.status().Failure); diff != "" {
+		t.Errorf("the restart changed what is known of the failure:\n%s", diff)
+	}
+	hasCondition(t, server, v1alpha1.ConditionDiscovered, metav1.ConditionFalse, v1alpha1.ReasonBadStatus)
+	hasCondition(t, server, v1alpha1.ConditionKeysFresh, metav1.ConditionFalse, v1alpha1.ReasonBadStatus)
+	isReady(t, server)
+	if diff := cmp.Diff(known.Keys, server.Status.Keys); diff != "" {
+		t.Errorf("the restart changed the keys:\n%s", diff)
+	}
+	if diff := cmp.Diff(known.Endpoints, server.Status.Endpoints); diff != "" {
+		t.Errorf("the restart changed the endpoints:\n%s", diff)
+	}
+
+	s.as.SetFault(oidctest.Token, nil)
+	s.until(failure.NextAttemptAt.Time)
+	hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
+	if n := s.as.Count(oidctest.Token); n != 1 {
+		t.Errorf("%d token requests, want 1", n)
+	}
+}
