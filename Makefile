@@ -112,8 +112,10 @@ fuzz: ## Run every fuzz target for FUZZTIME.
 .PHONY: interop
 interop: ## Run the interoperability suite against the server that M2M_INTEROP_ISSUER and its relatives name.
 	@$(WITH_CONTROL_PLANE); \
-	M2M_INTEROP_NAMED=1 M2M_INTEROP_OUT='$(CURDIR)/out/interop' \
-	  go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... | go run ./hack/testreport -o out/tests/interop.json
+	rm -f out/interop.json out/interop.txt; status=0; \
+	M2M_INTEROP_NAMED=1 M2M_INTEROP_OUT='$(CURDIR)/out' \
+	  go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... | go run ./hack/testreport -o out/tests/interop.json || status=$$?; \
+	if [ -f out/interop.txt ]; then cat out/interop.txt; fi; exit $$status
 
 .PHONY: interop-local
 interop-local: ## Run the interoperability suite against the npm package oidc-provider (needs Node.js).
@@ -121,7 +123,7 @@ interop-local: ## Run the interoperability suite against the npm package oidc-pr
 	  echo 'make interop-local needs Node.js and npm, and there is no npm here: on Debian, apt-get install nodejs npm' >&2; exit 1; }
 	@npm ci --no-audit --no-fund --prefix hack/interop
 	@$(WITH_CONTROL_PLANE); \
-	M2M_INTEROP_NODE=1 M2M_INTEROP_OUT='$(CURDIR)/out/interop' \
+	M2M_INTEROP_NODE=1 M2M_INTEROP_OUT='$(CURDIR)/out' \
 	  go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... | go run ./hack/testreport -o out/tests/interop-local.json
 
 ##@ Try it
