@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -167,10 +168,18 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 		}
 		return clients(ctx, client.InNamespace(o.GetNamespace()), client.MatchingFields{bySecret: o.GetName()})
 	})
+	// Another's Secret that only looks like the operator's makes room when it
+	// goes.
+	room := handler.Funcs{DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
+		for _, c := range clients(ctx, client.InNamespace(e.Object.GetNamespace()), client.MatchingFields{bySecret: e.Object.GetName()}) {
+			q.Add(c)
+		}
+	}}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("m2mclient").
 		For(&v1alpha1.M2MClient{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Owns(&corev1.Secret{}).
+		Watches(&corev1.Secret{}, room).
 		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
 		Watches(&v1alpha1.APIResource{}, ofAPIResource).

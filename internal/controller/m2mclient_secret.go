@@ -40,6 +40,9 @@ type tokenSecret struct {
 // secretRecords is the annotation that is kept with the tokens. It is written
 // with them in one go, so that it survives whatever happens next.
 type secretRecords struct {
+	// Client is the UID of the client that the Secret belongs to. It tells an
+	// edited Secret that lost its owner from another's.
+	Client     types.UID              `json:"client,omitempty"`
 	Credential credentialRecord       `json:"credential,omitzero"`
 	Tokens     map[string]tokenRecord `json:"tokens,omitempty"`
 
@@ -78,16 +81,20 @@ func (r *M2MClientReconciler) readSecret(ctx context.Context, p *pass) error {
 	if err != nil || found == nil {
 		return err
 	}
-	if !metav1.IsControlledBy(found, p.client) {
+	// What cannot be parsed was edited: then nothing is known of the tokens.
+	var records secretRecords
+	if json.Unmarshal([]byte(found.Annotations[v1alpha1.TokensAnnotation]), &records) != nil {
+		records = secretRecords{}
+	}
+	orphaned := metav1.GetControllerOf(found) == nil && records.Client == p.client.UID
+	if !metav1.IsControlledBy(found, p.client) && !orphaned {
 		p.secretProblem = &problem{
 			reason:  v1alpha1.ReasonSecretNotOwned,
 			message: fmt.Sprintf("Secret %q exists and is not this client's; delete it, or choose another spec.secret.name", p.secret.name),
 		}
 		return nil
 	}
-	p.secret.owned, p.secret.current = true, found
-	// What cannot be parsed was edited: then nothing is known of the tokens.
-	_ = json.Unmarshal([]byte(found.Annotations[v1alpha1.TokensAnnotation]), &p.secret.records)
+	p.secret.owned, p.secret.current, p.secret.records = true, found, records
 	p.secret.tokens = map[string]string{}
 	for _, a := range p.accesses {
 		if v, ok := found.Data[a.key]; ok {
@@ -153,11 +160,13 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 		}
 	case equality.Semantic.DeepEqual(p.secret.current, want):
 	case ptr.Deref(p.secret.current.Immutable, false):
-		// Its deletion brings the client back, to create it anew.
 		if err := r.client.Delete(ctx, p.secret.current, preconditions(p.secret.current)); client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("delete the immutable Secret %q: %w", want.Name, err)
 		}
-		return nil
+		want.UID, want.ResourceVersion = "", ""
+		if err := r.client.Create(ctx, want); err != nil {
+			return fmt.Errorf("replace the immutable Secret %q: %w", want.Name, err)
+		}
 	default:
 		if err := r.client.Update(ctx, want); err != nil {
 			return fmt.Errorf("update Secret %q: %w", want.Name, err)
@@ -185,7 +194,7 @@ func (r *M2MClientReconciler) wantedSecret(p *pass) *corev1.Secret {
 		spec.Labels, spec.Annotations = nil, nil // with them the API server would refuse the tokens, too
 	}
 	records := secretRecords{
-		Credential: p.secret.records.Credential, Tokens: map[string]tokenRecord{},
+		Client: p.client.UID, Credential: p.secret.records.Credential, Tokens: map[string]tokenRecord{},
 		Labels: slices.Sorted(maps.Keys(spec.Labels)), Annotations: slices.Sorted(maps.Keys(spec.Annotations)),
 	}
 	tokens := map[string]string{}
@@ -205,7 +214,7 @@ func (r *M2MClientReconciler) wantedSecret(p *pass) *corev1.Secret {
 		// The tokens need not wait for the template.
 		data, _, _ = render.TokenSecret(tokens, nil, keys)
 	}
-	want.Data = data
+	want.Data, want.Immutable = data, nil
 	want.Labels = merged(want.Labels, p.secret.records.Labels, spec.Labels,
 		map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
 	encoded, err := json.Marshal(records)
