@@ -126,6 +126,9 @@ func (r *M2MClientReconciler) refreshToken(ctx context.Context, p *pass, a *acce
 			return err
 		}
 	} else {
+		// A token may be held that is in the Secret: it was written, and the
+		// API server's answer was lost.
+		r.held.drop(client.ObjectKeyFromObject(p.client), a.key)
 		a.failure = nil
 		a.wakeAt = a.plan.RefreshAt
 	}
