@@ -46,9 +46,9 @@ type APIResourceReconciler struct {
 	events  recorder.EventRecorder
 }
 
-// +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources,verbs=get;list;watch
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources,verbs=list;watch
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources/status,verbs=patch
-// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=list;watch
 
 // Reconcile judges an APIResource and writes its status.
 func (r *APIResourceReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {

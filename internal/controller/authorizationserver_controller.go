@@ -65,7 +65,7 @@ type fetchState struct {
 	discovered, keysResult *problem // how the last attempt ended; nil: not attempted, or well
 }
 
-// +kubebuilder:rbac:groups=m2m-operator.io,resources=authorizationservers;clusterauthorizationservers,verbs=get;list;watch
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=authorizationservers;clusterauthorizationservers,verbs=list;watch
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=authorizationservers/status;clusterauthorizationservers/status,verbs=patch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 

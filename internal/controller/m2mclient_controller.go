@@ -68,7 +68,7 @@ func (p *pass) event(r *M2MClientReconciler, eventType, reason, format string, a
 	})
 }
 
-// +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients,verbs=get;list;watch
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients,verbs=list;watch
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients/status,verbs=patch
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients/finalizers,verbs=update
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;update;delete
