@@ -27,11 +27,11 @@ var core = []struct {
 	options serverOptions
 	run     func(*testing.T, *world)
 }{
+	{name: "its answers are understood", run: testProbe},
 	{name: "discovery names the issuer exactly", options: serverOptions{path: "/oidc"}, run: testDiscovery},
 	{name: "the distributed files verify the token", options: serverOptions{path: "/oidc"}, run: testToken},
 	{name: "a lost token is replaced", run: testLostToken},
 	{name: "a token is replaced before it expires", options: serverOptions{lifetime: 10 * time.Second}, run: testRefresh},
-	{name: "its answers are understood", run: testProbe},
 
 	{name: "every way to authenticate", control: true, run: testAuthentication},
 	{name: "tokens signed with RS256", control: true, options: serverOptions{algorithm: "RS256"}, run: testToken},
@@ -50,8 +50,8 @@ func TestInterop(t *testing.T) {
 		t.Run("server="+s.name, func(t *testing.T) {
 			t.Parallel() // most of the time goes into waiting for keys to be fetched again
 			for _, tc := range core {
-				if tc.control && s.named != nil {
-					continue
+				if s.named != nil && (tc.control || t.Failed()) {
+					continue // the rest would fail as well, but take long to say so
 				}
 				t.Run(tc.name, func(t *testing.T) {
 					w := newWorld(t, s, tc.options)
