@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// sees waits until a stepped operator's caches hold objects as they are now.
+func (op *operator) sees(objects ...client.Object) {
+	op.t.Helper()
+	for _, o := range objects {
+		key := client.ObjectKeyFromObject(o)
+		if err := kube.Get(op.t.Context(), key, o); err != nil {
+			op.t.Fatal(err)
+		}
+		eventually(op.t, func() error {
+			if _, ok := o.(*corev1.Secret); ok && o.GetLabels()[v1alpha1.ManagedByLabel] == "" {
+				version, err := op.foreign.version(op.t.Context(), "Secret", key)
+				if err == nil && version != versionOf(o) {
+					err = fmt.Errorf("the cache is behind")
+				}
+				return err
+			}
+			cached := o.DeepCopyObject().(client.Object)
+			if err := op.client.Get(op.t.Context(), key, cached); err != nil {
+				return err
+			}
+			if cached.GetResourceVersion() != o.GetResourceVersion() {
+				return fmt.Errorf("the cache is behind")
+			}
+			return nil
+		})
+	}
+}
+
+// credentialsOf returns the Secret with the cart application's credentials.
+func (w *world) credentialsOf(t *testing.T) *corev1.Secret {
+	t.Helper()
+	var s corev1.Secret
+	if err := kube.Get(t.Context(), types.NamespacedName{Namespace: w.shop, Name: "cart-credentials"}, &s); err != nil {
+		t.Fatal(err)
+	}
+	return &s
+}
+
+// rotateSecret gives the cart application another secret, at the authorization
+// server first: the old one is worth nothing from then on.
+func (w *world) rotateSecret(t *testing.T) (*corev1.Secret, string) {
+	t.Helper()
+	secret := newSecret()
+	w.setClient(cartID, secret)
+	s := w.credentialsOf(t)
+	change(t, s, func(s *corev1.Secret) { s.Data[v1alpha1.ClientSecretKey] = []byte(secret) })
+	return s, secret
+}
+
+// TestChangedInputsMintOnce changes what a token is minted from: it is replaced,
+// by one request, and a restart does not ask again. What does not matter to the
+// token costs no request at all.
+func TestChangedInputsMintOnce(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*testing.T, *world, *v1alpha1.M2MClient) []client.Object
+		want   *oidctest.Request // nil: none
+	}{
+		"the secret is rotated": {
+			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) []client.Object {
+				s, _ := w.rotateSecret(t)
+				return []client.Object{s}
+			},
+			want: &oidctest.Request{ClientID: cartID, Resource: paymentAPI, Scope: "payments:write"},
+		},
+		"a label on the credentials changes": {
+			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) []client.Object {
+				s := w.credentialsOf(t)
+				change(t, s, func(s *corev1.Secret) { s.Labels = map[string]string{"rotated": "never"} })
+				return []client.Object{s}
+			},
+		},
+		"another key of the credentials changes": {
+			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) []client.Object {
+				s := w.credentialsOf(t)
+				change(t, s, func(s *corev1.Secret) { s.Data["comment"] = []byte("new") })
+				return []client.Object{s}
+			},
+		},
+		"the credentials are written anew as they were": {
+			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) []client.Object {
+				s := w.credentialsOf(t)
+				remove(t, s)
+				s.ObjectMeta = metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name}
+				create(t, s)
+				return []client.Object{s}
+			},
+		},
+		"the secret gets a newline at its end": {
+			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) []client.Object {
+				s := w.credentialsOf(t)
+				change(t, s, func(s *corev1.Secret) {
+					s.Data[v1alpha1.ClientSecretKey] = append(s.Data[v1alpha1.ClientSecretKey], '\n')
+				})
+				return []client.Object{s}
+			},
+		},
+		"other scopes": {
+			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) []client.Object {
+				change(t, c, func(c *v1alpha1.M2MClient) {
+					c.Spec.Access[0].Scopes = []v1alpha1.ScopeName{"payments:write", "payments:read"}
+				})
+				return nil
+			},
+			want: &oidctest.Request{ClientID: cartID, Resource: paymentAPI, Scope: "payments:read payments:write"},
+		},
+		"no scopes": {
+			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) []client.Object {
+				change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Scopes = nil })
+				return nil
+			},
+			want: &oidctest.Request{ClientID: cartID, Resource: paymentAPI},
+		},
+		"another parameter names the API": {
+			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) []client.Object {
+				server := w.server(w.shop)
+				change(t, server, func(s *v1alpha1.AuthorizationServer) { s.Spec.AudienceParameter = v1alpha1.AudienceParameterAudience })
+				return []client.Object{server}
+			},
+			want: &oidctest.Request{ClientID: cartID, Audience: paymentAPI, Scope: "payments:write"},
+		},
+		"no parameter names the API": {
+			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) []client.Object {
+				server := w.server(w.shop)
+				change(t, server, func(s *v1alpha1.AuthorizationServer) { s.Spec.AudienceParameter = v1alpha1.AudienceParameterNone })
+				return []client.Object{server}
+			},
+			want: &oidctest.Request{ClientID: cartID, Scope: "payments:write"},
+		},
+		"another client identifier in the spec": {
+			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) []client.Object {
+				change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Credentials.ClientSecret.ClientID = "till-app" })
+				return nil
+			},
+			want: &oidctest.Request{ClientID: "till-app", Resource: paymentAPI, Scope: "payments:write"},
+		},
+		"another client identifier in the Secret": {
+			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) []client.Object {
+				s := w.credentialsOf(t)
+				change(t, s, func(s *corev1.Secret) { s.Data[v1alpha1.ClientIDKey] = []byte("till-app") })
+				return []client.Object{s}
+			},
+			want: &oidctest.Request{ClientID: "till-app", Resource: paymentAPI, Scope: "payments:write"},
+		},
+		"the same client identifier in the spec": {
+			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) []client.Object {
+				change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Credentials.ClientSecret.ClientID = cartID })
+				return nil
+			},
+		},
+		"another time to refresh, not yet come": {
+			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) []client.Object {
+				change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Refresh.AtPercent = 90 })
+				return nil
+			},
+		},
+		"another grant, which gives more": {
+			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) []client.Object {
+				api := w.api()
+				change(t, api, func(a *v1alpha1.APIResource) {
+					a.Spec.Scopes = append(a.Spec.Scopes, v1alpha1.Scope{Name: "payments:refund"})
+					a.Spec.Grants[0].Scopes = append(a.Spec.Grants[0].Scopes, "payments:refund")
+				})
+				return []client.Object{api}
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			_, cart := w.story()
+			secret := string(w.credentialsOf(t).Data[v1alpha1.ClientSecretKey])
+			for _, id := range []string{cartID, "till-app"} {
+				// The server finds the right API whatever the request says.
+				err := w.as.SetClient(oidctest.Client{ID: id, Secret: secret, DefaultResource: paymentAPI, Scopes: map[string][]string{
+					paymentAPI: {"payments:read", "payments:write"},
+				}})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			op := startStepped(t)
+			op.settle(w.payments, w.shop)
+			isReady(t, cart)
+			before := tokenIn(t, w.shop, "cart-token", "payment-api")
+			w.sawRequests(t, 1)
+
+			op.sees(append(tc.change(t, w, cart), cart)...)
+			op.settle(w.payments, w.shop)
+			isReady(t, cart)
+			op.stop()
+			op = startStepped(t)
+			op.settle(w.payments, w.shop)
+			isReady(t, cart)
+			hasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
+
+			requests, after := w.as.TokenRequests(), tokenIn(t, w.shop, "cart-token", "payment-api")
+			if tc.want == nil {
+				w.sawRequests(t, 0)
+				if after != before {
+					t.Error("the token was replaced")
+				}
+				return
+			}
+			w.sawRequests(t, 1)
+			if len(requests) == 0 {
+				return
+			}
+			got := requests[0]
+			if got.ClientID != tc.want.ClientID || got.Resource != tc.want.Resource || got.Audience != tc.want.Audience || got.Scope != tc.want.Scope {
+				t.Errorf("the request was %+v, want %+v", got, *tc.want)
+			}
+			if oidctest.Hash(after) != got.TokenHash {
+				t.Error("the token that was issued is not in the Secret")
+			}
+		})
+	}
+}
+
+// TestBadSecretKeepsTheToken puts a secret into the credentials that the server
+// does not know. The working token stays, and the status says what is wrong.
+func TestBadSecretKeepsTheToken(t *testing.T) {
+	w := newWorld(t)
+	_, cart := w.story()
+	op := startStepped(t)
+	op.settle(w.payments, w.shop)
+	isReady(t, cart)
+	token := tokenIn(t, w.shop, "cart-token", "payment-api")
+	good := w.credentialsOf(t).Data[v1alpha1.ClientSecretKey]
+	put := func(secret []byte) {
+		t.Helper()
+		s := w.credentialsOf(t)
+		change(t, s, func(s *corev1.Secret) { s.Data[v1alpha1.ClientSecretKey] = secret })
+		op.sees(s)
+		op.settle(w.payments, w.shop)
+	}
+	stillWorks := func(wantRequests int) {
+		t.Helper()
+		isReady(t, cart)
+		c := hasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonTokenRequestRefused)
+		if !strings.Contains(c.Message, `Secret "cart-credentials"`) || !strings.Contains(c.Message, "invalid_client") {
+			t.Errorf("the message is %q", c.Message)
+		}
+		if tokenIn(t, w.shop, "cart-token", "payment-api") != token {
+			t.Error("the working token did not stay")
+		}
+		w.sawRequests(t, wantRequests)
+	}
+	w.as.ResetRequests()
+
+	bad := []byte(newSecret())
+	put(bad)
+	stillWorks(1)
+	op.settle(w.payments, w.shop)
+	stillWorks(0) // the next attempt is not due
+	op.advance(15 * time.Second)
+	op.settle(w.payments, w.shop)
+	stillWorks(1)
+
+	put(good) // what the token was minted with: it is as good as new
+	isReady(t, cart)
+	hasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
+	w.sawRequests(t, 0)
+
+	put(bad)
+	stillWorks(1)
+	w.setClient(cartID, string(bad)) // the server catches up
+	op.advance(15 * time.Second)
+	op.settle(w.payments, w.shop)
+	isReady(t, cart)
+	hasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
+	w.sawRequests(t, 1)
+	if tokenIn(t, w.shop, "cart-token", "payment-api") == token {
+		t.Error("the token was not replaced")
+	}
+
+	put([]byte(newSecret()))
+	w.sawRequests(t, 1)
+	s, _ := w.rotateSecret(t)
+	op.sees(s)
+	op.settle(w.payments, w.shop)
+	isReady(t, cart)
+	hasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
+	w.sawRequests(t, 1)
+}
+
+// TestRotatedSecretIsNoticed rotates the secret under the running operator.
+func TestRotatedSecretIsNoticed(t *testing.T) {
+	w := newWorld(t)
+	_, cart := w.story()
+	startOperator(t)
+	isReady(t, cart)
+	w.sawRequests(t, 1)
+	before := tokenIn(t, w.shop, "cart-token", "payment-api")
+	_, secret := w.rotateSecret(t)
+	eventually(t, func() error {
+		if tokenIn(t, w.shop, "cart-token", "payment-api") == before {
+			return fmt.Errorf("the token was not replaced")
+		}
+		return nil
+	})
+	comesToRest(t, cart)
+	isReady(t, cart)
+	if r := w.as.TokenRequests(); len(r) != 1 || r[0].CredentialID != oidctest.Hash(secret) {
+		t.Errorf("the requests were %+v", r)
+	}
+}
