@@ -214,7 +214,8 @@ type serverRuntime struct {
 	mu         sync.Mutex
 	http       *http.Client
 	caVersion  string
-	limiter    *rate.Limiter
+	limiter    *rate.Limiter // gives turns
+	sent       *rate.Limiter // holds the budget where turns are taken late
 	breaker    *refresh.Breaker
 	refetch    *rate.Limiter
 	turns      map[types.UID]turn
@@ -237,6 +238,7 @@ func (s *servers) runtime(obj client.Object) *serverRuntime {
 		rt = &serverRuntime{
 			uid:     obj.GetUID(),
 			limiter: rate.NewLimiter(defaultRequestsPerSecond, defaultRequestsPerSecond),
+			sent:    rate.NewLimiter(defaultRequestsPerSecond, defaultRequestsPerSecond),
 			breaker: refresh.NewBreaker(breakerThreshold, breakerBase, breakerMax),
 			refetch: rate.NewLimiter(rate.Every(keyRefetchInterval), 1),
 			turns:   map[types.UID]turn{},
@@ -321,11 +323,13 @@ func (s *servers) admit(srv *server, who types.UID) (wait time.Duration, p *prob
 			burst = int(b.Burst)
 		}
 	}
-	if rt.limiter.Limit() != limit {
-		rt.limiter.SetLimitAt(now, limit)
-	}
-	if rt.limiter.Burst() != burst {
-		rt.limiter.SetBurstAt(now, burst)
+	for _, l := range []*rate.Limiter{rt.limiter, rt.sent} {
+		if l.Limit() != limit {
+			l.SetLimitAt(now, limit)
+		}
+		if l.Burst() != burst {
+			l.SetBurstAt(now, burst)
+		}
 	}
 
 	waiting := &problem{
@@ -347,6 +351,13 @@ func (s *servers) admit(srv *server, who types.UID) (wait time.Duration, p *prob
 			rt.turns[who] = turn{now.Add(delay)}
 			return delay, waiting
 		}
+	}
+	if !rt.sent.AllowN(now, 1) {
+		// Others are late too: the server was slow, and is fast again.
+		if !reserved {
+			rt.turns[who] = turn{now}
+		}
+		return spread(who, 100*time.Millisecond, 300*time.Millisecond), waiting
 	}
 	delete(rt.turns, who)
 	// Asked last: half open, the breaker lets one request through and waits for
