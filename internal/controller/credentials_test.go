@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"fmt"
 	"maps"
 	"net/http"
 	"strings"
@@ -173,19 +172,6 @@ func TestUnusableSecrets(t *testing.T) {
 			w.theRequest()
 		})
 	}
-}
-
-// until settles again and again, as watches would have it, until something is
-// so. The clock stands still.
-func (op *operator) until(w *world, so func() bool) {
-	op.t.Helper()
-	eventually(op.t, func() error {
-		op.settle(w.payments, w.shop)
-		if !so() {
-			return fmt.Errorf("not yet")
-		}
-		return nil
-	})
 }
 
 func TestPrivateKeyJWT(t *testing.T) {

@@ -19,29 +19,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	clocktesting "k8s.io/utils/clock/testing"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 )
-
-// startOperatorOver is startOperator over a connection of its own.
-func startOperatorOver(t *testing.T, cfg *rest.Config, change ...func(*Options)) *operator {
-	t.Helper()
-	return newOperatorOver(t, cfg, func(mgr ctrl.Manager, o Options) (*reconcilers, error) { return nil, Setup(mgr, o) }, change...)
-}
-
-// startSteppedOver is startStepped over a connection of its own.
-func startSteppedOver(t *testing.T, cfg *rest.Config, change ...func(*Options)) *operator {
-	t.Helper()
-	clock := clocktesting.NewFakePassiveClock(time.Now().Truncate(time.Second))
-	op := newOperatorOver(t, cfg, newReconcilers, append([]func(*Options){func(o *Options) { o.Clock = clock }}, change...)...)
-	op.clock = clock
-	return op
-}
 
 // settleServers settles the story's servers and APIs, and no client.
 func (op *operator) settleServers(w *world) {
@@ -122,58 +105,6 @@ func lost(req *http.Request, next http.RoundTripper) (*http.Response, error) {
 	return nil, fmt.Errorf("the connection broke: %w", resp.Body.Close())
 }
 
-// metricOf returns the sum of a metric's series with these labels, and how many
-// they are. Of a histogram it is the number of observations.
-func metricOf(t *testing.T, name string, labels map[string]string) (sum float64, series int) {
-	t.Helper()
-	families, err := metrics.Registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			matches := 0
-			for _, l := range m.GetLabel() {
-				if v, ok := labels[l.GetName()]; ok && v == l.GetValue() {
-					matches++
-				}
-			}
-			if matches < len(labels) {
-				continue
-			}
-			series++
-			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
-		}
-	}
-	return sum, series
-}
-
-// reconciled returns how often a controller has reconciled since the suite
-// started.
-func reconciled(t *testing.T, controller string) int {
-	t.Helper()
-	n, _ := metricOf(t, "controller_runtime_reconcile_total", map[string]string{"controller": controller})
-	return int(n)
-}
-
-// idle says whether a running operator has nothing to do at this moment.
-func idle(t *testing.T, controllers ...string) error {
-	t.Helper()
-	for _, c := range controllers {
-		waiting, _ := metricOf(t, "workqueue_depth", map[string]string{"name": c})
-		active, _ := metricOf(t, "controller_runtime_active_workers", map[string]string{"controller": c})
-		if waiting+active > 0 {
-			return fmt.Errorf("controller %s has %v requests waiting and %v under way", c, waiting, active)
-		}
-	}
-	return nil
-}
-
-var everyController = []string{"authorizationserver", "clusterauthorizationserver", "apiresource", "verificationbundle", "m2mclient"}
-
 // TestARestartCostsNothing starts the operator anew beside a hundred clients
 // whose tokens are good.
 func TestARestartCostsNothing(t *testing.T) {
@@ -240,16 +171,6 @@ func TestARestartCostsNothing(t *testing.T) {
 	if n := len(op.requests.all); n > 60 {
 		t.Errorf("a restart with %d clients cost %d requests; they must not grow with the clients", clients, n)
 	}
-}
-
-// hasToken says whether a client is ready by its status.
-func hasToken(c *v1alpha1.M2MClient) bool {
-	for _, cond := range c.Status.Conditions {
-		if cond.Type == v1alpha1.ConditionReady {
-			return cond.Status == "True" && cond.ObservedGeneration == c.Generation
-		}
-	}
-	return false
 }
 
 // TestKilledBeforeTheStatusIsWritten: the token is in the Secret and the status

@@ -291,6 +291,7 @@ func newOperatorOver(t *testing.T, cfg *rest.Config, build func(ctrl.Manager, Op
 // writes nothing more.
 func (op *operator) settle(namespaces ...string) {
 	op.t.Helper()
+	op.catchUp(namespaces...)
 	for range 10 {
 		before := len(op.requests.writes())
 		op.round(namespaces...)

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"fmt"
+	"maps"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	clocktesting "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// startOperatorOver is startOperator over a connection of its own.
+func startOperatorOver(t *testing.T, cfg *rest.Config, change ...func(*Options)) *operator {
+	t.Helper()
+	return newOperatorOver(t, cfg, func(mgr ctrl.Manager, o Options) (*reconcilers, error) { return nil, Setup(mgr, o) }, change...)
+}
+
+// startSteppedOver is startStepped over a connection of its own.
+func startSteppedOver(t *testing.T, cfg *rest.Config, change ...func(*Options)) *operator {
+	t.Helper()
+	clock := clocktesting.NewFakePassiveClock(time.Now().Truncate(time.Second))
+	op := newOperatorOver(t, cfg, newReconcilers, append([]func(*Options){func(o *Options) { o.Clock = clock }}, change...)...)
+	op.clock = clock
+	return op
+}
+
+// catchUp waits until the operator's caches have seen what the test has done.
+func (op *operator) catchUp(namespaces ...string) {
+	op.t.Helper()
+	versions := func(from client.Reader, list client.ObjectList, opts ...client.ListOption) map[string]string {
+		op.t.Helper()
+		if err := from.List(op.t.Context(), list, opts...); err != nil {
+			op.t.Fatal(err)
+		}
+		found := map[string]string{}
+		_ = meta.EachListItem(list, func(o runtime.Object) error {
+			found[o.(client.Object).GetName()] = o.(client.Object).GetResourceVersion()
+			return nil
+		})
+		return found
+	}
+	same := func(cache client.Reader, list client.ObjectList, opts ...client.ListOption) {
+		op.t.Helper()
+		want := versions(kube, list.DeepCopyObject().(client.ObjectList), opts...)
+		eventually(op.t, func() error {
+			if got := versions(cache, list.DeepCopyObject().(client.ObjectList), opts...); !maps.Equal(want, got) {
+				return fmt.Errorf("the cache of %T has the versions %v, not %v", list, got, want)
+			}
+			return nil
+		})
+	}
+	metadata := func(kind string) client.ObjectList {
+		l := &metav1.PartialObjectMetadataList{}
+		l.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
+		return l
+	}
+	same(op.client, &v1alpha1.ClusterAuthorizationServerList{})
+	same(op.client, metadata("Namespace"))
+	own := client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
+	for _, ns := range namespaces {
+		in := client.InNamespace(ns)
+		for _, list := range append(verifierLists(), &v1alpha1.AuthorizationServerList{}, &v1alpha1.APIResourceList{}, &v1alpha1.M2MClientList{}) {
+			same(op.client, list, in)
+		}
+		for _, kind := range []string{"Secret", "ConfigMap"} {
+			same(op.foreign.cache, metadata(kind), in)
+		}
+		same(op.client, &corev1.SecretList{}, in, own)
+		same(op.client, &corev1.ConfigMapList{}, in, own)
+	}
+}
+
+// until settles again and again, as watches would have it, until something is
+// so. The clock stands still.
+func (op *operator) until(w *world, so func() bool) {
+	op.t.Helper()
+	eventually(op.t, func() error {
+		op.settle(w.payments, w.shop)
+		if !so() {
+			return fmt.Errorf("not yet")
+		}
+		return nil
+	})
+}
+
+// hasToken says whether a client is ready by its status.
+func hasToken(c *v1alpha1.M2MClient) bool {
+	for _, cond := range c.Status.Conditions {
+		if cond.Type == v1alpha1.ConditionReady {
+			return cond.Status == "True" && cond.ObservedGeneration == c.Generation
+		}
+	}
+	return false
+}
+
+func conditionIs(obj client.Object, conditionType string, status metav1.ConditionStatus) bool {
+	for _, c := range conditionsOf(obj) {
+		if c.Type == conditionType {
+			return c.Status == status
+		}
+	}
+	return false
+}
+
+// metricOf returns the sum of a metric's series with these labels, and how many
+// they are. Of a histogram it is the number of observations.
+func metricOf(t *testing.T, name string, labels map[string]string) (sum float64, series int) {
+	t.Helper()
+	families, err := metrics.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			matches := 0
+			for _, l := range m.GetLabel() {
+				if v, ok := labels[l.GetName()]; ok && v == l.GetValue() {
+					matches++
+				}
+			}
+			if matches < len(labels) {
+				continue
+			}
+			series++
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	return sum, series
+}
+
+// reconciled returns how often a controller has reconciled since the suite
+// started.
+func reconciled(t *testing.T, controller string) int {
+	t.Helper()
+	n, _ := metricOf(t, "controller_runtime_reconcile_total", map[string]string{"controller": controller})
+	return int(n)
+}
+
+// idle says whether a running operator has nothing to do at this moment.
+func idle(t *testing.T, controllers ...string) error {
+	t.Helper()
+	for _, c := range controllers {
+		waiting, _ := metricOf(t, "workqueue_depth", map[string]string{"name": c})
+		active, _ := metricOf(t, "controller_runtime_active_workers", map[string]string{"controller": c})
+		if waiting+active > 0 {
+			return fmt.Errorf("controller %s has %v requests waiting and %v under way", c, waiting, active)
+		}
+	}
+	return nil
+}
+
+var everyController = []string{"authorizationserver", "clusterauthorizationserver", "apiresource", "verificationbundle", "m2mclient"}
