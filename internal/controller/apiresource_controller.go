@@ -210,8 +210,11 @@ func (r *APIResourceReconciler) distribution(ctx context.Context, api *v1alpha1.
 	}
 	switch {
 	case len(taken) > 0:
-		return no(v1alpha1.ReasonConfigMapNotOwned, fmt.Sprintf(
-			"ConfigMap %q exists in namespace %q and %d others and is not the operator's; delete or rename it", name, taken[0], len(taken)-1))
+		where := fmt.Sprintf("namespace %q", taken[0])
+		if len(taken) > 1 {
+			where += fmt.Sprintf(" and %d others", len(taken)-1)
+		}
+		return no(v1alpha1.ReasonConfigMapNotOwned, fmt.Sprintf("ConfigMap %q exists in %s and is not the operator's; delete or rename it", name, where))
 	case len(missing) > 0:
 		return no(v1alpha1.ReasonDistributing, "The verification bundle is on its way")
 	}

@@ -133,7 +133,11 @@ func (r *M2MClientReconciler) resolveAPIResource(ctx context.Context, p *pass, a
 	}
 	if missing := slices.DeleteFunc(slices.Clone(a.scopes), func(s string) bool { return slices.Contains(granted, s) }); len(missing) > 0 {
 		a.withdraw = true
-		return deny(v1alpha1.ReasonScopeNotGranted, "APIResource %q does not grant the scopes %s", a.api, strings.Join(missing, ", "))
+		what := "does not grant this client the scopes %s; its owner can add them to a grant"
+		if api.Namespace == p.client.Namespace {
+			what = "does not have the scopes %s in its spec.scopes"
+		}
+		return deny(v1alpha1.ReasonScopeNotGranted, "APIResource %q "+what, a.api, strings.Join(missing, ", "))
 	}
 
 	a.server = srv

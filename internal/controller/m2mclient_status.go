@@ -5,6 +5,7 @@ package controller
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,6 +19,27 @@ import (
 var verificationReasons = []string{
 	jwks.ReasonAlgorithm, jwks.ReasonBadSignature, jwks.ReasonExpired, jwks.ReasonMalformed, jwks.ReasonMissingScopes,
 	jwks.ReasonNotYetValid, jwks.ReasonUnknownKey, jwks.ReasonWrongAudience, jwks.ReasonWrongIssuer, jwks.ReasonWrongType,
+}
+
+// verificationHints say what to change.
+var verificationHints = map[string]string{
+	jwks.ReasonAlgorithm:     "compare the APIResource's spec.verification.algorithms with the server's keys",
+	jwks.ReasonExpired:       "compare the clocks",
+	jwks.ReasonMissingScopes: "grant them to the client at the server",
+	jwks.ReasonNotYetValid:   "compare the clocks",
+	jwks.ReasonUnknownKey:    "compare the server's JWKS with the endpoint in its status",
+	jwks.ReasonWrongAudience: "compare the API's identifier with the server's, and see the server's spec.audienceParameter",
+	jwks.ReasonWrongIssuer:   "have the server name the same issuer in its metadata and its tokens",
+	jwks.ReasonWrongType:     "change the APIResource's spec.verification.tokenType, or the server",
+}
+
+// notVerified says of a token why it is not published.
+func notVerified(p *problem) string {
+	message := "The server issued a token that the API would refuse: " + p.message
+	if hint := verificationHints[p.reason]; hint != "" && !strings.HasSuffix(message, hint) {
+		message += "; " + hint
+	}
+	return message
 }
 
 // summarize writes the client's status from what a pass found. It is the one
@@ -87,8 +109,7 @@ func (p *pass) isFresh() condition {
 		case a.withdraw:
 			return isFalse(v1alpha1.ConditionFresh, v1alpha1.ReasonNotGranted, p.about(a, a.denied.message))
 		case a.problem != nil && slices.Contains(verificationReasons, a.problem.reason):
-			return isFalse(v1alpha1.ConditionFresh, v1alpha1.ReasonTokenNotVerified,
-				p.about(a, "The server issued a token that the API would refuse: "+a.problem.message))
+			return isFalse(v1alpha1.ConditionFresh, v1alpha1.ReasonTokenNotVerified, p.about(a, notVerified(a.problem)))
 		case a.problem != nil:
 			c := conditionOf(v1alpha1.ConditionFresh, a.problem)
 			c.Message = p.about(a, c.Message)
@@ -103,7 +124,7 @@ func (p *pass) isVerified() condition {
 	for _, a := range p.accesses {
 		switch {
 		case a.problem != nil && slices.Contains(verificationReasons, a.problem.reason):
-			return isFalse(v1alpha1.ConditionVerified, a.problem.reason, p.about(a, a.problem.message))
+			return isFalse(v1alpha1.ConditionVerified, a.problem.reason, p.about(a, notVerified(a.problem)))
 		case c.Status != metav1.ConditionTrue:
 		case a.token == "" || a.withdraw:
 			c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonNoToken, p.about(a, "There is no token to verify")

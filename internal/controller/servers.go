@@ -165,10 +165,14 @@ func (s *servers) resolve(ctx context.Context, ref v1alpha1.AuthorizationServerR
 	obj := key.object()
 	err := s.client.Get(ctx, client.ObjectKeyFromObject(obj), obj)
 	if apierrors.IsNotFound(err) {
-		return nil, &problem{
+		p := &problem{
 			reason:  v1alpha1.ReasonAuthorizationServerNotFound,
 			message: fmt.Sprintf("%s %q does not exist", key.kind, key.name),
-		}, nil
+		}
+		if key.namespace != "" {
+			p.message += fmt.Sprintf(" in namespace %q", key.namespace)
+		}
+		return nil, p, nil
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("get %s: %w", key, err)
