@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docs
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// Changes that many situations make.
+const (
+	company = `
+apiVersion: m2m-operator.io/v1alpha1
+kind: ClusterAuthorizationServer
+metadata: {name: $CLUSTER}
+spec:
+  issuer: "$ISSUER"
+  allowedNamespaces: {names: [$PAYMENTS]}
+`
+	privateKey = `spec: {credentials: {clientSecret: null, privateKeyJWT: {secretRef: {name: cart-credentials}}}}`
+)
+
+// fault returns a preparation that has an endpoint misbehave.
+func fault(e oidctest.Endpoint, f oidctest.Fault) func(*testing.T, *world) {
+	return func(_ *testing.T, w *world) { w.as.SetFault(e, &f) }
+}
+
+// claims returns a preparation that changes what tokens say.
+func claims(change func(map[string]any)) func(*testing.T, *world) {
+	return fault(oidctest.Token, oidctest.Fault{Claims: change})
+}
+
+// application returns a preparation that registers the cart's application another
+// way.
+func application(c oidctest.Client) func(*testing.T, *world) {
+	return func(t *testing.T, w *world) { w.setClient(t, c) }
+}
+
+// withKey returns a preparation that makes a key for the cart's Secret with a private key of an algorithm.
+func withKey(alg string, change func(string) string) func(*testing.T, *world) {
+	return func(t *testing.T, w *world) {
+		private, _, public, err := oidctest.NewKeyPair(alg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.setClient(t, oidctest.Client{Method: oidctest.PrivateKeyJWT, PublicJWKS: public})
+		text := string(private)
+		if change != nil {
+			text = change(text)
+		}
+		w.names["$KEY"] = strings.ReplaceAll(text, "\n", `\n`)
+	}
+}
+
+// key has the cart authenticate with a private key.
+var key = map[string]string{"cart": privateKey, "cart-credentials": `stringData: {private-key: "$KEY"}`}
+
+// situations are the cases of the tables of docs/errors.md about what
+// conditions say, by the names of their rows.
+var situations = map[string]situation{
+	// Authorization servers.
+	"issuer-slash":          {set: map[string]string{"auth": `spec: {issuer: "$ISSUER/"}`}},
+	"issuer-path":           {set: map[string]string{"auth": `spec: {issuer: "$ISSUER/oidc"}`}},
+	"server-down":           {prepare: func(_ *testing.T, w *world) { w.as.Close() }},
+	"server-failing":        {prepare: fault(oidctest.Discovery, oidctest.Fault{Status: http.StatusServiceUnavailable})},
+	"server-redirects":      {prepare: fault(oidctest.Discovery, oidctest.Fault{Redirect: "https://elsewhere.example.com/"})},
+	"server-no-json":        {prepare: fault(oidctest.Discovery, oidctest.Fault{Body: "<html>", ContentType: "text/html"})},
+	"http-refused":          {strict: true},
+	"loopback-refused":      {strict: true, server: oidctest.Options{TLS: true}},
+	"metadata-refused":      {strict: true, set: map[string]string{"auth": `spec: {issuer: "https://169.254.169.254"}`}},
+	"tls-unknown-authority": {server: oidctest.Options{TLS: true}},
+	"tls-none": {prepare: func(_ *testing.T, w *world) {
+		w.names["$ISSUER"] = strings.Replace(w.names["$ISSUER"], "http:", "https:", 1)
+	}},
+	"ca-missing": {set: map[string]string{"auth": `spec: {caBundle: {configMapRef: {name: auth-ca}}}`}},
+	"ca-no-pem": {
+		set: map[string]string{"auth": `spec: {caBundle: {configMapRef: {name: auth-ca}}}`},
+		also: `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: auth-ca, namespace: $SHOP}
+data: {ca.crt: "MIIB..."}
+`},
+	"no-token-endpoint": {prepare: fault(oidctest.Discovery, oidctest.Fault{Rewrite: func(m map[string]any) { delete(m, "token_endpoint") }})},
+	"no-jwks":           {prepare: fault(oidctest.Discovery, oidctest.Fault{Rewrite: func(m map[string]any) { delete(m, "jwks_uri") }})},
+	"jwks-wrong":        {set: map[string]string{"auth": `spec: {endpoints: {jwks: "$ISSUER/keys"}}`}},
+	"jwks-empty":        {prepare: fault(oidctest.JWKS, oidctest.Fault{Body: `{"keys": []}`})},
+	"jwks-symmetric":    {prepare: fault(oidctest.JWKS, oidctest.Fault{Body: `{"keys": [{"kty": "oct", "kid": "hs", "k": "c2VjcmV0"}]}`})},
+	"keys-all-revoked": {
+		prepare: func(_ *testing.T, w *world) { w.names["$KID"] = w.as.KeyID() },
+		set:     map[string]string{"auth": `spec: {jwks: {revokedKeyIDs: ["$KID"]}}`},
+	},
+
+	// APIs.
+	"api-server-unknown": {without: []string{"payments-auth"}},
+	"api-server-refused": {
+		also: strings.Replace(company, "$PAYMENTS", "$SHOP", 1),
+		set:  map[string]string{"payment-api": `spec: {authorizationServerRef: {kind: ClusterAuthorizationServer, name: $CLUSTER}}`},
+	},
+	"identifier-claimed": {also: strings.ReplaceAll(story["payments-auth"]+"\n---\n"+story["payment-api"], "$PAYMENTS", "$SHOP"),
+		without: []string{"auth"}, older: true},
+	"identifier-not-allowed": {
+		also: company + `  identifierClaims: [{namespaces: {names: [$SHOP]}, prefixes: ["https://payment.example.com/"]}]` + "\n",
+		set:  map[string]string{"payment-api": `spec: {authorizationServerRef: {kind: ClusterAuthorizationServer, name: $CLUSTER}}`},
+	},
+	"api-no-keys": {prepare: func(_ *testing.T, w *world) { w.as.Close() }},
+	"bundle-not-owned": {also: `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: m2m-verify.$PAYMENTS.payment-api, namespace: $PAYMENTS}
+`},
+	"file-syntax":    {set: file(`issuer: {{ .Issuer`)},
+	"file-field":     {set: file(`issuer: {{ .Issuers }}`)},
+	"file-function":  {set: file(`issuer: {{ toYaml .Issuer }}`)},
+	"file-arguments": {set: file(`scopes: {{ join .Scopes }}`)},
+	"file-range":     {set: file(`{{ range .Issuer }}{{ . }}{{ end }}`)},
+	"file-dot":       {set: file(`{{ range .Scopes }}{{ .Issuer }}{{ end }}`)},
+	"file-define":    {set: file(`{{ define "a" }}b{{ end }}`)},
+	"file-piece":     {set: file(`{{ index .Scopes 7 }}`)},
+
+	// Clients.
+	"client-server-unknown": {set: map[string]string{"cart": `spec: {authorizationServerRef: {name: oauth}}`}},
+	"client-server-refused": {
+		also: company,
+		set:  map[string]string{"cart": `spec: {authorizationServerRef: {kind: ClusterAuthorizationServer, name: $CLUSTER}}`},
+	},
+	"client-server-not-ready": {prepare: func(_ *testing.T, w *world) { w.as.Close() }},
+	"api-unknown":             {set: map[string]string{"cart": `spec: {access: [{apiResourceRef: {name: payments-api, namespace: $PAYMENTS}}]}`}},
+	"api-other-namespace":     {set: map[string]string{"cart": `spec: {access: [{apiResourceRef: {name: payment-api}}]}`}},
+	"api-not-accepted":        {without: []string{"payments-auth"}},
+	"api-other-issuer": {
+		also: company,
+		set: map[string]string{
+			"payment-api": `spec: {authorizationServerRef: {kind: ClusterAuthorizationServer, name: $CLUSTER}}`,
+			"auth":        `spec: {issuer: "$ISSUER/", endpoints: {token: "$ISSUER/token", jwks: "$ISSUER/jwks"}}`,
+		},
+	},
+	"not-granted": {set: map[string]string{"payment-api": `spec: {grants: null}`}},
+	"not-granted-name": {set: map[string]string{
+		"payment-api": `spec: {grants: [{clients: {namespaces: {names: [$SHOP]}, names: [checkout]}, scopes: ["payments:write"]}]}`,
+	}},
+	"scope-not-granted": {set: map[string]string{
+		"cart": `spec: {access: [{apiResourceRef: {name: payment-api, namespace: $PAYMENTS}, scopes: ["payments:read"]}]}`,
+	}},
+	"scope-unknown": {
+		also:    strings.ReplaceAll(strings.ReplaceAll(story["payment-api"], "$PAYMENTS", "$SHOP"), "payment-api}", "payment-api}"),
+		set:     map[string]string{"cart": `spec: {access: [{apiResourceRef: {name: payment-api}, scopes: ["payments:refund"]}]}`},
+		without: []string{"payment-api", "payment"},
+	},
+	"secret-missing":    {without: []string{"cart-credentials"}},
+	"secret-key":        {set: map[string]string{"cart-credentials": `stringData: {client-secret: null, secret: $SECRET}`}},
+	"secret-no-id":      {set: map[string]string{"cart-credentials": `stringData: {client-id: null}`}},
+	"secret-characters": {set: map[string]string{"cart-credentials": `stringData: {client-secret: "pässword"}`}},
+	"secret-wrong":      {set: map[string]string{"cart-credentials": `stringData: {client-secret: battery-staple}`}},
+	"client-unknown":    {set: map[string]string{"cart-credentials": `stringData: {client-id: card}`}},
+	"method-wrong":      {prepare: application(oidctest.Client{Method: oidctest.SecretPost, Secret: "correct-horse"})},
+	"key-no-pem":        {prepare: withKey("ES256", func(string) string { return "secret" }), set: key},
+	"key-certificate": {prepare: withKey("ES256", func(s string) string {
+		return strings.ReplaceAll(s, "PRIVATE KEY", "CERTIFICATE")
+	}), set: key},
+	"key-encrypted": {prepare: withKey("ES256", func(s string) string {
+		return strings.ReplaceAll(s, "PRIVATE KEY", "ENCRYPTED PRIVATE KEY")
+	}), set: key},
+	"key-openssh": {prepare: withKey("ES256", func(s string) string {
+		return strings.ReplaceAll(s, "PRIVATE KEY", "OPENSSH PRIVATE KEY")
+	}), set: key},
+	"key-algorithm": {prepare: withKey("ES256", nil), set: map[string]string{
+		"cart":             `spec: {credentials: {clientSecret: null, privateKeyJWT: {algorithm: RS256, secretRef: {name: cart-credentials}}}}`,
+		"cart-credentials": key["cart-credentials"],
+	}},
+	"key-unknown": {set: key, prepare: func(t *testing.T, w *world) {
+		withKey("ES256", nil)(t, w)
+		registered := w.names["$KEY"]
+		withKey("ES256", nil)(t, w) // the server knows this one
+		w.names["$KEY"] = registered
+	}},
+	"assertion-audience": {server: oidctest.Options{IssuerAudienceOnly: true}, prepare: withKey("ES256", nil), set: map[string]string{
+		"cart":             `spec: {credentials: {clientSecret: null, privateKeyJWT: {audience: TokenEndpoint, secretRef: {name: cart-credentials}}}}`,
+		"cart-credentials": key["cart-credentials"],
+	}},
+	"account-not-allowed": {set: map[string]string{
+		"cart": `spec: {credentials: {clientSecret: null, serviceAccount: {name: cart}}}`,
+	}},
+	"account-missing": {
+		also: accountRole,
+		set:  map[string]string{"cart": `spec: {credentials: {clientSecret: null, serviceAccount: {name: cart}}}`},
+	},
+	"account-unknown": {
+		also: accountRole + `
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: cart, namespace: $SHOP}
+`,
+		set: map[string]string{"cart": `spec: {credentials: {clientSecret: null, serviceAccount: {name: cart}}}`},
+	},
+	"resource-unknown": {prepare: func(_ *testing.T, w *world) { w.as.RemoveResource(paymentAPI) }},
+	"scope-refused":    {prepare: application(oidctest.Client{Secret: "correct-horse", Scopes: map[string][]string{paymentAPI: {"payments:read"}}})},
+	"grant-type":       {prepare: fault(oidctest.Token, oidctest.Fault{Status: 400, Body: `{"error": "unauthorized_client"}`})},
+	"token-type-dpop":  {prepare: fault(oidctest.Token, oidctest.Fault{Rewrite: func(m map[string]any) { m["token_type"] = "DPoP" }})},
+	"token-redirect":   {prepare: fault(oidctest.Token, oidctest.Fault{Redirect: "https://elsewhere.example.com/"})},
+	"token-failing":    {prepare: fault(oidctest.Token, oidctest.Fault{Status: http.StatusBadGateway})},
+	"token-limited":    {prepare: fault(oidctest.Token, oidctest.Fault{Status: http.StatusTooManyRequests})},
+	"token-wrong-url":  {set: map[string]string{"auth": `spec: {endpoints: {token: "$ISSUER/oauth/token"}}`}},
+	"scope-dropped": {
+		server:  oidctest.Options{DropUngrantedScopes: true},
+		prepare: application(oidctest.Client{Secret: "correct-horse", Scopes: map[string][]string{paymentAPI: {"payments:read"}}}),
+	},
+	"audience-parameter": {server: oidctest.Options{AudienceParameter: "audience"},
+		prepare: application(oidctest.Client{Secret: "correct-horse", Scopes: map[string][]string{"": {"payments:write"}}})},
+	"audience-other": {prepare: claims(func(c map[string]any) { c["aud"] = "https://ledger.example.com/api" })},
+	"issuer-other":   {prepare: claims(func(c map[string]any) { c["iss"] = "https://login.example.com" })},
+	"algorithm-not-allowed": {set: map[string]string{
+		"payment-api": `spec: {verification: {algorithms: [RS256]}}`,
+	}},
+	"type-other": {server: oidctest.Options{TokenType: "JWT"}, set: map[string]string{
+		"payment-api": `spec: {verification: {tokenType: at+jwt}}`,
+	}},
+	"keys-of-other": {
+		prepare: func(t *testing.T, w *world) {
+			other, err := oidctest.Start(oidctest.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(other.Close)
+			w.names["$OTHER"] = other.JWKSURL()
+			w.names["$KID"] = w.as.KeyID()
+		},
+		set: map[string]string{
+			"auth":          `spec: {endpoints: {jwks: "$OTHER"}}`,
+			"payments-auth": `spec: {endpoints: {jwks: "$OTHER"}}`,
+		},
+	},
+	"born-expired":  {prepare: claims(func(c map[string]any) { c["exp"] = time.Now().Add(-time.Hour).Unix() })},
+	"not-yet-valid": {prepare: claims(func(c map[string]any) { c["nbf"] = time.Now().Add(time.Hour).Unix() })},
+	"opaque":        {prepare: application(oidctest.Client{Secret: "correct-horse", Opaque: true})},
+	"secret-taken": {also: `
+apiVersion: v1
+kind: Secret
+metadata: {name: cart-token, namespace: $SHOP}
+`},
+	"template-syntax":   {set: template(`Bearer {{ token "payment-api" }`)},
+	"template-function": {set: template(`{{ env "HOME" }}`)},
+	"template-token":    {set: template(`Bearer {{ token "payment" }}`)},
+	"template-variable": {set: template(`{{ $k := "payment-api" }}{{ token $k }}`)},
+	"template-field":    {set: template(`{{ .Values.token }}`)},
+	"label-value":       {set: map[string]string{"cart": `spec: {secret: {labels: {team: "the shop"}}}`}},
+	"annotation-key":    {set: map[string]string{"cart": `spec: {secret: {annotations: {"the team": shop}}}`}},
+}
+
+// accountRole allows the operator to request tokens of the ServiceAccount cart.
+const accountRole = `
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: cart-token, namespace: $SHOP}
+rules:
+- {apiGroups: [""], resources: [serviceaccounts/token], resourceNames: [cart], verbs: [create]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: cart-token, namespace: $SHOP}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: cart-token}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: ` + operatorUser + `}]
+`
+
+// file gives the API an extra file.
+func file(text string) map[string]string {
+	return map[string]string{"payment-api": `spec: {verification: {files: [{name: app.yaml, template: '` + text + `'}]}}`}
+}
+
+// template gives the cart's Secret a key by template.
+func template(text string) map[string]string {
+	return map[string]string{"cart": `spec: {secret: {template: {header: '` + text + `'}}}`}
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docs
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// story are the manifests of the README, by names that situations change them
+// by. What begins with a dollar sign differs from situation to situation.
+var story = map[string]string{
+	"auth": `
+apiVersion: m2m-operator.io/v1alpha1
+kind: AuthorizationServer
+metadata: {name: auth, namespace: $SHOP}
+spec: {issuer: "$ISSUER"}
+`,
+	"payments-auth": `
+apiVersion: m2m-operator.io/v1alpha1
+kind: AuthorizationServer
+metadata: {name: auth, namespace: $PAYMENTS}
+spec: {issuer: "$ISSUER"}
+`,
+	"payment-api": `
+apiVersion: m2m-operator.io/v1alpha1
+kind: APIResource
+metadata: {name: payment-api, namespace: $PAYMENTS}
+spec:
+  authorizationServerRef: {name: auth}
+  identifier: https://payment.example.com/api
+  scopes: [{name: "payments:read"}, {name: "payments:write"}]
+  grants:
+  - clients: {namespaces: {names: [$SHOP]}}
+    scopes: ["payments:write"]
+`,
+	"cart": `
+apiVersion: m2m-operator.io/v1alpha1
+kind: M2MClient
+metadata: {name: cart, namespace: $SHOP}
+spec:
+  authorizationServerRef: {name: auth}
+  access:
+  - apiResourceRef: {name: payment-api, namespace: $PAYMENTS}
+    scopes: ["payments:write"]
+  credentials:
+    clientSecret: {secretRef: {name: cart-credentials}}
+`,
+	"cart-credentials": `
+apiVersion: v1
+kind: Secret
+metadata: {name: cart-credentials, namespace: $SHOP}
+stringData: {client-id: cart, client-secret: $SECRET}
+`,
+	"payment": `
+apiVersion: v1
+kind: Pod
+metadata:
+  name: payment
+  namespace: $PAYMENTS
+  annotations: {m2m-operator.io/verify: payment-api}
+spec: {containers: [{name: payment, image: payment}]}
+`,
+}
+
+const paymentAPI = "https://payment.example.com/api"
+
+// situation is a mistake that a condition tells of: the story with changes.
+type situation struct {
+	// server changes how the authorization server behaves.
+	server oidctest.Options
+	// prepare changes the authorization server once it runs.
+	prepare func(*testing.T, *world)
+	// set are JSON merge patches, in YAML, by the names of the story's
+	// manifests.
+	set map[string]string
+	// without are the manifests that do not exist.
+	without []string
+	// also are more manifests, created before the story's.
+	also string
+	// older has the story wait until also is older by the API server's clock,
+	// which counts in seconds.
+	older bool
+	// strict runs the operator without the flags that allow HTTP and loopback
+	// addresses.
+	strict bool
+}
+
+// world is one situation's authorization server and namespaces.
+type world struct {
+	id    string
+	as    *oidctest.Server
+	names map[string]string // placeholder → value
+}
+
+var worlds int
+
+func newWorld(t *testing.T, id string, s situation) *world {
+	t.Helper()
+	worlds++
+	if s.server.TokenLifetime == 0 {
+		s.server.TokenLifetime = time.Hour
+	}
+	as, err := oidctest.Start(s.server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(as.Close)
+	w := &world{id: id, as: as, names: map[string]string{
+		"$SHOP": fmt.Sprintf("shop-%d", worlds), "$PAYMENTS": fmt.Sprintf("payments-%d", worlds),
+		"$CLUSTER": fmt.Sprintf("company-%d", worlds), "$ISSUER": as.Issuer(), "$SECRET": "correct-horse",
+		"$CA": strings.ReplaceAll(string(as.CAPEM()), "\n", `\n`),
+	}}
+	as.SetResource(paymentAPI, "payments:read", "payments:write")
+	w.setClient(t, oidctest.Client{Secret: "correct-horse"})
+	if s.prepare != nil {
+		s.prepare(t, w)
+	}
+	for _, ns := range []string{"$SHOP", "$PAYMENTS"} {
+		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.names[ns]}}
+		if err := kube.Create(t.Context(), namespace); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for manifest := range strings.SplitSeq(s.also, "\n---\n") {
+		if strings.TrimSpace(manifest) != "" {
+			w.create(t, patched(t, w.fill(manifest), ""))
+		}
+	}
+	for second := time.Now().Unix(); s.older && time.Now().Unix() == second; {
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, name := range slices.Sorted(maps.Keys(story)) {
+		if !slices.Contains(s.without, name) {
+			w.create(t, patched(t, w.fill(story[name]), w.fill(s.set[name])))
+		}
+	}
+	return w
+}
+
+func (w *world) create(t *testing.T, obj *unstructured.Unstructured) {
+	t.Helper()
+	if err := kube.Create(t.Context(), obj, client.FieldValidation("Strict")); err != nil {
+		t.Fatalf("%s: create %s %q: %v", w.id, obj.GetKind(), obj.GetName(), err)
+	}
+	t.Cleanup(func() {
+		if err := kube.Delete(context.Background(), obj, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// fill puts values into a manifest.
+func (w *world) fill(manifest string) string {
+	for placeholder, value := range w.names {
+		manifest = strings.ReplaceAll(manifest, placeholder, value)
+	}
+	return manifest
+}
+
+// plain takes out of a message what differs from run to run: it says what the
+// documentation says.
+func (w *world) plain(message string) string {
+	base := strings.TrimSuffix(w.as.TokenURL(), "/token")
+	return strings.NewReplacer(
+		base, "https://auth.example.com", strings.Replace(base, "http:", "https:", 1), "https://auth.example.com",
+		w.names["$SHOP"], "shop", w.names["$PAYMENTS"], "payments", w.names["$CLUSTER"], "company",
+	).Replace(message)
+}
+
+// setClient registers the cart's application with all scopes of the payment
+// API, as far as c does not say otherwise.
+func (w *world) setClient(t *testing.T, c oidctest.Client) {
+	t.Helper()
+	c.ID = "cart"
+	if c.Scopes == nil {
+		c.Scopes = map[string][]string{paymentAPI: {"payments:read", "payments:write"}}
+	}
+	if err := w.as.SetClient(c); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestConditions makes every mistake of the page that a condition tells of, and
+// compares what the condition says with the page.
+func TestConditions(t *testing.T) {
+	documented := map[string]row{}
+	var ids []string
+	for _, heading := range []string{"## Authorization servers", "## APIs", "## Clients"} {
+		for _, r := range rowsOf(t, errorsPage, heading) {
+			documented[r.id], ids = r, append(ids, r.id)
+		}
+	}
+	sameSet(t, "mistake", ids, slices.Collect(maps.Keys(situations)))
+
+	for name, strict := range map[string]bool{"with the flags for development": false, "without flags": true} {
+		t.Run(name, func(t *testing.T) {
+			o := controller.Options{Egress: egress.Policy{AllowHTTP: true, AllowLoopback: true}}
+			if strict {
+				o.Egress = egress.Policy{}
+			}
+			startOperator(t, o)
+			// All at once: then they cost no more than the slowest.
+			all := map[string]*world{}
+			for _, id := range ids {
+				if s, ok := situations[id]; ok && s.strict == strict {
+					all[id] = newWorld(t, id, s)
+				}
+			}
+			for _, id := range ids {
+				if w, ok := all[id]; ok {
+					t.Run(id, func(t *testing.T) { w.expect(t, documented[id]) })
+				}
+			}
+		})
+	}
+}
+
+// expect waits for the condition of a row: the cells are what goes wrong, the
+// condition as `Kind Type=Status Reason`, and its message.
+func (w *world) expect(t *testing.T, r row) {
+	t.Helper()
+	if len(r.cells) != 3 {
+		t.Fatalf("the row has %d cells, want 4", len(r.cells)+1)
+	}
+	want := code(r.cells[1]) + ": " + code(r.cells[2])
+	words := strings.Fields(code(r.cells[1]))
+	if len(words) != 3 {
+		t.Fatalf("%q is not a kind, a type with its status, and a reason", r.cells[1])
+	}
+	conditionType, _, _ := strings.Cut(words[1], "=")
+	var got string
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		got = w.condition(t, words[0], conditionType)
+		if says(got, want) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the condition says\n  %s\nthe page says\n  %s", got, want)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// condition returns a condition of the story's object of a kind, as a row has
+// it.
+func (w *world) condition(t *testing.T, kind, conditionType string) string {
+	t.Helper()
+	name := map[string]types.NamespacedName{
+		"AuthorizationServer": {Namespace: w.names["$SHOP"], Name: "auth"},
+		"APIResource":         {Namespace: w.names["$PAYMENTS"], Name: "payment-api"},
+		"M2MClient":           {Namespace: w.names["$SHOP"], Name: "cart"},
+	}[kind]
+	obj := &unstructured.Unstructured{}
+	obj.SetAPIVersion("m2m-operator.io/v1alpha1")
+	obj.SetKind(kind)
+	if err := kube.Get(t.Context(), name, obj); err != nil {
+		t.Fatal(err)
+	}
+	var status struct {
+		Conditions []metav1.Condition `json:"conditions"`
+	}
+	if err := decode(obj.Object["status"], &status); err != nil {
+		t.Fatal(err)
+	}
+	c := meta.FindStatusCondition(status.Conditions, conditionType)
+	if c == nil || c.ObservedGeneration != obj.GetGeneration() {
+		return "nothing yet"
+	}
+	return fmt.Sprintf("%s %s=%s %s: %s", kind, c.Type, c.Status, c.Reason, w.plain(c.Message))
+}
+
+// says compares with the page, where an ellipsis stands for what follows.
+func says(got, want string) bool {
+	if start, cut := strings.CutSuffix(want, "…"); cut {
+		return strings.HasPrefix(got, start)
+	}
+	return got == want
+}
