@@ -218,7 +218,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 	}
 	name := client.ObjectKeyFromObject(p.client)
 	held, ok := r.held.get(name, a.key)
-	if !ok || held.inputs != in.WantInputsHash || !p.now.Before(held.record.ExpiresAt) {
+	if !ok || held.inputs != in.WantInputsHash || !p.now.Before(held.record.ExpiresAt) || a.hopeless(p, held) {
 		if a.failedLately(p, in.WantInputsHash) {
 			a.fail(a.failure)
 			return nil
@@ -231,11 +231,12 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 		r.held.put(name, a.key, held)
 	}
 
-	claims, bad := verify(held, a, p.now)
+	claims, bad := verify(held, p, a)
 	switch {
 	case bad != nil && bad.Reason == jwks.ReasonUnknownKey:
 		r.servers.refetchKeys(a.server)
-		if p.working(in) && p.now.Before(held.since.Add(keyPatience)) {
+		again := a.failure != nil && a.failure.Reason == bad.Reason
+		if p.working(in) && !again && p.now.Before(held.since.Add(keyPatience)) {
 			a.wakeAt = p.now.Add(holdPoll)
 			return nil
 		}
@@ -243,7 +244,8 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 			a.fail(a.failure)
 			return nil
 		}
-		r.failed(p, a, in.WantInputsHash, bad.Reason, bad.Message, keyRefetchInterval)
+		wait := refresh.SlowBackoff.Next(a.attempts(in.WantInputsHash), 0, a.seed(p))
+		r.failed(p, a, in.WantInputsHash, bad.Reason, bad.Message, wait)
 		return nil
 	case bad != nil:
 		if bad.Reason == jwks.ReasonBadSignature || bad.Reason == jwks.ReasonAlgorithm {
@@ -255,7 +257,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 		return nil
 	}
 	if p.working(in) && p.now.Before(held.since.Add(min(holdMax, in.Recorded.ExpiresAt.Sub(held.since)/2))) {
-		everywhere, err := r.distributed(ctx, a, held.record.KeyID)
+		everywhere, err := r.distributed(ctx, a, claims)
 		if err != nil {
 			return err
 		}
@@ -442,15 +444,27 @@ func (a *access) attempts(inputs string) int {
 
 func (a *access) seed(p *pass) string { return string(p.client.UID) + "/" + a.key }
 
+// hopeless says of a held token that its key was waited for long enough: by now
+// the server may sign with another one.
+func (a *access) hopeless(p *pass, h heldToken) bool {
+	if a.failure == nil || a.failure.Reason != jwks.ReasonUnknownKey || a.failedLately(p, h.inputs) {
+		return false
+	}
+	_, bad := verify(h, p, a)
+	return bad != nil && bad.Reason == jwks.ReasonUnknownKey
+}
+
 // verify checks a token as the API will. A token that is no JWT cannot be
 // checked, save for the scopes that the server said it has.
-func verify(h heldToken, a *access, now time.Time) (*jwks.Claims, *jwks.VerifyError) {
-	if !now.Before(h.record.ExpiresAt) {
+func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
+	if !p.now.Before(h.record.ExpiresAt) {
 		return nil, &jwks.VerifyError{Reason: jwks.ReasonExpired, Message: "the token had expired when it was issued; compare the clocks"}
 	}
 	expect := a.expect
-	expect.Now, expect.Scopes = now, checkable(a.scopes)
-	claims, err := jwks.Verify(h.value, a.server.keys(), expect)
+	expect.Now, expect.Scopes = p.now, checkable(a.scopes)
+	// What either server has revoked would be minted anew over and over.
+	keys := slices.DeleteFunc(a.server.keys(), func(k jwks.Key) bool { return p.server.revoked(k.ID) })
+	claims, err := jwks.Verify(h.value, keys, expect)
 	var bad *jwks.VerifyError
 	if !errors.As(err, &bad) {
 		return claims, nil
@@ -471,9 +485,10 @@ func checkable(scopes []string) []string {
 	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return strings.HasSuffix(s, "/.default") })
 }
 
-// distributed says whether every verification bundle of the API has a key.
-func (r *M2MClientReconciler) distributed(ctx context.Context, a *access, keyID string) (bool, error) {
-	if a.api.Name == "" || keyID == "" {
+// distributed says whether every verification bundle of the API has the key
+// that verified a token.
+func (r *M2MClientReconciler) distributed(ctx context.Context, a *access, claims *jwks.Claims) (bool, error) {
+	if a.api.Name == "" || claims == nil || claims.KeyID == "" {
 		return true, nil
 	}
 	bundles, err := bundlesOf(ctx, r.client, a.api)
@@ -482,7 +497,7 @@ func (r *M2MClientReconciler) distributed(ctx context.Context, a *access, keyID 
 	}
 	for i := range bundles {
 		ids := strings.Split(bundles[i].Annotations[v1alpha1.KeyIDsAnnotation], ",")
-		if !slices.Contains(ids, keyID) {
+		if !slices.Contains(ids, claims.KeyID) {
 			return false, nil
 		}
 	}
