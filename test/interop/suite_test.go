@@ -26,7 +26,7 @@ import (
 
 // What all tests share: one control plane and one operator, on the real clock.
 var (
-	kube         client.Client // past every cache
+	kube         client.WithWatch // past every cache
 	egressPolicy = egress.Policy{AllowHTTP: true, AllowLoopback: true}
 	subjects     []subject // the servers to test
 	operatorLogs logs
@@ -64,7 +64,7 @@ func runSuite(m *testing.M) (code int, err error) {
 		}
 	}()
 	config.QPS, config.Burst = -1, 0
-	if kube, err = client.New(config, client.Options{Scheme: controller.Scheme()}); err != nil {
+	if kube, err = client.NewWithWatch(config, client.Options{Scheme: controller.Scheme()}); err != nil {
 		return 1, err
 	}
 	stop, err := startOperator(config)
