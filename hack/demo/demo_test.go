@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+)
+
+func TestDecodedTokenHasNoSignature(t *testing.T) {
+	key := newSigner(t, "ES256", "k1")
+	token := key.sign(t, "at+jwt", goodClaims())
+	header, claims, err := decodeToken(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := indented(header) + indented(claims)
+	for _, part := range strings.Split(token, ".") {
+		if strings.Contains(shown, part) {
+			t.Errorf("what is shown contains a part of the token as it is:\n%s", shown)
+		}
+	}
+	if claims["client_id"] != "cart" || header["typ"] != "at+jwt" || tokenKeyID(token) != "k1" {
+		t.Errorf("decoded %v and %v", header, claims)
+	}
+	for _, bad := range []string{"", "opaque", "a.b", "e30.!.c2ln", "e30.W10.c2ln"} {
+		if _, _, err := decodeToken(bad); err == nil || bad != "" && strings.Contains(err.Error(), bad) {
+			t.Errorf("decodeToken(%q) says %v", bad, err)
+		}
+	}
+}
+
+// TestSamplesFitTheDemo looks for everything in the samples that the demo
+// replaces or relies on.
+func TestSamplesFitTheDemo(t *testing.T) {
+	var all strings.Builder
+	kinds := map[string]int{}
+	for _, file := range storyFiles {
+		content, err := os.ReadFile(filepath.Join("..", "..", samplesDir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		objects, err := objectsOf(content)
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		for _, o := range objects {
+			kinds[o.GetKind()]++
+			b, err := yaml.Marshal(o.Object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all.Write(b)
+		}
+	}
+	want := map[string]int{"Namespace": 2, "AuthorizationServer": 2, "APIResource": 1, "Secret": 2, "M2MClient": 2, "Deployment": 2}
+	if diff := cmp.Diff(want, kinds); diff != "" {
+		t.Errorf("objects of the story (-want +got):\n%s", diff)
+	}
+	for _, text := range []string{sampleIssuer, sampleSecret + "cart", sampleSecret + "reporting", paymentIdentifier, "refreshInterval", bundleName} {
+		if !strings.Contains(all.String(), text) {
+			t.Errorf("no sample of the story contains %q", text)
+		}
+	}
+}
+
+func TestReplaceStrings(t *testing.T) {
+	o := &unstructured.Unstructured{Object: map[string]any{
+		"a": "x", "n": int64(1), "list": []any{"axb", map[string]any{"deep": "x"}}, "x": "name",
+	}}
+	replaceStrings(o.Object, strings.NewReplacer("x", `"y: z`))
+	want := map[string]any{"a": `"y: z`, "n": int64(1), "list": []any{`a"y: zb`, map[string]any{"deep": `"y: z`}}, "x": "name"}
+	if diff := cmp.Diff(want, o.Object); diff != "" {
+		t.Errorf("object (-want +got):\n%s", diff)
+	}
+}
+
+func TestCallsAreCounted(t *testing.T) {
+	c := newCalls()
+	last := c.read(strings.NewReader(`{"status":200,"result":"paid"}` + "\n" + `{"status":200,"result":"paid"}` + "\n"))
+	if c.total.Load() != 2 || c.check() != nil || last.Status != 200 {
+		t.Errorf("2 good calls: counted %d, %v", c.total.Load(), c.check())
+	}
+	c.read(strings.NewReader(`{"status":401,"result":"invalid_token"}` + "\n" + `{"result":"no answer"}` + "\nnonsense\n"))
+	err := c.check()
+	if err == nil || !strings.Contains(err.Error(), "3 of 5 calls failed: 401 invalid_token; 0 no answer; 0 a report that is not JSON") {
+		t.Errorf("3 bad calls: %v", err)
+	}
+}
+
+func TestTokensAreCounted(t *testing.T) {
+	var l tokenLog
+	for _, token := range []string{"", "a", "a", "", "a", "b", "b"} {
+		l.saw(token)
+	}
+	if l.count() != 2 {
+		t.Errorf("counted %d tokens, want 2", l.count())
+	}
+}
+
+func TestProcesses(t *testing.T) {
+	t.Run("one that ends with its input", func(t *testing.T) {
+		p, err := start("cat", os.Stderr, true, "cat")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.running(); err != nil {
+			t.Error(err)
+		}
+		if err := p.stop(); err != nil {
+			t.Error(err)
+		}
+		if p.running() == nil {
+			t.Error("it is said to run on")
+		}
+	})
+	t.Run("one that is told to end", func(t *testing.T) {
+		p, err := start("sleep", os.Stderr, false, "sleep", "60")
+		if err != nil {
+			t.Fatal(err)
+		}
+		started := time.Now()
+		if err := p.stop(); err != nil || time.Since(started) > 9*time.Second {
+			t.Errorf("stopped after %s: %v", time.Since(started), err)
+		}
+	})
+	t.Run("one that ends by itself", func(t *testing.T) {
+		p, err := start("false", os.Stderr, false, "false")
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-p.ended
+		if err := p.running(); err == nil || !strings.Contains(err.Error(), "exit status 1") {
+			t.Errorf("got %v, want its exit status", err)
+		}
+	})
+	t.Run("one that does not exist", func(t *testing.T) {
+		if _, err := start("none", os.Stderr, true, "/does/not/exist"); err == nil {
+			t.Error("it was started")
+		}
+	})
+}
+
+func TestFailureIsExplained(t *testing.T) {
+	var out strings.Builder
+	d := newDemo()
+	d.out, d.color = &out, false
+	d.cleanups = nil
+	order := ""
+	d.onCleanUp(func() error { order += "first "; return nil })
+	d.onCleanUp(func() error { order += "second "; return nil })
+	d.explain(os.ErrDeadlineExceeded)
+	if err := d.cleanUp(); err != nil || order != "second first " {
+		t.Errorf("cleaned up in the order %q: %v", order, err)
+	}
+	if want := "\nThe demo failed\n" + os.ErrDeadlineExceeded.Error() + "\n"; out.String() != want {
+		t.Errorf("printed %q, want %q", out.String(), want)
+	}
+}
+
+func TestOutputIsPlainText(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	c := newConsole(file)
+	c.title("A step")
+	c.say("something with %d", 1)
+	c.block("a\n\nb\n")
+	content, err := os.ReadFile(file.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "\n 1  A step\n    0.0 s  something with 1\n           a\n\n           b\n"
+	if diff := cmp.Diff(want, string(content)); diff != "" {
+		t.Errorf("output (-want +got):\n%s", diff)
+	}
+	c.color = true
+	if got := c.bold("x"); got != "\x1b[1mx\x1b[0m" {
+		t.Errorf("on a terminal: %q", got)
+	}
+}

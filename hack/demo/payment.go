@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+// runPayment is the payment process: an API that checks every token with what
+// lies in its bundle directory. It knows neither Kubernetes nor the
+// authorization server. It says on the first line of out where it listens, and
+// ends with its standard input.
+func runPayment(args []string, in io.Reader, out io.Writer) error {
+	flags := flag.NewFlagSet("payment", flag.ContinueOnError)
+	bundle := flags.String("bundle", "", "directory of the verification bundle")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	server := &http.Server{Handler: paymentAPI(&verifier{dir: *bundle, now: time.Now}), ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		_, _ = io.Copy(io.Discard, in)
+		_ = server.Close()
+	}()
+	if _, err := fmt.Fprintf(out, "http://%s\n", listener.Addr()); err != nil {
+		return err
+	}
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// reply is what the payment API answers with.
+type reply struct {
+	Result string `json:"result"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// paymentAPI shows payments to those who may read and takes new ones from those
+// who may write.
+func paymentAPI(v *verifier) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /payments", v.protect("payments:read", "here are the payments"))
+	mux.Handle("POST /payments", v.protect("payments:write", "paid"))
+	return mux
+}
+
+// protect lets those in whose token carries the scope (RFC 6750 section 3).
+func (v *verifier) protect(scope, result string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := func(status int, challenge string, body reply) {
+			if challenge != "" {
+				w.Header().Set("WWW-Authenticate", challenge)
+			}
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			_ = json.NewEncoder(w).Encode(body)
+		}
+		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !ok {
+			answer(http.StatusUnauthorized, "Bearer", reply{Result: "no token"})
+			return
+		}
+		claims, err := v.verify(token)
+		switch {
+		case errors.Is(err, errBundle):
+			answer(http.StatusServiceUnavailable, "", reply{"cannot verify", err.Error()})
+		case err != nil:
+			answer(http.StatusUnauthorized, `Bearer error="invalid_token"`, reply{"invalid_token", err.Error()})
+		case !slices.Contains(strings.Fields(claims.Scope), scope):
+			answer(http.StatusForbidden, fmt.Sprintf(`Bearer error="insufficient_scope", scope=%q`, scope),
+				reply{"insufficient_scope", fmt.Sprintf("needs %s, the token carries %q", scope, claims.Scope)})
+		default:
+			answer(http.StatusOK, "", reply{Result: result, Detail: "for " + claims.ClientID})
+		}
+	})
+}
+
+// errBundle is that the bundle cannot be read: no fault of the token's.
+var errBundle = errors.New("the verification bundle cannot be used")
+
+// verification is what of verification.json a verifier needs; its form is
+// documented in verification.schema.json.
+type verification struct {
+	Issuer           string                    `json:"issuer"`
+	Audience         string                    `json:"audience"`
+	Algorithms       []jose.SignatureAlgorithm `json:"algorithms"`
+	ClockSkewSeconds int                       `json:"clockSkewSeconds"`
+	TokenType        string                    `json:"tokenType"`
+}
+
+// tokenClaims are those that the payment API looks at.
+type tokenClaims struct {
+	jwt.Claims
+	ClientID string `json:"client_id"`
+	Scope    string `json:"scope"`
+}
+
+// verifier checks tokens with the files of a verification bundle, and with
+// nothing else.
+type verifier struct {
+	dir string
+	now func() time.Time
+
+	mu     sync.Mutex
+	loaded string // which state of the directory the rest is from
+	rules  verification
+	keys   jose.JSONWebKeySet
+}
+
+// bundle returns the bundle, read anew if it has changed. A kubelet replaces
+// all files of a mounted volume at once, by pointing the link ..data to another
+// directory: so its target says in one look whether anything is new. Both files
+// are read below that target, lest a change in between mixes two bundles.
+func (v *verifier) bundle() (verification, jose.JSONWebKeySet, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for {
+		current, err := os.Readlink(filepath.Join(v.dir, dataLink))
+		if err != nil {
+			return v.rules, v.keys, fmt.Errorf("%w: %w", errBundle, err)
+		}
+		if current == v.loaded {
+			return v.rules, v.keys, nil
+		}
+		rules, keys, err := readBundle(filepath.Join(v.dir, current))
+		if err == nil {
+			v.loaded, v.rules, v.keys = current, rules, keys
+			return rules, keys, nil
+		}
+		if now, gone := os.Readlink(filepath.Join(v.dir, dataLink)); gone != nil || now == current {
+			return v.rules, v.keys, fmt.Errorf("%w: %w", errBundle, err)
+		} // else it was replaced while we read
+	}
+}
+
+// readBundle reads the two files that are enough to verify a token.
+func readBundle(dir string) (rules verification, keys jose.JSONWebKeySet, err error) {
+	for name, into := range map[string]any{"verification.json": &rules, "jwks.json": &keys} {
+		content, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return rules, keys, err
+		}
+		if err := json.Unmarshal(content, into); err != nil {
+			return rules, keys, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if rules.Issuer == "" || rules.Audience == "" {
+		return rules, keys, errors.New("verification.json names no issuer or no audience")
+	}
+	return rules, keys, nil
+}
+
+// verify checks signature, type, issuer, audience and times of a token (RFC
+// 7519 section 7.2, RFC 8725), and returns its claims.
+func (v *verifier) verify(token string) (*tokenClaims, error) {
+	rules, keys, err := v.bundle()
+	if err != nil {
+		return nil, err
+	}
+	// An algorithm that is not on the list is refused here, before any key is
+	// looked at. An empty list allows none.
+	parsed, err := jwt.ParseSigned(token, rules.Algorithms)
+	if err != nil {
+		return nil, errors.New("not a JWT that is signed with an allowed algorithm")
+	}
+	header := parsed.Headers[0]
+	typ, _ := header.ExtraHeaders[jose.HeaderType].(string)
+	if rules.TokenType != "" && !strings.EqualFold(mediaType(typ), mediaType(rules.TokenType)) {
+		return nil, fmt.Errorf("typ is not %s", rules.TokenType)
+	}
+	var claims tokenClaims
+	if err := verifySignature(parsed, keys.Key(header.KeyID), &claims); err != nil {
+		return nil, err
+	}
+	if claims.Expiry == nil {
+		return nil, errors.New("the token has no exp")
+	}
+	err = claims.ValidateWithLeeway(jwt.Expected{
+		Issuer: rules.Issuer, AnyAudience: jwt.Audience{rules.Audience}, Time: v.now(),
+	}, time.Duration(rules.ClockSkewSeconds)*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	return &claims, nil
+}
+
+// verifySignature tries the keys of the token's kid. A key that says what it is
+// for is used for nothing else.
+func verifySignature(parsed *jwt.JSONWebToken, candidates []jose.JSONWebKey, claims *tokenClaims) error {
+	if len(candidates) == 0 {
+		return errors.New("signed with a key that is not in the bundle")
+	}
+	for _, key := range candidates {
+		if key.IsPublic() && (key.Algorithm == "" || key.Algorithm == parsed.Headers[0].Algorithm) && parsed.Claims(key.Key, claims) == nil {
+			return nil
+		}
+	}
+	return errors.New("the signature is not that of the key it names")
+}
+
+// mediaType completes a typ header (RFC 7515 section 4.1.9).
+func mediaType(typ string) string {
+	if strings.Contains(typ, "/") {
+		return typ
+	}
+	return "application/" + typ
+}

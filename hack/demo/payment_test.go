@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+const (
+	testIssuer   = "https://auth.example.com"
+	testAudience = "https://payment.example.com/api"
+)
+
+// signer is a key of an authorization server.
+type signer struct{ key jose.JSONWebKey }
+
+func newSigner(t *testing.T, alg, kid string) signer {
+	t.Helper()
+	_, private, _, err := oidctest.NewKeyPair(alg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s signer
+	if err := json.Unmarshal(private, &s.key); err != nil {
+		t.Fatal(err)
+	}
+	s.key.KeyID = kid
+	return s
+}
+
+func (s signer) sign(t *testing.T, typ string, claims map[string]any) string {
+	t.Helper()
+	options := (&jose.SignerOptions{}).WithType(jose.ContentType(typ))
+	signs, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(s.key.Algorithm), Key: s.key}, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := signs.Sign(payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := signed.CompactSerialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// bundleFiles returns a verification bundle with these keys.
+func bundleFiles(t *testing.T, rules map[string]any, keys ...signer) map[string][]byte {
+	t.Helper()
+	all := map[string]any{
+		"issuer": testIssuer, "audience": testAudience, "algorithms": []string{"ES256", "RS256"}, "clockSkewSeconds": 30,
+	}
+	for name, value := range rules {
+		all[name] = value
+	}
+	var set jose.JSONWebKeySet
+	for _, s := range keys {
+		set.Keys = append(set.Keys, s.key.Public())
+	}
+	files := map[string][]byte{}
+	for name, value := range map[string]any{"verification.json": all, "jwks.json": set} {
+		content, err := json.Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[name] = content
+	}
+	return files
+}
+
+func newVerifier(t *testing.T, files map[string][]byte) *verifier {
+	t.Helper()
+	v := &verifier{dir: t.TempDir(), now: func() time.Time { return noon }}
+	if err := showFiles(v.dir, files); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// goodClaims are those of a token that the payment API takes.
+func goodClaims() map[string]any {
+	return map[string]any{
+		"iss": testIssuer, "aud": testAudience, "exp": noon.Add(time.Minute).Unix(), "iat": noon.Unix(),
+		"client_id": "cart", "scope": "payments:write",
+	}
+}
+
+func TestPayment(t *testing.T) {
+	current, other, rsa := newSigner(t, "ES256", "k1"), newSigner(t, "ES256", "k1"), newSigner(t, "RS256", "k1")
+	with := func(name string, value any) map[string]any {
+		c := goodClaims()
+		if c[name] = value; value == nil {
+			delete(c, name)
+		}
+		return c
+	}
+	signed := func(claims map[string]any) string { return current.sign(t, "at+jwt", claims) }
+	at := func(d time.Duration) int64 { return noon.Add(d).Unix() }
+	hmac := signer{jose.JSONWebKey{Key: []byte(strings.Repeat("k", 32)), KeyID: "k1", Algorithm: "HS256"}}
+	parts := strings.Split(signed(goodClaims()), ".")
+	none := "eyJhbGciOiJub25lIiwia2lkIjoiazEifQ." + parts[1] + "."
+
+	tests := map[string]struct {
+		method, token string
+		want          int
+	}{
+		"a token with the scope":                     {token: signed(goodClaims()), want: 200},
+		"the scope among others":                     {token: signed(with("scope", "a payments:write b")), want: 200},
+		"a list of audiences":                        {token: signed(with("aud", []string{"x", testAudience})), want: 200},
+		"expired within the skew":                    {token: signed(with("exp", at(-29*time.Second))), want: 200},
+		"the other scope for the other method":       {method: http.MethodGet, token: signed(with("scope", "payments:read")), want: 200},
+		"a token without the scope":                  {token: signed(with("scope", "payments:read")), want: 403},
+		"a scope that only begins alike":             {token: signed(with("scope", "payments:write.all")), want: 403},
+		"no scope at all":                            {token: signed(with("scope", nil)), want: 403},
+		"no token":                                   {want: 401},
+		"no JWT":                                     {token: "opaque", want: 401},
+		"a forged signature under a known kid":       {token: other.sign(t, "at+jwt", goodClaims()), want: 401},
+		"claims that were changed":                   {token: parts[0] + "." + strings.Split(signed(with("scope", "x")), ".")[1] + "." + parts[2], want: 401},
+		"an unknown kid":                             {token: newSigner(t, "ES256", "k9").sign(t, "at+jwt", goodClaims()), want: 401},
+		"an allowed algorithm that is not the key's": {token: rsa.sign(t, "at+jwt", goodClaims()), want: 401},
+		"no signature":                               {token: none, want: 401},
+		"HMAC":                                       {token: hmac.sign(t, "at+jwt", goodClaims()), want: 401},
+		"another issuer":                             {token: signed(with("iss", testIssuer+"/")), want: 401},
+		"no issuer":                                  {token: signed(with("iss", nil)), want: 401},
+		"another audience":                           {token: signed(with("aud", testAudience+"/v2")), want: 401},
+		"no audience":                                {token: signed(with("aud", nil)), want: 401},
+		"expired":                                    {token: signed(with("exp", at(-31*time.Second))), want: 401},
+		"no expiry":                                  {token: signed(with("exp", nil)), want: 401},
+		"not valid yet":                              {token: signed(with("nbf", at(time.Minute))), want: 401},
+		"another type":                               {token: current.sign(t, "JWT", goodClaims()), want: 401},
+		"the type in full":                           {token: current.sign(t, "application/AT+jwt", goodClaims()), want: 200},
+	}
+	api := httptest.NewServer(paymentAPI(newVerifier(t, bundleFiles(t, map[string]any{"tokenType": "at+jwt"}, current))))
+	defer api.Close()
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			if tc.method == "" {
+				tc.method = http.MethodPost
+			}
+			if got := request(tc.method, api.URL, tc.token); got.Status != tc.want {
+				t.Errorf("answered %s, want %d", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestPaymentChallenges(t *testing.T) {
+	key := newSigner(t, "ES256", "k1")
+	api := httptest.NewServer(paymentAPI(newVerifier(t, bundleFiles(t, nil, key))))
+	defer api.Close()
+	reads := goodClaims()
+	reads["scope"] = "payments:read"
+	got := map[string]string{}
+	for name, token := range map[string]string{"none": "", "bad": "x", "weak": key.sign(t, "JWT", reads)} {
+		req := httptest.NewRequest(http.MethodPost, "/payments", nil)
+		if token != "" {
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		w := httptest.NewRecorder()
+		api.Config.Handler.ServeHTTP(w, req)
+		got[name] = w.Header().Get("WWW-Authenticate")
+	}
+	want := map[string]string{
+		"none": `Bearer`, "bad": `Bearer error="invalid_token"`, "weak": `Bearer error="insufficient_scope", scope="payments:write"`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("challenges (-want +got):\n%s", diff)
+	}
+}
+
+func TestPaymentWithABundleThatAllowsNothing(t *testing.T) {
+	key := newSigner(t, "ES256", "k1")
+	v := newVerifier(t, bundleFiles(t, map[string]any{"algorithms": []string{}}, key))
+	if _, err := v.verify(key.sign(t, "at+jwt", goodClaims())); err == nil {
+		t.Error("an empty list of algorithms was taken for any algorithm")
+	}
+}
+
+func TestPaymentFollowsItsBundle(t *testing.T) {
+	first, second := newSigner(t, "ES256", "k1"), newSigner(t, "ES256", "k2")
+	v := newVerifier(t, bundleFiles(t, nil, first))
+	accepts := func(s signer) bool {
+		_, err := v.verify(s.sign(t, "at+jwt", goodClaims()))
+		return err == nil
+	}
+	for _, step := range []struct {
+		keys []signer
+		want []bool
+	}{
+		{[]signer{first}, []bool{true, false}},
+		{[]signer{second, first}, []bool{true, true}},
+		{[]signer{second}, []bool{false, true}},
+		{nil, []bool{false, false}},
+	} {
+		if err := showFiles(v.dir, bundleFiles(t, nil, step.keys...)); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(step.want, []bool{accepts(first), accepts(second)}); diff != "" {
+			t.Errorf("with %d keys (-want +got):\n%s", len(step.keys), diff)
+		}
+	}
+}
+
+func TestPaymentWithoutAUsableBundle(t *testing.T) {
+	key := newSigner(t, "ES256", "k1")
+	whole := bundleFiles(t, nil, key)
+	tests := map[string]func() *verifier{
+		"no directory": func() *verifier { return &verifier{dir: filepath.Join(t.TempDir(), "none"), now: time.Now} },
+		"no keys": func() *verifier {
+			return newVerifier(t, map[string][]byte{"verification.json": whole["verification.json"]})
+		},
+		"no rules": func() *verifier { return newVerifier(t, map[string][]byte{"jwks.json": whole["jwks.json"]}) },
+		"malformed rules": func() *verifier {
+			return newVerifier(t, map[string][]byte{"jwks.json": whole["jwks.json"], "verification.json": []byte("{")})
+		},
+		"no issuer":   func() *verifier { return newVerifier(t, bundleFiles(t, map[string]any{"issuer": ""}, key)) },
+		"no audience": func() *verifier { return newVerifier(t, bundleFiles(t, map[string]any{"audience": ""}, key)) },
+	}
+	for name, broken := range tests {
+		t.Run(name, func(t *testing.T) {
+			v := broken()
+			if _, err := v.verify(key.sign(t, "at+jwt", goodClaims())); !errors.Is(err, errBundle) {
+				t.Errorf("got %v, want that the bundle cannot be used", err)
+			}
+			api := httptest.NewServer(paymentAPI(v))
+			defer api.Close()
+			if got := request(http.MethodPost, api.URL, "x"); got.Status != http.StatusServiceUnavailable {
+				t.Errorf("answered %s, want 503", got)
+			}
+		})
+	}
+}
+
+// TestCartCallsPayment runs both processes, as goroutines, with files between
+// them and nothing else.
+func TestCartCallsPayment(t *testing.T) {
+	key := newSigner(t, "ES256", "k1")
+	dir := t.TempDir()
+	claims := goodClaims()
+	claims["exp"] = time.Now().Add(time.Minute).Unix()
+	claims["iat"] = time.Now().Unix()
+	for mount, files := range map[string]map[string][]byte{
+		"verify": bundleFiles(t, nil, key), "token": {"payment-api": []byte(key.sign(t, "at+jwt", claims))},
+	} {
+		if err := showFiles(filepath.Join(dir, mount), files); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in, stop := io.Pipe()
+	address, out := io.Pipe()
+	ended := make(chan error, 1)
+	go func() { ended <- runPayment([]string{"-bundle", dir + "/verify"}, in, out) }()
+	line := make([]byte, 100)
+	n, err := address.Read(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := strings.TrimSpace(string(line[:n]))
+
+	cart := func(more ...string) (calls []call) {
+		t.Helper()
+		var report bytes.Buffer
+		args := append([]string{"-url", url, "-interval", "1ms", "-token", dir + "/token/payment-api"}, more...)
+		if err := runCart(args, eternity{}, &report); err != nil {
+			t.Fatal(err)
+		}
+		decoder := json.NewDecoder(&report)
+		for decoder.More() {
+			var c call
+			if err := decoder.Decode(&c); err != nil {
+				t.Fatal(err)
+			}
+			calls = append(calls, c)
+		}
+		return calls
+	}
+	paid := call{Status: 200, Result: "paid", Detail: "for cart"}
+	if diff := cmp.Diff([]call{paid, paid, paid}, cart("-count", "3")); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+	if err := os.Remove(dir + "/token/payment-api"); err != nil {
+		t.Fatal(err)
+	}
+	if got := cart("-count", "1"); len(got) != 1 || got[0].Status != 0 || !strings.HasPrefix(got[0].Result, "there is no token") {
+		t.Errorf("without a token: %v", got)
+	}
+	if err := stop.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("payment ended with: %v", err)
+	}
+	if got := cart("-count", "1"); got[0].Status != 0 {
+		t.Errorf("payment goes on after its end: %v", got)
+	}
+}
+
+// eternity is a standard input that never ends.
+type eternity struct{}
+
+func (eternity) Read([]byte) (int, error) { select {} }
+
+func TestCartEndsWithItsInput(t *testing.T) {
+	if err := runCart([]string{"-url", "http://127.0.0.1:1", "-token", "none"}, strings.NewReader(""), io.Discard); err != nil {
+		t.Error(err)
+	}
+}

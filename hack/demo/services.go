@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// bundleName is the ConfigMap with the payment API's verification bundle.
+const bundleName = "m2m-verify.payments.payment-api"
+
+// tokenLog notes the tokens that appear in the cart's Secret, by what may be
+// known of them.
+type tokenLog struct {
+	mu     sync.Mutex
+	last   string
+	number int
+}
+
+// saw notes what lies in the Secret now.
+func (l *tokenLog) saw(token string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if digest := oidctest.Hash(token); token != "" && digest != l.last {
+		l.last, l.number = digest, l.number+1
+	}
+}
+
+// count is how many tokens there were.
+func (l *tokenLog) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.number
+}
+
+// token reads the token of a client's Secret.
+func (d *demo) token(ctx context.Context, name types.NamespacedName) (string, error) {
+	var s corev1.Secret
+	if err := d.cluster.client.Get(ctx, types.NamespacedName{Namespace: name.Namespace, Name: name.Name + "-token"}, &s); err != nil {
+		return "", err
+	}
+	token, ok := s.Data[keyName]
+	if !ok {
+		return "", fmt.Errorf("the Secret %s-token has no key %s", name.Name, keyName)
+	}
+	return string(token), nil
+}
+
+// bundle reads the verification bundle of the payment API.
+func (d *demo) bundle(ctx context.Context) (map[string]string, error) {
+	var c corev1.ConfigMap
+	err := d.cluster.client.Get(ctx, types.NamespacedName{Namespace: apiName.Namespace, Name: bundleName}, &c)
+	return c.Data, err
+}
+
+// bundleKeys reads the key IDs of the verification bundle.
+func (d *demo) bundleKeys(ctx context.Context) ([]string, error) {
+	files, err := d.bundle(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return keyIDs(files["jwks.json"])
+}
+
+// startKubelet shows the volumes of both Deployments as files.
+func (d *demo) startKubelet(ctx context.Context) error {
+	var mounts []mount
+	for _, name := range []types.NamespacedName{cartName, {Namespace: "payments", Name: "payment"}} {
+		var deployment appsv1.Deployment
+		if err := d.cluster.client.Get(ctx, name, &deployment); err != nil {
+			return err
+		}
+		mounts = append(mounts, mountsOf(&deployment, filepath.Join(d.dir, "volumes"))...)
+	}
+	var shown sync.Map
+	k := &kubelet{api: apiServer{d.cluster.clientset}, mounts: mounts, shown: func(m mount, files map[string][]byte) {
+		shown.Store(m, true)
+		if m.kind == "Secret" {
+			d.tokens.saw(string(files[keyName]))
+		}
+	}}
+	// Not ctx: it goes on until the processes that read the files are stopped.
+	running, cancel := context.WithCancel(context.Background())
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		k.run(running, func(err error) { d.failed <- err })
+	}()
+	d.onCleanUp(func() error { cancel(); <-stopped; return nil })
+
+	return until(ctx, 10*time.Second, func() error {
+		for _, m := range mounts {
+			if _, ok := shown.Load(m); !ok {
+				return errors.Join(fmt.Errorf("%s is not shown", m), d.check())
+			}
+		}
+		return nil
+	})
+}
+
+// startPayment starts the payment process.
+func (d *demo) startPayment() error {
+	p, err := startSelf("payment", "-bundle", d.volume("payment", "verify"))
+	if err != nil {
+		return err
+	}
+	d.runs(p)
+	line, err := bufio.NewReader(p.stdout).ReadString('\n')
+	if err != nil {
+		return errors.Join(fmt.Errorf("payment does not say where it listens: %w", err), p.running())
+	}
+	d.paymentURL = strings.TrimSpace(line)
+	return nil
+}
+
+// volume is the directory that a Deployment's volume is shown in.
+func (d *demo) volume(deployment, volume string) string {
+	return filepath.Join(d.dir, "volumes", deployment, volume)
+}
+
+// startCart starts a cart process, whose calls are counted.
+func (d *demo) startCart(more ...string) (*process, error) {
+	args := []string{"-url", d.paymentURL, "-token", filepath.Join(d.volume("cart", "token"), keyName)}
+	p, err := startSelf("cart", append(args, more...)...)
+	if err != nil {
+		return nil, err
+	}
+	if len(more) == 0 {
+		d.runs(p)
+		go d.calls.read(p.stdout)
+	}
+	return p, nil
+}
+
+// callOnce has a cart process make one call.
+func (d *demo) callOnce(counted *calls) (call, error) {
+	p, err := d.startCart("-count", "1")
+	if err != nil {
+		return call{}, err
+	}
+	last := counted.read(p.stdout)
+	<-p.ended
+	return last, p.err
+}
+
+// relative shortens a path for being shown.
+func relative(path string) string {
+	wd, err := os.Getwd()
+	if err != nil {
+		return path
+	}
+	if rel, err := filepath.Rel(wd, path); err == nil {
+		return rel
+	}
+	return path
+}
+
+// readySince returns when the M2MClient cart became ready.
+func (d *demo) readySince(ctx context.Context) (time.Time, error) {
+	var cart v1alpha1.M2MClient
+	if err := d.cluster.client.Get(ctx, cartName, &cart); err != nil {
+		return time.Time{}, err
+	}
+	ready := meta.FindStatusCondition(cart.Status.Conditions, v1alpha1.ConditionReady)
+	if ready == nil || ready.Status != metav1.ConditionTrue {
+		return time.Time{}, errors.New("the M2MClient cart is not ready")
+	}
+	return ready.LastTransitionTime.UTC(), nil
+}
