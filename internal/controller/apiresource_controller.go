@@ -270,6 +270,9 @@ func (r *APIResourceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.MatchingFields{byServer: keyOfObject(o).String()})
 	})
 	ofNamespace := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		if !r.servers.watches(o.GetName()) {
+			return nil
+		}
 		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.InNamespace(o.GetName()))
 	})
 	// An APIResource that goes or changes its server may free its identifier.

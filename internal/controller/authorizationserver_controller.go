@@ -340,6 +340,8 @@ func (r *AuthorizationServerReconciler) SetupWithManager(mgr ctrl.Manager, forei
 					return nil
 				}
 				opts = opts[:1]
+			} else if !r.servers.watches(o.GetNamespace()) {
+				return nil
 			}
 			return requestsFor(ctx, r.client, list(), opts...)
 		})

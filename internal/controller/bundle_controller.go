@@ -56,6 +56,9 @@ type BundleReconciler struct {
 
 // Reconcile writes, changes or removes one bundle.
 func (r *BundleReconciler) Reconcile(ctx context.Context, req bundleRequest) (ctrl.Result, error) {
+	if !r.servers.watches(req.api.Namespace) || !r.servers.watches(req.namespace) {
+		return ctrl.Result{}, nil // of what cannot be seen nothing can be said
+	}
 	current := &corev1.ConfigMap{}
 	name := types.NamespacedName{Namespace: req.namespace, Name: render.ConfigMapName(req.api.Namespace, req.api.Name)}
 	if err := r.client.Get(ctx, name, current); apierrors.IsNotFound(err) {

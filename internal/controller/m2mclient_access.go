@@ -89,6 +89,10 @@ func (r *M2MClientReconciler) resolveAPIResource(ctx context.Context, p *pass, a
 		a.denied = &problem{reason: reason, message: fmt.Sprintf(format, args...)}
 		return nil
 	}
+	if !r.servers.watches(a.api.Namespace) {
+		return deny(v1alpha1.ReasonAPIResourceNotFound,
+			"APIResource %q is in a namespace that the operator does not watch (--watch-namespaces)", a.api)
+	}
 	var api v1alpha1.APIResource
 	err := r.client.Get(ctx, a.api, &api)
 	if apierrors.IsNotFound(err) || err == nil && !api.DeletionTimestamp.IsZero() {

@@ -160,11 +160,17 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 		return clients(ctx, client.MatchingFields{byAPIResource: client.ObjectKeyFromObject(o).String()})
 	})
 	ofNamespace := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		if !r.servers.watches(o.GetName()) {
+			return nil
+		}
 		return clients(ctx, client.InNamespace(o.GetName()))
 	})
 	ofSecret := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 		if o.GetLabels()[v1alpha1.ManagedByLabel] == v1alpha1.ManagedByValue {
 			return nil // the operator's own come by their owner
+		}
+		if !r.servers.watches(o.GetNamespace()) {
+			return nil // the operator's own namespace
 		}
 		return clients(ctx, client.InNamespace(o.GetNamespace()), client.MatchingFields{bySecret: o.GetName()})
 	})

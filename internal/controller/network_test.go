@@ -277,6 +277,26 @@ func TestCABundles(t *testing.T) {
 	}
 }
 
+// TestACABundleWithoutANamespace: an operator that was not told its namespace
+// cannot look into it.
+func TestACABundleWithoutANamespace(t *testing.T) {
+	for name, watched := range map[string][]string{"all namespaces": nil, "some namespaces": {"one", "two"}} {
+		t.Run(name, func(t *testing.T) {
+			op := startStepped(t, watching(watched...), func(o *Options) { o.OperatorNamespace = "" })
+			w := newWorld(t, withTLS)
+			spec := w.server("").Spec
+			spec.CABundle.SecretRef.Name = "ca"
+			server := &v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: w.shop}, Spec: v1alpha1.ClusterAuthorizationServerSpec{
+				AuthorizationServerSpec: spec, AllowedNamespaces: v1alpha1.NamespaceSelection{Selector: &metav1.LabelSelector{}},
+			}}
+			create(t, server)
+			t.Cleanup(func() { _ = kube.Delete(context.Background(), server) })
+			op.settle()
+			says(t, server, v1alpha1.ConditionReady, v1alpha1.ReasonCABundleInvalid, "--operator-namespace")
+		})
+	}
+}
+
 // TestTokensOverTLS: token requests trust the bundle too, and a renewed one
 // reaches them without a restart.
 func TestTokensOverTLS(t *testing.T) {

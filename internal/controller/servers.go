@@ -125,6 +125,7 @@ func (s *server) keysKnown() bool {
 type servers struct {
 	policy            egress.Policy
 	operatorNamespace string
+	watched           []string // namespaces; empty: all
 	foreign           *foreignObjects
 	client            client.Reader
 	clock             clock.PassiveClock
@@ -141,7 +142,7 @@ type servers struct {
 
 func newServers(o Options, foreign *foreignObjects, reader client.Reader) *servers {
 	return &servers{
-		policy: o.Egress, operatorNamespace: o.OperatorNamespace, foreign: foreign, client: reader, clock: o.Clock,
+		policy: o.Egress, operatorNamespace: o.OperatorNamespace, watched: o.WatchNamespaces, foreign: foreign, client: reader, clock: o.Clock,
 		runtimes: map[serverKey]*serverRuntime{},
 		wake: map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent{
 			v1alpha1.KindAuthorizationServer:        make(chan event.GenericEvent, 16),
@@ -149,6 +150,12 @@ func newServers(o Options, foreign *foreignObjects, reader client.Reader) *serve
 		},
 		inFlightMax: max(1, o.Workers/2),
 	}
+}
+
+// watches says whether the operator sees the objects of a namespace. The cache
+// answers questions about others with errors.
+func (s *servers) watches(namespace string) bool {
+	return len(s.watched) == 0 || slices.Contains(s.watched, namespace)
 }
 
 // problem is why something is not as it should be: a condition's reason and
@@ -298,6 +305,12 @@ func (s *servers) caBundle(ctx context.Context, obj client.Object) (version stri
 	namespace := obj.GetNamespace()
 	if namespace == "" {
 		namespace = s.operatorNamespace
+	}
+	if namespace == "" {
+		return "", nil, &problem{
+			reason:  v1alpha1.ReasonCABundleInvalid,
+			message: "The CA bundle lies in the operator's namespace, which it was not told: --operator-namespace",
+		}, nil
 	}
 	content, err := s.foreign.get(ctx, kind, types.NamespacedName{Namespace: namespace, Name: name})
 	if err != nil {
