@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docs
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+// TestEveryRule finds every CEL rule of the schemas on the page, and proves of
+// each that the case is admitted where the rule does not exist.
+func TestEveryRule(t *testing.T) {
+	answers := map[string]string{}
+	for _, r := range rowsOf(t, errorsPage, "## What the API server refuses") {
+		answers[r.id] = code(r.cells[1])
+	}
+	messages := map[string]bool{}
+	for _, crd := range environment.CRDs {
+		walk(schemaOf(crd), "", func(_ string, s *apiextensionsv1.JSONSchemaProps) {
+			for _, rule := range s.XValidations {
+				messages[rule.Message] = true
+			}
+		})
+	}
+	if len(messages) < 20 {
+		t.Fatalf("the schemas have %d rules only", len(messages))
+	}
+	type proof struct {
+		c       admission
+		message string
+		crd     *apiextensionsv1.CustomResourceDefinition
+	}
+	proofs := map[string]proof{}
+	var crds []*apiextensionsv1.CustomResourceDefinition
+	for _, message := range slices.Sorted(maps.Keys(messages)) {
+		found := false
+		for _, id := range slices.Sorted(maps.Keys(answers)) {
+			c, ok := admissions[id]
+			// A case that breaks two rules proves neither.
+			if !ok || !strings.HasSuffix(answers[id], message) || strings.HasPrefix(answers[id], "[") || found {
+				continue
+			}
+			found = true
+			crd := without(crdOf(t, c.kind), message, fmt.Sprintf("rule%d.example.com", len(crds)))
+			crds = append(crds, crd)
+			proofs[id] = proof{c, message, crd}
+		}
+		if !found {
+			t.Errorf("%s has no case of the rule %q", errorsPage, message)
+		}
+	}
+	if _, err := envtest.InstallCRDs(restConfig, envtest.CRDInstallOptions{CRDs: crds}); err != nil {
+		t.Fatal(err)
+	}
+	for id, p := range proofs {
+		obj := patched(t, valid[p.c.kind], p.c.set)
+		obj.SetAPIVersion(p.crd.Spec.Group + "/v1alpha1")
+		err := kube.Create(t.Context(), obj, client.FieldValidation("Strict"))
+		if err == nil && p.c.then != "" {
+			obj.Object = merge(obj.Object, parse(t, p.c.then)).(map[string]any)
+			err = kube.Update(t.Context(), obj)
+		}
+		if err != nil {
+			t.Errorf("without the rule %q the case %q is still refused: %v", p.message, id, err)
+		}
+	}
+}
+
+// without is a CRD of another group that lacks the rules with a message.
+func without(crd *apiextensionsv1.CustomResourceDefinition, message, group string) *apiextensionsv1.CustomResourceDefinition {
+	other := &apiextensionsv1.CustomResourceDefinition{Spec: *crd.Spec.DeepCopy()}
+	other.Name, other.Spec.Group = crd.Spec.Names.Plural+"."+group, group
+	other.Spec.Names.Categories, other.Spec.Names.ShortNames, other.Spec.Conversion = nil, nil, nil
+	walk(schemaOf(other), "", func(_ string, s *apiextensionsv1.JSONSchemaProps) {
+		s.XValidations = slices.DeleteFunc(s.XValidations, func(r apiextensionsv1.ValidationRule) bool { return r.Message == message })
+	})
+	return other
+}
+
+func crdOf(t *testing.T, kind string) *apiextensionsv1.CustomResourceDefinition {
+	t.Helper()
+	for _, crd := range environment.CRDs {
+		if crd.Spec.Names.Kind == kind {
+			return crd
+		}
+	}
+	t.Fatalf("there is no CRD of kind %s", kind)
+	return nil
+}
+
+func schemaOf(crd *apiextensionsv1.CustomResourceDefinition) *apiextensionsv1.JSONSchemaProps {
+	return crd.Spec.Versions[0].Schema.OpenAPIV3Schema
+}
+
+// walk visits a schema and all below it, save the status, which users do not
+// write. Paths are as the API server names them, with the first entry of lists.
+func walk(s *apiextensionsv1.JSONSchemaProps, path string, visit func(string, *apiextensionsv1.JSONSchemaProps)) {
+	visit(path, s)
+	for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
+		if path == "" && name == "status" {
+			continue
+		}
+		child := s.Properties[name]
+		walk(&child, strings.TrimPrefix(path+"."+name, "."), visit)
+		s.Properties[name] = child
+	}
+	if s.Items != nil {
+		walk(s.Items.Schema, path+"[0]", visit)
+	}
+}
+
+// bound is a value that breaks one bound of a schema, and how the API server
+// says so.
+type bound struct {
+	value any
+	says  string // after the path
+}
+
+func boundsOf(s *apiextensionsv1.JSONSchemaProps) (bounds []bound) {
+	add := func(value any, says string) { bounds = append(bounds, bound{value, says}) }
+	entries := func(n int64) (list []any) {
+		for i := range n {
+			list = append(list, map[string]any{"string": fmt.Sprint("a", i), "object": map[string]any{}}[s.Items.Schema.Type])
+		}
+		return list
+	}
+	if s.MaxLength != nil {
+		add(strings.Repeat("a", int(*s.MaxLength)+1), fmt.Sprintf(": Too long: may not be more than %d bytes", *s.MaxLength))
+	}
+	if s.MinLength != nil {
+		add("", fmt.Sprintf(" in body should be at least %d chars long", *s.MinLength))
+	}
+	if s.Enum != nil {
+		add("other", `: Unsupported value: "other"`)
+	}
+	if s.Minimum != nil {
+		add(int64(*s.Minimum)-1, fmt.Sprintf(" in body should be greater than or equal to %v", *s.Minimum))
+	}
+	if s.Maximum != nil {
+		add(int64(*s.Maximum)+1, fmt.Sprintf(" in body should be less than or equal to %v", *s.Maximum))
+	}
+	if s.MaxItems != nil {
+		add(entries(*s.MaxItems+1), fmt.Sprintf(": Too many: %d: must have at most %d items", *s.MaxItems+1, *s.MaxItems))
+	}
+	if s.MinItems != nil {
+		add([]any{}, fmt.Sprintf(" in body should have at least %d items", *s.MinItems))
+	}
+	if s.MaxProperties != nil {
+		object := map[string]any{}
+		for i := range *s.MaxProperties + 1 {
+			object[fmt.Sprint("a", i)] = "b"
+		}
+		add(object, fmt.Sprintf(": Too many: %d: must have at most %d items", *s.MaxProperties+1, *s.MaxProperties))
+	}
+	if s.MinProperties != nil {
+		add(map[string]any{}, fmt.Sprintf(" in body should have at least %d properties", *s.MinProperties))
+	}
+	for _, name := range s.Required {
+		add(map[string]any{}, "."+name+": Required value")
+	}
+	if s.XListType != nil && *s.XListType == "set" {
+		add([]any{"a", "a"}, "[1]: Duplicate value")
+	}
+	if s.XListType != nil && *s.XListType == "map" {
+		entry := map[string]any{s.XListMapKeys[0]: "a"}
+		add([]any{entry, entry}, "[1]: Duplicate value")
+	}
+	if s.Pattern != "" {
+		add(" ", "in body should match") // there is none: rules say more
+	}
+	return bounds
+}
+
+// TestEveryBound breaks every bound of the schemas, one at a time.
+func TestEveryBound(t *testing.T) {
+	if len(environment.CRDs) != len(valid) {
+		t.Fatalf("there are %d CRDs, not %d", len(environment.CRDs), len(valid))
+	}
+	for _, crd := range environment.CRDs {
+		kind, count := crd.Spec.Names.Kind, 0
+		walk(schemaOf(crd), "", func(path string, s *apiextensionsv1.JSONSchemaProps) {
+			if path == "" || path == "metadata" || path == "apiVersion" || path == "kind" {
+				return
+			}
+			for _, b := range boundsOf(s) {
+				count++
+				obj := patched(t, valid[kind], "")
+				put(obj.Object, path, b.value)
+				err := kube.Create(t.Context(), obj, client.DryRunAll)
+				if err == nil || !strings.Contains(err.Error(), path+b.says) {
+					t.Errorf("%s %s, want %q: %v", kind, path, path+b.says, err)
+				}
+			}
+		})
+		t.Logf("%s: %d bounds", kind, count)
+	}
+}
+
+// put sets what is at a path, and nothing beside it below the spec's fields.
+func put(object map[string]any, path string, value any) {
+	names := strings.Split(strings.ReplaceAll(path, "[0]", ".[0]"), ".")
+	for i, name := range slices.Backward(names) {
+		if name == "[0]" {
+			value = []any{value}
+		} else if i > 1 {
+			value = map[string]any{name: value}
+		}
+	}
+	if path == "spec" {
+		object["spec"] = value
+		return
+	}
+	object["spec"].(map[string]any)[names[1]] = value
+}
