@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -71,7 +70,7 @@ func (r *APIResourceReconciler) Reconcile(ctx context.Context, req reconcile.Req
 }
 
 func (r *APIResourceReconciler) reconcile(ctx context.Context, api *v1alpha1.APIResource) error {
-	srv, refused, err := r.accept(ctx, api)
+	srv, refused, err := r.servers.accept(ctx, api)
 	if err != nil {
 		return err
 	}
@@ -96,81 +95,6 @@ func (r *APIResourceReconciler) reconcile(ctx context.Context, api *v1alpha1.API
 		Namespaces:    ptr.To(int32(min(namespaces, 1<<30))), //nolint:gosec // bounded
 	}
 	return nil
-}
-
-// accept says whether an APIResource may describe its API: its server is known
-// and allows it, and no older APIResource claims the identifier.
-func (r *APIResourceReconciler) accept(ctx context.Context, api *v1alpha1.APIResource) (*server, *problem, error) {
-	srv, refused, err := r.servers.resolve(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
-	if refused != nil || err != nil {
-		return nil, refused, err
-	}
-	allowed, err := r.mayClaim(ctx, srv, api)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !allowed {
-		return nil, &problem{
-			reason: v1alpha1.ReasonIdentifierNotAllowed,
-			message: fmt.Sprintf("ClusterAuthorizationServer %q lets namespace %q declare no API with this identifier; see its spec.identifierClaims",
-				srv.key.name, api.Namespace),
-		}, nil
-	}
-
-	var others v1alpha1.APIResourceList
-	if err := r.client.List(ctx, &others, client.MatchingFields{byIdentifier: string(api.Spec.Identifier)}); err != nil {
-		return nil, nil, fmt.Errorf("list APIResources with the same identifier: %w", err)
-	}
-	for i := range others.Items {
-		other := &others.Items[i]
-		if !olderThan(other, api) {
-			continue
-		}
-		its, unresolved, err := r.servers.resolve(ctx, other.Spec.AuthorizationServerRef, other.Namespace)
-		if err != nil {
-			return nil, nil, err
-		}
-		if unresolved != nil || its.spec.Issuer != srv.spec.Issuer {
-			continue
-		}
-		if allowed, err := r.mayClaim(ctx, its, other); err != nil {
-			return nil, nil, err
-		} else if allowed {
-			return nil, &problem{
-				reason: v1alpha1.ReasonIdentifierClaimed,
-				// The other's name is its team's business.
-				message: "An older APIResource claims this identifier at the same issuer; use that one, or choose another identifier",
-			}, nil
-		}
-	}
-	return srv, nil, nil
-}
-
-// mayClaim says whether a server lets an APIResource have its identifier.
-func (r *APIResourceReconciler) mayClaim(ctx context.Context, srv *server, api *v1alpha1.APIResource) (bool, error) {
-	cluster, ok := srv.object.(*v1alpha1.ClusterAuthorizationServer)
-	if !ok || len(cluster.Spec.IdentifierClaims) == 0 {
-		return true, nil
-	}
-	for _, claim := range cluster.Spec.IdentifierClaims {
-		if !slices.ContainsFunc(claim.Prefixes, func(p string) bool { return strings.HasPrefix(string(api.Spec.Identifier), p) }) {
-			continue
-		}
-		if ok, err := r.servers.selects(ctx, claim.Namespaces, api.Namespace); ok || err != nil {
-			return ok, err
-		}
-	}
-	return false, nil
-}
-
-func olderThan(a, b *v1alpha1.APIResource) bool {
-	if a.UID == b.UID {
-		return false
-	}
-	if !a.CreationTimestamp.Equal(&b.CreationTimestamp) {
-		return a.CreationTimestamp.Before(&b.CreationTimestamp)
-	}
-	return a.UID < b.UID
 }
 
 // distribution says whether the bundle is in every namespace that needs it, and
@@ -275,7 +199,16 @@ func (r *APIResourceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		}
 		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.InNamespace(o.GetName()))
 	})
-	// An APIResource that goes or changes its server may free its identifier.
+	// Its claims bind every APIResource at the issuer, whatever server it names.
+	ofClusterServer := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request {
+		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{})
+	})
+	// An APIResource that goes, changes its server or is no longer accepted may
+	// free its identifier.
+	acceptedChanged := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		return meta.IsStatusConditionTrue(e.ObjectOld.(*v1alpha1.APIResource).Status.Conditions, v1alpha1.ConditionAccepted) !=
+			meta.IsStatusConditionTrue(e.ObjectNew.(*v1alpha1.APIResource).Status.Conditions, v1alpha1.ConditionAccepted)
+	}}
 	rivals := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{},
 			client.MatchingFields{byIdentifier: string(o.(*v1alpha1.APIResource).Spec.Identifier)})
@@ -283,9 +216,9 @@ func (r *APIResourceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	b := ctrl.NewControllerManagedBy(mgr).
 		Named("apiresource").
 		For(&v1alpha1.APIResource{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&v1alpha1.APIResource{}, rivals, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.APIResource{}, rivals, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, acceptedChanged))).
 		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
-		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
+		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofClusterServer).
 		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		Watches(&corev1.ConfigMap{}, settled(func(o client.Object) []types.NamespacedName {
 			if api, ok := parseName(o.GetAnnotations()[v1alpha1.APIResourceAnnotation]); ok {

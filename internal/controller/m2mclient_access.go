@@ -11,8 +11,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -109,21 +107,19 @@ func (r *M2MClientReconciler) resolveAPIResource(ctx context.Context, p *pass, a
 	if p.server == nil {
 		return nil
 	}
-	srv, unresolved, err := r.servers.resolve(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
-	if err != nil {
+	srv, refused, err := r.servers.accept(ctx, &api)
+	switch {
+	case err != nil:
 		return err
-	}
-	switch accepted := meta.FindStatusCondition(api.Status.Conditions, v1alpha1.ConditionAccepted); {
-	case accepted == nil:
-		return deny(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q is not accepted yet", a.api)
-	case unresolved != nil:
-		return deny(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q names an authorization server that it cannot use", a.api)
+	case srv == nil:
+		a.withdraw = refused.reason == v1alpha1.ReasonAuthorizationServerNotAllowed
+		return deny(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q names an authorization server that it cannot use (%s)", a.api, refused.reason)
 	case srv.spec.Issuer != p.server.spec.Issuer:
 		a.withdraw = true
 		return deny(v1alpha1.ReasonIssuerMismatch, "APIResource %q belongs to another issuer than %s %q", a.api, p.server.key.kind, p.server.key.name)
-	case accepted.Status != metav1.ConditionTrue:
-		a.withdraw = accepted.Reason != v1alpha1.ReasonAuthorizationServerNotFound
-		return deny(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q is not accepted (%s)", a.api, accepted.Reason)
+	case refused != nil:
+		a.withdraw = true
+		return deny(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q is not accepted (%s)", a.api, refused.reason)
 	}
 
 	granted, known, err := r.granted(ctx, &api, p.client)

@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/rest"
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
@@ -281,8 +282,14 @@ func newOperatorOver(t *testing.T, cfg *rest.Config, build func(ctrl.Manager, Op
 		}
 	})
 	t.Cleanup(op.stop)
-	if !op.mgr.GetCache().WaitForCacheSync(ctx) {
-		t.Fatal("the caches did not fill")
+	caches := []cache.Cache{op.mgr.GetCache()}
+	if op.reconcilers != nil {
+		caches = append(caches, op.foreign.cache)
+	}
+	for _, c := range caches {
+		if !c.WaitForCacheSync(ctx) {
+			t.Fatal("the caches did not fill")
+		}
 	}
 	return op
 }

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// TestKindsAreFoundByCategory asks the API server what kubectl asks it: with
+// kubectl get m2m every kind is listed, and each has its short name.
+func TestKindsAreFoundByCategory(t *testing.T) {
+	d, err := discovery.NewDiscoveryClientForConfig(restConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := d.ServerResourcesForGroupVersion(v1alpha1.GroupVersion.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, r := range list.APIResources {
+		if slices.Contains(r.Categories, "m2m") {
+			got[r.Kind] = fmt.Sprint(r.ShortNames, r.Namespaced)
+		}
+	}
+	want := map[string]string{
+		"AuthorizationServer": "[as] true", "ClusterAuthorizationServer": "[cas] false", "APIResource": "[apires] true", "M2MClient": "[m2mc] true",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("kinds of the category m2m (-want +got):\n%s", diff)
+	}
+}
+
+// TestColumns reads the kinds as the API server prints them.
+func TestColumns(t *testing.T) {
+	w := newWorld(t)
+	api, cart := w.story()
+	cas := w.clusterServer(t, v1alpha1.ClusterAuthorizationServerSpec{AllowedNamespaces: namesOf(w.shop)})
+	waiting := w.cart()
+	waiting.Name = "waiting"
+	waiting.Spec.Credentials.ClientSecret.SecretRef.Name = "none"
+	create(t, waiting)
+	startOperator(t)
+	server := w.server(w.shop)
+	for _, o := range []client.Object{server, cas, api, cart} {
+		isReady(t, o)
+	}
+	hasCondition(t, waiting, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCredentialsNotFound)
+
+	expires := cart.Status.ExpiresAt.UTC().Format(time.RFC3339)
+	const credentials = `Secret "none" does not exist`
+	for _, tc := range []struct {
+		name, resource string
+		object         client.Object
+		want           map[string]string
+	}{
+		{"a client", "m2mclients", cart, map[string]string{
+			"Name": "cart", "Ready": "True", "Reason": "Ready", "Secret": "cart-token", "Expires": expires, "Message": "Every access has a token that works",
+		}},
+		{"a client without a token", "m2mclients", waiting, map[string]string{
+			"Name": "waiting", "Ready": "False", "Reason": "CredentialsNotFound", "Secret": "waiting-token", "Message": credentials,
+		}},
+		{"an API", "apiresources", api, map[string]string{
+			"Name": "payment-api", "Identifier": paymentAPI, "Ready": "True", "Reason": "Ready", "Namespaces": "0",
+			"Message": "The APIResource is accepted and its verification bundle is where it is needed",
+		}},
+		{"a server", "authorizationservers", server, map[string]string{
+			"Name": "auth", "Issuer": w.as.Issuer(), "Ready": "True", "Reason": "Ready", "Message": "The token endpoint and the signing keys are known",
+		}},
+		{"a server of the cluster", "clusterauthorizationservers", cas, map[string]string{
+			"Name": cas.Name, "Issuer": w.as.Issuer(), "Ready": "True", "Reason": "Ready", "Message": "The token endpoint and the signing keys are known",
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got := printed(t, tc.resource, client.ObjectKeyFromObject(tc.object))
+			if got["Age"] == "" {
+				t.Error("there is no age")
+			}
+			delete(got, "Age")
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("columns (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// printed returns an object's columns, as kubectl get -o wide shows them.
+func printed(t *testing.T, resource string, name types.NamespacedName) map[string]string {
+	t.Helper()
+	d, err := discovery.NewDiscoveryClientForConfig(restConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := []string{"/apis", v1alpha1.GroupVersion.Group, v1alpha1.GroupVersion.Version}
+	if name.Namespace != "" {
+		path = append(path, "namespaces", name.Namespace)
+	}
+	var table metav1.Table
+	err = d.RESTClient().Get().AbsPath(append(path, resource, name.Name)...).
+		SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").Do(t.Context()).Into(&table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	columns := map[string]string{}
+	for i, c := range table.ColumnDefinitions {
+		if cell := table.Rows[0].Cells[i]; cell != nil {
+			columns[c.Name] = fmt.Sprint(cell)
+		}
+	}
+	return columns
+}
