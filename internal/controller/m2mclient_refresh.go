@@ -308,6 +308,9 @@ func (r *M2MClientReconciler) mint(ctx context.Context, p *pass, a *access, inpu
 	wait, busy := r.servers.admit(p.server, p.client.UID)
 	if busy != nil {
 		a.problem, a.wakeAt = busy, p.now.Add(wait)
+		if f := a.failure; f != nil && f.Inputs == inputs {
+			a.problem = &problem{reason: f.Reason, message: f.Message} // what went wrong says more than that it is waited for
+		}
 		p.brief = p.brief || busy.unknown && wait < briefWait
 		return nil, nil
 	}
