@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // The manager runs the operator: it turns flags into a manager and starts the
-// controllers. See docs/reference/flags.md.
+// controllers. See docs/operations.md.
 package main
 
 import (

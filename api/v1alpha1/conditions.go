@@ -209,6 +209,4 @@ const (
 	ReasonKeysChanged = "KeysChanged"
 	// ReasonBundleWritten: a verification bundle was written.
 	ReasonBundleWritten = "BundleWritten"
-	// ReasonBundleRemoved: a verification bundle was removed.
-	ReasonBundleRemoved = "BundleRemoved"
 )
