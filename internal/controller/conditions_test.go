@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// TestStatusIsReadableByOthers: Flux and Argo CD wait for an object as kstatus
+// tells them: it is current when its observedGeneration is its generation and
+// its Ready is True, and in progress otherwise.
+func TestStatusIsReadableByOthers(t *testing.T) {
+	op := startStepped(t)
+	s := newStage(t, op)
+	server := s.server(s.payments)
+	tests := map[string]struct {
+		obj    client.Object
+		want   []string
+		mutate func()
+	}{
+		"AuthorizationServer": {server, []string{"Discovered", "KeysFresh", "Ready"}, func() {
+			change(t, server, func(a *v1alpha1.AuthorizationServer) { a.Spec.JWKS.Retention = "1h" })
+		}},
+		"APIResource": {s.api, []string{"Accepted", "Distributed", "Ready"}, func() {
+			change(t, s.api, func(a *v1alpha1.APIResource) { a.Spec.Verification.ClockSkew = "10s" })
+		}},
+		"M2MClient": {s.cart, []string{"Fresh", "Granted", "Ready", "Verified"}, func() {
+			change(t, s.cart, func(c *v1alpha1.M2MClient) { c.Spec.Refresh.AtPercent = 50 })
+		}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			settledTimes := transitions(t, tc.obj)
+			if got := slices.Sorted(maps.Keys(settledTimes)); !slices.Equal(got, tc.want) {
+				t.Errorf("the conditions are %v, want %v", got, tc.want)
+			}
+			tc.mutate()
+			if kstatus(t, tc.obj) != "InProgress" {
+				t.Error("a spec that nobody has seen is said to be current")
+			}
+			cached(t, op, tc.obj)
+			op.advance(time.Second)
+			s.settle()
+			if got := kstatus(t, tc.obj); got != "Current" {
+				t.Errorf("the object is %s", got)
+			}
+			for _, c := range conditionsOf(tc.obj) {
+				if c.ObservedGeneration != tc.obj.GetGeneration() {
+					t.Errorf("%s speaks of generation %d, not %d", c.Type, c.ObservedGeneration, tc.obj.GetGeneration())
+				}
+			}
+			if diff := cmp.Diff(settledTimes, transitions(t, tc.obj)); diff != "" {
+				t.Errorf("conditions that did not change have other times:\n%s", diff)
+			}
+		})
+	}
+
+	// What does not work is not current.
+	s.as.SetFault(oidctest.Token, answer(500, ""))
+	s.until(s.status().ExpiresAt.Time)
+	if got := kstatus(t, s.cart); got != "InProgress" {
+		t.Errorf("a client with an expired token is %s", got)
+	}
+}
+
+func transitions(t *testing.T, obj client.Object) map[string]time.Time {
+	t.Helper()
+	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); err != nil {
+		t.Fatal(err)
+	}
+	at := map[string]time.Time{}
+	for _, c := range conditionsOf(obj) {
+		at[c.Type] = c.LastTransitionTime.Time
+	}
+	return at
+}
+
+// kstatus judges an object by the fields alone that kstatus reads of a kind that
+// it does not know.
+func kstatus(t *testing.T, obj client.Object) string {
+	t.Helper()
+	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); err != nil {
+		t.Fatal(err)
+	}
+	u, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, _ := u["status"].(map[string]any)
+	if status["observedGeneration"] != obj.GetGeneration() {
+		return "InProgress"
+	}
+	conditions, _ := status["conditions"].([]any)
+	for _, c := range conditions {
+		switch c := c.(map[string]any); c["type"] {
+		case "Reconciling", "Stalled":
+			t.Errorf("the condition %v is not what a reader expects here", c["type"])
+		case "Ready":
+			if c["status"] == "True" {
+				return "Current"
+			}
+			return "InProgress"
+		}
+	}
+	return "without Ready"
+}
