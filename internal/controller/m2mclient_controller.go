@@ -87,7 +87,7 @@ func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	observeTokens(&c)
+	observeTokens(before, &c)
 	if !p.brief && !equality.Semantic.DeepEqual(before.Status, c.Status) {
 		if err := r.client.Status().Patch(ctx, &c, client.MergeFrom(before)); err != nil {
 			return ctrl.Result{}, client.IgnoreNotFound(err)

@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -52,12 +53,17 @@ func init() {
 	metrics.Registry.MustRegister(tokenExpiry, refreshLateness, tokenRequests, keysFetched, keysKnown, bundleWrites)
 }
 
-func observeTokens(c *v1alpha1.M2MClient) {
-	for _, t := range c.Status.Tokens {
+// observeTokens publishes when a client's tokens expire, and drops what it
+// published of accesses and tokens that are no more.
+func observeTokens(before, after *v1alpha1.M2MClient) {
+	for _, t := range before.Status.Tokens {
+		if !slices.ContainsFunc(after.Status.Tokens, func(is v1alpha1.TokenStatus) bool { return is.Key == t.Key && is.ExpiresAt != nil }) {
+			tokenExpiry.DeleteLabelValues(after.Namespace, after.Name, string(t.Key))
+		}
+	}
+	for _, t := range after.Status.Tokens {
 		if t.ExpiresAt != nil {
-			tokenExpiry.WithLabelValues(c.Namespace, c.Name, string(t.Key)).Set(float64(t.ExpiresAt.Unix()))
-		} else {
-			tokenExpiry.DeleteLabelValues(c.Namespace, c.Name, string(t.Key))
+			tokenExpiry.WithLabelValues(after.Namespace, after.Name, string(t.Key)).Set(float64(t.ExpiresAt.Unix()))
 		}
 	}
 }
