@@ -34,7 +34,8 @@ type M2MClientReconciler struct {
 	foreign *foreignObjects
 	tokens  corev1client.ServiceAccountsGetter // requests ServiceAccount tokens
 	clock   clock.PassiveClock
-	held    *heldTokens
+	held    *perAccess[heldToken]
+	written *perAccess[tokenRecord] // of the tokens that this process wrote or has checked
 	events  recorder.EventRecorder
 
 	// confirmSecrets has a Secret read live before a token is minted for it:
@@ -137,6 +138,7 @@ func (p *pass) next() time.Duration {
 func (r *M2MClientReconciler) forget(name types.NamespacedName, uid types.UID) {
 	forgetTokens(name)
 	r.held.forgetClient(name)
+	r.written.forgetClient(name)
 	if uid != "" {
 		r.servers.leave(uid)
 	}

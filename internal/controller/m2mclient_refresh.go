@@ -37,6 +37,10 @@ const (
 	// problem while the predecessor works.
 	keyPatience = 15 * time.Second
 
+	// genuineSkew is how far the clocks may differ when a token is checked again
+	// after a restart: its times were checked when it was issued.
+	genuineSkew = 5 * time.Minute
+
 	// briefWait is the longest wait for the budget that no status mentions.
 	briefWait = 5 * time.Second
 
@@ -55,33 +59,34 @@ type heldToken struct {
 	since  time.Time
 }
 
-// heldTokens are the tokens on their way, by client and key.
-type heldTokens struct {
+// perAccess keeps something for each access, by client and key, as long as the
+// process lives.
+type perAccess[T any] struct {
 	mu sync.Mutex
-	m  map[types.NamespacedName]map[string]heldToken
+	m  map[types.NamespacedName]map[string]T
 }
 
-func newHeldTokens() *heldTokens {
-	return &heldTokens{m: map[types.NamespacedName]map[string]heldToken{}}
+func newPerAccess[T any]() *perAccess[T] {
+	return &perAccess[T]{m: map[types.NamespacedName]map[string]T{}}
 }
 
-func (h *heldTokens) get(name types.NamespacedName, key string) (heldToken, bool) {
+func (h *perAccess[T]) get(name types.NamespacedName, key string) (T, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t, ok := h.m[name][key]
 	return t, ok
 }
 
-func (h *heldTokens) put(name types.NamespacedName, key string, t heldToken) {
+func (h *perAccess[T]) put(name types.NamespacedName, key string, t T) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.m[name] == nil {
-		h.m[name] = map[string]heldToken{}
+		h.m[name] = map[string]T{}
 	}
 	h.m[name][key] = t
 }
 
-func (h *heldTokens) drop(name types.NamespacedName, key string) {
+func (h *perAccess[T]) drop(name types.NamespacedName, key string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.m[name], key)
@@ -90,7 +95,7 @@ func (h *heldTokens) drop(name types.NamespacedName, key string) {
 	}
 }
 
-func (h *heldTokens) forgetClient(name types.NamespacedName) {
+func (h *perAccess[T]) forgetClient(name types.NamespacedName) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.m, name)
@@ -119,7 +124,7 @@ func (r *M2MClientReconciler) refreshToken(ctx context.Context, p *pass, a *acce
 		}
 		return nil
 	}
-	in := p.present(a)
+	in := r.present(p, a)
 	reason, _, mint := refresh.Mint(in)
 	if mint {
 		if err := r.replace(ctx, p, a, in, reason); err != nil {
@@ -138,18 +143,12 @@ func (r *M2MClientReconciler) refreshToken(ctx context.Context, p *pass, a *acce
 
 // present puts the token that lies in the Secret into a, and says what is known
 // about it.
-func (p *pass) present(a *access) refresh.Input {
+func (r *M2MClientReconciler) present(p *pass, a *access) refresh.Input {
 	in := refresh.Input{Now: p.now}
 	if rec, ok := p.secret.records.Tokens[a.key]; ok {
 		a.record = &rec
 		a.plan = p.plan(a)
 		in.Recorded, in.RefreshAt, in.WantInputsHash = rec.asToken(), a.plan.RefreshAt, rec.Inputs
-	}
-	if stored, ok := p.secret.tokens[a.key]; ok {
-		in.StoredValueHash = refresh.HashValue(stored)
-		if a.record != nil && a.record.Value == in.StoredValueHash {
-			a.token = stored
-		}
 	}
 	if a.record != nil && a.server != nil {
 		in.Revoked = a.server.revoked(a.record.KeyID) || p.server.revoked(a.record.KeyID)
@@ -158,7 +157,43 @@ func (p *pass) present(a *access) refresh.Input {
 		a.inputs = p.inputs(a)
 		in.WantInputsHash = refresh.HashInputs(a.inputs)
 	}
+	if stored, ok := p.secret.tokens[a.key]; ok {
+		in.StoredValueHash = refresh.HashValue(stored)
+		switch {
+		case a.record == nil || a.record.Value != in.StoredValueHash:
+		case a.record.Inputs == in.WantInputsHash && !in.Revoked && !r.genuine(p, a, stored):
+			in.StoredValueHash = "not the one that was issued"
+		default:
+			a.token = stored
+		}
+	}
 	return in
+}
+
+// genuine says whether a token was issued as its record says. Who can write the
+// Secret can write both, and must not have the operator present a token of
+// their own making, or an expired one as good for years. What this process
+// wrote it remembers. What it finds after a restart it checks with the keys of
+// the issuer; a token that is no JWT has to be believed then.
+func (r *M2MClientReconciler) genuine(p *pass, a *access, stored string) bool {
+	name := client.ObjectKeyFromObject(p.client)
+	if written, ok := r.written.get(name, a.key); ok {
+		return written.equal(a.record)
+	}
+	if a.server == nil || len(a.server.keys()) == 0 {
+		return true // it cannot be told now
+	}
+	expect := jwks.Expectation{Issuer: a.expect.Issuer, Audience: a.expect.Audience, Now: a.record.IssuedAt, Skew: genuineSkew}
+	claims, err := jwks.Verify(stored, a.server.keys(), expect)
+	var bad *jwks.VerifyError
+	switch {
+	case errors.As(err, &bad) && (bad.Reason != jwks.ReasonOpaque || !a.record.Opaque):
+		return false
+	case bad == nil && (a.record.Opaque || a.record.ExpiresAt.After(claims.ExpiresAt) || a.record.KeyID != claims.KeyID):
+		return false
+	}
+	r.written.put(name, a.key, *a.record)
+	return true
 }
 
 func (p *pass) inputs(a *access) refresh.Inputs {

@@ -68,6 +68,11 @@ func (t *tokenRecord) asToken() *refresh.Token {
 	return &refresh.Token{InputsHash: t.Inputs, IssuedAt: t.IssuedAt, ExpiresAt: t.ExpiresAt, ValueHash: t.Value}
 }
 
+func (t tokenRecord) equal(o *tokenRecord) bool {
+	return t.Inputs == o.Inputs && t.Credential == o.Credential && t.Value == o.Value && t.KeyID == o.KeyID && t.Opaque == o.Opaque &&
+		t.IssuedAt.Equal(o.IssuedAt) && t.ExpiresAt.Equal(o.ExpiresAt) && slices.Equal(t.Scopes, o.Scopes)
+}
+
 // secretName returns the name of a client's Secret.
 func secretName(c *v1alpha1.M2MClient) string {
 	return cmp.Or(string(c.Spec.Secret.Name), c.Name+"-token")
@@ -176,6 +181,7 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 	for _, a := range p.accesses {
 		if a.issued != "" {
 			r.held.drop(name, a.key)
+			r.written.put(name, a.key, *a.record)
 			log.FromContext(ctx).Info("Issued access token", "access", a.key, "reason", a.issued, "expiresAt", a.record.ExpiresAt)
 		}
 	}

@@ -144,7 +144,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		},
 		client: &M2MClientReconciler{
 			client: mgr.GetClient(), live: mgr.GetAPIReader(), servers: servers, foreign: foreign, tokens: tokens,
-			clock: o.Clock, held: newHeldTokens(), events: mgr.GetEventRecorder("m2m-m2mclient"),
+			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[tokenRecord](), events: mgr.GetEventRecorder("m2m-m2mclient"),
 			confirmSecrets: len(o.WatchNamespaces) > 1,
 		},
 	}

@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+)
+
+// forgedRecord replaces members of the record of the payment API's token.
+func forgedRecord(t *testing.T, s *corev1.Secret, members map[string]any) {
+	t.Helper()
+	s.Annotations[v1alpha1.TokensAnnotation] = forgeRecord(t, s, func(r map[string]any) {
+		maps.Copy(r["tokens"].(map[string]any)["payment-api"].(map[string]any), members)
+	})
+}
+
+// forgedToken returns a token that says all that the payment API wants to hear
+// until the year 9999, signed by a key of the attacker's.
+func (w *world) forgedToken(t *testing.T, keyID string) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := jose.NewSigner(
+		jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: keyID}}, (&jose.SignerOptions{}).WithType("at+jwt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := jwt.Signed(signer).Claims(map[string]any{
+		"iss": w.as.Issuer(), "aud": paymentAPI, "sub": cartID, "client_id": cartID, "scope": "payments:write",
+		"iat": time.Now().Unix(), "exp": eternal.Unix(),
+	}).Serialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+var eternal = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// TestForgedRecordsAreNotBelieved has somebody who can write the Secret, and
+// nothing else, write a token together with a record that vouches for it, to
+// have the operator present it as one that it issued, or keep it. The process
+// that wrote the Secret knows better; one that has just started checks the token
+// with the issuer's keys.
+func TestForgedRecordsAreNotBelieved(t *testing.T) {
+	w := newWorld(t)
+	_, cart := w.story()
+	pay := w.cart()
+	pay.Name = "pay"
+	create(t, pay)
+	op := startStepped(t)
+	op.settle(w.payments, w.shop)
+	isReady(t, cart)
+	isReady(t, pay)
+	others := tokenIn(t, w.shop, "pay-token", "payment-api")
+
+	put := func(s *corev1.Secret, token string, members map[string]any) {
+		s.Data["payment-api"] = []byte(token)
+		members["value"] = refresh.HashValue(token)
+		forgedRecord(t, s, members)
+	}
+	for name, tc := range map[string]struct {
+		forge func(s *corev1.Secret, genuine, keyID string)
+		// remembered: only the process that wrote the Secret can tell. A token
+		// that cannot be checked, or another good one, passes after a restart.
+		remembered bool
+	}{
+		"an own token for all times": {forge: func(s *corev1.Secret, _, keyID string) {
+			put(s, w.forgedToken(t, keyID), map[string]any{"expiresAt": eternal})
+		}},
+		"an own token by an own key": {forge: func(s *corev1.Secret, _, _ string) {
+			put(s, w.forgedToken(t, "own"), map[string]any{"expiresAt": eternal, "keyID": "own"})
+		}},
+		"the genuine token for all times": {forge: func(s *corev1.Secret, genuine, _ string) {
+			put(s, genuine, map[string]any{"expiresAt": eternal})
+		}},
+		"the genuine token, issued in the future": {forge: func(s *corev1.Secret, genuine, _ string) {
+			put(s, genuine, map[string]any{"issuedAt": eternal.Add(-time.Hour)})
+		}},
+		"the genuine token under another key's name": {forge: func(s *corev1.Secret, genuine, _ string) {
+			put(s, genuine, map[string]any{"keyID": "own"})
+		}},
+		"the genuine token as one that cannot be checked": {forge: func(s *corev1.Secret, genuine, _ string) {
+			put(s, genuine, map[string]any{"opaque": true, "expiresAt": eternal})
+		}},
+		"the genuine token's claims under no signature": {forge: func(s *corev1.Secret, genuine, _ string) {
+			put(s, genuine[:strings.LastIndexByte(genuine, '.')+1], map[string]any{})
+		}},
+		"what is no token": {forge: func(s *corev1.Secret, _, _ string) {
+			put(s, "token", map[string]any{"expiresAt": eternal})
+		}},
+		"what is no token, as one that cannot be checked": {remembered: true, forge: func(s *corev1.Secret, _, _ string) {
+			put(s, "token", map[string]any{"opaque": true, "expiresAt": eternal})
+		}},
+		"a genuine token of another client": {remembered: true, forge: func(s *corev1.Secret, _, keyID string) {
+			put(s, others, map[string]any{"keyID": keyID})
+		}},
+		"the genuine token with other scopes": {remembered: true, forge: func(s *corev1.Secret, genuine, _ string) {
+			put(s, genuine, map[string]any{"scopes": []string{"payments:all"}})
+		}},
+	} {
+		for when, restart := range map[string]bool{"under way": false, "after a restart": true} {
+			if restart && tc.remembered {
+				continue
+			}
+			if !t.Run(name+", "+when, func(t *testing.T) {
+				w.as.ResetRequests()
+				s := tokensOf(t, cart)
+				change(t, s, func(s *corev1.Secret) {
+					tc.forge(s, string(s.Data["payment-api"]), cart.Status.Tokens[0].KeyID)
+				})
+				if restart {
+					op.stop()
+					op = startStepped(w.t)
+				}
+				op.settle(w.payments, w.shop)
+				if err := intact(t, cart, "payment-api"); err != nil {
+					t.Error(err)
+				}
+				token := tokenIn(t, w.shop, "cart-token", "payment-api")
+				if r := w.as.TokenRequests(); len(r) != 1 || r[0].TokenHash != oidctest.Hash(token) {
+					t.Errorf("the forgery was believed; there were %d token requests", len(r))
+				}
+				isReady(t, cart)
+				hasCondition(t, cart, v1alpha1.ConditionVerified, metav1.ConditionTrue, v1alpha1.ReasonTokensVerified)
+				if at := cart.Status.ExpiresAt; at == nil || at.After(time.Now().Add(2*time.Hour)) {
+					t.Errorf("the status says that the token expires at %v", at)
+				}
+			}) {
+				return // the Secret is not as the next case expects it
+			}
+		}
+	}
+}
+
+// TestForgeryGoesWithoutReplacement forges a token while the authorization
+// server is down: the forgery does not stay until it is back.
+func TestForgeryGoesWithoutReplacement(t *testing.T) {
+	w := newWorld(t)
+	_, cart := w.story()
+	op := startStepped(t)
+	op.settle(w.payments, w.shop)
+	isReady(t, cart)
+	w.as.SetFault(oidctest.Token, &oidctest.Fault{Status: 503})
+	s := tokensOf(t, cart)
+	change(t, s, func(s *corev1.Secret) {
+		token := w.forgedToken(t, cart.Status.Tokens[0].KeyID)
+		s.Data["payment-api"] = []byte(token)
+		forgedRecord(t, s, map[string]any{"value": refresh.HashValue(token), "expiresAt": eternal})
+	})
+	op.settle(w.payments, w.shop)
+	hasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenRequestFailed)
+	if keys := keysIn(t, cart); len(keys) != 0 {
+		t.Errorf("the Secret holds the keys %v", keys)
+	}
+	w.as.ClearFaults()
+	op.advance(time.Minute)
+	op.settle(w.payments, w.shop)
+	isReady(t, cart)
+}
+
+// TestSecretNameOfAnother has a client take the name of a Secret that it should
+// not write: its own credentials', another client's tokens', any other.
+func TestSecretNameOfAnother(t *testing.T) {
+	w := newWorld(t)
+	_, cart := w.story()
+	thief := w.cart()
+	thief.Name = "thief"
+	op := startOperator(t)
+	isReady(t, cart)
+	op.stop()
+	other := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.shop, Name: "tls", Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}},
+		Type:       corev1.SecretTypeTLS, Data: map[string][]byte{"tls.crt": {}, "tls.key": {}},
+	}
+	create(t, other)
+	startOperator(t)
+	w.as.ResetRequests()
+	for _, name := range []string{"cart-credentials", "cart-token", "tls"} {
+		t.Run(name, func(t *testing.T) {
+			victim := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.shop, Name: name}}
+			if err := kube.Get(t.Context(), client.ObjectKeyFromObject(victim), victim); err != nil {
+				t.Fatal(err)
+			}
+			c := thief.DeepCopy()
+			c.Spec.Secret.Name = v1alpha1.ObjectName(name)
+			create(t, c)
+			hasCondition(t, c, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonSecretNotOwned)
+			comesToRest(t, c)
+			unchanged(t, victim)
+			remove(t, c)
+			eventually(t, func() error {
+				if err := kube.Get(t.Context(), client.ObjectKeyFromObject(c), c.DeepCopy()); !apierrors.IsNotFound(err) {
+					return fmt.Errorf("the client is still there: %w", err)
+				}
+				return nil
+			})
+			unchanged(t, victim)
+		})
+	}
+	w.sawRequests(t, 0)
+	isReady(t, cart)
+}
+
+func unchanged(t *testing.T, s *corev1.Secret) {
+	t.Helper()
+	var now corev1.Secret
+	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(s), &now); err != nil {
+		t.Fatal(err)
+	}
+	if now.UID != s.UID || now.ResourceVersion != s.ResourceVersion {
+		t.Errorf("Secret %q was changed", s.Name)
+	}
+}
+
+// TestForgedStatusDeletesNothing has somebody who can write a client's status
+// name another Secret there, to have it removed as the client's former one.
+func TestForgedStatusDeletesNothing(t *testing.T) {
+	w := newWorld(t)
+	_, cart := w.story()
+	pay := w.cart()
+	pay.Name = "pay"
+	create(t, pay)
+	op := startStepped(t)
+	op.settle(w.payments, w.shop)
+	isReady(t, cart)
+	isReady(t, pay)
+	for _, name := range []string{"cart-credentials", "pay-token"} {
+		victim := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.shop, Name: name}}
+		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(victim), victim); err != nil {
+			t.Fatal(err)
+		}
+		before := cart.DeepCopy()
+		cart.Status.SecretName = v1alpha1.ObjectName(name)
+		if err := kube.Status().Patch(t.Context(), cart, client.MergeFrom(before)); err != nil {
+			t.Fatal(err)
+		}
+		op.settle(w.payments, w.shop)
+		isReady(t, cart)
+		if cart.Status.SecretName != "cart-token" {
+			t.Errorf("the status names Secret %q", cart.Status.SecretName)
+		}
+		unchanged(t, victim)
+	}
+}
+
+// TestTemplatesReachForNothingElse writes templates that want more than the
+// client's tokens. The message says what is wrong, and the tokens do not wait.
+func TestTemplatesReachForNothingElse(t *testing.T) {
+	w := newWorld(t)
+	_, cart := w.story()
+	startOperator(t)
+	isReady(t, cart)
+	w.sawRequests(t, 1)
+	token := tokenIn(t, w.shop, "cart-token", "payment-api")
+	for name, template := range map[string]string{
+		"another token":        `{{ token "pay" }}`,
+		"another client's":     `{{ token "pay/payment-api" }}`,
+		"a computed key":       `{{ $k := "payment-api" }}{{ token $k }}`,
+		"the environment":      `{{ env "KUBERNETES_SERVICE_HOST" }}`,
+		"a file":               `{{ readFile "/var/run/secrets/kubernetes.io/serviceaccount/token" }}`,
+		"the cluster":          `{{ lookup "v1" "Secret" "kube-system" "" }}`,
+		"a field":              `{{ .Credentials.ClientSecret }}`,
+		"all data":             `{{ . }}`,
+		"the root":             `{{ $ }}`,
+		"a method":             `{{ (token "payment-api").String }}`,
+		"a function of Go":     `{{ printf "%p" (token "payment-api") }}`,
+		"a call":               `{{ call (token "payment-api") }}`,
+		"another template":     `{{ template "template" }}`,
+		"a definition":         `{{ define "x" }}{{ end }}`,
+		"an endless loop":      `{{ range 1000000000 }}x{{ end }}`,
+		"what does not parse":  `{{ token "payment-api"`,
+		"an action of no kind": `{{ break }}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Secret.Template = map[string]string{"file": template} })
+			for _, condition := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionFresh} {
+				c := hasCondition(t, cart, condition, metav1.ConditionFalse, v1alpha1.ReasonInvalidTemplate)
+				if !strings.Contains(c.Message, `"file"`) || strings.Contains(c.Message, token) {
+					t.Errorf("the message is %q", c.Message)
+				}
+			}
+			if diff := cmp.Diff([]string{"payment-api"}, keysIn(t, cart)); diff != "" {
+				t.Errorf("keys (-want +got):\n%s", diff)
+			}
+		})
+	}
+	// A client that begins with such a template has its tokens too.
+	late := w.cart()
+	late.Name = "late"
+	late.Spec.Secret.Template = map[string]string{"file": `{{ env "HOME" }}`}
+	create(t, late)
+	hasCondition(t, late, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonInvalidTemplate)
+	if tokenIn(t, w.shop, "late-token", "payment-api") == "" {
+		t.Error("the token waits for the template")
+	}
+	change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Secret.Template = nil })
+	isReady(t, cart)
+	if tokenIn(t, w.shop, "cart-token", "payment-api") != token {
+		t.Error("the token was replaced")
+	}
+}
+
+// TestNamesWithAPathAreRefused writes names that lead out of a namespace or a
+// directory. The API server refuses them.
+func TestNamesWithAPathAreRefused(t *testing.T) {
+	w := newWorld(t)
+	clientWith := func(edit func(*v1alpha1.M2MClient, string)) func(string) client.Object {
+		return func(name string) client.Object {
+			c := w.cart()
+			edit(c, name)
+			return c
+		}
+	}
+	for where, with := range map[string]func(string) client.Object{
+		"access.key": clientWith(func(c *v1alpha1.M2MClient, n string) { c.Spec.Access[0].Key = v1alpha1.AccessKey(n) }),
+		"access.apiResourceRef.name": clientWith(func(c *v1alpha1.M2MClient, n string) {
+			c.Spec.Access[0].APIResourceRef.Name = v1alpha1.APIResourceName(n)
+		}),
+		"access.apiResourceRef.namespace": clientWith(func(c *v1alpha1.M2MClient, n string) {
+			c.Spec.Access[0].APIResourceRef.Namespace = v1alpha1.NamespaceName(n)
+		}),
+		"authorizationServerRef.name": clientWith(func(c *v1alpha1.M2MClient, n string) {
+			c.Spec.AuthorizationServerRef.Name = v1alpha1.ObjectName(n)
+		}),
+		"clientSecret.secretRef.name": clientWith(func(c *v1alpha1.M2MClient, n string) {
+			c.Spec.Credentials.ClientSecret.SecretRef.Name = v1alpha1.ObjectName(n)
+		}),
+		"clientSecret.secretRef.key": clientWith(func(c *v1alpha1.M2MClient, n string) {
+			c.Spec.Credentials.ClientSecret.SecretRef.Key = v1alpha1.FileName(n)
+		}),
+		"privateKeyJWT.secretRef.name": clientWith(func(c *v1alpha1.M2MClient, n string) {
+			c.Spec.Credentials = v1alpha1.ClientCredentials{PrivateKeyJWT: v1alpha1.PrivateKeyJWTCredentials{
+				SecretRef: v1alpha1.SecretKeyReference{Name: v1alpha1.ObjectName(n)},
+			}}
+		}),
+		"serviceAccount.name": clientWith(func(c *v1alpha1.M2MClient, n string) {
+			c.Spec.Credentials = v1alpha1.ClientCredentials{ServiceAccount: v1alpha1.ServiceAccountCredentials{Name: v1alpha1.ObjectName(n)}}
+		}),
+		"secret.name":     clientWith(func(c *v1alpha1.M2MClient, n string) { c.Spec.Secret.Name = v1alpha1.ObjectName(n) }),
+		"secret.template": clientWith(func(c *v1alpha1.M2MClient, n string) { c.Spec.Secret.Template = map[string]string{n: "text"} }),
+		"verification.files.name": func(n string) client.Object {
+			api := w.api()
+			api.Spec.Verification.Files = []v1alpha1.VerificationFile{{Name: v1alpha1.FileName(n), Template: "text"}}
+			return api
+		},
+		"caBundle.secretRef.name": func(n string) client.Object {
+			s := w.server(w.shop)
+			s.Spec.CABundle.SecretRef.Name = v1alpha1.ObjectName(n)
+			return s
+		},
+	} {
+		t.Run(where, func(t *testing.T) {
+			for _, name := range []string{w.payments + "/cart-credentials", "../cart-credentials", "..", "/etc/passwd", `a\b`, "a b", "a\x00b", "a\nb", "ａ"} {
+				err := kube.Create(t.Context(), with(name))
+				if !apierrors.IsInvalid(err) {
+					t.Errorf("%q: %v", name, err)
+				}
+			}
+		})
+	}
+	// What else an object of another namespace could be named by does not exist.
+	for _, field := range []string{"authorizationServerRef", "credentials.clientSecret.secretRef"} {
+		u := map[string]any{
+			"apiVersion": v1alpha1.GroupVersion.String(), "kind": "M2MClient", "metadata": map[string]any{"namespace": w.shop, "name": "cart"},
+			"spec": map[string]any{
+				"authorizationServerRef": map[string]any{"name": "auth"},
+				"access":                 []any{map[string]any{"resource": paymentAPI, "key": "payment"}},
+				"credentials":            map[string]any{"clientSecret": map[string]any{"secretRef": map[string]any{"name": "cart-credentials"}}},
+			},
+		}
+		o := &unstructured.Unstructured{Object: u}
+		if err := unstructured.SetNestedField(u, w.payments, append([]string{"spec"}, append(strings.Split(field, "."), "namespace")...)...); err != nil {
+			t.Fatal(err)
+		}
+		err := kube.Create(t.Context(), o, client.FieldValidation(metav1.FieldValidationStrict))
+		if err == nil || !strings.Contains(err.Error(), "unknown field") {
+			t.Errorf("%s.namespace: %v", field, err)
+		}
+	}
+}
