@@ -5,12 +5,18 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // kubeconfigs of developers
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
@@ -70,10 +76,28 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 			o.WatchNamespaces = append(o.WatchNamespaces, n)
 		}
 	}
-	if o.leaderElect && o.OperatorNamespace == "" {
-		return nil, fmt.Errorf("--operator-namespace is needed for the leader's lease; set it, or POD_NAMESPACE, or --leader-elect=false")
+	slices.Sort(o.WatchNamespaces)
+	o.WatchNamespaces = slices.Compact(o.WatchNamespaces)
+	return o, o.validate()
+}
+
+func (o *options) validate() error {
+	for _, n := range o.WatchNamespaces {
+		if len(validation.IsDNS1123Label(n)) > 0 {
+			return fmt.Errorf("--watch-namespaces: %q is no name of a namespace; several are separated by commas", n)
+		}
 	}
-	return o, nil
+	switch {
+	case o.leaderElect && o.OperatorNamespace == "":
+		return errors.New("--operator-namespace is needed for the leader's lease; set it, or POD_NAMESPACE, or --leader-elect=false")
+	case o.leaderElect && (o.renewDeadline < time.Second || o.leaseDuration <= o.renewDeadline):
+		return errors.New("--leader-elect-renew-deadline must be at least 1s and less than --leader-elect-lease-duration")
+	case o.Workers < 1:
+		return errors.New("--workers must be at least 1")
+	case o.qps <= 0 || o.burst < 1:
+		return errors.New("--kube-api-qps and --kube-api-burst must be positive")
+	}
+	return nil
 }
 
 func run() error {
@@ -101,7 +125,8 @@ func run() error {
 	mo.LeaderElectionID = "m2m-operator"
 	mo.LeaderElectionNamespace = o.OperatorNamespace
 	mo.LeaderElectionReleaseOnCancel = true
-	mo.LeaseDuration, mo.RenewDeadline = &o.leaseDuration, &o.renewDeadline
+	retryPeriod := o.renewDeadline / 5
+	mo.LeaseDuration, mo.RenewDeadline, mo.RetryPeriod = &o.leaseDuration, &o.renewDeadline, &retryPeriod
 
 	mgr, err := ctrl.NewManager(config, mo)
 	if err != nil {
@@ -113,8 +138,32 @@ func run() error {
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return err
 	}
-	if err := mgr.AddReadyzCheck("ping", healthz.Ping); err != nil {
+	var filled cachesFilled
+	if err := mgr.Add(&filled); err != nil {
+		return err
+	}
+	if err := mgr.AddReadyzCheck("caches", filled.check); err != nil {
 		return err
 	}
 	return mgr.Start(ctrl.SetupSignalHandler())
+}
+
+// cachesFilled is ready once the manager's caches are filled, of a replica that
+// is not the leader too: it can then take over at once.
+type cachesFilled struct{ done atomic.Bool }
+
+// Start is called by the manager when its caches are filled.
+func (c *cachesFilled) Start(context.Context) error {
+	c.done.Store(true)
+	return nil
+}
+
+// NeedLeaderElection says that Start is called on every replica.
+func (c *cachesFilled) NeedLeaderElection() bool { return false }
+
+func (c *cachesFilled) check(*http.Request) error {
+	if !c.done.Load() {
+		return errors.New("the caches are not filled yet")
+	}
+	return nil
 }

@@ -1,0 +1,644 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// systemNamespace is where the operator is installed.
+const systemNamespace = "m2m-operator-system"
+
+// The suite's control plane, with the operator's roles installed, and the
+// operator's binary.
+var (
+	restConfig *rest.Config
+	kube       client.Client
+	binary     string
+)
+
+func TestMain(m *testing.M) {
+	code, err := runSuite(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func runSuite(m *testing.M) (code int, err error) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		return 1, errors.New("KUBEBUILDER_ASSETS is not set: run the tests with make test, which brings up a control plane")
+	}
+	dir, err := os.MkdirTemp("", "m2m-operator-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	binary = filepath.Join(dir, "manager")
+	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("build the operator: %w\n%s", err, out)
+	}
+	environment := &envtest.Environment{
+		CRDDirectoryPaths: []string{filepath.Join("..", "config", "crd", "bases")}, ErrorIfCRDPathMissing: true,
+	}
+	if restConfig, err = environment.Start(); err != nil {
+		return 1, fmt.Errorf("start the control plane: %w", err)
+	}
+	defer func() { err = errors.Join(err, environment.Stop()) }()
+	if kube, err = client.New(restConfig, client.Options{Scheme: controller.Scheme()}); err != nil {
+		return 1, err
+	}
+	if err := install(context.Background()); err != nil {
+		return 1, fmt.Errorf("install the roles: %w", err)
+	}
+	return m.Run(), nil
+}
+
+// install creates the operator's namespace, and its account and roles as
+// config/rbac has them.
+func install(ctx context.Context) error {
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: systemNamespace}}
+	if err := kube.Create(ctx, ns); err != nil {
+		return err
+	}
+	for _, file := range []string{"service_account", "role", "role_binding", "leader_election", "metrics"} {
+		f, err := os.ReadFile(filepath.Join("..", "config", "rbac", file+".yaml"))
+		if err != nil {
+			return err
+		}
+		// What kustomize does to them, save for the names' prefix.
+		f = bytes.ReplaceAll(f, []byte("namespace: system"), []byte("namespace: "+systemNamespace))
+		documents := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(f), 4096)
+		for {
+			var o unstructured.Unstructured
+			if err := documents.Decode(&o); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+			if err := kube.Create(ctx, &o); err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+		}
+	}
+	return nil
+}
+
+// tokenOf returns a token of a ServiceAccount, as a pod would have it.
+func tokenOf(t *testing.T, namespace, name string) string {
+	t.Helper()
+	request := &authenticationv1.TokenRequest{}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	if err := kube.SubResource("token").Create(t.Context(), account, request); err != nil {
+		t.Fatal(err)
+	}
+	return request.Status.Token
+}
+
+// kubeconfig writes a kubeconfig for a token.
+func kubeconfig(t *testing.T, token string) string {
+	t.Helper()
+	c := clientcmdapi.NewConfig()
+	c.Clusters["c"] = &clientcmdapi.Cluster{Server: restConfig.Host, CertificateAuthorityData: restConfig.CAData}
+	c.AuthInfos["u"] = &clientcmdapi.AuthInfo{Token: token}
+	c.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
+	c.CurrentContext = "x"
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*c, file); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// instance is a running operator.
+type instance struct {
+	t               *testing.T
+	cmd             *exec.Cmd
+	out             *output
+	exited          chan error
+	metrics, probes string // addresses
+}
+
+// output is what an instance has written so far.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// start starts the operator's binary as the ServiceAccount of a name, until the
+// test ends.
+func start(t *testing.T, account string, flags ...string) *instance {
+	t.Helper()
+	i := &instance{t: t, out: &output{}, exited: make(chan error, 1), metrics: freeAddress(t), probes: freeAddress(t)}
+	i.cmd = exec.Command(binary, append([]string{ //nolint:gosec // the binary of this suite
+		"--kubeconfig=" + kubeconfig(t, tokenOf(t, systemNamespace, account)), "--operator-namespace=" + systemNamespace,
+		"--metrics-bind-address=" + i.metrics, "--health-probe-bind-address=" + i.probes,
+		"--allow-insecure-http", "--allow-loopback", "--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s",
+	}, flags...)...)
+	i.cmd.Stdout, i.cmd.Stderr = i.out, i.out
+	if err := i.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { i.exited <- i.cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = i.cmd.Process.Kill()
+		if t.Failed() {
+			t.Logf("the operator wrote:\n%s", i.out)
+		}
+	})
+	return i
+}
+
+// ends waits until the instance has ended, and returns how.
+func (i *instance) ends() error {
+	i.t.Helper()
+	select {
+	case err := <-i.exited:
+		return err
+	case <-time.After(30 * time.Second):
+		i.t.Fatal("the operator does not end")
+		return nil
+	}
+}
+
+// get asks over HTTP or HTTPS, without an error for any status.
+func get(url, token string) (status int, body string, err error) {
+	req, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	hc := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // the certificate is made at the start
+	}}
+	resp, err := hc.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b), err
+}
+
+// answers waits until a probe answers with a status.
+func (i *instance) answers(path string, want int) {
+	i.t.Helper()
+	eventually(i.t, func() error {
+		status, body, err := get("http://"+i.probes+path, "")
+		if err != nil || status != want {
+			return fmt.Errorf("%s answers %d %q, %v; want %d", path, status, body, err, want)
+		}
+		return nil
+	})
+}
+
+// metric returns the line of a metric, "" if it is not there.
+func (i *instance) metric(token, series string) string {
+	i.t.Helper()
+	var body string
+	eventually(i.t, func() (err error) {
+		var status int
+		if status, body, err = get("https://"+i.metrics+"/metrics", token); err != nil || status != http.StatusOK {
+			return fmt.Errorf("metrics answer %d, %w", status, err)
+		}
+		return nil
+	})
+	for line := range strings.Lines(body) {
+		if rest, ok := strings.CutPrefix(line, series+" "); ok {
+			return strings.TrimSpace(rest)
+		}
+	}
+	return ""
+}
+
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it did not come about: %v", err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// reader creates a ServiceAccount that may read metrics, or may not, and returns
+// its token.
+func reader(t *testing.T, name string, bound bool) string {
+	t.Helper()
+	create(t, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: systemNamespace}})
+	if bound {
+		create(t, &rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "metrics-reader"},
+			Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: systemNamespace, Name: name}},
+		})
+	}
+	return tokenOf(t, systemNamespace, name)
+}
+
+// create creates objects until the test ends.
+func create(t *testing.T, objects ...client.Object) {
+	t.Helper()
+	for _, o := range objects {
+		if err := kube.Create(t.Context(), o); err != nil {
+			t.Fatalf("create %T %q: %v", o, o.GetName(), err)
+		}
+		t.Cleanup(func() {
+			if err := client.IgnoreNotFound(kube.Delete(context.Background(), o)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// story creates an authorization server and a client of it, in a namespace of
+// its own.
+func story(t *testing.T, namespace string) (*oidctest.Server, *v1alpha1.M2MClient) {
+	t.Helper()
+	as, err := oidctest.Start(oidctest.Options{TokenLifetime: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(as.Close)
+	secret := oidctest.NewSecret()
+	as.SetResource("https://payment.example.com/api", "payments:write")
+	if err := as.SetClient(oidctest.Client{
+		ID: "cart", Secret: secret, Scopes: map[string][]string{"https://payment.example.com/api": {"payments:write"}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	cart := &v1alpha1.M2MClient{
+		ObjectMeta: metav1.ObjectMeta{Name: "cart", Namespace: namespace},
+		Spec: v1alpha1.M2MClientSpec{
+			AuthorizationServerRef: v1alpha1.AuthorizationServerReference{Name: "auth"},
+			Access:                 []v1alpha1.Access{{Resource: "https://payment.example.com/api", Key: "payment-api", Scopes: []v1alpha1.ScopeName{"payments:write"}}},
+			Credentials: v1alpha1.ClientCredentials{ClientSecret: v1alpha1.ClientSecretCredentials{
+				ClientID: "cart", SecretRef: v1alpha1.SecretKeyReference{Name: "cart-credentials"},
+			}},
+		},
+	}
+	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
+	create(t,
+		&v1alpha1.AuthorizationServer{
+			ObjectMeta: metav1.ObjectMeta{Name: "auth", Namespace: namespace}, Spec: v1alpha1.AuthorizationServerSpec{Issuer: as.Issuer()},
+		},
+		&corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Name: "cart-credentials", Namespace: namespace},
+			StringData: map[string]string{v1alpha1.ClientSecretKey: secret},
+		}, cart)
+	return as, cart
+}
+
+func ready(c *v1alpha1.M2MClient) func() error {
+	return func() error {
+		if err := kube.Get(context.Background(), client.ObjectKeyFromObject(c), c); err != nil {
+			return err
+		}
+		if !meta.IsStatusConditionTrue(c.Status.Conditions, v1alpha1.ConditionReady) {
+			return fmt.Errorf("the client's conditions are %v", c.Status.Conditions)
+		}
+		return nil
+	}
+}
+
+// leader returns who holds the operator's lease, "" for nobody.
+func leader(t *testing.T) string {
+	t.Helper()
+	var lease coordinationv1.Lease
+	err := kube.Get(t.Context(), types.NamespacedName{Namespace: systemNamespace, Name: "m2m-operator"}, &lease)
+	if client.IgnoreNotFound(err) != nil {
+		t.Fatal(err)
+	}
+	if lease.Spec.HolderIdentity == nil {
+		return ""
+	}
+	return *lease.Spec.HolderIdentity
+}
+
+// TestTheManagerRuns runs the binary as the installation does, with the rights
+// of its ServiceAccount and nothing else.
+func TestTheManagerRuns(t *testing.T) {
+	as, cart := story(t, "shop")
+	op := start(t, "controller-manager", "--leader-elect")
+	op.answers("/healthz", http.StatusOK)
+	op.answers("/readyz", http.StatusOK)
+	eventually(t, ready(cart))
+	for line := range strings.Lines(op.out.String()) {
+		if !strings.HasPrefix(line, "{") {
+			t.Errorf("the operator wrote a line that is no structured log: %s", line)
+		}
+		if strings.Contains(line, `"level":"error"`) {
+			t.Errorf("the operator logged an error: %s", line)
+		}
+	}
+
+	allowed, refused := reader(t, "scraper", true), reader(t, "stranger", false)
+	for name, tc := range map[string]struct {
+		token string
+		want  []int
+	}{
+		"nobody":                         {"", []int{http.StatusUnauthorized}},
+		"a token that is none":           {"not-a-token", []int{http.StatusUnauthorized, http.StatusInternalServerError}}, // controller-runtime's way
+		"an account without the role":    {refused, []int{http.StatusForbidden}},
+		"an account with metrics-reader": {allowed, []int{http.StatusOK}},
+	} {
+		var body string
+		eventually(t, func() (err error) {
+			var status int
+			if status, body, err = get("https://"+op.metrics+"/metrics", tc.token); err != nil || !slices.Contains(tc.want, status) {
+				return fmt.Errorf("metrics answer %s with %d, %w; want %d", name, status, err, tc.want)
+			}
+			return nil
+		})
+		if strings.Contains(body, "m2m_") != (tc.token == allowed) {
+			t.Errorf("metrics answer %s with %d bytes", name, len(body))
+		}
+	}
+	if status, body, err := get("http://"+op.metrics+"/metrics", allowed); err == nil && (status == http.StatusOK || strings.Contains(body, "m2m_")) {
+		t.Error("metrics are served over plain HTTP")
+	}
+	const series = `m2m_token_requests_total{result="success",server="AuthorizationServer/shop/auth"}`
+	if v := op.metric(allowed, series); v != "1" {
+		t.Errorf("%s is %q, want 1", series, v)
+	}
+
+	if leader(t) == "" {
+		t.Error("nobody holds the lease")
+	}
+	if err := op.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := op.ends(); err != nil {
+		t.Errorf("after SIGTERM the operator ended with %v, want exit code 0", err)
+	}
+	if who := leader(t); who != "" {
+		t.Errorf("the lease is still held by %s", who)
+	}
+	if n := len(as.TokenRequests()); n != 1 {
+		t.Errorf("%d token requests were sent, want 1", n)
+	}
+}
+
+// TestOneOfTwoLeads kills the leader of two instances; the other one takes over
+// and mints nothing that is still good.
+func TestOneOfTwoLeads(t *testing.T) {
+	as, cart := story(t, "shop-of-two")
+	scraper := reader(t, "scraper-of-two", true)
+	const leads, worked = `leader_election_master_status{name="m2m-operator"}`, `controller_runtime_reconcile_total{controller="m2mclient",result="requeue_after"}`
+	first := start(t, "controller-manager")
+	first.answers("/readyz", http.StatusOK)
+	eventually(t, ready(cart))
+	second := start(t, "controller-manager")
+	second.answers("/healthz", http.StatusOK)
+	second.answers("/readyz", http.StatusOK) // it could take over at once
+	if got, want := []string{first.metric(scraper, leads), second.metric(scraper, leads)}, []string{"1", "0"}; !cmp.Equal(got, want) {
+		t.Fatalf("the instances lead: %q, want %q", got, want)
+	}
+	if v := second.metric(scraper, worked); v != "0" && v != "" {
+		t.Errorf("the instance that waits has reconciled %s times", v)
+	}
+	former := leader(t)
+
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.ends()
+	eventually(t, func() error {
+		if v := second.metric(scraper, leads); v != "1" {
+			return fmt.Errorf("the second instance does not lead: %q", v)
+		}
+		if v := second.metric(scraper, worked); v == "" || v == "0" {
+			return errors.New("the second instance has not looked at the client")
+		}
+		return nil
+	})
+	if leader(t) == former {
+		t.Error("the lease is still the first instance's")
+	}
+	if n := len(as.TokenRequests()); n != 1 {
+		t.Errorf("%d token requests were sent, want 1: a take-over mints nothing", n)
+	}
+
+	// It works: a lost token comes back.
+	remove := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "cart-token", Namespace: cart.Namespace}}
+	if err := kube.Delete(t.Context(), remove); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		return kube.Get(t.Context(), client.ObjectKeyFromObject(remove), &corev1.Secret{})
+	})
+	if n := len(as.TokenRequests()); n != 2 {
+		t.Errorf("%d token requests were sent, want 2", n)
+	}
+	if err := second.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.ends(); err != nil {
+		t.Errorf("after SIGTERM the second instance ended with %v", err)
+	}
+}
+
+// TestNotReadyWithoutCaches: an operator that may not read its objects lives and
+// is not ready.
+func TestNotReadyWithoutCaches(t *testing.T) {
+	reader(t, "powerless", false)
+	op := start(t, "powerless", "--leader-elect=false")
+	op.answers("/healthz", http.StatusOK)
+	op.answers("/readyz", http.StatusInternalServerError)
+	eventually(t, func() error {
+		if !strings.Contains(op.out.String(), "is forbidden") {
+			return errors.New("the log does not say what is missing")
+		}
+		return nil
+	})
+	op.answers("/readyz", http.StatusInternalServerError)
+}
+
+func TestBadFlagsEndAtOnce(t *testing.T) {
+	out, err := exec.Command(binary, "--leader-elect").CombinedOutput() //nolint:gosec // the binary of this suite
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("it ended with %v, want exit code 1", err)
+	}
+	want := "m2m-operator: --operator-namespace is needed for the leader's lease; set it, or POD_NAMESPACE, or --leader-elect=false\n"
+	if diff := cmp.Diff(want, string(out)); diff != "" {
+		t.Errorf("output (-want +got):\n%s", diff)
+	}
+}
+
+func parseFlags(t *testing.T, args ...string) (*options, error) {
+	t.Helper()
+	flags := flag.NewFlagSet("m2m-operator", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	return parse(flags, args)
+}
+
+func TestFlags(t *testing.T) {
+	def := func(change func(*options)) *options {
+		o := &options{
+			Options:        controller.Options{OperatorNamespace: "system", Workers: 20},
+			metricsAddress: ":8443", probeAddress: ":8081", leaderElect: true,
+			leaseDuration: 15 * time.Second, renewDeadline: 10 * time.Second, qps: 500, burst: 1000,
+		}
+		change(o)
+		return o
+	}
+	t.Setenv("POD_NAMESPACE", "system")
+	for name, tc := range map[string]struct {
+		args []string
+		want *options
+	}{
+		"the defaults are what an installation needs": {nil, def(func(*options) {})},
+		"the operator's namespace": {
+			[]string{"--operator-namespace=m2m"}, def(func(o *options) { o.OperatorNamespace = "m2m" }),
+		},
+		"one namespace to watch": {
+			[]string{"--watch-namespaces=shop"}, def(func(o *options) { o.WatchNamespaces = []string{"shop"} }),
+		},
+		"several namespaces, with spaces, twice, and an empty one": {
+			[]string{"--watch-namespaces=shop, payments,,shop ,"}, def(func(o *options) { o.WatchNamespaces = []string{"payments", "shop"} }),
+		},
+		"what development needs": {
+			[]string{"--allow-insecure-http", "--allow-loopback", "--allow-link-local", "--metrics-insecure", "--leader-elect=false"},
+			def(func(o *options) {
+				o.Egress = egress.Policy{AllowHTTP: true, AllowLoopback: true, AllowLinkLocal: true}
+				o.insecureMetrics, o.leaderElect = true, false
+			}),
+		},
+		"numbers": {
+			[]string{
+				"--workers=5", "--kube-api-qps=20.5", "--kube-api-burst=30", "--metrics-bind-address=0", "--health-probe-bind-address=:9000",
+				"--leader-elect-lease-duration=1m", "--leader-elect-renew-deadline=40s",
+			},
+			def(func(o *options) {
+				o.Workers, o.qps, o.burst, o.metricsAddress, o.probeAddress = 5, 20.5, 30, "0", ":9000"
+				o.leaseDuration, o.renewDeadline = time.Minute, 40*time.Second
+			}),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := parseFlags(t, tc.args...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			show := func(o *options) string { o.log = options{}.log; return fmt.Sprintf("%+v", *o) }
+			if diff := cmp.Diff(show(tc.want), show(got)); diff != "" {
+				t.Errorf("options (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestFlagErrors(t *testing.T) {
+	t.Setenv("POD_NAMESPACE", "")
+	const elsewhere = "--operator-namespace=system"
+	for name, tc := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no namespace for the lease": {
+			nil, "--operator-namespace is needed for the leader's lease; set it, or POD_NAMESPACE, or --leader-elect=false",
+		},
+		"an argument that is no flag": {
+			[]string{elsewhere, "run"}, `unexpected argument "run": every option is a flag`,
+		},
+		"an unknown flag": {
+			[]string{"--watch-namespace=shop"}, "flag provided but not defined: -watch-namespace",
+		},
+		"namespaces with another separator": {
+			[]string{elsewhere, "--watch-namespaces=shop;payments"}, `--watch-namespaces: "shop;payments" is no name of a namespace; several are separated by commas`,
+		},
+		"a lease that ends before it is renewed": {
+			[]string{elsewhere, "--leader-elect-lease-duration=10s"}, "--leader-elect-renew-deadline must be at least 1s and less than --leader-elect-lease-duration",
+		},
+		"a deadline that cannot be kept": {
+			[]string{elsewhere, "--leader-elect-renew-deadline=10ms"}, "--leader-elect-renew-deadline must be at least 1s and less than --leader-elect-lease-duration",
+		},
+		"no workers":  {[]string{elsewhere, "--workers=0"}, "--workers must be at least 1"},
+		"no requests": {[]string{elsewhere, "--kube-api-qps=0"}, "--kube-api-qps and --kube-api-burst must be positive"},
+		"no burst":    {[]string{elsewhere, "--kube-api-burst=0"}, "--kube-api-qps and --kube-api-burst must be positive"},
+		"a duration without a unit": {
+			[]string{elsewhere, "--leader-elect-lease-duration=15"},
+			`invalid value "15" for flag -leader-elect-lease-duration: parse error`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := parseFlags(t, tc.args...)
+			if err == nil {
+				t.Fatal("it was accepted")
+			}
+			if diff := cmp.Diff(tc.want, err.Error()); diff != "" {
+				t.Errorf("error (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
