@@ -110,6 +110,9 @@ func goodClaims() map[string]any {
 
 func TestPayment(t *testing.T) {
 	current, other, rsa := newSigner(t, "ES256", "k1"), newSigner(t, "ES256", "k1"), newSigner(t, "RS256", "k1")
+	second := newSigner(t, "RS256", "k2") // allowed, as is PS256, but not both for one key
+	misused := second
+	misused.key.Algorithm = "PS256"
 	with := func(name string, value any) map[string]any {
 		c := goodClaims()
 		if c[name] = value; value == nil {
@@ -141,6 +144,8 @@ func TestPayment(t *testing.T) {
 		"claims that were changed":                   {token: parts[0] + "." + strings.Split(signed(with("scope", "x")), ".")[1] + "." + parts[2], want: 401},
 		"an unknown kid":                             {token: newSigner(t, "ES256", "k9").sign(t, "at+jwt", goodClaims()), want: 401},
 		"an allowed algorithm that is not the key's": {token: rsa.sign(t, "at+jwt", goodClaims()), want: 401},
+		"another algorithm than the key says":        {token: misused.sign(t, "at+jwt", goodClaims()), want: 401},
+		"the algorithm that the key says":            {token: second.sign(t, "at+jwt", goodClaims()), want: 200},
 		"no signature":                               {token: none, want: 401},
 		"HMAC":                                       {token: hmac.sign(t, "at+jwt", goodClaims()), want: 401},
 		"another issuer":                             {token: signed(with("iss", testIssuer+"/")), want: 401},
@@ -153,7 +158,8 @@ func TestPayment(t *testing.T) {
 		"another type":                               {token: current.sign(t, "JWT", goodClaims()), want: 401},
 		"the type in full":                           {token: current.sign(t, "application/AT+jwt", goodClaims()), want: 200},
 	}
-	api := httptest.NewServer(paymentAPI(newVerifier(t, bundleFiles(t, map[string]any{"tokenType": "at+jwt"}, current))))
+	rules := map[string]any{"tokenType": "at+jwt", "algorithms": []string{"ES256", "RS256", "PS256"}}
+	api := httptest.NewServer(paymentAPI(newVerifier(t, bundleFiles(t, rules, current, second))))
 	defer api.Close()
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
