@@ -322,8 +322,11 @@ func create(t *testing.T, objects ...client.Object) {
 
 // story creates an authorization server and a client of it, in a namespace of
 // its own.
-func story(t *testing.T, namespace string) (*oidctest.Server, *v1alpha1.M2MClient) {
+func story(t *testing.T) (*oidctest.Server, *v1alpha1.M2MClient) {
 	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "shop-"}}
+	create(t, ns)
+	namespace := ns.Name
 	as, err := oidctest.Start(oidctest.Options{TokenLifetime: time.Hour})
 	if err != nil {
 		t.Fatal(err)
@@ -346,7 +349,6 @@ func story(t *testing.T, namespace string) (*oidctest.Server, *v1alpha1.M2MClien
 			}},
 		},
 	}
-	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
 	create(t,
 		&v1alpha1.AuthorizationServer{
 			ObjectMeta: metav1.ObjectMeta{Name: "auth", Namespace: namespace}, Spec: v1alpha1.AuthorizationServerSpec{Issuer: as.Issuer()},
@@ -387,7 +389,7 @@ func leader(t *testing.T) string {
 // TestTheManagerRuns runs the binary as the installation does, with the rights
 // of its ServiceAccount and nothing else.
 func TestTheManagerRuns(t *testing.T) {
-	as, cart := story(t, "shop")
+	as, cart := story(t)
 	op := start(t, "controller-manager", "--leader-elect")
 	op.answers("/healthz", http.StatusOK)
 	op.answers("/readyz", http.StatusOK)
@@ -426,7 +428,7 @@ func TestTheManagerRuns(t *testing.T) {
 	if status, body, err := get("http://"+op.metrics+"/metrics", allowed); err == nil && (status == http.StatusOK || strings.Contains(body, "m2m_")) {
 		t.Error("metrics are served over plain HTTP")
 	}
-	const series = `m2m_token_requests_total{result="success",server="AuthorizationServer/shop/auth"}`
+	series := fmt.Sprintf(`m2m_token_requests_total{result="success",server="AuthorizationServer/%s/auth"}`, cart.Namespace)
 	if v := op.metric(allowed, series); v != "1" {
 		t.Errorf("%s is %q, want 1", series, v)
 	}
@@ -451,7 +453,7 @@ func TestTheManagerRuns(t *testing.T) {
 // TestOneOfTwoLeads kills the leader of two instances; the other one takes over
 // and mints nothing that is still good.
 func TestOneOfTwoLeads(t *testing.T) {
-	as, cart := story(t, "shop-of-two")
+	as, cart := story(t)
 	scraper := reader(t, "scraper-of-two", true)
 	const leads, worked = `leader_election_master_status{name="m2m-operator"}`, `controller_runtime_reconcile_total{controller="m2mclient",result="requeue_after"}`
 	first := start(t, "controller-manager")
