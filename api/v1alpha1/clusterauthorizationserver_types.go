@@ -19,7 +19,8 @@ type ClusterAuthorizationServerSpec struct {
 
 	// identifierClaims says which namespaces may declare which APIs at this
 	// server. Unset, every allowed namespace may declare any identifier that is
-	// not taken; set, an APIResource needs a claim that allows it.
+	// not taken; set, an APIResource needs a claim that allows it, also with an
+	// AuthorizationServer of the same issuer.
 	//
 	// +optional
 	// +listType=atomic

@@ -91,7 +91,8 @@ func (r *M2MClientReconciler) readSecret(ctx context.Context, p *pass) error {
 	if json.Unmarshal([]byte(found.Annotations[v1alpha1.TokensAnnotation]), &records) != nil {
 		records = secretRecords{}
 	}
-	orphaned := metav1.GetControllerOf(found) == nil && records.Client == p.client.UID
+	orphaned := metav1.GetControllerOf(found) == nil && records.Client == p.client.UID &&
+		found.Labels[v1alpha1.ManagedByLabel] == v1alpha1.ManagedByValue
 	if !metav1.IsControlledBy(found, p.client) && !orphaned {
 		p.secretProblem = &problem{
 			reason:  v1alpha1.ReasonSecretNotOwned,

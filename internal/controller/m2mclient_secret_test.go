@@ -138,22 +138,19 @@ func TestEditedSecretIsRestored(t *testing.T) {
 		edit      func(*corev1.Secret) // nil: it is deleted
 		wantMints int
 	}{
-		"a deleted Secret":         {nil, 1},
-		"another token":            {func(s *corev1.Secret) { s.Data["payment-api"] = []byte("mine") }, 1},
-		"an empty token":           {func(s *corev1.Secret) { s.Data["payment-api"] = nil }, 1},
-		"a key removed":            {func(s *corev1.Secret) { delete(s.Data, "payment-api") }, 1},
-		"all data removed":         {func(s *corev1.Secret) { s.Data = nil }, 1},
-		"a key added":              {func(s *corev1.Secret) { s.Data["extra"] = []byte("mine") }, 0},
-		"the label removed":        {func(s *corev1.Secret) { delete(s.Labels, v1alpha1.ManagedByLabel) }, 0},
-		"the label changed":        {func(s *corev1.Secret) { s.Labels[v1alpha1.ManagedByLabel] = "Helm" }, 0},
-		"the annotation removed":   {func(s *corev1.Secret) { delete(s.Annotations, v1alpha1.TokensAnnotation) }, 1},
-		"the annotation garbled":   {func(s *corev1.Secret) { s.Annotations[v1alpha1.TokensAnnotation] = `{"tokens": [` }, 1},
-		"the annotation emptied":   {func(s *corev1.Secret) { s.Annotations[v1alpha1.TokensAnnotation] = `{}` }, 1},
-		"an annotation of no form": {func(s *corev1.Secret) { s.Annotations[v1alpha1.TokensAnnotation] = `{"tokens":{"payment-api":7}}` }, 1},
-		"the owner removed":        {func(s *corev1.Secret) { s.OwnerReferences = nil }, 0},
-		"the label and the owner removed": {func(s *corev1.Secret) {
-			s.OwnerReferences, s.Labels = nil, nil
-		}, 0},
+		"a deleted Secret":                     {nil, 1},
+		"another token":                        {func(s *corev1.Secret) { s.Data["payment-api"] = []byte("mine") }, 1},
+		"an empty token":                       {func(s *corev1.Secret) { s.Data["payment-api"] = nil }, 1},
+		"a key removed":                        {func(s *corev1.Secret) { delete(s.Data, "payment-api") }, 1},
+		"all data removed":                     {func(s *corev1.Secret) { s.Data = nil }, 1},
+		"a key added":                          {func(s *corev1.Secret) { s.Data["extra"] = []byte("mine") }, 0},
+		"the label removed":                    {func(s *corev1.Secret) { delete(s.Labels, v1alpha1.ManagedByLabel) }, 0},
+		"the label changed":                    {func(s *corev1.Secret) { s.Labels[v1alpha1.ManagedByLabel] = "Helm" }, 0},
+		"the annotation removed":               {func(s *corev1.Secret) { delete(s.Annotations, v1alpha1.TokensAnnotation) }, 1},
+		"the annotation garbled":               {func(s *corev1.Secret) { s.Annotations[v1alpha1.TokensAnnotation] = `{"tokens": [` }, 1},
+		"the annotation emptied":               {func(s *corev1.Secret) { s.Annotations[v1alpha1.TokensAnnotation] = `{}` }, 1},
+		"an annotation of no form":             {func(s *corev1.Secret) { s.Annotations[v1alpha1.TokensAnnotation] = `{"tokens":{"payment-api":7}}` }, 1},
+		"the owner removed":                    {func(s *corev1.Secret) { s.OwnerReferences = nil }, 0},
 		"the label and the annotation removed": {func(s *corev1.Secret) { s.Annotations, s.Labels = nil, nil }, 1},
 		"made immutable":                       {func(s *corev1.Secret) { s.Immutable = ptr.To(true) }, 0},
 		"made immutable with another token": {func(s *corev1.Secret) {
@@ -295,7 +292,9 @@ func TestOthersSecretIsRefused(t *testing.T) {
 			s.Labels = ours.Labels
 			s.Annotations = map[string]string{v1alpha1.TokensAnnotation: forgeRecord(t, ours, func(r map[string]any) { r["client"] = "1234" })}
 		},
-		"an immutable one": func(s *corev1.Secret) { s.Immutable = ptr.To(true) },
+		// The fence would keep the operator from writing it.
+		"one of ours that lost label and owner": func(s *corev1.Secret) { s.Annotations = ours.Annotations },
+		"an immutable one":                      func(s *corev1.Secret) { s.Immutable = ptr.To(true) },
 	}
 	theirs := map[string]*corev1.Secret{}
 	for name, forge := range forgeries {
