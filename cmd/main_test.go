@@ -191,7 +191,7 @@ func freeAddress(t *testing.T) string {
 func start(t *testing.T, account string, flags ...string) *instance {
 	t.Helper()
 	i := &instance{t: t, out: &output{}, exited: make(chan error, 1), metrics: freeAddress(t), probes: freeAddress(t)}
-	i.cmd = exec.Command(binary, append([]string{ //nolint:gosec // the binary of this suite
+	i.cmd = exec.Command(binary, append([]string{
 		"--kubeconfig=" + kubeconfig(t, tokenOf(t, systemNamespace, account)), "--operator-namespace=" + systemNamespace,
 		"--metrics-bind-address=" + i.metrics, "--health-probe-bind-address=" + i.probes,
 		"--allow-insecure-http", "--allow-loopback", "--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s",
@@ -233,7 +233,7 @@ func get(url, token string) (status int, body string, err error) {
 	}
 	hc := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // the certificate is made at the start
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
 	}}
 	resp, err := hc.Do(req)
 	if err != nil {
@@ -250,7 +250,7 @@ func (i *instance) answers(path string, want int) {
 	eventually(i.t, func() error {
 		status, body, err := get("http://"+i.probes+path, "")
 		if err != nil || status != want {
-			return fmt.Errorf("%s answers %d %q, %v; want %d", path, status, body, err, want)
+			return fmt.Errorf("%s answers %d %q; want %d: %w", path, status, body, want, err)
 		}
 		return nil
 	})
@@ -526,7 +526,7 @@ func TestNotReadyWithoutCaches(t *testing.T) {
 }
 
 func TestBadFlagsEndAtOnce(t *testing.T) {
-	out, err := exec.Command(binary, "--leader-elect").CombinedOutput() //nolint:gosec // the binary of this suite
+	out, err := exec.Command(binary, "--leader-elect").CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("it ended with %v, want exit code 1", err)

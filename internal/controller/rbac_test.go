@@ -4,6 +4,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -237,10 +238,11 @@ func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 		remove(t, o)
 	}
 	eventually(t, func() error {
-		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(bundle), bundle); client.IgnoreNotFound(err) != nil || err == nil {
-			return fmt.Errorf("the bundle is still there: %v", err)
+		err := kube.Get(t.Context(), client.ObjectKeyFromObject(bundle), bundle)
+		if err == nil {
+			return errors.New("the bundle is still there")
 		}
-		return nil
+		return client.IgnoreNotFound(err)
 	})
 
 	rights.mu.Lock()
