@@ -174,9 +174,25 @@ func TestAClientKeepsItsTurn(t *testing.T) {
 	if wait := s.waits(srv, "third", v1alpha1.ReasonWaitingForBudget); wait != 1600*time.Millisecond {
 		t.Errorf("the third client waits %s, want 1.6s: the second came back and took no second turn", wait)
 	}
+	s.at(time.Second)
+	s.admitted(srv, "second")
+	s.at(2 * time.Second)
+	s.admitted(srv, "third")
+}
+
+// A turn taken late pushes the next one back: the budget bounds what is sent.
+func TestALateTurnPushesTheNextOneBack(t *testing.T) {
+	s, srv := newTurnstile(t, 20), serverOf("auth", 1, 1)
+	s.admitted(srv, "first")
+	s.waits(srv, "second", v1alpha1.ReasonWaitingForBudget)
+	s.waits(srv, "third", v1alpha1.ReasonWaitingForBudget)
 	s.at(1500 * time.Millisecond)
 	s.admitted(srv, "second")
 	s.at(2 * time.Second)
+	if wait := s.waits(srv, "third", v1alpha1.ReasonWaitingForBudget); wait > 300*time.Millisecond {
+		t.Errorf("the third client waits %s, want a moment", wait)
+	}
+	s.at(2500 * time.Millisecond)
 	s.admitted(srv, "third")
 }
 
