@@ -9,7 +9,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
@@ -98,19 +101,26 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 			t.Errorf("%d token requests to recover, want 1", n)
 		}
 	}
+	s := newStage(t, op)
+	demand := func(d func(*v1alpha1.Verification)) {
+		if d != nil {
+			change(s.t, s.api, func(a *v1alpha1.APIResource) { d(&a.Spec.Verification) })
+			cached(s.t, op, s.api)
+		}
+	}
 	for name, tc := range tests {
-		demand := func(s *stage, d func(*v1alpha1.Verification)) {
+		undo := func() {
 			if tc.demand != nil {
-				change(s.t, s.api, func(a *v1alpha1.APIResource) { d(&a.Spec.Verification) })
-				cached(s.t, op, s.api)
+				demand(func(v *v1alpha1.Verification) { *v = v1alpha1.Verification{} })
 			}
 		}
 		t.Run(name+", over a token that works", func(t *testing.T) {
-			s := newStage(t, op)
+			s.t = t
+			s.renew()
 			old := s.token()
-			demand(s, tc.demand)
-			s.as.SetFault(oidctest.Token, tc.fault(s))
+			demand(tc.demand)
 			s.due()
+			s.as.SetFault(oidctest.Token, tc.fault(s))
 			for range 3 {
 				s.settle()
 			}
@@ -127,13 +137,22 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 			}
 			s.until(expires)
 			hasCondition(t, s.cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenExpired)
-			heals(t, s, func() { demand(s, func(v *v1alpha1.Verification) { *v = v1alpha1.Verification{} }) })
+			heals(t, s, undo)
 		})
-		t.Run(name+", as the first token", func(t *testing.T) {
-			s := &stage{world: newWorld(t, func(o *oidctest.Options) { o.Now = op.clock.Now }), op: op}
+		t.Run(name+", where there is none", func(t *testing.T) {
+			s.t = t
+			demand(tc.demand)
 			s.as.SetFault(oidctest.Token, tc.fault(s))
-			s.api, s.cart = s.story()
-			demand(s, tc.demand)
+			s.as.ResetRequests()
+			tokens := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.shop, Name: "cart-token"}}
+			remove(t, tokens)
+			eventually(t, func() error {
+				err := op.client.Get(t.Context(), client.ObjectKeyFromObject(tokens), tokens)
+				if err == nil {
+					return errNotCached
+				}
+				return client.IgnoreNotFound(err)
+			})
 			for range 3 {
 				s.settle()
 			}
@@ -142,7 +161,7 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 			if s.token() != "" {
 				t.Error("the token was published")
 			}
-			heals(t, s, func() { demand(s, func(v *v1alpha1.Verification) { *v = v1alpha1.Verification{} }) })
+			heals(t, s, undo)
 		})
 	}
 }

@@ -67,13 +67,14 @@ func TestDiscoveryFaults(t *testing.T) {
 	} {
 		tests[name] = tc
 	}
-	op := startStepped(t)
+	s := newStage(t, startStepped(t))
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
+			s.t = t
 			if tc.requests == 0 {
 				tc.requests = 2 // both well-known addresses
 			}
-			checkPublicationFault(t, op, tc, oidctest.Discovery, v1alpha1.ConditionDiscovered, v1alpha1.ReasonDiscovered, discoveryInterval)
+			checkPublicationFault(t, s, tc, oidctest.Discovery, v1alpha1.ConditionDiscovered, v1alpha1.ReasonDiscovered, discoveryInterval)
 		})
 	}
 }
@@ -91,17 +92,21 @@ func TestJWKSFaults(t *testing.T) {
 	} {
 		tests[name] = tc
 	}
-	op := startStepped(t)
+	s := newStage(t, startStepped(t))
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
+			s.t = t
 			tc.requests = 1
-			checkPublicationFault(t, op, tc, oidctest.JWKS, v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, defaultKeyRefreshInterval)
+			checkPublicationFault(t, s, tc, oidctest.JWKS, v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, defaultKeyRefreshInterval)
 		})
 	}
 }
 
-func checkPublicationFault(t *testing.T, op *operator, tc publicationFault, endpoint oidctest.Endpoint, conditionType, good string, interval time.Duration) {
-	s := newStage(t, op)
+func checkPublicationFault(t *testing.T, s *stage, tc publicationFault, endpoint oidctest.Endpoint, conditionType, good string, interval time.Duration) {
+	t.Helper()
+	op := s.op
+	s.impatient(15 * time.Second)
+	s.renew()
 	server := s.server(s.payments)
 	isReady(t, server)
 	known := server.Status.DeepCopy()

@@ -81,9 +81,11 @@ func TestTokenEndpointFaults(t *testing.T) {
 		"a scope that is a list":               {fault: &oidctest.Fault{Rewrite: member("scope", []string{unheard})}, class: retryable, want: "scope in the answer is not a string"},
 		"a token_type that nobody can use":     {fault: &oidctest.Fault{Rewrite: member("token_type", "DPoP")}, class: terminal, want: "token type DPoP is not supported"},
 	}
+	s := newStage(t, op, lifetime(10*time.Minute))
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t, op, lifetime(10*time.Minute))
+			s.t = t
+			s.renew()
 			old := s.token()
 			expires := s.status().ExpiresAt.Time
 			results := func() float64 {

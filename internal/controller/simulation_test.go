@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -63,6 +64,19 @@ func (s *stage) status() v1alpha1.TokenStatus {
 // due moves the clock to the moment when the cart's token is due.
 func (s *stage) due() { s.op.clock.SetTime(s.status().RefreshAt.Time) }
 
+// renew brings a stage on which something has been played before to where a new
+// one begins: everything works, and the cart has just got its token.
+func (s *stage) renew() {
+	s.t.Helper()
+	s.as.ClearFaults()
+	s.op.requests.reset()
+	s.due()
+	s.settle()
+	isReady(s.t, s.cart)
+	hasCondition(s.t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
+	s.as.ResetRequests()
+}
+
 // until lets the stage's objects live to a moment.
 func (s *stage) until(at time.Time) {
 	s.t.Helper()
@@ -108,10 +122,7 @@ func (op *operator) live(t *testing.T, d time.Duration, namespaces ...string) {
 		if next.at.After(op.clock.Now()) {
 			op.clock.SetTime(next.at)
 		}
-		writes := 0
-		if next.watched {
-			writes = len(op.requests.writes())
-		}
+		before := op.versionOf(t, next)
 		result, err := next.reconcile()
 		if err != nil {
 			t.Fatalf("reconcile %s: %v", next.name, err)
@@ -120,7 +131,7 @@ func (op *operator) live(t *testing.T, d time.Duration, namespaces ...string) {
 		if result.RequeueAfter > 0 {
 			next.at = op.clock.Now().Add(result.RequeueAfter)
 		}
-		if next.watched && len(op.requests.writes()) > writes {
+		if op.versionOf(t, next) != before {
 			for _, o := range objects {
 				if o != next {
 					o.at = op.clock.Now()
@@ -137,7 +148,19 @@ type simulated struct {
 	name      string
 	reconcile func() (ctrl.Result, error)
 	at        time.Time
-	watched   bool // others watch it
+	watched   client.Object // of its kind and name, if others watch it
+}
+
+// versionOf returns the version of an object that others watch.
+func (op *operator) versionOf(t *testing.T, o *simulated) string {
+	t.Helper()
+	if o.watched == nil {
+		return ""
+	}
+	if err := op.client.Get(t.Context(), client.ObjectKeyFromObject(o.watched), o.watched); err != nil {
+		t.Fatal(err)
+	}
+	return o.watched.GetResourceVersion()
 }
 
 func (op *operator) objectsOf(t *testing.T, namespaces []string) []*simulated {
@@ -154,10 +177,14 @@ func (op *operator) objectsOf(t *testing.T, namespaces []string) []*simulated {
 			}
 			for _, item := range items {
 				name := client.ObjectKeyFromObject(item.(client.Object))
-				objects = append(objects, &simulated{
-					name: fmt.Sprintf("%T %s", item, name), at: op.clock.Now(), watched: watched,
+				o := &simulated{
+					name: fmt.Sprintf("%T %s", item, name), at: op.clock.Now(),
 					reconcile: func() (ctrl.Result, error) { return reconcileOne(name) },
-				})
+				}
+				if watched {
+					o.watched = item.(client.Object)
+				}
+				objects = append(objects, o)
 			}
 		}
 	}
