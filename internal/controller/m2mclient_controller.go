@@ -59,6 +59,7 @@ type pass struct {
 	templateProblem *problem
 	accesses        []*access
 	brief           bool // it only waits for its turn for a moment: no status is worth that
+	stale           bool // the Secret that was read is not the latest: nothing is written or told by it
 
 	events []func()
 }
@@ -87,6 +88,9 @@ func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 	p, after, err := r.reconcile(ctx, &c)
 	if err != nil {
 		return ctrl.Result{}, err
+	}
+	if p.stale {
+		return ctrl.Result{RequeueAfter: after}, nil
 	}
 	observeTokens(before, &c)
 	if !p.brief && !equality.Semantic.DeepEqual(before.Status, c.Status) {

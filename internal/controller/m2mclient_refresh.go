@@ -336,7 +336,7 @@ func (p *pass) working(in refresh.Input) bool {
 func (r *M2MClientReconciler) mint(ctx context.Context, p *pass, a *access, inputs string) (*heldToken, error) {
 	if r.confirmSecrets {
 		if current, err := r.secretIsCurrent(ctx, p); err != nil || !current {
-			a.wakeAt, p.brief = p.now.Add(time.Second), true
+			a.wakeAt, p.stale = p.now.Add(time.Second), true
 			return nil, err
 		}
 	}

@@ -147,7 +147,7 @@ func (r *M2MClientReconciler) secretIsCurrent(ctx context.Context, p *pass) (boo
 
 // writeSecret brings the Secret to what the accesses ask for, in one write.
 func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
-	if p.secretProblem != nil {
+	if p.secretProblem != nil || p.stale {
 		return nil
 	}
 	want := r.wantedSecret(p)

@@ -4,13 +4,18 @@ package controller
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -168,6 +173,86 @@ func TestTwoNamespacesMintNothingTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	all(3 * clients)
+}
+
+// late lets the answers to some requests come as late as the test wants.
+type late struct {
+	next  http.RoundTripper
+	match func(*http.Request) bool
+	gate  sync.RWMutex // held for writing: nothing comes
+}
+
+func (l *late) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := l.next.RoundTrip(req)
+	if err == nil && l.match(req) {
+		resp.Body = &lateBody{resp.Body, &l.gate}
+	}
+	return resp, err
+}
+
+type lateBody struct {
+	io.ReadCloser
+	gate *sync.RWMutex
+}
+
+func (b *lateBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.gate.RLock()
+	defer b.gate.RUnlock()
+	return n, err
+}
+
+// TestACacheThatLagsMintsNothing: the cache of one namespace has not seen the
+// operator's own write, and that of the other is ahead of it. Then a resource
+// version proves nothing, and the stale Secret says that its token is due.
+func TestACacheThatLagsMintsNothing(t *testing.T) {
+	w := newWorld(t)
+	_, cart := w.story()
+	other := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+		Name: "other", Namespace: w.payments, Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
+	}}
+	create(t, other)
+	slow := &late{match: func(req *http.Request) bool {
+		return strings.HasSuffix(req.URL.Path, "/"+w.shop+"/secrets") && req.URL.Query().Get("labelSelector") != ""
+	}}
+	cfg := rest.CopyConfig(restConfig)
+	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		slow.next = next
+		return slow
+	})
+	op := startSteppedOver(t, cfg, watching(w.shop, w.payments))
+	op.settle(w.payments, w.shop)
+	isReady(t, cart)
+	w.theRequest()
+
+	w.as.ResetRequests()
+	op.advance(45 * time.Minute)
+	slow.gate.Lock()
+	open := sync.OnceFunc(slow.gate.Unlock)
+	defer open()
+	if err := op.reconcileClient(cart); err != nil {
+		t.Fatal(err)
+	}
+	w.theRequest()
+	change(t, other, func(s *corev1.Secret) { s.Data = map[string][]byte{"edited": nil} })
+	eventually(t, func() error {
+		var seen corev1.Secret
+		if err := op.client.Get(t.Context(), client.ObjectKeyFromObject(other), &seen); err != nil || seen.ResourceVersion != other.ResourceVersion {
+			return fmt.Errorf("the cache of the other namespace lags too: %v", err)
+		}
+		return nil
+	})
+	for range 3 {
+		op.advance(time.Second)
+		if err := op.reconcileClient(cart); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.theRequest()
+	open()
+	op.settle(w.payments, w.shop)
+	w.theRequest()
+	isReady(t, cart)
 }
 
 // TestAPIsThatAreNotWatched: what cannot be seen is said to be out of sight, and
