@@ -5,6 +5,7 @@ package controller
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -325,6 +326,27 @@ func TestKeyThatIsNeverPublished(t *testing.T) {
 	hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
 	if got := keyOfToken(t, s.token()); got != s.as.KeyID() {
 		t.Errorf("the token is signed by %s, want %s", got, s.as.KeyID())
+	}
+}
+
+// TestUnknownKeysAreFetchedSeldom: many clients with tokens of a key that nobody
+// knows do not have the keys fetched over and over.
+func TestUnknownKeysAreFetchedSeldom(t *testing.T) {
+	op := startStepped(t)
+	s := newStage(t, op)
+	for i := range 5 {
+		eventuallyCached(t, op, s.another(fmt.Sprintf("other-%d", i)))
+	}
+	s.rarely()
+	kid, err := s.as.RotateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.as.RevokeKey(kid)
+	op.advance(45 * time.Minute) // all are due
+	s.until(op.clock.Now().Add(time.Minute))
+	if n, most := s.as.Count(oidctest.JWKS), int(time.Minute/keyRefetchInterval)+1; n < 2 || n > most {
+		t.Errorf("the keys were fetched %d times in a minute, want 2 to %d", n, most)
 	}
 }
 
