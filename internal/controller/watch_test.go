@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -237,8 +238,11 @@ func TestACacheThatLagsMintsNothing(t *testing.T) {
 	change(t, other, func(s *corev1.Secret) { s.Data = map[string][]byte{"edited": nil} })
 	eventually(t, func() error {
 		var seen corev1.Secret
-		if err := op.client.Get(t.Context(), client.ObjectKeyFromObject(other), &seen); err != nil || seen.ResourceVersion != other.ResourceVersion {
-			return fmt.Errorf("the cache of the other namespace lags too: %v", err)
+		if err := op.client.Get(t.Context(), client.ObjectKeyFromObject(other), &seen); err != nil {
+			return err
+		}
+		if seen.ResourceVersion != other.ResourceVersion {
+			return errors.New("the cache of the other namespace lags too")
 		}
 		return nil
 	})
