@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+)
+
+const (
+	// genuineSkew is how far the clocks may differ when a token is checked again
+	// after a restart: its times were checked when it was issued.
+	genuineSkew = 5 * time.Minute
+
+	// maxScopes and maxScopeLength are the bounds of status.tokens[].scopes.
+	maxScopes      = 64
+	maxScopeLength = 128
+)
+
+// genuine says whether a token was issued as its record says. Who can write the
+// Secret can write both, and must not have the operator present a token of
+// their own making, or an expired one as good for years. What this process
+// wrote it remembers. What it finds after a restart it checks with the keys of
+// the issuer; a token that is no JWT has to be believed then.
+func (r *M2MClientReconciler) genuine(p *pass, a *access, stored string) bool {
+	name := client.ObjectKeyFromObject(p.client)
+	if written, ok := r.written.get(name, a.key); ok {
+		return written.equal(a.record)
+	}
+	if a.server == nil || len(a.server.keys()) == 0 {
+		return true // it cannot be told now
+	}
+	expect := jwks.Expectation{Issuer: a.expect.Issuer, Audience: a.expect.Audience, Now: a.record.IssuedAt, Skew: genuineSkew}
+	claims, err := jwks.Verify(stored, a.server.keys(), expect)
+	var bad *jwks.VerifyError
+	switch {
+	case errors.As(err, &bad) && (bad.Reason != jwks.ReasonOpaque || !a.record.Opaque):
+		return false
+	case bad == nil && (a.record.Opaque || a.record.ExpiresAt.After(claims.ExpiresAt) || a.record.KeyID != claims.KeyID):
+		return false
+	}
+	r.written.put(name, a.key, *a.record)
+	return true
+}
+
+// hopeless says of a held token that its key was waited for long enough: by now
+// the server may sign with another one.
+func (a *access) hopeless(p *pass, h heldToken) bool {
+	if a.failure == nil || a.failure.Reason != jwks.ReasonUnknownKey || a.failedLately(p, h.inputs) {
+		return false
+	}
+	_, bad := verify(h, p, a)
+	return bad != nil && bad.Reason == jwks.ReasonUnknownKey
+}
+
+// verify checks a token as the API will. A token that is no JWT cannot be
+// checked, save for the scopes that the server said it has.
+func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
+	if !p.now.Before(h.record.ExpiresAt) {
+		return nil, &jwks.VerifyError{Reason: jwks.ReasonExpired, Message: "the token had expired when it was issued; compare the clocks"}
+	}
+	expect := a.expect
+	expect.Now, expect.Scopes = p.now, checkable(a.scopes)
+	// What either server has revoked would be minted anew over and over.
+	keys := slices.DeleteFunc(a.server.keys(), func(k jwks.Key) bool { return p.server.revoked(k.ID) })
+	claims, err := jwks.Verify(h.value, keys, expect)
+	var bad *jwks.VerifyError
+	if !errors.As(err, &bad) {
+		return claims, nil
+	}
+	if bad.Reason != jwks.ReasonOpaque {
+		return nil, bad
+	}
+	missing := slices.DeleteFunc(slices.Clone(expect.Scopes), func(s string) bool { return slices.Contains(h.record.Scopes, s) })
+	if len(missing) > 0 {
+		return nil, &jwks.VerifyError{Reason: jwks.ReasonMissingScopes, Message: "the server did not grant the scopes " + strings.Join(missing, ", ")}
+	}
+	return nil, nil
+}
+
+// checkable leaves out what is asked for as a scope and never is one: Entra's
+// "<API>/.default" stands for whatever the application was granted.
+func checkable(scopes []string) []string {
+	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return strings.HasSuffix(s, "/.default") })
+}
+
+// distributed says whether every verification bundle of the API has the key
+// that verified a token.
+func (r *M2MClientReconciler) distributed(ctx context.Context, a *access, claims *jwks.Claims) (bool, error) {
+	if a.api.Name == "" || claims == nil || claims.KeyID == "" {
+		return true, nil
+	}
+	bundles, err := bundlesOf(ctx, r.client, a.api)
+	if err != nil {
+		return false, err
+	}
+	for i := range bundles {
+		ids := strings.Split(bundles[i].Annotations[v1alpha1.KeyIDsAnnotation], ",")
+		if !slices.Contains(ids, claims.KeyID) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// storable returns what of a server's scopes fits into a status: not more than
+// maxScopes, and none that the schema would refuse together with all the rest.
+func storable(scopes []string) []string {
+	kept := slices.DeleteFunc(slices.Clone(scopes), func(s string) bool {
+		return s == "" || len(s) > maxScopeLength || strings.ContainsFunc(s, func(c rune) bool {
+			return c <= ' ' || c > '~' || c == '"' || c == '\\'
+		})
+	})
+	return kept[:min(len(kept), maxScopes)]
+}
