@@ -103,6 +103,7 @@ data: {ca.crt: "MIIB..."}
 	},
 	"identifier-claimed": {also: strings.ReplaceAll(story["payments-auth"]+"\n---\n"+story["payment-api"], "$PAYMENTS", "$SHOP"),
 		without: []string{"auth"}, older: true},
+	"identifier-bound": {also: company + `  identifierClaims: [{namespaces: {names: [$SHOP]}, prefixes: ["https://payment.example.com/"]}]` + "\n"},
 	"identifier-not-allowed": {
 		also: company + `  identifierClaims: [{namespaces: {names: [$SHOP]}, prefixes: ["https://payment.example.com/"]}]` + "\n",
 		set:  map[string]string{"payment-api": `spec: {authorizationServerRef: {kind: ClusterAuthorizationServer, name: $CLUSTER}}`},
