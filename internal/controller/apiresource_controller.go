@@ -124,11 +124,12 @@ func (r *APIResourceReconciler) distribution(ctx context.Context, api *v1alpha1.
 	name := render.ConfigMapName(api.Namespace, api.Name)
 	var taken []string
 	for _, ns := range sets.List(missing) {
-		version, err := r.foreign.version(ctx, "ConfigMap", types.NamespacedName{Namespace: ns, Name: name})
+		// One that is the operator's has only not reached this cache yet.
+		anothers, err := r.foreign.isAnothers(ctx, "ConfigMap", types.NamespacedName{Namespace: ns, Name: name})
 		if err != nil {
 			return condition{}, 0, err
 		}
-		if version != "" {
+		if anothers {
 			taken = append(taken, ns)
 		}
 	}

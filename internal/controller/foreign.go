@@ -104,6 +104,16 @@ func (f *foreignObjects) version(ctx context.Context, kind string, name types.Na
 	return versionOf(o), nil
 }
 
+// isAnothers says whether an object exists that is not the operator's. It costs
+// no request.
+func (f *foreignObjects) isAnothers(ctx context.Context, kind string, name types.NamespacedName) (bool, error) {
+	o := metadataOf(kind)
+	if err := f.cache.Get(ctx, name, o); err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	return o.GetLabels()[v1alpha1.ManagedByLabel] != v1alpha1.ManagedByValue, nil
+}
+
 func versionOf(o client.Object) string {
 	return string(o.GetUID()) + "/" + o.GetResourceVersion()
 }

@@ -82,6 +82,16 @@ func (op *operator) catchUp(namespaces ...string) {
 	}
 }
 
+// awaitBundles waits until the cache has the bundles that the operator has just
+// written. Its own lists do not wait for them, and the clock of a test must not
+// run ahead of the caches.
+func (op *operator) awaitBundles() {
+	op.t.Helper()
+	if err := op.client.List(op.t.Context(), &corev1.ConfigMapList{}); err != nil {
+		op.t.Fatal(err)
+	}
+}
+
 // until settles again and again, as watches would have it, until something is
 // so. The clock stands still.
 func (op *operator) until(w *world, so func() bool) {

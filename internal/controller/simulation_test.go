@@ -197,6 +197,7 @@ func (op *operator) objectsOf(t *testing.T, namespaces []string) []*simulated {
 				return ctrl.Result{}, err
 			}
 		}
+		op.awaitBundles()
 		return op.resource.Reconcile(t.Context(), requestOf(n))
 	})
 	add(&v1alpha1.M2MClientList{}, false, func(n types.NamespacedName) (ctrl.Result, error) {

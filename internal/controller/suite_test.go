@@ -347,6 +347,7 @@ func (op *operator) round(namespaces ...string) {
 				return result, err
 			}
 		}
+		op.awaitBundles()
 		return result, err
 	})
 	each(&v1alpha1.M2MClientList{}, func(n types.NamespacedName) (ctrl.Result, error) {
