@@ -65,8 +65,8 @@ const (
 	// False: AuthorizationServerNotFound, AuthorizationServerNotAllowed,
 	// AuthorizationServerNotReady, AuthorizationServerUnavailable,
 	// CredentialsNotFound, CredentialsInvalid, TokenRequestFailed,
-	// TokenRequestRefused, TokenNotVerified, SecretNotOwned, InvalidTemplate,
-	// NotGranted; to be Unknown: WaitingForBudget.
+	// TokenRequestRefused, TokenNotVerified, SecretNotOwned, SecretRefused,
+	// InvalidTemplate, NotGranted; to be Unknown: WaitingForBudget.
 	ConditionFresh = "Fresh"
 
 	// ConditionVerified, on an M2MClient, says whether the tokens pass the
@@ -182,6 +182,9 @@ const (
 	ReasonTokenExpired = "TokenExpired"
 	// ReasonTokenMissing: no token was issued yet.
 	ReasonTokenMissing = "TokenMissing"
+	// ReasonSecretRefused: the API server does not take the client's Secret, by
+	// a quota, an admission policy or its own validation.
+	ReasonSecretRefused = "SecretRefused"
 	// ReasonSecretNotOwned: a Secret of the client's Secret name exists and is
 	// not this client's.
 	ReasonSecretNotOwned = "SecretNotOwned"

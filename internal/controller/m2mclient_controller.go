@@ -55,6 +55,7 @@ type pass struct {
 	credProblem   *problem
 	secret        *tokenSecret
 	secretProblem *problem
+	refusal       *problem // why the API server does not take the Secret
 	// templateProblem is why a key of spec.secret.template is not there.
 	templateProblem *problem
 	accesses        []*access
@@ -128,6 +129,9 @@ func (r *M2MClientReconciler) resolveServer(ctx context.Context, p *pass) (err e
 // next returns how long until something is to be done.
 func (p *pass) next() time.Duration {
 	var waits []time.Duration
+	if p.refusal != nil {
+		waits = append(waits, refusalWait)
+	}
 	for _, a := range p.accesses {
 		if !a.wakeAt.IsZero() {
 			waits = append(waits, max(time.Millisecond, a.wakeAt.Sub(p.now)))

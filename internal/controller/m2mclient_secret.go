@@ -5,10 +5,12 @@ package controller
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -159,6 +161,10 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil
 		}
+		if refused(err) {
+			r.unpublish(p, want, err)
+			return nil
+		}
 		if err != nil {
 			// The token is held: the next pass publishes it, or finds out whose
 			// Secret this is.
@@ -174,7 +180,12 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 			return fmt.Errorf("replace the immutable Secret %q: %w", want.Name, err)
 		}
 	default:
-		if err := r.client.Update(ctx, want); err != nil {
+		err := r.client.Update(ctx, want)
+		if refused(err) {
+			r.unpublish(p, want, err)
+			return nil
+		}
+		if err != nil {
 			return fmt.Errorf("update Secret %q: %w", want.Name, err)
 		}
 	}
@@ -187,6 +198,38 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 		}
 	}
 	return r.removeFormerSecret(ctx, p)
+}
+
+// refusalWait is how long a refused Secret is not offered again.
+const refusalWait = time.Minute
+
+// refused says whether the API server will go on refusing a write: a quota, an
+// admission policy, its validation or the operator's role forbid it.
+func refused(err error) bool {
+	return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsRequestEntityTooLargeError(err)
+}
+
+// unpublish goes back to what lies in the Secret, for the API server does not
+// take another one. What was issued stays held.
+func (r *M2MClientReconciler) unpublish(p *pass, want *corev1.Secret, err error) {
+	message := err.Error()
+	for _, value := range want.Data {
+		// Whoever wrote the policy that refuses may have put in what it saw.
+		for _, v := range []string{string(value), base64.StdEncoding.EncodeToString(value)} {
+			if v != "" {
+				message = strings.ReplaceAll(message, v, "(removed)")
+			}
+		}
+	}
+	p.refusal = &problem{reason: v1alpha1.ReasonSecretRefused, message: truncate(
+		fmt.Sprintf("The API server refuses Secret %q: %s", want.Name, message), 1024)}
+	p.events = nil
+	for _, a := range p.accesses {
+		if a.issued != "" {
+			a.issued, a.token, a.record, a.unusable = "", "", nil, nil
+			p.judge(a, r.present(p, a))
+		}
+	}
 }
 
 // wantedSecret returns the Secret as it should be: what is there, changed where

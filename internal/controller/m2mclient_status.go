@@ -99,7 +99,7 @@ func (p *pass) isGranted() condition {
 }
 
 func (p *pass) isFresh() condition {
-	for _, pr := range []*problem{p.secretProblem, p.templateProblem} {
+	for _, pr := range []*problem{p.secretProblem, p.refusal, p.templateProblem} {
 		if pr != nil {
 			return conditionOf(v1alpha1.ConditionFresh, pr)
 		}
