@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/egress"
+)
+
+func parseFlags(t *testing.T, args ...string) (*options, error) {
+	t.Helper()
+	flags := flag.NewFlagSet("m2m-operator", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	return parse(flags, args)
+}
+
+func TestFlags(t *testing.T) {
+	def := func(change func(*options)) *options {
+		o := &options{
+			Options:        controller.Options{OperatorNamespace: "system", Workers: 20},
+			metricsAddress: ":8443", probeAddress: ":8081", leaderElect: true,
+			leaseDuration: 15 * time.Second, renewDeadline: 10 * time.Second, qps: 500, burst: 1000,
+		}
+		change(o)
+		return o
+	}
+	t.Setenv("POD_NAMESPACE", "system")
+	for name, tc := range map[string]struct {
+		args []string
+		want *options
+	}{
+		"the defaults are what an installation needs": {nil, def(func(*options) {})},
+		"the operator's namespace": {
+			[]string{"--operator-namespace=m2m"}, def(func(o *options) { o.OperatorNamespace = "m2m" }),
+		},
+		"one namespace to watch": {
+			[]string{"--watch-namespaces=shop"}, def(func(o *options) { o.WatchNamespaces = []string{"shop"} }),
+		},
+		"several namespaces, with spaces, twice, and an empty one": {
+			[]string{"--watch-namespaces=shop, payments,,shop ,"}, def(func(o *options) { o.WatchNamespaces = []string{"payments", "shop"} }),
+		},
+		"what development needs": {
+			[]string{"--allow-insecure-http", "--allow-loopback", "--allow-link-local", "--metrics-insecure", "--leader-elect=false"},
+			def(func(o *options) {
+				o.Egress = egress.Policy{AllowHTTP: true, AllowLoopback: true, AllowLinkLocal: true}
+				o.insecureMetrics, o.leaderElect = true, false
+			}),
+		},
+		"numbers": {
+			[]string{
+				"--workers=5", "--kube-api-qps=20.5", "--kube-api-burst=30", "--metrics-bind-address=0", "--health-probe-bind-address=:9000",
+				"--leader-elect-lease-duration=1m", "--leader-elect-renew-deadline=40s",
+			},
+			def(func(o *options) {
+				o.Workers, o.qps, o.burst, o.metricsAddress, o.probeAddress = 5, 20.5, 30, "0", ":9000"
+				o.leaseDuration, o.renewDeadline = time.Minute, 40*time.Second
+			}),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := parseFlags(t, tc.args...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			show := func(o *options) string { o.log = options{}.log; return fmt.Sprintf("%+v", *o) }
+			if diff := cmp.Diff(show(tc.want), show(got)); diff != "" {
+				t.Errorf("options (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestFlagErrors(t *testing.T) {
+	t.Setenv("POD_NAMESPACE", "")
+	const elsewhere = "--operator-namespace=system"
+	for name, tc := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no namespace for the lease": {
+			nil, "--operator-namespace is needed for the leader's lease; set it, or POD_NAMESPACE, or --leader-elect=false",
+		},
+		"an argument that is no flag": {
+			[]string{elsewhere, "run"}, `unexpected argument "run": every option is a flag`,
+		},
+		"an unknown flag": {
+			[]string{"--watch-namespace=shop"}, "flag provided but not defined: -watch-namespace",
+		},
+		"namespaces with another separator": {
+			[]string{elsewhere, "--watch-namespaces=shop;payments"}, `--watch-namespaces: "shop;payments" is no name of a namespace; several are separated by commas`,
+		},
+		"a lease that ends before it is renewed": {
+			[]string{elsewhere, "--leader-elect-lease-duration=10s"}, "--leader-elect-renew-deadline must be at least 1s and less than --leader-elect-lease-duration",
+		},
+		"a deadline that cannot be kept": {
+			[]string{elsewhere, "--leader-elect-renew-deadline=10ms"}, "--leader-elect-renew-deadline must be at least 1s and less than --leader-elect-lease-duration",
+		},
+		"no workers":  {[]string{elsewhere, "--workers=0"}, "--workers must be at least 1"},
+		"no requests": {[]string{elsewhere, "--kube-api-qps=0"}, "--kube-api-qps and --kube-api-burst must be positive"},
+		"no burst":    {[]string{elsewhere, "--kube-api-burst=0"}, "--kube-api-qps and --kube-api-burst must be positive"},
+		"a duration without a unit": {
+			[]string{elsewhere, "--leader-elect-lease-duration=15"},
+			`invalid value "15" for flag -leader-elect-lease-duration: parse error`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := parseFlags(t, tc.args...)
+			if err == nil {
+				t.Fatal("it was accepted")
+			}
+			if diff := cmp.Diff(tc.want, err.Error()); diff != "" {
+				t.Errorf("error (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
