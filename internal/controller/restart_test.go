@@ -250,7 +250,7 @@ func TestAFailedSecretWriteKeepsTheToken(t *testing.T) {
 		if err := kube.Get(req.Context(), name, s); err != nil {
 			return nil, err
 		}
-		s.Labels["edited"] = "by somebody"
+		s.Labels["edited"] = "by-somebody"
 		if err := kube.Update(req.Context(), s); err != nil {
 			return nil, err
 		}
