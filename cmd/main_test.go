@@ -39,6 +39,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/kubetest"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 )
 
@@ -54,41 +55,25 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	code, err := runSuite(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func runSuite(m *testing.M) (code int, err error) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		return 1, errors.New("KUBEBUILDER_ASSETS is not set: run the tests with make test, which brings up a control plane")
-	}
-	dir, err := os.MkdirTemp("", "m2m-operator-")
-	if err != nil {
-		return 1, err
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	binary = filepath.Join(dir, "manager")
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("build the operator: %w\n%s", err, out)
-	}
-	environment := &envtest.Environment{
-		CRDDirectoryPaths: []string{filepath.Join("..", "config", "crd", "bases")}, ErrorIfCRDPathMissing: true,
-	}
-	if restConfig, err = environment.Start(); err != nil {
-		return 1, fmt.Errorf("start the control plane: %w", err)
-	}
-	defer func() { err = errors.Join(err, environment.Stop()) }()
-	if kube, err = client.New(restConfig, client.Options{Scheme: controller.Scheme()}); err != nil {
-		return 1, err
-	}
-	if err := install(context.Background()); err != nil {
-		return 1, fmt.Errorf("install the roles: %w", err)
-	}
-	return m.Run(), nil
+	kubetest.Main("..", func(environment *envtest.Environment) (code int, err error) {
+		dir, err := os.MkdirTemp("", "m2m-operator-")
+		if err != nil {
+			return 1, err
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		binary = filepath.Join(dir, "manager")
+		if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+			return 1, fmt.Errorf("build the operator: %w\n%s", err, out)
+		}
+		restConfig = environment.Config
+		if kube, err = client.New(restConfig, client.Options{Scheme: controller.Scheme()}); err != nil {
+			return 1, err
+		}
+		if err := install(context.Background()); err != nil {
+			return 1, fmt.Errorf("install the roles: %w", err)
+		}
+		return m.Run(), nil
+	})
 }
 
 // install creates the operator's namespace, and its account and roles as

@@ -35,6 +35,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/kubetest"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 )
 
@@ -50,42 +51,18 @@ var (
 const sentinel = "s3ntinel"
 
 func TestMain(m *testing.M) {
-	code, err := runSuite(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func runSuite(m *testing.M) (code int, err error) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		return 1, fmt.Errorf("KUBEBUILDER_ASSETS is not set: run the tests with make test, which brings up a control plane")
-	}
 	ctrl.SetLogger(zap.New(zap.WriteTo(suiteLogs), zap.UseDevMode(true)))
-	environment := &envtest.Environment{
-		CRDDirectoryPaths:     []string{filepath.Join("..", "..", "config", "crd", "bases")},
-		ErrorIfCRDPathMissing: true,
-	}
-	defer func() {
-		if stopErr := environment.Stop(); stopErr != nil && err == nil {
-			code, err = 1, fmt.Errorf("stop the control plane: %w", stopErr)
+	kubetest.Main(filepath.Join("..", ".."), func(environment *envtest.Environment) (code int, err error) {
+		restConfig = environment.Config
+		if kube, err = client.New(restConfig, client.Options{Scheme: Scheme()}); err != nil {
+			return 1, err
 		}
-	}()
-	restConfig, err = environment.Start()
-	if err != nil {
-		return 1, fmt.Errorf("start the control plane: %w", err)
-	}
-	restConfig.QPS, restConfig.Burst = -1, 0
-	kube, err = client.New(restConfig, client.Options{Scheme: Scheme()})
-	if err != nil {
-		return 1, err
-	}
-	code = m.Run()
-	if leaks := findSentinel(); len(leaks) > 0 {
-		return 1, fmt.Errorf("a client secret has leaked:\n%s", strings.Join(leaks, "\n"))
-	}
-	return code, nil
+		code = m.Run()
+		if leaks := findSentinel(); len(leaks) > 0 {
+			return 1, fmt.Errorf("a client secret has leaked:\n%s", strings.Join(leaks, "\n"))
+		}
+		return code, nil
+	})
 }
 
 // logBuffer keeps everything that was logged.

@@ -7,7 +7,7 @@ package docs
 
 import (
 	"context"
-	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,61 +22,35 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/kubetest"
 )
 
 const root = "../.."
 
 // The suite's control plane: a real kube-apiserver and etcd.
 var (
-	environment = &envtest.Environment{
-		CRDDirectoryPaths:     []string{filepath.Join(root, "config", "crd", "bases")},
-		ErrorIfCRDPathMissing: true,
-	}
-	restConfig *rest.Config
-	kube       client.Client
+	environment *envtest.Environment
+	restConfig  *rest.Config
+	kube        client.Client
 )
 
 func TestMain(m *testing.M) {
-	code, err := runSuite(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
+	logs := io.Discard
+	if os.Getenv("M2M_TEST_LOG") != "" {
+		logs = os.Stderr
 	}
-	os.Exit(code)
-}
-
-func runSuite(m *testing.M) (code int, err error) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		return 1, fmt.Errorf("KUBEBUILDER_ASSETS is not set: run the tests with make test, which brings up a control plane")
-	}
-	options := []zap.Opts{zap.UseDevMode(true)}
-	if os.Getenv("M2M_TEST_LOG") == "" {
-		options = append(options, zap.WriteTo(discard{}))
-	}
-	ctrl.SetLogger(zap.New(options...))
-	restConfig, err = environment.Start()
-	if err != nil {
-		return 1, fmt.Errorf("start the control plane: %w", err)
-	}
-	defer func() {
-		if stopErr := environment.Stop(); stopErr != nil && err == nil {
-			err = fmt.Errorf("stop the control plane: %w", stopErr)
+	ctrl.SetLogger(zap.New(zap.UseDevMode(true), zap.WriteTo(logs)))
+	kubetest.Main(root, func(started *envtest.Environment) (code int, err error) {
+		environment, restConfig = started, started.Config
+		if kube, err = client.New(restConfig, client.Options{Scheme: controller.Scheme()}); err != nil {
+			return 1, err
 		}
-	}()
-	restConfig.QPS, restConfig.Burst = -1, 0
-	kube, err = client.New(restConfig, client.Options{Scheme: controller.Scheme()})
-	if err != nil {
-		return 1, err
-	}
-	if err := installRoles(context.Background()); err != nil {
-		return 1, err
-	}
-	return m.Run(), nil
+		if err := installRoles(context.Background()); err != nil {
+			return 1, err
+		}
+		return m.Run(), nil
+	})
 }
-
-type discard struct{}
-
-func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
 // page is a Markdown file of the repository.
 type page struct {

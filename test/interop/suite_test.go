@@ -22,6 +22,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/kubetest"
 )
 
 // What all tests share: one control plane and one operator, on the real clock.
@@ -33,52 +34,31 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	code, err := runSuite(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "interop:", err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func runSuite(m *testing.M) (code int, err error) {
 	// Before anything is started: what the user has to mend should not take half a minute to say.
+	var err error
 	if subjects, err = chooseSubjects(os.Getenv); err != nil {
-		return 1, err
-	}
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		return 1, fmt.Errorf("KUBEBUILDER_ASSETS is not set: run the tests with make, which brings up a control plane")
+		fmt.Fprintln(os.Stderr, "interop:", err)
+		os.Exit(1)
 	}
 	ctrl.SetLogger(zap.New(zap.WriteTo(&operatorLogs), zap.UseDevMode(true)))
-	environment := &envtest.Environment{
-		CRDDirectoryPaths:     []string{filepath.Join("..", "..", "config", "crd", "bases")},
-		ErrorIfCRDPathMissing: true,
-	}
-	config, err := environment.Start()
-	if err != nil {
-		return 1, fmt.Errorf("start the control plane: %w", err)
-	}
-	defer func() {
-		if stopErr := environment.Stop(); stopErr != nil && err == nil {
-			err = fmt.Errorf("stop the control plane: %w", stopErr)
+	kubetest.Main(filepath.Join("..", ".."), func(environment *envtest.Environment) (code int, err error) {
+		config := environment.Config
+		if kube, err = client.NewWithWatch(config, client.Options{Scheme: controller.Scheme()}); err != nil {
+			return 1, err
 		}
-	}()
-	config.QPS, config.Burst = -1, 0
-	if kube, err = client.NewWithWatch(config, client.Options{Scheme: controller.Scheme()}); err != nil {
-		return 1, err
-	}
-	stop, err := startOperator(config)
-	if err != nil {
-		return 1, err
-	}
-	code = m.Run()
-	if err := stop(); err != nil {
-		return 1, fmt.Errorf("the operator stopped: %w", err)
-	}
-	if leak := operatorLogs.leak(); leak != "" {
-		return 1, fmt.Errorf("a secret or a token is in the operator's log: %s", leak)
-	}
-	return code, allReports.write(os.Getenv("M2M_INTEROP_OUT"))
+		stop, err := startOperator(config)
+		if err != nil {
+			return 1, err
+		}
+		code = m.Run()
+		if err := stop(); err != nil {
+			return 1, fmt.Errorf("the operator stopped: %w", err)
+		}
+		if leak := operatorLogs.leak(); leak != "" {
+			return 1, fmt.Errorf("a secret or a token is in the operator's log: %s", leak)
+		}
+		return code, allReports.write(os.Getenv("M2M_INTEROP_OUT"))
+	})
 }
 
 // startOperator runs the operator as cmd/main.go does, without addresses.

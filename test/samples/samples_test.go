@@ -31,6 +31,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/yaml"
 
+	"github.com/m2m-operator/m2m-operator/internal/kubetest"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
@@ -45,31 +46,15 @@ const (
 var kube client.Client
 
 func TestMain(m *testing.M) {
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func run(m *testing.M) (code int, err error) {
-	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
-		return 1, errors.New("KUBEBUILDER_ASSETS is not set: run the tests with make test, which brings up a control plane")
-	}
 	ctrl.SetLogger(zap.New(zap.WriteTo(io.Discard)))
-	environment := &envtest.Environment{CRDDirectoryPaths: []string{crdDir}, ErrorIfCRDPathMissing: true}
-	config, err := environment.Start()
-	if err != nil {
-		return 1, fmt.Errorf("start the control plane: %w", err)
-	}
-	defer func() { err = errors.Join(err, environment.Stop()) }()
-	plain, err := client.New(config, client.Options{})
-	if err != nil {
-		return 1, err
-	}
-	kube = client.WithFieldValidation(plain, metav1.FieldValidationStrict)
-	return m.Run(), nil
+	kubetest.Main(filepath.Join("..", ".."), func(environment *envtest.Environment) (code int, err error) {
+		plain, err := client.New(environment.Config, client.Options{})
+		if err != nil {
+			return 1, err
+		}
+		kube = client.WithFieldValidation(plain, metav1.FieldValidationStrict)
+		return m.Run(), nil
+	})
 }
 
 // document is one object of a YAML file.
