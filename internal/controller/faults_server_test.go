@@ -130,6 +130,7 @@ func checkPublicationFault(t *testing.T, s *stage, tc publicationFault, endpoint
 	// An hour of it, in which a token becomes due.
 	if tc.impatient {
 		s.as.SetFault(endpoint, answer(500, "")) // which is faster to wait for
+		s.impatient(15 * time.Second)
 	}
 	old := s.token()
 	s.until(op.clock.Now().Add(time.Hour - interval))
