@@ -25,9 +25,19 @@ import (
 // visible returns the files that a pod sees in a mounted directory.
 func visible(t *testing.T, dir string) map[string]string {
 	t.Helper()
-	entries, err := os.ReadDir(dir)
+	files, err := look(dir)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return files
+}
+
+// look reads what a container sees in a directory. It is an error while the
+// kubelet is between moving the files and removing the links of those that went.
+func look(dir string) (map[string]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
 	}
 	files := map[string]string{}
 	for _, e := range entries {
@@ -36,11 +46,11 @@ func visible(t *testing.T, dir string) map[string]string {
 		}
 		content, err := os.ReadFile(filepath.Join(dir, e.Name()))
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		files[e.Name()] = string(content)
 	}
-	return files
+	return files, nil
 }
 
 func bytesOf(files map[string]string) map[string][]byte {
@@ -263,7 +273,7 @@ func TestKubeletFollowsTheAPIServer(t *testing.T) {
 		t.Helper()
 		deadline := time.After(20 * time.Second)
 		for {
-			if _, err := os.Stat(dir); err == nil && cmp.Equal(want, visible(t, dir)) {
+			if files, err := look(dir); err == nil && cmp.Equal(want, files) {
 				return
 			}
 			select {
