@@ -212,15 +212,17 @@ func refused(err error) bool {
 // unpublish goes back to what lies in the Secret, for the API server does not
 // take another one. What was issued stays held.
 func (r *M2MClientReconciler) unpublish(p *pass, want *corev1.Secret, err error) {
-	message := err.Error()
-	for _, value := range want.Data {
-		// Whoever wrote the policy that refuses may have put in what it saw.
-		for _, v := range []string{string(value), base64.StdEncoding.EncodeToString(value)} {
-			if v != "" {
-				message = strings.ReplaceAll(message, v, "(removed)")
-			}
+	// Whoever wrote the policy that refuses may have put in what it saw.
+	var seen []string
+	for _, secret := range []*corev1.Secret{want, p.secret.current} {
+		if secret == nil {
+			continue
+		}
+		for _, value := range secret.Data {
+			seen = append(seen, string(value), base64.StdEncoding.EncodeToString(value))
 		}
 	}
+	message := redacted(err.Error(), seen)
 	p.refusal = &problem{reason: v1alpha1.ReasonSecretRefused, message: truncate(
 		fmt.Sprintf("The API server refuses Secret %q: %s", want.Name, message), 1024)}
 	p.events = nil
@@ -230,6 +232,18 @@ func (r *M2MClientReconciler) unpublish(p *pass, want *corev1.Secret, err error)
 			p.judge(a, r.present(p, a))
 		}
 	}
+}
+
+// redacted removes values from a message, the longest first: a short one that is
+// a part of a token must not cut it into pieces that stay.
+func redacted(message string, values []string) string {
+	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) })
+	for _, v := range values {
+		if v != "" {
+			message = strings.ReplaceAll(message, v, "(removed)")
+		}
+	}
+	return message
 }
 
 // wantedSecret returns the Secret as it should be: what is there, changed where

@@ -36,6 +36,9 @@ func TestARefusedSecretIsTold(t *testing.T) {
 	if !strings.Contains(c.Message, "no token Secrets here") {
 		t.Errorf("the condition does not say what the policy says: %s", c.Message)
 	}
+	if strings.Contains(c.Message, "eyJ") || !strings.Contains(c.Message, "(removed)") {
+		t.Error("the condition shows the token that the policy showed")
+	}
 	hasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonSecretRefused)
 	for range 3 {
 		op.advance(time.Minute)
@@ -65,6 +68,13 @@ func TestARefusedSecretIsTold(t *testing.T) {
 	op.advance(20 * time.Minute)
 	passes()
 	hasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenExpired)
+}
+
+func TestRedactedLeavesNoPieces(t *testing.T) {
+	got := redacted("denied: eyJa.b1c and ZXlK, x", []string{"1", "", "eyJa.b1c", "ZXlK"})
+	if want := "denied: (removed) and (removed), x"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }
 
 // refuseSecrets has the API server refuse the Secret cart-token of a namespace
