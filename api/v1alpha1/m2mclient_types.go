@@ -3,6 +3,8 @@
 package v1alpha1
 
 import (
+	"cmp"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -386,11 +388,38 @@ type TokenStatus struct {
 	// +kubebuilder:validation:MaxLength=512
 	KeyID string `json:"keyID,omitempty"`
 
+	// pending is a newer token that waits until the API's pods have what they
+	// verify it with. Unset when none waits.
+	//
+	// +optional
+	Pending PendingToken `json:"pending,omitzero"`
+
 	// failure is how the attempts to replace the token go wrong. Unset when the
 	// last attempt succeeded.
 	//
 	// +optional
 	Failure TokenFailure `json:"failure,omitzero"`
+}
+
+// PendingToken is a token that was issued and is held back.
+type PendingToken struct {
+	// keyID is the ID of the key that signed it.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	KeyID string `json:"keyID,omitempty"`
+
+	// since is when it was issued.
+	//
+	// +required
+	Since *metav1.Time `json:"since,omitempty"`
+
+	// publishAt is when it is published at the latest, so that its predecessor
+	// does not expire for it.
+	//
+	// +required
+	PublishAt *metav1.Time `json:"publishAt,omitempty"`
 }
 
 // TokenFailure is how the attempts to get a token go wrong.
@@ -461,6 +490,11 @@ type M2MClient struct {
 	//
 	// +optional
 	Status M2MClientStatus `json:"status,omitzero"`
+}
+
+// SecretName returns the name of the Secret with the client's tokens.
+func (c *M2MClient) SecretName() string {
+	return cmp.Or(string(c.Spec.Secret.Name), c.Name+"-token")
 }
 
 // M2MClientList is a list of M2MClients.

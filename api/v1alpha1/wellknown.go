@@ -2,6 +2,14 @@
 
 package v1alpha1
 
+import (
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
 // Labels and annotations that users set or may rely on.
 const (
 	// ManagedByLabel marks every Secret and ConfigMap that the operator wrote.
@@ -18,6 +26,39 @@ const (
 	// "namespace/name", several separated by commas.
 	VerifyAnnotation = "m2m-operator.io/verify"
 
+	// ClientAnnotation is set by users on a pod, usually on a pod template. It
+	// names the M2MClient of the pod's own namespace whose tokens the pod's
+	// containers find in TokenDir.
+	ClientAnnotation = "m2m-operator.io/client"
+
+	// ContainersAnnotation is set by users on a pod. It limits injection to the
+	// containers and init containers that it names, separated by commas.
+	ContainersAnnotation = "m2m-operator.io/containers"
+
+	// InjectionLabel, on a namespace, forbids injection into its pods with the
+	// value InjectionDisabled.
+	InjectionLabel = "m2m-operator.io/injection"
+
+	// InjectionDisabled is the value of InjectionLabel that forbids it.
+	InjectionDisabled = "disabled"
+
+	// InjectedAnnotation, on a pod, is set by the operator at admission. It
+	// lists the objects that the injected volumes mount: "secret/name" and
+	// "configmap/name", separated by commas.
+	InjectedAnnotation = "m2m-operator.io/injected"
+
+	// TouchedAtAnnotation, on an injected pod, is changed by the operator to
+	// have the kubelet show a changed Secret or ConfigMap at once. RFC 3339.
+	TouchedAtAnnotation = "m2m-operator.io/touched-at"
+
+	// PromptSinceAnnotation, on a Secret or ConfigMap of the operator, says that
+	// pods must see its present content at once, and since when. RFC 3339.
+	PromptSinceAnnotation = "m2m-operator.io/prompt-since"
+
+	// ContentsAnnotation, on a verification bundle's ConfigMap, says as JSON
+	// since when each of its parts is in it.
+	ContentsAnnotation = "m2m-operator.io/contents"
+
 	// APIResourceAnnotation, on a verification bundle's ConfigMap, says which
 	// APIResource it belongs to, as "namespace/name".
 	APIResourceAnnotation = "m2m-operator.io/api-resource"
@@ -31,6 +72,44 @@ const (
 	// it back after a restart, so that it mints nothing that is still good.
 	TokensAnnotation = "m2m-operator.io/tokens"
 )
+
+// Where injection puts things in a container, and the environment variables that
+// say so.
+const (
+	// TokenDir has a file for each access of the client, named by its key, and
+	// what spec.secret.template adds.
+	TokenDir = "/var/run/secrets/m2m-operator.io/token"
+	// VerifyDir has a directory for each API, with its verification bundle.
+	VerifyDir = "/var/run/secrets/m2m-operator.io/verify"
+
+	// TokenDirVariable names TokenDir.
+	TokenDirVariable = "M2M_TOKEN_DIR"
+	// VerifyDirVariable names VerifyDir.
+	VerifyDirVariable = "M2M_VERIFY_DIR"
+)
+
+// ParseVerify reads the value of VerifyAnnotation on an object of a namespace:
+// the APIResources that it names, each once and in its order, and apart from
+// them what is no valid name.
+func ParseVerify(value, namespace string) (refs []types.NamespacedName, invalid []string) {
+	for ref := range strings.SplitSeq(value, ",") {
+		ref = strings.TrimSpace(ref)
+		if ref == "" {
+			continue
+		}
+		r := types.NamespacedName{Namespace: namespace, Name: ref}
+		if ns, name, found := strings.Cut(ref, "/"); found {
+			r = types.NamespacedName{Namespace: ns, Name: name}
+		}
+		switch {
+		case len(validation.IsDNS1123Label(r.Namespace)) > 0 || len(validation.IsDNS1123Subdomain(r.Name)) > 0 || len(r.Name) > 63:
+			invalid = append(invalid, ref)
+		case !slices.Contains(refs, r):
+			refs = append(refs, r)
+		}
+	}
+	return refs, invalid
+}
 
 // Keys that the operator looks for in a Secret unless told otherwise.
 const (

@@ -5,7 +5,6 @@ package controller
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -13,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -92,7 +90,7 @@ func apiResourcesOf(o client.Object) []string {
 // one that it writes.
 func secretsOf(o client.Object) []string {
 	c := o.(*v1alpha1.M2MClient)
-	names := sets.New(secretName(c))
+	names := sets.New(c.SecretName())
 	if n := credentialSecret(c).Name; n != "" {
 		names.Insert(string(n))
 	}
@@ -121,15 +119,8 @@ func verifierLists() []client.ObjectList {
 func verifyRefs(o client.Object) []types.NamespacedName {
 	var refs []types.NamespacedName
 	for _, annotations := range []map[string]string{o.GetAnnotations(), templateAnnotations(o)} {
-		for ref := range strings.SplitSeq(annotations[v1alpha1.VerifyAnnotation], ",") {
-			namespace, name, found := strings.Cut(strings.TrimSpace(ref), "/")
-			if !found {
-				namespace, name = o.GetNamespace(), namespace
-			}
-			if len(validation.IsDNS1123Label(namespace)) == 0 && len(validation.IsDNS1123Subdomain(name)) == 0 {
-				refs = append(refs, types.NamespacedName{Namespace: namespace, Name: name})
-			}
-		}
+		named, _ := v1alpha1.ParseVerify(annotations[v1alpha1.VerifyAnnotation], o.GetNamespace())
+		refs = append(refs, named...)
 	}
 	return refs
 }

@@ -111,7 +111,7 @@ func TestGrants(t *testing.T) {
 			if tc.want == "" {
 				isReady(t, c)
 				hasCondition(t, c, v1alpha1.ConditionGranted, metav1.ConditionTrue, v1alpha1.ReasonGranted)
-				if tokenIn(t, c.Namespace, secretName(c), api.Name) == "" {
+				if tokenIn(t, c.Namespace, c.SecretName(), api.Name) == "" {
 					t.Error("there is no token")
 				}
 				return

@@ -3,7 +3,6 @@
 package controller
 
 import (
-	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -75,15 +74,10 @@ func (t tokenRecord) equal(o *tokenRecord) bool {
 		t.IssuedAt.Equal(o.IssuedAt) && t.ExpiresAt.Equal(o.ExpiresAt) && slices.Equal(t.Scopes, o.Scopes)
 }
 
-// secretName returns the name of a client's Secret.
-func secretName(c *v1alpha1.M2MClient) string {
-	return cmp.Or(string(c.Spec.Secret.Name), c.Name+"-token")
-}
-
 // readSecret finds the client's Secret. Another's Secret of that name is a
 // problem, and nothing is asked for that could not be stored.
 func (r *M2MClientReconciler) readSecret(ctx context.Context, p *pass) error {
-	p.secret = &tokenSecret{name: secretName(p.client)}
+	p.secret = &tokenSecret{name: p.client.SecretName()}
 	found, err := r.findSecret(ctx, types.NamespacedName{Namespace: p.client.Namespace, Name: p.secret.name})
 	if err != nil || found == nil {
 		return err

@@ -29,7 +29,7 @@ const ordersAPI = "https://orders.example.com/api"
 func tokensOf(t *testing.T, c *v1alpha1.M2MClient) *corev1.Secret {
 	t.Helper()
 	var s corev1.Secret
-	err := kube.Get(t.Context(), types.NamespacedName{Namespace: c.Namespace, Name: secretName(c)}, &s)
+	err := kube.Get(t.Context(), types.NamespacedName{Namespace: c.Namespace, Name: c.SecretName()}, &s)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
