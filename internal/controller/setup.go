@@ -50,6 +50,10 @@ type Options struct {
 	// reconciled at a time. Zero: 20.
 	Workers int
 
+	// PromptDelivery has the operator touch the pods that must see a changed
+	// Secret or ConfigMap at once. It needs the permission to patch pods.
+	PromptDelivery bool
+
 	// Clock is what every decision over time is made by. Nil: the real one.
 	Clock clock.PassiveClock
 }
