@@ -31,16 +31,21 @@ import (
 
 // Options say how a server behaves for all its clients. The zero value is a well-behaved server on plain HTTP.
 type Options struct {
-	// Issuer is the issuer identifier. Default: the scheme and address the server listens at, followed by PathPrefix.
-	// The endpoints always stay at the listening address; but an assertion for the token endpoint then has to name
-	// Issuer + "/token".
+	// Issuer is the issuer identifier. Default: URL, followed by PathPrefix. The endpoints always stay at URL; but an
+	// assertion for the token endpoint then has to name Issuer + "/token".
 	Issuer string
+	// URL is where clients find the server: scheme, host and port, without a slash at the end. Default: the address it
+	// listens at. Behind a Kubernetes Service it is the Service's.
+	URL string
 	// PathPrefix goes before every path, e.g. "/oidc"; it begins with a slash and does not end with one.
 	PathPrefix string
-	// TLS serves HTTPS with a certificate for 127.0.0.1, ::1 and localhost, from a CA that [Server.CAPEM] returns.
+	// TLS serves HTTPS with a certificate for 127.0.0.1, ::1, localhost and the hosts of Issuer and URL, from a CA that
+	// [Server.CAPEM] returns.
 	TLS bool
 	// Addr is the address to listen at. Default: 127.0.0.1:0, any free port.
 	Addr string
+	// Listener is used in the place of a new one at Addr, and closed with the server.
+	Listener net.Listener
 	// Now is the clock by which tokens get their iat and exp, and by which assertions are judged. Default: time.Now.
 	Now func() time.Time
 
@@ -138,14 +143,18 @@ func Start(o Options) (*Server, error) {
 		return nil, fmt.Errorf("make the first signing key: %w", err)
 	}
 
-	listener, err := net.Listen("tcp", orDefault(o.Addr, "127.0.0.1:0"))
-	if err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
+	listener := o.Listener
+	if listener == nil {
+		var err error
+		if listener, err = net.Listen("tcp", orDefault(o.Addr, "127.0.0.1:0")); err != nil {
+			return nil, fmt.Errorf("listen: %w", err)
+		}
 	}
-	s.base = "http://" + listener.Addr().String() + o.PathPrefix
+	scheme := "http://"
 	if o.TLS {
-		s.base = "https://" + listener.Addr().String() + o.PathPrefix
+		scheme = "https://"
 	}
+	s.base = orDefault(o.URL, scheme+listener.Addr().String()) + o.PathPrefix
 	s.issuer = orDefault(o.Issuer, s.base)
 	s.http = &http.Server{
 		Handler: s.routes(),

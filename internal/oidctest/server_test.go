@@ -3,11 +3,13 @@
 package oidctest_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -319,6 +321,37 @@ func TestEndpointsAreDiscovered(t *testing.T) {
 				t.Errorf("iss is %q", claims["iss"])
 			}
 		})
+	}
+}
+
+func TestServerBehindAnotherAddress(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, oidctest.Options{TLS: true, Listener: listener, URL: "https://auth.identity.svc", PathPrefix: "/oidc"})
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(s.CAPEM())
+	var dialer net.Dialer
+	client.Transport = &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: pool},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, network, listener.Addr().String())
+		},
+	}
+	defer func() { client.Transport = nil }()
+	doc := get(t, "https://auth.identity.svc/oidc/.well-known/openid-configuration").body
+	want := map[string]any{
+		"issuer": "https://auth.identity.svc/oidc", "token_endpoint": "https://auth.identity.svc/oidc/token",
+		"jwks_uri": "https://auth.identity.svc/oidc/jwks",
+	}
+	for member, value := range want {
+		if diff := cmp.Diff(value, doc[member]); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", member, diff)
+		}
+	}
+	if reply := asCart(t, s); reply.status != http.StatusOK {
+		t.Errorf("the token endpoint answers %d: %s", reply.status, reply.raw)
 	}
 }
 
