@@ -190,6 +190,8 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
+var httpClient = &http.Client{Timeout: 5 * time.Second}
+
 // healthy asks the operator's probes.
 func healthy(probe string) error {
 	for _, path := range []string{"/healthz", "/readyz"} {

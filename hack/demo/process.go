@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
 )
 
 // process is a process that the demo started, and the only kind it ever ends.
@@ -104,19 +106,19 @@ func (p *process) stop() error {
 // calls counts what cart processes report.
 type calls struct {
 	total, failed atomic.Int64
-	failures      chan call // the first few failed calls
+	failures      chan paymenttest.Call // the first few failed calls
 }
 
-func newCalls() *calls { return &calls{failures: make(chan call, 3)} }
+func newCalls() *calls { return &calls{failures: make(chan paymenttest.Call, 3)} }
 
 // read counts the calls that a cart process reports, until it ends, and returns
 // the last one.
-func (c *calls) read(report io.Reader) (last call) {
+func (c *calls) read(report io.Reader) (last paymenttest.Call) {
 	lines := bufio.NewScanner(report)
 	for lines.Scan() {
-		last = call{}
+		last = paymenttest.Call{}
 		if err := json.Unmarshal(lines.Bytes(), &last); err != nil {
-			last = call{Result: "a report that is not JSON"}
+			last = paymenttest.Call{Result: "a report that is not JSON"}
 		}
 		c.total.Add(1)
 		if last.Status != 200 {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
 )
 
 // bundleName is the ConfigMap with the payment API's verification bundle.
@@ -150,10 +151,10 @@ func (d *demo) startCart(more ...string) (*process, error) {
 }
 
 // callOnce has a cart process make one call.
-func (d *demo) callOnce(counted *calls) (call, error) {
+func (d *demo) callOnce(counted *calls) (paymenttest.Call, error) {
 	p, err := d.startCart("-count", "1")
 	if err != nil {
-		return call{}, err
+		return paymenttest.Call{}, err
 	}
 	last := counted.read(p.stdout)
 	<-p.ended

@@ -15,6 +15,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
 )
 
 const (
@@ -67,7 +68,7 @@ func (d *demo) askPayment(ctx context.Context) error {
 		{"with a forged token: cart's claims, the right kid, another key", http.MethodPost, forged, http.StatusUnauthorized},
 		{"without a token", http.MethodPost, "", http.StatusUnauthorized},
 	} {
-		got := request(ask.method, d.paymentURL, ask.token)
+		got := paymenttest.Request(ask.method, d.paymentURL, ask.token)
 		if got.Status != ask.want {
 			return fmt.Errorf("%s: %s, want %d", ask.what, got, ask.want)
 		}

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+// Package paymenttest is the payment API of the story, for the demo, the end-to-end
+// suite and their tests: [API] lets those in whose token a [Verifier] accepts with
+// nothing but the files of a verification bundle, and [Pay] calls it with the token
+// of a file.
+package paymenttest
 
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -21,43 +22,15 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// runPayment is the payment process: an API that checks every token with what
-// lies in its bundle directory. It knows neither Kubernetes nor the
-// authorization server. It says on the first line of out where it listens, and
-// ends with its standard input.
-func runPayment(args []string, in io.Reader, out io.Writer) error {
-	flags := flag.NewFlagSet("payment", flag.ContinueOnError)
-	bundle := flags.String("bundle", "", "directory of the verification bundle")
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	server := &http.Server{Handler: paymentAPI(&verifier{dir: *bundle, now: time.Now}), ReadHeaderTimeout: 5 * time.Second}
-	go func() {
-		_, _ = io.Copy(io.Discard, in)
-		_ = server.Close()
-	}()
-	if _, err := fmt.Fprintf(out, "http://%s\n", listener.Addr()); err != nil {
-		return err
-	}
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
-}
-
 // reply is what the payment API answers with.
 type reply struct {
 	Result string `json:"result"`
 	Detail string `json:"detail,omitempty"`
 }
 
-// paymentAPI shows payments to those who may read and takes new ones from those
-// who may write.
-func paymentAPI(v *verifier) http.Handler {
+// API shows payments to those who may read and takes new ones from those who may
+// write.
+func API(v *Verifier) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /payments", v.protect("payments:read", "here are the payments"))
 	mux.Handle("POST /payments", v.protect("payments:write", "paid"))
@@ -65,7 +38,7 @@ func paymentAPI(v *verifier) http.Handler {
 }
 
 // protect lets those in whose token carries the scope (RFC 6750 section 3).
-func (v *verifier) protect(scope, result string) http.Handler {
+func (v *Verifier) protect(scope, result string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer := func(status int, challenge string, body reply) {
 			if challenge != "" {
@@ -80,9 +53,9 @@ func (v *verifier) protect(scope, result string) http.Handler {
 			answer(http.StatusUnauthorized, "Bearer", reply{Result: "no token"})
 			return
 		}
-		claims, err := v.verify(token)
+		claims, err := v.Verify(token)
 		switch {
-		case errors.Is(err, errBundle):
+		case errors.Is(err, ErrBundle):
 			answer(http.StatusServiceUnavailable, "", reply{"cannot verify", err.Error()})
 		case err != nil:
 			answer(http.StatusUnauthorized, `Bearer error="invalid_token"`, reply{"invalid_token", err.Error()})
@@ -95,8 +68,8 @@ func (v *verifier) protect(scope, result string) http.Handler {
 	})
 }
 
-// errBundle is that the bundle cannot be read: no fault of the token's.
-var errBundle = errors.New("the verification bundle cannot be used")
+// ErrBundle is that the bundle cannot be read: no fault of the token's.
+var ErrBundle = errors.New("the verification bundle cannot be used")
 
 // verification is what of verification.json a verifier needs; its form is
 // documented in verification.schema.json.
@@ -108,18 +81,20 @@ type verification struct {
 	TokenType        string                    `json:"tokenType"`
 }
 
-// tokenClaims are those that the payment API looks at.
-type tokenClaims struct {
+// Claims are those that the payment API looks at.
+type Claims struct {
 	jwt.Claims
 	ClientID string `json:"client_id"`
 	Scope    string `json:"scope"`
 }
 
-// verifier checks tokens with the files of a verification bundle, and with
+// Verifier checks tokens with the files of a verification bundle, and with
 // nothing else.
-type verifier struct {
-	dir string
-	now func() time.Time
+type Verifier struct {
+	// Dir is the mounted bundle.
+	Dir string
+	// Now is the clock by which tokens expire.
+	Now func() time.Time
 
 	mu     sync.Mutex
 	loaded string // which state of the directory the rest is from
@@ -127,28 +102,32 @@ type verifier struct {
 	keys   jose.JSONWebKeySet
 }
 
+// dataLink is the link in a mounted volume that points to the directory with the
+// present files.
+const dataLink = "..data"
+
 // bundle returns the bundle, read anew if it has changed. A kubelet replaces
 // all files of a mounted volume at once, by pointing the link ..data to another
 // directory: so its target says in one look whether anything is new. Both files
 // are read below that target, lest a change in between mixes two bundles.
-func (v *verifier) bundle() (verification, jose.JSONWebKeySet, error) {
+func (v *Verifier) bundle() (verification, jose.JSONWebKeySet, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for {
-		current, err := os.Readlink(filepath.Join(v.dir, dataLink))
+		current, err := os.Readlink(filepath.Join(v.Dir, dataLink))
 		if err != nil {
-			return v.rules, v.keys, fmt.Errorf("%w: %w", errBundle, err)
+			return v.rules, v.keys, fmt.Errorf("%w: %w", ErrBundle, err)
 		}
 		if current == v.loaded {
 			return v.rules, v.keys, nil
 		}
-		rules, keys, err := readBundle(filepath.Join(v.dir, current))
+		rules, keys, err := readBundle(filepath.Join(v.Dir, current))
 		if err == nil {
 			v.loaded, v.rules, v.keys = current, rules, keys
 			return rules, keys, nil
 		}
-		if now, gone := os.Readlink(filepath.Join(v.dir, dataLink)); gone != nil || now == current {
-			return v.rules, v.keys, fmt.Errorf("%w: %w", errBundle, err)
+		if now, gone := os.Readlink(filepath.Join(v.Dir, dataLink)); gone != nil || now == current {
+			return v.rules, v.keys, fmt.Errorf("%w: %w", ErrBundle, err)
 		} // else it was replaced while we read
 	}
 }
@@ -170,9 +149,9 @@ func readBundle(dir string) (rules verification, keys jose.JSONWebKeySet, err er
 	return rules, keys, nil
 }
 
-// verify checks signature, type, issuer, audience and times of a token (RFC
+// Verify checks signature, type, issuer, audience and times of a token (RFC
 // 7519 section 7.2, RFC 8725), and returns its claims.
-func (v *verifier) verify(token string) (*tokenClaims, error) {
+func (v *Verifier) Verify(token string) (*Claims, error) {
 	rules, keys, err := v.bundle()
 	if err != nil {
 		return nil, err
@@ -188,7 +167,7 @@ func (v *verifier) verify(token string) (*tokenClaims, error) {
 	if rules.TokenType != "" && !strings.EqualFold(mediaType(typ), mediaType(rules.TokenType)) {
 		return nil, fmt.Errorf("typ is not %s", rules.TokenType)
 	}
-	var claims tokenClaims
+	var claims Claims
 	if err := verifySignature(parsed, keys.Key(header.KeyID), &claims); err != nil {
 		return nil, err
 	}
@@ -196,7 +175,7 @@ func (v *verifier) verify(token string) (*tokenClaims, error) {
 		return nil, errors.New("the token has no exp")
 	}
 	err = claims.ValidateWithLeeway(jwt.Expected{
-		Issuer: rules.Issuer, AnyAudience: jwt.Audience{rules.Audience}, Time: v.now(),
+		Issuer: rules.Issuer, AnyAudience: jwt.Audience{rules.Audience}, Time: v.Now(),
 	}, time.Duration(rules.ClockSkewSeconds)*time.Second)
 	if err != nil {
 		return nil, err
@@ -206,7 +185,7 @@ func (v *verifier) verify(token string) (*tokenClaims, error) {
 
 // verifySignature tries the keys of the token's kid. A key that says what it is
 // for is used for nothing else.
-func verifySignature(parsed *jwt.JSONWebToken, candidates []jose.JSONWebKey, claims *tokenClaims) error {
+func verifySignature(parsed *jwt.JSONWebToken, candidates []jose.JSONWebKey, claims *Claims) error {
 	if len(candidates) == 0 {
 		return errors.New("signed with a key that is not in the bundle")
 	}

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package paymenttest
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -91,12 +89,28 @@ func bundleFiles(t *testing.T, rules map[string]any, keys ...signer) map[string]
 	return files
 }
 
-func newVerifier(t *testing.T, files map[string][]byte) *verifier {
+// show makes the files the content of a directory the way a kubelet does: all at once.
+func show(t *testing.T, dir string, files map[string][]byte) {
 	t.Helper()
-	v := &verifier{dir: t.TempDir(), now: func() time.Time { return noon }}
-	if err := showFiles(v.dir, files); err != nil {
+	fresh, err := os.MkdirTemp(dir, "..")
+	if err != nil {
 		t.Fatal(err)
 	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(fresh, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link := filepath.Join(dir, dataLink)
+	if err := errors.Join(os.Symlink(filepath.Base(fresh), link+"_tmp"), os.Rename(link+"_tmp", link)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newVerifier(t *testing.T, files map[string][]byte) *Verifier {
+	t.Helper()
+	v := &Verifier{Dir: t.TempDir(), Now: func() time.Time { return noon }}
+	show(t, v.Dir, files)
 	return v
 }
 
@@ -159,14 +173,14 @@ func TestPayment(t *testing.T) {
 		"the type in full":                           {token: current.sign(t, "application/AT+jwt", goodClaims()), want: 200},
 	}
 	rules := map[string]any{"tokenType": "at+jwt", "algorithms": []string{"ES256", "RS256", "PS256"}}
-	api := httptest.NewServer(paymentAPI(newVerifier(t, bundleFiles(t, rules, current, second))))
+	api := httptest.NewServer(API(newVerifier(t, bundleFiles(t, rules, current, second))))
 	defer api.Close()
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			if tc.method == "" {
 				tc.method = http.MethodPost
 			}
-			if got := request(tc.method, api.URL, tc.token); got.Status != tc.want {
+			if got := Request(tc.method, api.URL, tc.token); got.Status != tc.want {
 				t.Errorf("answered %s, want %d", got, tc.want)
 			}
 		})
@@ -175,7 +189,7 @@ func TestPayment(t *testing.T) {
 
 func TestPaymentChallenges(t *testing.T) {
 	key := newSigner(t, "ES256", "k1")
-	api := httptest.NewServer(paymentAPI(newVerifier(t, bundleFiles(t, nil, key))))
+	api := httptest.NewServer(API(newVerifier(t, bundleFiles(t, nil, key))))
 	defer api.Close()
 	reads := goodClaims()
 	reads["scope"] = "payments:read"
@@ -200,7 +214,7 @@ func TestPaymentChallenges(t *testing.T) {
 func TestPaymentWithABundleThatAllowsNothing(t *testing.T) {
 	key := newSigner(t, "ES256", "k1")
 	v := newVerifier(t, bundleFiles(t, map[string]any{"algorithms": []string{}}, key))
-	if _, err := v.verify(key.sign(t, "at+jwt", goodClaims())); err == nil {
+	if _, err := v.Verify(key.sign(t, "at+jwt", goodClaims())); err == nil {
 		t.Error("an empty list of algorithms was taken for any algorithm")
 	}
 }
@@ -209,7 +223,7 @@ func TestPaymentFollowsItsBundle(t *testing.T) {
 	first, second := newSigner(t, "ES256", "k1"), newSigner(t, "ES256", "k2")
 	v := newVerifier(t, bundleFiles(t, nil, first))
 	accepts := func(s signer) bool {
-		_, err := v.verify(s.sign(t, "at+jwt", goodClaims()))
+		_, err := v.Verify(s.sign(t, "at+jwt", goodClaims()))
 		return err == nil
 	}
 	for _, step := range []struct {
@@ -221,9 +235,7 @@ func TestPaymentFollowsItsBundle(t *testing.T) {
 		{[]signer{second}, []bool{false, true}},
 		{nil, []bool{false, false}},
 	} {
-		if err := showFiles(v.dir, bundleFiles(t, nil, step.keys...)); err != nil {
-			t.Fatal(err)
-		}
+		show(t, v.Dir, bundleFiles(t, nil, step.keys...))
 		if diff := cmp.Diff(step.want, []bool{accepts(first), accepts(second)}); diff != "" {
 			t.Errorf("with %d keys (-want +got):\n%s", len(step.keys), diff)
 		}
@@ -233,104 +245,49 @@ func TestPaymentFollowsItsBundle(t *testing.T) {
 func TestPaymentWithoutAUsableBundle(t *testing.T) {
 	key := newSigner(t, "ES256", "k1")
 	whole := bundleFiles(t, nil, key)
-	tests := map[string]func() *verifier{
-		"no directory": func() *verifier { return &verifier{dir: filepath.Join(t.TempDir(), "none"), now: time.Now} },
-		"no keys": func() *verifier {
+	tests := map[string]func() *Verifier{
+		"no directory": func() *Verifier { return &Verifier{Dir: filepath.Join(t.TempDir(), "none"), Now: time.Now} },
+		"no keys": func() *Verifier {
 			return newVerifier(t, map[string][]byte{"verification.json": whole["verification.json"]})
 		},
-		"no rules": func() *verifier { return newVerifier(t, map[string][]byte{"jwks.json": whole["jwks.json"]}) },
-		"malformed rules": func() *verifier {
+		"no rules": func() *Verifier { return newVerifier(t, map[string][]byte{"jwks.json": whole["jwks.json"]}) },
+		"malformed rules": func() *Verifier {
 			return newVerifier(t, map[string][]byte{"jwks.json": whole["jwks.json"], "verification.json": []byte("{")})
 		},
-		"no issuer":   func() *verifier { return newVerifier(t, bundleFiles(t, map[string]any{"issuer": ""}, key)) },
-		"no audience": func() *verifier { return newVerifier(t, bundleFiles(t, map[string]any{"audience": ""}, key)) },
+		"no issuer":   func() *Verifier { return newVerifier(t, bundleFiles(t, map[string]any{"issuer": ""}, key)) },
+		"no audience": func() *Verifier { return newVerifier(t, bundleFiles(t, map[string]any{"audience": ""}, key)) },
 	}
 	for name, broken := range tests {
 		t.Run(name, func(t *testing.T) {
 			v := broken()
-			if _, err := v.verify(key.sign(t, "at+jwt", goodClaims())); !errors.Is(err, errBundle) {
+			if _, err := v.Verify(key.sign(t, "at+jwt", goodClaims())); !errors.Is(err, ErrBundle) {
 				t.Errorf("got %v, want that the bundle cannot be used", err)
 			}
-			api := httptest.NewServer(paymentAPI(v))
+			api := httptest.NewServer(API(v))
 			defer api.Close()
-			if got := request(http.MethodPost, api.URL, "x"); got.Status != http.StatusServiceUnavailable {
+			if got := Request(http.MethodPost, api.URL, "x"); got.Status != http.StatusServiceUnavailable {
 				t.Errorf("answered %s, want 503", got)
 			}
 		})
 	}
 }
 
-// TestCartCallsPayment runs both processes, as goroutines, with files between
-// them and nothing else.
-func TestCartCallsPayment(t *testing.T) {
+func TestPay(t *testing.T) {
 	key := newSigner(t, "ES256", "k1")
-	dir := t.TempDir()
-	claims := goodClaims()
-	claims["exp"] = time.Now().Add(time.Minute).Unix()
-	claims["iat"] = time.Now().Unix()
-	for mount, files := range map[string]map[string][]byte{
-		"verify": bundleFiles(t, nil, key), "token": {"payment-api": []byte(key.sign(t, "at+jwt", claims))},
-	} {
-		if err := showFiles(filepath.Join(dir, mount), files); err != nil {
-			t.Fatal(err)
-		}
-	}
-	in, stop := io.Pipe()
-	address, out := io.Pipe()
-	ended := make(chan error, 1)
-	go func() { ended <- runPayment([]string{"-bundle", dir + "/verify"}, in, out) }()
-	line := make([]byte, 100)
-	n, err := address.Read(line)
-	if err != nil {
-		t.Fatal(err)
-	}
-	url := strings.TrimSpace(string(line[:n]))
-
-	cart := func(more ...string) (calls []call) {
-		t.Helper()
-		var report bytes.Buffer
-		args := append([]string{"-url", url, "-interval", "1ms", "-token", dir + "/token/payment-api"}, more...)
-		if err := runCart(args, eternity{}, &report); err != nil {
-			t.Fatal(err)
-		}
-		decoder := json.NewDecoder(&report)
-		for decoder.More() {
-			var c call
-			if err := decoder.Decode(&c); err != nil {
-				t.Fatal(err)
-			}
-			calls = append(calls, c)
-		}
-		return calls
-	}
-	paid := call{Status: 200, Result: "paid", Detail: "for cart"}
-	if diff := cmp.Diff([]call{paid, paid, paid}, cart("-count", "3")); diff != "" {
-		t.Errorf("calls (-want +got):\n%s", diff)
-	}
-	if err := os.Remove(dir + "/token/payment-api"); err != nil {
-		t.Fatal(err)
-	}
-	if got := cart("-count", "1"); len(got) != 1 || got[0].Status != 0 || !strings.HasPrefix(got[0].Result, "there is no token") {
+	api := httptest.NewServer(API(newVerifier(t, bundleFiles(t, nil, key))))
+	defer api.Close()
+	token := filepath.Join(t.TempDir(), "payment-api")
+	if got := Pay(api.URL, token); got.Status != 0 || !strings.HasPrefix(got.Result, "there is no token") {
 		t.Errorf("without a token: %v", got)
 	}
-	if err := stop.Close(); err != nil {
+	if err := os.WriteFile(token, []byte(key.sign(t, "at+jwt", goodClaims())), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-ended; err != nil {
-		t.Errorf("payment ended with: %v", err)
+	if diff := cmp.Diff(Call{Status: 200, Result: "paid", Detail: "for cart"}, Pay(api.URL, token)); diff != "" {
+		t.Errorf("with a token (-want +got):\n%s", diff)
 	}
-	if got := cart("-count", "1"); got[0].Status != 0 {
-		t.Errorf("payment goes on after its end: %v", got)
-	}
-}
-
-// eternity is a standard input that never ends.
-type eternity struct{}
-
-func (eternity) Read([]byte) (int, error) { select {} }
-
-func TestCartEndsWithItsInput(t *testing.T) {
-	if err := runCart([]string{"-url", "http://127.0.0.1:1", "-token", "none"}, strings.NewReader(""), io.Discard); err != nil {
-		t.Error(err)
+	api.Close()
+	if got := Pay(api.URL, token); got.Status != 0 {
+		t.Errorf("without an API: %v", got)
 	}
 }

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
+)
+
+// runPayment is the payment process: an API that checks every token with what
+// lies in its bundle directory. It knows neither Kubernetes nor the
+// authorization server. It says on the first line of out where it listens, and
+// ends with its standard input.
+func runPayment(args []string, in io.Reader, out io.Writer) error {
+	flags := flag.NewFlagSet("payment", flag.ContinueOnError)
+	bundle := flags.String("bundle", "", "directory of the verification bundle")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	server := &http.Server{Handler: paymenttest.API(&paymenttest.Verifier{Dir: *bundle, Now: time.Now}), ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		_, _ = io.Copy(io.Discard, in)
+		_ = server.Close()
+	}()
+	if _, err := fmt.Fprintf(out, "http://%s\n", listener.Addr()); err != nil {
+		return err
+	}
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// runCart is the cart process: it calls the payment API at regular intervals,
+// each time with the token that its file holds then, and reports each call on
+// out, as a line of JSON. It ends after -count calls, or else with its standard input.
+func runCart(args []string, in io.Reader, out io.Writer) error {
+	flags := flag.NewFlagSet("cart", flag.ContinueOnError)
+	url := flags.String("url", "", "the payment API")
+	file := flags.String("token", "", "file with the access token")
+	count := flags.Int("count", 0, "how many calls; 0: until standard input ends")
+	interval := flags.Duration("interval", 50*time.Millisecond, "from one call to the next")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, in)
+		close(ended)
+	}()
+	ticker := time.NewTicker(*interval)
+	defer ticker.Stop()
+	report := json.NewEncoder(out)
+	for n := 1; ; n++ {
+		if err := report.Encode(paymenttest.Pay(*url, *file)); err != nil {
+			return err
+		}
+		if n == *count {
+			return nil
+		}
+		select {
+		case <-ended:
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
