@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	_ "golang.org/x/crypto/x509roots/fallback" // the image is empty but for this program
 	"k8s.io/apimachinery/pkg/util/validation"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // kubeconfigs of developers
 	ctrl "sigs.k8s.io/controller-runtime"

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"crypto/x509"
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// TestPublicCertificatesAreTrustedInAnEmptyImage starts this program where there
+// is no certificate, as in the image: what the system trusts is read only once.
+func TestPublicCertificatesAreTrustedInAnEmptyImage(t *testing.T) {
+	if os.Getenv("SSL_CERT_FILE") == "/nowhere" {
+		roots, err := x509.SystemCertPool()
+		if err != nil || roots.Equal(x509.NewCertPool()) {
+			t.Errorf("no authority is trusted: %v", err)
+		}
+		return
+	}
+	empty := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+	empty.Env = append(os.Environ(), "SSL_CERT_FILE=/nowhere", "SSL_CERT_DIR=/nowhere")
+	if out, err := empty.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
