@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# make image, or: docker buildx build --platform=linux/amd64,linux/arm64 -t m2m-operator .
+# For those who build with Docker; `make image` makes the same image without it.
+#
+#   docker buildx build --platform=linux/amd64,linux/arm64 -t m2m-operator .
+#
 # The builder runs on the builder's own platform and cross-compiles.
 
 FROM --platform=$BUILDPLATFORM golang:1.26 AS builder
@@ -12,10 +15,13 @@ RUN go mod download
 COPY api/ api/
 COPY cmd/ cmd/
 COPY internal/ internal/
-RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags="-s -w" -o /manager ./cmd
+RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -ldflags="-s -w" -o /manager ./cmd
 
-# The certificate authorities and nothing else: no shell, no package manager, no user but this one.
-FROM gcr.io/distroless/static:nonroot
+# The program and nothing else, not even certificate authorities: it brings them along.
+FROM scratch
+LABEL org.opencontainers.image.title=m2m-operator \
+      org.opencontainers.image.licenses=Apache-2.0 \
+      org.opencontainers.image.source=https://github.com/m2m-operator/m2m-operator
 COPY --from=builder /manager /manager
 USER 65532:65532
 ENTRYPOINT ["/manager"]
