@@ -3,7 +3,6 @@
 package v1alpha1
 
 import (
-	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -92,6 +91,7 @@ const (
 // the APIResources that it names, each once and in its order, and apart from
 // them what is no valid name.
 func ParseVerify(value, namespace string) (refs []types.NamespacedName, invalid []string) {
+	seen := map[types.NamespacedName]bool{} // a value may be long, and anybody's
 	for ref := range strings.SplitSeq(value, ",") {
 		ref = strings.TrimSpace(ref)
 		if ref == "" {
@@ -104,7 +104,8 @@ func ParseVerify(value, namespace string) (refs []types.NamespacedName, invalid 
 		switch {
 		case len(validation.IsDNS1123Label(r.Namespace)) > 0 || len(validation.IsDNS1123Subdomain(r.Name)) > 0 || len(r.Name) > 63:
 			invalid = append(invalid, ref)
-		case !slices.Contains(refs, r):
+		case !seen[r]:
+			seen[r] = true
 			refs = append(refs, r)
 		}
 	}
