@@ -31,14 +31,20 @@ func (c Call) String() string {
 
 // Pay makes one call with what the token's file holds now.
 func Pay(url, file string) Call {
+	token, err := Token(file)
+	if err != nil {
+		return Call{Result: "there is no token: " + err.Error()}
+	}
+	return Request(http.MethodPost, url, token)
+}
+
+// Token returns what the token's file holds now.
+func Token(file string) (string, error) {
 	token, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		token, err = os.ReadFile(file) // it may have been replaced in this moment
 	}
-	if err != nil {
-		return Call{Result: "there is no token: " + err.Error()}
-	}
-	return Request(http.MethodPost, url, string(token))
+	return string(token), err
 }
 
 var httpClient = &http.Client{Timeout: 5 * time.Second}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package wire is what the programs that run as pods (test/e2e/pods) and the suite
+// say to each other over HTTP, as JSON. No token and no secret is in it, save the
+// secrets that the suite gives to the authorization server.
+package wire
+
+import (
+	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
+)
+
+// Ports of the programs.
+const (
+	ServicePort = 8080 // of the service itself; 8443 for the authorization server
+	TLSPort     = 8443
+	ReportPort  = 8081 // of what the suite asks and orders
+)
+
+// Resource is an API that the authorization server shall know.
+type Resource struct {
+	ID     string
+	Scopes []string
+}
+
+// Rotation orders another signing key.
+type Rotation struct {
+	// Hard takes the former key out of the published ones in the same moment.
+	Hard bool
+}
+
+// Outage has the authorization server refuse all connections for a while.
+type Outage struct{ Seconds float64 }
+
+// Key is the authorization server's answer to a rotation: the key that signs now.
+type Key struct {
+	ID string
+	At time.Time
+}
+
+// TokenRequest is one that has reached the authorization server.
+type TokenRequest struct {
+	At        time.Time // of its arrival
+	ClientID  string
+	Status    int
+	Error     string `json:",omitempty"`
+	TokenHash string `json:",omitempty"` // of the token issued
+}
+
+// Token is one that a pod found in its file, by what may be known of it.
+type Token struct {
+	At                  time.Time // when the pod saw it
+	Hash                string
+	KeyID               string
+	IssuedAt, ExpiresAt time.Time
+}
+
+// Failure is a call that was not answered with 200.
+type Failure struct {
+	At time.Time
+	paymenttest.Call
+	Token Token // that it was made with
+}
+
+// Calls are the calls that a pod has made.
+type Calls struct {
+	Total, Failed int
+	Failures      []Failure // the first thousand of them
+	// Longest is the longest time from one call's start to the next one's.
+	Longest time.Duration
+}
+
+// Bundle is a state of the verification bundle that a pod has found.
+type Bundle struct {
+	At     time.Time
+	KeyIDs []string
+}
+
+// Inside is what a program finds in its container.
+type Inside struct {
+	UID, GID int
+	Env      map[string]string // the variables that begin with M2M_
+	Files    []File            // below the directories that these name
+	// ServiceAccountToken says that the pod has credentials for the API server.
+	ServiceAccountToken bool
+}
+
+// File is a mounted file.
+type File struct {
+	Path     string
+	Mode     string // such as -rw-r-----
+	UID, GID uint32
+	Error    string `json:",omitempty"` // of reading it
+}
