@@ -133,6 +133,18 @@ interop-local: ## Run the interoperability suite against the npm package oidc-pr
 demo: build ## Run the whole story, cart calling payment, on a real API server. KEEP=1 leaves it running.
 	@$(WITH_CONTROL_PLANE); go run ./hack/demo
 
+.PHONY: node-up
+node-up: ## Build and start a one-node Kubernetes in namespaces of its own (needs Linux and root).
+	@programs="$$(hack/node/build.sh)"; go run ./hack/node up -programs "$$programs"
+
+.PHONY: node-load
+node-load: ## Give the node the image archives that IMAGES names.
+	@go run ./hack/node load $(IMAGES)
+
+.PHONY: node-down
+node-down: ## Stop the node and remove all of it but its logs.
+	@go run ./hack/node down
+
 ##@ Release
 
 .PHONY: image

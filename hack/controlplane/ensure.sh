@@ -16,22 +16,14 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=hack/buildonce.sh
 . "$here/../buildonce.sh"
+# shellcheck source=hack/controlplane/stamp.sh
+. "$here/stamp.sh"
 
 # How long setup-envtest may take to reach its index, and then to download, in seconds.
 index_timeout=20
 download_timeout=600
 
 binaries="kube-apiserver etcd kubectl"
-
-# Reproducible: the stamp carries the version, which clients compare, but no date.
-# Without it the API server runs but `kubectl version` cannot parse its own version.
-version="$(awk '$1 == "k8s.io/kubernetes" { print $2 }' "$here/go.mod")" # v1.37.2
-minor="${version#v}" minor="${minor#*.}" minor="${minor%%.*}"
-ldflags="-s -w"
-for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
-  ldflags="$ldflags -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=$minor"
-  ldflags="$ldflags -X $package.gitCommit= -X $package.gitTreeState=archive"
-done
 
 # complete DIR says whether a directory holds all that is needed.
 complete() {
