@@ -47,7 +47,7 @@ type APIResourceReconciler struct {
 
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources,verbs=list;watch
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources/status,verbs=patch
-// +kubebuilder:rbac:groups="",resources=namespaces,verbs=list;watch
+// +kubebuilder:rbac:groups="",roleName=manager-cluster-role,resources=namespaces,verbs=list;watch
 
 // Reconcile judges an APIResource and writes its status.
 func (r *APIResourceReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {

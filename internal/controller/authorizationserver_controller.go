@@ -65,9 +65,14 @@ type fetchState struct {
 	discovered, keysResult *problem // how the last attempt ended; nil: not attempted, or well
 }
 
-// +kubebuilder:rbac:groups=m2m-operator.io,resources=authorizationservers;clusterauthorizationservers,verbs=list;watch
-// +kubebuilder:rbac:groups=m2m-operator.io,resources=authorizationservers/status;clusterauthorizationservers/status,verbs=patch
-// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+// What no namespace holds is a role of its own, so that the rest can be granted in
+// single namespaces only. The events of what no namespace holds are in "default".
+//
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=authorizationservers,verbs=list;watch
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=authorizationservers/status,verbs=patch
+// +kubebuilder:rbac:groups=m2m-operator.io,roleName=manager-cluster-role,resources=clusterauthorizationservers,verbs=list;watch
+// +kubebuilder:rbac:groups=m2m-operator.io,roleName=manager-cluster-role,resources=clusterauthorizationservers/status,verbs=patch
+// +kubebuilder:rbac:groups=events.k8s.io,roleName=manager-cluster-role,resources=events,verbs=create;patch
 
 // Reconcile asks the server what is due and writes what it learnt.
 func (r *AuthorizationServerReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {

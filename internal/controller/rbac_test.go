@@ -33,7 +33,7 @@ import (
 // restrictedUser has the operator's ClusterRole and nothing else.
 const restrictedUser = "m2m-operator-restricted"
 
-// managerRole reads the role that the installation gives to the operator.
+// managerRole reads the roles that the installation gives to the operator, as one.
 func managerRole(t *testing.T) *rbacv1.ClusterRole {
 	t.Helper()
 	file := filepath.Join("..", "..", "config", "rbac", "role.yaml")
@@ -41,11 +41,15 @@ func managerRole(t *testing.T) *rbacv1.ClusterRole {
 	if err != nil {
 		t.Fatalf("%v: make manifests writes it", err)
 	}
-	var role rbacv1.ClusterRole
-	if err := yaml.UnmarshalStrict(b, &role); err != nil {
-		t.Fatalf("%s: %v", file, err)
+	all := &rbacv1.ClusterRole{}
+	for document := range strings.SplitSeq(strings.TrimPrefix(string(b), "---\n"), "\n---\n") {
+		var role rbacv1.ClusterRole
+		if err := yaml.UnmarshalStrict([]byte(document), &role); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		all.Rules = append(all.Rules, role.Rules...)
 	}
-	return &role
+	return all
 }
 
 // restricted returns a connection with exactly the rights that the installation

@@ -5,6 +5,7 @@ package docs
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,26 +24,28 @@ import (
 
 const operatorUser = "m2m-operator"
 
-// installRoles gives the operator's user the role that the installation gives
+// installRoles gives the operator's user the roles that the installation gives
 // to its ServiceAccount, and no more.
 func installRoles(ctx context.Context) error {
 	manifest, err := os.ReadFile(filepath.Join(root, "config", "rbac", "role.yaml"))
 	if err != nil {
 		return err
 	}
-	role := &rbacv1.ClusterRole{}
-	if err := yaml.UnmarshalStrict(manifest, role); err != nil {
-		return err
-	}
-	if err := kube.Create(ctx, role); err != nil {
-		return err
-	}
-	if err := kube.Create(ctx, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: operatorUser},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: operatorUser}},
-	}); err != nil {
-		return err
+	for document := range strings.SplitSeq(strings.TrimPrefix(string(manifest), "---\n"), "\n---\n") {
+		role := &rbacv1.ClusterRole{}
+		if err := yaml.UnmarshalStrict([]byte(document), role); err != nil {
+			return err
+		}
+		if err := kube.Create(ctx, role); err != nil {
+			return err
+		}
+		if err := kube.Create(ctx, &rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: role.Name},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+			Subjects:   []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: operatorUser}},
+		}); err != nil {
+			return err
+		}
 	}
 	return kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: operatorNamespace}})
 }
