@@ -2,7 +2,7 @@
 
 // The programs that the end-to-end suite runs as pods, in one binary: the
 // authorization server, the two services of the story, a scraper of metrics, and
-// one that does nothing. What they have seen they tell the suite at a port of
+// two that only look or idle. What they have seen they tell the suite at a port of
 // their own, which it reaches through the API server.
 package main
 
@@ -20,10 +20,10 @@ import (
 
 func main() {
 	roles := map[string]func(context.Context, []string) error{
-		"authserver": runAuthServer, "payment": runPayment, "cart": runCart, "scraper": runScraper, "idle": runIdle,
+		"authserver": runAuthServer, "payment": runPayment, "cart": runCart, "scraper": runScraper, "look": runLook, "idle": runIdle,
 	}
 	if len(os.Args) < 2 || roles[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: pods authserver|payment|cart|scraper|idle [FLAG...]")
+		fmt.Fprintln(os.Stderr, "usage: pods authserver|payment|cart|scraper|look|idle [FLAG...]")
 		os.Exit(2)
 	}
 	// Process 1 has no default for these signals.
@@ -33,6 +33,20 @@ func main() {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[1], err)
 		os.Exit(1)
 	}
+}
+
+// runLook succeeds if its container has files of ours and can read them.
+func runLook(context.Context, []string) error {
+	found := inside().Files
+	if len(found) == 0 {
+		return errors.New("there is nothing")
+	}
+	for _, f := range found {
+		if f.Error != "" {
+			return errors.New(f.Error)
+		}
+	}
+	return nil
 }
 
 func runIdle(ctx context.Context, _ []string) error {

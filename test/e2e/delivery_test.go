@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/test/e2e/wire"
+)
+
+const (
+	promptClients  = 8
+	promptSamples  = 100
+	routineClients = 3
+	routineSamples = 3
+)
+
+// testDelivery measures from the moment that a token request reaches the
+// authorization server to the moment that a pod sees the changed file. Tokens of 60
+// seconds have to be delivered at once; those of 15 minutes are left to the kubelet.
+func testDelivery(t *testing.T, w *world) {
+	watcher := func(name string, lifetime time.Duration) client.ObjectKey {
+		w.m2mClient(t, name, lifetime, 10)
+		p := pod(shop, name, map[string]string{v1alpha1.ClientAnnotation: name}, "cart")
+		create(t, p)
+		return client.ObjectKeyFromObject(p)
+	}
+	var routine, prompt []client.ObjectKey
+	for i := range routineClients {
+		routine = append(routine, watcher(fmt.Sprintf("routine-%d", i), 15*time.Minute))
+	}
+	for i := range promptClients {
+		prompt = append(prompt, watcher(fmt.Sprintf("prompt-%d", i), 0))
+	}
+	for _, pods := range [][]client.ObjectKey{routine, prompt} {
+		for _, p := range pods {
+			running(t, shop, p.Name, 1)
+		}
+	}
+
+	collect := func(pods []client.ObjectKey, want int, patience time.Duration) (delays []time.Duration) {
+		eventuallyEvery(t, 2*time.Second, patience, func() error {
+			if delays = w.delays(t, pods); len(delays) < want {
+				return fmt.Errorf("%d refreshes have been seen in a pod, want %d", len(delays), want)
+			}
+			return nil
+		})
+		return delays
+	}
+	delays := collect(prompt, promptSamples, 4*time.Minute)
+	figures.spread("prompt_delivery", delays)
+	if p99 := quantile(delays, 0.99); p99 >= 2*time.Second {
+		t.Errorf("prompt delivery took %s at p99, want less than 2 s", p99)
+	}
+	for _, p := range prompt {
+		w.remove(t, p.Name)
+	}
+
+	byKubelet := collect(routine, routineSamples, 5*time.Minute)
+	figures.spread("kubelet_alone_delivery", byKubelet)
+	if p50 := quantile(byKubelet, 0.5); p50 < 20*time.Second {
+		t.Errorf("a routine refresh was seen after %s: it was delivered at once without need", p50)
+	}
+	for _, p := range routine {
+		w.remove(t, p.Name)
+	}
+	if err := noFailure(cartCalls(t, false)); err != nil {
+		t.Error(err)
+	}
+}
+
+// remove takes a client and its pod away.
+func (w *world) remove(t *testing.T, name string) {
+	t.Helper()
+	c := &v1alpha1.M2MClient{}
+	c.Name, c.Namespace = name, shop
+	for _, o := range []client.Object{c, pod(shop, name, nil)} {
+		if err := kube.Delete(t.Context(), o); client.IgnoreNotFound(err) != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// delays says how long each refresh took to these pods. The first token of a pod
+// is none: it was mounted when the pod started.
+func (w *world) delays(t *testing.T, pods []client.ObjectKey) (all []time.Duration) {
+	t.Helper()
+	var seen []wire.Token
+	for _, p := range pods {
+		if tokens := get[[]wire.Token](t, p, "/tokens"); len(tokens) > 0 {
+			seen = append(seen, tokens[1:]...)
+		}
+	}
+	issued := w.issued(t)
+	for _, token := range seen {
+		request, ok := issued[token.Hash]
+		if !ok {
+			t.Errorf("a pod saw a token of %s that was never issued", token.IssuedAt)
+			continue
+		}
+		all = append(all, token.At.Sub(request.At))
+	}
+	return all
+}

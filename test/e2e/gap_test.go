@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/test/e2e/wire"
+)
+
+const (
+	keyRotations    = 20
+	secretRotations = 5
+	leaderKills     = 5
+	outage          = 30 * time.Second // half of a token's lifetime
+)
+
+// testGap lets cart call payment 20 times a second, with tokens of 60 seconds,
+// while everything around it is changed, killed and taken away.
+func testGap(t *testing.T, w *world) {
+	cartCalls(t, true)
+	start := time.Now()
+
+	var inUse, inBundles, takeovers []time.Duration
+	for i := range keyRotations {
+		key := w.rotate(t, false)
+		switch i % 4 {
+		case 1:
+			w.register(t, "cart", 0) // the client secret: at the server, then in the cluster
+		case 3:
+			takeovers = append(takeovers, killLeader(t))
+		}
+		inUse = append(inUse, signedWith(t, key))
+		inBundles = append(inBundles, bundlesHave(t, key))
+	}
+	figures.set("gap_key_rotations_count", keyRotations)
+	figures.set("gap_client_secret_rotations_count", secretRotations)
+	figures.set("gap_leader_kills_count", leaderKills)
+	figures.spread("gap_new_key_in_api_pods", inBundles)
+	figures.spread("gap_new_key_in_use", inUse)
+	figures.spread("gap_leader_takeover", takeovers)
+
+	mustAsk(t, w.auth, http.MethodPost, "/outage", wire.Outage{Seconds: outage.Seconds()}, nil)
+	went := time.Now()
+	figures.set("gap_outage_seconds", outage.Seconds())
+	figures.set("gap_outage_token_after_return_seconds", (tokenAfter(t, went.Add(outage)) - outage).Seconds())
+	tokenAfter(t, time.Now()) // and one more, in peace
+
+	calls := cartCalls(t, true)
+	figures.set("gap_seconds", time.Since(start).Seconds())
+	figures.set("gap_calls_count", calls.Total)
+	figures.set("gap_failed_calls_count", calls.Failed)
+	figures.set("gap_calls_per_second", float64(calls.Total)/time.Since(start).Seconds())
+	figures.set("gap_longest_pause_seconds", calls.Longest.Seconds())
+	figures.set("gap_failed_calls_reasons", reasons(calls))
+	if err := noFailure(calls); err != nil {
+		t.Error(err)
+	}
+	for _, f := range calls.Failures[:min(5, len(calls.Failures))] {
+		t.Logf("%s: %s, with a token of key %.8s, issued %s, expiring %s", f.At.UTC(), f, f.Token.KeyID, f.Token.IssuedAt.UTC(), f.Token.ExpiresAt.UTC())
+	}
+
+	t.Run("the former key vanishes at once", func(t *testing.T) {
+		key := w.rotate(t, true)
+		signedWith(t, key)
+		tokenAfter(t, time.Now())
+		calls := cartCalls(t, true)
+		figures.set("hard_cut_calls_count", calls.Total)
+		figures.set("hard_cut_failed_calls_count", calls.Failed)
+		if err := noFailure(calls); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// rotate has the server sign with a new key, without notice.
+func (w *world) rotate(t *testing.T, hard bool) (key wire.Key) {
+	t.Helper()
+	mustAsk(t, w.auth, http.MethodPost, "/rotate", wire.Rotation{Hard: hard}, &key)
+	return key
+}
+
+// signedWith waits until the cart's token is signed with a key, and says how long
+// after the rotation that was.
+func signedWith(t *testing.T, key wire.Key) (after time.Duration) {
+	t.Helper()
+	return cartToken(t, key.At, func(token wire.Token) bool { return token.KeyID == key.ID })
+}
+
+// tokenAfter waits until the cart has a token that was issued later.
+func tokenAfter(t *testing.T, moment time.Time) (after time.Duration) {
+	t.Helper()
+	return cartToken(t, moment, func(token wire.Token) bool { return token.IssuedAt.After(moment) })
+}
+
+func cartToken(t *testing.T, since time.Time, is func(wire.Token) bool) (after time.Duration) {
+	t.Helper()
+	cart := running(t, shop, "cart", 1)[0]
+	eventuallyEvery(t, 500*time.Millisecond, 90*time.Second, func() error {
+		var tokens []wire.Token
+		if err := ask(t.Context(), cart, http.MethodGet, "/tokens", nil, &tokens); err != nil {
+			return err
+		}
+		i := slices.IndexFunc(tokens, is)
+		if i < 0 {
+			return fmt.Errorf("the cart has seen %d tokens, not the one that is waited for", len(tokens))
+		}
+		after = tokens[i].At.Sub(since)
+		return nil
+	})
+	return after
+}
+
+// bundlesHave says how long after a rotation the last of payment's pods had the key.
+func bundlesHave(t *testing.T, key wire.Key) (after time.Duration) {
+	t.Helper()
+	for _, p := range running(t, payments, "payment", 2) {
+		bundles := get[[]wire.Bundle](t, p, "/bundles")
+		i := slices.IndexFunc(bundles, func(b wire.Bundle) bool { return slices.Contains(b.KeyIDs, key.ID) })
+		if i < 0 {
+			t.Errorf("cart has a token of a key that %s does not have", p)
+			continue
+		}
+		after = max(after, bundles[i].At.Sub(key.At))
+	}
+	return after
+}
+
+// killLeader deletes the pod that leads, without grace, and says how long it took
+// until another one led. It returns when all replicas are there again.
+func killLeader(t *testing.T) (takeover time.Duration) {
+	t.Helper()
+	leader, err := leaderPod(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	pod := corev1.Pod{}
+	pod.Name, pod.Namespace = leader, operatorNamespace
+	if err := kube.Delete(t.Context(), &pod, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, func() error {
+		now, err := leaderPod(t)
+		if err == nil && now == leader {
+			err = errors.New("the killed pod still holds the lease")
+		}
+		return err
+	})
+	takeover = time.Since(start)
+	operatorAvailable(t)
+	return takeover
+}
+
+func leaderPod(t *testing.T) (string, error) {
+	var lease coordinationv1.Lease
+	if err := kube.Get(t.Context(), client.ObjectKey{Namespace: operatorNamespace, Name: "m2m-operator"}, &lease); err != nil {
+		return "", err
+	}
+	if lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" {
+		return "", errors.New("nobody leads")
+	}
+	pod, _, _ := strings.Cut(*lease.Spec.HolderIdentity, "_")
+	return pod, nil
+}
+
+func operatorAvailable(t *testing.T) {
+	t.Helper()
+	eventually(t, 2*time.Minute, func() error {
+		var d appsv1.Deployment
+		if err := kube.Get(t.Context(), client.ObjectKey{Namespace: operatorNamespace, Name: operatorDeployment}, &d); err != nil {
+			return err
+		}
+		if d.Status.ObservedGeneration != d.Generation || d.Status.AvailableReplicas != *d.Spec.Replicas || d.Status.UpdatedReplicas != *d.Spec.Replicas {
+			return fmt.Errorf("%d of %d replicas of the operator are available", d.Status.AvailableReplicas, *d.Spec.Replicas)
+		}
+		return nil
+	})
+}
