@@ -25,7 +25,7 @@ func parseFlags(t *testing.T, args ...string) (*options, error) {
 func TestFlags(t *testing.T) {
 	def := func(change func(*options)) *options {
 		o := &options{
-			Options:        controller.Options{OperatorNamespace: "system", Workers: 20},
+			Options:        controller.Options{OperatorNamespace: "system", Workers: 20, PromptDelivery: true},
 			metricsAddress: ":8443", probeAddress: ":8081", leaderElect: true,
 			leaseDuration: 15 * time.Second, renewDeadline: 10 * time.Second, qps: 500, burst: 1000,
 		}
@@ -53,6 +53,9 @@ func TestFlags(t *testing.T) {
 				o.Egress = egress.Policy{AllowHTTP: true, AllowLoopback: true, AllowLinkLocal: true}
 				o.insecureMetrics, o.leaderElect = true, false
 			}),
+		},
+		"nothing of pods is changed": {
+			[]string{"--prompt-delivery=false"}, def(func(o *options) { o.PromptDelivery = false }),
 		},
 		"numbers": {
 			[]string{

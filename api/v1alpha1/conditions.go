@@ -212,4 +212,11 @@ const (
 	ReasonKeysChanged = "KeysChanged"
 	// ReasonBundleWritten: a verification bundle was written.
 	ReasonBundleWritten = "BundleWritten"
+
+	// ReasonTokenNotReady, on a pod: the Secret that it mounts for its M2MClient
+	// does not exist, or is not the client's any more.
+	ReasonTokenNotReady = "TokenNotReady"
+	// ReasonVerificationNotReady, on a pod: a verification bundle that it asks
+	// for does not exist.
+	ReasonVerificationNotReady = "VerificationNotReady"
 )

@@ -26,20 +26,11 @@ const operatorAccount = "system:serviceaccount:m2m-operator-system:m2m-operator-
 // TestFence attacks with the operator's own ServiceAccount: what its role
 // allows in every namespace, the fence allows for its own objects only.
 func TestFence(t *testing.T) {
-	applyFence(t)
-	ns := newNamespace(t, "fence", nil)
-	admin := &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "fence-test"},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
-		Subjects:   []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: operatorAccount}},
-	}
-	createForTest(t, admin)
-	cfg := rest.CopyConfig(restConfig)
-	cfg.Impersonate = rest.ImpersonationConfig{UserName: operatorAccount}
-	operator, err := client.New(cfg, client.Options{Scheme: Scheme()})
+	operator, err := client.New(fencedOperator(t, "fence.yaml"), client.Options{Scheme: Scheme()})
 	if err != nil {
 		t.Fatal(err)
 	}
+	ns := newNamespace(t, "fence", nil)
 
 	own := map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
 	secret := func(name string, labels map[string]string) *corev1.Secret {
@@ -104,11 +95,25 @@ func TestFence(t *testing.T) {
 	}
 }
 
-// applyFence installs config/admission, with the prefix that config/default
-// puts before its names.
-func applyFence(t *testing.T) {
+// fencedOperator returns a connection of the operator's ServiceAccount, which
+// may do everything save for what a fence of config/admission denies.
+func fencedOperator(t *testing.T, fence string) *rest.Config {
 	t.Helper()
-	f, err := os.Open(filepath.Join("..", "..", "config", "admission", "fence.yaml"))
+	applyFence(t, fence)
+	createForTest(t, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "fence-test"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+		Subjects:   []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: operatorAccount}},
+	})
+	cfg := rest.CopyConfig(restConfig)
+	cfg.Impersonate = rest.ImpersonationConfig{UserName: operatorAccount}
+	return cfg
+}
+
+// applyFence installs a policy of config/admission and its binding.
+func applyFence(t *testing.T, fence string) {
+	t.Helper()
+	f, err := os.Open(filepath.Join("..", "..", "config", "admission", fence))
 	if err != nil {
 		t.Fatal(err)
 	}

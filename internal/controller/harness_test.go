@@ -174,4 +174,4 @@ func idle(t *testing.T, controllers ...string) error {
 	return nil
 }
 
-var everyController = []string{"authorizationserver", "clusterauthorizationserver", "apiresource", "verificationbundle", "m2mclient"}
+var everyController = []string{"authorizationserver", "clusterauthorizationserver", "apiresource", "verificationbundle", "m2mclient", "pod"}

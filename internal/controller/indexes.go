@@ -25,6 +25,8 @@ const (
 	bySecret      = "secret"              // M2MClient, AuthorizationServer → names of Secrets
 	byConfigMap   = "configMap"           // AuthorizationServer → names of ConfigMaps
 	byVerify      = "verify"              // pods and workloads → "namespace/name" of APIResources
+	byMounts      = "mounts"              // pods → "secret/name" and "configmap/name" of what injection mounts
+	byClient      = "client"              // pods → name of their M2MClient
 )
 
 func addIndexes(indexer client.FieldIndexer) error {
@@ -47,6 +49,19 @@ func addIndexes(indexer client.FieldIndexer) error {
 		}},
 		{&corev1.ConfigMap{}, byAPIResource, func(o client.Object) []string {
 			return []string{o.GetAnnotations()[v1alpha1.APIResourceAnnotation]}
+		}},
+		{metadataOf("Pod"), byMounts, func(o client.Object) []string {
+			var keys []string
+			for _, m := range mountsOf(o) {
+				keys = append(keys, m.String())
+			}
+			return keys
+		}},
+		{metadataOf("Pod"), byClient, func(o client.Object) []string {
+			if name, ok := o.GetAnnotations()[v1alpha1.ClientAnnotation]; ok {
+				return []string{name}
+			}
+			return nil
 		}},
 	}
 	for _, o := range []client.Object{&v1alpha1.AuthorizationServer{}, &v1alpha1.ClusterAuthorizationServer{}} {
@@ -100,9 +115,7 @@ func secretsOf(o client.Object) []string {
 // verifiers returns an object of every kind that can carry the verify
 // annotation.
 func verifiers() []client.Object {
-	pod := &metav1.PartialObjectMetadata{}
-	pod.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Pod"))
-	return []client.Object{pod,
+	return []client.Object{metadataOf("Pod"),
 		&appsv1.Deployment{}, &appsv1.StatefulSet{}, &appsv1.DaemonSet{}, &batchv1.Job{}, &batchv1.CronJob{}}
 }
 

@@ -47,10 +47,15 @@ var (
 		Name: "m2m_verification_bundle_writes_total",
 		Help: "Verification bundles created, updated or removed.",
 	}, []string{"operation"})
+
+	podTouches = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "m2m_pod_touches_total",
+		Help: "Pods touched so that they see a change at once, by result: success, refused or failed.",
+	}, []string{"result"})
 )
 
 func init() {
-	metrics.Registry.MustRegister(tokenExpiry, refreshLateness, tokenRequests, keysFetched, keysKnown, bundleWrites)
+	metrics.Registry.MustRegister(tokenExpiry, refreshLateness, tokenRequests, keysFetched, keysKnown, bundleWrites, podTouches)
 }
 
 // observeTokens publishes when a client's tokens expire, and drops what it

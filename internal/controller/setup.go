@@ -16,6 +16,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
@@ -46,8 +47,8 @@ type Options struct {
 	// WatchNamespaces limits the operator to these namespaces. Empty: all.
 	WatchNamespaces []string
 
-	// Workers is the number of M2MClients and of verification bundles that are
-	// reconciled at a time. Zero: 20.
+	// Workers is the number of M2MClients, of verification bundles and of pods
+	// that are reconciled at a time. Zero: 20.
 	Workers int
 
 	// PromptDelivery has the operator touch the pods that must see a changed
@@ -83,6 +84,10 @@ func Scheme() *runtime.Scheme {
 // is in the cluster.
 func ManagerOptions(o Options) ctrl.Options {
 	own := labels.SelectorFromSet(labels.Set{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
+	// A pod that has finished mounts nothing any more.
+	unfinished := fields.AndSelectors(
+		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodSucceeded)),
+		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodFailed)))
 	readYourWrites := true
 	return ctrl.Options{
 		Scheme: Scheme(),
@@ -103,7 +108,7 @@ func ManagerOptions(o Options) ctrl.Options {
 			ByObject: map[client.Object]cache.ByObject{
 				&corev1.Secret{}:      {Label: own},
 				&corev1.ConfigMap{}:   {Label: own},
-				&corev1.Pod{}:         {Transform: stripToAnnotations},
+				&corev1.Pod{}:         {Field: unfinished, Transform: stripPod},
 				&corev1.Namespace{}:   {Transform: stripToAnnotations},
 				&appsv1.Deployment{}:  {Transform: stripToAnnotations},
 				&appsv1.StatefulSet{}: {Transform: stripToAnnotations},
@@ -123,6 +128,7 @@ type reconcilers struct {
 	resource *APIResourceReconciler
 	bundle   *BundleReconciler
 	client   *M2MClientReconciler
+	pod      *PodReconciler
 }
 
 func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
@@ -150,6 +156,9 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 			client: mgr.GetClient(), live: mgr.GetAPIReader(), servers: servers, foreign: foreign, tokens: tokens,
 			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[tokenRecord](), events: mgr.GetEventRecorder("m2m-m2mclient"),
 			confirmSecrets: len(o.WatchNamespaces) > 1,
+		},
+		pod: &PodReconciler{
+			client: mgr.GetClient(), servers: servers, foreign: foreign, clock: o.Clock, prompt: o.PromptDelivery, events: mgr.GetEventRecorder("m2m-pod"),
 		},
 	}
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
@@ -181,6 +190,9 @@ func Setup(mgr ctrl.Manager, o Options) error {
 	}
 	if err := r.client.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up M2MClient: %w", err)
+	}
+	if err := r.pod.SetupWithManager(mgr, o.Workers); err != nil {
+		return fmt.Errorf("set up pods: %w", err)
 	}
 	return nil
 }
@@ -231,6 +243,32 @@ func stripToAnnotations(in any) (any, error) {
 		}}
 	}
 	return in, nil
+}
+
+// podAnnotations are the annotations of a pod that the operator looks at.
+var podAnnotations = []string{v1alpha1.VerifyAnnotation, v1alpha1.ClientAnnotation, v1alpha1.InjectedAnnotation, v1alpha1.TouchedAtAnnotation}
+
+// stripPod keeps of a pod with annotations of ours what its reconciler looks at,
+// of every other one its name only: a cluster has tens of thousands of them.
+func stripPod(in any) (any, error) {
+	pod, ok := in.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return in, nil // a tombstone
+	}
+	kept := metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, ResourceVersion: pod.ResourceVersion}
+	for _, key := range podAnnotations {
+		v, ok := pod.Annotations[key]
+		if !ok {
+			continue
+		}
+		if kept.Annotations == nil {
+			kept.Annotations = make(map[string]string, len(podAnnotations))
+			kept.UID, kept.CreationTimestamp, kept.DeletionTimestamp = pod.UID, pod.CreationTimestamp, pod.DeletionTimestamp
+		}
+		kept.Annotations[key] = v
+	}
+	pod.ObjectMeta = kept
+	return pod, nil
 }
 
 func onlyVerify(annotations map[string]string) map[string]string {

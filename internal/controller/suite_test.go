@@ -198,7 +198,7 @@ type operator struct {
 
 // testOptions allow what the authorization servers of tests need.
 func testOptions() Options {
-	return Options{Egress: egress.Policy{AllowHTTP: true, AllowLoopback: true}, OperatorNamespace: "m2m-operator-system"}
+	return Options{Egress: egress.Policy{AllowHTTP: true, AllowLoopback: true}, OperatorNamespace: "m2m-operator-system", PromptDelivery: true}
 }
 
 // startOperator runs the operator as it runs in production, on the real clock,
@@ -287,7 +287,7 @@ func (op *operator) settle(namespaces ...string) {
 }
 
 // round reconciles everything in the namespaces once: servers, APIs, bundles,
-// clients.
+// clients, pods.
 func (op *operator) round(namespaces ...string) {
 	op.t.Helper()
 	ctx := op.t.Context()
@@ -329,6 +329,9 @@ func (op *operator) round(namespaces ...string) {
 	})
 	each(&v1alpha1.M2MClientList{}, func(n types.NamespacedName) (ctrl.Result, error) {
 		return op.reconcilers.client.Reconcile(ctx, request(n))
+	})
+	each(verifierLists()[0], func(n types.NamespacedName) (ctrl.Result, error) {
+		return op.pod.Reconcile(ctx, request(n))
 	})
 }
 

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// PodReconciler touches the pods that must see a changed Secret or ConfigMap at
+// once, and tells pods what they wait for. It knows pods by their metadata only,
+// and changes nothing on them but one annotation. The permission for that is in
+// config/rbac/prompt_delivery.yaml, apart from the generated role, so that it
+// can be left out.
+type PodReconciler struct {
+	client  client.Client
+	servers *servers
+	foreign *foreignObjects
+	clock   clock.PassiveClock
+	prompt  bool // pods are touched
+	events  recorder.EventRecorder
+	told    toldPods
+
+	// refusing says that the last touch was refused, so that the log need not
+	// say it again for every pod.
+	refusing atomic.Bool
+}
+
+// Reconcile touches a pod if that is due, and tells it what is missing.
+func (r *PodReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	pod := metadataOf("Pod")
+	if err := r.client.Get(ctx, req.NamespacedName, pod); err != nil || pod.DeletionTimestamp != nil {
+		if client.IgnoreNotFound(err) == nil {
+			r.told.forget(req.NamespacedName)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if err := r.touchIfDue(ctx, pod); err != nil {
+		return ctrl.Result{}, err
+	}
+	waits, err := r.waitsOf(ctx, pod)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: r.tell(pod, waits)}, nil
+}
+
+// touchIfDue touches a pod if it mounts anything whose present content it must
+// see at once and may not have seen.
+func (r *PodReconciler) touchIfDue(ctx context.Context, pod *metav1.PartialObjectMetadata) error {
+	if !r.prompt {
+		return nil
+	}
+	now, moment := r.clock.Now(), time.Time{}
+	for _, m := range mountsOf(pod) {
+		since, err := r.promptSince(ctx, pod.Namespace, m)
+		if err != nil {
+			return err
+		}
+		if touchDue(pod, since, now) && since.After(moment) {
+			moment = since
+		}
+	}
+	if moment.IsZero() {
+		return nil
+	}
+	if now.After(moment) {
+		moment = now
+	}
+	return r.touch(ctx, client.ObjectKeyFromObject(pod), moment)
+}
+
+// touchDue says whether a pod must be touched, for it mounts what it must see at
+// once since a moment. A moment as far ahead as that is nobody's clock.
+func touchDue(pod client.Object, since, now time.Time) bool {
+	return !since.IsZero() && now.Sub(since).Abs() < kubeletDelay && !seenSince(pod, since, now)
+}
+
+// seenSince says whether a pod was created or touched since a moment. Pods know
+// the second of their creation only: one that was created in the second of the
+// moment may have been earlier.
+func seenSince(pod client.Object, since, now time.Time) bool {
+	touched := momentIn(pod, v1alpha1.TouchedAtAnnotation)
+	if touched.Sub(now) >= kubeletDelay {
+		touched = time.Time{} // not the operator's: it would keep the pod from being touched
+	}
+	return pod.GetCreationTimestamp().After(since) || !touched.Before(since)
+}
+
+// promptSince returns since when pods must see an object, zero for never or if
+// it is not the operator's.
+func (r *PodReconciler) promptSince(ctx context.Context, namespace string, m mount) (time.Time, error) {
+	o := m.object()
+	// Its event comes by the cache, which then has it.
+	err := r.client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: m.name}, o,
+		client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
+	if err != nil {
+		return time.Time{}, client.IgnoreNotFound(err)
+	}
+	return momentIn(o, v1alpha1.PromptSinceAnnotation), nil
+}
+
+// touch changes the annotation by which the kubelet looks at a pod anew.
+func (r *PodReconciler) touch(ctx context.Context, name types.NamespacedName, moment time.Time) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"annotations": map[string]string{v1alpha1.TouchedAtAnnotation: formatMoment(moment)},
+	}})
+	if err != nil {
+		return fmt.Errorf("encode a patch: %w", err)
+	}
+	touched := metadataOf("Pod")
+	touched.Namespace, touched.Name = name.Namespace, name.Name
+	err = r.client.Patch(ctx, touched, client.RawPatch(types.MergePatchType, patch))
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case refused(err):
+		// Trying again is of no use: the kubelet shows the change at its own pace.
+		podTouches.WithLabelValues("refused").Inc()
+		if !r.refusing.Swap(true) {
+			log.FromContext(ctx).Error(err, "Failed to touch a pod; pods see changes when their kubelets look again")
+		}
+		return nil
+	case err != nil:
+		podTouches.WithLabelValues("failed").Inc()
+		return fmt.Errorf("touch pod %q: %w", name, err)
+	}
+	r.refusing.Store(false)
+	podTouches.WithLabelValues("success").Inc()
+	log.FromContext(ctx).V(1).Info("Touched a pod")
+	return nil
+}
+
+// mount is an object that an injected volume of a pod mounts.
+type mount struct{ kind, name string }
+
+// Kinds of mounts, as InjectedAnnotation writes them.
+const (
+	mountedSecret    = "secret"
+	mountedConfigMap = "configmap"
+)
+
+func (m mount) String() string { return m.kind + "/" + m.name }
+
+// object returns an empty object of the mount's kind.
+func (m mount) object() client.Object {
+	if m.kind == mountedSecret {
+		return &corev1.Secret{}
+	}
+	return &corev1.ConfigMap{}
+}
+
+// mountsOf returns what the injected volumes of a pod mount.
+func mountsOf(pod client.Object) []mount {
+	var mounts []mount
+	for entry := range strings.SplitSeq(pod.GetAnnotations()[v1alpha1.InjectedAnnotation], ",") {
+		kind, name, ok := strings.Cut(strings.TrimSpace(entry), "/")
+		if ok && (kind == mountedSecret || kind == mountedConfigMap) {
+			mounts = append(mounts, mount{kind, name})
+		}
+	}
+	return mounts
+}
+
+// SetupWithManager watches pods with annotations of ours, what they mount, and
+// what makes that.
+func (r *PodReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
+	podsWith := func(field string, value func(client.Object) string, namespace func(client.Object) string) handler.EventHandler {
+		return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+			pods := &metav1.PartialObjectMetadataList{}
+			pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+			return requestsFor(ctx, r.client, pods, client.InNamespace(namespace(o)), client.MatchingFields{field: value(o)})
+		})
+	}
+	same, anywhere := client.Object.GetNamespace, func(client.Object) string { return metav1.NamespaceAll }
+	mounting := func(kind string) handler.EventHandler {
+		return podsWith(byMounts, func(o client.Object) string { return mount{kind, o.GetName()}.String() }, same)
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("pod").
+		For(metadataOf("Pod"), builder.WithPredicates(podChanged)).
+		Watches(&corev1.Secret{}, mounting(mountedSecret), builder.WithPredicates(promptChanged)).
+		Watches(&corev1.ConfigMap{}, mounting(mountedConfigMap), builder.WithPredicates(promptChanged)).
+		Watches(&v1alpha1.M2MClient{}, podsWith(byClient, client.Object.GetName, same), builder.WithPredicates(readinessChanged)).
+		Watches(&v1alpha1.APIResource{},
+			podsWith(byVerify, func(o client.Object) string { return client.ObjectKeyFromObject(o).String() }, anywhere),
+			builder.WithPredicates(readinessChanged)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		Complete(r)
+}
+
+// podChanged lets pods with annotations of ours pass when these change, and not
+// with every report of their kubelets.
+var podChanged = predicate.Funcs{
+	CreateFunc: func(e event.CreateEvent) bool { return len(e.Object.GetAnnotations()) > 0 },
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		return !maps.Equal(e.ObjectOld.GetAnnotations(), e.ObjectNew.GetAnnotations()) ||
+			(e.ObjectOld.GetDeletionTimestamp() == nil) != (e.ObjectNew.GetDeletionTimestamp() == nil)
+	},
+	DeleteFunc: func(e event.DeleteEvent) bool { return len(e.Object.GetAnnotations()) > 0 },
+}
+
+// promptChanged lets a Secret or ConfigMap pass when it comes, goes, or must be
+// seen at once, and not with its routine refreshes.
+var promptChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	const prompt = v1alpha1.PromptSinceAnnotation
+	return e.ObjectOld.GetAnnotations()[prompt] != e.ObjectNew.GetAnnotations()[prompt]
+}}

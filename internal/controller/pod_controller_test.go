@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// annotatedPod returns a pod with annotations, in pairs of key and value.
+func annotatedPod(namespace, name string, annotations ...string) *corev1.Pod {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Annotations: map[string]string{"team": "shop"}, Labels: map[string]string{"app": name}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "main"}}},
+	}
+	for i := 0; i+1 < len(annotations); i += 2 {
+		pod.Annotations[annotations[i]] = annotations[i+1]
+	}
+	return pod
+}
+
+// promptObject returns a Secret or ConfigMap of the operator that must be seen
+// since a moment.
+func promptObject(namespace string, m mount, since string) client.Object {
+	o := m.object()
+	o.SetNamespace(namespace)
+	o.SetName(m.name)
+	o.SetLabels(map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
+	if since != "" {
+		o.SetAnnotations(map[string]string{v1alpha1.PromptSinceAnnotation: since})
+	}
+	return o
+}
+
+func touchedAt(t *testing.T, pod *corev1.Pod) string {
+	t.Helper()
+	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil {
+		t.Fatal(err)
+	}
+	return pod.Annotations[v1alpha1.TouchedAtAnnotation]
+}
+
+func (op *operator) reconcilePod(pod client.Object) (time.Duration, error) {
+	result, err := op.pod.Reconcile(op.t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(pod)})
+	return result.RequeueAfter, err
+}
+
+// touches returns how often the operator has patched pods so far.
+func (op *operator) touches() int {
+	n := 0
+	for _, w := range op.requests.writes() {
+		if strings.HasPrefix(w, "PATCH pods") {
+			n++
+		}
+	}
+	return n
+}
+
+// TestWhichPodsAreTouched goes by a pod's creation and last touch, by since when
+// it must see what it mounts, and by the clock.
+func TestWhichPodsAreTouched(t *testing.T) {
+	op := startStepped(t)
+	ns := newNamespace(t, "touch", nil)
+	after := func(d time.Duration) func(time.Time) string {
+		return func(created time.Time) string { return created.Add(d).Format(time.RFC3339Nano) }
+	}
+	always := func(s string) func(time.Time) string { return func(time.Time) string { return s } }
+	secret, configMap := mount{mountedSecret, "token"}, mount{mountedConfigMap, "bundle"}
+	for name, tc := range map[string]struct {
+		injected string // InjectedAnnotation; default: the Secret
+		since    func(created time.Time) string
+		other    func(created time.Time) string // the same of the ConfigMap
+		touched  func(created time.Time) string
+		foreign  bool // the Secret is not the operator's
+		ends     bool // the pod is being deleted
+		now      time.Duration
+		want     time.Duration // when it is touched, as now, after the creation; zero: it is not
+	}{
+		"the change came after the pod":                    {since: after(4 * time.Second), now: 5 * time.Second, want: 5 * time.Second},
+		"the change came in the second of the pod's birth": {since: after(300 * time.Millisecond), now: time.Second, want: time.Second},
+		"the change came at the full second of its birth":  {since: after(0), now: time.Second, want: time.Second},
+		"the pod came after the change":                    {since: after(-time.Millisecond), now: time.Second},
+		"it was touched after the change":                  {since: after(4 * time.Second), touched: after(5 * time.Second), now: 6 * time.Second},
+		"it was touched at the very moment":                {since: after(4 * time.Second), touched: after(4 * time.Second), now: 6 * time.Second},
+		"it was touched before the change":                 {since: after(4 * time.Second), touched: after(3999 * time.Millisecond), now: 6 * time.Second, want: 6 * time.Second},
+		"the kubelet has shown the change by now":          {since: after(4 * time.Second), now: 4*time.Second + kubeletDelay},
+		"the kubelet may not have shown the change yet":    {since: after(4 * time.Second), now: 3*time.Second + kubeletDelay, want: 3*time.Second + kubeletDelay},
+		"nothing must be seen at once":                     {now: time.Second},
+		"the moment cannot be read":                        {since: always("yesterday"), now: time.Second},
+		"the moment has no time":                           {since: always("2026-11-24"), now: time.Second},
+		"the former leader's clock is a little ahead":      {since: after(9 * time.Second), now: 5 * time.Second, want: 9 * time.Second},
+		"the moment lies far ahead":                        {since: always("2999-01-01T00:00:00Z"), now: time.Second},
+		"the last touch cannot be read":                    {since: after(4 * time.Second), touched: always("often"), now: 5 * time.Second, want: 5 * time.Second},
+		"the last touch lies far ahead":                    {since: after(4 * time.Second), touched: always("2999-01-01T00:00:00Z"), now: 5 * time.Second, want: 5 * time.Second},
+		"the Secret is not the operator's":                 {since: after(4 * time.Second), foreign: true, now: 5 * time.Second},
+		"the pod is being deleted":                         {since: after(4 * time.Second), ends: true, now: 5 * time.Second},
+		"the pod mounts another Secret":                    {injected: "secret/other", since: after(4 * time.Second), now: 5 * time.Second},
+		"the pod mounts a ConfigMap of the Secret's name":  {injected: "configmap/token", since: after(4 * time.Second), now: 5 * time.Second},
+		"what is mounted cannot be read":                   {injected: "secret, /token,token,volume/token,", since: after(4 * time.Second), now: 5 * time.Second},
+		"the ConfigMap of two changed":                     {injected: "secret/token,configmap/bundle", other: after(4 * time.Second), now: 5 * time.Second, want: 5 * time.Second},
+		"both changed":                                     {injected: "secret/token, configmap/bundle", since: after(3 * time.Second), other: after(4 * time.Second), now: 5 * time.Second, want: 5 * time.Second},
+		"one of both was seen":                             {injected: "configmap/bundle,secret/token", since: after(3 * time.Second), other: after(5 * time.Second), touched: after(4 * time.Second), now: 6 * time.Second, want: 6 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			injected := tc.injected
+			if injected == "" {
+				injected = secret.String()
+			}
+			pod := annotatedPod(ns, "pod", v1alpha1.InjectedAnnotation, injected)
+			if tc.ends {
+				pod.Finalizers = []string{"example.com/wait"}
+			}
+			create(t, pod)
+			created := pod.CreationTimestamp.Time
+			if tc.touched != nil {
+				change(t, pod, func(p *corev1.Pod) { p.Annotations[v1alpha1.TouchedAtAnnotation] = tc.touched(created) })
+			}
+			if tc.ends {
+				remove(t, pod)
+			}
+			var objects []client.Object
+			for m, since := range map[mount]func(time.Time) string{secret: tc.since, configMap: tc.other} {
+				if since == nil {
+					since = always("")
+				}
+				o := promptObject(ns, m, since(created))
+				if tc.foreign {
+					o.SetLabels(nil)
+				}
+				objects = append(objects, o)
+			}
+			create(t, objects...)
+			defer func() {
+				for _, o := range objects {
+					remove(t, o)
+				}
+				if tc.ends {
+					change(t, pod, func(p *corev1.Pod) { p.Finalizers = nil })
+				}
+				_ = kube.Delete(t.Context(), pod, client.GracePeriodSeconds(0))
+			}()
+			before := pod.DeepCopy()
+			if err := kube.Get(t.Context(), client.ObjectKeyFromObject(pod), before); err != nil {
+				t.Fatal(err)
+			}
+
+			op.catchUp(ns)
+			op.clock.SetTime(created.Add(tc.now))
+			for range 2 {
+				if _, err := op.reconcilePod(pod); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tc.want != 0 {
+				before.Annotations[v1alpha1.TouchedAtAnnotation] = created.Add(tc.want).UTC().Format(time.RFC3339Nano)
+			}
+			touchedAt(t, pod)
+			if diff := cmp.Diff(before, pod, cmpopts.IgnoreFields(metav1.ObjectMeta{}, "ManagedFields", "ResourceVersion")); diff != "" {
+				t.Errorf("the pod (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestATouchForEachPromptChange: every pod that mounts the object is touched
+// once for each change that must be seen at once, and no pod for any other one.
+func TestATouchForEachPromptChange(t *testing.T) {
+	op := startStepped(t)
+	ns, elsewhere := newNamespace(t, "touch", nil), newNamespace(t, "touch", nil)
+	secret := mount{mountedSecret, "cart-token"}
+	one, two := annotatedPod(ns, "one", v1alpha1.InjectedAnnotation, "secret/cart-token"), annotatedPod(ns, "two", v1alpha1.InjectedAnnotation, "configmap/b,secret/cart-token")
+	pods := []*corev1.Pod{
+		one, two,
+		annotatedPod(ns, "not-injected", v1alpha1.ClientAnnotation, "cart"),
+		annotatedPod(ns, "foreign"),
+		annotatedPod(ns, "other-secret", v1alpha1.InjectedAnnotation, "secret/cart-token-2"),
+		annotatedPod(elsewhere, "other-namespace", v1alpha1.InjectedAnnotation, "secret/cart-token"),
+	}
+	for _, p := range pods {
+		create(t, p)
+	}
+	o := promptObject(ns, secret, "").(*corev1.Secret)
+	create(t, o, promptObject(ns, mount{mountedSecret, "cart-token-2"}, ""), promptObject(elsewhere, secret, ""))
+	var count int
+	then := func(what string, want ...*corev1.Pod) {
+		t.Helper()
+		op.settle(ns, elsewhere)
+		var touched []string
+		for _, p := range pods {
+			if touchedAt(t, p) == formatMoment(op.clock.Now()) {
+				touched = append(touched, p.Name)
+			}
+		}
+		var names []string
+		for _, p := range want {
+			names = append(names, p.Name)
+		}
+		if diff := cmp.Diff(names, touched); diff != "" {
+			t.Errorf("%s: pods touched (-want +got):\n%s", what, diff)
+		}
+		if n := op.touches() - count; n != len(want) {
+			t.Errorf("%s: pods were patched %d times, not %d", what, n, len(want))
+		}
+		count = op.touches()
+		op.advance(5 * time.Second)
+	}
+	op.advance(5 * time.Second)
+	prompt := func() {
+		change(t, o, func(s *corev1.Secret) {
+			s.Annotations = map[string]string{v1alpha1.PromptSinceAnnotation: formatMoment(op.clock.Now())}
+		})
+	}
+
+	then("the beginning")
+	prompt()
+	then("a change that must be seen", one, two)
+	then("nothing")
+	change(t, o, func(s *corev1.Secret) { s.Data = map[string][]byte{"payment-api": []byte("next")} })
+	then("a routine refresh")
+	prompt()
+	then("another change that must be seen", one, two)
+	prompt()
+	op.advance(kubeletDelay)
+	then("a change that the kubelet has shown")
+	prompt()
+	change(t, one, func(p *corev1.Pod) { delete(p.Annotations, v1alpha1.InjectedAnnotation) })
+	then("a change after one pod lost its annotation", two)
+}
+
+// TestARestartBeforeAllPodsAreTouched: the next process touches the others.
+func TestARestartBeforeAllPodsAreTouched(t *testing.T) {
+	op := startStepped(t)
+	ns := newNamespace(t, "touch", nil)
+	var pods []*corev1.Pod
+	for i := range 6 {
+		pods = append(pods, annotatedPod(ns, fmt.Sprintf("pod-%d", i), v1alpha1.InjectedAnnotation, "secret/cart-token"))
+		create(t, pods[i])
+	}
+	since := pods[5].CreationTimestamp.Add(time.Second)
+	create(t, promptObject(ns, mount{mountedSecret, "cart-token"}, formatMoment(since)))
+	op.catchUp(ns)
+	first := since.Add(30 * time.Second)
+	op.clock.SetTime(first)
+	for _, p := range pods[:3] {
+		if _, err := op.reconcilePod(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	op.stop()
+
+	op = startOperator(t)
+	eventually(t, func() error {
+		for _, p := range pods {
+			if touchedAt(t, p) == "" {
+				return fmt.Errorf("pod %q is not touched", p.Name)
+			}
+		}
+		return idle(t, everyController...)
+	})
+	op.stop()
+	if n := op.touches(); n != 3 {
+		t.Errorf("the next process patched pods %d times, not 3", n)
+	}
+	for i, p := range pods {
+		if before := touchedAt(t, p) == formatMoment(first); before != (i < 3) {
+			t.Errorf("pod %q was touched at %s", p.Name, touchedAt(t, p))
+		}
+	}
+}
+
+// TestAFloodOfPods: two hundred replicas are touched once each, soon after the
+// change, and their neighbours are not.
+func TestAFloodOfPods(t *testing.T) {
+	const replicas = 200
+	ns := newNamespace(t, "touch", nil)
+	pods := make([]*corev1.Pod, replicas)
+	inParallel := func(fn func(i int) error) {
+		t.Helper()
+		var g errgroup.Group
+		g.SetLimit(16)
+		for i := range replicas {
+			g.Go(func() error { return fn(i) })
+		}
+		if err := g.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inParallel(func(i int) error {
+		pods[i] = annotatedPod(ns, fmt.Sprintf("pod-%03d", i), v1alpha1.InjectedAnnotation, "secret/cart-token")
+		return errors.Join(kube.Create(t.Context(), pods[i]), kube.Create(t.Context(), annotatedPod(ns, fmt.Sprintf("foreign-%03d", i))))
+	})
+	secret := promptObject(ns, mount{mountedSecret, "cart-token"}, "").(*corev1.Secret)
+	create(t, secret)
+	op := startOperator(t)
+	since := time.Now()
+	change(t, secret, func(s *corev1.Secret) {
+		s.Annotations = map[string]string{v1alpha1.PromptSinceAnnotation: formatMoment(since)}
+	})
+	var delays []time.Duration
+	eventually(t, func() error {
+		var list corev1.PodList
+		if err := kube.List(t.Context(), &list, client.InNamespace(ns)); err != nil {
+			return err
+		}
+		delays = nil
+		for i := range list.Items {
+			if at := momentIn(&list.Items[i], v1alpha1.TouchedAtAnnotation); !at.IsZero() {
+				delays = append(delays, at.Sub(since))
+				if strings.HasPrefix(list.Items[i].Name, "foreign") {
+					t.Fatalf("pod %q was touched", list.Items[i].Name)
+				}
+			}
+		}
+		if len(delays) < replicas {
+			return fmt.Errorf("%d pods were touched", len(delays))
+		}
+		return idle(t, everyController...)
+	})
+	slices.Sort(delays)
+	t.Logf("of %d pods the first was touched after %v, half of them after %v, all after %v", replicas, delays[0], delays[replicas/2], delays[replicas-1])
+	if n := op.touches(); n != replicas {
+		t.Errorf("pods were patched %d times, not %d", n, replicas)
+	}
+}
+
+// TestPromptDeliveryCanBeSwitchedOff: without it and without the permission
+// nothing is touched, and all else works.
+func TestPromptDeliveryCanBeSwitchedOff(t *testing.T) {
+	w := newWorld(t)
+	_, cart := w.story()
+	pod := annotatedPod(w.shop, "cart", v1alpha1.InjectedAnnotation, "secret/prompt,secret/cart-token", v1alpha1.ClientAnnotation, "nobody")
+	create(t, pod, promptObject(w.shop, mount{mountedSecret, "prompt"}, formatMoment(pod.CreationTimestamp.Add(time.Second))))
+	op := startOperatorOver(t, restricted(t), func(o *Options) { o.PromptDelivery = false })
+	isReady(t, cart)
+	eventually(t, func() error { return idle(t, everyController...) })
+	op.stop()
+	if n := op.touches(); n != 0 || touchedAt(t, pod) != "" {
+		t.Errorf("pods were patched %d times", n)
+	}
+}
+
+// TestARefusedTouchIsNotRepeated: where the permission is missing, pods see the
+// change when their kubelets look again, and the log says so once.
+func TestARefusedTouchIsNotRepeated(t *testing.T) {
+	ns := newNamespace(t, "touch", nil)
+	for i := range 5 {
+		create(t, annotatedPod(ns, fmt.Sprintf("pod-%d", i), v1alpha1.InjectedAnnotation, "secret/cart-token"))
+	}
+	before, _ := metricOf(t, "m2m_pod_touches_total", map[string]string{"result": "refused"})
+	logged := strings.Count(suiteLogs.String(), "Failed to touch a pod")
+	op := startOperatorOver(t, restricted(t))
+	create(t, promptObject(ns, mount{mountedSecret, "cart-token"}, formatMoment(time.Now())))
+	refusals := func() int {
+		n, _ := metricOf(t, "m2m_pod_touches_total", map[string]string{"result": "refused"})
+		return int(n - before)
+	}
+	eventually(t, func() error {
+		if n := refusals(); n < 5 {
+			return fmt.Errorf("%d touches were refused", n)
+		}
+		return idle(t, everyController...)
+	})
+	op.stop()
+	if refusals() != 5 || op.touches() != 5 {
+		t.Errorf("of %d touches %d were refused; each of 5 pods should be tried once", op.touches(), refusals())
+	}
+	if n := strings.Count(suiteLogs.String(), "Failed to touch a pod") - logged; n != 1 {
+		t.Errorf("it was logged %d times", n)
+	}
+}
+
+// TestWhatIsKeptOfPods: of pods without annotations of ours the cache holds
+// hardly more than the name, and of those that have finished nothing.
+func TestWhatIsKeptOfPods(t *testing.T) {
+	op := startStepped(t)
+	ns := newNamespace(t, "kept", nil)
+	owner := []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "cart", UID: "1"}}
+	foreign := annotatedPod(ns, "foreign", "kubectl.kubernetes.io/last-applied-configuration", strings.Repeat("x", 10_000))
+	own := annotatedPod(ns, "own", v1alpha1.ClientAnnotation, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token",
+		v1alpha1.VerifyAnnotation, "payment-api", v1alpha1.TouchedAtAnnotation, "never", v1alpha1.ContainersAnnotation, "main")
+	finished := annotatedPod(ns, "finished", v1alpha1.InjectedAnnotation, "secret/cart-token")
+	foreign.OwnerReferences, own.OwnerReferences = owner, owner
+	create(t, foreign, own, finished)
+	finished.Status.Phase = corev1.PodSucceeded
+	if err := kube.Status().Update(t.Context(), finished); err != nil {
+		t.Fatal(err)
+	}
+	pods := &metav1.PartialObjectMetadataList{}
+	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+	got := map[string]metav1.ObjectMeta{}
+	eventually(t, func() error {
+		clear(got)
+		if err := op.client.List(t.Context(), pods, client.InNamespace(ns)); err != nil {
+			return err
+		}
+		for _, p := range pods.Items {
+			got[p.Name] = p.ObjectMeta
+		}
+		if _, ok := got["finished"]; ok || len(got) < 2 {
+			return fmt.Errorf("the cache has %d pods, with the finished one %v", len(got), ok)
+		}
+		return nil
+	})
+	want := map[string]metav1.ObjectMeta{
+		"foreign": {Name: "foreign", Namespace: ns, ResourceVersion: foreign.ResourceVersion},
+		"own": {
+			Name: "own", Namespace: ns, ResourceVersion: own.ResourceVersion, UID: own.UID, CreationTimestamp: own.CreationTimestamp,
+			Annotations: map[string]string{
+				v1alpha1.ClientAnnotation: "cart", v1alpha1.InjectedAnnotation: "secret/cart-token",
+				v1alpha1.VerifyAnnotation: "payment-api", v1alpha1.TouchedAtAnnotation: "never",
+			},
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the cache (-want +got):\n%s", diff)
+	}
+}

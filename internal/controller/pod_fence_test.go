@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// TestPodFence attacks with the operator's own ServiceAccount, which here may do
+// everything: of a pod it can change one annotation, and nothing else.
+func TestPodFence(t *testing.T) {
+	cfg := fencedOperator(t, "pods.yaml")
+	operator, err := client.New(cfg, client.Options{Scheme: Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := newNamespace(t, "fence", nil)
+	newPod := func(name string) *corev1.Pod {
+		p := annotatedPod(ns, name, v1alpha1.InjectedAnnotation, "secret/cart-token", v1alpha1.ClientAnnotation, "cart")
+		p.Finalizers = []string{"example.com/held"}
+		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m")}
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "cart", UID: "1"}}
+		return p
+	}
+	pod, foreign := newPod("cart"), annotatedPod(ns, "foreign")
+	create(t, pod, foreign)
+	defer change(t, pod, func(p *corev1.Pod) { p.Finalizers = nil })
+
+	// The API server learns of a policy a moment after it was created.
+	eventually(t, func() error {
+		if err := operator.Create(t.Context(), annotatedPod(ns, "probe"), client.DryRunAll); !apierrors.IsInvalid(err) {
+			return fmt.Errorf("the fence is not up: %w", err)
+		}
+		return nil
+	})
+
+	touch := func(p *corev1.Pod) { p.Annotations[v1alpha1.TouchedAtAnnotation] = formatMoment(time.Now()) }
+	// also touches a pod and does something else in one go.
+	also := func(mutate func(*corev1.Pod)) func() error {
+		return func() error {
+			p := pod.DeepCopy()
+			if err := kube.Get(t.Context(), client.ObjectKeyFromObject(pod), p); err != nil {
+				return err
+			}
+			before := p.DeepCopy()
+			touch(p)
+			mutate(p)
+			return operator.Patch(t.Context(), p, client.MergeFrom(before))
+		}
+	}
+	raw := func(patchType types.PatchType, patch string, subresource ...string) func() error {
+		return func() error {
+			_, err := clients.CoreV1().Pods(ns).Patch(t.Context(), pod.Name, patchType, []byte(patch), metav1.PatchOptions{}, subresource...)
+			return err
+		}
+	}
+	for name, tc := range map[string]struct {
+		do      func() error
+		allowed bool
+	}{
+		"it touches a pod": {also(func(*corev1.Pod) {}), true},
+		"it touches a pod again": {also(func(p *corev1.Pod) {
+			p.Annotations[v1alpha1.TouchedAtAnnotation] = formatMoment(time.Now().Add(time.Second))
+		}), true},
+		"it touches as the reconciler does": {func() error {
+			r := &PodReconciler{client: operator}
+			if err := r.touch(t.Context(), client.ObjectKeyFromObject(pod), time.Now()); err != nil {
+				return err
+			}
+			if r.refusing.Load() {
+				return fmt.Errorf("the touch was refused")
+			}
+			return nil
+		}, true},
+		"it changes an image":             {also(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "evil" }), false},
+		"it changes nothing but an image": {raw(types.StrategicMergePatchType, `{"spec":{"containers":[{"name":"main","image":"evil"}]}}`), false},
+		"it shortens a pod's life":        {also(func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To[int64](1) }), false},
+		"it adds a toleration": {also(func(p *corev1.Pod) {
+			p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{Operator: corev1.TolerationOpExists})
+		}), false},
+		"it adds a label":                      {also(func(p *corev1.Pod) { p.Labels["app.kubernetes.io/name"] = "bank" }), false},
+		"it changes a label":                   {also(func(p *corev1.Pod) { p.Labels["app"] = "bank" }), false},
+		"it removes all labels":                {also(func(p *corev1.Pod) { p.Labels = nil }), false},
+		"it adds another annotation":           {also(func(p *corev1.Pod) { p.Annotations["prometheus.io/scrape"] = "true" }), false},
+		"it changes another annotation":        {also(func(p *corev1.Pod) { p.Annotations["team"] = "bank" }), false},
+		"it changes what is injected":          {also(func(p *corev1.Pod) { p.Annotations[v1alpha1.InjectedAnnotation] = "secret/other" }), false},
+		"it removes another annotation":        {also(func(p *corev1.Pod) { delete(p.Annotations, "team") }), false},
+		"it removes all annotations":           {also(func(p *corev1.Pod) { p.Annotations = nil }), false},
+		"it writes something else than a time": {also(func(p *corev1.Pod) { p.Annotations[v1alpha1.TouchedAtAnnotation] = "now" }), false},
+		"it writes much more than a time":      {also(func(p *corev1.Pod) { p.Annotations[v1alpha1.TouchedAtAnnotation] += "\nand so on" }), false},
+		"it adds a finalizer":                  {also(func(p *corev1.Pod) { p.Finalizers = append(p.Finalizers, "example.com/forever") }), false},
+		"it removes the finalizers":            {also(func(p *corev1.Pod) { p.Finalizers = nil }), false},
+		"it adds an owner": {also(func(p *corev1.Pod) {
+			p.OwnerReferences = append(p.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: "x", UID: "2"})
+		}), false},
+		"it removes the owners":           {also(func(p *corev1.Pod) { p.OwnerReferences = nil }), false},
+		"it adds a container to debug":    {raw(types.StrategicMergePatchType, `{"spec":{"ephemeralContainers":[{"name":"debug","image":"evil"}]}}`, "ephemeralcontainers"), false},
+		"it resizes a pod":                {raw(types.StrategicMergePatchType, `{"spec":{"containers":[{"name":"main","resources":{"requests":{"cpu":"1"}}}]}}`, "resize"), false},
+		"it changes a status":             {raw(types.MergePatchType, `{"status":{"phase":"Failed"}}`, "status"), false},
+		"it touches by way of the status": {raw(types.MergePatchType, `{"metadata":{"annotations":{"m2m-operator.io/touched-at":"2026-11-24T12:00:00Z"}}}`, "status"), false},
+		"it touches a pod that is not injected": {func() error {
+			before := foreign.DeepCopy()
+			touch(foreign)
+			return operator.Patch(t.Context(), foreign, client.MergeFrom(before))
+		}, false},
+		"it injects and touches": {func() error {
+			before := foreign.DeepCopy()
+			touch(foreign)
+			foreign.Annotations[v1alpha1.InjectedAnnotation] = "secret/x"
+			return operator.Patch(t.Context(), foreign, client.MergeFrom(before))
+		}, false},
+		"it creates a pod":    {func() error { return operator.Create(t.Context(), newPod("mine")) }, false},
+		"it deletes a pod":    {func() error { return operator.Delete(t.Context(), foreign) }, false},
+		"it deletes all pods": {func() error { return operator.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(ns)) }, false},
+		"it evicts a pod": {func() error {
+			return clients.PolicyV1().Evictions(ns).Evict(t.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: foreign.Name}})
+		}, false},
+		"it binds a pod to a node": {func() error {
+			return clients.CoreV1().Pods(ns).Bind(t.Context(), &corev1.Binding{
+				ObjectMeta: metav1.ObjectMeta{Name: foreign.Name}, Target: corev1.ObjectReference{Kind: "Node", Name: "mine"},
+			}, metav1.CreateOptions{})
+		}, false},
+		"it runs a command in a pod": {func() error {
+			return clients.CoreV1().RESTClient().Post().Namespace(ns).Resource("pods").Name(pod.Name).SubResource("exec").
+				Param("command", "sh").Param("container", "main").Param("stdout", "true").Do(t.Context()).Error()
+		}, false},
+		"somebody else changes an image": {func() error {
+			p := pod.DeepCopy()
+			p.Spec.Containers[0].Image = "next"
+			return kube.Patch(t.Context(), p, client.MergeFrom(pod))
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := tc.do()
+			if tc.allowed && err != nil {
+				t.Errorf("was denied: %v", err)
+			}
+			if !tc.allowed && (err == nil || !strings.Contains(err.Error(), "ValidatingAdmissionPolicy 'pod-fence'")) {
+				t.Errorf("was not denied by the fence: %v", err)
+			}
+		})
+	}
+}
