@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/yaml"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// injected injects into a pod of the namespace shop, as the handler does. Every
+// client's Secret has its default name.
+func injected(pod *corev1.Pod) error {
+	w, err := wishOf(pod.Annotations, "shop")
+	if err != nil {
+		return err
+	}
+	return inject(pod, "shop", w, w.client+"-token")
+}
+
+// TestInject compares what becomes of the pods in testdata with the golden
+// files, and injects into the result once more.
+func TestInject(t *testing.T) {
+	inputs, err := filepath.Glob(filepath.Join("testdata", "*.in.yaml"))
+	if err != nil || len(inputs) < 8 {
+		t.Fatalf("%v: %d pods", err, len(inputs))
+	}
+	for _, input := range inputs {
+		name := strings.TrimSuffix(filepath.Base(input), ".in.yaml")
+		t.Run(name, func(t *testing.T) {
+			manifest, err := os.ReadFile(input)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pod := &corev1.Pod{}
+			if err := yaml.UnmarshalStrict(manifest, pod); err != nil {
+				t.Fatal(err)
+			}
+			if err := injected(pod); err != nil {
+				t.Fatal(err)
+			}
+			got, err := yaml.Marshal(pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden := filepath.Join("testdata", name+".yaml")
+			if *update {
+				if err := os.WriteFile(golden, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), string(got)); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", golden, diff)
+			}
+			again := pod.DeepCopy()
+			if err := injected(again); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(pod, again); diff != "" {
+				t.Errorf("the second injection changes the pod (-first +second):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestRefusals says what a pod is refused with.
+func TestRefusals(t *testing.T) {
+	const client, verify, containers = v1alpha1.ClientAnnotation, v1alpha1.VerifyAnnotation, v1alpha1.ContainersAnnotation
+	long := strings.Repeat("n", 100)
+	for name, tc := range map[string]struct {
+		annotations map[string]string
+		want        string // "" for none
+	}{
+		"a client":                 {map[string]string{client: "cart"}, ""},
+		"a client with spaces":     {map[string]string{client: " cart "}, ""},
+		"the longest name":         {map[string]string{client: long[:63]}, ""},
+		"no client":                {map[string]string{client: " "}, `annotation m2m-operator.io/client is empty: name an M2MClient of namespace "shop", or remove it`},
+		"another namespace's":      {map[string]string{client: "payments/cart"}, `annotation m2m-operator.io/client: "payments/cart" has a slash; it names an M2MClient of the pod's own namespace only, by its name alone`},
+		"its own namespace's":      {map[string]string{client: "shop/cart"}, `annotation m2m-operator.io/client: "shop/cart" has a slash; it names an M2MClient of the pod's own namespace only, by its name alone`},
+		"two clients":              {map[string]string{client: "cart,reporting"}, `annotation m2m-operator.io/client: "cart,reporting" is no name of an M2MClient; write the name of one of namespace "shop"`},
+		"a name too long":          {map[string]string{client: long[:64]}, `annotation m2m-operator.io/client: "` + long[:64] + `" is no name of an M2MClient; write the name of one of namespace "shop"`},
+		"a name of several lines":  {map[string]string{client: "a\nb"}, `annotation m2m-operator.io/client: "a\nb" is no name of an M2MClient; write the name of one of namespace "shop"`},
+		"an API":                   {map[string]string{verify: "payment-api"}, ""},
+		"no API":                   {map[string]string{verify: ","}, `annotation m2m-operator.io/verify is empty: name APIResources, or remove it`},
+		"an API that is no name":   {map[string]string{verify: "payment-api,Stock"}, `annotation m2m-operator.io/verify: "Stock" is no name of an APIResource; write name or namespace/name, several separated by commas`},
+		"an API with two slashes":  {map[string]string{verify: "a/b/c"}, `annotation m2m-operator.io/verify: "a/b/c" is no name of an APIResource; write name or namespace/name, several separated by commas`},
+		"an API's name too long":   {map[string]string{verify: long}, `annotation m2m-operator.io/verify: "` + long[:80] + `…" is no name of an APIResource; write name or namespace/name, several separated by commas`},
+		"the same API twice":       {map[string]string{verify: "payment-api,shop/payment-api"}, ""},
+		"many commas":              {map[string]string{verify: strings.Repeat("a,", 200)}, `annotation m2m-operator.io/verify names too many APIResources; a pod can have 64`},
+		"65 APIs":                  {map[string]string{verify: numbered(65)}, `annotation m2m-operator.io/verify names 65 APIResources; a pod can have 64`},
+		"64 APIs":                  {map[string]string{verify: numbered(64)}, ""},
+		"a collision of two paths": {map[string]string{verify: "b/x,a/x,b.x"}, `annotation m2m-operator.io/verify: "b/x" and "shop/b.x" would both be mounted at /var/run/secrets/m2m-operator.io/verify/b.x; leave one of them out`},
+		"a container":              {map[string]string{client: "cart", containers: "app"}, ""},
+		"a container that is not":  {map[string]string{client: "cart", containers: "app,ap"}, `annotation m2m-operator.io/containers: the pod has no container "ap"; it has init, app, logs`},
+		"no container":             {map[string]string{client: "cart", containers: " ,"}, `annotation m2m-operator.io/containers is empty: name containers (the pod has init, app, logs), or remove it`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := &corev1.Pod{Spec: corev1.PodSpec{
+				InitContainers: []corev1.Container{{Name: "init"}}, Containers: []corev1.Container{{Name: "app"}, {Name: "logs"}},
+			}}
+			pod.Annotations = tc.annotations
+			got := ""
+			if err := injected(pod); err != nil {
+				got = err.Error()
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("refusal (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func numbered(n int) string {
+	var all []string
+	for i := range n {
+		all = append(all, "api-"+strconv.Itoa(i))
+	}
+	return strings.Join(all, ",")
+}
+
+// FuzzInject: whatever the annotations say, what is admitted is a pod that the
+// API server takes, and that a second injection does not change.
+func FuzzInject(f *testing.F) {
+	f.Add("cart", "payment-api,stock/api", "app", "/var/run/secrets/m2m-operator.io/token")
+	f.Add("a/b", "x/a,y/a,a", "", "/var/run/secrets/m2m-operator.io/verify/a/")
+	f.Add("", ",,", "app,init", "/")
+	f.Fuzz(func(t *testing.T, client, verify, containers, mountPath string) {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{
+			Volumes:        []corev1.Volume{{Name: "own"}},
+			InitContainers: []corev1.Container{{Name: "init"}},
+			Containers:     []corev1.Container{{Name: "app", VolumeMounts: []corev1.VolumeMount{{Name: "own", MountPath: mountPath}}}},
+		}}
+		pod.Annotations = map[string]string{v1alpha1.ClientAnnotation: client, v1alpha1.VerifyAnnotation: verify}
+		if containers != "" {
+			pod.Annotations[v1alpha1.ContainersAnnotation] = containers
+		}
+		if err := injected(pod); err != nil {
+			if strings.ContainsAny(err.Error(), "\n\r\x00") || len(err.Error()) > 1000 {
+				t.Errorf("the refusal is no line: %q", err)
+			}
+			return
+		}
+		volumes := map[string]bool{}
+		for _, v := range pod.Spec.Volumes {
+			if volumes[v.Name] || len(validation.IsDNS1123Label(v.Name)) > 0 {
+				t.Errorf("volume %q", v.Name)
+			}
+			volumes[v.Name] = true
+		}
+		for _, c := range containersOf(pod) {
+			paths := map[string]bool{}
+			for _, m := range c.VolumeMounts {
+				if paths[m.MountPath] || !volumes[m.Name] || m.SubPath != "" || strings.Contains(m.Name, "m2m-") && !m.ReadOnly {
+					t.Errorf("mount %+v", m)
+				}
+				paths[m.MountPath] = true
+			}
+		}
+		again := pod.DeepCopy()
+		if err := injected(again); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(pod, again); diff != "" {
+			t.Errorf("the second injection changes the pod (-first +second):\n%s", diff)
+		}
+	})
+}
