@@ -8,7 +8,7 @@
 // the machine and stopping it leaves nothing behind.
 //
 //	node up -programs DIR[:DIR]   start it (hack/node/build.sh prints the directories)
-//	node load ARCHIVE...          give its containerd images, as docker save or hack/image writes them
+//	node load ARCHIVE...          give its containerd images, as hack/image or docker save writes them
 //	node status                   say whether it runs
 //	node down                     stop it and remove all but its logs
 //
@@ -126,7 +126,7 @@ func (n *node) pid() (int, error) {
 			return pid, nil
 		}
 	}
-	return 0, fmt.Errorf("the node has ended by itself%s", tail(n.dir, "node"))
+	return 0, fmt.Errorf("the node has ended by itself%s", tail(n.dir, "node", 15))
 }
 
 func (n *node) tell(pid int) {
@@ -201,7 +201,7 @@ func (n *node) start(ctx context.Context, programs []string, port int) (int, err
 	case err != nil:
 		return 0, err
 	case len(raw) == 0:
-		return 0, fmt.Errorf("the node ended before it was ready%s", tail(n.dir, "node"))
+		return 0, fmt.Errorf("the node ended before it was ready%s", tail(n.dir, "node", 15))
 	case string(raw) != readyWord:
 		return 0, errors.New(string(raw))
 	}

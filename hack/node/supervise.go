@@ -7,15 +7,12 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"embed"
 	"fmt"
 	"io"
 	"io/fs"
 	"log"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +29,7 @@ const (
 	apiServer   = "127.0.0.1:6443"
 	readyWord   = "ready"
 
-	stepTimeout = time.Minute // for each step of the start
+	stepTimeout = 2 * time.Minute // for each step of the start
 )
 
 // A supervisor runs the node's parts. It ends, and the node with it, when one of them does.
@@ -91,19 +88,20 @@ func (s *supervisor) start() error {
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file="+pki+"service-account.key", "--service-account-signing-key-file="+pki+"service-account.key")
 	s.run("containerd", "--config="+conf+"containerd.toml")
-	for name, program := range map[string]string{"localhost/pause:1": "pause", "localhost/coredns:1": "coredns"} {
-		archive := filepath.Join("/run", program+".tar")
-		if err := writeImage(archive, name, runDir+"/programs/"+program); err != nil {
-			return err
-		}
+	for _, image := range []string{"pause", "coredns"} {
 		err := until("containerd", func(ctx context.Context) error {
-			return output(ctx, "ctr", "--namespace=k8s.io", "images", "import", archive)
+			return output(ctx, "ctr", "--namespace=k8s.io", "images", "import", runDir+"/programs/"+image+".tar")
 		})
 		if err != nil {
 			return err
 		}
 	}
-	if err := until("kube-apiserver", ready()); err != nil {
+	kubectl := func(args ...string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			return output(ctx, "kubectl", append([]string{"--kubeconfig=" + pki + "admin.kubeconfig"}, args...)...)
+		}
+	}
+	if err := until("kube-apiserver", kubectl("get", "--raw=/readyz")); err != nil {
 		return err
 	}
 	for _, program := range []string{"kube-controller-manager", "kube-scheduler"} {
@@ -121,15 +119,6 @@ func (s *supervisor) start() error {
 		"--hostname-override="+nodeName, "--node-ip="+nodeAddress)
 	s.run("kube-proxy", "--config="+conf+"kube-proxy.yaml")
 
-	kubectl := func(args ...string) func(context.Context) error {
-		return func(ctx context.Context) error {
-			return output(ctx, "kubectl", append([]string{"--kubeconfig=" + pki + "admin.kubeconfig"}, args...)...)
-		}
-	}
-	if err := until("kube-proxy", kubectl("create", "clusterrolebinding", "node:kube-proxy",
-		"--clusterrole=system:node-proxier", "--user=system:kube-proxy")); err != nil {
-		return err
-	}
 	if err := until("kubelet", kubectl("wait", "--for=condition=Ready", "--timeout=5s", "node/"+nodeName)); err != nil {
 		return err
 	}
@@ -153,7 +142,7 @@ func (s *supervisor) run(name string, args ...string) {
 	go func() {
 		defer out.Close()
 		err := cmd.Run()
-		s.ended <- fmt.Errorf("%s ended (%v)%s", name, err, tail(runDir, name))
+		s.ended <- fmt.Errorf("%s ended (%v)%s", name, err, tail(runDir, name, 10))
 	}()
 }
 
@@ -170,7 +159,7 @@ func until(part string, step func(context.Context) error) error {
 		select {
 		case <-time.After(200 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("no success in %s: %w%s", stepTimeout, err, tail(runDir, part))
+			return fmt.Errorf("no success in %s: %w%s", stepTimeout, err, tail(runDir, part, 10))
 		}
 	}
 }
@@ -186,14 +175,14 @@ func output(ctx context.Context, name string, args ...string) error {
 
 func logFile(dir, part string) string { return filepath.Join(dir, "logs", part+".log") }
 
-// tail returns the last lines of a part's log, to end an error with.
-func tail(dir, part string) string {
+// tail returns the last n lines of a part's log, to end an error with.
+func tail(dir, part string, n int) string {
 	raw, err := os.ReadFile(logFile(dir, part))
 	if err != nil || len(raw) == 0 {
 		return ""
 	}
 	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
-	lines = lines[max(0, len(lines)-15):]
+	lines = lines[max(0, len(lines)-n):]
 	return fmt.Sprintf("\nThe last lines of %s.log:\n  %s", part, strings.Join(lines, "\n  "))
 }
 
@@ -230,34 +219,6 @@ func writeConfig() error {
 		}
 		return os.WriteFile(target, content, 0o644)
 	})
-}
-
-// ready asks the API server whether it is.
-func ready() func(context.Context) error {
-	return func(ctx context.Context) error {
-		roots := x509.NewCertPool()
-		ca, err := os.ReadFile(runDir + "/pki/ca.crt")
-		if err != nil {
-			return err
-		}
-		roots.AppendCertsFromPEM(ca)
-		client := &http.Client{Transport: &http.Transport{
-			TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true,
-		}}
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+apiServer+"/readyz", nil)
-		if err != nil {
-			return err
-		}
-		response, err := client.Do(request)
-		if err != nil {
-			return err
-		}
-		response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			return fmt.Errorf("GET /readyz: %s", response.Status)
-		}
-		return nil
-	}
 }
 
 // relay carries what comes in from the machine to the API server: the listener is a
