@@ -405,7 +405,7 @@ type TokenStatus struct {
 type PendingToken struct {
 	// keyID is the ID of the key that signed it.
 	//
-	// +required
+	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	KeyID string `json:"keyID,omitempty"`

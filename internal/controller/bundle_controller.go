@@ -4,6 +4,7 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -46,6 +48,8 @@ type bundleRequest struct {
 type BundleReconciler struct {
 	client  client.Client
 	servers *servers
+	clock   clock.PassiveClock
+	prompt  bool // pods are touched when they must see a change at once
 	events  recorder.EventRecorder
 }
 
@@ -81,7 +85,7 @@ func (r *BundleReconciler) Reconcile(ctx context.Context, req bundleRequest) (ct
 		return ctrl.Result{}, r.remove(ctx, current, req)
 	}
 
-	want, err := r.render(ctx, &api, name)
+	want, err := r.render(ctx, &api, name, current)
 	if want == nil || err != nil {
 		return ctrl.Result{}, err // what cannot be rendered now leaves what is there
 	}
@@ -105,7 +109,9 @@ func (r *BundleReconciler) needed(ctx context.Context, req bundleRequest) (bool,
 
 // render returns the ConfigMap as it should be, nil where it cannot be told
 // now; the APIResource's conditions say why.
-func (r *BundleReconciler) render(ctx context.Context, api *v1alpha1.APIResource, name types.NamespacedName) (*corev1.ConfigMap, error) {
+func (r *BundleReconciler) render(
+	ctx context.Context, api *v1alpha1.APIResource, name types.NamespacedName, current *corev1.ConfigMap,
+) (*corev1.ConfigMap, error) {
 	if !meta.IsStatusConditionTrue(api.Status.Conditions, v1alpha1.ConditionAccepted) {
 		return nil, nil
 	}
@@ -119,14 +125,27 @@ func (r *BundleReconciler) render(ctx context.Context, api *v1alpha1.APIResource
 		log.FromContext(ctx).V(1).Info("Could not render the verification bundle", "reason", err.Error())
 		return nil, nil
 	}
+	contents, since, err := r.contents(ctx, api, srv, current, render.ContentsOf(bundle, extraFiles(api)))
+	if err != nil {
+		return nil, err
+	}
+	encoded, err := json.Marshal(contents)
+	if err != nil {
+		return nil, fmt.Errorf("encode the contents of a bundle: %w", err)
+	}
+	annotations := map[string]string{
+		v1alpha1.APIResourceAnnotation: client.ObjectKeyFromObject(api).String(),
+		v1alpha1.KeyIDsAnnotation:      strings.Join(render.KeyIDs(bundle), ","),
+		v1alpha1.ContentsAnnotation:    string(encoded),
+	}
+	if !since.IsZero() {
+		annotations[v1alpha1.PromptSinceAnnotation] = formatMoment(since)
+	}
 	return &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: name.Namespace, Name: name.Name,
-			Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
-			Annotations: map[string]string{
-				v1alpha1.APIResourceAnnotation: client.ObjectKeyFromObject(api).String(),
-				v1alpha1.KeyIDsAnnotation:      strings.Join(render.KeyIDs(bundle), ","),
-			},
+			Labels:      map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
+			Annotations: annotations,
 		},
 		Data: files,
 	}, nil
@@ -245,6 +264,15 @@ func (r *BundleReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error
 		})).
 		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
+		Watches(&v1alpha1.M2MClient{}, from(func(ctx context.Context, o client.Object) []bundleRequest {
+			var all []bundleRequest
+			for _, api := range apiResourcesOf(o) {
+				if ref, ok := parseName(api); ok {
+					all = append(all, r.bundles(ctx, ref)...)
+				}
+			}
+			return all
+		}), builder.WithPredicates(keyInUseChanged)).
 		Watches(&corev1.ConfigMap{}, from(func(_ context.Context, o client.Object) []bundleRequest {
 			if api, ok := parseName(o.GetAnnotations()[v1alpha1.APIResourceAnnotation]); ok {
 				return []bundleRequest{{o.GetNamespace(), api}}

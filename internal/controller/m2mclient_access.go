@@ -29,7 +29,8 @@ type access struct {
 	denied   *problem // it is not allowed
 	withdraw bool     // its token has to go: somebody decided so
 
-	server *server          // whose keys the API verifies with
+	server *server // whose keys the API verifies with
+	spec   *v1alpha1.APIResource
 	expect jwks.Expectation // what the API is told to check; without a time
 
 	inputs refresh.Inputs
@@ -41,6 +42,7 @@ type access struct {
 	unusable *problem               // why pods cannot use the token
 	problem  *problem               // why there is no fresh one
 	failure  *v1alpha1.TokenFailure // how the attempts go wrong
+	pending  v1alpha1.PendingToken  // a newer one that waits
 	wakeAt   time.Time              // when to look again
 	issued   refresh.Reason         // why it was replaced in this pass
 }
@@ -140,7 +142,7 @@ func (r *M2MClientReconciler) resolveAPIResource(ctx context.Context, p *pass, a
 		return deny(v1alpha1.ReasonScopeNotGranted, "APIResource %q "+what, a.api, strings.Join(missing, ", "))
 	}
 
-	a.server = srv
+	a.server, a.spec = srv, &api
 	v := api.Spec.Verification
 	a.expect = jwks.Expectation{
 		Issuer: srv.spec.Issuer, Audience: a.resource, Type: v.TokenType,

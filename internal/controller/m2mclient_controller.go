@@ -38,6 +38,9 @@ type M2MClientReconciler struct {
 	written *perAccess[tokenRecord] // of the tokens that this process wrote or has checked
 	events  recorder.EventRecorder
 
+	// prompt has the pods touched that must see a changed Secret at once.
+	prompt bool
+
 	// confirmSecrets has a Secret read live before a token is minted for it:
 	// where several namespaces are watched one by one, the cache may lag behind
 	// our own writes.
@@ -55,7 +58,8 @@ type pass struct {
 	credProblem   *problem
 	secret        *tokenSecret
 	secretProblem *problem
-	refusal       *problem // why the API server does not take the Secret
+	waiting       *corev1.Secret // the Secret with the tokens that wait, nil if there is none
+	refusal       *problem       // why the API server does not take the Secret
 	// templateProblem is why a key of spec.secret.template is not there.
 	templateProblem *problem
 	accesses        []*access
@@ -111,7 +115,7 @@ func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 func (r *M2MClientReconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClient) (*pass, time.Duration, error) {
 	p := &pass{client: c, now: r.clock.Now()}
 	for _, step := range []func(context.Context, *pass) error{
-		r.resolveServer, r.resolveAccess, r.readSecret, r.resolveCredentials, r.refreshTokens, r.writeSecret,
+		r.resolveServer, r.resolveAccess, r.readSecret, r.readWaiting, r.resolveCredentials, r.refreshTokens, r.writeSecret, r.writeWaiting,
 	} {
 		if err := step(ctx, p); err != nil {
 			return nil, 0, err

@@ -4,19 +4,16 @@ package controller
 
 import (
 	"sync"
-	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 )
 
 // heldToken is a token that was issued and is not in the Secret yet: its key is
-// not known or not distributed, or the Secret could not be written. It is lost
-// with the process, which then asks for another.
+// not known or the API's pods may not have it, or the Secret could not be
+// written.
 type heldToken struct {
-	inputs string
 	value  string
 	record tokenRecord
-	since  time.Time
 }
 
 // perAccess keeps something for each access, by client and key, as long as the

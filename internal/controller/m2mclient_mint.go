@@ -100,7 +100,7 @@ func (r *M2MClientReconciler) received(p *pass, a *access, inputs string, token 
 	} else if lifetime == 0 {
 		expiresAt = token.RequestedAt.Add(p.server.spec.DefaultTokenLifetime.Or(defaultTokenLifetime))
 	}
-	h := &heldToken{inputs: inputs, value: token.Value, since: p.now, record: tokenRecord{
+	h := &heldToken{value: token.Value, record: tokenRecord{
 		Inputs: inputs, Credential: p.credentials.Revision, Value: refresh.HashValue(token.Value),
 		IssuedAt: token.RequestedAt.UTC().Truncate(time.Second), ExpiresAt: expiresAt.UTC().Truncate(time.Second),
 		Scopes: a.scopes,

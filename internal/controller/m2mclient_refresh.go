@@ -18,9 +18,10 @@ import (
 )
 
 const (
-	// holdMax is how long a token that is signed by a new key waits, while its
-	// predecessor works, for the verification bundles to have that key.
-	holdMax = 30 * time.Second
+	// holdMax is how long a token waits at most, while its predecessor works,
+	// until the API's pods have what they verify it with. Half of what is left
+	// to the predecessor is the other bound.
+	holdMax = kubeletDelay + 30*time.Second
 
 	// holdPoll is how often a held token is looked at again.
 	holdPoll = time.Second
@@ -156,7 +157,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 	}
 	name := client.ObjectKeyFromObject(p.client)
 	held, ok := r.held.get(name, a.key)
-	if !ok || held.inputs != in.WantInputsHash || !p.now.Before(held.record.ExpiresAt) || a.hopeless(p, held) {
+	if !ok || held.record.Inputs != in.WantInputsHash || !p.now.Before(held.record.ExpiresAt) || a.hopeless(p, held) {
 		if a.failedLately(p, in.WantInputsHash) {
 			a.fail(a.failure)
 			return nil
@@ -174,8 +175,8 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 	case bad != nil && bad.Reason == jwks.ReasonUnknownKey:
 		r.servers.refetchKeys(a.server)
 		again := a.failure != nil && a.failure.Reason == bad.Reason
-		if p.working(in) && !again && p.now.Before(held.since.Add(keyPatience)) {
-			a.wakeAt = p.now.Add(holdPoll)
+		if p.working(in) && !again && p.now.Before(held.record.IssuedAt.Add(keyPatience)) {
+			a.hold(held, claims, p.now.Add(holdPoll), in.Recorded)
 			return nil
 		}
 		if a.failedLately(p, in.WantInputsHash) {
@@ -194,13 +195,13 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 		r.failed(p, a, in.WantInputsHash, bad.Reason, bad.Message, wait)
 		return nil
 	}
-	if p.working(in) && p.now.Before(held.since.Add(min(holdMax, in.Recorded.ExpiresAt.Sub(held.since)/2))) {
-		everywhere, err := r.distributed(ctx, a, claims)
+	if p.working(in) && p.now.Before(held.publishAt(in.Recorded)) {
+		look, err := r.delivered(ctx, p, a, claims)
 		if err != nil {
 			return err
 		}
-		if !everywhere {
-			a.wakeAt = p.now.Add(holdPoll)
+		if !look.IsZero() {
+			a.hold(held, claims, look, in.Recorded)
 			return nil
 		}
 	}

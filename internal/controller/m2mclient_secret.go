@@ -281,6 +281,9 @@ func (r *M2MClientReconciler) wantedSecret(p *pass) *corev1.Secret {
 	}
 	want.Annotations = merged(want.Annotations, p.secret.records.Annotations, spec.Annotations,
 		map[string]string{v1alpha1.TokensAnnotation: string(encoded)})
+	if r.promptly(p, data) {
+		want.Annotations[v1alpha1.PromptSinceAnnotation] = formatMoment(p.now)
+	}
 	want.OwnerReferences = owned(want.OwnerReferences, p.client)
 	return want
 }

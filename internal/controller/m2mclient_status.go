@@ -59,7 +59,7 @@ func summarize(p *pass) {
 	status.Tokens, status.ExpiresAt = nil, nil
 	var first time.Time
 	for _, a := range p.accesses {
-		t := v1alpha1.TokenStatus{Key: v1alpha1.AccessKey(a.key)}
+		t := v1alpha1.TokenStatus{Key: v1alpha1.AccessKey(a.key), Pending: a.pending}
 		if a.failure != nil {
 			t.Failure = *a.failure
 		}

@@ -3,7 +3,6 @@
 package controller
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -11,7 +10,6 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 )
 
@@ -54,7 +52,7 @@ func (r *M2MClientReconciler) genuine(p *pass, a *access, stored string) bool {
 // hopeless says of a held token that its key was waited for long enough: by now
 // the server may sign with another one.
 func (a *access) hopeless(p *pass, h heldToken) bool {
-	if a.failure == nil || a.failure.Reason != jwks.ReasonUnknownKey || a.failedLately(p, h.inputs) {
+	if a.failure == nil || a.failure.Reason != jwks.ReasonUnknownKey || a.failedLately(p, h.record.Inputs) {
 		return false
 	}
 	_, bad := verify(h, p, a)
@@ -90,25 +88,6 @@ func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 // "<API>/.default" stands for whatever the application was granted.
 func checkable(scopes []string) []string {
 	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return strings.HasSuffix(s, "/.default") })
-}
-
-// distributed says whether every verification bundle of the API has the key
-// that verified a token.
-func (r *M2MClientReconciler) distributed(ctx context.Context, a *access, claims *jwks.Claims) (bool, error) {
-	if a.api.Name == "" || claims == nil || claims.KeyID == "" {
-		return true, nil
-	}
-	bundles, err := bundlesOf(ctx, r.client, a.api)
-	if err != nil {
-		return false, err
-	}
-	for i := range bundles {
-		ids := strings.Split(bundles[i].Annotations[v1alpha1.KeyIDsAnnotation], ",")
-		if !slices.Contains(ids, claims.KeyID) {
-			return false, nil
-		}
-	}
-	return true, nil
 }
 
 // storable returns what of a server's scopes fits into a status: not more than

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -122,7 +123,11 @@ func record(t *testing.T, tokens string, namespaces []string) (history func() []
 			for e := range w.ResultChan() {
 				o, ok := e.Object.(client.Object)
 				_, secret := e.Object.(*corev1.Secret)
-				if !ok || e.Type == watch.Deleted || secret && o.GetNamespace() != tokens || !slices.Contains(namespaces, o.GetNamespace()) {
+				// A token that waits lies in a Secret that no pod mounts.
+				if secret && (o.GetNamespace() != tokens || strings.HasSuffix(o.GetName(), waitingSuffix)) {
+					continue
+				}
+				if !ok || e.Type == watch.Deleted || !slices.Contains(namespaces, o.GetNamespace()) {
 					continue
 				}
 				mu.Lock()

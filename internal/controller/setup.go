@@ -150,12 +150,12 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 			client: mgr.GetClient(), servers: servers, foreign: foreign, events: mgr.GetEventRecorder("m2m-apiresource"),
 		},
 		bundle: &BundleReconciler{
-			client: mgr.GetClient(), servers: servers, events: mgr.GetEventRecorder("m2m-verificationbundle"),
+			client: mgr.GetClient(), servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: mgr.GetEventRecorder("m2m-verificationbundle"),
 		},
 		client: &M2MClientReconciler{
 			client: mgr.GetClient(), live: mgr.GetAPIReader(), servers: servers, foreign: foreign, tokens: tokens,
 			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[tokenRecord](), events: mgr.GetEventRecorder("m2m-m2mclient"),
-			confirmSecrets: len(o.WatchNamespaces) > 1,
+			prompt: o.PromptDelivery, confirmSecrets: len(o.WatchNamespaces) > 1,
 		},
 		pod: &PodReconciler{
 			client: mgr.GetClient(), servers: servers, foreign: foreign, clock: o.Clock, prompt: o.PromptDelivery, events: mgr.GetEventRecorder("m2m-pod"),

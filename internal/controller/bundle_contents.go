@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/render"
+)
+
+// contents says since when each part of a bundle is in its ConfigMap, and since
+// when, if at all, pods must see it at once: the API's owner changed what it
+// accepts, a key was revoked, or tokens are signed with a key that is new.
+func (r *BundleReconciler) contents(
+	ctx context.Context, api *v1alpha1.APIResource, srv *server, current *corev1.ConfigMap, next render.Contents,
+) (render.Contents, time.Time, error) {
+	before, known := contentsIn(current)
+	if !known {
+		// Nobody can have mounted it before. What wrote it without this
+		// annotation did so long ago.
+		return next, time.Time{}, nil
+	}
+	now := r.clock.Now()
+	next = next.Since(before, now)
+	if !r.prompt {
+		return next, time.Time{}, nil
+	}
+	since := momentIn(current, v1alpha1.PromptSinceAnnotation)
+	if next.Terms != before.Terms {
+		return next, now, nil
+	}
+	for id := range before.Keys {
+		if _, stays := next.Keys[id]; !stays && srv.revoked(id) {
+			return next, now, nil
+		}
+	}
+	for id, k := range next.Keys {
+		// The first of these comes with the present change, if at all.
+		if !k.Since.After(since) || now.Sub(k.Since) >= kubeletDelay {
+			continue
+		}
+		used, err := r.used(ctx, api, id)
+		if used || err != nil {
+			return next, now, err
+		}
+	}
+	return next, since, nil
+}
+
+// used says whether a token for the API is signed with a key, be it that the
+// token still waits.
+func (r *BundleReconciler) used(ctx context.Context, api *v1alpha1.APIResource, keyID string) (bool, error) {
+	var clients v1alpha1.M2MClientList
+	err := r.client.List(ctx, &clients, client.MatchingFields{byAPIResource: client.ObjectKeyFromObject(api).String()}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return false, fmt.Errorf("list the clients of an API: %w", err)
+	}
+	return slices.ContainsFunc(clients.Items, func(c v1alpha1.M2MClient) bool {
+		return slices.Contains(keysInUse(&c), keyID)
+	}), nil
+}
+
+// keysInUse returns the IDs of the keys that a client's tokens are signed
+// with, those included that wait.
+func keysInUse(c *v1alpha1.M2MClient) []string {
+	var ids []string
+	for _, t := range c.Status.Tokens {
+		ids = append(ids, t.KeyID, t.Pending.KeyID)
+	}
+	return slices.DeleteFunc(ids, func(id string) bool { return id == "" })
+}
+
+// contentsIn reads what a bundle's ConfigMap says that is in it.
+func contentsIn(bundle *corev1.ConfigMap) (c render.Contents, known bool) {
+	if bundle == nil {
+		return c, false
+	}
+	err := json.Unmarshal([]byte(bundle.Annotations[v1alpha1.ContentsAnnotation]), &c)
+	return c, err == nil && c.Terms != ""
+}
+
+// keyInUseChanged lets through that a client's tokens, be it only one that
+// waits, are signed with another key than before. A bundle that is made now
+// looks at its clients itself.
+var keyInUseChanged = predicate.Funcs{
+	CreateFunc: func(event.CreateEvent) bool { return false },
+	DeleteFunc: func(event.DeleteEvent) bool { return false },
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		before, now := e.ObjectOld.(*v1alpha1.M2MClient), e.ObjectNew.(*v1alpha1.M2MClient)
+		return !slices.Equal(keysInUse(before), keysInUse(now))
+	},
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/render"
+)
+
+// waitingSuffix makes the name of the Secret with the tokens that wait of that
+// of the Secret with the tokens. No pod mounts it.
+const waitingSuffix = "-waiting"
+
+// publishAt is when a token is published at the latest, whoever has or has not
+// got what it is verified with: what it replaces must not expire for it.
+func (h heldToken) publishAt(before *refresh.Token) time.Time {
+	issued := h.record.IssuedAt
+	return issued.Add(min(holdMax, before.ExpiresAt.Sub(issued)/2))
+}
+
+// hold has a token wait while its predecessor works.
+func (a *access) hold(h heldToken, claims *jwks.Claims, look time.Time, before *refresh.Token) {
+	at := h.publishAt(before)
+	a.wakeAt = look
+	if at.Before(look) {
+		a.wakeAt = at
+	}
+	a.pending = v1alpha1.PendingToken{Since: timeOf(h.record.IssuedAt), PublishAt: timeOf(at)}
+	if claims != nil {
+		a.pending.KeyID = claims.KeyID
+	}
+}
+
+// delivered says when to look again whether the API's pods have what they
+// verify a token with: the key that signed it, and the terms that it was issued
+// by. The zero time says that they have.
+func (r *M2MClientReconciler) delivered(ctx context.Context, p *pass, a *access, claims *jwks.Claims) (look time.Time, err error) {
+	if a.spec == nil || claims == nil {
+		return time.Time{}, nil
+	}
+	bundles, err := bundlesOf(ctx, r.client, a.api)
+	if err != nil || len(bundles) == 0 {
+		return time.Time{}, err
+	}
+	want := render.ContentsOf(bundleOf(a.spec, a.server), extraFiles(a.spec))
+	for i := range bundles {
+		is, _ := contentsIn(&bundles[i])
+		key, wantKey := is.Keys[claims.KeyID], want.Keys[claims.KeyID]
+		if is.Terms != want.Terms || key.Hash != wantKey.Hash {
+			return p.now.Add(holdPoll), nil
+		}
+		since := is.TermsSince
+		if key.Since.After(since) {
+			since = key.Since
+		}
+		if since.IsZero() || !p.now.Before(since.Add(kubeletDelay)) {
+			continue
+		}
+		later, err := r.seen(ctx, p, bundles[i].Namespace, a.api, since)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if !later.IsZero() && (look.IsZero() || later.Before(look)) {
+			look = later
+		}
+	}
+	return look, nil
+}
+
+// seen says when to look again whether all pods of a namespace that verify
+// tokens for an API see its bundle as it has been since a moment, the zero time
+// if they do.
+func (r *M2MClientReconciler) seen(ctx context.Context, p *pass, namespace string, api types.NamespacedName, since time.Time) (look time.Time, err error) {
+	pods := &metav1.PartialObjectMetadataList{}
+	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+	err = r.client.List(ctx, pods, client.InNamespace(namespace), client.MatchingFields{byVerify: api.String()},
+		client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("list the pods that verify: %w", err)
+	}
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		if pod.CreationTimestamp.After(since) {
+			continue
+		}
+		at := since.Add(kubeletDelay)
+		if touched := momentIn(pod, v1alpha1.TouchedAtAnnotation); !touched.Before(since) {
+			at = touched.Add(touchDelay)
+		} else if _, injected := pod.Annotations[v1alpha1.InjectedAnnotation]; injected && r.prompt {
+			at = p.now.Add(holdPoll) // it is about to be touched
+		}
+		if p.now.Before(at) && (look.IsZero() || at.Before(look)) {
+			look = at
+		}
+	}
+	return look, nil
+}
+
+// readWaiting brings back the tokens that wait from their Secret: a process
+// that was started in between goes on with them.
+func (r *M2MClientReconciler) readWaiting(ctx context.Context, p *pass) error {
+	if p.secretProblem != nil {
+		return nil
+	}
+	var s corev1.Secret
+	name := types.NamespacedName{Namespace: p.client.Namespace, Name: p.secret.name + waitingSuffix}
+	if err := r.client.Get(ctx, name, &s); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if !metav1.IsControlledBy(&s, p.client) {
+		return nil // another's: then they wait in memory only
+	}
+	p.waiting = &s
+	var records secretRecords
+	if json.Unmarshal([]byte(s.Annotations[v1alpha1.TokensAnnotation]), &records) != nil {
+		return nil
+	}
+	client := client.ObjectKeyFromObject(p.client)
+	for _, a := range p.accesses {
+		record, ok := records.Tokens[a.key]
+		value := string(s.Data[a.key])
+		if _, have := r.held.get(client, a.key); have || !ok || record.Value != refresh.HashValue(value) {
+			continue
+		}
+		// Before it is published it is verified like a fresh one, which a token
+		// that is no JWT would not be.
+		if claims, err := jwks.Inspect(value); err != nil || claims.ExpiresAt.Before(record.ExpiresAt) {
+			continue
+		}
+		r.held.put(client, a.key, heldToken{value: value, record: record})
+	}
+	return nil
+}
+
+// writeWaiting keeps the tokens that wait in a Secret of their own, so that a
+// restart does not ask for them again, and removes it when none does.
+func (r *M2MClientReconciler) writeWaiting(ctx context.Context, p *pass) error {
+	if p.secretProblem != nil || p.stale {
+		return nil
+	}
+	records := secretRecords{Client: p.client.UID, Tokens: map[string]tokenRecord{}}
+	data := map[string][]byte{}
+	for _, a := range p.accesses {
+		if a.pending.Since == nil {
+			continue
+		}
+		if h, ok := r.held.get(client.ObjectKeyFromObject(p.client), a.key); ok {
+			data[a.key], records.Tokens[a.key] = []byte(h.value), h.record
+		}
+	}
+	if len(data) == 0 {
+		if p.waiting == nil {
+			return nil
+		}
+		return client.IgnoreNotFound(r.client.Delete(ctx, p.waiting, preconditions(p.waiting)))
+	}
+	encoded, err := json.Marshal(records)
+	if err != nil {
+		return fmt.Errorf("encode the records of tokens: %w", err)
+	}
+	want := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.client.Namespace, Name: p.secret.name + waitingSuffix}, Type: corev1.SecretTypeOpaque,
+	}
+	if p.waiting != nil {
+		want = p.waiting.DeepCopy()
+	}
+	want.Data = data
+	want.Labels = merged(want.Labels, nil, map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
+	want.Annotations = merged(want.Annotations, nil, map[string]string{v1alpha1.TokensAnnotation: string(encoded)})
+	want.OwnerReferences = owned(want.OwnerReferences, p.client)
+	switch {
+	case p.waiting == nil:
+		err = r.client.Create(ctx, want)
+	case !equality.Semantic.DeepEqual(p.waiting, want):
+		err = r.client.Update(ctx, want)
+	}
+	if err != nil {
+		// They wait in memory, too, and it is tried again with each look.
+		log.FromContext(ctx).V(1).Info("Could not keep the tokens that wait", "secret", want.Name, "reason", apierrors.ReasonForError(err))
+	}
+	return nil
+}
+
+// promptly says whether pods must see what is about to be written to the Secret
+// at once: anything but that tokens which last are replaced in time.
+func (r *M2MClientReconciler) promptly(p *pass, data map[string][]byte) bool {
+	if !r.prompt || p.secret.current == nil && p.client.Status.ExpiresAt == nil {
+		return false // no pod can have mounted it yet
+	}
+	issued := false
+	for _, a := range p.accesses {
+		before, had := p.secret.records.Tokens[a.key]
+		switch {
+		case a.withdraw && had:
+			return true
+		case a.issued == "":
+			continue
+		case a.issued != refresh.Due || had && before.ExpiresAt.Sub(p.now) < kubeletDelay:
+			return true
+		}
+		issued = true
+	}
+	// Other keys change with the tokens, and with the spec.
+	return !issued && p.secret.current != nil && !maps.EqualFunc(p.secret.current.Data, data, bytes.Equal)
+}
