@@ -27,7 +27,7 @@ WITH_CONTROL_PLANE := KUBEBUILDER_ASSETS="$$(hack/controlplane/ensure.sh)"; expo
 help: ## Show this list.
 	@awk 'BEGIN { FS = ":.*## "; printf "Usage: make TARGET [VARIABLE=value]\n" } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
+	  /^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
 	@printf '\nVariables\n'
 	@printf '  %-18s %s\n' \
 	  IMG 'image name for image and install-manifest ($(IMG))' \
@@ -35,7 +35,9 @@ help: ## Show this list.
 	  FUZZTIME 'how long each fuzz target runs ($(FUZZTIME))' \
 	  PKG 'packages for test and test-race ($(PKG))' \
 	  TESTFLAGS 'more flags for go test, such as -run=TestX' \
-	  KEEP '1 leaves the demo running and prints its kubeconfig' \
+	  KEEP '1 leaves the demo, or the node of e2e, running' \
+	  KUBECONFIG 'for e2e: an existing cluster to use instead of a node' \
+	  M2M_E2E_REGISTRY 'for e2e with KUBECONFIG: where to push the images' \
 	  KUBEBUILDER_ASSETS 'a directory with kube-apiserver, etcd and kubectl to use instead of our own' \
 	  CONTROLPLANE '"build" builds the control plane from modules even where it could be downloaded'
 
@@ -126,6 +128,10 @@ interop-local: ## Run the interoperability suite against the npm package oidc-pr
 	@$(WITH_CONTROL_PLANE); \
 	M2M_INTEROP_NODE=1 M2M_INTEROP_OUT='$(CURDIR)/out' \
 	  go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... | go run ./hack/testreport -o out/tests/interop-local.json
+
+.PHONY: e2e
+e2e: ## Run the whole on a real node, or on the cluster of KUBECONFIG, and measure it. KEEP=1 leaves the node running.
+	@KEEP='$(KEEP)' TESTFLAGS='$(TESTFLAGS)' test/e2e/run.sh
 
 ##@ Try it
 

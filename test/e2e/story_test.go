@@ -130,7 +130,7 @@ func testWaitingPod(t *testing.T, w *world) {
 			if e.InvolvedObject.Kind != "Pod" || e.InvolvedObject.Name != p.Name {
 				continue
 			}
-			if e.Reason == v1alpha1.ReasonTokenNotReady && strings.Contains(e.Message, `"late"`) && !strings.Contains(e.Message, "\n") {
+			if e.Reason == "TokenNotReady" && strings.Contains(e.Message, `"late"`) && !strings.Contains(e.Message, "\n") {
 				t.Logf("%s: %s", e.Reason, e.Message)
 				return nil
 			}
