@@ -116,6 +116,9 @@ func (r *M2MClientReconciler) refused(p *pass, a *access, inputs string, e *oaut
 	backoff, reason, what := refresh.SlowBackoff, v1alpha1.ReasonTokenRequestRefused, "refused the token request"
 	if e.Class == oauth.ClassRetryable {
 		backoff, reason, what = refresh.RetryBackoff, v1alpha1.ReasonTokenRequestFailed, "did not issue a token"
+		if a.token != "" {
+			backoff = backoff.Within(a.record.ExpiresAt.Sub(p.now))
+		}
 	}
 	message := fmt.Sprintf("%s %q %s: %s", p.server.key.kind, p.server.key.name, what, e.Error())
 	if hint := refusalHint(p, a, e); hint != "" {

@@ -44,6 +44,16 @@ func (b Backoff) Next(failures int, retryAfter time.Duration, seed string) time.
 	return max(wait, asked)
 }
 
+// Within is the backoff for replacing a token that works for so long: it waits
+// no longer than a tenth of that, so that the token has many attempts left, and
+// no less than Base. A token that has expired hurries nobody.
+func (b Backoff) Within(left time.Duration) Backoff {
+	if left > 0 {
+		b.Max = min(b.Max, max(b.Base, left/10))
+	}
+	return b
+}
+
 // double is base doubled so many times, up to limit.
 func double(base, limit time.Duration, times int) time.Duration {
 	if base <= 0 {
