@@ -35,7 +35,8 @@ help: ## Show this list.
 	  FUZZTIME 'how long each fuzz target runs ($(FUZZTIME))' \
 	  PKG 'packages for test and test-race ($(PKG))' \
 	  TESTFLAGS 'more flags for go test, such as -run=TestX' \
-	  KEEP '1 leaves the demo, or the node of e2e, running' \
+	  IMAGES 'image archives for node-load' \
+  KEEP '1 leaves the demo, or the node of e2e, running' \
 	  KUBECONFIG 'for e2e: an existing cluster to use instead of a node' \
 	  M2M_E2E_REGISTRY 'for e2e with KUBECONFIG: where to push the images' \
 	  KUBEBUILDER_ASSETS 'a directory with kube-apiserver, etcd and kubectl to use instead of our own' \

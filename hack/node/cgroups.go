@@ -34,13 +34,18 @@ func hierarchies() ([]hierarchy, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseHierarchies(string(memberships), string(mounts)), nil
+}
+
+// parseHierarchies reads /proc/self/cgroup and /proc/self/mountinfo.
+func parseHierarchies(memberships, mounts string) []hierarchy {
 	var found []hierarchy
-	for line := range strings.Lines(string(memberships)) {
+	for line := range strings.Lines(memberships) {
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3) // 4:memory:/path
 		if len(parts) != 3 || parts[1] == "" {
 			continue // of version 2
 		}
-		for mount := range strings.Lines(string(mounts)) {
+		for mount := range strings.Lines(mounts) {
 			before, after, _ := strings.Cut(strings.TrimSpace(mount), " - ")
 			fields, super := strings.Fields(before), strings.Fields(after)
 			if len(fields) < 5 || len(super) < 3 || super[0] != "cgroup" || !hasAll(super[2], parts[1]) {
@@ -54,7 +59,7 @@ func hierarchies() ([]hierarchy, error) {
 			break
 		}
 	}
-	return found, nil
+	return found
 }
 
 func hasAll(options, wanted string) bool {

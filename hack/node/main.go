@@ -165,7 +165,7 @@ func (n *node) start(ctx context.Context, programs []string, port int) (int, err
 	}
 	for _, dir := range programs {
 		entries, err := filepath.Glob(filepath.Join(dir, "*"))
-		if err != nil || len(entries) == 0 {
+		if dir == "" || err != nil || len(entries) == 0 {
 			return 0, fmt.Errorf("there are no programs in %q: hack/node/build.sh says where they are", dir)
 		}
 		for _, program := range entries {

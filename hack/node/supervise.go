@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -142,7 +143,10 @@ func (s *supervisor) run(name string, args ...string) {
 	go func() {
 		defer out.Close()
 		err := cmd.Run()
-		s.ended <- fmt.Errorf("%s ended (%v)%s", name, err, tail(runDir, name, 10))
+		if err == nil {
+			err = errors.New("exit status 0")
+		}
+		s.ended <- fmt.Errorf("%s ended: %w%s", name, err, tail(runDir, name, 10))
 	}()
 }
 
