@@ -36,7 +36,7 @@ help: ## Show this list.
 	  PKG 'packages for test and test-race ($(PKG))' \
 	  TESTFLAGS 'more flags for go test, such as -run=TestX' \
 	  IMAGES 'image archives for node-load' \
-  KEEP '1 leaves the demo, or the node of e2e, running' \
+	  KEEP '1 leaves the demo, or the node of e2e, running' \
 	  KUBECONFIG 'for e2e: an existing cluster to use instead of a node' \
 	  M2M_E2E_REGISTRY 'for e2e with KUBECONFIG: where to push the images' \
 	  KUBEBUILDER_ASSETS 'a directory with kube-apiserver, etcd and kubectl to use instead of our own' \
@@ -61,6 +61,10 @@ manifests: ## Generate the CRDs from the API types and the operator's role from 
 	rm -rf config/crd/bases
 	$(TOOL) controller-gen crd paths=./api/... output:crd:dir=config/crd/bases
 	$(TOOL) controller-gen rbac:roleName=manager-role paths=./internal/controller/... output:rbac:dir=config/rbac
+
+.PHONY: chart
+chart: manifests ## Generate the Helm chart's templates from what kustomize makes of config/chart.
+	go run ./hack/chart
 
 .PHONY: docs-reference
 docs-reference: ## Generate docs/reference/api.md from the API types' comments.
