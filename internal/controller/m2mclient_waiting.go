@@ -32,7 +32,7 @@ const waitingSuffix = "-waiting"
 // got what it is verified with: what it replaces must not expire for it.
 func (h heldToken) publishAt(before *refresh.Token) time.Time {
 	issued := h.record.IssuedAt
-	return issued.Add(min(holdMax, before.ExpiresAt.Sub(issued)/2))
+	return issued.Add(min(holdMax, before.ExpiresAt.Sub(issued)/2).Truncate(time.Second))
 }
 
 // hold has a token wait while its predecessor works.
@@ -101,7 +101,7 @@ func (r *M2MClientReconciler) seen(ctx context.Context, p *pass, namespace strin
 			continue
 		}
 		at := since.Add(kubeletDelay)
-		if touched := momentIn(pod, v1alpha1.TouchedAtAnnotation); !touched.Before(since) {
+		if touched := momentIn(pod, v1alpha1.TouchedAtAnnotation); !touched.Before(since) && touched.Before(at) {
 			at = touched.Add(touchDelay)
 		} else if _, injected := pod.Annotations[v1alpha1.InjectedAnnotation]; injected && r.prompt {
 			at = p.now.Add(holdPoll) // it is about to be touched
@@ -125,7 +125,7 @@ func (r *M2MClientReconciler) readWaiting(ctx context.Context, p *pass) error {
 		return client.IgnoreNotFound(err)
 	}
 	if !metav1.IsControlledBy(&s, p.client) {
-		return nil // another's: then they wait in memory only
+		return nil // another's
 	}
 	p.waiting = &s
 	var records secretRecords
@@ -187,6 +187,10 @@ func (r *M2MClientReconciler) writeWaiting(ctx context.Context, p *pass) error {
 	want.OwnerReferences = owned(want.OwnerReferences, p.client)
 	switch {
 	case p.waiting == nil:
+		theirs, lookup := r.foreign.isAnothers(ctx, "Secret", client.ObjectKeyFromObject(want))
+		if theirs || lookup != nil {
+			return lookup // if it is another's, they wait in memory only
+		}
 		err = r.client.Create(ctx, want)
 	case !equality.Semantic.DeepEqual(p.waiting, want):
 		err = r.client.Update(ctx, want)
