@@ -56,7 +56,7 @@ ensure_packages() {
   missing="$(missing_packages)"
   if [ -z "$missing" ]; then return; fi
   # shellcheck disable=SC2086 # words, one a package
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then (install_packages $missing); fi
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then (install_packages $missing) || true; fi
   missing="$(missing_packages)"
   if [ -n "$missing" ]; then
     say "a node needs programs of these Debian packages, which are not here:" $missing
@@ -94,8 +94,8 @@ build_all() {
 
 ensure_packages >&2
 controlplane="$("$here/../controlplane/ensure.sh")"
-built="$cache_root/node-parts/$version-linux-$(go env GOARCH)-$(fingerprint "$ldflags" \
-  "$here/build.sh" "$here"/{kubernetes,coredns}/go.{mod,sum} "$here"/{coredns,pause}/main.go)"
+built="$cache_root/node-parts/$version-linux-$(go env GOARCH)-$(fingerprint "$ldflags $(declare -f build_all)" \
+  "$here"/{kubernetes,coredns}/go.{mod,sum} "$here"/{coredns,pause}/main.go)"
 if [ ! -d "$built" ]; then
   (with_lock "$cache_root/node-parts" build_in_place "$built" build_all)
 fi
