@@ -306,6 +306,13 @@ func TestAFloodOfPods(t *testing.T) {
 	secret := promptObject(ns, mount{mountedSecret, "cart-token"}, "").(*corev1.Secret)
 	create(t, secret)
 	op := startOperator(t)
+	seen := reconciled(t, "pod")
+	eventually(t, func() error {
+		if n := reconciled(t, "pod") - seen; n < replicas {
+			return fmt.Errorf("%d pods were looked at", n)
+		}
+		return idle(t, everyController...)
+	})
 	since := time.Now()
 	change(t, secret, func(s *corev1.Secret) {
 		s.Annotations = map[string]string{v1alpha1.PromptSinceAnnotation: formatMoment(since)}
@@ -342,11 +349,18 @@ func TestAFloodOfPods(t *testing.T) {
 func TestPromptDeliveryCanBeSwitchedOff(t *testing.T) {
 	w := newWorld(t)
 	_, cart := w.story()
-	pod := annotatedPod(w.shop, "cart", v1alpha1.InjectedAnnotation, "secret/prompt,secret/cart-token", v1alpha1.ClientAnnotation, "nobody")
-	create(t, pod, promptObject(w.shop, mount{mountedSecret, "prompt"}, formatMoment(pod.CreationTimestamp.Add(time.Second))))
+	pod := annotatedPod(w.shop, "cart", v1alpha1.InjectedAnnotation, "secret/prompt")
+	create(t, pod)
+	create(t, promptObject(w.shop, mount{mountedSecret, "prompt"}, formatMoment(pod.CreationTimestamp.Add(time.Second))))
+	seen := reconciled(t, "pod")
 	op := startOperatorOver(t, restricted(t), func(o *Options) { o.PromptDelivery = false })
 	isReady(t, cart)
-	eventually(t, func() error { return idle(t, everyController...) })
+	eventually(t, func() error {
+		if reconciled(t, "pod") == seen {
+			return errors.New("the pod was not looked at")
+		}
+		return idle(t, everyController...)
+	})
 	op.stop()
 	if n := op.touches(); n != 0 || touchedAt(t, pod) != "" {
 		t.Errorf("pods were patched %d times", n)

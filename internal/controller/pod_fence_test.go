@@ -4,22 +4,71 @@ package controller
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
+
+// TestThePermissionToTouch: the role for prompt delivery grants what a touch
+// takes, and no more.
+func TestThePermissionToTouch(t *testing.T) {
+	f, err := os.Open(filepath.Join("..", "..", "config", "rbac", "prompt_delivery.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	var role rbacv1.ClusterRole
+	if err := yaml.NewYAMLOrJSONDecoder(f, 4096).Decode(&role); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"patch pods"}, sets.List(rightsOf(&role))); diff != "" {
+		t.Errorf("the role grants (-want +got):\n%s", diff)
+	}
+	createForTest(t, &role)
+	createForTest(t, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: restrictedUser}},
+	})
+	ns := newNamespace(t, "touch", nil)
+	pod := annotatedPod(ns, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token")
+	create(t, pod)
+	create(t, promptObject(ns, mount{mountedSecret, "cart-token"}, formatMoment(pod.CreationTimestamp.Add(time.Second))))
+	cfg := restricted(t)
+	operator, err := client.New(cfg, client.Options{Scheme: Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The API server learns of a role a moment after it was created.
+	eventually(t, func() error {
+		return operator.Patch(t.Context(), pod.DeepCopy(), client.RawPatch(types.MergePatchType, []byte("{}")), client.DryRunAll)
+	})
+	startOperatorOver(t, cfg)
+	eventually(t, func() error {
+		if touchedAt(t, pod) == "" {
+			return fmt.Errorf("the pod is not touched")
+		}
+		return nil
+	})
+}
 
 // TestPodFence attacks with the operator's own ServiceAccount, which here may do
 // everything: of a pod it can change one annotation, and nothing else.
