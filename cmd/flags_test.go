@@ -13,6 +13,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
+	webhookv1 "github.com/m2m-operator/m2m-operator/internal/webhook/v1"
 )
 
 func parseFlags(t *testing.T, args ...string) (*options, error) {
@@ -28,6 +29,10 @@ func TestFlags(t *testing.T) {
 			Options:        controller.Options{OperatorNamespace: "system", Workers: 20, PromptDelivery: true},
 			metricsAddress: ":8443", probeAddress: ":8081", leaderElect: true,
 			leaseDuration: 15 * time.Second, renewDeadline: 10 * time.Second, qps: 500, burst: 1000,
+			inject: true,
+			webhook: webhookv1.Options{
+				Port: 9443, OperatorNamespace: "system", Service: "m2m-operator-webhook", Configuration: "m2m-operator-pod-injection",
+			},
 		}
 		change(o)
 		return o
@@ -39,13 +44,15 @@ func TestFlags(t *testing.T) {
 	}{
 		"the defaults are what an installation needs": {nil, def(func(*options) {})},
 		"the operator's namespace": {
-			[]string{"--operator-namespace=m2m"}, def(func(o *options) { o.OperatorNamespace = "m2m" }),
+			[]string{"--operator-namespace=m2m"}, def(func(o *options) { o.OperatorNamespace, o.webhook.OperatorNamespace = "m2m", "m2m" }),
 		},
 		"one namespace to watch": {
-			[]string{"--watch-namespaces=shop"}, def(func(o *options) { o.WatchNamespaces = []string{"shop"} }),
+			[]string{"--watch-namespaces=shop"}, def(func(o *options) { o.WatchNamespaces, o.webhook.WatchNamespaces = []string{"shop"}, []string{"shop"} }),
 		},
 		"several namespaces, with spaces, twice, and an empty one": {
-			[]string{"--watch-namespaces=shop, payments,,shop ,"}, def(func(o *options) { o.WatchNamespaces = []string{"payments", "shop"} }),
+			[]string{"--watch-namespaces=shop, payments,,shop ,"}, def(func(o *options) {
+				o.WatchNamespaces, o.webhook.WatchNamespaces = []string{"payments", "shop"}, []string{"payments", "shop"}
+			}),
 		},
 		"what development needs": {
 			[]string{"--allow-insecure-http", "--allow-loopback", "--allow-link-local", "--metrics-insecure", "--leader-elect=false"},
@@ -56,6 +63,16 @@ func TestFlags(t *testing.T) {
 		},
 		"nothing of pods is changed": {
 			[]string{"--prompt-delivery=false"}, def(func(o *options) { o.PromptDelivery = false }),
+		},
+		"no injection": {[]string{"--webhook=false"}, def(func(o *options) { o.inject = false })},
+		"a webhook of other names, at another address": {
+			[]string{"--webhook-bind-address=[::1]:10250", "--webhook-service=hook", "--webhook-configuration=config"},
+			def(func(o *options) {
+				o.webhook.Host, o.webhook.Port, o.webhook.Service, o.webhook.Configuration = "::1", 10250, "hook", "config"
+			}),
+		},
+		"a webhook whose certificate is somebody else's affair": {
+			[]string{"--webhook-cert-dir=/certs"}, def(func(o *options) { o.webhook.CertDir = "/certs" }),
 		},
 		"numbers": {
 			[]string{
@@ -88,8 +105,20 @@ func TestFlagErrors(t *testing.T) {
 		args []string
 		want string
 	}{
+		"no namespace for the webhook's certificate": {
+			[]string{"--leader-elect=false"}, "--operator-namespace is needed for the webhook's certificate; set it, or POD_NAMESPACE, or --webhook=false",
+		},
+		"no Service for the webhook": {
+			[]string{elsewhere, "--webhook-service="}, "--webhook-service and --webhook-configuration are needed for the webhook's certificate",
+		},
+		"a webhook without a port": {
+			[]string{elsewhere, "--webhook-bind-address=9443"}, `--webhook-bind-address: "9443" is no address, such as :9443`,
+		},
+		"a webhook at a port that is none": {
+			[]string{elsewhere, "--webhook-bind-address=:0"}, `--webhook-bind-address: ":0" is no address, such as :9443`,
+		},
 		"no namespace for the lease": {
-			nil, "--operator-namespace is needed for the leader's lease; set it, or POD_NAMESPACE, or --leader-elect=false",
+			[]string{"--webhook=false"}, "--operator-namespace is needed for the leader's lease; set it, or POD_NAMESPACE, or --leader-elect=false",
 		},
 		"an argument that is no flag": {
 			[]string{elsewhere, "run"}, `unexpected argument "run": every option is a flag`,

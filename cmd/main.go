@@ -9,9 +9,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -26,6 +28,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
+	webhookv1 "github.com/m2m-operator/m2m-operator/internal/webhook/v1"
 )
 
 func main() {
@@ -44,12 +47,14 @@ type options struct {
 	leaseDuration, renewDeadline time.Duration
 	qps                          float64
 	burst                        int
+	inject                       bool
+	webhook                      webhookv1.Options
 	log                          zap.Options
 }
 
 func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	o := &options{}
-	var namespaces string
+	var namespaces, webhookAddress string
 	flags.StringVar(&o.metricsAddress, "metrics-bind-address", ":8443", "Where metrics are served; 0 serves none.")
 	flags.BoolVar(&o.insecureMetrics, "metrics-insecure", false, "Serve metrics over plain HTTP and to everybody. Meant for development.")
 	flags.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served; 0 serves none.")
@@ -61,6 +66,12 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	flags.StringVar(&namespaces, "watch-namespaces", "", "Namespaces to work in, separated by commas. Empty: all.")
 	flags.IntVar(&o.Workers, "workers", 20, "How many M2MClients, verification bundles and pods are worked on at a time, of each.")
 	flags.BoolVar(&o.PromptDelivery, "prompt-delivery", true, "Touch the pods that must see a change at once. It needs the permission to patch pods.")
+	flags.BoolVar(&o.inject, "webhook", true, "Serve the webhook that injects tokens and verification bundles into annotated pods.")
+	flags.StringVar(&webhookAddress, "webhook-bind-address", ":9443", "Where the webhook is served.")
+	flags.StringVar(&o.webhook.CertDir, "webhook-cert-dir", "",
+		"Directory with the webhook's tls.crt and tls.key, kept up to date by somebody else, such as cert-manager. Empty: the operator keeps a certificate of its own.")
+	flags.StringVar(&o.webhook.Service, "webhook-service", "m2m-operator-webhook", "Name of the webhook's Service, for which its certificate is.")
+	flags.StringVar(&o.webhook.Configuration, "webhook-configuration", "m2m-operator-pod-injection", "Name of the MutatingWebhookConfiguration whose caBundle the operator writes.")
 	flags.Float64Var(&o.qps, "kube-api-qps", 500, "Requests per second to the Kubernetes API server.")
 	flags.IntVar(&o.burst, "kube-api-burst", 1000, "Requests at once to the Kubernetes API server, after a pause.")
 	flags.BoolVar(&o.Egress.AllowHTTP, "allow-insecure-http", false, "Allow authorization servers with http:// URLs. Secrets and tokens then cross the network in the clear: meant for development.")
@@ -80,7 +91,13 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	}
 	slices.Sort(o.WatchNamespaces)
 	o.WatchNamespaces = slices.Compact(o.WatchNamespaces)
-	return o, o.validate()
+	o.webhook.OperatorNamespace, o.webhook.WatchNamespaces = o.OperatorNamespace, o.WatchNamespaces
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	var err error
+	o.webhook.Host, o.webhook.Port, err = hostPort(webhookAddress)
+	return o, err
 }
 
 func (o *options) validate() error {
@@ -90,6 +107,10 @@ func (o *options) validate() error {
 		}
 	}
 	switch {
+	case o.inject && o.webhook.CertDir == "" && o.OperatorNamespace == "":
+		return errors.New("--operator-namespace is needed for the webhook's certificate; set it, or POD_NAMESPACE, or --webhook=false")
+	case o.inject && o.webhook.CertDir == "" && (o.webhook.Service == "" || o.webhook.Configuration == ""):
+		return errors.New("--webhook-service and --webhook-configuration are needed for the webhook's certificate")
 	case o.leaderElect && o.OperatorNamespace == "":
 		return errors.New("--operator-namespace is needed for the leader's lease; set it, or POD_NAMESPACE, or --leader-elect=false")
 	case o.leaderElect && (o.renewDeadline < time.Second || o.leaseDuration <= o.renewDeadline):
@@ -100,6 +121,18 @@ func (o *options) validate() error {
 		return errors.New("--kube-api-qps and --kube-api-burst must be positive")
 	}
 	return nil
+}
+
+// hostPort takes the address of the webhook apart.
+func hostPort(address string) (host string, port int, err error) {
+	host, p, err := net.SplitHostPort(address)
+	if err == nil {
+		port, err = strconv.Atoi(p)
+	}
+	if err != nil || port < 1 || port > 65535 {
+		return "", 0, fmt.Errorf("--webhook-bind-address: %q is no address, such as :9443", address)
+	}
+	return host, port, nil
 }
 
 func run() error {
@@ -136,6 +169,15 @@ func run() error {
 	}
 	if err := controller.Setup(mgr, o.Options); err != nil {
 		return err
+	}
+	if o.inject {
+		served, err := webhookv1.Setup(mgr, o.webhook)
+		if err != nil {
+			return fmt.Errorf("set up the webhook: %w", err)
+		}
+		if err := mgr.AddReadyzCheck("webhook", served); err != nil {
+			return err
+		}
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -83,8 +84,10 @@ func install(ctx context.Context) error {
 	if err := kube.Create(ctx, ns); err != nil {
 		return err
 	}
-	for _, file := range []string{"service_account", "role", "role_binding", "leader_election", "metrics"} {
-		f, err := os.ReadFile(filepath.Join("..", "config", "rbac", file+".yaml"))
+	for _, file := range []string{
+		"rbac/service_account", "rbac/role", "rbac/role_binding", "rbac/leader_election", "rbac/metrics", "webhook/role",
+	} {
+		f, err := os.ReadFile(filepath.Join("..", "config", file+".yaml"))
 		if err != nil {
 			return err
 		}
@@ -134,11 +137,12 @@ func kubeconfig(t *testing.T, token string) string {
 
 // instance is a running operator.
 type instance struct {
-	t               *testing.T
-	cmd             *exec.Cmd
-	out             *output
-	exited          chan error
-	metrics, probes string // addresses
+	t      *testing.T
+	cmd    *exec.Cmd
+	out    *output
+	exited chan error
+	// addresses
+	metrics, probes, webhook string
 }
 
 // output is what an instance has written so far.
@@ -173,10 +177,10 @@ func freeAddress(t *testing.T) string {
 // test ends.
 func start(t *testing.T, account string, flags ...string) *instance {
 	t.Helper()
-	i := &instance{t: t, out: &output{}, exited: make(chan error, 1), metrics: freeAddress(t), probes: freeAddress(t)}
+	i := &instance{t: t, out: &output{}, exited: make(chan error, 1), metrics: freeAddress(t), probes: freeAddress(t), webhook: freeAddress(t)}
 	i.cmd = exec.Command(binary, append([]string{
 		"--kubeconfig=" + kubeconfig(t, tokenOf(t, systemNamespace, account)), "--operator-namespace=" + systemNamespace,
-		"--metrics-bind-address=" + i.metrics, "--health-probe-bind-address=" + i.probes,
+		"--metrics-bind-address=" + i.metrics, "--health-probe-bind-address=" + i.probes, "--webhook-bind-address=" + i.webhook,
 		"--allow-insecure-http", "--allow-loopback", "--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s",
 	}, flags...)...)
 	i.cmd.Stdout, i.cmd.Stderr = i.out, i.out
@@ -237,6 +241,24 @@ func (i *instance) answers(path string, want int) {
 		}
 		return nil
 	})
+}
+
+// servesWebhook checks that a ready instance serves the webhook with the
+// certificate that is in the Secret.
+func (i *instance) servesWebhook() {
+	i.t.Helper()
+	var secret corev1.Secret
+	name := types.NamespacedName{Namespace: systemNamespace, Name: "m2m-operator-webhook-certificate"}
+	if err := kube.Get(i.t.Context(), name, &secret); err != nil {
+		i.t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(secret.Data["ca.crt"])
+	conn, err := tls.Dial("tcp", i.webhook, &tls.Config{RootCAs: roots, ServerName: "m2m-operator-webhook." + systemNamespace + ".svc"})
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	_ = conn.Close()
 }
 
 // metric returns the line of a metric, "" if it is not there.
@@ -377,6 +399,7 @@ func TestTheManagerRuns(t *testing.T) {
 	op.answers("/healthz", http.StatusOK)
 	op.answers("/readyz", http.StatusOK)
 	eventually(t, ready(cart))
+	op.servesWebhook()
 	for line := range strings.Lines(op.out.String()) {
 		if !strings.HasPrefix(line, "{") {
 			t.Errorf("the operator wrote a line that is no structured log: %s", line)
@@ -445,6 +468,7 @@ func TestOneOfTwoLeads(t *testing.T) {
 	second := start(t, "controller-manager")
 	second.answers("/healthz", http.StatusOK)
 	second.answers("/readyz", http.StatusOK) // it could take over at once
+	second.servesWebhook()
 	if got, want := []string{first.metric(scraper, leads), second.metric(scraper, leads)}, []string{"1", "0"}; !cmp.Equal(got, want) {
 		t.Fatalf("the instances lead: %q, want %q", got, want)
 	}
@@ -514,7 +538,7 @@ func TestBadFlagsEndAtOnce(t *testing.T) {
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("it ended with %v, want exit code 1", err)
 	}
-	want := "m2m-operator: --operator-namespace is needed for the leader's lease; set it, or POD_NAMESPACE, or --leader-elect=false\n"
+	want := "m2m-operator: --operator-namespace is needed for the webhook's certificate; set it, or POD_NAMESPACE, or --webhook=false\n"
 	if diff := cmp.Diff(want, string(out)); diff != "" {
 		t.Errorf("output (-want +got):\n%s", diff)
 	}

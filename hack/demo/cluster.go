@@ -177,6 +177,7 @@ func (c *cluster) startOperator(ctx context.Context, logPath string) (p *process
 	}
 	p, err = start("operator", log, false, "bin/manager",
 		"--kubeconfig="+kubeconfig, "--operator-namespace="+operatorNamespace, "--leader-elect=true",
+		"--webhook=false", // nothing of the API server's would reach it, and there are no pods
 		"--allow-insecure-http", "--allow-loopback", "--health-probe-bind-address="+address, "--metrics-bind-address=0")
 	return p, "http://" + address, err
 }

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package certificate
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// lookAgain is how often the certificates' age is looked at. It costs no request.
+const lookAgain = 10 * time.Minute
+
+// Options say which objects are the webhook's.
+type Options struct {
+	// Secret holds the certificate, in the operator's namespace.
+	Secret types.NamespacedName
+	// ServerName is what the API server expects the certificate to be for:
+	// <service>.<namespace>.svc.
+	ServerName string
+	// Configuration is the name of the MutatingWebhookConfiguration.
+	Configuration string
+	// Clock is what every decision is made by. Nil: the real one.
+	Clock clock.PassiveClock
+}
+
+// Store keeps the certificate in memory for this replica, and the Secret and the
+// webhook configuration right, together with the other replicas.
+type Store struct {
+	Options
+	cache   cache.Cache   // the Secret and the configuration, and nothing else
+	client  client.Client // past every cache
+	serving atomic.Pointer[pair]
+}
+
+// Setup adds a store to a manager. It runs on every replica, not only on the
+// leader.
+func Setup(mgr ctrl.Manager, o Options) (*Store, error) {
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	// Not the manager's cache, which may be limited to other namespaces and
+	// would hold everybody's webhook configurations.
+	c, err := cache.New(mgr.GetConfig(), cache.Options{
+		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
+		DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject: map[client.Object]cache.ByObject{
+			&corev1.Secret{}: {
+				Namespaces: map[string]cache.Config{o.Secret.Namespace: {}},
+				Field:      fields.OneTermEqualSelector(metav1.ObjectNameField, o.Secret.Name),
+			},
+			&admissionregistrationv1.MutatingWebhookConfiguration{}: {
+				Field: fields.OneTermEqualSelector(metav1.ObjectNameField, o.Configuration),
+			},
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make the cache of the webhook's certificate: %w", err)
+	}
+	if err := mgr.Add(onEveryReplica{c}); err != nil {
+		return nil, fmt.Errorf("add the cache of the webhook's certificate: %w", err)
+	}
+	direct, err := client.New(mgr.GetConfig(), client.Options{
+		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(), FieldOwner: v1alpha1.ManagedByValue,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make a client for the webhook's certificate: %w", err)
+	}
+	s := &Store{Options: o, cache: c, client: direct}
+
+	one := reconcile.Request{NamespacedName: o.Secret}
+	err = ctrl.NewControllerManagedBy(mgr).Named("m2m-webhookcertificate").
+		WithOptions(controller.Options{NeedLeaderElection: ptr.To(false)}).
+		WatchesRawSource(source.Kind(c, &corev1.Secret{}, toRequest[*corev1.Secret](one))).
+		WatchesRawSource(source.Kind(c, &admissionregistrationv1.MutatingWebhookConfiguration{},
+			toRequest[*admissionregistrationv1.MutatingWebhookConfiguration](one))).
+		// Neither may exist yet.
+		WatchesRawSource(source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+			queue.Add(one)
+			return nil
+		})).
+		Complete(s)
+	if err != nil {
+		return nil, fmt.Errorf("set up the webhook's certificate: %w", err)
+	}
+	return s, nil
+}
+
+// onEveryReplica has the manager start a cache of a replica that does not lead.
+type onEveryReplica struct{ cache.Cache }
+
+// NeedLeaderElection says that it does not.
+func (onEveryReplica) NeedLeaderElection() bool { return false }
+
+func toRequest[object client.Object](r reconcile.Request) handler.TypedEventHandler[object, reconcile.Request] {
+	return handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, object) []reconcile.Request { return []reconcile.Request{r} })
+}
+
+// GetCertificate returns the certificate to serve, for a tls.Config.
+func (s *Store) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	p := s.serving.Load()
+	if p == nil {
+		return nil, errors.New("there is no serving certificate yet")
+	}
+	return &p.tls, nil
+}
+
+// Check is ready once there is a certificate to serve.
+func (s *Store) Check(*http.Request) error {
+	_, err := s.GetCertificate(nil)
+	return err
+}
+
+// Reconcile brings the Secret, the webhook configuration and what this replica
+// serves up to date.
+func (s *Store) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
+	secret := &corev1.Secret{}
+	if err := client.IgnoreNotFound(s.cache.Get(ctx, s.Secret, secret)); err != nil {
+		return reconcile.Result{}, fmt.Errorf("look up Secret %q: %w", s.Secret, err)
+	}
+	config := &admissionregistrationv1.MutatingWebhookConfiguration{}
+	if err := client.IgnoreNotFound(s.cache.Get(ctx, types.NamespacedName{Name: s.Configuration}, config)); err != nil {
+		return reconcile.Result{}, fmt.Errorf("look up MutatingWebhookConfiguration %q: %w", s.Configuration, err)
+	}
+	want, err := rotate(secret.Data, s.serving.Load(), caBundleOf(config), s.ServerName, s.Clock.Now())
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if !maps.EqualFunc(secret.Data, want, bytes.Equal) {
+		// Served and trusted once it is seen to be written: another replica may
+		// have been faster, with another certificate.
+		return reconcile.Result{RequeueAfter: lookAgain}, s.write(ctx, secret, want)
+	}
+	s.serve(want, caBundleOf(config))
+	if err := s.trust(ctx, config, want[trusted]); err != nil {
+		return reconcile.Result{}, err
+	}
+	return reconcile.Result{RequeueAfter: lookAgain}, nil
+}
+
+// write creates or updates the Secret. Where another replica was faster nothing
+// is written; its Secret arrives as an event.
+func (s *Store) write(ctx context.Context, secret *corev1.Secret, data map[string][]byte) (err error) {
+	if secret.Name == "" {
+		err = s.client.Create(ctx, &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: s.Secret.Namespace, Name: s.Secret.Name,
+				Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
+			},
+			Data: data,
+		})
+	} else {
+		if secret.Labels[v1alpha1.ManagedByLabel] != v1alpha1.ManagedByValue {
+			return fmt.Errorf("%w: Secret %q exists and is not the operator's (label %s=%s); delete it",
+				errForeign, s.Secret, v1alpha1.ManagedByLabel, v1alpha1.ManagedByValue)
+		}
+		secret = secret.DeepCopy()
+		secret.Data = data
+		err = s.client.Update(ctx, secret)
+	}
+	switch {
+	case err == nil:
+		log.FromContext(ctx).Info("Wrote the webhook's certificate", "certificates", len(certificates(data[trusted])))
+		return nil
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err) && secret.Name != "":
+		return nil
+	}
+	// Not the whole error: whoever refuses an object may show what is in it.
+	return fmt.Errorf("write Secret %q: %s", s.Secret, reasonOf(err))
+}
+
+var errForeign = errors.New("cannot keep the webhook's certificate")
+
+func reasonOf(err error) string {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		return fmt.Sprintf("the API server answers %d %s", status.Status().Code, status.Status().Reason)
+	}
+	return err.Error()
+}
+
+// serve takes the Secret's pair over, unless the API server would not accept it
+// yet and what is served works.
+func (s *Store) serve(data map[string][]byte, caBundle []byte) {
+	now := s.Clock.Now()
+	p := parsePair(data[servedCert], data[servedKey], s.ServerName, now)
+	if p == nil {
+		return // never: it was just judged
+	}
+	present := s.serving.Load()
+	if present != nil && valid(present.cert(), s.ServerName, now) &&
+		trusts(caBundle, present.cert()) && !trusts(caBundle, p.cert()) {
+		return
+	}
+	s.serving.Store(p)
+}
+
+// caBundleOf returns the caBundle of a configuration, nil where its webhooks
+// differ.
+func caBundleOf(c *admissionregistrationv1.MutatingWebhookConfiguration) []byte {
+	var bundle []byte
+	for i, w := range c.Webhooks {
+		if i > 0 && !bytes.Equal(w.ClientConfig.CABundle, bundle) {
+			return nil
+		}
+		bundle = w.ClientConfig.CABundle
+	}
+	return bundle
+}
+
+// trust writes the caBundle of every webhook in the configuration where it
+// differs.
+func (s *Store) trust(ctx context.Context, c *admissionregistrationv1.MutatingWebhookConfiguration, bundle []byte) error {
+	type clientConfig struct {
+		CABundle []byte `json:"caBundle"`
+	}
+	type webhook struct {
+		Name         string       `json:"name"`
+		ClientConfig clientConfig `json:"clientConfig"`
+	}
+	var changed []webhook
+	for _, w := range c.Webhooks {
+		if !bytes.Equal(w.ClientConfig.CABundle, bundle) {
+			changed = append(changed, webhook{w.Name, clientConfig{bundle}})
+		}
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	// The webhooks' list is merged by name. With the version that was seen: a
+	// webhook that was removed meanwhile must not come back as half of one.
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"resourceVersion": c.ResourceVersion}, "webhooks": changed,
+	})
+	if err != nil {
+		return fmt.Errorf("encode the caBundle: %w", err)
+	}
+	err = s.client.Patch(ctx, c.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, patch))
+	switch {
+	case err == nil:
+		log.FromContext(ctx).Info("Wrote the webhook's caBundle", "certificates", len(certificates(bundle)))
+		return nil
+	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
+		return nil // seen as an event
+	}
+	return fmt.Errorf("write the caBundle of MutatingWebhookConfiguration %q: %w", s.Configuration, err)
+}
