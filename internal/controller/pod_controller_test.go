@@ -344,6 +344,45 @@ func TestAFloodOfPods(t *testing.T) {
 	}
 }
 
+// TestWhatPodsAreNotLookedAtFor: reports of kubelets, foreign pods, and routine
+// refreshes of what pods mount cost no work.
+func TestWhatPodsAreNotLookedAtFor(t *testing.T) {
+	w := newWorld(t)
+	_, cart := w.story()
+	pod := annotatedPod(w.shop, "pod", v1alpha1.ClientAnnotation, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token",
+		v1alpha1.VerifyAnnotation, w.payments+"/payment-api")
+	create(t, pod)
+	startOperator(t)
+	isReady(t, cart)
+	eventually(t, func() error {
+		if w.bundleIn(w.shop) == nil {
+			return errors.New("there is no bundle")
+		}
+		return idle(t, everyController...)
+	})
+	before := reconciled(t, "pod")
+	pod.Status.Phase = corev1.PodRunning
+	if err := kube.Status().Update(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	change(t, pod, func(p *corev1.Pod) { p.Labels["app"] = "next" })
+	create(t, annotatedPod(w.shop, "foreign"))
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.shop, Name: "cart-token"}}
+	change(t, secret, func(s *corev1.Secret) { s.Labels["team"] = "shop" })
+	change(t, cart, func(c *v1alpha1.M2MClient) { c.Labels = map[string]string{"team": "shop"} })
+	// What comes after all that is looked at.
+	change(t, pod, func(p *corev1.Pod) { p.Annotations[v1alpha1.TouchedAtAnnotation] = "now" })
+	eventually(t, func() error {
+		if n := reconciled(t, "pod") - before; n < 1 {
+			return fmt.Errorf("the pod was not looked at")
+		}
+		return idle(t, everyController...)
+	})
+	if n := reconciled(t, "pod") - before; n != 1 {
+		t.Errorf("pods were looked at %d times, not once", n)
+	}
+}
+
 // TestPromptDeliveryCanBeSwitchedOff: without it and without the permission
 // nothing is touched, and all else works.
 func TestPromptDeliveryCanBeSwitchedOff(t *testing.T) {

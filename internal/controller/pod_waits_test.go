@@ -267,6 +267,12 @@ func TestWhenPodsAreTold(t *testing.T) {
 	remove(t, w.cart())
 	remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.shop, Name: "cart-token"}})
 	is("the client's end", tellEvery, none)
+	if err := kube.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
+		t.Fatal(err)
+	}
+	pod = annotatedPod(w.shop, "pod", v1alpha1.ClientAnnotation, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token")
+	create(t, pod)
+	is("the pod's successor came", tellEvery, none)
 	change(t, pod, func(p *corev1.Pod) { p.Finalizers = []string{"example.com/wait"} })
 	remove(t, pod)
 	is("the pod's end", 0)
