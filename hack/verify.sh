@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-generated=(api config/crd/bases config/rbac docs/reference)
+generated=(api config/crd/bases config/rbac docs/reference charts/m2m-operator/templates)
 failed=
 
 fail() {
@@ -22,7 +22,7 @@ for dir in "${generated[@]}"; do
   if [ -d "$dir" ]; then cp -R "$dir/." "$before/$dir/"; fi
 done
 
-make generate manifests docs-reference >/dev/null
+make generate manifests docs-reference chart >/dev/null
 
 stale=
 for dir in "${generated[@]}"; do
@@ -35,7 +35,7 @@ for dir in "${generated[@]}"; do
   )
 done
 if [ -n "$stale" ]; then
-  fail "these files were not what make generate manifests docs-reference makes; they are now, so look at them and commit them:"
+  fail "these files were not what make generate manifests docs-reference chart makes; they are now, so look at them and commit them:"
   printf '%s' "$stale" >&2
 fi
 
@@ -70,12 +70,18 @@ while read -r script; do
 done < <(find hack .ci -type f \( -name '*.sh' -o -name run \) -not -path '*/node_modules/*' | sort)
 
 kustomize="$(hack/tool.sh --path kustomize)"
+cp -R config "$before/kustomize" # to build components in, upon what they change
 while read -r kustomization; do
   dir="$(dirname "$kustomization")"
+  if grep -q '^kind: Component$' "$kustomization"; then
+    mkdir -p "$before/kustomize/with"
+    printf 'resources: [../default]\ncomponents: [../%s]\n' "${dir#config/}" >"$before/kustomize/with/kustomization.yaml"
+    dir="$before/kustomize/with"
+  fi
   if ! out="$("$kustomize" build "$dir" 2>&1 >/dev/null)"; then
-    fail "kustomize build $dir: $out"
+    fail "kustomize build of $kustomization: $out"
   elif [ -n "$out" ]; then
-    fail "kustomize build $dir warns: $out"
+    fail "kustomize build of $kustomization warns: $out"
   fi
 done < <(find config -name kustomization.yaml | sort)
 

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+// Conditions that several objects share.
+const (
+	metricsOn    = "$.Values.metrics.enabled"
+	metricsServe = "and $.Values.metrics.enabled $.Values.metrics.service.enabled"
+	webhookOn    = "$.Values.webhook.enabled"
+	certManager  = "and $.Values.webhook.enabled $.Values.webhook.certManager.enabled"
+	selfManaged  = "and $.Values.webhook.enabled (not $.Values.webhook.certManager.enabled)"
+	watched      = `include "m2m-operator.namespaces" $ | fromJsonArray`
+)
+
+// rules say what the chart makes of each object, by kind and name without the
+// prefix, or by kind. No edits: only what general does. Nil: it is left out.
+var rules = map[string][]edit{
+	"Namespace/system": nil, // the release's, which helm makes or somebody else
+
+	"CustomResourceDefinition": {
+		when("$.Values.crds.enabled"),
+		add("metadata.annotations", "{{- if $.Values.crds.keep }}\nhelm.sh/resource-policy: keep\n{{- end }}"),
+	},
+
+	"ServiceAccount/controller-manager": {
+		add("metadata", "{{- with $.Values.serviceAccount.annotations }}\nannotations:\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"),
+	},
+	"ClusterRole/manager-cluster-role":               {},
+	"ClusterRoleBinding/manager-cluster-rolebinding": {},
+	"ClusterRole/manager-role":                       {},
+	"ClusterRoleBinding/manager-rolebinding":         {perNamespace(watched)},
+	"Role/leader-election":                           {},
+	"RoleBinding/leader-election":                    {},
+	"ClusterRole/metrics-auth":                       {when(metricsOn)},
+	"ClusterRoleBinding/metrics-auth":                {when(metricsOn)},
+	"ClusterRole/metrics-reader":                     {when(metricsOn)},
+	"ClusterRole/prompt-delivery":                    {when("$.Values.promptDelivery.enabled")},
+	"ClusterRoleBinding/prompt-delivery":             {when("$.Values.promptDelivery.enabled"), perNamespace(watched)},
+	"ClusterRole/viewer": {
+		when("$.Values.userRoles.enabled"),
+		only("metadata.labels[rbac.authorization.k8s.io/aggregate-to-view]", "$.Values.userRoles.aggregate"),
+		only("metadata.labels[rbac.authorization.k8s.io/aggregate-to-edit]", "$.Values.userRoles.aggregate"),
+		only("metadata.labels[rbac.authorization.k8s.io/aggregate-to-admin]", "$.Values.userRoles.aggregate"),
+	},
+	"ClusterRole/editor": {
+		when("$.Values.userRoles.enabled"),
+		only("metadata.labels[rbac.authorization.k8s.io/aggregate-to-edit]", "$.Values.userRoles.aggregate"),
+		only("metadata.labels[rbac.authorization.k8s.io/aggregate-to-admin]", "$.Values.userRoles.aggregate"),
+	},
+
+	"ValidatingAdmissionPolicy/fence":            {theOperator},
+	"ValidatingAdmissionPolicyBinding/fence":     {},
+	"ValidatingAdmissionPolicy/pod-fence":        {theOperator},
+	"ValidatingAdmissionPolicyBinding/pod-fence": {},
+
+	"MutatingWebhookConfiguration/pod-injection": {
+		when(webhookOn),
+		set(webhook+"failurePolicy", "{{ $.Values.webhook.failurePolicy }}"),
+		set(webhook+"timeoutSeconds", "{{ $.Values.webhook.timeoutSeconds }}"),
+		add(webhook+"namespaceSelector.matchExpressions", onlyWatched),
+		add("metadata", "{{- if "+certManager+" }}\nannotations:\n  cert-manager.io/inject-ca-from: {{ $.Release.Namespace }}/"+fullname+"webhook\n{{- end }}"),
+	},
+	"Service/webhook":                        {when(webhookOn)},
+	"ClusterRole/webhook-certificate":        {when(selfManaged)},
+	"ClusterRoleBinding/webhook-certificate": {when(selfManaged)},
+	"Issuer/webhook":                         {when("and (" + certManager + ") (not $.Values.webhook.certManager.issuerRef)")},
+	"Certificate/webhook": {
+		when(certManager),
+		set("spec.dnsNames[0]", fullname+"webhook.{{ $.Release.Namespace }}.svc"),
+		set("spec.secretName", fullname+"webhook-tls"),
+		block("spec.issuerRef", issuerRef),
+	},
+
+	"Service/metrics": {when(metricsServe)},
+	"Deployment/controller-manager": {
+		set("spec.replicas", "{{ $.Values.replicas }}"),
+		add("spec.template.metadata.annotations", "{{- with $.Values.podAnnotations }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
+		add("spec.template.metadata.labels", "{{- with $.Values.podLabels }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
+		block("spec.template.spec.topologySpreadConstraints", topologySpread),
+		only("spec.template.spec.topologySpreadConstraints", "$.Values.topologySpreadConstraints"),
+		set(manager+"image", `{{ include "m2m-operator.image" $ | quote }}`),
+		set(manager+"imagePullPolicy", "{{ $.Values.image.pullPolicy }}"),
+		set(manager+"args[--metrics-bind-address]", "--metrics-bind-address={{ if $.Values.metrics.enabled }}:8443{{ else }}0{{ end }}"),
+		add(manager+"args", "{{- with $.Values.watchNamespaces }}\n- --watch-namespaces={{ join \",\" . }}\n{{- end }}"),
+		add(manager+"args", "{{- if not $.Values.promptDelivery.enabled }}\n- --prompt-delivery=false\n{{- end }}"),
+		add(manager+"args", webhookArgs),
+		add(manager+"args", "{{- with $.Values.extraArgs }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
+		only(manager+"ports[name=metrics]", metricsOn),
+		only(manager+"ports[name=webhook]", webhookOn),
+		block(manager+"resources", "{{- toYaml $.Values.resources | nindent <indent> }}"),
+		add("spec.template.spec.containers[name=manager]", "{{- if "+certManager+" }}\nvolumeMounts:\n- name: webhook-certificate\n  mountPath: "+certDir+"\n  readOnly: true\n{{- end }}"),
+		add("spec.template.spec", "{{- if "+certManager+" }}\nvolumes:\n- name: webhook-certificate\n  secret:\n    secretName: "+fullname+"webhook-tls\n{{- end }}"),
+		add("spec.template.spec", optional("imagePullSecrets")),
+		add("spec.template.spec", optional("nodeSelector")),
+		add("spec.template.spec", optional("affinity")),
+		add("spec.template.spec", optional("tolerations")),
+		add("spec.template.spec", "{{- with $.Values.priorityClassName }}\npriorityClassName: {{ . | quote }}\n{{- end }}"),
+	},
+	"PodDisruptionBudget/controller-manager": {when("$.Values.podDisruptionBudget.enabled"), set("spec.maxUnavailable", "{{ $.Values.podDisruptionBudget.maxUnavailable }}")},
+	"NetworkPolicy/controller-manager": {
+		when("$.Values.networkPolicy.enabled"),
+		only("spec.ingress[0]", webhookOn),
+		only("spec.ingress[1]", metricsOn),
+		add("spec.ingress[1]", "{{- with $.Values.networkPolicy.metricsFrom }}\nfrom:\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"),
+	},
+	"ServiceMonitor/metrics": {
+		when(metricsServe + " $.Values.metrics.serviceMonitor.enabled"),
+		add("metadata.labels", "{{- with $.Values.metrics.serviceMonitor.labels }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
+		add("spec.endpoints[port=https]", "{{- with $.Values.metrics.serviceMonitor.interval }}\ninterval: {{ . | quote }}\n{{- end }}"),
+	},
+}
+
+const (
+	manager = "spec.template.spec.containers[name=manager]."
+	webhook = "webhooks[name=pods.m2m-operator.io]."
+)
+
+// Where cert-manager's certificate is mounted.
+const certDir = "/var/run/m2m-operator/webhook"
+
+// The operator knows by what name the API server calls it, unless the release has another one.
+const webhookArgs = `{{- if not $.Values.webhook.enabled }}
+- --webhook=false
+{{- else if $.Values.webhook.certManager.enabled }}
+- --webhook-cert-dir=` + certDir + `
+{{- else if ne (include "m2m-operator.fullname" $) "m2m-operator" }}
+- --webhook-service={{ include "m2m-operator.fullname" $ }}-webhook
+- --webhook-configuration={{ include "m2m-operator.fullname" $ }}-pod-injection
+{{- end }}`
+
+const issuerRef = `{{- with $.Values.webhook.certManager.issuerRef }}
+{{- toYaml . | nindent <indent> }}
+{{- else }}
+kind: Issuer
+name: {{ include "m2m-operator.fullname" $ }}-webhook
+{{- end }}`
+
+// The webhook injects what only an operator that watches the namespace provides.
+const onlyWatched = `{{- with $.Values.watchNamespaces }}
+- key: kubernetes.io/metadata.name
+  operator: In
+  values:
+  {{- toYaml . | nindent <deeper> }}
+{{- end }}`
+
+// theOperator has a policy apply to this release's ServiceAccount: in config, where
+// the namespace is the installation's to choose, it is known by its name alone.
+func theOperator(o *object) error {
+	const path = "spec.matchConditions[name=the-operator].expression"
+	for _, e := range []edit{
+		replace(path, "'system:serviceaccount:'", "'system:serviceaccount:{{ $.Release.Namespace }}:'"),
+		replace(path, "':"+prefix, "':"+fullname),
+	} {
+		if err := e(o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// optional is a field of the pod that only values set.
+func optional(field string) string {
+	return "{{- with $.Values." + field + " }}\n" + field + ":\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"
+}
+
+// A constraint without a selector is about the operator's pods.
+const topologySpread = `{{- range $.Values.topologySpreadConstraints }}
+-
+  {{- toYaml . | nindent <deeper> }}
+  {{- if not .labelSelector }}
+  labelSelector:
+    matchLabels:
+      {{- include "m2m-operator.selector" $ | nindent 12 }}
+  {{- end }}
+{{- end }}`

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package chart
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// everything sets every value to something else than its default.
+const everything = `
+image: {repository: registry.example.com:5000/m2m, digest: "sha256:0000000000000000000000000000000000000000000000000000000000000000", pullPolicy: Always}
+imagePullSecrets: [{name: registry}]
+replicas: 3
+resources: {requests: {cpu: 1}, limits: {memory: 1Gi}}
+watchNamespaces: [shop, payments]
+extraArgs: [--workers=40, --zap-log-level=debug]
+webhook: {failurePolicy: Ignore, timeoutSeconds: 10, certManager: {enabled: true, issuerRef: {kind: ClusterIssuer, name: internal}}}
+promptDelivery: {enabled: false}
+metrics: {serviceMonitor: {enabled: true, interval: 30s, labels: {release: prometheus}}}
+podDisruptionBudget: {maxUnavailable: 50%}
+networkPolicy: {enabled: true, metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]}
+priorityClassName: system-cluster-critical
+topologySpreadConstraints:
+- {topologyKey: topology.kubernetes.io/zone, maxSkew: 1, whenUnsatisfiable: DoNotSchedule}
+- {topologyKey: kubernetes.io/hostname, maxSkew: 2, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchLabels: {app: m2m}}}
+nodeSelector: {kubernetes.io/arch: arm64}
+tolerations: [{key: infra, operator: Exists, effect: NoSchedule}]
+affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: infra, operator: Exists}]}]}}}
+podLabels: {team: identity}
+podAnnotations: {example.com/note: "a: note"}
+serviceAccount: {annotations: {example.com/role: operator}}
+userRoles: {aggregate: false}
+crds: {keep: false}
+fullnameOverride: tokens
+`
+
+// installations are values that the chart is tried with.
+var installations = map[string]string{
+	"as it is":                     "",
+	"with everything":              everything,
+	"without what it can do":       "{webhook: {enabled: false}, promptDelivery: {enabled: false}, metrics: {enabled: false}, podDisruptionBudget: {enabled: false}, userRoles: {enabled: false}, crds: {enabled: false}, topologySpreadConstraints: [], resources: {}}",
+	"closed with nobody to let in": "{webhook: {enabled: false}, metrics: {enabled: false}, networkPolicy: {enabled: true}}",
+	"without a metrics service":    "{metrics: {service: {enabled: false}, serviceMonitor: {enabled: true}}}",
+	"with cert-manager":            "{webhook: {certManager: {enabled: true}}}",
+	"in one namespace":             "{watchNamespaces: [shop]}",
+	"in its own namespace":         "{watchNamespaces: [" + namespace + "]}",
+}
+
+func TestLint(t *testing.T) {
+	for name, values := range installations {
+		t.Run(name, func(t *testing.T) {
+			if out, err := exec.Command(helm, "lint", "--strict", "--quiet", chartDir, "--values", valuesFile(t, values)).CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+	}
+}
+
+// TestTheChartIsWhatKustomizeMakes compares the two ways to install, object by
+// object.
+func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
+	tests := map[string]struct {
+		values    string
+		component string // of config/components
+	}{
+		"by default":              {},
+		"with a network policy":   {"networkPolicy: {enabled: true}", "network-policy"},
+		"with a service monitor":  {"metrics: {serviceMonitor: {enabled: true}}", "service-monitor"},
+		"with cert-manager":       {"webhook: {certManager: {enabled: true}}", "cert-manager"},
+		"without the webhook":     {"webhook: {enabled: false}", "no-webhook"},
+		"without prompt delivery": {"promptDelivery: {enabled: false}", "no-prompt-delivery"},
+	}
+	config := t.TempDir()
+	if err := os.CopyFS(config, os.DirFS(root+"/config")); err != nil {
+		t.Fatal(err)
+	}
+	components, err := os.ReadDir(filepath.Join(config, "components"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(components) != len(tests)-1 {
+		t.Errorf("config/components has %d, and %d are compared", len(components), len(tests)-1)
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(config, "with-"+tc.component)
+			kustomization := "resources: [../default]\n"
+			if tc.component != "" {
+				kustomization += "components: [../components/" + tc.component + "]\n"
+			}
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(kustomization), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			want := comparable(objects(t, output(t, kustomize, "build", dir)))
+			got := comparable(render(t, release, namespace, "image: {repository: controller, tag: latest}\n"+tc.values))
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-kustomize +helm):\n%s", diff)
+			}
+		})
+	}
+}
+
+// comparable leaves out what is helm's alone, and the namespace, which it has
+// made otherwise.
+func comparable(all []*unstructured.Unstructured) map[string]any {
+	byID := map[string]any{}
+	for _, o := range all {
+		if o.GetKind() == "Namespace" {
+			continue
+		}
+		labels := o.GetLabels()
+		for _, key := range []string{"helm.sh/chart", "app.kubernetes.io/version", "app.kubernetes.io/managed-by"} {
+			delete(labels, key)
+		}
+		o.SetLabels(labels)
+		annotations := o.GetAnnotations()
+		delete(annotations, "helm.sh/resource-policy")
+		o.SetAnnotations(annotations)
+		byID[id(o)] = withoutRelease(o.Object)
+	}
+	return byID
+}
+
+// withoutRelease takes the release out of selectors, and the namespace out of
+// what the admission policies know the operator by.
+func withoutRelease(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		delete(v, "app.kubernetes.io/instance")
+		for key, field := range v {
+			v[key] = withoutRelease(field)
+		}
+	case []any:
+		for i, item := range v {
+			v[i] = withoutRelease(item)
+		}
+	case string:
+		return strings.ReplaceAll(v, "'system:serviceaccount:"+namespace+":'", "'system:serviceaccount:'")
+	}
+	return value
+}
+
+// apply has the API server take an object as helm's server-side apply would.
+func apply(t *testing.T, o *unstructured.Unstructured, options ...client.ApplyOption) error {
+	t.Helper()
+	if ns := o.GetNamespace(); ns != "" {
+		err := kube.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}})
+		if client.IgnoreAlreadyExists(err) != nil {
+			return err
+		}
+	}
+	options = append(options, client.FieldOwner("helm"), client.ForceOwnership)
+	return kube.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(o), options...)
+}
+
+func TestEveryInstallationIsTaken(t *testing.T) {
+	for name, values := range installations {
+		t.Run(name, func(t *testing.T) {
+			all := render(t, release, namespace, values)
+			if len(all) < 5 {
+				t.Fatalf("there are %d objects only", len(all))
+			}
+			for _, o := range all {
+				if err := apply(t, o, client.DryRunAll); err != nil {
+					t.Errorf("%s: %v", id(o), err)
+				}
+			}
+		})
+	}
+}
+
+// TestEverythingIsInThere looks for every value of everything among the objects.
+func TestEverythingIsInThere(t *testing.T) {
+	all := render(t, "any", namespace, everything)
+	var text string
+	for _, o := range all {
+		text += fmt.Sprintln(o.Object)
+	}
+	for _, want := range []string{
+		"image:registry.example.com:5000/m2m@sha256:0000", "imagePullPolicy:Always", "imagePullSecrets:[map[name:registry]]", "replicas:3",
+		"resources:map[limits:map[memory:1Gi] requests:map[cpu:1 memory:128Mi]]", "--watch-namespaces=shop,payments", "--workers=40 --zap-log-level=debug",
+		"failurePolicy:Ignore", "timeoutSeconds:10", "issuerRef:map[kind:ClusterIssuer name:internal]", "--webhook-cert-dir=", "--prompt-delivery=false",
+		"interval:30s", "release:prometheus", "maxUnavailable:50%", "kubernetes.io/metadata.name:monitoring", "priorityClassName:system-cluster-critical",
+		"topologyKey:topology.kubernetes.io/zone", "labelSelector:map[matchLabels:map[app:m2m]]", "nodeSelector:map[kubernetes.io/arch:arm64]",
+		"tolerations:[map[effect:NoSchedule key:infra", "affinity:map[nodeAffinity:", "team:identity", "example.com/note:a: note", "example.com/role:operator",
+		"name:tokens-controller-manager", "dnsNames:[tokens-webhook." + namespace + ".svc]", "inject-ca-from:" + namespace + "/tokens-webhook",
+		"operator:In values:[shop payments]",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is nowhere", want)
+		}
+	}
+	for _, unwanted := range []string{"aggregate-to", "resource-policy", "kind:Issuer ", "prompt-delivery]", "webhook-certificate-"} {
+		if strings.Contains(text, unwanted) {
+			t.Errorf("%q is there", unwanted)
+		}
+	}
+}
+
+// TestReleasesDoNotCollide installs two in one cluster.
+func TestReleasesDoNotCollide(t *testing.T) {
+	const shared = "crds: {enabled: false}\nnetworkPolicy: {enabled: true}\nmetrics: {serviceMonitor: {enabled: true}}\n"
+	first := render(t, "first", "one", shared+"watchNamespaces: [shop]")
+	second := render(t, "second", "two", shared+"watchNamespaces: [shop, payments]")
+	var ids []string
+	for _, o := range first {
+		ids = append(ids, id(o))
+		if strings.Contains(fmt.Sprint(o.Object), "second") {
+			t.Errorf("%s of the first names the second", id(o))
+		}
+	}
+	for _, o := range second {
+		if slices.Contains(ids, id(o)) {
+			t.Errorf("both have %s", id(o))
+		}
+	}
+}
+
+func TestBadValuesAreExplained(t *testing.T) {
+	tests := map[string]struct{ values, want string }{
+		"a value that does not exist":     {"image: {repo: m2m}", "'/image': additional properties 'repo' not allowed"},
+		"a word for a number":             {"replicas: two", "'/replicas': got string, want integer"},
+		"a namespace in capitals":         {"watchNamespaces: [Shop]", "'/watchNamespaces/0'"},
+		"a namespace twice":               {"watchNamespaces: [shop, shop]", "'/watchNamespaces'"},
+		"a policy that does not exist":    {"webhook: {failurePolicy: fail}", "'/webhook/failurePolicy': value must be one of 'Fail', 'Ignore'"},
+		"a repository with its tag":       {"image: {repository: m2m:1}", "'/image/repository'"},
+		"a digest that is none":           {"image: {digest: latest}", "'/image/digest'"},
+		"a flag without dashes":           {"extraArgs: [workers=40]", "'/extraArgs/0'"},
+		"an issuer without its name":      {"webhook: {certManager: {issuerRef: {kind: ClusterIssuer}}}", "'/webhook/certManager/issuerRef'"},
+		"too long a timeout":              {"webhook: {timeoutSeconds: 60}", "'/webhook/timeoutSeconds'"},
+		"a budget that is no percentage":  {"podDisruptionBudget: {maxUnavailable: half}", "'/podDisruptionBudget/maxUnavailable'"},
+		"a truth in quotes":               {`crds: {keep: "false"}`, "'/crds/keep': got string, want boolean"},
+		"a label that is a number":        {"podLabels: {version: 1}", "'/podLabels/version'"},
+		"a constraint without its limits": {"topologySpreadConstraints: [{topologyKey: zone}]", "'/topologySpreadConstraints/0'"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			out, err := exec.Command(helm, "template", chartDir, "--values", valuesFile(t, tc.values)).CombinedOutput()
+			if err == nil || !strings.Contains(string(out), tc.want) {
+				t.Errorf("helm said\n%.500s\nwant %q in it", out, tc.want)
+			}
+		})
+	}
+}
