@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package chart
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// cluster runs helm against the API server.
+func cluster(t *testing.T) func(args ...string) {
+	t.Helper()
+	c := clientcmdapi.NewConfig()
+	c.Clusters["c"] = &clientcmdapi.Cluster{Server: restConfig.Host, CertificateAuthorityData: restConfig.CAData}
+	c.AuthInfos["u"] = &clientcmdapi.AuthInfo{ClientCertificateData: restConfig.CertData, ClientKeyData: restConfig.KeyData}
+	c.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
+	c.CurrentContext = "x"
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*c, kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	return func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(helm, append(args, "--kubeconfig", kubeconfig)...).CombinedOutput(); err != nil {
+			t.Fatalf("helm %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+}
+
+// formerChart is the chart as it could have been: without a short name of a kind.
+func formerChart(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(chartDir)); err != nil {
+		t.Fatal(err)
+	}
+	for file, change := range map[string][2]string{
+		"templates/crd-m2mclients.yaml": {"    shortNames:\n    - m2mc\n", ""},
+		"Chart.yaml":                    {"\nversion: ", "\nversion: 0.0.1-before."},
+	} {
+		content := string(read(t, filepath.Join(dir, file)))
+		changed := strings.Replace(content, change[0], change[1], 1)
+		if changed == content {
+			t.Fatalf("%s does not have %q", file, change[0])
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(changed), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// TestUpgradeAndUninstall follows a release from one version to the next, to its
+// end, and to the end of what it has left on purpose.
+func TestUpgradeAndUninstall(t *testing.T) {
+	helm := cluster(t)
+	crds := extensions(t)
+	gone := func() error {
+		var left apiextensionsv1.CustomResourceDefinitionList
+		if err := crds.List(t.Context(), &left); err != nil {
+			return err
+		}
+		for _, crd := range left.Items {
+			if crd.Spec.Group == v1alpha1.GroupVersion.Group {
+				return fmt.Errorf("%s is still there", crd.Name)
+			}
+		}
+		return nil
+	}
+	shortNames := func(want ...string) {
+		t.Helper()
+		var crd apiextensionsv1.CustomResourceDefinition
+		if err := crds.Get(t.Context(), client.ObjectKey{Name: "m2mclients.m2m-operator.io"}, &crd); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(crd.Spec.Names.ShortNames, want) {
+			t.Errorf("the CRD has the short names %q, want %q", crd.Spec.Names.ShortNames, want)
+		}
+	}
+	// Other tests need the suite's own CRDs, which make room for the release's.
+	own := envtest.CRDInstallOptions{Paths: []string{root + "/config/crd/bases"}}
+	if err := envtest.UninstallCRDs(restConfig, own); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, gone)
+	t.Cleanup(func() {
+		if _, err := envtest.InstallCRDs(restConfig, own); err != nil {
+			t.Error(err)
+		}
+	})
+
+	helm("install", "m2m-operator", formerChart(t), "--namespace", "lifecycle", "--create-namespace")
+	shortNames()
+	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "tenant"}})
+	left := cart("tenant")
+	create(t, left)
+	deployment := func() error {
+		return kube.Get(t.Context(), client.ObjectKey{Namespace: "lifecycle", Name: "m2m-operator-controller-manager"}, &appsv1.Deployment{})
+	}
+	if err := deployment(); err != nil {
+		t.Fatal(err)
+	}
+
+	helm("upgrade", "m2m-operator", chartDir, "--namespace", "lifecycle")
+	shortNames("m2mc")
+
+	helm("uninstall", "m2m-operator", "--namespace", "lifecycle")
+	if err := deployment(); !apierrors.IsNotFound(err) {
+		t.Errorf("the Deployment is still there: %v", err)
+	}
+	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(left), &v1alpha1.M2MClient{}); err != nil {
+		t.Errorf("the M2MClient went with the release: %v", err)
+	}
+
+	// A release of another name, that takes everything along when it goes.
+	helm("install", "other-m2m-operator", chartDir, "--namespace", "lifecycle", "--take-ownership", "--set", "crds.keep=false")
+	helm("uninstall", "other-m2m-operator", "--namespace", "lifecycle")
+	eventually(t, gone)
+}
+
+// TestThePageOnInstallingNamesEverything compares docs/install.md with what there is.
+func TestThePageOnInstallingNamesEverything(t *testing.T) {
+	page := string(read(t, root+"/docs/install.md"))
+	var components []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\| [^|]+ \\|$").FindAllStringSubmatch(page, -1) {
+		components = append(components, m[1])
+	}
+	entries, err := os.ReadDir(root + "/config/components")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var there []string
+	for _, e := range entries {
+		there = append(there, e.Name())
+	}
+	if diff := cmp.Diff(there, components); diff != "" {
+		t.Errorf("the components (-config +page):\n%s", diff)
+	}
+
+	m := regexp.MustCompile(`kubectl delete (\S+) -l (\S+)=(\S+)`).FindStringSubmatch(page)
+	if m == nil {
+		t.Fatal("the page does not say how to uninstall with kubectl")
+	}
+	deleted := strings.Split(m[1], ",")
+	for _, o := range objects(t, output(t, kustomize, "build", root+"/config/default")) {
+		if o.GetNamespace() != "" || o.GetKind() == "Namespace" || o.GetKind() == "CustomResourceDefinition" {
+			continue
+		}
+		mapping, err := kube.RESTMapper().RESTMapping(o.GroupVersionKind().GroupKind())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(deleted, mapping.Resource.Resource) || o.GetLabels()[m[2]] != m[3] {
+			t.Errorf("the command on the page leaves %s", id(o))
+		}
+	}
+}
+
+// extensions is a client for CRDs.
+func extensions(t *testing.T) client.Client {
+	t.Helper()
+	c, err := client.New(restConfig, client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := apiextensionsv1.AddToScheme(c.Scheme()); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
