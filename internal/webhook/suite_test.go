@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package webhook_test tests injection as it is installed: the manifests of
+// config/default, a real API server that calls the webhook, and replicas of it
+// that have the rights of the operator's ServiceAccount and no others.
+package webhook_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/kubetest"
+	webhookv1 "github.com/m2m-operator/m2m-operator/internal/webhook/v1"
+)
+
+const (
+	systemNamespace = "m2m-operator-system"
+	account         = "m2m-operator-controller-manager"
+	service         = "m2m-operator-webhook"
+	configuration   = "m2m-operator-pod-injection"
+)
+
+var secretName = types.NamespacedName{Namespace: systemNamespace, Name: service + "-certificate"}
+
+// The suite's control plane, with what config/default installs, save for the
+// Deployment. The webhook configuration is created by each test.
+var (
+	restConfig *rest.Config
+	kube       client.Client // the test's own, past every cache
+	warnings   = &warningLog{}
+	shipped    *admissionregistrationv1.MutatingWebhookConfiguration
+	logs       = &logBuffer{}
+)
+
+func TestMain(m *testing.M) {
+	ctrl.SetLogger(zap.New(zap.WriteTo(logs), zap.UseDevMode(true)))
+	kubetest.Main(filepath.Join("..", ".."), func(environment *envtest.Environment) (code int, err error) {
+		restConfig = environment.Config
+		restConfig.WarningHandlerWithContext = warnings
+		if kube, err = client.New(restConfig, client.Options{Scheme: controller.Scheme()}); err != nil {
+			return 1, err
+		}
+		kubectl := filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kubectl")
+		manifests, err := exec.Command(kubectl, "kustomize", filepath.Join("..", "..", "config", "default")).Output()
+		if err != nil {
+			return 1, fmt.Errorf("render config/default: %w", err)
+		}
+		if err := install(context.Background(), manifests); err != nil {
+			return 1, fmt.Errorf("install config/default: %w", err)
+		}
+		code = m.Run()
+		if l := logs.String(); strings.Contains(l, "PRIVATE KEY") {
+			return 1, errors.New("a private key was logged")
+		}
+		return code, nil
+	})
+}
+
+// install creates what an installation consists of. The webhook's Service leads
+// to this process.
+func install(ctx context.Context, manifests []byte) error {
+	documents := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifests), 4096)
+	for {
+		o := &unstructured.Unstructured{}
+		if err := documents.Decode(&o.Object); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return err
+		}
+		switch o.GetKind() {
+		case "CustomResourceDefinition", "Deployment", "PodDisruptionBudget":
+			continue
+		case "MutatingWebhookConfiguration":
+			shipped = &admissionregistrationv1.MutatingWebhookConfiguration{}
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, shipped); err != nil {
+				return err
+			}
+			continue
+		case "Service":
+			if o.GetName() == service {
+				o.Object["spec"] = map[string]any{"type": "ExternalName", "externalName": "localhost"}
+			}
+		}
+		if err := kube.Create(ctx, o); err != nil {
+			return fmt.Errorf("%s %s: %w", o.GetKind(), o.GetName(), err)
+		}
+	}
+	if shipped == nil {
+		return errors.New("config/default has no MutatingWebhookConfiguration")
+	}
+	return nil
+}
+
+// logBuffer keeps everything that was logged.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if os.Getenv("M2M_TEST_LOG") != "" {
+		_, _ = os.Stderr.Write(p)
+	}
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// warningLog keeps what the API server warns of.
+type warningLog struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (w *warningLog) HandleWarningHeaderWithContext(_ context.Context, _ int, _, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all = append(w.all, text)
+}
+
+// taken returns the warnings since it was last called.
+func (w *warningLog) taken() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := w.all
+	w.all = nil
+	return all
+}
+
+// replica is one of the webhook's servers.
+type replica struct {
+	port      int
+	served    healthz.Checker
+	mgr       ctrl.Manager
+	mu        sync.Mutex
+	forbidden sets.Set[string]
+	lists     sets.Set[string] // what it lists and watches, with selectors
+	stop      func()
+}
+
+func (r *replica) address() string { return net.JoinHostPort("localhost", strconv.Itoa(r.port)) }
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// operatorConfig returns a connection with a token of the operator's
+// ServiceAccount.
+func operatorConfig(t *testing.T) *rest.Config {
+	t.Helper()
+	request := &authenticationv1.TokenRequest{}
+	sa := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: systemNamespace, Name: account}}
+	if err := kube.SubResource("token").Create(t.Context(), sa, request); err != nil {
+		t.Fatal(err)
+	}
+	cfg := rest.AnonymousClientConfig(restConfig)
+	cfg.BearerToken = request.Status.Token
+	cfg.QPS, cfg.Burst = -1, 0
+	return cfg
+}
+
+// start starts a replica and waits until it is ready.
+func start(t *testing.T, change ...func(*webhookv1.Options)) *replica {
+	t.Helper()
+	r := launch(t, change...)
+	eventually(t, func() error { return r.served(nil) })
+	return r
+}
+
+// launch starts a replica as the operator does.
+func launch(t *testing.T, change ...func(*webhookv1.Options)) *replica {
+	t.Helper()
+	r := &replica{port: freePort(t), forbidden: sets.New[string](), lists: sets.New[string]()}
+	cfg := operatorConfig(t)
+	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(req *http.Request) (*http.Response, error) {
+			resp, err := next.RoundTrip(req)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if err == nil && resp.StatusCode == http.StatusForbidden {
+				r.forbidden.Insert(req.Method + " " + req.URL.Path)
+			}
+			if req.Method == http.MethodGet {
+				r.lists.Insert(req.URL.Path + " " + req.URL.Query().Get("fieldSelector"))
+			}
+			return resp, err
+		})
+	})
+	o := webhookv1.Options{
+		Host: "localhost", Port: r.port, OperatorNamespace: systemNamespace, Service: service, Configuration: configuration,
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	mo := controller.ManagerOptions(controller.Options{OperatorNamespace: systemNamespace, WatchNamespaces: o.WatchNamespaces})
+	mo.Metrics = metricsserver.Options{BindAddress: "0"}
+	skip := true
+	mo.Controller.SkipNameValidation = &skip
+	// No replica leads: injection does not need it.
+	mo.LeaderElection, mo.LeaderElectionID, mo.LeaderElectionNamespace = true, "held-by-nobody-here", systemNamespace
+	mo.LeaderElectionResourceLockInterface = followers{}
+	var err error
+	if r.mgr, err = ctrl.NewManager(cfg, mo); err != nil {
+		t.Fatal(err)
+	}
+	if r.served, err = webhookv1.Setup(r.mgr, o); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.mgr.Start(ctx) }()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("a replica stopped: %v", err)
+		}
+		if len(r.forbidden) > 0 {
+			t.Errorf("the operator's role lacks what a replica asked for: %q", sets.List(r.forbidden))
+		}
+	})
+	t.Cleanup(r.stop)
+	return r
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// configured returns the shipped webhook configuration, with a webhook for each
+// port. It has no caBundle.
+func configured(ports ...int) *admissionregistrationv1.MutatingWebhookConfiguration {
+	c := shipped.DeepCopy()
+	c.Webhooks = nil
+	for i, port := range ports {
+		w := shipped.Webhooks[0].DeepCopy()
+		if i > 0 {
+			w.Name = fmt.Sprintf("pods-%d.m2m-operator.io", i)
+		}
+		p := int32(port)
+		w.ClientConfig.Service.Port = &p
+		c.Webhooks = append(c.Webhooks, *w)
+	}
+	return c
+}
+
+// configure creates the webhook configuration until the test ends, and waits
+// until the API server heeds it and trusts the replicas.
+func configure(t *testing.T, replicas ...*replica) {
+	t.Helper()
+	var ports []int
+	for _, r := range replicas {
+		ports = append(ports, r.port)
+	}
+	create(t, configured(ports...))
+	namespace := newNamespace(t, nil)
+	eventually(t, func() error {
+		p := pod(namespace, map[string]string{"m2m-operator.io/client": "probe"})
+		if err := kube.Create(context.Background(), p, client.DryRunAll); err != nil {
+			return err
+		}
+		if p.Annotations["m2m-operator.io/injected"] == "" {
+			return errors.New("nothing is injected")
+		}
+		return nil
+	})
+	warnings.taken()
+}
+
+// caBundle returns what the API server trusts.
+func caBundle(ctx context.Context) ([]byte, error) {
+	var c admissionregistrationv1.MutatingWebhookConfiguration
+	if err := kube.Get(ctx, types.NamespacedName{Name: configuration}, &c); err != nil {
+		return nil, err
+	}
+	return c.Webhooks[0].ClientConfig.CABundle, nil
+}
+
+// poolOf returns the certificates of a bundle.
+func poolOf(bundle []byte) *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AppendCertsFromPEM(bundle)
+	return p
+}
+
+// requests counts the admission requests that were answered so far.
+func requests(t *testing.T) int {
+	t.Helper()
+	families, err := metrics.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, f := range families {
+		if f.GetName() == "controller_runtime_webhook_requests_total" {
+			for _, m := range f.GetMetric() {
+				n += int(m.GetCounter().GetValue())
+			}
+		}
+	}
+	return n
+}
+
+var namespaces int
+
+func newNamespace(t *testing.T, labels map[string]string) string {
+	t.Helper()
+	namespaces++
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("shop-%d", namespaces), Labels: labels}}
+	if err := kube.Create(t.Context(), ns); err != nil {
+		t.Fatal(err)
+	}
+	return ns.Name
+}
+
+// pod returns a pod that Pod Security's restricted profile accepts.
+func pod(namespace string, annotations map[string]string) *corev1.Pod {
+	yes, no := true, false
+	container := func(name string) corev1.Container {
+		return corev1.Container{
+			Name: name, Image: "registry.example.com/" + name,
+			SecurityContext: &corev1.SecurityContext{
+				AllowPrivilegeEscalation: &no, RunAsNonRoot: &yes,
+				Capabilities:   &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+			},
+		}
+	}
+	always := corev1.ContainerRestartPolicyAlways
+	sidecar := container("sidecar")
+	sidecar.RestartPolicy = &always
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "cart-", Namespace: namespace, Annotations: annotations},
+		Spec: corev1.PodSpec{
+			InitContainers: []corev1.Container{container("init"), sidecar},
+			Containers:     []corev1.Container{container("app")},
+		},
+	}
+}
+
+// create creates objects until the test ends.
+func create(t *testing.T, objects ...client.Object) {
+	t.Helper()
+	for _, o := range objects {
+		if err := kube.Create(t.Context(), o); err != nil {
+			t.Fatalf("create %T %q: %v", o, o.GetName(), err)
+		}
+		t.Cleanup(func() {
+			if err := kube.Delete(context.Background(), o, client.GracePeriodSeconds(0)); err != nil && !apierrors.IsNotFound(err) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it did not come about: %v", err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func same(t *testing.T, what string, want, got any) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+// followers is a lock that nobody here gets.
+type followers struct{ resourcelock.Interface }
+
+func (followers) Get(context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	return nil, nil, errors.New("held elsewhere")
+}
+
+func (followers) Identity() string { return "follower" }
+
+func (followers) Describe() string { return "a lock held elsewhere" }
