@@ -20,10 +20,12 @@ type measured struct {
 	mu     sync.Mutex
 	names  []string // in their order
 	values map[string]any
+
+	samples map[string][]time.Duration
 }
 
 func newFigures() *measured {
-	m := &measured{values: map[string]any{}}
+	m := &measured{values: map[string]any{}, samples: map[string][]time.Duration{}}
 	m.set("ok", false)
 	m.set("go_version", runtime.Version())
 	m.set("cpus", runtime.NumCPU())
@@ -42,12 +44,16 @@ func (m *measured) set(name string, value any) {
 	m.values[name] = value
 }
 
-// spread sets how many there are, and p50, p99 and the largest, in seconds.
+// spread sets how many there are, and p50, p99 and the largest, in seconds. All of
+// them go to a file.
 func (m *measured) spread(name string, all []time.Duration) {
 	m.set(name+"_count", len(all))
 	if len(all) == 0 {
 		return
 	}
+	m.mu.Lock()
+	m.samples[name] = all
+	m.mu.Unlock()
 	for suffix, q := range map[string]float64{"p50": 0.5, "p99": 0.99, "max": 1} {
 		m.set(name+"_"+suffix+"_seconds", quantile(all, q).Seconds())
 	}
@@ -77,6 +83,15 @@ func (m *measured) write(dir string) error {
 	}
 	if err := os.WriteFile(filepath.Join(dir, "e2e.txt"), []byte(table.String()), 0o644); err != nil {
 		return err
+	}
+	for name, all := range m.samples {
+		var lines strings.Builder
+		for _, d := range all {
+			fmt.Fprintf(&lines, "%.4f\n", d.Seconds())
+		}
+		if err := os.WriteFile(filepath.Join(dir, "e2e", name+"_seconds.txt"), []byte(lines.String()), 0o644); err != nil {
+			return err
+		}
 	}
 	return os.WriteFile(filepath.Join(dir, "e2e.json"), append(content, '\n'), 0o644)
 }

@@ -79,6 +79,9 @@ func bringUp(t *testing.T) *world {
 	running(t, payments, "payment", 2)
 	running(t, shop, "cart", 1)
 	figures.set("story_up_seconds", time.Since(start).Seconds())
+	eventually(t, time.Minute, func() error { // it may have started before payment's Service
+		return noFailure(cartCalls(t, true))
+	})
 	return w
 }
 

@@ -69,18 +69,21 @@ func runCart(ctx context.Context, args []string) error {
 	return serve(ctx, map[int]http.Handler{wire.ReportPort: mux})
 }
 
-// keepCalling makes a call at every tick, whether the one before has been answered
-// or not.
+// keepCalling makes a call at every interval, whether the one before has been
+// answered or not. What it misses while the machine is busy it makes up for.
 func (c *cart) keepCalling(ctx context.Context, interval time.Duration) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
+	next := time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
-		go c.call(time.Now())
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case at := <-timer.C:
+			go c.call(at)
 		}
+		next = next.Add(interval)
+		timer.Reset(time.Until(next))
 	}
 }
 
