@@ -9,6 +9,7 @@ const (
 	webhookOn    = "$.Values.webhook.enabled"
 	certManager  = "and $.Values.webhook.enabled $.Values.webhook.certManager.enabled"
 	selfManaged  = "and $.Values.webhook.enabled (not $.Values.webhook.certManager.enabled)"
+	ownIssuer    = "and (" + certManager + ") (not $.Values.webhook.certManager.issuerRef)"
 	watched      = `include "m2m-operator.namespaces" $ | fromJsonArray`
 )
 
@@ -63,7 +64,13 @@ var rules = map[string][]edit{
 	"Service/webhook":                        {when(webhookOn)},
 	"ClusterRole/webhook-certificate":        {when(selfManaged)},
 	"ClusterRoleBinding/webhook-certificate": {when(selfManaged)},
-	"Issuer/webhook":                         {when("and (" + certManager + ") (not $.Values.webhook.certManager.issuerRef)")},
+	"Issuer/webhook-selfsigned":              {when(ownIssuer)},
+	"Certificate/webhook-ca": {
+		when(ownIssuer),
+		set("spec.secretName", fullname+"webhook-ca"),
+		set("spec.issuerRef.name", fullname+"webhook-selfsigned"),
+	},
+	"Issuer/webhook": {when(ownIssuer), set("spec.ca.secretName", fullname+"webhook-ca")},
 	"Certificate/webhook": {
 		when(certManager),
 		set("spec.dnsNames[0]", fullname+"webhook.{{ $.Release.Namespace }}.svc"),

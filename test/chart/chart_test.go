@@ -220,7 +220,7 @@ func TestReleasesDoNotCollide(t *testing.T) {
 	var ids []string
 	for _, o := range first {
 		ids = append(ids, id(o))
-		if strings.Contains(fmt.Sprint(o.Object), "second") {
+		if strings.Contains(fmt.Sprint(o.Object), "second-") {
 			t.Errorf("%s of the first names the second", id(o))
 		}
 	}
