@@ -59,6 +59,7 @@ type pass struct {
 	secret        *tokenSecret
 	secretProblem *problem
 	waiting       *corev1.Secret // the Secret with the tokens that wait, nil if there is none
+	waitingTaken  bool           // there is one of that name that is not the client's
 	refusal       *problem       // why the API server does not take the Secret
 	// templateProblem is why a key of spec.secret.template is not there.
 	templateProblem *problem

@@ -124,8 +124,8 @@ func (r *M2MClientReconciler) readWaiting(ctx context.Context, p *pass) error {
 	if err := r.client.Get(ctx, name, &s); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	if !metav1.IsControlledBy(&s, p.client) {
-		return nil // another's
+	if p.waitingTaken = !metav1.IsControlledBy(&s, p.client); p.waitingTaken {
+		return nil
 	}
 	p.waiting = &s
 	var records secretRecords
@@ -188,8 +188,8 @@ func (r *M2MClientReconciler) writeWaiting(ctx context.Context, p *pass) error {
 	switch {
 	case p.waiting == nil:
 		theirs, lookup := r.foreign.isAnothers(ctx, "Secret", client.ObjectKeyFromObject(want))
-		if theirs || lookup != nil {
-			return lookup // if it is another's, they wait in memory only
+		if theirs || p.waitingTaken || lookup != nil {
+			return lookup // they wait in memory only
 		}
 		err = r.client.Create(ctx, want)
 	case !equality.Semantic.DeepEqual(p.waiting, want):

@@ -288,6 +288,33 @@ func TestARevokedKeyLeavesPodsAtOnce(t *testing.T) {
 	}
 }
 
+// TestAnOldKeyThatIsRevokedLeavesPodsAtOnce: also one that signs no token any
+// more, for whoever has stolen it signs some.
+func TestAnOldKeyThatIsRevokedLeavesPodsAtOnce(t *testing.T) {
+	op := startStepped(t)
+	s := newStage(t, op)
+	stolen := s.signedBy()
+	if _, err := s.as.RotateKey(); err != nil {
+		t.Fatal(err)
+	}
+	s.due()
+	s.settle()
+	pod := paymentPod(s, true)
+	s.settle()
+	op.advance(2 * kubeletDelay)
+	s.settle()
+	if at := touchedAt(t, pod); at != "" || s.signedBy() == stolen {
+		t.Fatalf("nothing has happened, and the pod was touched at %q; the token is signed by %q", at, s.signedBy())
+	}
+	for _, ns := range []string{s.payments, s.shop} {
+		change(t, s.server(ns), func(a *v1alpha1.AuthorizationServer) { a.Spec.JWKS.RevokedKeyIDs = []string{stolen} })
+	}
+	s.settle()
+	if touchedAt(t, pod) == "" {
+		t.Error("the pod was not touched")
+	}
+}
+
 // TestWhenATokenSecretIsPrompt goes through what changes a token Secret.
 func TestWhenATokenSecretIsPrompt(t *testing.T) {
 	op := startStepped(t)
@@ -379,29 +406,35 @@ func TestTheSecretOfWaitingTokensIsNotTrusted(t *testing.T) {
 			t.Error("the forged token was published, or none")
 		}
 	})
-	t.Run("another's Secret of the name", func(t *testing.T) {
-		op := startStepped(t)
-		s := newStage(t, op)
-		paymentPod(s, true)
-		theirs := s.secret("cart-token"+waitingSuffix, "their", "own")
-		create(t, theirs)
-		s.settle()
-		s.due()
-		if _, err := s.as.RotateKey(); err != nil {
-			t.Fatal(err)
-		}
-		s.settle()
-		if s.signedBy() == s.as.KeyID() || s.status().Pending.KeyID != s.as.KeyID() {
-			t.Error("the token does not wait")
-		}
-		op.advance(touchDelay)
-		s.settle()
-		if s.signedBy() != s.as.KeyID() {
-			t.Error("the token still waits")
-		}
-		var now corev1.Secret
-		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(theirs), &now); err != nil || now.ResourceVersion != theirs.ResourceVersion {
-			t.Errorf("their Secret was changed: %v", err)
-		}
-	})
+	for name, labels := range map[string]map[string]string{
+		"another's Secret of the name":                            nil,
+		"another's Secret of the name, with the operator's label": {v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
+	} {
+		t.Run(name, func(t *testing.T) {
+			op := startStepped(t)
+			s := newStage(t, op)
+			paymentPod(s, true)
+			theirs := s.secret("cart-token"+waitingSuffix, "their", "own")
+			theirs.Labels = labels
+			create(t, theirs)
+			s.settle()
+			s.due()
+			if _, err := s.as.RotateKey(); err != nil {
+				t.Fatal(err)
+			}
+			s.settle()
+			if s.signedBy() == s.as.KeyID() || s.status().Pending.KeyID != s.as.KeyID() {
+				t.Error("the token does not wait")
+			}
+			op.advance(touchDelay)
+			s.settle()
+			if s.signedBy() != s.as.KeyID() {
+				t.Error("the token still waits")
+			}
+			var now corev1.Secret
+			if err := kube.Get(t.Context(), client.ObjectKeyFromObject(theirs), &now); err != nil || now.ResourceVersion != theirs.ResourceVersion {
+				t.Errorf("their Secret was changed: %v", err)
+			}
+		})
+	}
 }
