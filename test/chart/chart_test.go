@@ -106,8 +106,8 @@ func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(kustomization), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			want := comparable(objects(t, output(t, kustomize, "build", dir)))
-			got := comparable(render(t, release, namespace, "image: {repository: controller, tag: latest}\n"+tc.values))
+			want := withoutHelm(objects(t, output(t, kustomize, "build", dir)))
+			got := withoutHelm(render(t, release, namespace, "image: {repository: controller, tag: latest}\n"+tc.values))
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-kustomize +helm):\n%s", diff)
 			}
@@ -115,9 +115,9 @@ func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
 	}
 }
 
-// comparable leaves out what is helm's alone, and the namespace, which it has
+// withoutHelm leaves out what is helm's alone, and the namespace, which it has
 // made otherwise.
-func comparable(all []*unstructured.Unstructured) map[string]any {
+func withoutHelm(all []*unstructured.Unstructured) map[string]any {
 	byID := map[string]any{}
 	for _, o := range all {
 		if o.GetKind() == "Namespace" {
