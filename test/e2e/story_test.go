@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -213,7 +214,7 @@ func testFence(t *testing.T) {
 	}
 	victim := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: shop, Name: running(t, shop, "cart", 1)[0].Name}}
 	patch := func(body string) error {
-		return operator.Patch(t.Context(), victim.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(body)))
+		return operator.Patch(t.Context(), victim.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, []byte(body)))
 	}
 	for what, body := range map[string]string{
 		"its image":          `{"spec":{"containers":[{"name":"cart","image":"registry.example.com/evil:1"}]}}`,
