@@ -344,6 +344,39 @@ func TestAFloodOfPods(t *testing.T) {
 	}
 }
 
+// TestAChangeOfAnObjectTouchesItsPods: it is the object's own event that has a
+// running operator touch the pods, its creation's too.
+func TestAChangeOfAnObjectTouchesItsPods(t *testing.T) {
+	startOperator(t)
+	for _, kind := range []string{mountedSecret, mountedConfigMap} {
+		t.Run(kind, func(t *testing.T) {
+			ns := newNamespace(t, "touch", nil)
+			m := mount{kind, "mounted"}
+			pod := annotatedPod(ns, "pod", v1alpha1.InjectedAnnotation, m.String())
+			create(t, pod)
+			eventually(t, func() error { return idle(t, everyController...) })
+			created := pod.CreationTimestamp
+			touched := func(since time.Time) {
+				t.Helper()
+				eventually(t, func() error {
+					if touchedAt(t, pod); momentIn(pod, v1alpha1.TouchedAtAnnotation).Before(since) {
+						return errors.New("the pod is not touched")
+					}
+					return nil
+				})
+			}
+			o := promptObject(ns, m, formatMoment(created.Add(time.Second)))
+			create(t, o)
+			touched(created.Add(time.Second))
+			later := created.Add(30 * time.Second) // the operator's clock need not be the test's
+			change(t, o, func(o client.Object) {
+				o.SetAnnotations(map[string]string{v1alpha1.PromptSinceAnnotation: formatMoment(later)})
+			})
+			touched(later)
+		})
+	}
+}
+
 // TestWhatPodsAreNotLookedAtFor: reports of kubelets, foreign pods, and routine
 // refreshes of what pods mount cost no work.
 func TestWhatPodsAreNotLookedAtFor(t *testing.T) {

@@ -282,6 +282,58 @@ func TestWhenPodsAreTold(t *testing.T) {
 	change(t, pod, func(p *corev1.Pod) { p.Finalizers = nil })
 }
 
+// TestPodsAreNotToldOfWhatIsOnItsWay: a client that is ready or waits for its
+// turn is about to write its Secret, and a bundle is being distributed.
+func TestPodsAreNotToldOfWhatIsOnItsWay(t *testing.T) {
+	w := newWorld(t)
+	cart, api := w.cart(), w.api()
+	pod := annotatedPod(w.shop, "pod", v1alpha1.ClientAnnotation, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token",
+		v1alpha1.VerifyAnnotation, w.payments+"/payment-api")
+	create(t, cart, api, pod)
+	op := startStepped(t)
+	notes := noteEvents(op)
+	op.advance(time.Minute)
+	for name, tc := range map[string]struct {
+		ready, distributed condition
+		want               int
+	}{
+		"nobody has looked at them": {},
+		"they are ready": {
+			ready:       isTrue(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "Ready"),
+			distributed: isTrue(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, "Distributed"),
+		},
+		"they wait": {
+			ready:       conditionOf(v1alpha1.ConditionReady, &problem{reason: v1alpha1.ReasonWaitingForBudget, message: "Waits", unknown: true}),
+			distributed: isFalse(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributing, "On its way"),
+		},
+		"they fail": {
+			ready:       isFalse(v1alpha1.ConditionReady, v1alpha1.ReasonTokenRequestFailed, "Failed"),
+			distributed: isFalse(v1alpha1.ConditionDistributed, v1alpha1.ReasonNoKeys, "No keys"),
+			want:        2,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cart.Status.Conditions, api.Status.Conditions = nil, nil
+			if tc.ready.Type != "" {
+				setConditions(&cart.Status.Conditions, 1, tc.ready)
+				setConditions(&api.Status.Conditions, 1, tc.distributed)
+			}
+			for _, o := range []client.Object{cart, api} {
+				if err := kube.Status().Update(t.Context(), o); err != nil {
+					t.Fatal(err)
+				}
+			}
+			op.catchUp(w.shop, w.payments)
+			if _, err := op.reconcilePod(pod); err != nil {
+				t.Fatal(err)
+			}
+			if told := notes.take(); len(told) != tc.want {
+				t.Errorf("it was told %q", told)
+			}
+		})
+	}
+}
+
 // TestANoteFitsIntoAnEvent: whoever writes a long name into an annotation is
 // told of it as well.
 func TestANoteFitsIntoAnEvent(t *testing.T) {
