@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -48,6 +49,7 @@ func bringUp(t *testing.T) *world {
 	t.Helper()
 	w := &world{}
 	removeNamespaces(t, identity, payments, shop, closed)
+	notSomebodyElses(t)
 	w.logs = followLogs(t)
 	start := time.Now()
 	install(t)
@@ -85,6 +87,30 @@ func bringUp(t *testing.T) *world {
 	return w
 }
 
+// notSomebodyElses stops where an operator is installed that people use, and removes
+// what Helm has left of an earlier run.
+func notSomebodyElses(t *testing.T) {
+	t.Helper()
+	var ns corev1.Namespace
+	err := kube.Get(t.Context(), client.ObjectKey{Name: operatorNamespace}, &ns)
+	switch {
+	case apierrors.IsNotFound(err):
+		return
+	case err != nil:
+		t.Fatal(err)
+	case ns.Labels[suiteLabel] == "":
+		t.Fatalf("there is a namespace %s which is not of this suite: it does not touch an operator that is in use", operatorNamespace)
+	}
+	mustRun(t, "", "helm", "uninstall", "m2m-operator", "--namespace", operatorNamespace, "--ignore-not-found", "--wait")
+}
+
+// markNamespace says that the operator's namespace is the suite's.
+func markNamespace(t *testing.T) {
+	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: operatorNamespace}}
+	update(t, ns, func(ns *corev1.Namespace) { ns.Labels[suiteLabel] = "1" })
+}
+
 // install does what the README's section on it says. What builds the image and the
 // manifest has been done by make e2e, with another name of the image.
 func install(t *testing.T) {
@@ -97,6 +123,7 @@ func install(t *testing.T) {
 		mustRun(t, "", "bash", "-ec", line)
 		did = append(did, line)
 	}
+	markNamespace(t)
 	if len(did) < 2 {
 		t.Fatalf("the README installs by %q", did)
 	}
