@@ -65,7 +65,7 @@ var situations = map[string]situation{
 	// Authorization servers.
 	"issuer-slash":          {set: map[string]string{"auth": `spec: {issuer: "$ISSUER/"}`}},
 	"issuer-path":           {set: map[string]string{"auth": `spec: {issuer: "$ISSUER/oidc"}`}},
-	"server-down":           {prepare: func(_ *testing.T, w *world) { w.as.Close() }},
+	"server-down":           {prepare: serverDown},
 	"server-failing":        {prepare: fault(oidctest.Discovery, oidctest.Fault{Status: http.StatusServiceUnavailable})},
 	"server-redirects":      {prepare: fault(oidctest.Discovery, oidctest.Fault{Redirect: "https://elsewhere.example.com/"})},
 	"server-no-json":        {prepare: fault(oidctest.Discovery, oidctest.Fault{Body: "<html>", ContentType: "text/html"})},
@@ -108,7 +108,7 @@ data: {ca.crt: "MIIB..."}
 		also: company + `  identifierClaims: [{namespaces: {names: [$SHOP]}, prefixes: ["https://payment.example.com/"]}]` + "\n",
 		set:  map[string]string{"payment-api": `spec: {authorizationServerRef: {kind: ClusterAuthorizationServer, name: $CLUSTER}}`},
 	},
-	"api-no-keys": {prepare: func(_ *testing.T, w *world) { w.as.Close() }},
+	"api-no-keys": {prepare: serverDown},
 	"bundle-not-owned": {also: `
 apiVersion: v1
 kind: ConfigMap
@@ -129,7 +129,7 @@ metadata: {name: m2m-verify.$PAYMENTS.payment-api, namespace: $PAYMENTS}
 		also: company,
 		set:  map[string]string{"cart": `spec: {authorizationServerRef: {kind: ClusterAuthorizationServer, name: $CLUSTER}}`},
 	},
-	"client-server-not-ready": {prepare: func(_ *testing.T, w *world) { w.as.Close() }},
+	"client-server-not-ready": {prepare: serverDown},
 	"api-unknown":             {set: map[string]string{"cart": `spec: {access: [{apiResourceRef: {name: payments-api, namespace: $PAYMENTS}}]}`}},
 	"api-other-namespace":     {set: map[string]string{"cart": `spec: {access: [{apiResourceRef: {name: payment-api}}]}`}},
 	"api-not-accepted":        {without: []string{"payments-auth"}},

@@ -6,8 +6,10 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -193,6 +195,26 @@ func (w *world) setClient(t *testing.T, c oidctest.Client) {
 		c.Scopes = map[string][]string{paymentAPI: {"payments:read", "payments:write"}}
 	}
 	if err := w.as.SetClient(c); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// serverDown closes a situation's server and keeps its port: another situation's
+// server there would be taken for it, issuer and all.
+func serverDown(t *testing.T, w *world) {
+	t.Helper()
+	address, err := netip.ParseAddrPort(strings.TrimPrefix(w.as.Issuer(), "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.as.Close()
+	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(socket) })
+	// Bound and not listening: a connection is refused.
+	if err := syscall.Bind(socket, &syscall.SockaddrInet4{Port: int(address.Port()), Addr: address.Addr().As4()}); err != nil {
 		t.Fatal(err)
 	}
 }
