@@ -224,7 +224,7 @@ func TestSeveralPlatformsAreInOneArchive(t *testing.T) {
 }
 
 func TestTheSameInputMakesTheSameBytes(t *testing.T) {
-	make := func() []byte {
+	archive := func() []byte {
 		content, err := os.ReadFile(makeArchive(t, "-tag", "hello:1", "-platform", "linux/amd64,linux/arm64",
 			"-label", "a=1", "-label", "b=2", "-label", "c=3", "-build", "./testdata/hello=/hello"))
 		if err != nil {
@@ -232,7 +232,7 @@ func TestTheSameInputMakesTheSameBytes(t *testing.T) {
 		}
 		return content
 	}
-	if !bytes.Equal(make(), make()) {
+	if !bytes.Equal(archive(), archive()) {
 		t.Error("two archives of the same differ")
 	}
 }

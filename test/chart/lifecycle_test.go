@@ -127,6 +127,15 @@ func TestUpgradeAndUninstall(t *testing.T) {
 	if err := deployment(); !apierrors.IsNotFound(err) {
 		t.Errorf("the Deployment is still there: %v", err)
 	}
+	var remaining apiextensionsv1.CustomResourceDefinitionList
+	if err := crds.List(t.Context(), &remaining); err != nil {
+		t.Fatal(err)
+	}
+	for _, crd := range remaining.Items {
+		if crd.DeletionTimestamp != nil {
+			t.Errorf("%s goes with the release", crd.Name)
+		}
+	}
 	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(left), &v1alpha1.M2MClient{}); err != nil {
 		t.Errorf("the M2MClient went with the release: %v", err)
 	}

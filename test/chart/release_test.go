@@ -4,6 +4,8 @@ package chart
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -133,10 +135,15 @@ func TestAReleaseInAFewNamespacesWorks(t *testing.T) {
 		if err := kube.Get(t.Context(), client.ObjectKey{Name: tokens + "-m2m-operator-pod-injection"}, &c); err != nil {
 			return err
 		}
-		if len(c.Webhooks[0].ClientConfig.CABundle) == 0 {
+		block, _ := pem.Decode(c.Webhooks[0].ClientConfig.CABundle)
+		if block == nil {
 			return fmt.Errorf("the webhook has no caBundle; the operator wrote:\n%s", log)
 		}
-		return nil
+		certificate, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return err
+		}
+		return certificate.VerifyHostname(c.Webhooks[0].ClientConfig.Service.Name + "." + platform + ".svc")
 	})
 	eventually(t, func() error { // an event of what no namespace holds
 		var events corev1.EventList
