@@ -161,7 +161,7 @@ node-down: ## Stop the node and remove all of it but its logs.
 .PHONY: image
 image: ## Build the container image for PLATFORMS into dist/image.tar, without a container engine; PUSH=1 pushes it.
 	@mkdir -p bin && (cd hack/image && GOWORK=off go build -o ../../bin/image .)
-	@commit="$$(git log -1 --format='%H %ct' 2>/dev/null || true)"; \
+	@commit="$$(git -c safe.directory='*' log -1 --format='%H %ct' 2>/dev/null || echo unknown 0)"; \
 	bin/image -tag='$(IMG)' -platform='$(PLATFORMS)' -build=./cmd=/manager -o=dist/image.tar $(if $(filter 1,$(PUSH)),-push) \
 	  -created="$${commit#* }" -label=org.opencontainers.image.revision="$${commit% *}" \
 	  -label=org.opencontainers.image.title=m2m-operator -label=org.opencontainers.image.licenses=Apache-2.0 \
