@@ -37,14 +37,15 @@ func testGap(t *testing.T, w *world) {
 	cartCalls(t, true)
 	start := time.Now()
 
-	var inUse, inBundles, takeovers []time.Duration
+	var inUse, inBundles []time.Duration
+	takeovers := make(chan time.Duration, leaderKills)
 	for i := range keyRotations {
 		key := w.rotate(t, false)
 		switch i % 4 {
 		case 1:
 			w.register(t, "cart", 0) // the client secret: at the server, then in the cluster
 		case 3:
-			takeovers = append(takeovers, killLeader(t))
+			killLeader(t, takeovers)
 		}
 		inUse = append(inUse, signedWith(t, key))
 		inBundles = append(inBundles, bundlesHave(t, key))
@@ -54,7 +55,11 @@ func testGap(t *testing.T, w *world) {
 	figures.set("gap_leader_kills_count", leaderKills)
 	figures.spread("gap_new_key_in_api_pods", inBundles)
 	figures.spread("gap_new_key_in_use", inUse)
-	figures.spread("gap_leader_takeover", takeovers)
+	var took []time.Duration
+	for range leaderKills {
+		took = append(took, <-takeovers)
+	}
+	figures.spread("gap_leader_takeover", took)
 
 	mustAsk(t, w.auth, http.MethodPost, "/outage", wire.Outage{Seconds: outage.Seconds()}, nil)
 	went := time.Now()
@@ -142,12 +147,13 @@ func bundlesHave(t *testing.T, key wire.Key) (after time.Duration) {
 	return after
 }
 
-// killLeader kills the process that leads, removes its pod, and says how long it
-// took until another one led. It returns when all replicas are there again. Where
-// the process is out of reach, on a cluster elsewhere, the pod's removal has to do:
-// the kubelet then lets it end by itself for two seconds.
-func killLeader(t *testing.T) (takeover time.Duration) {
+// killLeader kills the process that leads and removes its pod, once all replicas
+// are there. How long it takes until another one leads goes to a channel. Where the
+// process is out of reach, on a cluster elsewhere, the pod's removal has to do: the
+// kubelet then lets it end by itself for two seconds.
+func killLeader(t *testing.T, takeover chan<- time.Duration) {
 	t.Helper()
+	operatorAvailable(t)
 	leader, err := leaderPod(t)
 	if err != nil {
 		t.Fatal(err)
@@ -167,16 +173,12 @@ func killLeader(t *testing.T) (takeover time.Duration) {
 	if err := kube.Delete(t.Context(), &pod, client.GracePeriodSeconds(0)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, func() error {
-		now, err := leaderPod(t)
-		if err == nil && now == leader {
-			err = errors.New("the killed pod still holds the lease")
+	go func() {
+		for now := leader; now == leader || err != nil; now, err = leaderPod(t) {
+			time.Sleep(100 * time.Millisecond)
 		}
-		return err
-	})
-	takeover = time.Since(start)
-	operatorAvailable(t)
-	return takeover
+		takeover <- time.Since(start)
+	}()
 }
 
 // processOf finds a pod's process on this machine, 0 if it is not here: by its
