@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,6 +49,7 @@ type cluster struct {
 	kubectlPath string
 	dir         string // of kubeconfigs
 	kubeconfig  string // an administrator's
+	webhook     string // address of the operator's webhook
 	client      client.Client
 	clientset   kubernetes.Interface
 }
@@ -119,8 +121,8 @@ func objectsOf(content []byte) (all []*unstructured.Unstructured, err error) {
 }
 
 // installOperator applies what an installation consists of, save for the CRDs,
-// which are there, and for the Deployment, which no node would run. What is left
-// are the namespace, the ServiceAccount and exactly the operator's roles.
+// which are there, and for the Deployment, which no node would run. The webhook's
+// Service leads to the process of the operator.
 func (c *cluster) installOperator(ctx context.Context) (string, error) {
 	rendered, err := c.kubectl(ctx, nil, "kustomize", "config/default")
 	if err != nil {
@@ -130,14 +132,47 @@ func (c *cluster) installOperator(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if c.webhook, err = freeAddress(); err != nil {
+		return "", err
+	}
 	var wanted []*unstructured.Unstructured
 	for _, o := range objects {
 		switch o.GetKind() {
-		case "Namespace", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding":
-			wanted = append(wanted, o)
+		case "CustomResourceDefinition", "Deployment", "PodDisruptionBudget":
+			continue
+		case "Service":
+			o.Object["spec"] = map[string]any{"type": "ExternalName", "externalName": "localhost"}
+		case "MutatingWebhookConfiguration":
+			if err := reachAt(o, c.webhook); err != nil {
+				return "", err
+			}
 		}
+		wanted = append(wanted, o)
 	}
 	return c.apply(ctx, wanted)
+}
+
+// reachAt has the API server call the webhooks of a configuration at the port of
+// an address.
+func reachAt(configuration *unstructured.Unstructured, address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	number, err := strconv.ParseInt(port, 10, 32)
+	if err != nil {
+		return err
+	}
+	webhooks, _, err := unstructured.NestedSlice(configuration.Object, "webhooks")
+	if err != nil {
+		return err
+	}
+	for _, w := range webhooks {
+		if err := unstructured.SetNestedField(w.(map[string]any), number, "clientConfig", "service", "port"); err != nil {
+			return err
+		}
+	}
+	return unstructured.SetNestedSlice(configuration.Object, webhooks, "webhooks")
 }
 
 // operatorKubeconfig writes a kubeconfig with a token of the operator's
@@ -177,7 +212,7 @@ func (c *cluster) startOperator(ctx context.Context, logPath string) (p *process
 	}
 	p, err = start("operator", log, false, "bin/manager",
 		"--kubeconfig="+kubeconfig, "--operator-namespace="+operatorNamespace, "--leader-elect=true",
-		"--webhook=false", // nothing of the API server's would reach it, and there are no pods
+		"--webhook-bind-address="+c.webhook,
 		"--allow-insecure-http", "--allow-loopback", "--health-probe-bind-address="+address, "--metrics-bind-address=0")
 	return p, "http://" + address, err
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
 func TestDecodedTokenHasNoSignature(t *testing.T) {
@@ -64,7 +66,7 @@ func TestSamplesFitTheDemo(t *testing.T) {
 	if diff := cmp.Diff(want, kinds); diff != "" {
 		t.Errorf("objects of the story (-want +got):\n%s", diff)
 	}
-	for _, text := range []string{sampleIssuer, sampleSecret + "cart", sampleSecret + "reporting", paymentIdentifier, "refreshInterval", bundleName} {
+	for _, text := range []string{sampleIssuer, sampleSecret + "cart", sampleSecret + "reporting", paymentIdentifier, "refreshInterval", v1alpha1.ClientAnnotation + ": cart", v1alpha1.VerifyAnnotation + ": payment-api"} {
 		if !strings.Contains(all.String(), text) {
 			t.Errorf("no sample of the story contains %q", text)
 		}

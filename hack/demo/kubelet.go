@@ -6,10 +6,10 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -143,12 +143,17 @@ func (k *kubelet) sync(ctx context.Context) error {
 	return nil
 }
 
-// mountsOf returns what the pods of a Deployment mount, with a directory below
-// root for each volume.
-func mountsOf(d *appsv1.Deployment, root string) (all []mount) {
-	for _, v := range d.Spec.Template.Spec.Volumes {
-		m := mount{namespace: d.Namespace, dir: filepath.Join(root, d.Name, v.Name)}
-		switch {
+// mountsOf returns what the first container of a pod mounts below a path, as
+// directories below root.
+func mountsOf(pod *corev1.Pod, path, root string) (all []mount) {
+	for _, vm := range pod.Spec.Containers[0].VolumeMounts {
+		below, err := filepath.Rel(path, vm.MountPath)
+		i := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == vm.Name })
+		if err != nil || i < 0 || !filepath.IsLocal(below) {
+			continue
+		}
+		m := mount{namespace: pod.Namespace, dir: filepath.Join(root, below)}
+		switch v := pod.Spec.Volumes[i]; {
 		case v.Secret != nil:
 			m.kind, m.name = "Secret", v.Secret.SecretName
 		case v.ConfigMap != nil:

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
@@ -240,18 +239,22 @@ func number(t *testing.T, b []byte) int {
 
 func TestKubeletFollowsTheAPIServer(t *testing.T) {
 	root := t.TempDir()
-	deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart"}}
-	deployment.Spec.Template.Spec.Volumes = []corev1.Volume{
-		{Name: "token", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "cart-token"}}},
-		{Name: "verify", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart"}}
+	pod.Spec.Volumes = []corev1.Volume{
+		{Name: "t", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "cart-token"}}},
+		{Name: "v", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
 			LocalObjectReference: corev1.LocalObjectReference{Name: "bundle"},
 		}}},
 		{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
 	}
-	mounts := mountsOf(deployment, root)
+	pod.Spec.Containers = []corev1.Container{{VolumeMounts: []corev1.VolumeMount{
+		{Name: "t", MountPath: "/ours/token"}, {Name: "v", MountPath: "/ours/verify/api"},
+		{Name: "scratch", MountPath: "/ours/scratch"}, {Name: "t", MountPath: "/theirs"},
+	}}}
+	mounts := mountsOf(pod, "/ours", root+"/cart")
 	want := []mount{
 		{"Secret", "shop", "cart-token", root + "/cart/token"},
-		{"ConfigMap", "shop", "bundle", root + "/cart/verify"},
+		{"ConfigMap", "shop", "bundle", root + "/cart/verify/api"},
 	}
 	if diff := cmp.Diff(want, mounts, cmp.AllowUnexported(mount{})); diff != "" {
 		t.Fatalf("mounts (-want +got):\n%s", diff)
@@ -283,7 +286,7 @@ func TestKubeletFollowsTheAPIServer(t *testing.T) {
 			}
 		}
 	}
-	soon(root+"/cart/verify", map[string]string{"issuer": "i"})
+	soon(root+"/cart/verify/api", map[string]string{"issuer": "i"})
 	if _, err := os.Stat(root + "/cart/token"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("there is a directory for a Secret that does not exist: %v", err)
 	}

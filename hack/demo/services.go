@@ -80,15 +80,40 @@ func (d *demo) bundleKeys(ctx context.Context) ([]string, error) {
 	return keyIDs(files["jwks.json"])
 }
 
-// startKubelet shows the volumes of both Deployments as files.
+// createPod creates the pod that a Deployment's controller would create, and
+// returns it as the API server has it, injected.
+func (d *demo) createPod(ctx context.Context, deployment types.NamespacedName) (*corev1.Pod, error) {
+	var of appsv1.Deployment
+	if err := d.cluster.client.Get(ctx, deployment, &of); err != nil {
+		return nil, err
+	}
+	template := of.Spec.Template.DeepCopy()
+	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
+	pod.Namespace, pod.GenerateName = of.Namespace, of.Name+"-"
+	if err := d.cluster.client.Create(ctx, pod); err != nil {
+		return nil, fmt.Errorf("create a pod of %s: %w", deployment, err)
+	}
+	if pod.Annotations[v1alpha1.InjectedAnnotation] == "" {
+		return nil, fmt.Errorf("the pod %s was not injected", pod.Name)
+	}
+	return pod, nil
+}
+
+// startKubelet creates a pod of each Deployment and shows as files what the
+// operator has injected into them.
 func (d *demo) startKubelet(ctx context.Context) error {
 	var mounts []mount
 	for _, name := range []types.NamespacedName{cartName, {Namespace: "payments", Name: "payment"}} {
-		var deployment appsv1.Deployment
-		if err := d.cluster.client.Get(ctx, name, &deployment); err != nil {
+		pod, err := d.createPod(ctx, name)
+		if err != nil {
 			return err
 		}
-		mounts = append(mounts, mountsOf(&deployment, filepath.Join(d.dir, "volumes"))...)
+		injected := mountsOf(pod, filepath.Dir(v1alpha1.TokenDir), d.volume(name.Name))
+		d.say("pod %s/%s, with one annotation of ours, was injected at admission:", pod.Namespace, pod.Name)
+		for _, m := range injected {
+			d.block(fmt.Sprintf("%s at %s", m, filepath.Join(filepath.Dir(v1alpha1.TokenDir), strings.TrimPrefix(m.dir, d.volume(name.Name)))))
+		}
+		mounts = append(mounts, injected...)
 	}
 	var shown sync.Map
 	k := &kubelet{api: apiServer{d.cluster.clientset}, mounts: mounts, shown: func(m mount, files map[string][]byte) {
@@ -118,7 +143,7 @@ func (d *demo) startKubelet(ctx context.Context) error {
 
 // startPayment starts the payment process.
 func (d *demo) startPayment() error {
-	p, err := startSelf("payment", "-bundle", d.volume("payment", "verify"))
+	p, err := startSelf("payment", "-bundle", d.volume("payment", "verify", keyName))
 	if err != nil {
 		return err
 	}
@@ -131,9 +156,9 @@ func (d *demo) startPayment() error {
 	return nil
 }
 
-// volume is the directory that a Deployment's volume is shown in.
-func (d *demo) volume(deployment, volume string) string {
-	return filepath.Join(d.dir, "volumes", deployment, volume)
+// volume is the directory that what a Deployment's pod mounts is shown in.
+func (d *demo) volume(deployment string, below ...string) string {
+	return filepath.Join(append([]string{d.dir, "volumes", deployment}, below...)...)
 }
 
 // startCart starts a cart process, whose calls are counted.

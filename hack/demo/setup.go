@@ -86,7 +86,7 @@ func (d *demo) bringUpOperator(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("install the operator: %w", err)
 	}
-	d.say("from config/default, without the Deployment, for which there is no node:")
+	d.say("from config/default, without the Deployment, for which there is no node; the webhook is reached at localhost:")
 	d.block(applied)
 	operator, probe, err := d.cluster.startOperator(ctx, logPath)
 	if err != nil {
@@ -276,7 +276,7 @@ func (d *demo) showTokenAndBundle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.say("ConfigMap payments/%s, which the annotated Deployment payment mounts:", bundleName)
+	d.say("ConfigMap payments/%s, for the pods of the annotated Deployment payment:", bundleName)
 	var list strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		fmt.Fprintf(&list, "%-24s %5d bytes\n", name, len(files[name]))

@@ -31,11 +31,11 @@ func (d *demo) askPayment(ctx context.Context) error {
 	if err := d.startKubelet(ctx); err != nil {
 		return err
 	}
-	d.say("a stand-in for the kubelet shows the volumes of both Deployments as files, at once (a real one: within 60 to 90 s)")
+	d.say("a stand-in for the kubelet shows these as files, at once (a real one: within a second where it matters, else within 60 to 90 s)")
 	if err := d.startPayment(); err != nil {
 		return err
 	}
-	d.say("payment started at %s; all it knows is %s", d.paymentURL, relative(d.volume("payment", "verify")))
+	d.say("payment started at %s; all it knows is %s", d.paymentURL, relative(d.volume("payment", "verify", keyName)))
 
 	got, err := d.callOnce(d.calls)
 	if err != nil || got.Status != http.StatusOK {
