@@ -286,3 +286,26 @@ func TestEvents(t *testing.T) {
 	op.advance(time.Minute)
 	then("an outage of the JWKS", "Warning AuthorizationServer/auth: BadStatus", "Warning AuthorizationServer/auth: BadStatus")
 }
+
+// TestEventAboutManyKeys: what an event cannot hold is left out, and the event is
+// recorded all the same.
+func TestEventAboutManyKeys(t *testing.T) {
+	op := startStepped(t)
+	w := newWorld(t, func(o *oidctest.Options) { o.Now = op.clock.Now })
+	w.story()
+	op.settle(w.payments, w.shop)
+	const rotations = 25
+	for range rotations {
+		if _, err := w.as.RotateKey(); err != nil {
+			t.Fatal(err)
+		}
+		op.advance(time.Minute)
+		op.settle(w.payments, w.shop)
+	}
+	eventually(t, func() error {
+		if n := eventsAbout(t, w)["Normal AuthorizationServer/auth: KeysChanged"]; n != 2*rotations {
+			return fmt.Errorf("%d events of %d rotations, seen by two servers", n, rotations)
+		}
+		return nil
+	})
+}

@@ -236,18 +236,9 @@ func (r *PodReconciler) tell(pod client.Object, waits []wait) time.Duration {
 	}
 	news, after := r.told.due(pod, waits, now)
 	for _, w := range news {
-		r.events.Eventf(pod, w.about, corev1.EventTypeWarning, w.reason, "Deliver", "%s", noteOf(w.message))
+		r.events.Eventf(pod, w.about, corev1.EventTypeWarning, w.reason, "Deliver", "%s", w.message)
 	}
 	return after
-}
-
-// noteOf shortens a message to what an event can hold: 1024 bytes.
-func noteOf(message string) string {
-	const most = 1000
-	if len(message) <= most {
-		return message
-	}
-	return strings.ToValidUTF8(message[:most], "") + "…"
 }
 
 // readinessChanged lets an M2MClient or APIResource pass when it comes or goes,

@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
@@ -144,26 +145,27 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		return nil, fmt.Errorf("make a client for ServiceAccount tokens: %w", err)
 	}
 	servers := newServers(o, foreign, mgr.GetClient())
+	events := func(name string) recorder.EventRecorder { return boundedEvents{mgr.GetEventRecorder(name)} }
 	r := &reconcilers{
 		foreign: foreign, servers: servers,
 		resource: &APIResourceReconciler{
-			client: mgr.GetClient(), servers: servers, foreign: foreign, events: mgr.GetEventRecorder("m2m-apiresource"),
+			client: mgr.GetClient(), servers: servers, foreign: foreign, events: events("m2m-apiresource"),
 		},
 		bundle: &BundleReconciler{
-			client: mgr.GetClient(), servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: mgr.GetEventRecorder("m2m-verificationbundle"),
+			client: mgr.GetClient(), servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-verificationbundle"),
 		},
 		client: &M2MClientReconciler{
 			client: mgr.GetClient(), live: mgr.GetAPIReader(), servers: servers, foreign: foreign, tokens: tokens,
-			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[tokenRecord](), events: mgr.GetEventRecorder("m2m-m2mclient"),
+			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[tokenRecord](), events: events("m2m-m2mclient"),
 			prompt: o.PromptDelivery, confirmSecrets: len(o.WatchNamespaces) > 1,
 		},
 		pod: &PodReconciler{
-			client: mgr.GetClient(), servers: servers, foreign: foreign, clock: o.Clock, prompt: o.PromptDelivery, events: mgr.GetEventRecorder("m2m-pod"),
+			client: mgr.GetClient(), servers: servers, foreign: foreign, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-pod"),
 		},
 	}
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
 		r.server = append(r.server, &AuthorizationServerReconciler{
-			kind: kind, client: mgr.GetClient(), servers: servers, clock: o.Clock, events: mgr.GetEventRecorder("m2m-authorizationserver"),
+			kind: kind, client: mgr.GetClient(), servers: servers, clock: o.Clock, events: events("m2m-authorizationserver"),
 		})
 	}
 	return r, nil
