@@ -339,13 +339,13 @@ func TestPodsAreNotToldOfWhatIsOnItsWay(t *testing.T) {
 func TestANoteFitsIntoAnEvent(t *testing.T) {
 	w := newWorld(t)
 	op := startStepped(t)
-	pod := annotatedPod(w.shop, "pod", v1alpha1.ClientAnnotation, strings.Repeat("ü", 3000), v1alpha1.InjectedAnnotation, "secret/cart-token")
+	pod := annotatedPod(w.shop, "pod", v1alpha1.ClientAnnotation, "x"+strings.Repeat("ü", 3000), v1alpha1.InjectedAnnotation, "secret/cart-token")
 	create(t, pod)
 	op.advance(time.Minute)
 	op.settle(w.shop)
 	eventually(t, func() error {
 		events := eventsOfPod(t, pod)
-		if len(events) != 1 || !strings.HasSuffix(events[0], "…") || !utf8.ValidString(events[0]) {
+		if len(events) != 1 || !strings.HasSuffix(events[0], "…") || strings.ContainsRune(events[0], utf8.RuneError) {
 			return fmt.Errorf("the events are %q", events)
 		}
 		return nil
