@@ -9,9 +9,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -198,9 +200,9 @@ func resetCertificate(t *testing.T) {
 // server, whose clock is the real one, verifies each of their certificates.
 func TestRotationUnderLoad(t *testing.T) {
 	resetCertificate(t)
-	real := time.Now()
+	actual := time.Now()
 	const toRenewal = 365*day - (365*day+time.Hour)/3
-	clock := clockwork{clocktesting.NewFakePassiveClock(real.Add(-toRenewal - 3*time.Hour)), t}
+	clock := clockwork{clocktesting.NewFakePassiveClock(actual.Add(-toRenewal - 3*time.Hour)), t}
 	made := clock.Now()
 	withClock := func(o *webhookv1.Options) { o.Clock = clock }
 	one, two := start(t, withClock), start(t, withClock)
@@ -325,13 +327,35 @@ func TestALostCABundleComesBack(t *testing.T) {
 }
 
 // TestReplicasStartTogether: of those that make the first certificate at the
-// same time one wins, and all serve the same.
+// same time one wins, and all serve the same, and no other before.
 func TestReplicasStartTogether(t *testing.T) {
 	resetCertificate(t)
+	mark := len(logs.String())
+	const n = 4
+	arrived, open := make(chan struct{}, 2*n), make(chan struct{})
+	hold := func(req *http.Request) {
+		if req.Method == http.MethodPost && strings.HasSuffix(req.URL.Path, "/secrets") {
+			arrived <- struct{}{}
+			<-open
+		}
+	}
+	beforeRequest.Store(&hold)
+	t.Cleanup(func() { beforeRequest.Store(nil) })
+	release := sync.OnceFunc(func() { close(open) })
+	t.Cleanup(release)
 	var all []*replica
-	for range 4 {
+	for range n {
 		all = append(all, launch(t))
 	}
+	for range n {
+		<-arrived
+	}
+	for _, r := range all {
+		if r.served(nil) == nil {
+			t.Error("a replica serves a certificate that is not in the Secret")
+		}
+	}
+	release()
 	for _, r := range all {
 		eventually(t, func() error { return r.served(nil) })
 	}
@@ -343,6 +367,9 @@ func TestReplicasStartTogether(t *testing.T) {
 	same(t, "keys of the Secret", 3, len(s.Data))
 	same(t, "label", v1alpha1.ManagedByValue, s.Labels[v1alpha1.ManagedByLabel])
 	shows(t, s.Data["tls.crt"], all...)
+	if l := logs.String()[mark:]; strings.Contains(l, "write Secret") {
+		t.Errorf("to come second is no error:\n%s", l)
+	}
 }
 
 // TestASecretOfSomebodyElse is not changed, and the log says what to do. The
@@ -355,7 +382,7 @@ func TestASecretOfSomebodyElse(t *testing.T) {
 	mark := len(logs.String())
 	r := launch(t)
 	eventually(t, func() error {
-		if !bytes.Contains([]byte(logs.String()[mark:]), []byte("exists and is not the operator's")) {
+		if !strings.Contains(logs.String()[mark:], "exists and is not the operator's") {
 			return errors.New("the log does not say what is wrong")
 		}
 		return nil

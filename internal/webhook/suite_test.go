@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -209,6 +210,10 @@ func start(t *testing.T, change ...func(*webhookv1.Options)) *replica {
 	return r
 }
 
+// beforeRequest is called before each request of a replica; tests do not run in
+// parallel.
+var beforeRequest atomic.Pointer[func(*http.Request)]
+
 // launch starts a replica as the operator does.
 func launch(t *testing.T, change ...func(*webhookv1.Options)) *replica {
 	t.Helper()
@@ -216,6 +221,9 @@ func launch(t *testing.T, change ...func(*webhookv1.Options)) *replica {
 	cfg := operatorConfig(t)
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(req *http.Request) (*http.Response, error) {
+			if f := beforeRequest.Load(); f != nil {
+				(*f)(req)
+			}
 			resp, err := next.RoundTrip(req)
 			r.mu.Lock()
 			defer r.mu.Unlock()

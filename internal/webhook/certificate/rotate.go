@@ -127,6 +127,8 @@ func trusts(bundle []byte, c *x509.Certificate) bool {
 //     another name, what this replica serves goes on being served, and gets a
 //     successor. With nothing to go on with, the successor or a new pair is
 //     served at once.
+//   - A pair that somebody else has put there, and that nobody trusts yet, becomes
+//     the successor.
 //   - A successor is made when a third of the life is left. It takes its
 //     predecessor's place when it has been in the caBundle for an hour.
 //   - What has been served stays trusted until it expires: a replica may be late.
@@ -135,10 +137,15 @@ func rotate(data map[string][]byte, serving *pair, caBundle []byte, name string,
 	next := parsePair(data[successorCert], data[successorKey], name, now)
 	var err error
 
+	works := serving != nil && valid(serving.cert(), name, now)
+	if works && served != nil && trusts(caBundle, serving.cert()) &&
+		!trusts(caBundle, served.cert()) && !trusts(data[trusted], served.cert()) {
+		served, next = serving, served
+	}
 	renew := false
 	if served == nil {
 		switch {
-		case serving != nil && valid(serving.cert(), name, now):
+		case works:
 			served, renew = serving, true
 		case next != nil:
 			served, next = next, nil

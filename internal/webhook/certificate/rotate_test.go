@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"maps"
 	"strings"
 	"testing"
@@ -177,6 +178,72 @@ func TestDamage(t *testing.T) {
 				t.Error("the Secret has a key of others, or has lost it")
 			}
 		})
+	}
+}
+
+// TestDeletionRenews: whoever deletes the Secret gets a new key, without a gap,
+// however young the present one is.
+func TestDeletionRenews(t *testing.T) {
+	r := newReplica(t).at(0)
+	clear(r.data)
+	r.at(day).is("serves 0s; next 24h0m0s; trusts 0s 24h0m0s")
+	r.at(day + time.Hour).is("serves 24h0m0s; next ; trusts 0s 24h0m0s")
+}
+
+// TestAPairOfSomebodyElse is served, but not before the API server trusts it. A
+// replica that has just started has nothing else to serve.
+func TestAPairOfSomebodyElse(t *testing.T) {
+	r := newReplica(t).at(0)
+	theirs, err := newPair(serverName, start.Add(day))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.data[servedCert], r.data[servedKey] = theirs.certPEM, theirs.keyPEM
+	fresh := &replica{t: t, data: maps.Clone(r.data), caBundle: r.caBundle}
+	r.at(day).is("serves 0s; next 24h0m0s; trusts 0s 24h0m0s")
+	r.at(day + time.Hour).is("serves 24h0m0s; next ; trusts 0s 24h0m0s")
+	fresh.at(day).is("serves 24h0m0s; next ; trusts 0s 24h0m0s")
+
+	// Nor has one whose own the API server does not trust, either.
+	alone := newReplica(t).at(0)
+	alone.data[servedCert], alone.data[servedKey], alone.caBundle = theirs.certPEM, theirs.keyPEM, nil
+	alone.at(day).is("serves 24h0m0s; next ; trusts 0s 24h0m0s")
+}
+
+// TestAPromotionIsNotUndone by a replica that has not seen the caBundle.
+func TestAPromotionIsNotUndone(t *testing.T) {
+	r := newReplica(t).at(0)
+	late, before := r.serving, r.caBundle
+	r.at(300 * day).at(301 * day).is("serves 7200h0m0s; next ; trusts 0s 7200h0m0s")
+	want, err := rotate(r.data, late, before, serverName, r.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !maps.EqualFunc(r.data, want, bytes.Equal) {
+		r.data = want
+		t.Errorf("it was: %s", r.state())
+	}
+}
+
+// TestACertificateFromTheFuture is not served: the clock was wrong, or is.
+func TestACertificateFromTheFuture(t *testing.T) {
+	r := newReplica(t).at(10 * day)
+	fresh := &replica{t: t, data: r.data, caBundle: r.caBundle}
+	fresh.at(0).is("serves 0s; next ; trusts 0s")
+}
+
+// TestOnlyCertificatesAreTrusted: a caBundle is read as the API server reads it.
+func TestOnlyCertificatesAreTrusted(t *testing.T) {
+	p, err := newPair(serverName, start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, want := range map[string]bool{"CERTIFICATE": true, "TRUSTED CERTIFICATE": false} {
+		bundle := append(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}),
+			pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: p.cert().Raw})...)
+		if got := trusts(bundle, p.cert()); got != want {
+			t.Errorf("a %s is trusted: %v", kind, got)
+		}
 	}
 }
 

@@ -149,7 +149,8 @@ func (s *Store) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.R
 	if err := client.IgnoreNotFound(s.cache.Get(ctx, types.NamespacedName{Name: s.Configuration}, config)); err != nil {
 		return reconcile.Result{}, fmt.Errorf("look up MutatingWebhookConfiguration %q: %w", s.Configuration, err)
 	}
-	want, err := rotate(secret.Data, s.serving.Load(), caBundleOf(config), s.ServerName, s.Clock.Now())
+	now := s.Clock.Now()
+	want, err := rotate(secret.Data, s.serving.Load(), caBundleOf(config), s.ServerName, now)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -158,7 +159,7 @@ func (s *Store) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.R
 		// have been faster, with another certificate.
 		return reconcile.Result{RequeueAfter: lookAgain}, s.write(ctx, secret, want)
 	}
-	s.serve(want, caBundleOf(config))
+	s.serving.Store(parsePair(want[servedCert], want[servedKey], s.ServerName, now))
 	if err := s.trust(ctx, config, want[trusted]); err != nil {
 		return reconcile.Result{}, err
 	}
@@ -204,22 +205,6 @@ func reasonOf(err error) string {
 		return fmt.Sprintf("the API server answers %d %s", status.Status().Code, status.Status().Reason)
 	}
 	return err.Error()
-}
-
-// serve takes the Secret's pair over, unless the API server would not accept it
-// yet and what is served works.
-func (s *Store) serve(data map[string][]byte, caBundle []byte) {
-	now := s.Clock.Now()
-	p := parsePair(data[servedCert], data[servedKey], s.ServerName, now)
-	if p == nil {
-		return // never: it was just judged
-	}
-	present := s.serving.Load()
-	if present != nil && valid(present.cert(), s.ServerName, now) &&
-		trusts(caBundle, present.cert()) && !trusts(caBundle, p.cert()) {
-		return
-	}
-	s.serving.Store(p)
 }
 
 // caBundleOf returns the caBundle of a configuration, nil where its webhooks

@@ -96,7 +96,7 @@ func TestAnswers(t *testing.T) {
 				t.Errorf("message %q, want %q", resp.Result.Message, tc.message)
 			}
 			patched := len(resp.Patches) > 0
-			if want := tc.err == error(notFound) && tc.want == http.StatusOK; patched != want {
+			if want := errors.Is(tc.err, notFound) && tc.want == http.StatusOK; patched != want {
 				t.Errorf("patched: %v, want %v", patched, want)
 			}
 		})
