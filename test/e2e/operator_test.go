@@ -5,6 +5,7 @@ package e2e
 import (
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -27,10 +28,11 @@ func testOperator(t *testing.T, w *world) {
 	if restarts > 0 {
 		t.Errorf("the operator's containers were restarted %d times", restarts)
 	}
-	leader, err := leaderPod(t)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var leader string
+	eventually(t, time.Minute, func() (err error) {
+		leader, err = leaderPod(t)
+		return err
+	})
 	for name, s := range w.operatorMetrics(t) {
 		mib := s.sum("process_resident_memory_bytes") / (1 << 20)
 		if name == leader {

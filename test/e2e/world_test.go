@@ -48,8 +48,8 @@ type world struct {
 func bringUp(t *testing.T) *world {
 	t.Helper()
 	w := &world{}
-	removeNamespaces(t, identity, payments, shop, closed)
 	notSomebodyElses(t)
+	removeNamespaces(t, identity, payments, shop, closed)
 	w.logs = followLogs(t)
 	start := time.Now()
 	install(t)
