@@ -17,7 +17,18 @@ const (
 	// touchDelay is how long it takes at most after the pod was touched. A
 	// second was measured.
 	touchDelay = 5 * time.Second
+
+	// clockSkew is how far the clocks of the API server, which says when a pod
+	// was created, and of the operator may differ. With the second that creation
+	// times are cut to, and the moment between a pod's creation and its start, it
+	// is how much later than a change a pod must be for having seen it.
+	clockSkew = 5 * time.Second
 )
+
+// createdSince says whether a pod was created after a moment, beyond doubt.
+func createdSince(pod client.Object, moment time.Time) bool {
+	return pod.GetCreationTimestamp().After(moment.Add(clockSkew))
+}
 
 // momentIn reads a moment that the operator keeps in an annotation. What cannot
 // be read is no moment.

@@ -97,7 +97,7 @@ func (r *M2MClientReconciler) seen(ctx context.Context, p *pass, namespace strin
 	}
 	for i := range pods.Items {
 		pod := &pods.Items[i]
-		if pod.CreationTimestamp.After(since) {
+		if createdSince(pod, since) {
 			continue
 		}
 		at := since.Add(kubeletDelay)

@@ -99,15 +99,13 @@ func touchDue(pod client.Object, since, now time.Time) bool {
 	return !since.IsZero() && now.Sub(since).Abs() < kubeletDelay && !seenSince(pod, since, now)
 }
 
-// seenSince says whether a pod was created or touched since a moment. Pods know
-// the second of their creation only: one that was created in the second of the
-// moment may have been earlier.
+// seenSince says whether a pod was created or touched since a moment.
 func seenSince(pod client.Object, since, now time.Time) bool {
 	touched := momentIn(pod, v1alpha1.TouchedAtAnnotation)
 	if touched.Sub(now) >= kubeletDelay {
 		touched = time.Time{} // not the operator's: it would keep the pod from being touched
 	}
-	return pod.GetCreationTimestamp().After(since) || !touched.Before(since)
+	return createdSince(pod, since) || !touched.Before(since)
 }
 
 // promptSince returns since when pods must see an object, zero for never or if
