@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	stdlog "log"
 	"net"
 	"net/http"
 	"os"
@@ -142,6 +143,9 @@ func run() error {
 		return err
 	}
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&o.log)))
+	// Go's HTTP server says there which TLS handshakes failed.
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(toLogger{})
 
 	config, err := ctrl.GetConfig()
 	if err != nil {
@@ -190,6 +194,14 @@ func run() error {
 		return err
 	}
 	return mgr.Start(ctrl.SetupSignalHandler())
+}
+
+// toLogger has what is written to Go's own logger appear as a structured log.
+type toLogger struct{}
+
+func (toLogger) Write(line []byte) (int, error) {
+	ctrl.Log.WithName("go").Info(strings.TrimSpace(string(line)))
+	return len(line), nil
 }
 
 // cachesFilled is ready once the manager's caches are filled, of a replica that

@@ -400,6 +400,16 @@ func TestTheManagerRuns(t *testing.T) {
 	op.answers("/readyz", http.StatusOK)
 	eventually(t, ready(cart))
 	op.servesWebhook()
+	// Who does not trust the webhook is logged as everything is.
+	if _, err := tls.Dial("tcp", op.webhook, &tls.Config{ServerName: "localhost"}); err == nil {
+		t.Error("the webhook's certificate is trusted by everybody")
+	}
+	eventually(t, func() error {
+		if !strings.Contains(op.out.String(), "TLS handshake error") {
+			return errors.New("the failed handshake is not logged")
+		}
+		return nil
+	})
 	for line := range strings.Lines(op.out.String()) {
 		if !strings.HasPrefix(line, "{") {
 			t.Errorf("the operator wrote a line that is no structured log: %s", line)
