@@ -17,7 +17,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -139,28 +138,10 @@ func kubeconfig(t *testing.T, token string) string {
 type instance struct {
 	t      *testing.T
 	cmd    *exec.Cmd
-	out    *output
+	out    *kubetest.Log // what it has written so far
 	exited chan error
 	// addresses
 	metrics, probes, webhook string
-}
-
-// output is what an instance has written so far.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
 }
 
 func freeAddress(t *testing.T) string {
@@ -177,7 +158,7 @@ func freeAddress(t *testing.T) string {
 // test ends.
 func start(t *testing.T, account string, flags ...string) *instance {
 	t.Helper()
-	i := &instance{t: t, out: &output{}, exited: make(chan error, 1), metrics: freeAddress(t), probes: freeAddress(t), webhook: freeAddress(t)}
+	i := &instance{t: t, out: &kubetest.Log{}, exited: make(chan error, 1), metrics: freeAddress(t), probes: freeAddress(t), webhook: freeAddress(t)}
 	i.cmd = exec.Command(binary, append([]string{
 		"--kubeconfig=" + kubeconfig(t, tokenOf(t, systemNamespace, account)), "--operator-namespace=" + systemNamespace,
 		"--metrics-bind-address=" + i.metrics, "--health-probe-bind-address=" + i.probes, "--webhook-bind-address=" + i.webhook,
@@ -280,20 +261,7 @@ func (i *instance) metric(token, series string) string {
 	return ""
 }
 
-func eventually(t *testing.T, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("it did not come about: %v", err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-}
+var eventually = kubetest.Eventually
 
 // reader creates a ServiceAccount that may read metrics, or may not, and returns
 // its token.

@@ -3,12 +3,10 @@
 package controller
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,7 +41,7 @@ import (
 var (
 	restConfig *rest.Config
 	kube       client.Client // the test's own, past every cache
-	suiteLogs  = &logBuffer{}
+	suiteLogs  = &kubetest.Log{}
 )
 
 // sentinel is in every client secret of the suite. Nothing that the operator
@@ -63,27 +61,6 @@ func TestMain(m *testing.M) {
 		}
 		return code, nil
 	})
-}
-
-// logBuffer keeps everything that was logged.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if os.Getenv("M2M_TEST_LOG") != "" {
-		_, _ = os.Stderr.Write(p)
-	}
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // findSentinel looks for the sentinel secret, and for anything that looks like
@@ -504,21 +481,7 @@ func remove(t *testing.T, obj client.Object) {
 	}
 }
 
-// eventually waits until a check passes, and fails with what it said last.
-func eventually(t *testing.T, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("it did not come about: %v", err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
+var eventually = kubetest.Eventually
 
 // hasCondition waits until an object has a condition of a status and reason.
 func hasCondition(t *testing.T, obj client.Object, conditionType string, status metav1.ConditionStatus, reason string) metav1.Condition {

@@ -22,7 +22,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
@@ -66,7 +65,7 @@ var (
 	kube       client.Client // the test's own, past every cache
 	warnings   = &warningLog{}
 	shipped    *admissionregistrationv1.MutatingWebhookConfiguration
-	logs       = &logBuffer{}
+	logs       = &kubetest.Log{}
 )
 
 func TestMain(m *testing.M) {
@@ -126,27 +125,6 @@ func install(ctx context.Context, manifests []byte) error {
 		return errors.New("config/default has no MutatingWebhookConfiguration")
 	}
 	return nil
-}
-
-// logBuffer keeps everything that was logged.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if os.Getenv("M2M_TEST_LOG") != "" {
-		_, _ = os.Stderr.Write(p)
-	}
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // warningLog keeps what the API server warns of.
@@ -408,20 +386,7 @@ func create(t *testing.T, objects ...client.Object) {
 	}
 }
 
-func eventually(t *testing.T, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("it did not come about: %v", err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
+var eventually = kubetest.Eventually
 
 func same(t *testing.T, what string, want, got any) {
 	t.Helper()

@@ -118,23 +118,8 @@ func (l *logs) leak() string {
 	return ""
 }
 
-// eventually waits until a check passes, and fails with what it said last. The longest that a check has to wait for is
-// the interval at which keys are fetched.
+// eventually waits for what a server elsewhere takes its time for.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	poll := time.NewTicker(20 * time.Millisecond)
-	defer poll.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("it did not come about: %v", err)
-		case <-poll.C:
-		}
-	}
+	kubetest.Within(t, time.Minute, check)
 }
