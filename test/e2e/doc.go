@@ -4,5 +4,5 @@
 // the README says, and services that get tokens and keys by two annotations. It
 // runs where M2M_E2E=1 is set, against the cluster that KUBECONFIG names, as make
 // e2e does; what it measures goes to the folder that M2M_E2E_OUT names. See
-// docs/guides/e2e.md.
+// docs/measurements.md.
 package e2e

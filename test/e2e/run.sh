@@ -3,7 +3,7 @@
 #
 # What `make e2e` does: builds the images, brings up a node (hack/node) unless
 # KUBECONFIG names a cluster, gives it the images, runs the suite, and takes the node
-# down unless KEEP=1. Variables: docs/guides/e2e.md.
+# down unless KEEP=1. Variables: docs/measurements.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -13,9 +13,12 @@ registry="${M2M_E2E_REGISTRY:+${M2M_E2E_REGISTRY%/}/}"
 platforms="${PLATFORMS:-linux/$(go env GOARCH)}"
 push=
 if [ -n "$registry" ]; then push=1; fi
-if [ -n "${KUBECONFIG:-}" ] && [ -z "$registry" ]; then
-  echo "e2e: KUBECONFIG is set: name the registry that the cluster pulls from in M2M_E2E_REGISTRY," >&2
-  echo "e2e: such as registry.example.com/team; the images are pushed there" >&2
+if [ -n "${KUBECONFIG:-}" ] && [ -z "$registry" ] && [ -z "${M2M_E2E_LOAD:-}" ]; then
+  cat >&2 <<'END'
+e2e: KUBECONFIG is set. Say how the cluster gets the images:
+e2e:   M2M_E2E_REGISTRY=registry.example.com/team      they are pushed there, and pulled from there
+e2e:   M2M_E2E_LOAD='kind load image-archive'          this command is run with each image's archive
+END
   exit 1
 fi
 
@@ -51,6 +54,9 @@ if [ -z "${KUBECONFIG:-}" ]; then
   go run ./hack/node load -dir "$node_dir" dist/image.tar "$out/e2e/pods.tar"
   KUBECONFIG="$PWD/$node_dir/kubeconfig"
   case "$node_dir" in /*) KUBECONFIG="$node_dir/kubeconfig" ;; esac
+elif [ -n "${M2M_E2E_LOAD:-}" ]; then
+  # shellcheck disable=SC2086 # a command with arguments
+  for archive in dist/image.tar "$out/e2e/pods.tar"; do $M2M_E2E_LOAD "$archive"; done
 fi
 export KUBECONFIG
 
