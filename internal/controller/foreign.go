@@ -69,11 +69,19 @@ func newForeignObjects(mgr ctrl.Manager, o Options) (*foreignObjects, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the metadata cache: %w", err)
 	}
-	if err := mgr.Add(c); err != nil {
+	if err := mgr.Add(onEveryReplica{c}); err != nil {
 		return nil, fmt.Errorf("add the metadata cache: %w", err)
 	}
 	return &foreignObjects{cache: c, live: mgr.GetAPIReader(), contents: map[foreignKey]foreignObject{}}, nil
 }
+
+// onEveryReplica has the manager start a cache of a replica that does not lead,
+// which then can take over at once. A cache of several namespaces does not ask
+// for that by itself.
+type onEveryReplica struct{ cache.Cache }
+
+// NeedLeaderElection says that it is started without.
+func (onEveryReplica) NeedLeaderElection() bool { return false }
 
 // metadataOf returns an empty object of a kind to look its metadata up with.
 func metadataOf(kind string) *metav1.PartialObjectMetadata {

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+)
+
+// follower is a lock that this replica does not get.
+type follower struct{ resourcelock.Interface }
+
+func (follower) Get(context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	return nil, nil, errors.New("held elsewhere")
+}
+func (follower) Identity() string { return "follower" }
+func (follower) Describe() string { return "a lock held elsewhere" }
+
+// TestCachesFillBeforeAReplicaLeads: also that of Secrets of others where a few
+// namespaces are watched.
+func TestCachesFillBeforeAReplicaLeads(t *testing.T) {
+	for name, namespaces := range map[string][]string{"all namespaces": nil, "two namespaces": {"default", "kube-system"}} {
+		t.Run(name, func(t *testing.T) {
+			o := testOptions()
+			o.WatchNamespaces = namespaces
+			o.setDefaults()
+			mo := ManagerOptions(o)
+			mo.Metrics = metricsserver.Options{BindAddress: "0"}
+			mo.LeaderElection, mo.LeaderElectionResourceLockInterface = true, follower{}
+			mgr, err := ctrl.NewManager(rest.CopyConfig(restConfig), mo)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := newReconcilers(mgr, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- mgr.Start(ctx) }()
+			defer func() { cancel(); <-done }()
+			patience, stop := context.WithTimeout(ctx, 20*time.Second)
+			defer stop()
+			if !r.foreign.cache.WaitForCacheSync(patience) {
+				t.Error("the cache of Secrets and ConfigMaps of others is not filled")
+			}
+		})
+	}
+}
