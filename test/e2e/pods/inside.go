@@ -13,7 +13,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/e2e/wire"
 )
 
-const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token" //nolint:gosec // a path
+const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
 // inside looks around in the container.
 func inside() wire.Inside {
