@@ -19,8 +19,10 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/test/e2e/wire"
 )
 
@@ -31,9 +33,16 @@ const (
 	outage          = 30 * time.Second // half of a token's lifetime
 )
 
-// testGap lets cart call payment 20 times a second, with tokens of 60 seconds,
-// while everything around it is changed, killed and taken away.
+// testGap lets cart call payment all the time, and counts the calls that fail.
 func testGap(t *testing.T, w *world) {
+	t.Run("everything changes", func(t *testing.T) { testStorm(t, w) })
+	t.Run("the former key vanishes at once", func(t *testing.T) { testHardCut(t, w) })
+	t.Run("the key in use is revoked", func(t *testing.T) { testRevokedKey(t, w) })
+}
+
+// testStorm lets cart call payment 20 times a second, with tokens of 60 seconds,
+// while everything around it is changed, killed and taken away.
+func testStorm(t *testing.T, w *world) {
 	cartCalls(t, true)
 	start := time.Now()
 
@@ -80,18 +89,60 @@ func testGap(t *testing.T, w *world) {
 	for _, f := range calls.Failures[:min(5, len(calls.Failures))] {
 		t.Logf("%s: %s, with a token of key %.8s, issued %s, expiring %s", f.At.UTC(), f, f.Token.KeyID, f.Token.IssuedAt.UTC(), f.Token.ExpiresAt.UTC())
 	}
+}
 
-	t.Run("the former key vanishes at once", func(t *testing.T) {
-		key := w.rotate(t, true)
-		signedWith(t, key)
-		tokenAfter(t, time.Now())
-		calls := cartCalls(t, true)
-		figures.set("hard_cut_calls_count", calls.Total)
-		figures.set("hard_cut_failed_calls_count", calls.Failed)
-		if err := noFailure(calls); err != nil {
-			t.Error(err)
+// testHardCut replaces the signing key by one that is alone in the JWKS. Tokens of
+// the former key stay good, for the bundles keep it.
+func testHardCut(t *testing.T, w *world) {
+	cartCalls(t, true)
+	key := w.rotate(t, true)
+	signedWith(t, key)
+	tokenAfter(t, time.Now())
+	calls := cartCalls(t, true)
+	figures.set("hard_cut_calls_count", calls.Total)
+	figures.set("hard_cut_failed_calls_count", calls.Failed)
+	if err := noFailure(calls); err != nil {
+		t.Error(err)
+	}
+}
+
+// testRevokedKey replaces the key that everybody uses and revokes it in Git: nobody
+// may accept it any more, so calls must fail until the new token is there. How many
+// do is measured; that they stop is wanted.
+func testRevokedKey(t *testing.T, w *world) {
+	cartCalls(t, true)
+	former := tokensOf(t)
+	key := w.rotate(t, false)
+	for _, ns := range []string{payments, shop} {
+		server := &v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: "auth", Namespace: ns}}
+		update(t, server, func(s *v1alpha1.AuthorizationServer) {
+			s.Spec.JWKS.RevokedKeyIDs = []string{former[len(former)-1].KeyID}
+		})
+	}
+	figures.set("revoked_key_replaced_after_seconds", signedWith(t, key).Seconds())
+	tokenAfter(t, time.Now())
+	calls := cartCalls(t, true)
+	figures.set("revoked_key_calls_count", calls.Total)
+	figures.set("revoked_key_failed_calls_count", calls.Failed)
+	for _, f := range calls.Failures {
+		if f.Token.KeyID == key.ID {
+			t.Errorf("a call with the new key failed: %s", f)
 		}
-	})
+	}
+	if n := len(calls.Failures); n > 0 {
+		figures.set("revoked_key_failing_for_seconds", calls.Failures[n-1].At.Sub(calls.Failures[0].At).Seconds())
+		figures.set("revoked_key_failed_calls_reasons", reasons(calls))
+	}
+	tokenAfter(t, time.Now())
+	if err := noFailure(cartCalls(t, true)); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// tokensOf are the tokens that the cart has seen.
+func tokensOf(t *testing.T) []wire.Token {
+	t.Helper()
+	return get[[]wire.Token](t, running(t, shop, "cart", 1)[0], "/tokens")
 }
 
 // rotate has the server sign with a new key, without notice.
