@@ -45,7 +45,12 @@ func TestCachesFillBeforeAReplicaLeads(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() { done <- mgr.Start(ctx) }()
-			defer func() { cancel(); <-done }()
+			defer func() {
+				cancel()
+				if err := <-done; err != nil {
+					t.Errorf("the manager stopped: %v", err)
+				}
+			}()
 			patience, stop := context.WithTimeout(ctx, 20*time.Second)
 			defer stop()
 			if !r.foreign.cache.WaitForCacheSync(patience) {
