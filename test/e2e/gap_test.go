@@ -120,6 +120,7 @@ func testRevokedKey(t *testing.T, w *world) {
 		})
 	}
 	figures.set("revoked_key_replaced_after_seconds", signedWith(t, key).Seconds())
+	figures.set("revoked_key_out_of_api_pods_after_seconds", bundlesLack(t, former[len(former)-1].KeyID, key.At).Seconds())
 	tokenAfter(t, time.Now())
 	calls := cartCalls(t, true)
 	figures.set("revoked_key_calls_count", calls.Total)
@@ -194,6 +195,28 @@ func bundlesHave(t *testing.T, key wire.Key) (after time.Duration) {
 			continue
 		}
 		after = max(after, bundles[i].At.Sub(key.At))
+	}
+	return after
+}
+
+// bundlesLack waits until payment's pods have a bundle without a key that they had,
+// and says when the last of them got it.
+func bundlesLack(t *testing.T, key string, since time.Time) (after time.Duration) {
+	t.Helper()
+	for _, p := range running(t, payments, "payment", 2) {
+		eventually(t, 90*time.Second, func() error {
+			bundles := get[[]wire.Bundle](t, p, "/bundles")
+			last := bundles[len(bundles)-1]
+			if slices.Contains(last.KeyIDs, key) {
+				return fmt.Errorf("%s still has the key %s", p, key)
+			}
+			i := len(bundles) - 1
+			for i > 0 && !slices.Contains(bundles[i-1].KeyIDs, key) {
+				i--
+			}
+			after = max(after, bundles[i].At.Sub(since))
+			return nil
+		})
 	}
 	return after
 }
