@@ -48,21 +48,25 @@ make image IMG="$M2M_E2E_IMAGE" PLATFORMS="$platforms" PUSH="$push"
 make install-manifest IMG="$M2M_E2E_IMAGE"
 bin/image -tag="$M2M_E2E_PODS_IMAGE" -platform="$platforms" -build=./test/e2e/pods=/pods -o="$out/e2e/pods.tar" ${push:+-push}
 
+cleanup=
 if [ -z "${KUBECONFIG:-}" ]; then
   if [ "${KEEP:-}" != 1 ]; then trap 'go run ./hack/node down -dir "$node_dir"' EXIT; fi
   go run ./hack/node up -dir "$node_dir" -programs "$programs"
   go run ./hack/node load -dir "$node_dir" dist/image.tar "$out/e2e/pods.tar"
   KUBECONFIG="$PWD/$node_dir/kubeconfig"
   case "$node_dir" in /*) KUBECONFIG="$node_dir/kubeconfig" ;; esac
-elif [ -n "${M2M_E2E_LOAD:-}" ]; then
+else
+  if [ "${KEEP:-}" != 1 ]; then cleanup=1; fi
   # shellcheck disable=SC2086 # a command with arguments
-  for archive in dist/image.tar "$out/e2e/pods.tar"; do $M2M_E2E_LOAD "$archive"; done
+  if [ -n "${M2M_E2E_LOAD:-}" ]; then
+    for archive in dist/image.tar "$out/e2e/pods.tar"; do $M2M_E2E_LOAD "$archive"; done
+  fi
 fi
 export KUBECONFIG
 
 status=0
 # shellcheck disable=SC2086 # several flags
-M2M_E2E=1 M2M_E2E_OUT="$out" go test -json -count=1 -timeout=40m ${TESTFLAGS:-} ./test/e2e |
+M2M_E2E=1 M2M_E2E_CLEANUP="$cleanup" M2M_E2E_OUT="$out" go test -json -count=1 -timeout=40m ${TESTFLAGS:-} ./test/e2e |
   go run ./hack/testreport -o out/tests/e2e.json || status=$?
 if [ -f "$out/e2e.txt" ]; then cat "$out/e2e.txt"; fi
 exit "$status"

@@ -3,15 +3,18 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -50,6 +53,9 @@ func bringUp(t *testing.T) *world {
 	w := &world{}
 	notSomebodyElses(t)
 	removeNamespaces(t, identity, payments, shop, closed)
+	if os.Getenv("M2M_E2E_CLEANUP") == "1" {
+		t.Cleanup(func() { cleanUp(t) })
+	}
 	w.logs = followLogs(t)
 	start := time.Now()
 	install(t)
@@ -91,6 +97,15 @@ func bringUp(t *testing.T) *world {
 // what Helm has left of an earlier run.
 func notSomebodyElses(t *testing.T) {
 	t.Helper()
+	var clients v1alpha1.M2MClientList
+	if err := kube.List(t.Context(), &clients); err != nil && !meta.IsNoMatchError(err) && !apierrors.IsNotFound(err) {
+		t.Fatal(err)
+	}
+	for _, c := range clients.Items {
+		if c.Namespace != shop {
+			t.Fatalf("there is an M2MClient in %s: the suite does not touch an operator that is in use", c.Namespace)
+		}
+	}
 	var ns corev1.Namespace
 	err := kube.Get(t.Context(), client.ObjectKey{Name: operatorNamespace}, &ns)
 	switch {
@@ -99,9 +114,25 @@ func notSomebodyElses(t *testing.T) {
 	case err != nil:
 		t.Fatal(err)
 	case ns.Labels[suiteLabel] == "":
-		t.Fatalf("there is a namespace %s which is not of this suite: it does not touch an operator that is in use", operatorNamespace)
+		t.Fatalf("there is a namespace %s which is not of the suite: it does not touch an operator that is in use", operatorNamespace)
 	}
 	mustRun(t, "", "helm", "uninstall", "m2m-operator", "--namespace", operatorNamespace, "--ignore-not-found", "--wait")
+}
+
+// cleanUp leaves nothing behind on a cluster that is not the suite's own.
+func cleanUp(t *testing.T) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	for _, command := range [][]string{
+		{"helm", "uninstall", "m2m-operator", "--namespace", operatorNamespace, "--ignore-not-found", "--wait"},
+		{"kubectl", "delete", "--ignore-not-found", "-f", "dist/install.yaml"},
+		{"kubectl", "delete", "namespace", "--ignore-not-found", identity, payments, shop, closed, operatorNamespace},
+		{"kubectl", "delete", "clusterrolebinding", "--ignore-not-found", "m2m-operator-e2e-scraper"},
+	} {
+		if _, err := run(ctx, "", command[0], command[1:]...); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // markNamespace says that the operator's namespace is the suite's.
