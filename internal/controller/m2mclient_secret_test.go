@@ -236,6 +236,7 @@ func TestSecretFollowsItsSpec(t *testing.T) {
 		eventually(t, func() error {
 			got := tokensOf(t, cart)
 			delete(got.Annotations, v1alpha1.TokensAnnotation)
+			delete(got.Annotations, v1alpha1.PromptSinceAnnotation)
 			for _, diff := range []string{
 				cmp.Diff(want.Labels, got.Labels), cmp.Diff(want.Annotations, got.Annotations),
 				cmp.Diff(slices.Sorted(maps.Keys(want.Data)), slices.Sorted(maps.Keys(got.Data))),

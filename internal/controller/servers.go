@@ -32,7 +32,7 @@ const (
 	// one probe at a time, from breakerBase up to breakerMax apart.
 	breakerThreshold = 5
 	breakerBase      = time.Second
-	breakerMax       = 5 * time.Second
+	breakerMax       = 30 * time.Second
 
 	// keyRefetchInterval is the least time between two fetches of a server's
 	// keys because of an unknown key ID.

@@ -45,11 +45,12 @@ func (b Backoff) Next(failures int, retryAfter time.Duration, seed string) time.
 }
 
 // Within is the backoff for replacing a token that works for so long: it waits
-// no longer than a tenth of that, so that the token has many attempts left, and
-// no less than Base. A token that has expired hurries nobody.
+// no longer than half of that, so that there is an attempt before the token
+// expires, and no less than five times Base. A token that has expired hurries
+// nobody.
 func (b Backoff) Within(left time.Duration) Backoff {
 	if left > 0 {
-		b.Max = min(b.Max, max(b.Base, left/10))
+		b.Max = min(b.Max, max(5*b.Base, left/2))
 	}
 	return b
 }

@@ -29,9 +29,6 @@ type Breaker struct {
 	probe    time.Time // start of the outstanding probe; zero: none
 }
 
-// leastProbe is longer than any request takes that gets an answer.
-const leastProbe = 30 * time.Second
-
 // NewBreaker makes a closed breaker that opens after threshold consecutive
 // failures (less than one counts as one), for base at first and up to limit. A
 // base of zero or less means a second, a limit below base means base.
@@ -44,8 +41,7 @@ func NewBreaker(threshold int, base, limit time.Duration) *Breaker {
 
 // Allow says whether a request may be sent now. If it may, its result is owed
 // to Report, or its absence to Abandon; a probe that never reports gives up its
-// turn after limit, and 30 seconds at the least, for it may be slow. If it may
-// not, retryAt is when to ask again, later than now.
+// turn after limit. If it may not, retryAt is when to ask again, later than now.
 func (b *Breaker) Allow(now time.Time) (ok bool, retryAt time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -59,7 +55,7 @@ func (b *Breaker) Allow(now time.Time) (ok bool, retryAt time.Time) {
 	if now.Before(b.until) {
 		return false, b.until
 	}
-	if lost := b.probe.Add(max(b.max, leastProbe)); !b.probe.IsZero() && now.Before(lost) {
+	if lost := b.probe.Add(b.max); !b.probe.IsZero() && now.Before(lost) {
 		// The probe will answer long before it counts as lost.
 		if soon := now.Add(b.base); soon.Before(lost) {
 			return false, soon

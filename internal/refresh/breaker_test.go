@@ -110,19 +110,6 @@ func TestBreakerBounds(t *testing.T) {
 	}
 }
 
-func TestBreakerWaitsForASlowProbe(t *testing.T) {
-	b := NewBreaker(1, time.Second, time.Second)
-	b.Report(issued, false)
-	start := issued.Add(time.Second)
-	for after, want := range map[time.Duration]bool{29 * time.Second: false, 30 * time.Second: true} {
-		b.Abandon()
-		b.Allow(start)
-		if ok, _ := b.Allow(start.Add(after)); ok != want {
-			t.Errorf("%v after a probe that has not reported another one is allowed: %v", after, ok)
-		}
-	}
-}
-
 func TestBreakerLetsOneProbeThroughAmongMany(t *testing.T) {
 	b := NewBreaker(1, time.Second, time.Minute)
 	b.Report(issued, false)

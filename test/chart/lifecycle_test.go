@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -24,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/kubetest"
 )
 
 // cluster runs helm against the API server.
@@ -143,7 +145,8 @@ func TestUpgradeAndUninstall(t *testing.T) {
 	// A release of another name, that takes everything along when it goes.
 	helm("install", "other-m2m-operator", chartDir, "--namespace", "lifecycle", "--take-ownership", "--set", "crds.keep=false")
 	helm("uninstall", "other-m2m-operator", "--namespace", "lifecycle")
-	eventually(t, gone)
+	// The API server looks every few seconds whether a CRD's objects are gone.
+	kubetest.Within(t, 2*time.Minute, gone)
 }
 
 // TestThePageOnInstallingNamesEverything compares docs/install.md with what there is.

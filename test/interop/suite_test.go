@@ -63,7 +63,7 @@ func TestMain(m *testing.M) {
 
 // startOperator runs the operator as cmd/main.go does, without addresses.
 func startOperator(config *rest.Config) (stop func() error, err error) {
-	o := controller.Options{Egress: egressPolicy}
+	o := controller.Options{Egress: egressPolicy, PromptDelivery: true}
 	mo := controller.ManagerOptions(o)
 	mo.Metrics = metricsserver.Options{BindAddress: "0"}
 	mgr, err := ctrl.NewManager(config, mo)

@@ -166,8 +166,11 @@ func (w *world) api(name, identifier string, scopes ...string) *v1alpha1.APIReso
 		a.Spec.Scopes = append(a.Spec.Scopes, v1alpha1.Scope{Name: v1alpha1.ScopeName(s)})
 	}
 	w.create(a, &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.payments, Annotations: map[string]string{v1alpha1.VerifyAnnotation: name}},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "payment", Image: "payment"}}},
+		// As if it were injected: no token waits for a kubelet's own time.
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.payments, Annotations: map[string]string{
+			v1alpha1.VerifyAnnotation: name, v1alpha1.InjectedAnnotation: "configmap/" + render.ConfigMapName(w.payments, name),
+		}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "payment", Image: "payment"}}},
 	})
 	return a
 }
