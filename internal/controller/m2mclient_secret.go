@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -286,6 +287,29 @@ func (r *M2MClientReconciler) wantedSecret(p *pass) *corev1.Secret {
 	}
 	want.OwnerReferences = owned(want.OwnerReferences, p.client)
 	return want
+}
+
+// promptly says whether pods must see what is about to be written to the Secret
+// at once: anything but that tokens which last are replaced in time.
+func (r *M2MClientReconciler) promptly(p *pass, data map[string][]byte) bool {
+	if !r.prompt || p.secret.current == nil && p.client.Status.ExpiresAt == nil {
+		return false // no pod can have mounted it yet
+	}
+	issued := false
+	for _, a := range p.accesses {
+		before, had := p.secret.records.Tokens[a.key]
+		switch {
+		case a.withdraw && had:
+			return true
+		case a.issued == "":
+			continue
+		case a.issued != refresh.Due || had && before.ExpiresAt.Sub(p.now) < kubeletDelay:
+			return true
+		}
+		issued = true
+	}
+	// Other keys change with the tokens, and with the spec.
+	return !issued && p.secret.current != nil && !maps.EqualFunc(p.secret.current.Data, data, bytes.Equal)
 }
 
 // invalidMetadata says which label or annotation of the spec a Secret cannot
