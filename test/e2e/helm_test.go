@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -55,11 +56,15 @@ func testHelm(t *testing.T, w *world) {
 	works(t)
 
 	start = time.Now()
+	admitted := keepAdmitting(t)
 	mustRun(t, "", "helm", "upgrade", "m2m-operator", "charts/m2m-operator", "--namespace", operatorNamespace, "--reuse-values",
 		"--set", "replicas=3", "--set", "promptDelivery.enabled=false", "--set", "resources.requests.memory=96Mi", "--wait")
 	figures.set("helm_upgrade_seconds", time.Since(start).Seconds())
 	operatorAvailable(t)
 	upgraded(t)
+	if count, failures := admitted(); len(failures) > 0 {
+		t.Errorf("%d of %d annotated pods were refused while the replicas were replaced, the first one: %v", len(failures), count, failures[0])
+	}
 	works(t)
 
 	helm(t, "helm uninstall ")
@@ -168,7 +173,9 @@ func works(t *testing.T) {
 	create(t, c)
 	becomeReady(t, c)
 	p := pod(shop, name, map[string]string{v1alpha1.ClientAnnotation: name}, "look")
-	create(t, p)
+	// The webhook's Service may not have reached the node yet: who creates pods tries
+	// again.
+	eventually(t, 30*time.Second, func() error { return kube.Create(t.Context(), p) })
 	eventually(t, time.Minute, func() error {
 		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(p), p); err != nil {
 			return err
@@ -178,6 +185,44 @@ func works(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// keepAdmitting has annotated pods judged by the webhook, one after the other, until
+// it is asked what became of them.
+func keepAdmitting(t *testing.T) (stop func() (count int, failures []error)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	var all int
+	var refused []error
+	go func() {
+		defer close(done)
+		every := time.NewTicker(50 * time.Millisecond)
+		defer every.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-every.C:
+			}
+			p := pod(shop, "admitted", map[string]string{v1alpha1.ClientAnnotation: "cart"}, "idle")
+			err := kube.Create(ctx, p, client.DryRunAll)
+			if ctx.Err() != nil {
+				return
+			}
+			all++
+			if err != nil {
+				refused = append(refused, err)
+			}
+		}
+	}()
+	return func() (int, []error) {
+		cancel()
+		<-done
+		figures.set("helm_upgrade_admissions_count", all)
+		figures.set("helm_upgrade_failed_admissions_count", len(refused))
+		return all, refused
+	}
 }
 
 // upgraded wants the changed values in the objects.
