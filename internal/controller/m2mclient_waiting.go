@@ -22,9 +22,12 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// waitingSuffix makes the name of the Secret with the tokens that wait of that
-// of the Secret with the tokens. No pod mounts it.
-const waitingSuffix = "-waiting"
+// waitingName returns the name of the Secret with a client's tokens that wait. No
+// pod mounts it, and it stays the same when the client chooses another name for
+// the Secret with its tokens.
+func waitingName(c *v1alpha1.M2MClient) types.NamespacedName {
+	return types.NamespacedName{Namespace: c.Namespace, Name: c.Name + "-token-waiting"}
+}
 
 // publishAt is when a token is published at the latest, whoever has or has not
 // got what it is verified with: what it replaces must not expire for it.
@@ -118,8 +121,7 @@ func (r *M2MClientReconciler) readWaiting(ctx context.Context, p *pass) error {
 		return nil
 	}
 	var s corev1.Secret
-	name := types.NamespacedName{Namespace: p.client.Namespace, Name: p.secret.name + waitingSuffix}
-	if err := r.client.Get(ctx, name, &s); err != nil {
+	if err := r.client.Get(ctx, waitingName(p.client), &s); err != nil {
 		return client.IgnoreNotFound(err)
 	}
 	if p.waitingTaken = !metav1.IsControlledBy(&s, p.client); p.waitingTaken {
@@ -136,6 +138,9 @@ func (r *M2MClientReconciler) readWaiting(ctx context.Context, p *pass) error {
 		value := string(s.Data[a.key])
 		if _, have := r.held.get(client, a.key); have || !ok || record.Value != refresh.HashValue(value) {
 			continue
+		}
+		if record.IssuedAt.After(p.now.Add(clockSkew)) {
+			continue // somebody would have it wait until its predecessor has expired
 		}
 		// Before it is published it is verified like a fresh one, which a token
 		// that is no JWT would not be.
@@ -173,9 +178,8 @@ func (r *M2MClientReconciler) writeWaiting(ctx context.Context, p *pass) error {
 	if err != nil {
 		return fmt.Errorf("encode the records of tokens: %w", err)
 	}
-	want := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: p.client.Namespace, Name: p.secret.name + waitingSuffix}, Type: corev1.SecretTypeOpaque,
-	}
+	name := waitingName(p.client)
+	want := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}, Type: corev1.SecretTypeOpaque}
 	if p.waiting != nil {
 		want = p.waiting.DeepCopy()
 	}
@@ -185,7 +189,7 @@ func (r *M2MClientReconciler) writeWaiting(ctx context.Context, p *pass) error {
 	want.OwnerReferences = owned(want.OwnerReferences, p.client)
 	switch {
 	case p.waiting == nil:
-		theirs, lookup := r.foreign.isAnothers(ctx, "Secret", client.ObjectKeyFromObject(want))
+		theirs, lookup := r.foreign.isAnothers(ctx, "Secret", name)
 		if theirs || p.waitingTaken || lookup != nil {
 			return lookup // they wait in memory only
 		}

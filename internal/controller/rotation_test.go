@@ -124,7 +124,7 @@ func record(t *testing.T, tokens string, namespaces []string) (history func() []
 				o, ok := e.Object.(client.Object)
 				_, secret := e.Object.(*corev1.Secret)
 				// A token that waits lies in a Secret that no pod mounts.
-				if secret && (o.GetNamespace() != tokens || strings.HasSuffix(o.GetName(), waitingSuffix)) {
+				if secret && (o.GetNamespace() != tokens || strings.HasSuffix(o.GetName(), "-waiting")) {
 					continue
 				}
 				if !ok || e.Type == watch.Deleted || !slices.Contains(namespaces, o.GetNamespace()) {

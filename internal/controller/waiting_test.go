@@ -56,7 +56,7 @@ func (s *stage) signedBy() string { s.t.Helper(); return keyOfToken(s.t, s.token
 func (s *stage) waiting() *corev1.Secret {
 	s.t.Helper()
 	var secret corev1.Secret
-	err := kube.Get(s.t.Context(), types.NamespacedName{Namespace: s.shop, Name: "cart-token" + waitingSuffix}, &secret)
+	err := kube.Get(s.t.Context(), waitingName(s.cart), &secret)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -220,6 +220,55 @@ func TestARestartWhileATokenWaits(t *testing.T) {
 	}
 	if again := touchedAt(t, pod); again != touched {
 		t.Errorf("the pod was touched again at %s", again)
+	}
+}
+
+// TestTheSecretIsRenamedWhileATokenWaits: the token goes on waiting, and nothing of
+// it is left behind.
+func TestTheSecretIsRenamedWhileATokenWaits(t *testing.T) {
+	op := startStepped(t)
+	s, _ := rotatedStage(t, op, true)
+	s.isHeld()
+	change(t, s.cart, func(c *v1alpha1.M2MClient) { c.Spec.Secret.Name = "renamed" })
+	s.settle()
+	op.advance(touchDelay)
+	s.settle()
+	if got := keyOfToken(t, tokenIn(t, s.shop, "renamed", "payment-api")); got != s.as.KeyID() {
+		t.Errorf("the token is signed by %s, want %s", got, s.as.KeyID())
+	}
+	if n := s.as.Count(oidctest.Token); n != 1 {
+		t.Errorf("%d token requests, want 1", n)
+	}
+	var secrets corev1.SecretList
+	if err := kube.List(t.Context(), &secrets, client.InNamespace(s.shop), client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}); err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range secrets.Items {
+		if secret.Name != "renamed" {
+			t.Errorf("the Secret %q is left", secret.Name)
+		}
+	}
+}
+
+// TestATokenIsLookedAtWhenItsWaitEnds lets the operator come back by itself.
+func TestATokenIsLookedAtWhenItsWaitEnds(t *testing.T) {
+	op := startStepped(t)
+	for name, touched := range map[string]time.Duration{
+		"nobody touches the pod":                    0,
+		"the pod says it will be touched in a year": 365 * 24 * time.Hour,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, pod := rotatedStage(t, op, false)
+			if touched > 0 {
+				change(t, pod, func(p *corev1.Pod) {
+					p.Annotations[v1alpha1.TouchedAtAnnotation] = formatMoment(op.clock.Now().Add(touched))
+				})
+				s.settle()
+			}
+			s.isHeld()
+			s.until(op.clock.Now().Add(kubeletDelay + time.Second))
+			s.isPublished()
+		})
 	}
 }
 
@@ -406,6 +455,24 @@ func TestTheSecretOfWaitingTokensIsNotTrusted(t *testing.T) {
 			t.Error("the forged token was published, or none")
 		}
 	})
+	t.Run("a moment of issue that lies ahead", func(t *testing.T) {
+		op := startStepped(t)
+		s, _ := rotatedStage(t, op, false, lifetime(3*time.Minute))
+		s.isHeld()
+		waiting := s.waiting()
+		op.stop()
+		change(t, waiting, func(w *corev1.Secret) {
+			w.Annotations[v1alpha1.TokensAnnotation] = forgeRecord(t, w, func(r map[string]any) {
+				r["tokens"].(map[string]any)["payment-api"].(map[string]any)["issuedAt"] = op.clock.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+			})
+		})
+		s.op = startStepped(t)
+		s.op.clock.SetTime(op.clock.Now())
+		s.settle()
+		if at := s.status().Pending.PublishAt; at == nil || !at.Time.Before(s.status().ExpiresAt.Time) {
+			t.Errorf("a token waits until %v, and its predecessor expires at %v", at, s.status().ExpiresAt)
+		}
+	})
 	for name, labels := range map[string]map[string]string{
 		"another's Secret of the name":                            nil,
 		"another's Secret of the name, with the operator's label": {v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
@@ -414,7 +481,7 @@ func TestTheSecretOfWaitingTokensIsNotTrusted(t *testing.T) {
 			op := startStepped(t)
 			s := newStage(t, op)
 			paymentPod(s, true)
-			theirs := s.secret("cart-token"+waitingSuffix, "their", "own")
+			theirs := s.secret(waitingName(s.cart).Name, "their", "own")
 			theirs.Labels = labels
 			create(t, theirs)
 			s.settle()

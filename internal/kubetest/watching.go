@@ -21,9 +21,15 @@ func Eventually(t *testing.T, check func() error) {
 // Within is Eventually with a patience of one's own.
 func Within(t *testing.T, patience time.Duration, check func() error) {
 	t.Helper()
+	Every(t, 20*time.Millisecond, patience, check)
+}
+
+// Every is Within for checks that are not to disturb what they check.
+func Every(t *testing.T, every, patience time.Duration, check func() error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	poll := time.NewTicker(20 * time.Millisecond)
+	poll := time.NewTicker(every)
 	defer poll.Stop()
 	for {
 		err := check()

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/kubetest"
 )
 
 // What all parts share.
@@ -111,22 +111,4 @@ func eventually(t *testing.T, patience time.Duration, check func() error) {
 	eventuallyEvery(t, 100*time.Millisecond, patience, check)
 }
 
-// eventuallyEvery is for checks that are not to disturb what they check.
-func eventuallyEvery(t *testing.T, every, patience time.Duration, check func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	poll := time.NewTicker(every)
-	defer poll.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("it did not come about within %s: %v", patience, err)
-		case <-poll.C:
-		}
-	}
-}
+var eventuallyEvery = kubetest.Every
