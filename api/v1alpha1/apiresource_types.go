@@ -63,6 +63,30 @@ type APIResourceSpec struct {
 	//
 	// +optional
 	Verification Verification `json:"verification,omitzero"`
+
+	// accessTokenLifetime is how long access tokens for this API live, where
+	// its server is provisioned and can say so for each API: whole seconds from
+	// 1m to 24h. Unset, the server decides.
+	//
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s)){1,4}$') && duration(self) >= duration('1m') && duration(self) <= duration('24h')",message="must be a duration of whole seconds from 1m to 24h, such as 15m or 1h"
+	AccessTokenLifetime Duration `json:"accessTokenLifetime,omitempty"`
+
+	// managementPolicy is what the operator may do with the API at a
+	// provisioned server: Full creates it and keeps it as declared, Observe
+	// changes nothing and reports what differs. Defaults to Full.
+	//
+	// +optional
+	// +default="Full"
+	ManagementPolicy ManagementPolicy `json:"managementPolicy,omitempty"`
+
+	// deletionPolicy is what becomes of the API at a provisioned server when
+	// the APIResource is deleted: Retain leaves it there, for it may have other
+	// users; Delete deletes it if the operator created it. Defaults to Retain.
+	//
+	// +optional
+	// +default="Retain"
+	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
 }
 
 // Scope is one permission of an API.
@@ -176,7 +200,8 @@ type VerificationFile struct {
 //
 // +kubebuilder:validation:MinProperties=1
 type APIResourceStatus struct {
-	// conditions are Ready, Accepted and Distributed.
+	// conditions are Ready, Accepted, Distributed and, at a provisioned server,
+	// Provisioned.
 	//
 	// +optional
 	// +listType=map
@@ -195,6 +220,11 @@ type APIResourceStatus struct {
 	//
 	// +optional
 	Bundle VerificationBundle `json:"bundle,omitzero"`
+
+	// provisioning is what is known of the API at a provisioned server.
+	//
+	// +optional
+	Provisioning APIResourceProvisioning `json:"provisioning,omitzero"`
 }
 
 // VerificationBundle says where an API's verification bundle is to be found.

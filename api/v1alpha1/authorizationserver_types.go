@@ -75,8 +75,8 @@ type AuthorizationServerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')",message="must be a duration from 10s to 24h, such as 5m or 1h30m"
 	DefaultTokenLifetime Duration `json:"defaultTokenLifetime,omitempty"`
 
-	// requests is the budget of token requests to this server, shared by all
-	// M2MClients that use it. Unset, 50 per second.
+	// requests is the budget of token and provisioning requests to this server,
+	// shared by all objects that use it. Unset, 50 per second.
 	//
 	// +optional
 	Requests RequestBudget `json:"requests,omitzero"`
@@ -85,6 +85,13 @@ type AuthorizationServerSpec struct {
 	//
 	// +optional
 	JWKS JWKSPolicy `json:"jwks,omitzero"`
+
+	// provisioning has the operator create and keep APIs, clients and their
+	// secrets at the server. Unset, it only asks for tokens, with credentials
+	// that the M2MClients bring.
+	//
+	// +optional
+	Provisioning Provisioning `json:"provisioning,omitzero"`
 }
 
 // AuthorizationServerEndpoints are the endpoints of an authorization server.
@@ -100,6 +107,11 @@ type AuthorizationServerEndpoints struct {
 	//
 	// +optional
 	JWKS EndpointURL `json:"jwks,omitempty"`
+
+	// registration is the client registration endpoint (RFC 7591 section 3).
+	//
+	// +optional
+	Registration EndpointURL `json:"registration,omitempty"`
 }
 
 // CABundleSource names a key of a ConfigMap or of a Secret: of the same
@@ -132,10 +144,10 @@ type ConfigMapKeyReference struct {
 	Key FileName `json:"key,omitempty"`
 }
 
-// RequestBudget bounds the rate of token requests.
+// RequestBudget bounds the rate of requests.
 type RequestBudget struct {
-	// perSecond is the highest sustained number of token requests per second,
-	// from 1 to 10000.
+	// perSecond is the highest sustained number of requests per second, from 1
+	// to 10000.
 	//
 	// +required
 	// +kubebuilder:validation:Minimum=1
@@ -189,7 +201,8 @@ type JWKSPolicy struct {
 //
 // +kubebuilder:validation:MinProperties=1
 type AuthorizationServerStatus struct {
-	// conditions are Ready, Discovered and KeysFresh.
+	// conditions are Ready, Discovered, KeysFresh and, with spec.provisioning,
+	// ProvisioningReady.
 	//
 	// +optional
 	// +listType=map
@@ -216,6 +229,14 @@ type AuthorizationServerStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	Keys []SigningKey `json:"keys,omitempty"`
+
+	// leftBehind lists what the operator could not delete at the server before
+	// it let an object go, the newest 64.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	LeftBehind []LeftBehind `json:"leftBehind,omitempty"`
 }
 
 // SigningKey is a public key that an authorization server signs tokens with, or

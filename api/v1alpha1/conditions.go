@@ -54,7 +54,9 @@ const (
 	//
 	// Possible reasons for this condition to be True are Granted; to be False:
 	// NotGranted, ScopeNotGranted, APIResourceNotFound, APIResourceNotAccepted,
-	// IssuerMismatch. The token of an access that is not allowed is withdrawn.
+	// IssuerMismatch, ServerMismatch. The token of an access that is not allowed
+	// is withdrawn. A client that the operator registers keeps a token with
+	// those of its scopes that are granted.
 	ConditionGranted = "Granted"
 
 	// ConditionFresh, on an M2MClient, says whether tokens are replaced when
@@ -66,7 +68,8 @@ const (
 	// AuthorizationServerNotReady, AuthorizationServerUnavailable,
 	// CredentialsNotFound, CredentialsInvalid, TokenRequestFailed,
 	// TokenRequestRefused, TokenNotVerified, SecretNotOwned, SecretRefused,
-	// InvalidTemplate, NotGranted; to be Unknown: WaitingForBudget.
+	// InvalidTemplate, NotGranted, or a reason of the condition Provisioned; to
+	// be Unknown: WaitingForBudget, Provisioning.
 	ConditionFresh = "Fresh"
 
 	// ConditionVerified, on an M2MClient, says whether the tokens pass the
@@ -78,6 +81,26 @@ const (
 	// AlgorithmNotAllowed, WrongType, MalformedToken. A token that does not
 	// pass is not published.
 	ConditionVerified = "Verified"
+
+	// ConditionProvisioned, on an APIResource of a server with
+	// spec.provisioning and on an M2MClient without spec.credentials, says
+	// whether the server has what the object declares.
+	//
+	// Possible reasons for this condition to be True are Provisioned,
+	// NotApplicable; to be False: Drifted, ExistsAtServer, AdoptedNotFound,
+	// ProvisioningRefused, ProvisioningFailed, ProvisioningNotConfigured,
+	// ProvisioningForbidden, NotAccepted, IssuerMismatch, ScopeNotProvisioned;
+	// to be Unknown: Provisioning, AuthorizationServerNotReady.
+	ConditionProvisioned = "Provisioned"
+
+	// ConditionProvisioningReady, on an AuthorizationServer with
+	// spec.provisioning, says whether the credential that it provisions with
+	// works and suffices.
+	//
+	// Possible reasons for this condition to be True are ProvisioningReady; to
+	// be False: CredentialsNotFound, CredentialsInvalid, EndpointMissing,
+	// CABundleInvalid, ProvisioningRefused, ProvisioningFailed.
+	ConditionProvisioningReady = "ProvisioningReady"
 )
 
 // Reasons of conditions and events.
@@ -196,6 +219,43 @@ const (
 	ReasonOpaqueToken = "OpaqueToken"
 	// ReasonNoToken: there is no token to verify.
 	ReasonNoToken = "NoToken"
+
+	// ReasonProvisioned: the server has what the object declares.
+	ReasonProvisioned = "Provisioned"
+	// ReasonProvisioningReady: the credential that the server is provisioned
+	// with works.
+	ReasonProvisioningReady = "ProvisioningReady"
+	// ReasonNotApplicable: the server keeps no record of APIs.
+	ReasonNotApplicable = "NotApplicable"
+	// ReasonProvisioning: the server is being made to have it.
+	ReasonProvisioning = "Provisioning"
+	// ReasonDrifted: the server differs from what is declared, and
+	// spec.managementPolicy is Observe.
+	ReasonDrifted = "Drifted"
+	// ReasonExistsAtServer: the server has it already, and it is not the
+	// operator's; the AuthorizationServer's owner can list it in
+	// spec.provisioning.adoption.
+	ReasonExistsAtServer = "ExistsAtServer"
+	// ReasonAdoptedNotFound: what is to be adopted or observed does not exist
+	// at the server.
+	ReasonAdoptedNotFound = "AdoptedNotFound"
+	// ReasonProvisioningRefused: the server refused; it is tried again slowly.
+	ReasonProvisioningRefused = "ProvisioningRefused"
+	// ReasonProvisioningFailed: the server could not answer; it is tried again
+	// soon.
+	ReasonProvisioningFailed = "ProvisioningFailed"
+	// ReasonProvisioningNotConfigured: the client has no credentials, and its
+	// server has no spec.provisioning.
+	ReasonProvisioningNotConfigured = "ProvisioningNotConfigured"
+	// ReasonProvisioningForbidden: the operator does not provision this, such
+	// as a server's administration API.
+	ReasonProvisioningForbidden = "ProvisioningForbidden"
+	// ReasonServerMismatch: the APIs of a client without credentials belong to
+	// different authorization servers, or to another one than it names.
+	ReasonServerMismatch = "ServerMismatch"
+	// ReasonScopeNotProvisioned: the server does not know a scope, or dropped
+	// it.
+	ReasonScopeNotProvisioned = "ScopeNotProvisioned"
 )
 
 // Reasons of events that are not reasons of conditions.
@@ -208,6 +268,13 @@ const (
 	// ReasonShortLivedToken: a token lives for less than 4 minutes, so that a
 	// mounted file may be late.
 	ReasonShortLivedToken = "ShortLivedToken"
+	// ReasonDriftCorrected: what had been changed at the server was put back.
+	ReasonDriftCorrected = "DriftCorrected"
+	// ReasonCredentialRotated: a new client secret is in use.
+	ReasonCredentialRotated = "CredentialRotated"
+	// ReasonLeftBehind: the object was let go, and something of it remains at
+	// the server.
+	ReasonLeftBehind = "LeftBehind"
 	// ReasonKeysChanged: the server's signing keys changed.
 	ReasonKeysChanged = "KeysChanged"
 	// ReasonBundleWritten: a verification bundle was written.

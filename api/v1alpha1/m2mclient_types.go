@@ -11,12 +11,17 @@ import (
 // M2MClientSpec describes a calling service: the APIs it calls, its credentials
 // and the Secret with its tokens.
 //
+// +kubebuilder:validation:XValidation:rule="!has(self.credentials) || has(self.authorizationServerRef)",message="authorizationServerRef is required with credentials: it says where they go",fieldPath=".authorizationServerRef"
+// +kubebuilder:validation:XValidation:rule="has(self.credentials) || self.access.all(a, has(a.apiResourceRef))",message="resource needs credentials of the client's own: the operator registers a client only for APIs whose owners consent in an APIResource",fieldPath=".access"
+// +kubebuilder:validation:XValidation:rule="!has(self.credentials) || !has(self.credentialRotation)",message="credentialRotation is for clients that the operator registers; these credentials are rotated by whoever made them",fieldPath=".credentialRotation"
 // +kubebuilder:validation:XValidation:rule=`!has(self.secret) || !has(self.secret.template) || self.access.all(a, !((has(a.key) ? a.key : (has(a.apiResourceRef) ? a.apiResourceRef.name : "")) in self.secret.template))`,message="secret.template has a key that is already the key of an access",fieldPath=".secret.template"
 type M2MClientSpec struct {
 	// authorizationServerRef names the server that the tokens come from. The
-	// client's credentials are sent to this server only.
+	// client's credentials are sent to this server only. It is required with
+	// credentials. Without them it is the server of the client's APIs, and need
+	// not be named.
 	//
-	// +required
+	// +optional
 	AuthorizationServerRef AuthorizationServerReference `json:"authorizationServerRef,omitzero"`
 
 	// access lists the APIs that the client calls. Each gets a token of its
@@ -30,9 +35,10 @@ type M2MClientSpec struct {
 	Access []Access `json:"access,omitempty"`
 
 	// credentials are what the client proves itself with at the authorization
-	// server.
+	// server. Unset, the operator registers the client at its APIs' server,
+	// which must have spec.provisioning, and keeps the secret to itself.
 	//
-	// +required
+	// +optional
 	Credentials ClientCredentials `json:"credentials,omitzero"`
 
 	// secret says what the Secret with the tokens looks like.
@@ -44,6 +50,21 @@ type M2MClientSpec struct {
 	//
 	// +optional
 	Refresh RefreshPolicy `json:"refresh,omitzero"`
+
+	// credentialRotation says when the secret of a client that the operator
+	// registered is replaced. Unset, when the server lets it expire, or on
+	// request by the annotation m2m-operator.io/rotate-credential.
+	//
+	// +optional
+	CredentialRotation CredentialRotation `json:"credentialRotation,omitzero"`
+
+	// deletionPolicy is what becomes of a client that the operator registered
+	// when the M2MClient is deleted: Delete deletes it at the server, Retain
+	// leaves it there without a secret. Defaults to Delete.
+	//
+	// +optional
+	// +default="Delete"
+	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
 }
 
 // Access is one API that a client calls.
@@ -313,7 +334,8 @@ type RefreshPolicy struct {
 //
 // +kubebuilder:validation:MinProperties=1
 type M2MClientStatus struct {
-	// conditions are Ready, Granted, Fresh and Verified.
+	// conditions are Ready, Granted, Fresh, Verified and, for a client that the
+	// operator registers, Provisioned.
 	//
 	// +optional
 	// +listType=map
@@ -350,6 +372,11 @@ type M2MClientStatus struct {
 	// +listMapKey=key
 	// +kubebuilder:validation:MaxItems=16
 	Tokens []TokenStatus `json:"tokens,omitempty"`
+
+	// provisioning is what is known of the client at a provisioned server.
+	//
+	// +optional
+	Provisioning M2MClientProvisioning `json:"provisioning,omitzero"`
 }
 
 // TokenStatus is what the operator knows of one token.
@@ -422,7 +449,7 @@ type PendingToken struct {
 	PublishAt *metav1.Time `json:"publishAt,omitempty"`
 }
 
-// TokenFailure is how the attempts to get a token go wrong.
+// TokenFailure is how attempts at the server go wrong.
 type TokenFailure struct {
 	// reason is the reason in one word, as in the conditions.
 	//

@@ -66,6 +66,15 @@ const (
 	// the keys in it, separated by commas.
 	KeyIDsAnnotation = "m2m-operator.io/key-ids"
 
+	// RotateCredentialAnnotation is set by users on an M2MClient that the
+	// operator registered: each new value has its client secret replaced once.
+	RotateCredentialAnnotation = "m2m-operator.io/rotate-credential"
+
+	// OwnerAnnotation, on a Secret with a registered client's credentials in
+	// the operator's namespace, says which M2MClient it belongs to, as
+	// "namespace/name".
+	OwnerAnnotation = "m2m-operator.io/m2m-client"
+
 	// TokensAnnotation, on a token Secret, records as JSON when each token was
 	// issued, when it expires and what it was minted from. The operator reads
 	// it back after a restart, so that it mints nothing that is still good.
@@ -112,8 +121,16 @@ func ParseVerify(value, namespace string) (refs []types.NamespacedName, invalid 
 	return refs, invalid
 }
 
+// ProvisioningFinalizer keeps an APIResource, an M2MClient and their
+// authorization server until what was provisioned is removed, or given up after
+// --deletion-timeout.
+const ProvisioningFinalizer = "m2m-operator.io/provisioning"
+
 // Keys that the operator looks for in a Secret unless told otherwise.
 const (
+	// InitialAccessTokenKey holds the initial access token of dynamic client
+	// registration.
+	InitialAccessTokenKey = "initial-access-token"
 	// ClientIDKey holds the client identifier.
 	ClientIDKey = "client-id"
 	// ClientSecretKey holds the client secret.
