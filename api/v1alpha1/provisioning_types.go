@@ -114,14 +114,15 @@ type Adoption struct {
 	APIResources []AdoptedAPIResource `json:"apiResources,omitempty"`
 
 	// clients are clients that exist at the server, each with the M2MClient
-	// that takes it over instead of having one created. At most 256.
+	// that takes it over instead of having one created. At most 128.
 	//
 	// +optional
 	// +listType=map
-	// +listMapKey=clientID
+	// +listMapKey=namespace
+	// +listMapKey=name
 	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=256
-	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.namespace == b.namespace && a.name == b.name))",message="an M2MClient can take over one client only"
+	// +kubebuilder:validation:MaxItems=128
+	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.clientID == b.clientID))",message="a client can be taken over by one M2MClient only"
 	Clients []AdoptedClient `json:"clients,omitempty"`
 }
 
@@ -154,7 +155,6 @@ type AdoptedClient struct {
 	// name is the name of the M2MClient.
 	//
 	// +required
-	// +kubebuilder:validation:MaxLength=63
 	Name ObjectName `json:"name,omitempty"`
 }
 
@@ -229,12 +229,12 @@ type ProvisioningServer struct {
 	// +required
 	Name ObjectName `json:"name,omitempty"`
 
-	// uid is its UID.
+	// issuer is its issuer identifier.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=64
-	UID string `json:"uid,omitempty"`
+	// +kubebuilder:validation:MaxLength=2048
+	Issuer string `json:"issuer,omitempty"`
 }
 
 // APIResourceProvisioning is what the operator knows of an API at its server.
