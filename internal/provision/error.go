@@ -65,7 +65,7 @@ func Printable(text string, most int) string {
 	}, text)
 	text = strings.Join(strings.Fields(text), " ")
 	if len(text) > most {
-		text = text[:most]
+		text = strings.TrimSpace(text[:most])
 	}
 	return text
 }

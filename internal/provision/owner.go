@@ -3,7 +3,6 @@
 package provision
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
 	"regexp"
@@ -21,7 +20,7 @@ type Owner struct {
 	UID       string `json:"uid"`
 }
 
-// MaxName bounds Name and Mark in bytes: what the narrowest field of a known server holds.
+// MaxName bounds DisplayName, Mark and the names of credentials in bytes: what the narrowest field of a known server holds.
 const MaxName = 128
 
 const markPrefix = "m2m-operator:"
@@ -60,13 +59,14 @@ func (o Owner) Owns(text string) bool { return MarkIn(text) == o.ID() }
 
 // Annotate adds the mark to a text: "text [m2m-operator:ID]".
 func (o Owner) Annotate(text string) string {
-	return strings.TrimSpace(cmp.Or(text, "") + " [" + markPrefix + o.ID() + "]")
+	return strings.TrimSpace(text + " [" + markPrefix + o.ID() + "]")
 }
 
-// MarkIn returns the ID of the owner whose mark a text carries, "" for none.
+// MarkIn returns the ID of the owner whose mark a text carries, "" for none. The last mark counts: what comes before it
+// may be a text that somebody else chose.
 func MarkIn(text string) string {
-	if m := marks.FindStringSubmatch(text); m != nil {
-		return m[1]
+	if m := marks.FindAllStringSubmatch(text, -1); len(m) > 0 {
+		return m[len(m)-1][1]
 	}
 	return ""
 }

@@ -38,7 +38,7 @@ type Driver interface {
 	RemoveAPI(ctx context.Context, want API, state *APIState, keep Keep) error
 
 	// SyncClient makes the client and its access what want says, so that state.Access is what the server grants, and
-	// drops from state.Credentials what the server no longer has. What of want.Access the server does not know is
+	// drops from state.Credentials what the server no longer has, save what is still Issuing. What of want.Access the server does not know is
 	// left out of state.Access and is no error. Credentials of an owned client that are not in the state leave the
 	// server, those of an adopted one stay unless they carry the owner's mark. A driver whose server has no client
 	// apart from its credentials does nothing for a client without any.
@@ -50,7 +50,8 @@ type Driver interface {
 
 	// Issue fills in c: a new credential of the client under c.Name. Where the server has one of that name already,
 	// of an earlier call whose answer was lost, it takes that one; where it cannot tell, c.Attempted says that there
-	// was an earlier call, and what it may have left behind is added to state.LeftBehind.
+	// was an earlier call, and what it may have left behind is added to state.LeftBehind. Where the server has no
+	// client apart from its credentials, it also sets state.Access.
 	Issue(ctx context.Context, want Client, state *ClientState, c *Credential) error
 
 	// Revoke takes a credential from the server.
@@ -142,7 +143,7 @@ type ClientState struct {
 	Sequence int `json:"sequence,omitempty"`
 	// Credentials are the credentials from the oldest to the newest.
 	Credentials []Credential `json:"credentials,omitempty"`
-	// Rotation is the Rotation.Request that the last rotation answered.
+	// Rotation is the Rotation.Request that the current credential, or the last one, answered.
 	Rotation string `json:"rotation,omitempty"`
 	// LeftBehind says what may exist at the server that nobody can find any more.
 	LeftBehind []string `json:"leftBehind,omitempty"`
@@ -156,16 +157,18 @@ const (
 	Issuing  Stage = "Issuing"  // it is named, and may exist at the server
 	Pending  Stage = "Pending"  // it exists, and has not been tried
 	Current  Stage = "Current"  // it works, and tokens are asked for with it
-	Retiring Stage = "Retiring" // its successor is in use; it is revoked at RetireAt
+	Retiring Stage = "Retiring" // its successor is in use, or it never came into use; it is revoked at RetireAt
 )
 
 // Credential is a client secret.
 type Credential struct {
-	// Name is unique among the client's credentials and carries the owner's mark.
+	// Name is unique among the client's credentials and begins with Owner.CredentialPrefix.
 	Name  string `json:"name"`
 	Stage Stage  `json:"stage"`
 	// Attempted says that Issue was called for it before.
 	Attempted bool `json:"attempted,omitempty"`
+	// Request is the Rotation.Request that it answers.
+	Request string `json:"request,omitempty"`
 	// ClientID and Secret are what the token endpoint is told.
 	ClientID string    `json:"clientID,omitempty"`
 	Secret   Sensitive `json:"secret,omitempty"`

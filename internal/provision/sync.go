@@ -3,6 +3,7 @@
 package provision
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -13,15 +14,27 @@ import (
 type Rotation struct {
 	// Every is the age at which it is replaced; 0 for never.
 	Every time.Duration
-	// Overlap is how long the replaced one stays valid.
+	// Overlap is how long the replaced one stays valid, or less where more than three would be alive.
 	Overlap time.Duration
-	// Request asks for a replacement now, once for each value; "" asks for none.
+	// Request asks for a replacement now, once for each value; "" asks for none. It is answered by a credential whose
+	// secret nobody knew when it was asked for. The first credential answers what was asked before.
 	Request string
 }
 
-// expiryLead is how long before its expiry a credential is replaced whatever Every says, at most; a quarter of its
-// life is the other bound.
-const expiryLead = 24 * time.Hour
+const (
+	// expiryLead is how long before its expiry a credential is replaced whatever Every says, at most; a quarter of its
+	// life is the other bound.
+	expiryLead = 24 * time.Hour
+	// leastAge keeps a server whose clock is far behind, or whose secrets live for seconds, from being asked for
+	// another one on every call.
+	leastAge = time.Minute
+	// patience is how long after its issue a new credential may be refused. Servers that copy what they know to many
+	// places need a while; what does not work by then is given up for another one.
+	patience = time.Hour
+	// mostCredentials is how many credentials of a client are alive at most, the one being issued included: rotations
+	// in quick succession end the overlap of the oldest early.
+	mostCredentials = 3
+)
 
 // Probe asks for a token with a credential and returns why there was none: an *Error, Refused where the server did not
 // take the credential. It is not called for a client without access.
@@ -32,6 +45,9 @@ type Probe func(ctx context.Context, state *ClientState, c *Credential) error
 //
 //	named ─keep→ issued ─keep→ tried by a real token request ─keep→ in use, its predecessor retiring ─overlap→ revoked
 //
+// A client that is to have no access gets no credential and no step further in the life of a new one: neither could be
+// tried. What it has is kept for when it has access again.
+//
 // It returns when it should be called again for the credentials' sake, zero for no such time. An error of the
 // credentials leaves the access as it should be.
 func SyncClient(ctx context.Context, d Driver, want Client, state *ClientState, rotation Rotation, keep Keep, probe Probe, now time.Time) (drift []Drift, next time.Time, err error) {
@@ -41,98 +57,193 @@ func SyncClient(ctx context.Context, d Driver, want Client, state *ClientState, 
 	if err = keep(ctx); err != nil {
 		return drift, time.Time{}, err
 	}
-	if err = syncCredentials(ctx, d, want, state, rotation, keep, probe, now); err != nil {
+	s := credentials{d: d, want: want, state: state, rotation: rotation, keep: keep, probe: probe, now: now.UTC()}
+	if err = s.sync(ctx); err != nil {
 		return drift, time.Time{}, err
 	}
-	return drift, nextStep(state, rotation), nil
+	return drift, s.next(), nil
 }
 
-func syncCredentials(ctx context.Context, d Driver, want Client, state *ClientState, rotation Rotation, keep Keep, probe Probe, now time.Time) error {
-	if len(state.Credentials) == 0 && len(want.Access) == 0 {
-		return nil // a secret that could ask for nothing
-	}
-	newest := func() *Credential { return &state.Credentials[len(state.Credentials)-1] }
-	if len(state.Credentials) == 0 || newest().Stage == Retiring || newest().Stage == Current && due(newest(), state, rotation, now) {
-		state.Sequence++
-		state.Credentials = append(state.Credentials, Credential{
-			Name: fmt.Sprintf("%s%d", want.Owner.CredentialPrefix(), state.Sequence), Stage: Issuing,
-		})
-		state.Rotation = rotation.Request
-		if err := keep(ctx); err != nil {
-			return err
-		}
-	}
-	if c := newest(); c.Stage == Issuing {
-		if err := issue(ctx, d, want, state, c, keep, now); err != nil {
-			return err
-		}
-	}
-	if c := newest(); c.Stage == Pending && len(state.Access) > 0 {
-		if err := probe(ctx, state, c); err != nil {
-			return err
-		}
-		for i := range state.Credentials {
-			if old := &state.Credentials[i]; old.Stage == Current {
-				old.Stage, old.RetireAt = Retiring, now.Add(rotation.Overlap).UTC().Truncate(time.Second)
-			}
-		}
-		c.Stage, state.ID = Current, c.ClientID
-		if err := keep(ctx); err != nil {
-			return err
-		}
-	}
-	return revokeRetired(ctx, d, want, state, keep, now)
-}
-
-func issue(ctx context.Context, d Driver, want Client, state *ClientState, c *Credential, keep Keep, now time.Time) error {
-	if !c.Attempted {
-		// Recorded before the request, so that the next call knows of it if this one does not see the answer.
-		c.Attempted = true
-		if err := keep(ctx); err != nil {
-			return err
-		}
-		c.Attempted = false
-	}
-	err := d.Issue(ctx, want, state, c)
-	c.Attempted = true
-	if err != nil {
+// RemoveClient is Driver.RemoveClient, after which the state holds nothing but what was left behind.
+func RemoveClient(ctx context.Context, d Driver, want Client, state *ClientState, keep Keep) error {
+	if err := d.RemoveClient(ctx, want, state, keep); err != nil {
 		return err
 	}
-	c.Stage, c.IssuedAt = Pending, now.UTC().Truncate(time.Second)
-	if state.ID == "" {
-		state.ID = c.ClientID
-	}
+	*state = ClientState{LeftBehind: state.LeftBehind}
 	return keep(ctx)
 }
 
-func revokeRetired(ctx context.Context, d Driver, want Client, state *ClientState, keep Keep, now time.Time) error {
-	for i := 0; i < len(state.Credentials); {
-		c := &state.Credentials[i]
-		if c.Stage != Retiring || now.Before(c.RetireAt) {
-			i++
-			continue
-		}
-		if err := d.Revoke(ctx, want, state, c); err != nil {
+// credentials is one call's view of a client's credentials.
+type credentials struct {
+	d        Driver
+	want     Client
+	state    *ClientState
+	rotation Rotation
+	keep     Keep
+	probe    Probe
+	now      time.Time
+}
+
+func (s *credentials) sync(ctx context.Context) error {
+	if len(s.want.Access) == 0 {
+		return s.revoke(ctx, mostCredentials)
+	}
+	if c := s.coming(); c != nil && c.Stage == Pending && (s.asked(c.Request) || s.past(rotateAt(c, Rotation{}))) {
+		s.giveUp(c)
+	}
+	room := mostCredentials
+	if s.wanted() {
+		room--
+	}
+	// Nothing new is made while the server does not let go of something old, except for a client without any.
+	stuck := s.revoke(ctx, room)
+	if stuck != nil && (KindOf(stuck) == "" || s.state.Current() != nil) {
+		return stuck
+	}
+	for _, step := range []func(context.Context) error{s.name, s.issue, s.try} {
+		if err := step(ctx); err != nil {
 			return err
 		}
-		state.Credentials = slices.Delete(state.Credentials, i, i+1)
-		if err := keep(ctx); err != nil {
-			return err
+	}
+	if stuck != nil {
+		return stuck
+	}
+	return s.revoke(ctx, mostCredentials)
+}
+
+// coming returns the credential that is to become the current one, nil if there is none.
+func (s *credentials) coming() *Credential {
+	for i := range s.state.Credentials {
+		if c := &s.state.Credentials[i]; c.Stage == Issuing || c.Stage == Pending {
+			return c
 		}
 	}
 	return nil
 }
 
-// due says whether a credential is to be replaced.
-func due(c *Credential, state *ClientState, rotation Rotation, now time.Time) bool {
-	if rotation.Request != "" && rotation.Request != state.Rotation {
-		return true
+// wanted says whether another credential is to be made.
+func (s *credentials) wanted() bool {
+	if s.coming() != nil {
+		return false
 	}
-	at := rotateAt(c, rotation)
-	return !at.IsZero() && !now.Before(at)
+	c := s.state.Current()
+	return c == nil || s.asked(s.state.Rotation) || s.past(rotateAt(c, s.rotation))
 }
 
-// rotateAt returns when a credential is to be replaced, zero for never.
+// asked says whether there is a request other than the one that was answered.
+func (s *credentials) asked(answered string) bool {
+	return s.rotation.Request != "" && s.rotation.Request != answered
+}
+
+func (s *credentials) past(at time.Time) bool { return !at.IsZero() && !s.now.Before(at) }
+
+// giveUp has a credential that was never in use revoked. What it was made for still holds, so that another one is made.
+func (s *credentials) giveUp(c *Credential) {
+	c.Stage, c.RetireAt = Retiring, s.now.Truncate(time.Second)
+}
+
+func (s *credentials) name(ctx context.Context) error {
+	if !s.wanted() {
+		return nil
+	}
+	s.state.Sequence++
+	s.state.Credentials = append(s.state.Credentials, Credential{
+		Name:  fmt.Sprintf("%s%d", s.want.Owner.CredentialPrefix(), s.state.Sequence),
+		Stage: Issuing,
+	})
+	return s.keep(ctx)
+}
+
+func (s *credentials) issue(ctx context.Context) error {
+	c := s.coming()
+	if c == nil || c.Stage != Issuing {
+		return nil
+	}
+	c.Request = cmp.Or(s.rotation.Request, s.state.Rotation)
+	if !c.Attempted {
+		// Recorded before the request, so that the next call knows of it if this one does not see the answer.
+		c.Attempted = true
+		if err := s.keep(ctx); err != nil {
+			return err
+		}
+		c.Attempted = false
+	}
+	err := s.d.Issue(ctx, s.want, s.state, c)
+	c.Attempted = true
+	if err != nil {
+		return err
+	}
+	c.Stage, c.IssuedAt = Pending, s.now.Truncate(time.Second)
+	s.state.ID = cmp.Or(s.state.ID, c.ClientID)
+	return s.keep(ctx)
+}
+
+// try takes a new credential into use once a token was had with it.
+func (s *credentials) try(ctx context.Context) error {
+	c := s.coming()
+	if c == nil || len(s.state.Access) == 0 {
+		return nil
+	}
+	if err := s.probe(ctx, s.state, c); err != nil {
+		if KindOf(err) == Refused && s.past(c.IssuedAt.Add(patience)) {
+			s.giveUp(c)
+			if kept := s.keep(ctx); kept != nil {
+				return kept
+			}
+		}
+		return err
+	}
+	if old := s.state.Current(); old != nil {
+		old.Stage, old.RetireAt = Retiring, s.now.Add(s.rotation.Overlap).Truncate(time.Second)
+	}
+	c.Stage, s.state.ID, s.state.Rotation = Current, c.ClientID, c.Request
+	return s.keep(ctx)
+}
+
+// revoke revokes the retiring credentials whose time has come, and then the oldest of the others while more than most
+// credentials are left.
+func (s *credentials) revoke(ctx context.Context, most int) error {
+	for {
+		i := slices.IndexFunc(s.state.Credentials, func(c Credential) bool { return c.Stage == Retiring && s.past(c.RetireAt) })
+		if i < 0 && len(s.state.Credentials) > most {
+			i = slices.IndexFunc(s.state.Credentials, func(c Credential) bool { return c.Stage == Retiring })
+		}
+		if i < 0 {
+			return nil
+		}
+		if err := s.d.Revoke(ctx, s.want, s.state, &s.state.Credentials[i]); err != nil {
+			return err
+		}
+		s.state.Credentials = slices.Delete(s.state.Credentials, i, i+1)
+		if err := s.keep(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// next returns when a credential is next to be replaced or revoked, zero for never.
+func (s *credentials) next() time.Time {
+	var next time.Time
+	sooner := func(at time.Time) {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	for i := range s.state.Credentials {
+		if c := &s.state.Credentials[i]; c.Stage == Retiring {
+			sooner(c.RetireAt)
+		}
+	}
+	// The current one is not replaced while its successor waits to be tried, and nothing is without access.
+	if c := s.coming(); c != nil && len(s.want.Access) > 0 {
+		sooner(rotateAt(c, Rotation{}))
+	} else if c := s.state.Current(); c != nil && len(s.want.Access) > 0 {
+		sooner(rotateAt(c, s.rotation))
+	}
+	return next
+}
+
+// rotateAt returns when a credential is to be replaced for its age, zero for never.
 func rotateAt(c *Credential, rotation Rotation) time.Time {
 	var at time.Time
 	if rotation.Every > 0 {
@@ -144,27 +255,10 @@ func rotateAt(c *Credential, rotation Rotation) time.Time {
 			at = before
 		}
 	}
-	return at
-}
-
-// nextStep returns when a credential is next to be replaced or revoked.
-func nextStep(state *ClientState, rotation Rotation) time.Time {
-	var next time.Time
-	for i := range state.Credentials {
-		c := &state.Credentials[i]
-		var at time.Time
-		switch c.Stage {
-		case Current:
-			at = rotateAt(c, rotation)
-		case Retiring:
-			at = c.RetireAt
-		case Issuing, Pending:
-		}
-		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
-			next = at
-		}
+	if least := c.IssuedAt.Add(leastAge); !at.IsZero() && at.Before(least) {
+		at = least
 	}
-	return next
+	return at
 }
 
 // RotateAt returns when the current credential is to be replaced, zero for never.

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provision
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+)
+
+// Hash identifies values by their JSON in 32 hexadecimal digits. It is public: what goes in must be no secret.
+func Hash(parts ...any) string {
+	b, err := json.Marshal(parts)
+	if err != nil {
+		panic(err) // only for values that have no JSON
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16])
+}
