@@ -9,6 +9,9 @@ import (
 	"time"
 )
 
+// ownApplication is a violation: whoever uses the Management API has no business with its own application.
+const ownApplication = "the application of the Management API's user is changed"
+
 func (s *Server) showApplication(a *application) map[string]any {
 	shown := map[string]any{
 		"tenantId": tenant, "id": a.id, "name": a.name, "description": a.description, "type": machineToMachine,
@@ -100,6 +103,9 @@ func (s *Server) patchApplication(c *call) answer {
 	if a == nil {
 		return notFound("entity.not_exists")
 	}
+	if a.builtin {
+		return breach(ownApplication)
+	}
 	a.update(c.body)
 	return reply(http.StatusOK, s.showApplication(a))
 }
@@ -114,6 +120,9 @@ func (s *Server) patchCustomData(c *call) answer {
 	if a == nil {
 		return notFound("entity.not_exists")
 	}
+	if a.builtin {
+		return breach(ownApplication)
+	}
 	merged := maps.Clone(a.customData)
 	maps.Copy(merged, members)
 	a.customData = merged
@@ -127,7 +136,7 @@ func (s *Server) deleteApplication(c *call) answer {
 		return notFound("entity.not_exists_with_id")
 	}
 	if a.builtin {
-		return breach("the application of the Management API's user is deleted")
+		return breach(ownApplication)
 	}
 	s.dropApplication(a)
 	return answer{status: http.StatusNoContent}
@@ -164,6 +173,9 @@ func (s *Server) createSecret(c *call) answer {
 	if a == nil {
 		return notFound("entity.relation_foreign_key_not_found")
 	}
+	if a.builtin {
+		return breach(ownApplication)
+	}
 	name := c.body["name"].(string)
 	exists := a.secretNamed(name) != nil
 	if !exists {
@@ -179,6 +191,9 @@ func (s *Server) deleteSecret(c *call) answer {
 	a := s.state.applications[c.path["id"]]
 	if a == nil || a.secretNamed(c.path["name"]) == nil {
 		return notFound("entity.not_found")
+	}
+	if a.builtin {
+		return breach(ownApplication)
 	}
 	a.dropSecret(c.path["name"])
 	return answer{status: http.StatusNoContent}
@@ -210,6 +225,9 @@ func (s *Server) addRolesToApplication(c *call) answer {
 	if a == nil {
 		return notFound("entity.not_exists_with_id")
 	}
+	if a.builtin {
+		return breach(ownApplication)
+	}
 	asked := c.body["roleIds"].([]string)
 	added := slices.DeleteFunc(slices.Clone(asked), func(id string) bool { return a.roles[id] })
 	if s.opts.minor < 41 && len(added) < len(asked) {
@@ -239,6 +257,8 @@ func (s *Server) mayAssign(roleIDs []string) *answer {
 			refused = notFound("entity.not_exists_with_id")
 		case r.kind != machineToMachine:
 			refused = fail(http.StatusUnprocessableEntity, "application.invalid_role_type")
+		case r.builtin:
+			refused = breach("the role for the Management API is given away")
 		default:
 			continue
 		}
@@ -261,6 +281,9 @@ func (s *Server) replaceRolesOfApplication(c *call) answer {
 	a := s.state.applications[c.path["id"]]
 	if a == nil {
 		return notFound("entity.not_exists_with_id")
+	}
+	if a.builtin {
+		return breach(ownApplication)
 	}
 	wanted := c.body["roleIds"].([]string)
 	added := slices.DeleteFunc(slices.Clone(wanted), func(id string) bool { return a.roles[id] })
@@ -286,6 +309,9 @@ func (s *Server) removeRoleFromApplication(c *call) answer {
 func (s *Server) unassign(a *application, roleID string) answer {
 	if a == nil || !a.roles[roleID] {
 		return notFound("entity.not_found")
+	}
+	if a.builtin {
+		return breach(ownApplication)
 	}
 	delete(a.roles, roleID)
 	return answer{status: http.StatusNoContent}

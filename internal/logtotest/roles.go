@@ -63,15 +63,29 @@ func (s *Server) createRole(c *call) answer {
 		return uniqueViolation()
 	}
 	scopeIDs, _ := c.body["scopeIds"].([]string)
-	for _, id := range scopeIDs {
-		if s.state.scopes[id] == nil {
-			return notFound("entity.not_exists_with_id")
-		}
+	if refused := s.mayGrant(scopeIDs); refused != nil {
+		return *refused
 	}
 	for _, id := range scopeIDs {
 		r.scopes[id] = true
 	}
 	return reply(http.StatusOK, r.show())
+}
+
+func (s *Server) mayGrant(scopeIDs []string) *answer {
+	var refused answer
+	for _, id := range scopeIDs {
+		switch c := s.state.scopes[id]; {
+		case c == nil:
+			refused = notFound("entity.not_exists_with_id")
+		case s.state.resources[c.resource].builtin:
+			refused = breach("a scope of the Management API is given away")
+		default:
+			continue
+		}
+		return &refused
+	}
+	return nil
 }
 
 func (s *Server) getRole(c *call) answer {
@@ -154,10 +168,8 @@ func (s *Server) addScopesToRole(c *call) answer {
 			return c.collision("role.scope_exists")
 		}
 	}
-	for _, id := range scopeIDs {
-		if s.state.scopes[id] == nil {
-			return notFound("entity.not_exists_with_id")
-		}
+	if refused := s.mayGrant(scopeIDs); refused != nil {
+		return *refused
 	}
 	for _, id := range scopeIDs {
 		r.scopes[id] = true
@@ -200,6 +212,9 @@ func (s *Server) addApplicationsToRole(c *call) answer {
 	r := s.state.roles[c.path["id"]]
 	if r == nil {
 		return notFound("entity.not_exists_with_id")
+	}
+	if r.builtin {
+		return breach("the role for the Management API is given away")
 	}
 	ids := c.body["applicationIds"].([]string)
 	for _, id := range ids {

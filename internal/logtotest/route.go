@@ -383,8 +383,13 @@ func (c *call) matcher() (func(name string) bool, *answer) {
 		return nil, &a
 	}
 	fold := strings.ToLower
-	if c.query.Get("isCaseSensitive") == "true" {
+	switch sensitive := c.query.Get("isCaseSensitive"); sensitive {
+	case "true":
 		fold = func(s string) string { return s }
+	case "", "false":
+	default:
+		a := breach("isCaseSensitive %q", sensitive)
+		return nil, &a
 	}
 	switch mode {
 	case "exact":
