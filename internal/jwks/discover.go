@@ -21,6 +21,9 @@ type Metadata struct {
 	// TokenEndpoint and JWKSURI are absolute http or https URLs; "" if the
 	// document has none.
 	TokenEndpoint, JWKSURI string
+	// RegistrationEndpoint (RFC 7591) is such a URL too; "" if the document has
+	// none or has one of another form, which concerns only who registers clients.
+	RegistrationEndpoint string
 	// TokenEndpointAuthMethods, GrantTypes and ScopesSupported are the document's
 	// lists, the first 100 of those
 	// entries that are printable and at most 200 bytes; nil if it has none. Only
@@ -112,6 +115,9 @@ func parseMetadata(body []byte, issuer string) (*Metadata, *Error) {
 	}
 	if m.JWKSURI, ok = text(members, "jwks_uri"); !ok || !optionalEndpoint(m.JWKSURI) {
 		return nil, &Error{Reason: Malformed, Message: "has a jwks_uri that is not an absolute http or https URL"}
+	}
+	if registration, ok := text(members, "registration_endpoint"); ok && optionalEndpoint(registration) {
+		m.RegistrationEndpoint = registration
 	}
 	return m, nil
 }

@@ -268,3 +268,25 @@ func TestMetadataListsAreBoundedAndLenient(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestRegistrationEndpointConcernsOnlyThoseWhoRegister(t *testing.T) {
+	for name, tc := range map[string]struct{ member, want string }{
+		"one":                 {`,"registration_endpoint":"https://as.example.com/reg"`, "https://as.example.com/reg"},
+		"none":                {``, ""},
+		"a path":              {`,"registration_endpoint":"/reg"`, ""},
+		"a number":            {`,"registration_endpoint":7`, ""},
+		"null":                {`,"registration_endpoint":null`, ""},
+		"one with a password": {`,"registration_endpoint":"https://me:pw@as.example.com/reg"`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, failed := parseMetadata([]byte(`{"issuer":"i","token_endpoint":"https://as.example.com/token"`+tc.member+`}`), "i")
+			if failed != nil {
+				t.Fatal(failed)
+			}
+			want := &Metadata{Issuer: "i", TokenEndpoint: "https://as.example.com/token", RegistrationEndpoint: tc.want}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
