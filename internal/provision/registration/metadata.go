@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package registration
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// Bounds of what is kept of an answer, in bytes.
+const (
+	maxID     = 1024
+	maxSecret = 4096
+	maxURL    = 2048
+)
+
+const clientCredentials = "client_credentials"
+
+// metadata is what a client is registered with (RFC 7591 section 2). response_types has a default that is not for
+// clients like these; redirect_uris has none and is left out.
+func (d *Driver) metadata(want provision.Client, c *provision.Credential) map[string]any {
+	m := map[string]any{
+		"client_name":                clientName(want, c),
+		"grant_types":                []string{clientCredentials},
+		"response_types":             []string{},
+		"token_endpoint_auth_method": d.config.AuthenticationMethod,
+	}
+	if all := scopes(want.Access); len(all) > 0 {
+		m["scope"] = strings.Join(all, " ")
+	}
+	return m
+}
+
+// replacement is what a registration is updated with: all of it, but what must not be there (RFC 7592 section 2.2), and
+// the secret, which need not be there and which some servers refuse.
+func (s *syncing) replacement(found *registered, c *provision.Credential) map[string]any {
+	m := map[string]any{}
+	for name, value := range found.members {
+		if string(value) != "null" {
+			m[name] = value
+		}
+	}
+	for _, name := range []string{
+		"registration_access_token", "registration_client_uri", "client_secret_expires_at", "client_id_issued_at",
+		"client_secret", "scope",
+	} {
+		delete(m, name)
+	}
+	if _, ok := m["redirect_uris"]; ok {
+		m["redirect_uris"] = []string{}
+	}
+	maps.Copy(m, s.metadata(s.want, c))
+	m["client_id"] = c.ClientID
+	return m
+}
+
+// matches says whether a registration is as it should be. What the server does not tell is taken for right, except for
+// the scopes.
+func (s *syncing) matches(r *registered, c *provision.Credential) bool {
+	return slices.Equal(r.scopes(), s.wanted) && r.grants() &&
+		(r.name == "" || r.name == clientName(s.want, c)) &&
+		(r.method == "" || r.method == s.config.AuthenticationMethod)
+}
+
+// scopes are those of all APIs, sorted.
+func scopes(access []provision.Access) []string {
+	var all []string
+	for _, a := range access {
+		all = append(all, a.Scopes...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// granted is the part of the access that the server has registered, all of it if scope is nil.
+func granted(want []provision.Access, scope *string) []provision.Access {
+	var access []provision.Access
+	for _, a := range want {
+		a := provision.Access{Resource: a.Resource, Scopes: slices.Clone(a.Scopes)}
+		if scope != nil {
+			has := strings.Fields(*scope)
+			asked := len(a.Scopes)
+			a.Scopes = slices.DeleteFunc(a.Scopes, func(s string) bool { return !slices.Contains(has, s) })
+			if asked > 0 && len(a.Scopes) == 0 {
+				continue
+			}
+		}
+		access = append(access, a)
+	}
+	return access
+}
+
+// registered is what an answer says about a client (RFC 7591 section 3.2.1, RFC 7592 section 3).
+type registered struct {
+	members      map[string]json.RawMessage
+	id, secret   string
+	expires      *int64 // 0 for never
+	token, uri   string
+	name, method string
+	grantTypes   []string
+	scope        *string
+}
+
+func (r *registered) scopes() []string {
+	if r.scope == nil {
+		return nil
+	}
+	all := strings.Fields(*r.scope)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func (r *registered) grants() bool {
+	return r.grantTypes == nil || slices.Equal(r.grantTypes, []string{clientCredentials})
+}
+
+var errMalformed = errors.New("malformed")
+
+// parse reads an answer with a client. A registration access token or URI that cannot be used is taken for none.
+func parse(body []byte) (*registered, error) {
+	r := &registered{}
+	if json.Unmarshal(body, &r.members) != nil || r.members == nil {
+		return nil, errMalformed
+	}
+	for name, into := range map[string]any{
+		"client_id": &r.id, "client_secret": &r.secret, "client_secret_expires_at": &r.expires,
+		"client_name": &r.name, "token_endpoint_auth_method": &r.method, "grant_types": &r.grantTypes, "scope": &r.scope,
+	} {
+		if raw, ok := r.members[name]; ok && json.Unmarshal(raw, into) != nil {
+			return nil, errMalformed
+		}
+	}
+	for name, into := range map[string]*string{"registration_access_token": &r.token, "registration_client_uri": &r.uri} {
+		if raw, ok := r.members[name]; ok && json.Unmarshal(raw, into) != nil {
+			*into = ""
+		}
+	}
+	if !visible(r.id, maxID, ' ') || r.secret != "" && !visible(r.secret, maxSecret, ' ') || r.expires != nil && *r.expires < 0 {
+		return nil, errMalformed
+	}
+	if !visible(r.token, maxSecret, '!') {
+		r.token = ""
+	}
+	return r, nil
+}
+
+// take writes what an answer says to the credential, and reports whether there was anything new in it.
+func (d *Driver) take(c *provision.Credential, r *registered) bool {
+	former := *c
+	if r.secret != "" {
+		c.Secret = provision.Sensitive(r.secret)
+	}
+	if r.expires != nil {
+		c.ExpiresAt = time.Time{}
+		if *r.expires > 0 {
+			c.ExpiresAt = time.Unix(*r.expires, 0).UTC()
+		}
+	}
+	if r.token != "" {
+		c.RegistrationToken = provision.Sensitive(r.token)
+	}
+	if d.trusted(r.uri) {
+		c.RegistrationURI = r.uri
+	}
+	return former != *c
+}
+
+// trusted says whether the registration access token may be sent to a URI that the server named: one elsewhere would
+// learn the token, and might be where the operator should not go.
+func (d *Driver) trusted(uri string) bool {
+	u, ok := absolute(uri)
+	return ok && u.Scheme == d.endpoint.Scheme && strings.EqualFold(u.Hostname(), d.endpoint.Hostname()) && port(u) == port(d.endpoint)
+}
+
+func port(u *url.URL) string {
+	switch p := u.Port(); {
+	case p != "":
+		return p
+	case u.Scheme == "https":
+		return "443"
+	default:
+		return "80"
+	}
+}
+
+// absolute parses an absolute http or https URL without user information and fragment.
+func absolute(s string) (*url.URL, bool) {
+	u, err := url.Parse(s)
+	ok := err == nil && len(s) <= maxURL && (u.Scheme == "https" || u.Scheme == "http") &&
+		u.Hostname() != "" && u.User == nil && !strings.Contains(s, "#")
+	return u, ok
+}
+
+// visible says whether a text has 1 to most bytes, from first to '~': with first ' ', it is made of VSCHAR (RFC 6749
+// appendix A).
+func visible(s string, most int, first rune) bool {
+	return s != "" && len(s) <= most && !strings.ContainsFunc(s, func(r rune) bool { return r < first || r > '~' })
+}

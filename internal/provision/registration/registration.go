@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package registration provisions by OAuth 2.0 Dynamic Client Registration (RFC 7591) and its management protocol
+// (RFC 7592). The server keeps no record of APIs, and a client there is one credential: each credential of a client is
+// a registration of its own, with a client identifier of its own and the scopes of all its APIs together. The protocol
+// has no list of registrations. What was registered by a request whose answer was lost cannot be found again, and
+// neither can a registration whose access token was replaced in such an answer: they are named in the state's
+// LeftBehind, and the client is registered anew.
+package registration
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// The ways in which a registered client proves itself at the token endpoint.
+const (
+	ClientSecretBasic = "client_secret_basic"
+	ClientSecretPost  = "client_secret_post"
+)
+
+// Config is what a driver is made of.
+type Config struct {
+	// Endpoint is the client registration endpoint.
+	Endpoint string
+	// InitialAccessToken is sent with each registration, "" where the endpoint is open to all.
+	InitialAccessToken provision.Sensitive
+	// AuthenticationMethod is ClientSecretBasic (the default) or ClientSecretPost.
+	AuthenticationMethod string
+	// HTTP makes the requests. Redirects are not followed, whatever it is set to.
+	HTTP *http.Client
+	// Now is the clock. Default: time.Now.
+	Now func() time.Time
+}
+
+// Driver is a provision.Driver for one registration endpoint.
+type Driver struct {
+	config   Config
+	endpoint *url.URL
+	http     http.Client
+	broken   *provision.Error // why the configuration cannot be used
+}
+
+var _ provision.Driver = (*Driver)(nil)
+
+// New makes a driver. A configuration that cannot be used is told by Check, and by what would need it.
+func New(config Config) *Driver {
+	config.AuthenticationMethod = cmp.Or(config.AuthenticationMethod, ClientSecretBasic)
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	d := &Driver{config: config}
+	if config.HTTP != nil {
+		d.http = *config.HTTP
+	}
+	d.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	var ok bool
+	switch d.endpoint, ok = absolute(config.Endpoint); {
+	case config.Endpoint == "":
+		d.broken = refused("the server's metadata names no registration endpoint, and none is set")
+	case !ok:
+		d.broken = refused("the registration endpoint is not an absolute http or https URL")
+	case config.AuthenticationMethod != ClientSecretBasic && config.AuthenticationMethod != ClientSecretPost:
+		d.broken = refused("the authentication method is neither client_secret_basic nor client_secret_post")
+	case config.InitialAccessToken != "" && !visible(config.InitialAccessToken.Reveal(), maxSecret, '!'):
+		d.broken = refused("the initial access token contains a character that no token has, such as a line break")
+	}
+	return d
+}
+
+// Check makes no request: nothing about an initial access token can be proved without registering a client. It only
+// says whether the configuration can be used.
+func (d *Driver) Check(context.Context) error {
+	if d.broken != nil {
+		return d.broken
+	}
+	return nil
+}
+
+// SyncAPI takes every declared scope for one that the server has: it keeps no record of APIs that could be asked.
+func (d *Driver) SyncAPI(_ context.Context, want provision.API, state *provision.APIState, _ provision.Keep) ([]provision.Drift, error) {
+	names := make([]string, 0, len(want.Scopes))
+	for _, s := range want.Scopes {
+		names = append(names, s.Name)
+	}
+	slices.Sort(names)
+	*state = provision.APIState{Scopes: slices.Compact(names)}
+	return nil, nil
+}
+
+// RemoveAPI does nothing, as SyncAPI left nothing at the server.
+func (d *Driver) RemoveAPI(context.Context, provision.API, *provision.APIState, provision.Keep) error {
+	return nil
+}
+
+// Issue registers a client. The protocol cannot tell whether an earlier attempt succeeded, so that is left behind.
+func (d *Driver) Issue(ctx context.Context, want provision.Client, state *provision.ClientState, c *provision.Credential) error {
+	if err := d.usable(want); err != nil {
+		return err
+	}
+	if c.Attempted {
+		leaveBehind(state, lost(want, c))
+	}
+	a, err := d.send(ctx, http.MethodPost, d.config.Endpoint, d.config.InitialAccessToken, d.metadata(want, c))
+	if err != nil {
+		return err
+	}
+	if a.status != http.StatusCreated && a.status != http.StatusOK {
+		return d.notRegistered(a)
+	}
+	r, err := parse(a.body)
+	if err != nil || r.secret == "" {
+		return senseless(a, "registration")
+	}
+	c.ClientID = r.id
+	d.take(c, r)
+	state.Origin = provision.Created
+	// Later credentials are registered with what SyncClient found out about the current one.
+	if first := len(state.Credentials) <= 1; first || len(state.Access) == 0 {
+		state.Access = granted(want.Access, nil)
+		if d.managed(c) {
+			state.Access = granted(want.Access, r.scope)
+		}
+	}
+	return nil
+}
+
+// Revoke deletes a registration, where the server lets it.
+func (d *Driver) Revoke(ctx context.Context, want provision.Client, state *provision.ClientState, c *provision.Credential) error {
+	switch {
+	case c.Stage == provision.Issuing || c.ClientID == "":
+		if c.Attempted {
+			leaveBehind(state, lost(want, c))
+		}
+		return nil
+	case !d.managed(c):
+		leaveBehind(state, undeletable(c))
+		return nil
+	}
+	a, err := d.send(ctx, http.MethodDelete, c.RegistrationURI, c.RegistrationToken, nil)
+	if err != nil {
+		return err
+	}
+	switch {
+	case a.status/100 == 2:
+	case a.busy():
+		return unavailable(a, "the server did not delete a registration")
+	case a.status == http.StatusUnauthorized && state.Creating, a.status == http.StatusForbidden && a.object():
+		leaveBehind(state, unmanageable(c))
+	case a.status == http.StatusUnauthorized, a.absent():
+	default:
+		leaveBehind(state, undeletable(c))
+	}
+	return nil
+}
+
+// RemoveClient deletes all registrations of the client. With want.Retain it forgets them: there is no client without.
+func (d *Driver) RemoveClient(ctx context.Context, want provision.Client, state *provision.ClientState, keep provision.Keep) error {
+	if want.Retain {
+		state.Credentials = nil
+	}
+	for len(state.Credentials) > 0 {
+		if err := d.Revoke(ctx, want, state, &state.Credentials[0]); err != nil {
+			return err
+		}
+		forget(state, 0)
+		if err := keep(ctx); err != nil {
+			return err
+		}
+	}
+	state.ID, state.Origin, state.Access, state.Creating = "", "", nil, false
+	return nil
+}
+
+// usable says why nothing can be provisioned for a client.
+func (d *Driver) usable(want provision.Client) error {
+	if d.broken != nil {
+		return d.broken
+	}
+	if want.Adopt != "" {
+		return refused("dynamic registration cannot take over an existing client; remove it from spec.provisioning.adoption.clients")
+	}
+	return nil
+}
+
+// managed says whether a registration can be read, updated and deleted (RFC 7592).
+func (d *Driver) managed(c *provision.Credential) bool {
+	return c.RegistrationURI != "" && c.RegistrationToken != ""
+}
+
+// forget drops a credential, and keeps the state's ID one that it has.
+func forget(state *provision.ClientState, i int) {
+	id := state.Credentials[i].ClientID
+	state.Credentials = slices.Delete(state.Credentials, i, i+1)
+	if state.ID != id {
+		return
+	}
+	state.ID, state.Origin = "", ""
+	for _, c := range slices.Backward(state.Credentials) {
+		if c.ClientID != "" {
+			state.ID, state.Origin = c.ClientID, provision.Created
+			return
+		}
+	}
+}
+
+// maxLeftBehind bounds state.LeftBehind.
+const maxLeftBehind = 16
+
+// leaveBehind adds a line, once, and lets the oldest go.
+func leaveBehind(state *provision.ClientState, line string) {
+	line = provision.Printable(line, 512)
+	if slices.Contains(state.LeftBehind, line) {
+		return
+	}
+	state.LeftBehind = append(state.LeftBehind, line)
+	state.LeftBehind = state.LeftBehind[max(0, len(state.LeftBehind)-maxLeftBehind):]
+}
+
+// lost names all clients that attempts at one credential may have registered: they have the same client_name.
+func lost(want provision.Client, c *provision.Credential) string {
+	return fmt.Sprintf("A client that was registered as %q may exist at the server; its answer was lost", clientName(want, c))
+}
+
+func unmanageable(c *provision.Credential) string {
+	return fmt.Sprintf("Client %q may still exist at the server, which no longer takes its registration access token", shortID(c))
+}
+
+func undeletable(c *provision.Credential) string {
+	return fmt.Sprintf("Client %q may still exist at the server, which does not let it be deleted", shortID(c))
+}
+
+func shortID(c *provision.Credential) string { return provision.Printable(c.ClientID, 256) }
+
+// clientName is the client_name: who the owner is, and which of its credentials this is.
+func clientName(want provision.Client, c *provision.Credential) string {
+	return want.Owner.DisplayName() + " " + strings.TrimPrefix(c.Name, want.Owner.CredentialPrefix())
+}

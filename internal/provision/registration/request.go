@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package registration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// maxRetryAfter bounds how long a server can silence us.
+const maxRetryAfter = time.Hour
+
+// answer is a complete HTTP answer.
+type answer struct {
+	status  int
+	body    []byte
+	wait    time.Duration
+	secrets []string // what the request carried
+}
+
+// busy says that the answer says nothing about the request.
+func (a *answer) busy() bool {
+	return a.status >= 500 && a.status != http.StatusNotImplemented || a.status == http.StatusTooManyRequests || a.status == http.StatusRequestTimeout
+}
+
+// object says whether the body is a JSON object, as all errors of these protocols are.
+func (a *answer) object() bool {
+	var members map[string]json.RawMessage
+	return json.Unmarshal(a.body, &members) == nil && members != nil
+}
+
+// absent says that there is no such registration: as servers say it that do not answer 401 (RFC 7592 section 2.1).
+func (a *answer) absent() bool {
+	return (a.status == http.StatusNotFound || a.status == http.StatusGone || a.status == http.StatusBadRequest) && a.object()
+}
+
+// codes are error codes as the protocols write them.
+var codes = regexp.MustCompile(`^[a-z][a-z_]{0,63}$`)
+
+// code is the error code in the answer, "" if there is none that can be shown.
+func (a *answer) code() string {
+	var e struct {
+		Error string `json:"error"`
+	}
+	if json.Unmarshal(a.body, &e) != nil || !codes.MatchString(e.Error) {
+		return ""
+	}
+	for _, s := range a.secrets {
+		if s != "" && (strings.Contains(e.Error, s) || strings.Contains(s, e.Error)) {
+			return ""
+		}
+	}
+	return e.Error
+}
+
+// send makes one request. Its error is an *Error, or the context's.
+func (d *Driver) send(ctx context.Context, method, uri string, token provision.Sensitive, body map[string]any) (*answer, error) {
+	if d.broken != nil {
+		return nil, d.broken
+	}
+	var content io.Reader
+	if body != nil {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return nil, refused("the client cannot be described in JSON")
+		}
+		content = bytes.NewReader(encoded)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, uri, content)
+	if err != nil {
+		return nil, refused("the registration endpoint is not an absolute http or https URL")
+	}
+	req.Header.Set("Accept", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token.Reveal())
+	}
+	resp, err := d.http.Do(req)
+	if err != nil {
+		return nil, failed(ctx, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	a := &answer{status: resp.StatusCode, wait: d.retryAfter(resp.Header), secrets: []string{token.Reveal()}}
+	// The client bounds the body; this bound is for a client that does not.
+	if a.body, err = io.ReadAll(io.LimitReader(resp.Body, egress.MaxBody+1)); err != nil {
+		return nil, failed(ctx, err)
+	}
+	if len(a.body) > egress.MaxBody {
+		return nil, failed(ctx, egress.ErrBodyTooLarge)
+	}
+	return a, nil
+}
+
+// failed is a request without an answer. The HTTP client's own text differs from one time to the next.
+func failed(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var blocked *egress.BlockedError
+	if errors.As(err, &blocked) {
+		return refused("the registration endpoint was not asked: " + blocked.Reason)
+	}
+	if errors.Is(err, egress.ErrBodyTooLarge) {
+		return &provision.Error{Kind: provision.Unavailable, Message: fmt.Sprintf("the registration endpoint answered with more than %d bytes", egress.MaxBody)}
+	}
+	return &provision.Error{Kind: provision.Unavailable, Message: "the registration endpoint gave no complete answer"}
+}
+
+// notRegistered is why a client was not registered.
+func (d *Driver) notRegistered(a *answer) error {
+	switch {
+	case a.busy():
+		return unavailable(a, "the server did not register the client")
+	case a.status/100 == 3:
+		return d.rejected(a, "the registration endpoint answered with a redirect, which is not followed")
+	case a.status/100 == 2:
+		return senseless(a, "registration")
+	case a.status == http.StatusUnauthorized && d.config.InitialAccessToken == "":
+		return d.rejected(a, "registration needs an initial access token")
+	case a.status == http.StatusUnauthorized:
+		return d.rejected(a, "the initial access token was not accepted")
+	case a.status == http.StatusForbidden:
+		return d.rejected(a, "the server does not allow to register the client; check the initial access token")
+	case a.status == http.StatusNotFound, a.status == http.StatusMethodNotAllowed, a.status == http.StatusNotImplemented:
+		return d.rejected(a, "there is no registration at the registration endpoint")
+	}
+	return d.rejected(a, "the server refused to register the client")
+}
+
+func (d *Driver) rejected(a *answer, message string) *provision.Error {
+	e := refused(message)
+	e.Status, e.Code = a.status, a.code()
+	if e.Code != "" {
+		e.Message += " (" + e.Code + ")"
+	}
+	return e
+}
+
+func refused(message string) *provision.Error {
+	return &provision.Error{Kind: provision.Refused, Message: message}
+}
+
+// unavailable is an answer that says nothing about what was asked.
+func unavailable(a *answer, message string) *provision.Error {
+	return &provision.Error{
+		Kind: provision.Unavailable, Message: fmt.Sprintf("%s: it answered with status %d", message, a.status),
+		Status: a.status, Code: a.code(), RetryAfter: a.wait,
+	}
+}
+
+// senseless is an answer that does not say what it must.
+func senseless(a *answer, what string) *provision.Error {
+	return &provision.Error{
+		Kind: provision.Unavailable, Message: "the server answered with a " + what + " that makes no sense", Status: a.status, RetryAfter: a.wait,
+	}
+}
+
+// retryAfter reads Retry-After (RFC 9110 section 10.2.3).
+func (d *Driver) retryAfter(h http.Header) time.Duration {
+	value := h.Get("Retry-After")
+	wait := time.Duration(0)
+	if seconds, err := strconv.Atoi(value); err == nil {
+		wait = time.Duration(min(max(seconds, 0), int(maxRetryAfter.Seconds()))) * time.Second
+	} else if at, err := http.ParseTime(value); err == nil {
+		wait = at.Sub(d.config.Now())
+	}
+	return min(max(wait, 0), maxRetryAfter)
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package registration
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// SyncClient makes the registrations of a client what want says. Where the server does not let them be updated, a
+// credential with other scopes than the client should have now is replaced by a new registration. A client without
+// access loses its registrations: one without scopes may get the server's default ones, or all (RFC 7591 section 2).
+//
+// state.Creating is set while an update is on its way: its answer may bring a new secret. If it was lost, the update is
+// made once more unless the server tells the secret when it is asked.
+func (d *Driver) SyncClient(ctx context.Context, want provision.Client, state *provision.ClientState, keep provision.Keep) ([]provision.Drift, error) {
+	if err := d.usable(want); err != nil {
+		return nil, err
+	}
+	if len(want.Access) == 0 {
+		want.Retain = false
+		return nil, d.RemoveClient(ctx, want, state, keep)
+	}
+	s := &syncing{
+		Driver: d, want: want, state: state, keep: keep, uncertain: state.Creating,
+		before: scopes(state.Access), wanted: scopes(want.Access),
+	}
+	if less := slices.ContainsFunc(s.before, func(scope string) bool { return !slices.Contains(s.wanted, scope) }); less {
+		s.endOverlap()
+	}
+	for i := 0; i < len(state.Credentials); {
+		there, err := s.credential(ctx, &state.Credentials[i])
+		if err != nil {
+			return s.drift, err
+		}
+		if there {
+			i++
+			continue
+		}
+		forget(state, i)
+	}
+	if s.stale {
+		s.replace()
+		s.told = nil
+	}
+	state.Access, state.Creating = granted(want.Access, s.told), false
+	return s.drift, nil
+}
+
+// syncing is one call of SyncClient.
+type syncing struct {
+	*Driver
+	want  provision.Client
+	state *provision.ClientState
+	keep  provision.Keep
+
+	uncertain      bool     // the answer to an earlier update was lost
+	before, wanted []string // the scopes
+	told           *string  // what the server says that the scopes are, nil if it does not
+	stale          bool     // the scopes have changed, and a registration cannot be updated
+	drift          []provision.Drift
+}
+
+// endOverlap has replaced credentials revoked at once: they can do what the client should no longer be able to.
+func (s *syncing) endOverlap() {
+	for i := range s.state.Credentials {
+		if c := &s.state.Credentials[i]; c.Stage == provision.Retiring {
+			c.RetireAt = s.config.Now().UTC().Truncate(1e9)
+		}
+	}
+}
+
+// credential makes one registration what it should be, and says whether the server still has it.
+func (s *syncing) credential(ctx context.Context, c *provision.Credential) (there bool, err error) {
+	if c.Stage == provision.Issuing || c.Stage == provision.Retiring {
+		return true, nil
+	}
+	if !s.managed(c) {
+		s.stale = s.stale || !slices.Equal(s.before, s.wanted)
+		return true, nil
+	}
+	a, err := s.send(ctx, http.MethodGet, c.RegistrationURI, c.RegistrationToken, nil)
+	if err != nil {
+		return true, err
+	}
+	if a.status != http.StatusOK {
+		return s.absent(c, a)
+	}
+	found, err := s.read(ctx, c, a)
+	if err != nil {
+		return true, err
+	}
+	if s.matches(found, c) && (!s.uncertain || found.secret != "") {
+		s.told = found.scope
+		return true, nil
+	}
+	return true, s.update(ctx, c, found)
+}
+
+// absent judges an answer without a registration. Only what a registration endpoint says about one is believed, not
+// what a proxy says in its place: a registration that is given up cannot be found again.
+func (s *syncing) absent(c *provision.Credential, a *answer) (there bool, err error) {
+	forbidden := a.status == http.StatusForbidden && a.object()
+	switch {
+	case a.busy() || a.status != http.StatusUnauthorized && !a.absent() && !forbidden:
+		return true, unavailable(a, "the server did not show a registration")
+	case forbidden || s.uncertain:
+		leaveBehind(s.state, unmanageable(c))
+	}
+	if !s.uncertain {
+		s.drift = append(s.drift, "The client's registration was missing")
+	}
+	return false, nil
+}
+
+// read takes over what an answer says about the credential, and records at once what is new in it.
+func (s *syncing) read(ctx context.Context, c *provision.Credential, a *answer) (*registered, error) {
+	r, err := parse(a.body)
+	if err != nil || r.id != c.ClientID {
+		return nil, senseless(a, "registration")
+	}
+	if s.take(c, r) {
+		return r, s.keep(ctx)
+	}
+	return r, nil
+}
+
+// unsupported are the answers of servers that do not know how to update a registration which they have just shown: the
+// registration access token was good for that.
+var unsupported = []int{
+	http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented,
+}
+
+func (s *syncing) update(ctx context.Context, c *provision.Credential, found *registered) error {
+	differences := s.differences(found, c)
+	s.state.Creating = true
+	if err := s.keep(ctx); err != nil {
+		return err
+	}
+	a, err := s.send(ctx, http.MethodPut, c.RegistrationURI, c.RegistrationToken, s.replacement(found, c))
+	if err != nil {
+		return err
+	}
+	switch {
+	case a.status/100 == 2:
+	case a.busy():
+		return unavailable(a, "the server did not update a registration")
+	case slices.Contains(unsupported, a.status) || a.status/100 == 3:
+		s.stale = s.stale || !slices.Equal(s.before, s.wanted)
+		s.drift = append(s.drift, differences...)
+		return nil
+	default:
+		s.state.Creating = s.uncertain
+		if err := s.keep(ctx); err != nil {
+			return err
+		}
+		return s.rejected(a, "the server refused to update a registration")
+	}
+	now, err := s.read(ctx, c, a)
+	if err != nil {
+		return err
+	}
+	s.told = now.scope
+	// What the server makes of every request is no drift.
+	remaining := s.differences(now, c)
+	for _, difference := range differences {
+		if !slices.Contains(remaining, difference) {
+			s.drift = append(s.drift, difference)
+		}
+	}
+	return nil
+}
+
+// differences are those between a registration and what the last call left, which no change of want explains.
+func (s *syncing) differences(r *registered, c *provision.Credential) (drift []provision.Drift) {
+	if s.uncertain {
+		return nil
+	}
+	has := r.scopes()
+	for _, scope := range s.before {
+		if !slices.Contains(has, scope) {
+			drift = append(drift, provision.Driftf("Scope %q was missing", provision.Printable(scope, 128)))
+		}
+	}
+	for _, scope := range has {
+		if !slices.Contains(s.before, scope) {
+			drift = append(drift, provision.Driftf("Scope %q had been added", provision.Printable(scope, 128)))
+		}
+	}
+	if r.name != "" && r.name != clientName(s.want, c) {
+		drift = append(drift, "The client had been renamed")
+	}
+	if !r.grants() {
+		drift = append(drift, "The client's grant types had been changed")
+	}
+	return drift
+}
+
+// replace has another client registered, with which the life of a credential begins again. The current one serves until
+// the new one works.
+func (s *syncing) replace() {
+	for i := range s.state.Credentials {
+		switch c := &s.state.Credentials[i]; c.Stage {
+		case provision.Issuing:
+			return
+		case provision.Pending:
+			c.Stage, c.RetireAt = provision.Retiring, s.config.Now().UTC().Truncate(1e9)
+		case provision.Current, provision.Retiring:
+		}
+	}
+	s.state.Sequence++
+	s.state.Credentials = append(s.state.Credentials, provision.Credential{
+		Name: fmt.Sprintf("%s%d", s.want.Owner.CredentialPrefix(), s.state.Sequence), Stage: provision.Issuing,
+	})
+}
