@@ -75,6 +75,13 @@ func (s *Server) Violations() []string {
 	return slices.Clone(s.record.violations)
 }
 
+// ForgetViolations empties what [Server.Violations] returns, for tests that commit some on purpose.
+func (s *Server) ForgetViolations() {
+	s.record.mu.Lock()
+	defer s.record.mu.Unlock()
+	s.record.violations = nil
+}
+
 type recorder struct {
 	mu         sync.Mutex
 	decide     func(*http.Request, int) Fault

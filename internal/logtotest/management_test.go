@@ -1,0 +1,687 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package logtotest_test
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/m2m-operator/m2m-operator/internal/logtotest"
+)
+
+// world is a server with one of each, made through its API and not tied together.
+type world struct {
+	*fixture
+	api, read, write, app, role string // ids
+}
+
+func newWorld(t *testing.T, opts ...logtotest.Option) *world {
+	t.Helper()
+	w := &world{fixture: setUp(t, opts...)}
+	w.api = w.do("POST", "/api/resources", object{"name": "Payments", "indicator": payments}).id()
+	w.read = w.do("POST", w.at("resources", w.api, "scopes"), object{"name": "payments:read", "description": "Look"}).id()
+	w.write = w.do("POST", w.at("resources", w.api, "scopes"), object{"name": "payments:write", "description": "Pay"}).id()
+	w.app = w.do("POST", "/api/applications", object{"name": "cart", "type": "MachineToMachine"}).id()
+	w.role = w.do("POST", "/api/roles", object{"name": "cart", "description": "cart", "type": "MachineToMachine"}).id()
+	if w.api == "" || w.read == "" || w.write == "" || w.app == "" || w.role == "" {
+		t.Fatal("the world is not complete")
+	}
+	return w
+}
+
+func (w *world) at(segments ...string) string { return "/api/" + strings.Join(segments, "/") }
+
+func (w *world) grant(scopes ...string) result {
+	w.t.Helper()
+	return w.do("POST", w.at("roles", w.role, "scopes"), object{"scopeIds": scopes})
+}
+
+func (w *world) assign() result {
+	w.t.Helper()
+	return w.do("POST", w.at("roles", w.role, "applications"), object{"applicationIds": []string{w.app}})
+}
+
+// granted are the names of the role's scopes.
+func (w *world) granted() []string {
+	for _, r := range w.Snapshot().Roles {
+		if r.ID == w.role {
+			return r.Scopes[payments]
+		}
+	}
+	return nil
+}
+
+func (w *world) assigned() []string {
+	for _, a := range w.Snapshot().Applications {
+		if a.ID == w.app {
+			return a.Roles
+		}
+	}
+	return nil
+}
+
+// row is a request and its answer.
+type row struct {
+	version string
+	prepare func(*world)
+	send    func(*world) result
+	status  int
+	code    string
+	text    string // of a text/plain answer
+	check   func(*testing.T, *world, result)
+}
+
+func runRows(t *testing.T, rows map[string]row) {
+	t.Helper()
+	for name, tc := range rows {
+		t.Run(name, func(t *testing.T) {
+			var opts []logtotest.Option
+			if tc.version != "" {
+				opts = append(opts, logtotest.WithVersion(tc.version))
+			}
+			w := newWorld(t, opts...)
+			if tc.prepare != nil {
+				tc.prepare(w)
+			}
+			got := tc.send(w)
+			if got.status != tc.status || got.code() != tc.code {
+				t.Fatalf("got %d %q, want %d %q: %s", got.status, got.code(), tc.status, tc.code, got.raw)
+			}
+			if tc.text != "" && (got.raw != tc.text || !strings.HasPrefix(got.header.Get("Content-Type"), "text/plain")) {
+				t.Errorf("got %q of type %q, want the text %q", got.raw, got.header.Get("Content-Type"), tc.text)
+			}
+			if tc.code != "" && got.member("message") == nil {
+				t.Errorf("an error without message: %s", got.raw)
+			}
+			if tc.check != nil {
+				tc.check(t, w, got)
+			}
+			w.wantNoViolations()
+		})
+	}
+}
+
+func wantKeys(t *testing.T, got map[string]any, want ...string) {
+	t.Helper()
+	var keys []string
+	for key := range got {
+		keys = append(keys, key)
+	}
+	if diff := cmp.Diff(want, keys, cmpopts.SortSlices(strings.Compare)); diff != "" {
+		t.Errorf("members (-want +got):\n%s", diff)
+	}
+}
+
+func again(send func(*world) result) func(*world) { return func(w *world) { send(w) } }
+
+func TestResourcesAndScopes(t *testing.T) {
+	post := func(w *world) result {
+		return w.do("POST", "/api/resources", object{"name": "Orders", "indicator": "https://orders.example.com", "accessTokenTtl": 60})
+	}
+	patch := func(body object) func(*world) result {
+		return func(w *world) result { return w.do("PATCH", w.at("resources", w.api), body) }
+	}
+	scope := func(name string) func(*world) result {
+		return func(w *world) result {
+			return w.do("POST", w.at("resources", w.api, "scopes"), object{"name": name, "description": "d"})
+		}
+	}
+	remove := func(w *world) result { return w.do("DELETE", w.at("resources", w.api), nil) }
+	removeScope := func(w *world) result { return w.do("DELETE", w.at("resources", w.api, "scopes", w.read), nil) }
+	management := func(w *world) string {
+		for _, r := range w.do("GET", "/api/resources", nil).list() {
+			if r["indicator"] == logtotest.ManagementAPI {
+				return r["id"].(string)
+			}
+		}
+		return ""
+	}
+	runRows(t, map[string]row{
+		"A resource is created with 201": {
+			send: post, status: 201,
+			check: func(t *testing.T, w *world, got result) {
+				wantKeys(t, got.object(), "tenantId", "id", "name", "indicator", "isDefault", "accessTokenTtl", "scopes")
+				if got.member("accessTokenTtl") != 60.0 || len(got.id()) != 21 {
+					t.Errorf("got %s", got.raw)
+				}
+			},
+		},
+		"A second one with the same indicator is refused": {
+			prepare: again(post), send: post, status: 422, code: "resource.resource_identifier_in_use",
+		},
+		"The indicator is not validated": {
+			send: func(w *world) result {
+				return w.do("POST", "/api/resources", object{"name": "x", "indicator": "not a uri"})
+			}, status: 201,
+		},
+		"Its lifetime can be changed": {
+			send: patch(object{"accessTokenTtl": 1200}), status: 200,
+			check: func(t *testing.T, w *world, got result) {
+				if r := w.Snapshot().Resources[0]; r.AccessTokenTTL != 1200 || r.Name != "Payments" {
+					t.Errorf("got %+v", r)
+				}
+			},
+		},
+		"Its indicator cannot be changed": {
+			send: patch(object{"indicator": "https://other.example.com"}), status: 422, code: "entity.invalid_input",
+		},
+		"An unknown one is not found": {
+			send: func(w *world) result { return w.do("GET", "/api/resources/nothing", nil) }, status: 404,
+			code: "entity.not_exists_with_id",
+		},
+		"A scope is created with 201": {
+			send: scope("payments:refund"), status: 201,
+			check: func(t *testing.T, w *world, got result) {
+				wantKeys(t, got.object(), "tenantId", "id", "resourceId", "name", "description", "createdAt")
+			},
+		},
+		"A scope exists":     {send: scope("payments:read"), status: 422, code: "scope.name_exists"},
+		"A scope with space": {send: scope("payments read"), status: 400, code: "scope.name_with_space"},
+		"A scope on the Management API": {
+			send: func(w *world) result {
+				return w.do("POST", w.at("resources", management(w), "scopes"), object{"name": "some"})
+			}, status: 400, code: "resource.cannot_modify_management_api",
+		},
+		"A scope of an unknown resource": {
+			send:   func(w *world) result { return w.do("POST", "/api/resources/nothing/scopes", object{"name": "some"}) },
+			status: 404, code: "entity.not_exists_with_id",
+		},
+		"A scope can be renamed and described": {
+			send: func(w *world) result {
+				return w.do("PATCH", w.at("resources", w.api, "scopes", w.read), object{"name": "read", "description": "D"})
+			}, status: 200,
+			check: func(t *testing.T, w *world, got result) {
+				want := logtotest.Scope{ID: w.read, Name: "read", Description: "D"}
+				if diff := cmp.Diff(want, w.Snapshot().Resources[0].Scopes[1]); diff != "" {
+					t.Error(diff)
+				}
+			},
+		},
+		"A scope cannot take another one's name": {
+			send: func(w *world) result {
+				return w.do("PATCH", w.at("resources", w.api, "scopes", w.read), object{"name": "payments:write"})
+			}, status: 422, code: "scope.name_exists",
+		},
+		"Deleting a scope takes it from roles": {
+			prepare: func(w *world) { w.grant(w.read, w.write) }, send: removeScope, status: 204,
+			check: func(t *testing.T, w *world, got result) {
+				if diff := cmp.Diff([]string{"payments:write"}, w.granted()); diff != "" {
+					t.Error(diff)
+				}
+			},
+		},
+		"A scope is not deleted twice": {prepare: again(removeScope), send: removeScope, status: 404, code: "entity.not_found"},
+		"Deleting a resource takes its scopes and their grants along": {
+			prepare: func(w *world) { w.grant(w.read) }, send: remove, status: 204,
+			check: func(t *testing.T, w *world, got result) {
+				if s := w.Snapshot(); len(s.Resources) > 0 || s.Roles[0].Scopes != nil {
+					t.Errorf("got %+v", s)
+				}
+			},
+		},
+		"A resource is not deleted twice": {prepare: again(remove), send: remove, status: 404, code: "entity.not_exists_with_id"},
+		"A name is required": {
+			send:   func(w *world) result { return w.do("POST", "/api/resources", object{"indicator": "https://x"}) },
+			status: 400, code: "guard.invalid_input",
+		},
+		"The list of resources ignores a search": {
+			send: func(w *world) result {
+				return w.do("GET", "/api/resources?search.name=none&mode.name=exact&search=%25x%25", nil)
+			},
+			status: 200, check: func(t *testing.T, w *world, got result) {
+				if len(got.list()) != 2 {
+					t.Errorf("got %s", got.raw)
+				}
+			},
+		},
+		"The list of resources can have their scopes": {
+			send: func(w *world) result { return w.do("GET", "/api/resources?includeScopes=true", nil) }, status: 200,
+			check: func(t *testing.T, w *world, got result) {
+				for _, r := range got.list() {
+					if r["id"] == w.api && len(r["scopes"].([]any)) != 2 {
+						t.Errorf("got %v", r)
+					}
+				}
+			},
+		},
+	})
+}
+
+func TestApplicationsAndSecrets(t *testing.T) {
+	post := func(w *world) result {
+		return w.do("POST", "/api/applications", object{
+			"name": "shop", "type": "MachineToMachine", "description": "d", "customData": object{"a": 1},
+			"id": "mine", "secret": "mine",
+		})
+	}
+	addSecret := func(name string, expires any) func(*world) result {
+		return func(w *world) result {
+			body := object{"name": name}
+			if expires != nil {
+				body["expiresAt"] = expires
+			}
+			return w.do("POST", w.at("applications", w.app, "secrets"), body)
+		}
+	}
+	removeDefault := func(w *world) result {
+		return w.do("DELETE", w.at("applications", w.app, "secrets", "Default%20secret"), nil)
+	}
+	remove := func(w *world) result { return w.do("DELETE", w.at("applications", w.app), nil) }
+	custom := func(body object) func(*world) {
+		return func(w *world) { w.do("PATCH", w.at("applications", w.app, "custom-data"), body) }
+	}
+	customIs := func(want object) func(*testing.T, *world, result) {
+		return func(t *testing.T, w *world, _ result) {
+			t.Helper()
+			if diff := cmp.Diff(want, w.Snapshot().Applications[0].CustomData); diff != "" {
+				t.Error(diff)
+			}
+		}
+	}
+	in := func(d time.Duration) int64 { return newClock().now().Add(d).UnixMilli() }
+	runRows(t, map[string]row{
+		"An application is created with 200, under an id and with a secret of Logto's choice": {
+			send: post, status: 200,
+			check: func(t *testing.T, w *world, got result) {
+				if got.id() == "mine" || got.member("secret") != nil || got.member("type") != "MachineToMachine" {
+					t.Errorf("got %s", got.raw)
+				}
+				secrets := w.do("GET", w.at("applications", got.id(), "secrets"), nil).list()
+				if len(secrets) != 1 || secrets[0]["name"] != "Default secret" || len(secrets[0]["value"].(string)) != 32 ||
+					secrets[0]["expiresAt"] != nil || secrets[0]["createdAt"] == nil {
+					t.Errorf("secrets: %v", secrets)
+				}
+			},
+		},
+		"Names are not unique": {
+			prepare: again(post), send: post, status: 200,
+			check: func(t *testing.T, w *world, got result) {
+				if n := len(w.Snapshot().Applications); n != 3 {
+					t.Errorf("%d applications, want 3", n)
+				}
+			},
+		},
+		"Up to 1.41 the body carries a secret": {
+			version: "1.41", send: func(w *world) result { return w.do("GET", w.at("applications", w.app), nil) }, status: 200,
+			check: func(t *testing.T, w *world, got result) {
+				secret, _ := got.member("secret").(string)
+				if token := w.token(w.app, secret, "resource", payments); token.status != http.StatusOK {
+					t.Errorf("it authenticates with %d", token.status)
+				}
+			},
+		},
+		"An application is read with isAdmin": {
+			send: func(w *world) result { return w.do("GET", w.at("applications", w.app), nil) }, status: 200,
+			check: func(t *testing.T, w *world, got result) {
+				if got.member("isAdmin") != false || got.member("secret") != nil {
+					t.Errorf("got %s", got.raw)
+				}
+			},
+		},
+		"A secret is created with 201 and its value": {
+			send: addSecret("second", in(time.Hour)), status: 201,
+			check: func(t *testing.T, w *world, got result) {
+				if got.member("value") != w.SecretValue(w.app, "second") || got.member("expiresAt") != float64(in(time.Hour)) {
+					t.Errorf("got %s", got.raw)
+				}
+			},
+		},
+		"A secret without expiry":           {send: addSecret("second", nil), status: 201},
+		"A secret's name is taken":          {send: addSecret("Default secret", nil), status: 422, code: "application.secret_name_exists"},
+		"A secret that expires in the past": {send: addSecret("x", in(-time.Hour)), status: 400, code: "request.invalid_input"},
+		"A secret with an ISO time": {
+			send: addSecret("x", "2030-01-01T00:00:00Z"), status: 400, code: "guard.invalid_input",
+		},
+		"A secret of an unknown application": {
+			prepare: again(remove), send: addSecret("x", nil), status: 404, code: "entity.relation_foreign_key_not_found",
+		},
+		"A secret is deleted by its encoded name": {
+			send: removeDefault, status: 204,
+			check: func(t *testing.T, w *world, got result) {
+				if diff := cmp.Diff([]string(nil), w.Snapshot().Applications[0].Secrets); diff != "" {
+					t.Error(diff)
+				}
+			},
+		},
+		"A secret is not deleted twice": {prepare: again(removeDefault), send: removeDefault, status: 404, code: "entity.not_found"},
+		"Custom data is merged at its first level": {
+			prepare: custom(object{"a": "1", "deep": object{"x": "1"}}),
+			send: func(w *world) result {
+				return w.do("PATCH", w.at("applications", w.app, "custom-data"), object{"b": "2", "deep": object{"y": "2"}})
+			}, status: 200, check: customIs(object{"a": "1", "b": "2", "deep": object{"y": "2"}}),
+		},
+		"Custom data is replaced with the application": {
+			prepare: custom(object{"a": "1"}),
+			send: func(w *world) result {
+				return w.do("PATCH", w.at("applications", w.app), object{"customData": object{"b": "2"}})
+			}, status: 200, check: customIs(object{"b": "2"}),
+		},
+		"Renaming leaves the rest": {
+			prepare: custom(object{"a": "1"}),
+			send:    func(w *world) result { return w.do("PATCH", w.at("applications", w.app), object{"name": "n"}) },
+			status:  200, check: customIs(object{"a": "1"}),
+		},
+		"An application is deleted": {
+			prepare: func(w *world) { w.assign() }, send: remove, status: 204,
+			check: func(t *testing.T, w *world, got result) {
+				if s := w.Snapshot(); len(s.Applications) > 0 || s.Roles[0].Applications != nil {
+					t.Errorf("got %+v", s)
+				}
+			},
+		},
+		"An application is not deleted twice": {prepare: again(remove), send: remove, status: 404, code: "entity.not_exists_with_id"},
+		"Secrets of an unknown application": {
+			send:   func(w *world) result { return w.do("GET", "/api/applications/nothing/secrets", nil) },
+			status: 404, code: "entity.not_exists_with_id",
+		},
+	})
+}
+
+func TestRoles(t *testing.T) {
+	post := func(body object) func(*world) result {
+		return func(w *world) result { return w.do("POST", "/api/roles", body) }
+	}
+	m2m := object{"name": "shop", "description": "d", "type": "MachineToMachine"}
+	grant := func(ids func(*world) []string) func(*world) result {
+		return func(w *world) result { return w.grant(ids(w)...) }
+	}
+	both := grant(func(w *world) []string { return []string{w.read, w.write} })
+	revoke := func(w *world) result { return w.do("DELETE", w.at("roles", w.role, "scopes", w.read), nil) }
+	addRole := func(w *world) result {
+		return w.do("POST", w.at("applications", w.app, "roles"), object{"roleIds": []string{w.role}})
+	}
+	putRoles := func(ids func(*world) []string) func(*world) result {
+		return func(w *world) result {
+			return w.do("PUT", w.at("applications", w.app, "roles"), object{"roleIds": ids(w)})
+		}
+	}
+	remove := func(w *world) result { return w.do("DELETE", w.at("roles", w.role), nil) }
+	unassign := func(w *world) result { return w.do("DELETE", w.at("roles", w.role, "applications", w.app), nil) }
+	unassignOther := func(w *world) result { return w.do("DELETE", w.at("applications", w.app, "roles", w.role), nil) }
+	assign := func(w *world) { w.assign() }
+	grants := func(want ...string) func(*testing.T, *world, result) {
+		return func(t *testing.T, w *world, _ result) {
+			t.Helper()
+			if diff := cmp.Diff(want, w.granted(), cmpopts.EquateEmpty()); diff != "" {
+				t.Error(diff)
+			}
+		}
+	}
+	assignments := func(want int) func(*testing.T, *world, result) {
+		return func(t *testing.T, w *world, _ result) {
+			t.Helper()
+			if got := w.assigned(); len(got) != want {
+				t.Errorf("roles of the application: %q, want %d", got, want)
+			}
+		}
+	}
+	kind := func(want string) func(*testing.T, *world, result) {
+		return func(t *testing.T, w *world, got result) {
+			t.Helper()
+			wantKeys(t, got.object(), "tenantId", "id", "name", "description", "type", "isDefault")
+			if got.member("type") != want {
+				t.Errorf("got %s, want type %s", got.raw, want)
+			}
+		}
+	}
+	runRows(t, map[string]row{
+		"A role is created with 200":       {send: post(m2m), status: 200, check: kind("MachineToMachine")},
+		"Without a type it is a user role": {send: post(object{"name": "shop", "description": "d"}), status: 200, check: kind("User")},
+		"Its name is unique":               {prepare: again(post(m2m)), send: post(m2m), status: 422, code: "role.name_in_use"},
+		"It needs a description": {
+			send: post(object{"name": "shop", "type": "MachineToMachine"}), status: 400, code: "guard.invalid_input",
+		},
+		"A description of 128 is not too long": {
+			send: post(object{"name": "shop", "description": strings.Repeat("ä", 128)}), status: 200,
+		},
+		"A description of 129 is": {
+			send: post(object{"name": "shop", "description": strings.Repeat("ä", 129)}), status: 400, code: "guard.invalid_input",
+		},
+		"An unknown scope fails the creation and leaves the role behind": {
+			send:   post(object{"name": "shop", "description": "d", "type": "MachineToMachine", "scopeIds": []string{"nothing"}}),
+			status: 404, code: "entity.not_exists_with_id",
+			check: func(t *testing.T, w *world, got result) {
+				if roles := w.Snapshot().Roles; len(roles) != 2 || roles[1].Name != "shop" || roles[1].Scopes != nil {
+					t.Errorf("got %+v", roles)
+				}
+			},
+		},
+		"Scopes are added with 201": {send: both, status: 201, check: grants("payments:read", "payments:write")},
+		"One that is there spoils all": {
+			prepare: func(w *world) { w.grant(w.read) }, send: both, status: 422, code: "role.scope_exists",
+			check: grants("payments:read"),
+		},
+		"An unknown scope spoils all too": {
+			send: grant(func(w *world) []string { return []string{w.read, "nothing"} }), status: 404,
+			code: "entity.not_exists_with_id", check: grants(),
+		},
+		"No scopes are refused": {
+			send: grant(func(*world) []string { return []string{} }), status: 400, code: "guard.invalid_input",
+		},
+		"A scope is taken":           {prepare: again(both), send: revoke, status: 204, check: grants("payments:write")},
+		"A scope is not taken twice": {send: revoke, status: 404, code: "entity.not_found"},
+		"Scopes cannot be put": {
+			send: func(w *world) result {
+				return w.do("PUT", w.at("roles", w.role, "scopes"), object{"scopeIds": []string{w.read}})
+			}, status: 405, text: "Method Not Allowed", check: grants(),
+		},
+		"An application is added with 201 and a text": {
+			send: (*world).assign, status: 201, text: "Created", check: assignments(1),
+		},
+		"An application is not added twice": {
+			prepare: assign, send: (*world).assign, status: 422, code: "role.application_exists",
+		},
+		"An unknown application is not added": {
+			prepare: func(w *world) { w.do("DELETE", w.at("applications", w.app), nil) },
+			send:    (*world).assign, status: 404, code: "entity.not_exists_with_id",
+		},
+		"A role is added to an application": {
+			send: addRole, status: 201,
+			check: func(t *testing.T, w *world, got result) {
+				if diff := cmp.Diff(object{"roleIds": []any{w.role}, "addedRoleIds": []any{w.role}}, got.object()); diff != "" {
+					t.Error(diff)
+				}
+			},
+		},
+		"From 1.41 it may be added again": {
+			version: "1.41", prepare: assign, send: addRole, status: 201, check: assignments(1),
+		},
+		"In 1.37 it is added with a text": {version: "1.37", send: addRole, status: 201, text: "Created", check: assignments(1)},
+		"In 1.37 it may not be added again": {
+			version: "1.37", prepare: assign, send: addRole, status: 422, code: "application.role_exists",
+		},
+		"A user role is not added": {
+			send: func(w *world) result {
+				id := w.do("POST", "/api/roles", object{"name": "u", "description": "d"}).id()
+				return w.do("POST", w.at("applications", w.app, "roles"), object{"roleIds": []string{id}})
+			}, status: 422, code: "application.invalid_role_type",
+		},
+		"Putting roles fails where nothing is to be added": {
+			prepare: assign, send: putRoles(func(w *world) []string { return []string{w.role} }), status: 422,
+			code: "entity.invalid_input", check: assignments(1),
+		},
+		"Putting no roles removes all and fails": {
+			prepare: assign, send: putRoles(func(*world) []string { return []string{} }), status: 422,
+			code: "entity.invalid_input", check: assignments(0),
+		},
+		"Putting a new role works": {
+			send: putRoles(func(w *world) []string { return []string{w.role} }), status: 200, check: assignments(1),
+		},
+		"A role is deleted even while assigned": {prepare: assign, send: remove, status: 204, check: assignments(0)},
+		"A role is not deleted twice":           {prepare: again(remove), send: remove, status: 404, code: "entity.not_exists_with_id"},
+		"An application leaves a role":          {prepare: assign, send: unassign, status: 204, check: assignments(0)},
+		"An application leaves a role once":     {send: unassign, status: 404, code: "entity.not_found"},
+		"A role leaves an application":          {prepare: assign, send: unassignOther, status: 204, check: assignments(0)},
+		"A role leaves an application once":     {send: unassignOther, status: 404, code: "entity.not_found"},
+		"A role is renamed and described": {
+			send: func(w *world) result {
+				return w.do("PATCH", w.at("roles", w.role), object{"name": "n", "description": "d"})
+			}, status: 200,
+			check: func(t *testing.T, w *world, got result) {
+				if r := w.Snapshot().Roles[0]; r.Name != "n" || r.Description != "d" {
+					t.Errorf("got %+v", r)
+				}
+			},
+		},
+		"A role cannot take another one's name": {
+			prepare: again(post(m2m)),
+			send:    func(w *world) result { return w.do("PATCH", w.at("roles", w.role), object{"name": "shop"}) },
+			status:  422, code: "role.name_in_use",
+		},
+		"A role's scopes name their resource": {
+			prepare: again(both), send: func(w *world) result { return w.do("GET", w.at("roles", w.role, "scopes"), nil) }, status: 200,
+			check: func(t *testing.T, w *world, got result) {
+				for _, c := range got.list() {
+					if c["resource"].(object)["indicator"] != payments {
+						t.Errorf("got %v", c)
+					}
+				}
+			},
+		},
+	})
+}
+
+func TestListsArePagedOrWhole(t *testing.T) {
+	w := newWorld(t)
+	var scopes []string
+	for i := range 129 {
+		number := fmt.Sprintf("%03d", i)
+		scopes = append(scopes, w.do("POST", w.at("resources", w.api, "scopes"), object{"name": "s" + number}).id())
+		w.do("POST", "/api/resources", object{"name": "r", "indicator": "https://" + number})
+		app := w.CreateApplication("a"+number, "")
+		role, err := w.CreateRole("r"+number, "d")
+		must(t, err)
+		must(t, w.AssignRole(role, w.app))
+		must(t, w.AssignRole(w.role, app))
+	}
+	w.grant(scopes...)
+	for name, tc := range map[string]struct {
+		path    string
+		total   int
+		whole   bool // without paging parameters
+		ordered bool
+	}{
+		"resources":               {path: "/api/resources", total: 131, whole: true},
+		"resource scopes":         {path: w.at("resources", w.api, "scopes"), total: 131},
+		"applications":            {path: "/api/applications", total: 131, whole: true, ordered: true},
+		"roles of an application": {path: w.at("applications", w.app, "roles"), total: 129},
+		"roles":                   {path: "/api/roles", total: 131},
+		"role scopes":             {path: w.at("roles", w.role, "scopes"), total: 129, whole: true},
+		"applications of a role":  {path: w.at("roles", w.role, "applications"), total: 129},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bare := w.do("GET", tc.path, nil)
+			want, header := 20, fmt.Sprint(tc.total)
+			if tc.whole {
+				want, header = tc.total, ""
+			}
+			if n := len(bare.list()); n != want || bare.header.Get("Total-Number") != header {
+				t.Errorf("without parameters %d of %q, want %d of %q", n, bare.header.Get("Total-Number"), want, header)
+			}
+			second := w.do("GET", tc.path+"?page=2", nil)
+			if n := len(second.list()); n != 20 || second.header.Get("Total-Number") != fmt.Sprint(tc.total) {
+				t.Errorf("page 2 has %d of %q", n, second.header.Get("Total-Number"))
+			}
+			seen := map[string]bool{}
+			var creation []string
+			for page, want := range []int{100, tc.total - 100, 0} {
+				list := w.do("GET", fmt.Sprintf("%s?page=%d&page_size=100", tc.path, page+1), nil).list()
+				if len(list) != want {
+					t.Errorf("page %d has %d, want %d", page+1, len(list), want)
+				}
+				for _, item := range list {
+					seen[item["id"].(string)] = true
+					creation = append(creation, item["name"].(string))
+				}
+			}
+			if len(seen) != tc.total {
+				t.Errorf("the pages have %d different ones, want %d", len(seen), tc.total)
+			}
+			slices.Reverse(creation)
+			names := slices.DeleteFunc(creation, func(name string) bool { return !strings.HasPrefix(name, "a0") })
+			if tc.ordered && (len(names) != 100 || !slices.IsSorted(names)) {
+				t.Errorf("not in the order of creation: %q", names)
+			}
+			for _, bad := range []string{"page=0", "page=x", "page_size=101", "page_size=0"} {
+				if got := w.do("GET", tc.path+"?"+bad, nil); got.status != 400 || got.code() != "guard.invalid_pagination" {
+					t.Errorf("%s: %d %s", bad, got.status, got.raw)
+				}
+			}
+		})
+	}
+	w.wantNoViolations()
+}
+
+func TestUnorderedListsAreInNoOrder(t *testing.T) {
+	names := func(w *world) (names []string) {
+		for _, r := range w.do("GET", "/api/roles?page_size=100", nil).list() {
+			names = append(names, r["name"].(string))
+		}
+		return names
+	}
+	orders := map[string]bool{}
+	for seed := range uint64(4) {
+		w := newWorld(t, logtotest.WithSeed(seed))
+		for i := range 20 {
+			if _, err := w.CreateRole(fmt.Sprintf("r%02d", i), "d"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := names(w)
+		if diff := cmp.Diff(before, names(w)); diff != "" {
+			t.Errorf("seed %d: the order changes by itself:\n%s", seed, diff)
+		}
+		for _, r := range w.Snapshot().Roles {
+			must(t, w.DescribeRole(r.ID, "other"))
+		}
+		if after := names(w); cmp.Equal(before, after) {
+			t.Errorf("seed %d: updates leave the order: %q", seed, after)
+		}
+		orders[strings.Join(before, " ")] = true
+	}
+	if len(orders) != 4 {
+		t.Errorf("%d different orders of 4 seeds", len(orders))
+	}
+}
+
+func TestSearch(t *testing.T) {
+	w := newWorld(t)
+	for _, name := range []string{"Shop_A", "shop_a", "shopXa", "shop_a extra"} {
+		w.CreateApplication(name, "")
+		role, err := w.CreateRole(name, "d")
+		must(t, err)
+		must(t, w.AssignRole(role, w.app))
+	}
+	for name, tc := range map[string]struct {
+		query string
+		want  []string
+	}{
+		"exact ignores case":       {"search.name=shop_a&mode.name=exact", []string{"Shop_A", "shop_a"}},
+		"exact and case-sensitive": {"search.name=shop_a&mode.name=exact&isCaseSensitive=true", []string{"shop_a"}},
+		"by default _ matches any": {"search.name=shop_a", []string{"Shop_A", "shop_a", "shopXa"}},
+		"by default % matches all": {"search.name=shop_a%25", []string{"Shop_A", "shop_a", "shopXa", "shop_a extra"}},
+		"like with a backslash":    {"search.name=shop%5C_a&isCaseSensitive=true", []string{"shop_a"}},
+		"nothing of that name":     {"search.name=none&mode.name=exact", nil},
+	} {
+		for _, path := range []string{"/api/applications", "/api/roles", w.at("applications", w.app, "roles")} {
+			t.Run(name+" at "+path[4:8], func(t *testing.T) {
+				var got []string
+				answer := w.do("GET", path+"?"+tc.query, nil)
+				for _, item := range answer.list() {
+					got = append(got, item["name"].(string))
+				}
+				if diff := cmp.Diff(tc.want, got, cmpopts.SortSlices(strings.Compare)); diff != "" {
+					t.Errorf("%d (-want +got):\n%s", answer.status, diff)
+				}
+			})
+		}
+	}
+	w.wantNoViolations()
+}
