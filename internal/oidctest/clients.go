@@ -64,6 +64,8 @@ type registered struct {
 	accepted *goidc.Client
 	// refused is the client under a method that go-oidc answers with invalid_client.
 	refused *goidc.Client
+	// dynamic is set for a client that registered itself.
+	dynamic *dynamic
 }
 
 type registry struct {
@@ -71,6 +73,7 @@ type registry struct {
 	clients   map[string]*registered
 	subjects  map[subject]*registered // the clients that are known by ServiceAccount assertions
 	resources map[string][]string     // their scopes
+	sequence  int                     // of registrations
 }
 
 // subject is what a foreign assertion is about.
@@ -86,9 +89,21 @@ func (s *Server) SetClient(c Client) error {
 	}
 	c.Method = orDefault(c.Method, SecretBasic)
 	c.AssertionAudience = orDefault(c.AssertionAudience, s.issuer)
+	r, err := newRegistered(c, goidc.GrantClientCredentials)
+	if err != nil {
+		return err
+	}
+	s.registry.mu.Lock()
+	defer s.registry.mu.Unlock()
+	s.registry.set(r)
+	return nil
+}
+
+// newRegistered makes of a client what is needed of it. Its method must be set.
+func newRegistered(c Client, grants ...goidc.GrantType) (*registered, error) {
 	r := &registered{Client: c}
 	meta := goidc.ClientMeta{
-		GrantTypes: []goidc.GrantType{goidc.GrantClientCredentials}, ScopeIDs: anyScope.ID, TokenAuthnMethod: "refused",
+		GrantTypes: grants, ScopeIDs: anyScope.ID, TokenAuthnMethod: "refused",
 	}
 	r.refused = &goidc.Client{ID: c.ID, ClientMeta: meta}
 	meta.TokenAuthnMethod = goidc.ClientAuthnNone
@@ -96,13 +111,13 @@ func (s *Server) SetClient(c Client) error {
 	case SecretBasic, SecretPost:
 	case PrivateKeyJWT, ServiceAccount:
 		if err := json.Unmarshal(c.PublicJWKS, &r.jwks); err != nil {
-			return fmt.Errorf("client %q: read its public keys: %w", c.ID, err)
+			return nil, fmt.Errorf("client %q: read its public keys: %w", c.ID, err)
 		}
 	default:
-		return fmt.Errorf("client %q: unknown method %q", c.ID, c.Method)
+		return nil, fmt.Errorf("client %q: unknown method %q", c.ID, c.Method)
 	}
 	if c.Method == ServiceAccount && (c.AssertionIssuer == "" || c.AssertionSubject == "") {
-		return fmt.Errorf("client %q: an assertion needs an issuer and a subject", c.ID)
+		return nil, fmt.Errorf("client %q: an assertion needs an issuer and a subject", c.ID)
 	}
 	if c.Method == PrivateKeyJWT {
 		meta.TokenAuthnMethod = goidc.ClientAuthnPrivateKeyJWT
@@ -110,18 +125,19 @@ func (s *Server) SetClient(c Client) error {
 		meta.PublicJWKS = &r.jwks
 	}
 	r.accepted = &goidc.Client{ID: c.ID, ClientMeta: meta}
+	return r, nil
+}
 
-	s.registry.mu.Lock()
-	defer s.registry.mu.Unlock()
-	if s.registry.clients == nil {
-		s.registry.clients, s.registry.subjects = map[string]*registered{}, map[subject]*registered{}
+// set puts a client in the place of one with the same id. The registry must be locked.
+func (g *registry) set(r *registered) {
+	if g.clients == nil {
+		g.clients, g.subjects = map[string]*registered{}, map[subject]*registered{}
 	}
-	s.registry.remove(c.ID)
-	s.registry.clients[c.ID] = r
-	if c.Method == ServiceAccount {
-		s.registry.subjects[subject{c.AssertionIssuer, c.AssertionSubject}] = r
+	g.remove(r.ID)
+	g.clients[r.ID] = r
+	if r.Method == ServiceAccount {
+		g.subjects[subject{r.AssertionIssuer, r.AssertionSubject}] = r
 	}
-	return nil
 }
 
 // RemoveClient forgets a client: its next request is answered with invalid_client.
@@ -277,12 +293,16 @@ func (s *Server) assertionTimes(claims jwt.Claims, longest time.Duration) bool {
 		claims.ValidateWithLeeway(jwt.Expected{Time: now}, leeway) == nil
 }
 
-// clientStorage is go-oidc's view of the clients: the one whose request it is.
+// clientStorage is go-oidc's view of the clients: the one whose token request it is, or those that registered themselves
+// where one of them is managed.
 type clientStorage struct{}
 
 var errNone = errors.New("none here")
 
 func (clientStorage) Client(ctx context.Context, id string) (*goidc.Client, error) {
+	if e, ok := ctx.Value(registeringKey{}).(*registering); ok {
+		return e.load(id)
+	}
 	e, ok := ctx.Value(exchangeKey{}).(*exchange)
 	if !ok || e.as == nil || e.as.ID != id {
 		return nil, errNone
@@ -290,8 +310,20 @@ func (clientStorage) Client(ctx context.Context, id string) (*goidc.Client, erro
 	return e.as, nil
 }
 
-func (clientStorage) Save(context.Context, *goidc.Client) error { return errNone }
-func (clientStorage) Delete(context.Context, string) error      { return errNone }
+func (clientStorage) Save(ctx context.Context, c *goidc.Client) error {
+	if e, ok := ctx.Value(registeringKey{}).(*registering); ok {
+		return e.save(c)
+	}
+	return errNone
+}
+
+func (clientStorage) Delete(ctx context.Context, id string) error {
+	if e, ok := ctx.Value(registeringKey{}).(*registering); ok {
+		e.remove(id)
+		return nil
+	}
+	return errNone
+}
 
 // replayGuard refuses a jti that was seen before. It forgets everything when it is full: a test server has no replay
 // that comes so late.

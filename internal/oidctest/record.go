@@ -45,7 +45,7 @@ type recorder struct {
 	mu          sync.Mutex
 	limit       int
 	requests    []*Request
-	counts      [3]atomic.Int64 // by Endpoint
+	counts      [endpoints]atomic.Int64 // by Endpoint
 	notModified atomic.Int64
 }
 

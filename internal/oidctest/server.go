@@ -77,6 +77,9 @@ type Options struct {
 	// (rfc7523bis). Default: the token endpoint is accepted as well.
 	IssuerAudienceOnly bool
 
+	// DynamicRegistration lets clients register themselves. Default: they cannot.
+	DynamicRegistration *DynamicRegistration
+
 	// RecordLimit is how many token requests are remembered at least; older ones may be forgotten. Default: 200,000.
 	RecordLimit int
 }
@@ -92,7 +95,7 @@ type Server struct {
 	op       http.Handler // go-oidc
 	keys     keyring
 	registry registry
-	faults   [3]faults // by Endpoint
+	faults   [endpoints]faults // by Endpoint
 	record   recorder
 	seenJTIs replayGuard
 
@@ -103,11 +106,14 @@ type Server struct {
 // Endpoint is one of the addresses at which the server answers.
 type Endpoint int
 
-// The endpoints. Discovery stands for both of its well-known paths.
+// The endpoints. Discovery stands for both of its well-known paths, Registration for the endpoint and all that is
+// registered there.
 const (
 	Token Endpoint = iota
 	Discovery
 	JWKS
+	Registration
+	endpoints // how many there are
 )
 
 const (
@@ -214,7 +220,7 @@ func (s *Server) provider() (http.Handler, error) {
 	// go-oidc has no clock hook. Its own check of an assertion's times is made to pass always; ours, in
 	// [Server.assertionTimes], judges them by Options.Now. Token times are set in [Server.grant].
 	const century = 100 * 365 * 24 * 60 * 60
-	op, err := provider.New(goidc.ProfileOpenID, s.issuer, s.jwks,
+	options := []provider.Option{
 		provider.WithClientCredentialsGrant(),
 		provider.WithTokenAuthnMethods(goidc.ClientAuthnSecretBasic, goidc.ClientAuthnSecretPost, goidc.ClientAuthnPrivateKeyJWT),
 		provider.WithPrivateKeyJWTSignatureAlgs(algorithms[0], algorithms[1:]...),
@@ -227,7 +233,8 @@ func (s *Server) provider() (http.Handler, error) {
 		provider.WithScopes(anyScope),
 		provider.WithHandleGrantFunc(s.grant),
 		provider.WithTokenOptions(tokenOptions),
-	)
+	}
+	op, err := provider.New(goidc.ProfileOpenID, s.issuer, s.jwks, append(options, s.registration()...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -253,6 +260,10 @@ func (s *Server) routes() http.Handler {
 	prefix := s.opts.PathPrefix
 	mux.HandleFunc(prefix+"/token", s.serveToken)
 	mux.HandleFunc(prefix+"/jwks", s.serveJWKS)
+	if s.opts.DynamicRegistration != nil {
+		mux.HandleFunc(prefix+registrationPath, s.serveRegistration)
+		mux.HandleFunc(prefix+registrationPath+"/{id}", s.serveRegistration)
+	}
 	// OpenID Connect Discovery appends its path to the issuer's, RFC 8414 §3.1 inserts it before.
 	mux.HandleFunc(prefix+"/.well-known/openid-configuration", s.serveDiscovery)
 	mux.HandleFunc("/.well-known/oauth-authorization-server"+prefix, s.serveDiscovery)
@@ -271,6 +282,10 @@ func (s *Server) serveDiscovery(w http.ResponseWriter, r *http.Request) {
 			// go-oidc always names these two; this server has neither.
 			delete(doc, "authorization_endpoint")
 			delete(doc, "userinfo_endpoint")
+			if s.opts.DynamicRegistration != nil {
+				doc["registration_endpoint"] = s.RegistrationURL()
+				doc["token_endpoint_auth_methods_supported"] = []string{SecretBasic, SecretPost, PrivateKeyJWT}
+			}
 		})
 		a.rewrite(f)
 	}

@@ -83,16 +83,23 @@ func (s *Server) grant(r *http.Request, info *goidc.GrantInfo) error {
 		resources = []string{e.client.DefaultResource}
 	}
 	granted := e.client.Scopes[""]
+	if e.client.dynamic != nil {
+		granted = strings.Fields(e.client.dynamic.scope)
+	}
 	if len(resources) > 0 {
 		granted = nil
 	}
 	for _, resource := range resources {
 		existing, ok := s.registry.scopesAt(resource)
-		if !ok {
+		if !ok && e.client.dynamic == nil {
 			return goidc.NewError(goidc.ErrorCodeInvalidTarget, "the resource is unknown")
 		}
-		for _, scope := range e.client.Scopes[resource] {
-			if slices.Contains(existing, scope) {
+		held := e.client.Scopes[resource]
+		if e.client.dynamic != nil {
+			held = strings.Fields(e.client.dynamic.scope)
+		}
+		for _, scope := range held {
+			if !ok || slices.Contains(existing, scope) {
 				granted = append(granted, scope)
 			}
 		}

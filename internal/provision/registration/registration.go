@@ -191,9 +191,10 @@ func (d *Driver) usable(want provision.Client) error {
 	return nil
 }
 
-// managed says whether a registration can be read, updated and deleted (RFC 7592).
+// managed says whether a registration can be read, updated and deleted (RFC 7592), and still at the same server: its
+// access token is sent nowhere else.
 func (d *Driver) managed(c *provision.Credential) bool {
-	return c.RegistrationURI != "" && c.RegistrationToken != ""
+	return d.broken == nil && c.RegistrationToken != "" && d.trusted(c.RegistrationURI)
 }
 
 // forget drops a credential, and keeps the state's ID one that it has.
