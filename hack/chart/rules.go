@@ -49,10 +49,12 @@ var rules = map[string][]edit{
 		only("metadata.labels[rbac.authorization.k8s.io/aggregate-to-admin]", "$.Values.userRoles.aggregate"),
 	},
 
-	"ValidatingAdmissionPolicy/fence":            {theOperator},
-	"ValidatingAdmissionPolicyBinding/fence":     {},
-	"ValidatingAdmissionPolicy/pod-fence":        {theOperator},
-	"ValidatingAdmissionPolicyBinding/pod-fence": {},
+	"ValidatingAdmissionPolicy/fence":                  {theOperator},
+	"ValidatingAdmissionPolicyBinding/fence":           {},
+	"ValidatingAdmissionPolicy/finalizer-fence":        {theOperator},
+	"ValidatingAdmissionPolicyBinding/finalizer-fence": {},
+	"ValidatingAdmissionPolicy/pod-fence":              {theOperator},
+	"ValidatingAdmissionPolicyBinding/pod-fence":       {},
 
 	"MutatingWebhookConfiguration/pod-injection": {
 		when(webhookOn),

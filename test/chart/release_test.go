@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -205,6 +206,11 @@ func fenced(t *testing.T) {
 	err = operator.Patch(t.Context(), pod, client.MergeFrom(before))
 	if !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), tokens+"-m2m-operator-pod-fence") {
 		t.Errorf("it changes a pod's image: %v", err)
+	}
+	c := cart("shop")
+	err = operator.Patch(t.Context(), c, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"access":[{"apiResourceRef":{"name":"other"}}]}}`)))
+	if !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), tokens+"-m2m-operator-finalizer-fence") {
+		t.Errorf("it changes an M2MClient: %v", err)
 	}
 }
 

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// TestFinalizerFence attacks with the operator's own ServiceAccount, which here
+// may do everything: of the operator's kinds it can change one finalizer and the
+// status, and nothing else.
+func TestFinalizerFence(t *testing.T) {
+	operator, err := client.New(fencedOperator(t, "finalizers.yaml"), client.Options{Scheme: Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := newNamespace(t, "fence", nil)
+	// The API server learns of a policy a moment after it was created.
+	eventually(t, func() error {
+		probe := manifestOf(t, ns, "api", "")
+		if err := operator.Create(t.Context(), probe, client.DryRunAll); err == nil || !strings.Contains(err.Error(), "'finalizer-fence'") {
+			return fmt.Errorf("the fence is not up: %v", err)
+		}
+		return nil
+	})
+	for kind := range specs {
+		t.Run(kind, func(t *testing.T) { attackKind(t, operator, ns, kind) })
+	}
+}
+
+// attackKind has the operator attack an object of a kind.
+func attackKind(t *testing.T, operator client.Client, ns, kind string) {
+	const held = "example.com/held"
+	obj := manifestOf(t, ns, kind, map[string]string{"client": anAccess}[kind])
+	obj.SetLabels(map[string]string{"team": "payments"})
+	obj.SetAnnotations(map[string]string{"example.com/owner": "payments"})
+	obj.SetFinalizers([]string{held})
+	create(t, obj)
+	defer func() {
+		remove(t, obj)
+		change(t, obj, func(o *unstructured.Unstructured) { o.SetFinalizers(nil) })
+	}()
+	patch := func(patchType types.PatchType, text string) func() error {
+		return func() error {
+			return operator.Patch(t.Context(), obj.DeepCopy(), client.RawPatch(patchType, []byte(text)))
+		}
+	}
+	// also adds the finalizer and does something else in one go.
+	also := func(text string) func() error {
+		return patch(types.MergePatchType, `{"metadata":{"finalizers":["`+held+`","`+v1alpha1.ProvisioningFinalizer+`"]},`+text+`}`)
+	}
+	spec := map[string]string{
+		"api":    `"spec":{"grants":[{"clients":{"namespaces":{"names":["evil"]}}}]}`,
+		"client": `"spec":{"access":[{"apiResourceRef":{"name":"other"}}]}`,
+		"server": `"spec":{"endpoints":{"token":"https://evil.example.com/"}}`, "cluster server": `"spec":{"allowedNamespaces":{"names":["evil"]}}`,
+	}[kind]
+	for _, tc := range []struct {
+		name    string
+		do      func() error
+		allowed bool
+	}{
+		{"it adds the finalizer", also(`"kind":"` + obj.GetKind() + `"`), true},
+		{"it adds the finalizer again", also(`"kind":"` + obj.GetKind() + `"`), true},
+		{"it removes the finalizer", patch(types.MergePatchType, `{"metadata":{"finalizers":["`+held+`"]}}`), true},
+		{"it adds the finalizer by an update", func() error {
+			o := obj.DeepCopy()
+			if err := kube.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
+				return err
+			}
+			controllerutil.AddFinalizer(o, v1alpha1.ProvisioningFinalizer)
+			return operator.Update(t.Context(), o)
+		}, true},
+		{"it writes the status", func() error {
+			return operator.Status().Patch(t.Context(), obj.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"status":{"observedGeneration":1}}`)))
+		}, true},
+		{"it changes the spec", patch(types.MergePatchType, `{`+spec+`}`), false},
+		{"it changes the spec and the finalizer", also(spec), false},
+		{"it adds a label", patch(types.MergePatchType, `{"metadata":{"labels":{"a":"b"}}}`), false},
+		{"it removes all labels", patch(types.MergePatchType, `{"metadata":{"labels":null}}`), false},
+		{"it changes an annotation", patch(types.MergePatchType, `{"metadata":{"annotations":{"example.com/owner":"evil"}}}`), false},
+		{"it adds an owner", patch(types.MergePatchType, `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Pod","name":"x","uid":"1"}]}}`), false},
+		{"it adds another finalizer", patch(types.JSONPatchType, `[{"op":"add","path":"/metadata/finalizers/-","value":"example.com/forever"}]`), false},
+		{"it removes another's finalizer", patch(types.MergePatchType, `{"metadata":{"finalizers":["`+v1alpha1.ProvisioningFinalizer+`"]}}`), false},
+		{"it removes all finalizers", patch(types.MergePatchType, `{"metadata":{"finalizers":null}}`), false},
+		{"it creates one", func() error {
+			o := manifestOf(t, ns, kind, map[string]string{"client": anAccess}[kind])
+			o.SetName("mine")
+			return operator.Create(t.Context(), o)
+		}, false},
+		{"it applies one", func() error {
+			o := manifestOf(t, ns, kind, map[string]string{"client": anAccess}[kind])
+			o.SetName("mine")
+			return operator.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(o), client.FieldOwner("m2m-operator"))
+		}, false},
+		{"it deletes one", func() error { return operator.Delete(t.Context(), obj.DeepCopy()) }, false},
+		{"it deletes all of them", func() error {
+			return operator.DeleteAllOf(t.Context(), obj.DeepCopy(), client.InNamespace(obj.GetNamespace()))
+		}, false},
+		{"somebody else changes the spec", func() error {
+			return kube.Patch(t.Context(), obj.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{`+spec+`}`)), client.DryRunAll)
+		}, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			err := tc.do()
+			if tc.allowed && err != nil {
+				t.Errorf("was denied: %v", err)
+			}
+			if !tc.allowed && (err == nil || !strings.Contains(err.Error(), "ValidatingAdmissionPolicy 'finalizer-fence'")) {
+				t.Errorf("was not denied by the fence: %v", err)
+			}
+		})
+	}
+}
+
+// TestTheOperatorLetsGo: with nothing but the right to patch, the operator takes
+// its finalizer off an object that is being deleted, and the object is gone.
+func TestTheOperatorLetsGo(t *testing.T) {
+	operator, err := client.New(fencedOperator(t, "finalizers.yaml"), client.Options{Scheme: Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := newNamespace(t, "fence", nil)
+	c := &v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "cart", Finalizers: []string{v1alpha1.ProvisioningFinalizer}}}
+	c.Spec.Access = []v1alpha1.Access{{APIResourceRef: v1alpha1.APIResourceReference{Name: "payment-api"}}}
+	create(t, c)
+	remove(t, c)
+	// The API server learns of a policy a moment after it was created.
+	eventually(t, func() error {
+		if err := operator.Delete(t.Context(), c.DeepCopy(), client.DryRunAll); err == nil || !strings.Contains(err.Error(), "'finalizer-fence'") {
+			return fmt.Errorf("the fence is not up: %v", err)
+		}
+		return nil
+	})
+	if err := operator.Patch(t.Context(), c.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); err != nil {
+		t.Fatal(err)
+	}
+	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(c), c); client.IgnoreNotFound(err) != nil || err == nil {
+		t.Errorf("the M2MClient is still there: %v", err)
+	}
+}
