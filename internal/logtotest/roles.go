@@ -4,6 +4,7 @@ package logtotest
 
 import (
 	"net/http"
+	"slices"
 )
 
 func (r *role) show() map[string]any {
@@ -226,6 +227,9 @@ func (s *Server) addApplicationsToRole(c *call) answer {
 		if s.state.applications[id] == nil {
 			return notFound("entity.not_exists_with_id")
 		}
+	}
+	if slices.Contains(ids, s.management.id) {
+		return breach(ownApplication)
 	}
 	if r.kind != machineToMachine {
 		return fail(http.StatusUnprocessableEntity, "entity.db_constraint_violated")
