@@ -8,7 +8,7 @@ import "strings"
 // server answers, by the names of their rows.
 var admissions = map[string]admission{
 	"unknown-field":    {kind: "M2MClient", set: `spec: {acces: []}`},
-	"required-missing": {kind: "M2MClient", set: `spec: {credentials: null}`},
+	"required-missing": {kind: "APIResource", set: `spec: {identifier: null}`},
 	"value-of-enum":    {kind: "AuthorizationServer", set: `spec: {audienceParameter: resource}`},
 	"number-too-small": {kind: "AuthorizationServer", set: `spec: {requests: {perSecond: 0}}`},
 	"number-too-large": {kind: "M2MClient", set: `spec: {refresh: {atPercent: 95}}`},
@@ -39,6 +39,15 @@ var admissions = map[string]admission{
 	"lifetime-range":    {kind: "AuthorizationServer", set: `spec: {defaultTokenLifetime: 5s}`},
 	"keys-refresh":      {kind: "AuthorizationServer", set: `spec: {jwks: {refreshInterval: 1s}}`},
 	"keys-retention":    {kind: "AuthorizationServer", set: `spec: {jwks: {retention: 721h}}`},
+	"provisioning-both": {kind: "AuthorizationServer", set: `spec: {provisioning: {` + logtoDriver + `, dynamicRegistration: {}}}`},
+	"provisioning-none": {kind: "AuthorizationServer", set: `spec: {provisioning: {resyncInterval: 5m}}`},
+	"resync-range":      {kind: "AuthorizationServer", set: `spec: {provisioning: {` + logtoDriver + `, resyncInterval: 1s}}`},
+	"adopted-by-two": {kind: "AuthorizationServer", set: `spec: {provisioning: {` + logtoDriver + `, adoption: {clients: [
+		{clientID: a, namespace: shop, name: cart}, {clientID: a, namespace: shop, name: checkout}]}}}`},
+	"adopts-two": {kind: "AuthorizationServer", set: `spec: {provisioning: {` + logtoDriver + `, adoption: {clients: [
+		{clientID: a, namespace: shop, name: cart}, {clientID: b, namespace: shop, name: cart}]}}}`},
+	"adopted-management": {kind: "AuthorizationServer", set: `spec: {provisioning: {` + logtoDriver + `, adoption: {apiResources: [
+		{identifier: "https://default.logto.app/api", namespace: shop}]}}}`},
 	"cluster-no-one":    {kind: "ClusterAuthorizationServer", set: `spec: {allowedNamespaces: {names: null}}`},
 	"cluster-no-choice": {kind: "ClusterAuthorizationServer", set: `spec: {allowedNamespaces: null}`},
 	"claim-no-prefix":   {kind: "ClusterAuthorizationServer", set: `spec: {identifierClaims: [{namespaces: {names: [a]}}]}`},
@@ -51,6 +60,8 @@ var admissions = map[string]admission{
 	"grant-unknown-scope": {kind: "APIResource",
 		set: `spec: {grants: [{clients: {namespaces: {names: [shop]}}, scopes: ["payments:refund"]}]}`},
 	"grant-no-namespace": {kind: "APIResource", set: `spec: {grants: [{clients: {namespaces: {}}}]}`},
+	"api-token-lifetime": {kind: "APIResource", set: `spec: {accessTokenLifetime: 30s}`},
+	"api-deletion":       {kind: "APIResource", set: `spec: {deletionPolicy: Orphan}`},
 	"clock-skew":         {kind: "APIResource", set: `spec: {verification: {clockSkew: 10m}}`},
 	"algorithm":          {kind: "APIResource", set: `spec: {verification: {algorithms: [HS256]}}`},
 	"token-type":         {kind: "APIResource", set: `spec: {verification: {tokenType: "at jwt"}}`},
@@ -62,12 +73,18 @@ var admissions = map[string]admission{
 	"access-no-key":    {kind: "M2MClient", set: `spec: {access: [{resource: "https://payment.example.com/api"}]}`},
 	"access-same-key": {kind: "M2MClient",
 		set: `spec: {access: [{apiResourceRef: {name: api, namespace: a}}, {apiResourceRef: {name: api, namespace: b}}]}`},
-	"access-key-path":     {kind: "M2MClient", set: `spec: {access: [{apiResourceRef: {name: a}, key: a/b}]}`},
-	"access-key-parent":   {kind: "M2MClient", set: `spec: {access: [{apiResourceRef: {name: a}, key: ..}]}`},
-	"resource-management": {kind: "M2MClient", set: `spec: {access: [{resource: "https://default.logto.app/api", key: a}]}`},
-	"credentials-none":    {kind: "M2MClient", set: `spec: {credentials: {clientSecret: null}}`},
-	"credentials-two":     {kind: "M2MClient", set: `spec: {credentials: {serviceAccount: {name: cart}}}`},
-	"credentials-method":  {kind: "M2MClient", set: `spec: {credentials: {clientSecret: {method: client_secret_basic}}}`},
+	"access-key-path":       {kind: "M2MClient", set: `spec: {access: [{apiResourceRef: {name: a}, key: a/b}]}`},
+	"access-key-parent":     {kind: "M2MClient", set: `spec: {access: [{apiResourceRef: {name: a}, key: ..}]}`},
+	"resource-management":   {kind: "M2MClient", set: `spec: {access: [{resource: "https://default.logto.app/api", key: a}]}`},
+	"credentials-no-server": {kind: "M2MClient", set: `spec: {authorizationServerRef: null}`},
+	"resource-unregistered": {kind: "M2MClient",
+		set: `spec: {credentials: null, access: [{resource: "https://payment.example.com/api", key: a}]}`},
+	"rotation-foreign":   {kind: "M2MClient", set: `spec: {credentialRotation: {every: 720h}}`},
+	"rotation-every":     {kind: "M2MClient", set: `spec: {credentials: null, credentialRotation: {every: 30s}}`},
+	"rotation-overlap":   {kind: "M2MClient", set: `spec: {credentials: null, credentialRotation: {overlap: 721h}}`},
+	"credentials-none":   {kind: "M2MClient", set: `spec: {credentials: {clientSecret: null}}`},
+	"credentials-two":    {kind: "M2MClient", set: `spec: {credentials: {serviceAccount: {name: cart}}}`},
+	"credentials-method": {kind: "M2MClient", set: `spec: {credentials: {clientSecret: {method: client_secret_basic}}}`},
 	"credentials-alg": {kind: "M2MClient",
 		set: `spec: {credentials: {clientSecret: null, privateKeyJWT: {secretRef: {name: a}, algorithm: HS256}}}`},
 	"secret-label":       {kind: "M2MClient", set: `spec: {secret: {labels: {app.kubernetes.io/managed-by: helm}}}`},
@@ -78,3 +95,6 @@ var admissions = map[string]admission{
 	"refresh-both":       {kind: "M2MClient", set: `spec: {refresh: {atPercent: 50, before: 5m}}`},
 	"refresh-before":     {kind: "M2MClient", set: `spec: {refresh: {before: 1s}}`},
 }
+
+// logtoDriver has a server provisioned at Logto.
+const logtoDriver = `logto: {endpoint: "https://auth.example.com", credentialsSecretRef: {name: logto-management}}`
