@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package logto
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// request is one request to the Management API.
+type request struct {
+	doing  string // what it is for, as an error says it: "create the API"
+	method string
+	path   string // below /api, escaped
+	query  url.Values
+	body   any // sent as JSON, nil for none
+}
+
+// call makes a request and decodes the answer into out, nil for an answer that does not matter. Where the token is not
+// taken, it is replaced and the request is made once more. Errors are *provision.Error or the context's own.
+func (d *Driver) call(ctx context.Context, r request, out any) (http.Header, error) {
+	for again := false; ; again = true {
+		token, err := d.managementToken(ctx)
+		if err != nil {
+			return nil, err
+		}
+		header, err := d.once(ctx, r, token, out)
+		switch statusOf(err) {
+		case http.StatusUnauthorized:
+			d.forgetToken(ctx, token)
+			if !again {
+				continue
+			}
+		case http.StatusForbidden: // the role may have been given since the token was made
+			d.forgetToken(ctx, token)
+		}
+		return header, err
+	}
+}
+
+func (d *Driver) once(ctx context.Context, r request, token string, out any) (http.Header, error) {
+	address := d.endpoint + "/api" + r.path
+	if len(r.query) > 0 {
+		address += "?" + r.query.Encode()
+	}
+	var body io.Reader
+	if r.body != nil {
+		raw, err := json.Marshal(r.body)
+		if err != nil {
+			return nil, r.failed(provision.Refused, "the request cannot be written as JSON")
+		}
+		body = bytes.NewReader(raw)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, address, body)
+	if err != nil {
+		return nil, r.failed(provision.Refused, "the endpoint is no URL")
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Authorization", "Bearer "+token)
+	if r.body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := d.http.Do(req)
+	if err != nil {
+		return nil, r.unanswered(ctx, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, egress.MaxBody+1))
+	if err == nil && len(raw) > egress.MaxBody { // a client of another kind may not bound it
+		err = egress.ErrBodyTooLarge
+	}
+	switch {
+	case resp.StatusCode/100 != 2: // the status counts, however the body ended
+		return nil, d.refusal(r, resp, raw)
+	case errors.Is(err, egress.ErrBodyTooLarge):
+		return nil, tooLarge{r.failed(provision.Unavailable, err.Error())}
+	case err != nil:
+		return nil, r.unanswered(ctx, err)
+	case out != nil && json.Unmarshal(raw, out) != nil: // the error may quote the body
+		return nil, r.failed(provision.Unavailable, "the answer is not what Logto's Management API answers")
+	}
+	return resp.Header, nil
+}
+
+// tooLarge is an answer that is larger than the client takes.
+type tooLarge struct{ told *provision.Error }
+
+func (e tooLarge) Error() string { return e.told.Error() }
+
+func (e tooLarge) Unwrap() error { return e.told }
+
+func (r request) failed(kind provision.ErrorKind, why string) *provision.Error {
+	return &provision.Error{Kind: kind, Message: r.doing + ": " + why}
+}
+
+// unanswered classes a request without an answer. The error's own text has addresses and ports in it.
+func (r request) unanswered(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var blocked *egress.BlockedError
+	if errors.As(err, &blocked) {
+		return r.failed(provision.Refused, blocked.Reason)
+	}
+	var timeout interface{ Timeout() bool }
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return r.failed(provision.Unavailable, "Logto did not answer in time")
+	}
+	return r.failed(provision.Unavailable, "Logto could not be reached, or broke the connection")
+}
+
+// codes are words joined by dots, such as scope.name_exists. What has another form may be an echo of anything.
+var codes = regexp.MustCompile(`^[a-z]+(_[a-z]+)*(\.[a-z0-9]+(_[a-z0-9]+)*){1,3}$`)
+
+// refusal is the error for an answer that is not 2xx. Only the code of the body is used: the message is localised, and
+// both may repeat what was sent.
+func (d *Driver) refusal(r request, resp *http.Response, raw []byte) error {
+	var body struct{ Code json.RawMessage }
+	var code string
+	if json.Unmarshal(raw, &body) == nil && json.Unmarshal(body.Code, &code) == nil {
+		if len(code) > 64 || !codes.MatchString(code) {
+			code = ""
+		}
+	}
+	e := &provision.Error{Code: code, Status: resp.StatusCode}
+	said := fmt.Sprintf("Logto answered with status %d", e.Status)
+	if code != "" {
+		said = fmt.Sprintf("Logto answered %s (HTTP %d)", code, e.Status)
+	}
+	switch {
+	case e.Status == http.StatusUnauthorized:
+		e.Kind, said = provision.Refused, said+"; it does not take the token of the Management API's application"
+	case e.Status == http.StatusForbidden && (code == "" || strings.HasPrefix(code, "auth.")):
+		e.Kind, said = provision.Refused, said+"; "+roleNeeded
+	case e.Status/100 == 3:
+		e.Kind, said = provision.Refused, said+", a redirect, which is not followed; check the endpoint"
+	case e.Status == http.StatusNotFound && code == "":
+		e.Kind, said = provision.Unavailable, said+" in a form that is not Logto's; check the endpoint"
+	case gone(e), e.Status == http.StatusRequestTimeout, e.Status == http.StatusTooManyRequests, e.Status >= 500:
+		// Something that is gone in the middle of a call was deleted beside it: the next call finds out.
+		e.Kind = provision.Unavailable
+	default:
+		e.Kind = provision.Refused
+	}
+	e.Message = r.doing + ": " + said
+	e.RetryAfter = retryAfter(resp.Header, d.now())
+	return e
+}
+
+const roleNeeded = `the operator's application needs the machine-to-machine role "Logto Management API access" (scope "all" of the Management API)`
+
+// statusOf returns the status of an answer that was an error, else 0.
+func statusOf(err error) int {
+	var e *provision.Error
+	if errors.As(err, &e) {
+		return e.Status
+	}
+	return 0
+}
+
+// gone says whether the answer is that something does not exist. Logto says so in several ways, some with status 400.
+// A 404 without a code is none of them: it may be a proxy's.
+func gone(err error) bool {
+	var e *provision.Error
+	if !errors.As(err, &e) || e.Status/100 != 4 {
+		return false
+	}
+	switch e.Code {
+	case "entity.not_exists", "entity.not_exists_with_id", "entity.not_found", "entity.relation_foreign_key_not_found":
+		return true
+	}
+	return e.Status == http.StatusNotFound && strings.HasPrefix(e.Code, "entity.")
+}
+
+// disputed says whether what was to be created may exist: a 422 says so if it is not about something else, and a 500 is
+// what Logto answers to the loser of a race. Only looking tells.
+func disputed(err error) bool {
+	s := statusOf(err)
+	return s == http.StatusUnprocessableEntity || s == http.StatusInternalServerError
+}
+
+// remove makes a DELETE, for which absence is success. A 404 without a code will do: what calls it has read from the
+// server before, or does no more than end a secret.
+func (d *Driver) remove(ctx context.Context, doing, path string) error {
+	_, err := d.call(ctx, request{doing: doing, method: http.MethodDelete, path: path}, nil)
+	if gone(err) || statusOf(err) == http.StatusNotFound {
+		return nil
+	}
+	return err
+}
+
+// get reads one thing, nil if there is none.
+func get[T thing](ctx context.Context, d *Driver, doing, path string) (*T, error) {
+	var found T
+	r := request{doing: doing, method: http.MethodGet, path: path}
+	switch _, err := d.call(ctx, r, &found); {
+	case gone(err):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case found.key() == "":
+		return nil, r.failed(provision.Unavailable, "the answer has no id")
+	}
+	return &found, nil
+}
+
+// create makes a POST that answers with what it made.
+func create[T thing](ctx context.Context, d *Driver, doing, path string, body any) (*T, error) {
+	var made T
+	r := request{doing: doing, method: http.MethodPost, path: path, body: body}
+	if _, err := d.call(ctx, r, &made); err != nil {
+		return nil, err
+	}
+	if made.key() == "" {
+		return nil, r.failed(provision.Unavailable, "the answer has no id")
+	}
+	return &made, nil
+}
+
+func (d *Driver) patch(ctx context.Context, doing, path string, body any) error {
+	_, err := d.call(ctx, request{doing: doing, method: http.MethodPatch, path: path, body: body}, nil)
+	return err
+}
+
+// thing is what lists are of. key tells two of them apart.
+type thing interface{ key() string }
+
+// Lists are read by the largest page, and by smaller ones where such a page is larger than a body may be.
+const (
+	largestPage  = 100
+	smallestPage = 4
+	listTries    = 4
+)
+
+// list reads all pages of a list. Most lists of Logto have no order, and others change them meanwhile, so that a thing
+// may be on two pages or on none: the list is read again until it has all that the server said there was.
+func list[T thing](ctx context.Context, d *Driver, doing, path string, query url.Values) ([]T, error) {
+	size := largestPage
+	for try := 0; try < listTries; try++ {
+		all, whole, err := listOnce[T](ctx, d, doing, path, query, size)
+		var large tooLarge
+		switch {
+		case errors.As(err, &large) && size/5 >= smallestPage:
+			size, try = size/5, -1
+		case large.told != nil:
+			return nil, large.told
+		case err != nil:
+			return nil, err
+		case whole:
+			return all, nil
+		}
+	}
+	return nil, request{doing: doing}.failed(provision.Unavailable, "the list changed while it was read")
+}
+
+func listOnce[T thing](ctx context.Context, d *Driver, doing, path string, query url.Values, size int) (all []T, whole bool, err error) {
+	seen := map[string]bool{}
+	most := 0 // how many there were when it began, or more
+	for page := 1; ; page++ {
+		q := url.Values{"page": {strconv.Itoa(page)}, "page_size": {strconv.Itoa(size)}}
+		for name, value := range query {
+			q[name] = value
+		}
+		r := request{doing: doing, method: http.MethodGet, path: path, query: q}
+		var items []T
+		header, err := d.call(ctx, r, &items)
+		if err != nil {
+			return nil, false, err
+		}
+		total, err := strconv.Atoi(header.Get("Total-Number"))
+		if err != nil || total < 0 {
+			return nil, false, r.failed(provision.Unavailable, "the answer does not say how many there are")
+		}
+		for _, item := range items {
+			switch key := item.key(); {
+			case key == "":
+				return nil, false, r.failed(provision.Unavailable, "the answer has something without an id")
+			case !seen[key]:
+				seen[key] = true
+				all = append(all, item)
+			}
+		}
+		if page == 1 {
+			most = total
+		}
+		// What comes into being meanwhile need not be in it. What goes may have moved something past the reader.
+		if total < most {
+			return nil, false, nil
+		}
+		if len(items) == 0 || page*size >= total {
+			return all, len(all) >= most, nil
+		}
+	}
+}
+
+// named is the query for everything of exactly this name.
+func named(name string) url.Values {
+	return url.Values{"search.name": {name}, "mode.name": {"exact"}, "isCaseSensitive": {"true"}}
+}
+
+// maxRetryAfter caps Retry-After, so that a server's slip does not silence the operator for days.
+const maxRetryAfter = time.Hour
+
+// retryAfter reads Retry-After (RFC 9110 section 10.2.3), seconds or a date.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	value := strings.TrimSpace(h.Get("Retry-After"))
+	if at, err := http.ParseTime(value); err == nil {
+		return min(max(at.Sub(now), 0), maxRetryAfter)
+	}
+	seconds, err := strconv.ParseUint(value, 10, 32)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		return 0
+	}
+	return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
+}

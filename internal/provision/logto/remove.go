@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package logto
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// RemoveClient implements provision.Driver.
+func (d *Driver) RemoveClient(ctx context.Context, want provision.Client, state *provision.ClientState, keep provision.Keep) error {
+	s := d.newClientSync(want, state, keep)
+	if want.Retain {
+		return s.retain(ctx)
+	}
+	return s.removeAll(ctx)
+}
+
+// removeAll removes the role, and then the application or, if it was adopted, the secrets that were added to it.
+func (s *clientSync) removeAll(ctx context.Context) error {
+	if err := s.removeRole(ctx); err != nil {
+		return err
+	}
+	s.state.GrantID, s.state.Access = "", nil
+	if err := s.keep(ctx); err != nil {
+		return err
+	}
+	if err := s.removeApplication(ctx); err != nil {
+		return err
+	}
+	s.state.ID, s.state.Origin, s.state.Creating, s.state.Credentials = "", "", false, nil
+	return s.keep(ctx)
+}
+
+func (s *clientSync) removeRole(ctx context.Context) error {
+	mine, err := s.leftRoles(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range mine {
+		if err := s.d.remove(ctx, "delete the role", r.path()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leftRoles returns the roles of the client. A recorded one is the client's though it lost its mark, unless it has
+// another's.
+func (s *clientSync) leftRoles(ctx context.Context) ([]role, error) {
+	var mine []role
+	if s.state.GrantID != "" {
+		recorded, err := s.recordedRole(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if recorded != nil {
+			if mark := provision.MarkIn(recorded.Description); mark == "" || mark == s.want.Owner.ID() {
+				mine = append(mine, *recorded)
+			}
+		}
+	}
+	var others []role
+	var err error
+	switch {
+	case s.creating:
+		others, err = s.rolesByMark(ctx)
+	case len(mine) == 0:
+		if others, err = s.rolesByName(ctx); provision.KindOf(err) == provision.Conflict { // not the client's: it stays
+			err = nil
+		}
+	}
+	for _, r := range others {
+		if !slices.ContainsFunc(mine, func(m role) bool { return m.ID == r.ID }) {
+			mine = append(mine, r)
+		}
+	}
+	return mine, err
+}
+
+func (s *clientSync) removeApplication(ctx context.Context) error {
+	if s.adopted() {
+		return s.removeSecrets(ctx, cmp.Or(s.state.ID, s.want.Adopt))
+	}
+	mine, err := s.leftApplications(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range mine {
+		if err := s.d.remove(ctx, "delete the application", a.path()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// adopted says whether the client's application is somebody else's. While nothing is recorded, only what may have been
+// created is the operator's.
+func (s *clientSync) adopted() bool {
+	if s.state.ID != "" && s.state.ID == s.want.Adopt {
+		return true
+	}
+	return s.state.Origin == provision.Adopted || s.state.Origin == "" && s.want.Adopt != "" && !s.creating
+}
+
+// leftApplications returns the applications of the client, of which there is more than one only if an answer was lost.
+func (s *clientSync) leftApplications(ctx context.Context) ([]application, error) {
+	query := named(s.want.Owner.DisplayName())
+	if s.creating {
+		query = nil // it may have been renamed since it was made
+	}
+	all, err := list[application](ctx, s.d, readingApplications, "/applications", query)
+	if err != nil {
+		return nil, err
+	}
+	mine := s.ownApplications(all)
+	if s.state.ID != "" && !slices.ContainsFunc(mine, func(a application) bool { return a.ID == s.state.ID }) {
+		recorded, err := get[application](ctx, s.d, readingApplication, application{ID: s.state.ID}.path())
+		if err != nil {
+			return nil, err
+		}
+		if recorded != nil && !recorded.foreignTo(s.want.Owner) {
+			mine = append(mine, *recorded)
+		}
+	}
+	// An application that is to be adopted is not deleted, whoever made it.
+	return slices.DeleteFunc(mine, func(a application) bool { return a.ID == s.want.Adopt || a.ID == s.d.clientID }), nil
+}
+
+// removeSecrets deletes the client's secrets from an application that stays.
+func (s *clientSync) removeSecrets(ctx context.Context, id string) error {
+	if id == "" {
+		return nil
+	}
+	all, err := s.d.secrets(ctx, application{ID: id})
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, have := range all {
+		if s.credential(have.Name) == nil && !strings.HasPrefix(have.Name, s.want.Owner.CredentialPrefix()) {
+			continue
+		}
+		if err := s.d.deleteSecret(ctx, id, have.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// retain takes the client's secrets and leaves application and role.
+func (s *clientSync) retain(ctx context.Context) error {
+	ids := []string{cmp.Or(s.state.ID, s.want.Adopt)}
+	if !s.adopted() {
+		mine, err := s.leftApplications(ctx)
+		if err != nil {
+			return err
+		}
+		ids = nil
+		for _, a := range mine {
+			ids = append(ids, a.ID)
+		}
+	}
+	for _, id := range ids {
+		if err := s.removeSecrets(ctx, id); err != nil {
+			return err
+		}
+	}
+	s.state.Credentials = nil
+	return s.keep(ctx)
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package logto
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// syncRole finds or makes the client's role, which carries its access and nothing else.
+func (s *clientSync) syncRole(ctx context.Context) error {
+	if !s.appCreated {
+		var err error
+		if s.roles, err = list[role](ctx, s.d, "read the application's roles", s.app.path()+"/roles", nil); err != nil {
+			return err
+		}
+	}
+	mine, err := s.findRoles(ctx)
+	if err != nil {
+		return err
+	}
+	if len(mine) == 0 {
+		if mine, err = s.createRole(ctx); err != nil {
+			return err
+		}
+	}
+	s.role = mine[0]
+	if s.state.GrantID != s.role.ID {
+		s.state.GrantID = s.role.ID
+		if err := s.keep(ctx); err != nil {
+			return err
+		}
+	}
+	for _, extra := range mine[1:] {
+		if err := s.d.remove(ctx, "delete a second role of the client", extra.path()); err != nil {
+			return err
+		}
+	}
+	return s.restoreRole(ctx)
+}
+
+// findRoles returns the roles of the owner, the one to keep first.
+func (s *clientSync) findRoles(ctx context.Context) ([]role, error) {
+	if s.state.GrantID != "" {
+		recorded, err := s.recordedRole(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if recorded != nil {
+			if mark := provision.MarkIn(recorded.Description); mark != "" && mark != s.want.Owner.ID() || recorded.Type != machineToMachine {
+				return nil, &provision.Error{Kind: provision.Conflict, Message: "the recorded role is marked as another M2MClient's"}
+			}
+			return []role{*recorded}, nil
+		}
+		if !s.creating {
+			s.changed("The role was missing")
+		}
+	}
+	mine, err := s.rolesByName(ctx)
+	if err != nil || len(mine) > 0 || !s.creating {
+		return mine, err
+	}
+	return s.rolesByMark(ctx) // it may have been renamed since it was made
+}
+
+// recordedRole returns the role that the state speaks of, nil if it is gone.
+func (s *clientSync) recordedRole(ctx context.Context) (*role, error) {
+	if i := slices.IndexFunc(s.roles, func(r role) bool { return r.ID == s.state.GrantID }); i >= 0 {
+		return &s.roles[i], nil
+	}
+	return get[role](ctx, s.d, readingRole, role{ID: s.state.GrantID}.path())
+}
+
+// rolesByName returns the role of the owner's name, which is unique.
+func (s *clientSync) rolesByName(ctx context.Context) ([]role, error) {
+	name := s.want.Owner.DisplayName()
+	all, err := list[role](ctx, s.d, readingRoles, "/roles", named(name))
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range all {
+		switch {
+		case r.Name != name:
+		case !s.want.Owner.Owns(r.Description) || r.Type != machineToMachine:
+			return nil, &provision.Error{Kind: provision.Conflict, Message: fmt.Sprintf(
+				"role %q exists at the server and is not this M2MClient's; delete it there or give it another name", name)}
+		default:
+			return []role{r}, nil
+		}
+	}
+	return nil, nil
+}
+
+func (s *clientSync) rolesByMark(ctx context.Context) ([]role, error) {
+	all, err := list[role](ctx, s.d, readingRoles, "/roles", nil)
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(r role) bool { return !s.want.Owner.Owns(r.Description) || r.Type != machineToMachine })
+	slices.SortFunc(all, func(a, b role) int { return cmp.Compare(a.ID, b.ID) })
+	return all, nil
+}
+
+// createRole makes the role without scopes: with scopes that turn out not to exist, Logto leaves it behind and answers
+// that it did nothing.
+func (s *clientSync) createRole(ctx context.Context) ([]role, error) {
+	if err := s.announce(ctx); err != nil {
+		return nil, err
+	}
+	made, err := create[role](ctx, s.d, "create the role", "/roles", map[string]any{
+		"name": s.want.Owner.DisplayName(), "description": description(s.want.Owner), "type": machineToMachine,
+	})
+	if disputed(err) {
+		if mine, lookErr := s.rolesByName(ctx); lookErr != nil || len(mine) > 0 {
+			return mine, lookErr
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.roleCreated = true
+	return []role{{ID: made.ID, Name: s.want.Owner.DisplayName(), Type: machineToMachine, Description: description(s.want.Owner)}}, nil
+}
+
+// restoreRole puts back the role's name and mark.
+func (s *clientSync) restoreRole(ctx context.Context) error {
+	body := map[string]any{}
+	var found []provision.Drift
+	if name := s.want.Owner.DisplayName(); s.role.Name != name {
+		body["name"] = name
+		found = append(found, provision.Driftf("The role had been renamed"))
+	}
+	if !s.want.Owner.Owns(s.role.Description) {
+		body["description"] = description(s.want.Owner)
+		found = append(found, provision.Driftf("The role had lost the mark of its owner"))
+	}
+	if len(body) == 0 {
+		return nil
+	}
+	if err := s.d.patch(ctx, "change the role", s.role.path(), body); err != nil {
+		return err
+	}
+	s.drift = append(s.drift, found...)
+	return nil
+}
+
+// removeRoles takes every other role from an application that the operator created. One that was adopted may have
+// roles of its own.
+func (s *clientSync) removeRoles(ctx context.Context) error {
+	if s.state.Origin != provision.Created {
+		return nil
+	}
+	for _, r := range s.roles {
+		if r.ID == s.role.ID {
+			continue
+		}
+		if err := s.d.remove(ctx, "take another role from the application", s.app.path()+"/roles/"+url.PathEscape(r.ID)); err != nil {
+			return err
+		}
+		if !s.want.Owner.Owns(r.Description) {
+			s.changed("The application had been given another role")
+		}
+	}
+	return nil
+}
+
+// assign gives the role to the client's application and to no other.
+func (s *clientSync) assign(ctx context.Context) error {
+	assigned, err := s.assigned(ctx)
+	if err != nil || assigned {
+		return err
+	}
+	_, err = s.d.call(ctx, request{doing: "assign the role", method: http.MethodPost, path: s.rolePath() + "/applications",
+		body: map[string]any{"applicationIds": []string{s.app.ID}}}, nil)
+	if disputed(err) {
+		s.roleCreated = false
+		if assigned, lookErr := s.assigned(ctx); lookErr != nil || assigned {
+			return lookErr
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if s.settled() {
+		s.changed("The role was not assigned to the application")
+	}
+	return nil
+}
+
+// assigned says whether the application has the role, after it was taken from others.
+func (s *clientSync) assigned(ctx context.Context) (assigned bool, err error) {
+	if s.roleCreated {
+		return false, nil
+	}
+	all, err := list[application](ctx, s.d, "read the role's applications", s.rolePath()+"/applications", nil)
+	if err != nil {
+		return false, err
+	}
+	for _, a := range all {
+		if a.ID == s.app.ID {
+			assigned = true
+			continue
+		}
+		if err := s.d.remove(ctx, "take the role from another application", s.rolePath()+"/applications/"+url.PathEscape(a.ID)); err != nil {
+			return false, err
+		}
+		s.changed("The role had been assigned to another application")
+	}
+	return assigned, nil
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package logto
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// managementScope must be asked for: without it the token is issued and the Management API refuses it.
+const managementScope = "all"
+
+// tokenCache holds the token of the Management API. Whoever holds the turn may read and change it, so that no two
+// requests for a token are under way at once.
+type tokenCache struct {
+	turn  chan struct{}
+	value string
+	until time.Time
+}
+
+// Lives of a token in the cache.
+const (
+	tokenLead    = time.Minute // before its expiry
+	unknownLife  = time.Minute // where the server does not say
+	shortestLife = time.Second
+)
+
+func (d *Driver) managementToken(ctx context.Context) (string, error) {
+	c := &d.token
+	select {
+	case c.turn <- struct{}{}:
+		defer func() { <-c.turn }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	now := d.now()
+	if c.value != "" && now.Before(c.until) {
+		return c.value, nil
+	}
+	token, err := oauth.Exchange(ctx, d.http, oauth.TokenRequest{
+		Endpoint:       d.endpoint + "/oidc/token",
+		Authentication: oauth.ClientSecretBasic(d.clientID, d.clientSecret.Reveal()),
+		Scopes:         []string{managementScope},
+		Resource:       d.managementAPI,
+		Now:            now,
+	})
+	if err != nil {
+		return "", tokenError(ctx, err)
+	}
+	// Logto leaves out what is not granted, and scope itself if nothing is.
+	if !slices.Contains(token.Scopes, managementScope) {
+		return "", &provision.Error{Kind: provision.Refused, Message: gettingToken + "it does not have the scope \"" + managementScope + "\"; " + roleNeeded}
+	}
+	life := unknownLife
+	if token.ExpiresIn > 0 {
+		life = max(token.ExpiresIn-min(tokenLead, token.ExpiresIn/2), shortestLife)
+	}
+	c.value, c.until = token.Value, token.RequestedAt.Add(life)
+	return c.value, nil
+}
+
+// forgetToken drops a token that was refused, unless it has been replaced already.
+func (d *Driver) forgetToken(ctx context.Context, token string) {
+	select {
+	case d.token.turn <- struct{}{}:
+		defer func() { <-d.token.turn }()
+	case <-ctx.Done():
+		return
+	}
+	if d.token.value == token {
+		d.token.value = ""
+	}
+}
+
+const gettingToken = "get a token for the Management API: "
+
+func tokenError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var e *oauth.Error
+	if !errors.As(err, &e) {
+		return &provision.Error{Kind: provision.Unavailable, Message: gettingToken + "it failed"}
+	}
+	p := &provision.Error{Kind: provision.Refused, Code: e.Code, Status: e.Status, RetryAfter: e.RetryAfter}
+	if e.Class == oauth.ClassRetryable {
+		p.Kind = provision.Unavailable
+	}
+	if p.Status == http.StatusNotFound { // of the token endpoint: it says nothing about what the token was for
+		p.Status = 0
+	}
+	switch {
+	case e.Code == "invalid_client":
+		p.Message = fmt.Sprintf("%sLogto answered invalid_client (HTTP %d); check the client id and secret", gettingToken, e.Status)
+	case e.Code == "invalid_target":
+		p.Message = fmt.Sprintf("%sLogto answered invalid_target (HTTP %d); check the identifier of the Management API", gettingToken, e.Status)
+	case e.Code != "":
+		// Logto answers invalid_request for a secret that has expired.
+		p.Message = fmt.Sprintf("%sLogto answered %s (HTTP %d)", gettingToken, e.Code, e.Status)
+	case e.Status != 0:
+		p.Message = fmt.Sprintf("%sLogto answered with status %d", gettingToken, e.Status)
+	default:
+		p.Message = gettingToken + e.Detail
+	}
+	return p
+}
