@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package registration_test
+
+import (
+	"testing"
+
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/provision/registration/registrationtest"
+)
+
+const (
+	initialToken = "the-initial-access-token"
+	payment      = "https://payment.example.com/api"
+	shipping     = "https://shipping.example.com/api"
+)
+
+func access(resource string, scopes ...string) provision.Access {
+	return provision.Access{Resource: resource, Scopes: scopes}
+}
+
+// goOIDC is go-oidc as the tests of registrations see it.
+type goOIDC struct{ *oidctest.Server }
+
+func (s goOIDC) TokenEndpoint() string        { return s.TokenURL() }
+func (s goOIDC) RegistrationEndpoint() string { return s.RegistrationURL() }
+func (s goOIDC) Delete(id string)             { s.RemoveClient(id) }
+
+func (s goOIDC) Registered() (all []registrationtest.Registered) {
+	for _, c := range s.RegisteredClients() {
+		all = append(all, registrationtest.Registered{ID: c.ID, Name: c.Name, Scopes: c.Scopes})
+	}
+	return all
+}
+
+func (s goOIDC) Change(to registrationtest.Registered) {
+	s.ChangeRegisteredClient(to.ID, func(c *oidctest.RegisteredClient) { c.Name, c.Scopes = to.Name, to.Scopes })
+}
+
+// newWorld makes an operator with a server of its own, in process.
+func newWorld(t *testing.T, o oidctest.DynamicRegistration, method string) (*registrationtest.World, *oidctest.Server) {
+	t.Helper()
+	o.InitialAccessToken = initialToken
+	server, err := oidctest.Start(oidctest.Options{DynamicRegistration: &o})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	return registrationtest.NewWorld(t, registrationtest.Config{
+		Server: goOIDC{server}, InitialAccessToken: initialToken, AuthenticationMethod: method,
+		Access: []provision.Access{access(payment, "cancel", "read", "write"), access(shipping, "read", "track")},
+	}), server
+}
+
+func TestRandomSequencesWithGoOIDC(t *testing.T) {
+	registrationtest.Sequences(t, 1000, func(t *testing.T, seed uint64) *registrationtest.World {
+		w, _ := newWorld(t, oidctest.DynamicRegistration{RotateTokens: seed%2 == 0}, "")
+		return w
+	})
+}
