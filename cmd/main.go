@@ -63,9 +63,13 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	flags.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second, "How long other replicas wait before they take over from a leader that is silent.")
 	flags.DurationVar(&o.renewDeadline, "leader-elect-renew-deadline", 10*time.Second, "How long the leader tries to renew its lease before it gives up.")
 	flags.StringVar(&o.OperatorNamespace, "operator-namespace", os.Getenv("POD_NAMESPACE"),
-		"Namespace of the operator: of its lease, and of the Secrets and ConfigMaps that a ClusterAuthorizationServer names. Defaults to $POD_NAMESPACE.")
+		"Namespace of the operator: of its lease, of the secrets of the clients that it registers, and of the Secrets and ConfigMaps that a ClusterAuthorizationServer names. Defaults to $POD_NAMESPACE.")
 	flags.StringVar(&namespaces, "watch-namespaces", "", "Namespaces to work in, separated by commas. Empty: all.")
 	flags.IntVar(&o.Workers, "workers", 20, "How many M2MClients, verification bundles and pods are worked on at a time, of each.")
+	flags.StringVar(&o.ClusterID, "cluster-id", "",
+		"What tells this cluster apart at an authorization server that several clusters provision. Empty: the UID of the namespace kube-system. It should never change.")
+	flags.DurationVar(&o.DeletionTimeout, "deletion-timeout", 5*time.Minute,
+		"How long a deleted object is held until what was provisioned of it is removed at its authorization server.")
 	flags.BoolVar(&o.PromptDelivery, "prompt-delivery", true, "Touch the pods that must see a change at once. It needs the permission to patch pods.")
 	flags.BoolVar(&o.inject, "webhook", true, "Serve the webhook that injects tokens and verification bundles into annotated pods.")
 	flags.StringVar(&webhookAddress, "webhook-bind-address", ":9443", "Where the webhook is served.")
@@ -116,6 +120,10 @@ func (o *options) validate() error {
 		return errors.New("--operator-namespace is needed for the leader's lease; set it, or POD_NAMESPACE, or --leader-elect=false")
 	case o.leaderElect && (o.renewDeadline < time.Second || o.leaseDuration <= o.renewDeadline):
 		return errors.New("--leader-elect-renew-deadline must be at least 1s and less than --leader-elect-lease-duration")
+	case o.ClusterID != "" && (len(o.ClusterID) > 63 || len(validation.IsDNS1123Subdomain(o.ClusterID)) > 0):
+		return fmt.Errorf("--cluster-id: %q must have at most 63 lowercase letters, digits, '-' and '.', with a letter or digit at both ends", o.ClusterID)
+	case o.DeletionTimeout < time.Second:
+		return errors.New("--deletion-timeout must be at least 1s")
 	case o.Workers < 1:
 		return errors.New("--workers must be at least 1")
 	case o.qps <= 0 || o.burst < 1:

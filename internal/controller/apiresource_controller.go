@@ -78,16 +78,19 @@ func (r *APIResourceReconciler) reconcile(ctx context.Context, api *v1alpha1.API
 	if refused != nil {
 		accepted = conditionOf(v1alpha1.ConditionAccepted, refused)
 	}
+	provisioned := apiProvisioned(api, srv, refused)
 	distributed, namespaces, err := r.distribution(ctx, api, srv, refused)
 	if err != nil {
 		return err
 	}
 	ready := isTrue(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The APIResource is accepted and its verification bundle is where it is needed")
-	for _, c := range []condition{distributed, accepted} {
-		if c.Status != metav1.ConditionTrue {
+	for _, c := range []condition{distributed, provisioned, accepted} {
+		// What is only observed may differ.
+		if c.Type != "" && c.Status != metav1.ConditionTrue && c.Reason != v1alpha1.ReasonDrifted {
 			ready = c.asReady()
 		}
 	}
+	setOrRemove(&api.Status.Conditions, api.Generation, v1alpha1.ConditionProvisioned, provisioned)
 	setConditions(&api.Status.Conditions, api.Generation, accepted, distributed, ready)
 	api.Status.ObservedGeneration = api.Generation
 	api.Status.Bundle = v1alpha1.VerificationBundle{
@@ -206,18 +209,15 @@ func (r *APIResourceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	})
 	// An APIResource that goes, changes its server or is no longer accepted may
 	// free its identifier.
-	acceptedChanged := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-		return meta.IsStatusConditionTrue(e.ObjectOld.(*v1alpha1.APIResource).Status.Conditions, v1alpha1.ConditionAccepted) !=
-			meta.IsStatusConditionTrue(e.ObjectNew.(*v1alpha1.APIResource).Status.Conditions, v1alpha1.ConditionAccepted)
-	}}
+	acceptedDiffers := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool { return isAccepted(e.ObjectOld) != isAccepted(e.ObjectNew) }}
 	rivals := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{},
 			client.MatchingFields{byIdentifier: string(o.(*v1alpha1.APIResource).Spec.Identifier)})
 	})
 	b := ctrl.NewControllerManagedBy(mgr).
 		Named("apiresource").
-		For(&v1alpha1.APIResource{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&v1alpha1.APIResource{}, rivals, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, acceptedChanged))).
+		For(&v1alpha1.APIResource{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, comparedAPI))).
+		Watches(&v1alpha1.APIResource{}, rivals, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, acceptedDiffers))).
 		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofClusterServer).
 		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
@@ -238,6 +238,10 @@ func (r *APIResourceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		b = b.Watches(o, settled(verifyRefs))
 	}
 	return b.Complete(r)
+}
+
+func isAccepted(o client.Object) bool {
+	return meta.IsStatusConditionTrue(o.(*v1alpha1.APIResource).Status.Conditions, v1alpha1.ConditionAccepted)
 }
 
 // settled enqueues what a function names, a little later, so that many events

@@ -86,7 +86,8 @@ func (r *AuthorizationServerReconciler) Reconcile(ctx context.Context, req recon
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !obj.GetDeletionTimestamp().IsZero() {
-		return ctrl.Result{}, nil
+		after, err := r.release(ctx, obj)
+		return ctrl.Result{RequeueAfter: after}, err
 	}
 	before := obj.DeepCopyObject().(client.Object)
 	after, err := r.reconcile(ctx, obj)
@@ -130,8 +131,13 @@ func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj clien
 	}
 	records := jwks.Merge(recordsOf(status.Keys), nil, mergePolicy(spec, now))
 	status.Keys = signingKeys(records)
+	provisioning, checkDue, err := r.provisioning(ctx, obj, now)
+	if err != nil {
+		return 0, err
+	}
 
-	setConditions(&status.Conditions, obj.GetGeneration(), discovered, keys, serverReady(obj, discovered, keys))
+	setOrRemove(&status.Conditions, obj.GetGeneration(), v1alpha1.ConditionProvisioningReady, provisioning)
+	setConditions(&status.Conditions, obj.GetGeneration(), discovered, keys, serverReady(obj, discovered, keys, provisioning))
 	status.ObservedGeneration = obj.GetGeneration()
 
 	r.keep(obj, state)
@@ -139,7 +145,27 @@ func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj clien
 	if at := jwks.NextPrune(records, spec.JWKS.Retention.Or(defaultKeyRetention)); !at.IsZero() {
 		prune = max(time.Second, at.Sub(now))
 	}
-	return soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), prune), nil
+	var check time.Duration
+	if !checkDue.IsZero() {
+		check = max(time.Second, checkDue.Sub(now))
+	}
+	return soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), prune, check), nil
+}
+
+// provisioning says whether the server can be provisioned, and when to look
+// again. It is empty where nothing is to be.
+func (r *AuthorizationServerReconciler) provisioning(ctx context.Context, obj client.Object, now time.Time) (condition, time.Time, error) {
+	if !provisions(specOf(obj)) {
+		return condition{}, time.Time{}, nil
+	}
+	bad, due, err := r.servers.checkProvisioning(ctx, obj, now)
+	switch {
+	case err != nil:
+		return condition{}, time.Time{}, err
+	case bad != nil:
+		return conditionOf(v1alpha1.ConditionProvisioningReady, bad), due, nil
+	}
+	return isTrue(v1alpha1.ConditionProvisioningReady, v1alpha1.ReasonProvisioningReady, "The credential for provisioning works"), due, nil
 }
 
 // state returns a copy of the server's fetch state; a changed spec makes
@@ -189,6 +215,7 @@ func (r *AuthorizationServerReconciler) discover(ctx context.Context, hc *http.C
 	}
 	status.Endpoints.Token = cmp.Or(spec.Endpoints.Token, status.Endpoints.Token)
 	status.Endpoints.JWKS = cmp.Or(spec.Endpoints.JWKS, status.Endpoints.JWKS)
+	status.Endpoints.Registration = cmp.Or(spec.Endpoints.Registration, status.Endpoints.Registration)
 	if state.discovered != nil {
 		return conditionOf(v1alpha1.ConditionDiscovered, state.discovered)
 	}
@@ -201,6 +228,7 @@ func adopt(status *v1alpha1.AuthorizationServerStatus, spec *v1alpha1.Authorizat
 	token, keys := v1alpha1.EndpointURL(metadata.TokenEndpoint), v1alpha1.EndpointURL(metadata.JWKSURI)
 	status.Endpoints.Token = cmp.Or(token, status.Endpoints.Token)
 	status.Endpoints.JWKS = cmp.Or(keys, status.Endpoints.JWKS)
+	status.Endpoints.Registration = cmp.Or(spec.Endpoints.Registration, v1alpha1.EndpointURL(metadata.RegistrationEndpoint), status.Endpoints.Registration)
 	switch {
 	case cmp.Or(spec.Endpoints.Token, token) == "":
 		return &problem{reason: v1alpha1.ReasonEndpointMissing, message: "The server's metadata names no token endpoint; set spec.endpoints.token"}
@@ -248,7 +276,7 @@ func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.
 }
 
 // serverReady sums up: what works goes on working while discovery fails.
-func serverReady(obj client.Object, discovered, keys condition) condition {
+func serverReady(obj client.Object, discovered, keys, provisioning condition) condition {
 	status := statusOf(obj)
 	switch {
 	case status.Endpoints.Token == "":
@@ -257,6 +285,8 @@ func serverReady(obj client.Object, discovered, keys condition) condition {
 		return isFalse(v1alpha1.ConditionReady, v1alpha1.ReasonNoKeys, "Every signing key of the server is revoked")
 	case len(status.Keys) == 0:
 		return keys.asReady()
+	case provisioning.Status == metav1.ConditionFalse:
+		return provisioning.asReady()
 	}
 	return isTrue(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The token endpoint and the signing keys are known")
 }
@@ -353,7 +383,7 @@ func (r *AuthorizationServerReconciler) SetupWithManager(mgr ctrl.Manager, forei
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(strings.ToLower(string(r.kind))).
-		For(serverKey{kind: r.kind}.object(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		For(serverKey{kind: r.kind}.object(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, changedOrDeleted))).
 		WatchesRawSource(sourceKind(foreign, "Secret", byCABundle(bySecret))).
 		WatchesRawSource(sourceKind(foreign, "ConfigMap", byCABundle(byConfigMap))).
 		WatchesRawSource(source.Channel(r.servers.wake[r.kind], &handler.EnqueueRequestForObject{})).

@@ -48,13 +48,9 @@ type foreignObject struct {
 }
 
 func newForeignObjects(mgr ctrl.Manager, o Options) (*foreignObjects, error) {
-	namespaces := watchedNamespaces(o.WatchNamespaces)
-	if namespaces != nil && o.OperatorNamespace != "" {
-		namespaces[o.OperatorNamespace] = cache.Config{}
-	}
 	c, err := cache.New(mgr.GetConfig(), cache.Options{
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
-		DefaultNamespaces: namespaces,
+		DefaultNamespaces: withOperatorNamespace(o),
 		DefaultTransform: func(in any) (any, error) {
 			if o, ok := in.(*metav1.PartialObjectMetadata); ok {
 				kept := metav1.ObjectMeta{Name: o.Name, Namespace: o.Namespace, UID: o.UID, ResourceVersion: o.ResourceVersion}

@@ -174,4 +174,5 @@ func idle(t *testing.T, controllers ...string) error {
 	return nil
 }
 
-var everyController = []string{"authorizationserver", "clusterauthorizationserver", "apiresource", "verificationbundle", "m2mclient", "pod"}
+var everyController = []string{"authorizationserver", "clusterauthorizationserver", "apiresource", "verificationbundle", "m2mclient", "pod",
+	"apiresource-provisioning", "m2mclient-provisioning"}

@@ -67,7 +67,11 @@ func addIndexes(indexer client.FieldIndexer) error {
 	for _, o := range []client.Object{&v1alpha1.AuthorizationServer{}, &v1alpha1.ClusterAuthorizationServer{}} {
 		indexes = append(indexes,
 			index{o, bySecret, func(o client.Object) []string {
-				return []string{string(specOf(o).CABundle.SecretRef.Name)}
+				spec := specOf(o)
+				return []string{
+					string(spec.CABundle.SecretRef.Name), string(spec.Provisioning.Logto.CredentialsSecretRef.Name),
+					string(spec.Provisioning.DynamicRegistration.InitialAccessTokenSecretRef.Name),
+				}
 			}},
 			index{o, byConfigMap, func(o client.Object) []string {
 				return []string{string(specOf(o).CABundle.ConfigMapRef.Name)}

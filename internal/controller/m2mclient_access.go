@@ -28,6 +28,8 @@ type access struct {
 
 	denied   *problem // it is not allowed
 	withdraw bool     // its token has to go: somebody decided so
+	reduced  *problem // it is allowed, and some of the scopes are not; scopes are those that are
+	waiting  *problem // it is allowed, and its server does not grant it yet
 
 	server *server // whose keys the API verifies with
 	spec   *v1alpha1.APIResource
@@ -59,8 +61,55 @@ func apiResourceOf(c *v1alpha1.M2MClient, a *v1alpha1.Access) types.NamespacedNa
 	}
 }
 
+// accessResolver finds out what clients may have and where. M2MClientReconciler
+// asks for tokens by it, M2MClientProvisioner grants by it.
+type accessResolver struct {
+	client  client.Reader
+	servers *servers
+}
+
+// resolveServer finds the server that a client's tokens come from: the one it
+// names, or that of its APIs if the operator registers it.
+func (r accessResolver) resolveServer(ctx context.Context, p *pass) (err error) {
+	ref := p.client.Spec.AuthorizationServerRef
+	if !isProvisioned(p.client) {
+		p.server, p.serverProblem, err = r.servers.resolve(ctx, ref, p.client.Namespace)
+		return err
+	}
+	for i := range p.client.Spec.Access {
+		name := apiResourceOf(p.client, &p.client.Spec.Access[i])
+		if !r.servers.watches(name.Namespace) {
+			continue
+		}
+		var api v1alpha1.APIResource
+		err := r.client.Get(ctx, name, &api)
+		if apierrors.IsNotFound(err) || err == nil && !api.DeletionTimestamp.IsZero() {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("get APIResource %q: %w", name, err)
+		}
+		p.server, p.serverProblem, err = r.servers.resolve(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
+		if err != nil || p.server == nil {
+			return err
+		}
+		if p.server.key.kind == v1alpha1.KindClusterAuthorizationServer {
+			// The client would be registered there: its own namespace must be allowed too.
+			p.server, p.serverProblem, err = r.servers.resolve(ctx, api.Spec.AuthorizationServerRef, p.client.Namespace)
+		}
+		if named := keyOf(ref, p.client.Namespace); p.server != nil && ref.Name != "" && named != p.server.key {
+			p.serverProblem = &problem{reason: v1alpha1.ReasonServerMismatch, message: fmt.Sprintf(
+				"APIResource %q belongs to %s %q, not to the client's authorizationServerRef; leave that out", name, p.server.key.kind, p.server.key.name)}
+			p.server = nil
+		}
+		return err
+	}
+	p.serverProblem = &problem{reason: v1alpha1.ReasonAPIResourceNotFound, message: "None of the client's APIResources exists, and so its authorization server is not known"}
+	return nil
+}
+
 // resolveAccess finds what each access is for and whether it is allowed.
-func (r *M2MClientReconciler) resolveAccess(ctx context.Context, p *pass) error {
+func (r accessResolver) resolveAccess(ctx context.Context, p *pass) error {
 	for i := range p.client.Spec.Access {
 		spec := &p.client.Spec.Access[i]
 		a := &access{key: accessKey(spec), resource: string(spec.Resource)}
@@ -84,7 +133,7 @@ func (r *M2MClientReconciler) resolveAccess(ctx context.Context, p *pass) error 
 	return nil
 }
 
-func (r *M2MClientReconciler) resolveAPIResource(ctx context.Context, p *pass, a *access) error {
+func (r accessResolver) resolveAPIResource(ctx context.Context, p *pass, a *access) error {
 	deny := func(reason, format string, args ...any) error {
 		a.denied = &problem{reason: reason, message: fmt.Sprintf(format, args...)}
 		return nil
@@ -116,6 +165,10 @@ func (r *M2MClientReconciler) resolveAPIResource(ctx context.Context, p *pass, a
 	case srv == nil:
 		a.withdraw = refused.reason == v1alpha1.ReasonAuthorizationServerNotAllowed
 		return deny(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q names an authorization server that it cannot use (%s)", a.api, refused.reason)
+	case isProvisioned(p.client) && srv.key != p.server.key:
+		a.withdraw = true
+		return deny(v1alpha1.ReasonServerMismatch, "APIResource %q belongs to %s %q, the client's other APIs to %s %q; a client without credentials has one server",
+			a.api, srv.key.kind, srv.key.name, p.server.key.kind, p.server.key.name)
 	case srv.spec.Issuer != p.server.spec.Issuer:
 		a.withdraw = true
 		return deny(v1alpha1.ReasonIssuerMismatch, "APIResource %q belongs to another issuer than %s %q", a.api, p.server.key.kind, p.server.key.name)
@@ -134,12 +187,18 @@ func (r *M2MClientReconciler) resolveAPIResource(ctx context.Context, p *pass, a
 			a.api, p.client.Name, p.client.Namespace)
 	}
 	if missing := slices.DeleteFunc(slices.Clone(a.scopes), func(s string) bool { return slices.Contains(granted, s) }); len(missing) > 0 {
-		a.withdraw = true
 		what := "does not grant this client the scopes %s; its owner can add them to a grant"
 		if api.Namespace == p.client.Namespace {
 			what = "does not have the scopes %s in its spec.scopes"
 		}
-		return deny(v1alpha1.ReasonScopeNotGranted, "APIResource %q "+what, a.api, strings.Join(missing, ", "))
+		refusal := problem{reason: v1alpha1.ReasonScopeNotGranted, message: fmt.Sprintf("APIResource %q "+what, a.api, strings.Join(missing, ", "))}
+		if !isProvisioned(p.client) || len(missing) == len(a.scopes) {
+			a.withdraw, a.denied = true, &refusal
+			return nil
+		}
+		// Its token lists what it can do, and what is registered is what is granted.
+		a.reduced = &refusal
+		a.scopes = slices.DeleteFunc(a.scopes, func(s string) bool { return slices.Contains(missing, s) })
 	}
 
 	a.server, a.spec = srv, &api
@@ -156,7 +215,7 @@ func (r *M2MClientReconciler) resolveAPIResource(ctx context.Context, p *pass, a
 
 // granted returns the scopes that a client may ask an API for, and whether it
 // may ask at all. Clients of the API's own namespace may ask for everything.
-func (r *M2MClientReconciler) granted(ctx context.Context, api *v1alpha1.APIResource, c *v1alpha1.M2MClient) (scopes []string, known bool, err error) {
+func (r accessResolver) granted(ctx context.Context, api *v1alpha1.APIResource, c *v1alpha1.M2MClient) (scopes []string, known bool, err error) {
 	if api.Namespace == c.Namespace {
 		for _, s := range api.Spec.Scopes {
 			scopes = append(scopes, string(s.Name))

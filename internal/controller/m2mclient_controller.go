@@ -29,6 +29,7 @@ import (
 // M2MClient in the client's Secret.
 type M2MClientReconciler struct {
 	client  client.Client
+	access  accessResolver
 	live    client.Reader // past the cache
 	servers *servers
 	foreign *foreignObjects
@@ -36,7 +37,11 @@ type M2MClientReconciler struct {
 	clock   clock.PassiveClock
 	held    *perAccess[heldToken]
 	written *perAccess[tokenRecord] // of the tokens that this process wrote or has checked
-	events  recorder.EventRecorder
+
+	// clientWishes and apiWishes have a registered client and its API compared
+	// with their server.
+	clientWishes, apiWishes *wishes
+	events                  recorder.EventRecorder
 
 	// prompt has the pods touched that must see a changed Secret at once.
 	prompt bool
@@ -56,6 +61,7 @@ type pass struct {
 	serverProblem *problem
 	credentials   *credentials
 	credProblem   *problem
+	provisioned   condition // what becomes of the client at its server; empty with credentials of its own
 	secret        *tokenSecret
 	secretProblem *problem
 	waiting       *corev1.Secret // the Secret with the tokens that wait, nil if there is none
@@ -116,7 +122,7 @@ func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 func (r *M2MClientReconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClient) (*pass, time.Duration, error) {
 	p := &pass{client: c, now: r.clock.Now()}
 	for _, step := range []func(context.Context, *pass) error{
-		r.resolveServer, r.resolveAccess, r.readSecret, r.readWaiting, r.resolveCredentials, r.refreshTokens, r.writeSecret, r.writeWaiting,
+		r.access.resolveServer, r.access.resolveAccess, r.judgeProvisioning, r.readSecret, r.readWaiting, r.resolveCredentials, r.refreshTokens, r.writeSecret, r.writeWaiting,
 	} {
 		if err := step(ctx, p); err != nil {
 			return nil, 0, err
@@ -124,11 +130,6 @@ func (r *M2MClientReconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClie
 	}
 	summarize(p)
 	return p, p.next(), nil
-}
-
-func (r *M2MClientReconciler) resolveServer(ctx context.Context, p *pass) (err error) {
-	p.server, p.serverProblem, err = r.servers.resolve(ctx, p.client.Spec.AuthorizationServerRef, p.client.Namespace)
-	return err
 }
 
 // next returns how long until something is to be done.
@@ -157,20 +158,25 @@ func (r *M2MClientReconciler) forget(name types.NamespacedName, uid types.UID) {
 	}
 }
 
+// clientsOfServer maps a server to the clients that name it or one of its APIs.
+func clientsOfServer(c client.Reader) handler.EventHandler {
+	return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		server := client.MatchingFields{byServer: keyOfObject(o).String()}
+		all := sets.New(requestsFor(ctx, c, &v1alpha1.M2MClientList{}, server)...)
+		for _, api := range requestsFor(ctx, c, &v1alpha1.APIResourceList{}, server) {
+			all.Insert(requestsFor(ctx, c, &v1alpha1.M2MClientList{}, client.MatchingFields{byAPIResource: api.String()})...)
+		}
+		return all.UnsortedList()
+	})
+}
+
 // SetupWithManager watches everything that decides what a client's Secret
 // should hold.
 func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 	clients := func(ctx context.Context, opts ...client.ListOption) []reconcile.Request {
 		return requestsFor(ctx, r.client, &v1alpha1.M2MClientList{}, opts...)
 	}
-	ofServer := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-		server := client.MatchingFields{byServer: keyOfObject(o).String()}
-		all := sets.New(clients(ctx, server)...)
-		for _, api := range requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, server) {
-			all.Insert(clients(ctx, client.MatchingFields{byAPIResource: api.String()})...)
-		}
-		return all.UnsortedList()
-	})
+	ofServer := clientsOfServer(r.client)
 	ofAPIResource := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 		return clients(ctx, client.MatchingFields{byAPIResource: client.ObjectKeyFromObject(o).String()})
 	})
@@ -192,13 +198,16 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 	// Another's Secret that only looks like the operator's makes room when it
 	// goes.
 	room := handler.Funcs{DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
+		if !r.servers.watches(e.Object.GetNamespace()) {
+			return // the operator's own namespace
+		}
 		for _, c := range clients(ctx, client.InNamespace(e.Object.GetNamespace()), client.MatchingFields{bySecret: e.Object.GetName()}) {
 			q.Add(c)
 		}
 	}}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("m2mclient").
-		For(&v1alpha1.M2MClient{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		For(&v1alpha1.M2MClient{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, comparedClient))).
 		Owns(&corev1.Secret{}).
 		Watches(&corev1.Secret{}, room).
 		Watches(&v1alpha1.AuthorizationServer{}, ofServer).

@@ -61,6 +61,9 @@ func (r *M2MClientReconciler) resolveCredentials(ctx context.Context, p *pass) e
 	if p.server == nil {
 		return nil
 	}
+	if isProvisioned(p.client) {
+		return r.registeredCredentials(ctx, p)
+	}
 	if sa := p.client.Spec.Credentials.ServiceAccount; sa.Name != "" {
 		p.credentials = r.serviceAccount(p, sa)
 		return nil

@@ -79,12 +79,18 @@ func (r *M2MClientReconciler) request(ctx context.Context, hc *http.Client, p *p
 		Endpoint: string(p.server.status.Endpoints.Token), Authentication: auth,
 		Scopes: a.scopes, Resource: a.inputs.Resource, Audience: a.inputs.Audience, Now: p.now,
 	})
+	failure := asOAuth(err)
+	observeRequest(p.server.key, failure)
+	return token, failure
+}
+
+// asOAuth returns what a failed token request means, nil for none that failed.
+func asOAuth(err error) *oauth.Error {
 	var failure *oauth.Error
 	if err != nil && !errors.As(err, &failure) {
 		failure = &oauth.Error{Class: oauth.ClassRetryable, Detail: "the request failed"}
 	}
-	observeRequest(p.server.key, failure)
-	return token, failure
+	return failure
 }
 
 // received makes a held token of an answer.
@@ -121,7 +127,11 @@ func (r *M2MClientReconciler) refused(p *pass, a *access, inputs string, e *oaut
 		}
 	}
 	message := fmt.Sprintf("%s %q %s: %s", p.server.key.kind, p.server.key.name, what, e.Error())
-	if hint := refusalHint(p, a, e); hint != "" {
+	if isProvisioned(p.client) {
+		if e.Class != oauth.ClassRetryable {
+			r.compare(p, a) // somebody may have changed it at the server
+		}
+	} else if hint := refusalHint(p, a, e); hint != "" {
 		message += "; " + hint
 	}
 	r.failed(p, a, inputs, reason, message, backoff.Next(a.attempts(inputs), e.RetryAfter, a.seed(p)))

@@ -104,13 +104,7 @@ func (p *pass) inputs(a *access) refresh.Inputs {
 	in := refresh.Inputs{
 		Issuer: p.server.spec.Issuer, ClientID: p.credentials.ClientID, Credential: p.credentials.Revision, Scopes: a.scopes,
 	}
-	switch p.server.spec.AudienceParameter {
-	case v1alpha1.AudienceParameterAudience:
-		in.Audience = a.resource
-	case v1alpha1.AudienceParameterNone:
-	default:
-		in.Resource = a.resource
-	}
+	in.Resource, in.Audience = audience(p.server.spec, a.resource)
 	return in
 }
 
@@ -190,6 +184,9 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 		if bad.Reason == jwks.ReasonBadSignature || bad.Reason == jwks.ReasonAlgorithm {
 			r.servers.refetchKeys(a.server) // a new key may have come under an old ID
 		}
+		if bad.Reason == jwks.ReasonMissingScopes && isProvisioned(p.client) {
+			r.compare(p, a) // somebody may have taken them away at the server
+		}
 		r.held.drop(name, a.key)
 		wait := refresh.SlowBackoff.Next(a.attempts(in.WantInputsHash), 0, a.seed(p))
 		r.failed(p, a, in.WantInputsHash, bad.Reason, bad.Message, wait)
@@ -223,6 +220,8 @@ func (p *pass) obstacle(a *access) *problem {
 		return a.denied
 	case p.credProblem != nil:
 		return p.credProblem
+	case a.waiting != nil:
+		return a.waiting
 	case p.server.status.Endpoints.Token == "":
 		return &problem{reason: v1alpha1.ReasonAuthorizationServerNotReady, message: fmt.Sprintf(
 			"The token endpoint of %s %q is not known; see its conditions", p.server.key.kind, p.server.key.name)}

@@ -47,6 +47,7 @@ func notVerified(p *problem) string {
 func summarize(p *pass) {
 	status := &p.client.Status
 	granted, fresh, verified := p.isGranted(), p.isFresh(), p.isVerified()
+	setOrRemove(&status.Conditions, p.client.Generation, v1alpha1.ConditionProvisioned, p.provisioned)
 	setConditions(&status.Conditions, p.client.Generation, p.isReady(granted, fresh), granted, fresh, verified)
 	status.ObservedGeneration = p.client.Generation
 	if p.credentials != nil {
@@ -88,8 +89,10 @@ func (p *pass) about(a *access, message string) string {
 
 func (p *pass) isGranted() condition {
 	for _, a := range p.accesses {
-		if a.denied != nil {
-			return isFalse(v1alpha1.ConditionGranted, a.denied.reason, p.about(a, a.denied.message))
+		for _, pr := range []*problem{a.denied, a.reduced} {
+			if pr != nil {
+				return isFalse(v1alpha1.ConditionGranted, pr.reason, p.about(a, pr.message))
+			}
 		}
 	}
 	if p.serverProblem != nil {

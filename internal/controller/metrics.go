@@ -4,6 +4,7 @@ package controller
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,9 +55,41 @@ var (
 	}, []string{"result"})
 )
 
+var (
+	provisioningRequests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "m2m_provisioning_requests_total",
+		Help: "Requests to the administration of an authorization server by the class of the answer's status: 2xx to 5xx, or none.",
+	}, []string{"server", "code"})
+
+	provisioningDrift = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "m2m_provisioning_drift_total",
+		Help: "Differences that were put right at an authorization server.",
+	}, []string{"server"})
+
+	provisioningLeftBehind = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "m2m_provisioning_left_behind_total",
+		Help: "Objects that were let go while something of them remained at their authorization server, by kind.",
+	}, []string{"kind"})
+)
+
 func init() {
-	metrics.Registry.MustRegister(tokenExpiry, refreshLateness, tokenRequests, keysFetched, keysKnown, bundleWrites, podTouches)
+	metrics.Registry.MustRegister(tokenExpiry, refreshLateness, tokenRequests, keysFetched, keysKnown, bundleWrites, podTouches,
+		provisioningRequests, provisioningDrift, provisioningLeftBehind)
 }
+
+func observeProvisioning(server serverKey, status int) {
+	code := "none"
+	if status > 0 {
+		code = strconv.Itoa(status/100) + "xx"
+	}
+	provisioningRequests.WithLabelValues(server.String(), code).Inc()
+}
+
+func observeDrift(server serverKey, n int) {
+	provisioningDrift.WithLabelValues(server.String()).Add(float64(n))
+}
+
+func observeLeftBehind(kind string) { provisioningLeftBehind.WithLabelValues(kind).Inc() }
 
 // observeTokens publishes when a client's tokens expire, and drops what it
 // published of accesses and tokens that are no more.
@@ -102,7 +135,7 @@ func observeKeys(server serverKey, status *v1alpha1.AuthorizationServerStatus, f
 }
 
 func forgetServerMetrics(server serverKey) {
-	for _, v := range []*prometheus.MetricVec{keysFetched.MetricVec, keysKnown.MetricVec, tokenRequests.MetricVec} {
+	for _, v := range []*prometheus.MetricVec{keysFetched.MetricVec, keysKnown.MetricVec, tokenRequests.MetricVec, provisioningRequests.MetricVec, provisioningDrift.MetricVec} {
 		v.DeletePartialMatch(prometheus.Labels{"server": server.String()})
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
@@ -125,6 +126,7 @@ func (s *server) keysKnown() bool {
 type servers struct {
 	policy            egress.Policy
 	operatorNamespace string
+	cluster           string   // ID of the cluster at shared servers; empty: that of kube-system
 	watched           []string // namespaces; empty: all
 	foreign           *foreignObjects
 	client            client.Reader
@@ -132,6 +134,9 @@ type servers struct {
 
 	mu       sync.Mutex
 	runtimes map[serverKey]*serverRuntime
+	// drivers are the last ones that could be made, for what is to be removed
+	// when its server's credential is gone already.
+	drivers map[serverKey]provision.Driver
 
 	// wake has the AuthorizationServer of a key reconciled at once.
 	wake map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent
@@ -142,8 +147,8 @@ type servers struct {
 
 func newServers(o Options, foreign *foreignObjects, reader client.Reader) *servers {
 	return &servers{
-		policy: o.Egress, operatorNamespace: o.OperatorNamespace, watched: o.WatchNamespaces, foreign: foreign, client: reader, clock: o.Clock,
-		runtimes: map[serverKey]*serverRuntime{},
+		policy: o.Egress, operatorNamespace: o.OperatorNamespace, cluster: o.ClusterID, watched: o.WatchNamespaces, foreign: foreign, client: reader, clock: o.Clock,
+		runtimes: map[serverKey]*serverRuntime{}, drivers: map[serverKey]provision.Driver{},
 		wake: map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent{
 			v1alpha1.KindAuthorizationServer:        make(chan event.GenericEvent, 16),
 			v1alpha1.KindClusterAuthorizationServer: make(chan event.GenericEvent, 16),
@@ -232,7 +237,9 @@ type serverRuntime struct {
 	turns      map[types.UID]turn
 	inFlight   int
 	fetchState fetchState
-	keysWanted bool // fetch the keys now
+
+	provisioning provisioningRuntime
+	keysWanted   bool // fetch the keys now
 }
 
 // turn is a client's place in a server's budget.
@@ -253,6 +260,8 @@ func (s *servers) runtime(obj client.Object) *serverRuntime {
 			breaker: refresh.NewBreaker(breakerThreshold, breakerBase, breakerMax),
 			refetch: rate.NewLimiter(rate.Every(keyRefetchInterval), 1),
 			turns:   map[types.UID]turn{},
+
+			provisioning: provisioningRuntime{breaker: refresh.NewBreaker(breakerThreshold, breakerBase, breakerMax)},
 		}
 		s.runtimes[key] = rt
 	}
@@ -333,22 +342,7 @@ func (s *servers) admit(srv *server, who types.UID) (wait time.Duration, p *prob
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 
-	limit, burst := rate.Limit(defaultRequestsPerSecond), defaultRequestsPerSecond
-	if b := srv.spec.Requests; b.PerSecond > 0 {
-		limit, burst = rate.Limit(b.PerSecond), int(b.PerSecond)
-		if b.Burst > 0 {
-			burst = int(b.Burst)
-		}
-	}
-	for _, l := range []*rate.Limiter{rt.limiter, rt.sent} {
-		if l.Limit() != limit {
-			l.SetLimitAt(now, limit)
-		}
-		if l.Burst() != burst {
-			l.SetBurstAt(now, burst)
-		}
-	}
-
+	rt.setBudget(now, srv.spec.Requests)
 	waiting := &problem{
 		reason: v1alpha1.ReasonWaitingForBudget, unknown: true,
 		message: fmt.Sprintf("The request budget of %s %q is used up for the moment", srv.key.kind, srv.key.name),
@@ -387,6 +381,25 @@ func (s *servers) admit(srv *server, who types.UID) (wait time.Duration, p *prob
 	}
 	rt.inFlight++
 	return 0, nil
+}
+
+// setBudget has a server's limiters follow its spec.
+func (rt *serverRuntime) setBudget(now time.Time, b v1alpha1.RequestBudget) {
+	limit, burst := rate.Limit(defaultRequestsPerSecond), defaultRequestsPerSecond
+	if b.PerSecond > 0 {
+		limit, burst = rate.Limit(b.PerSecond), int(b.PerSecond)
+		if b.Burst > 0 {
+			burst = int(b.Burst)
+		}
+	}
+	for _, l := range []*rate.Limiter{rt.limiter, rt.sent} {
+		if l.Limit() != limit {
+			l.SetLimitAt(now, limit)
+		}
+		if l.Burst() != burst {
+			l.SetBurstAt(now, burst)
+		}
+	}
 }
 
 // done reports an admitted request: whether the server proved to be working,

@@ -56,6 +56,14 @@ type Options struct {
 	// Secret or ConfigMap at once. It needs the permission to patch pods.
 	PromptDelivery bool
 
+	// ClusterID tells the clusters apart that share an authorization server.
+	// Empty: the UID of namespace kube-system.
+	ClusterID string
+
+	// DeletionTimeout is how long a deleted object is held until what was
+	// provisioned of it is removed at its server. Zero: 5 minutes.
+	DeletionTimeout time.Duration
+
 	// Clock is what every decision over time is made by. Nil: the real one.
 	Clock clock.PassiveClock
 }
@@ -63,6 +71,9 @@ type Options struct {
 func (o *Options) setDefaults() {
 	if o.Workers <= 0 {
 		o.Workers = 20
+	}
+	if o.DeletionTimeout <= 0 {
+		o.DeletionTimeout = defaultDeletionTimeout
 	}
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
@@ -107,7 +118,7 @@ func ManagerOptions(o Options) ctrl.Options {
 			DefaultNamespaces: watchedNamespaces(o.WatchNamespaces),
 			DefaultTransform:  cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
-				&corev1.Secret{}:      {Label: own},
+				&corev1.Secret{}:      {Label: own, Namespaces: withOperatorNamespace(o)},
 				&corev1.ConfigMap{}:   {Label: own},
 				&corev1.Pod{}:         {Field: unfinished, Transform: stripPod},
 				&corev1.Namespace{}:   {Transform: stripToAnnotations},
@@ -130,6 +141,9 @@ type reconcilers struct {
 	bundle   *BundleReconciler
 	client   *M2MClientReconciler
 	pod      *PodReconciler
+
+	apiProvisioner    *APIResourceProvisioner
+	clientProvisioner *M2MClientProvisioner
 }
 
 func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
@@ -146,6 +160,11 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 	}
 	servers := newServers(o, foreign, mgr.GetClient())
 	events := func(name string) recorder.EventRecorder { return boundedEvents{mgr.GetEventRecorder(name)} }
+	access := accessResolver{client: mgr.GetClient(), servers: servers}
+	apiWishes, clientWishes := newWishes(o.Clock), newWishes(o.Clock)
+	remover := func(events recorder.EventRecorder) *remover {
+		return &remover{client: mgr.GetClient(), servers: servers, timeout: o.DeletionTimeout, events: events}
+	}
 	r := &reconcilers{
 		foreign: foreign, servers: servers,
 		resource: &APIResourceReconciler{
@@ -155,13 +174,21 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 			client: mgr.GetClient(), servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-verificationbundle"),
 		},
 		client: &M2MClientReconciler{
-			client: mgr.GetClient(), live: mgr.GetAPIReader(), servers: servers, foreign: foreign, tokens: tokens,
+			client: mgr.GetClient(), live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens,
+			clientWishes: clientWishes, apiWishes: apiWishes,
 			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[tokenRecord](), events: events("m2m-m2mclient"),
 			prompt: o.PromptDelivery, confirmSecrets: len(o.WatchNamespaces) > 1,
 		},
 		pod: &PodReconciler{
 			client: mgr.GetClient(), servers: servers, foreign: foreign, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-pod"),
 		},
+	}
+	apiEvents, clientEvents := events("m2m-apiresource-provisioning"), events("m2m-m2mclient-provisioning")
+	r.apiProvisioner = &APIResourceProvisioner{
+		client: mgr.GetClient(), servers: servers, remover: remover(apiEvents), wishes: apiWishes, clock: o.Clock, events: apiEvents,
+	}
+	r.clientProvisioner = &M2MClientProvisioner{
+		client: mgr.GetClient(), access: access, servers: servers, remover: remover(clientEvents), wishes: clientWishes, clock: o.Clock, events: clientEvents,
 	}
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
 		r.server = append(r.server, &AuthorizationServerReconciler{
@@ -193,10 +220,26 @@ func Setup(mgr ctrl.Manager, o Options) error {
 	if err := r.client.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up M2MClient: %w", err)
 	}
+	if err := r.apiProvisioner.SetupWithManager(mgr, o.Workers); err != nil {
+		return fmt.Errorf("set up the provisioning of APIResources: %w", err)
+	}
+	if err := r.clientProvisioner.SetupWithManager(mgr, o.Workers); err != nil {
+		return fmt.Errorf("set up the provisioning of M2MClients: %w", err)
+	}
 	if err := r.pod.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up pods: %w", err)
 	}
 	return nil
+}
+
+// withOperatorNamespace adds to the watched namespaces the operator's own, where
+// the credentials of registered clients are.
+func withOperatorNamespace(o Options) map[string]cache.Config {
+	namespaces := watchedNamespaces(o.WatchNamespaces)
+	if namespaces != nil && o.OperatorNamespace != "" {
+		namespaces[o.OperatorNamespace] = cache.Config{}
+	}
+	return namespaces
 }
 
 func watchedNamespaces(names []string) map[string]cache.Config {

@@ -54,6 +54,16 @@ func setConditions(conditions *[]metav1.Condition, generation int64, cs ...condi
 	}
 }
 
+// setOrRemove writes a condition that not every object has; an empty one is
+// taken away.
+func setOrRemove(conditions *[]metav1.Condition, generation int64, conditionType string, c condition) {
+	if c.Type == "" {
+		meta.RemoveStatusCondition(conditions, conditionType)
+		return
+	}
+	setConditions(conditions, generation, c)
+}
+
 // tellTransitions records an event for every condition that newly says, or says
 // anew for another reason, that something is wrong, and one when the object
 // becomes ready.

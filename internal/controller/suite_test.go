@@ -304,6 +304,12 @@ func (op *operator) round(namespaces ...string) {
 		op.awaitBundles()
 		return result, err
 	})
+	each(&v1alpha1.APIResourceList{}, func(n types.NamespacedName) (ctrl.Result, error) {
+		return op.apiProvisioner.Reconcile(ctx, request(n))
+	})
+	each(&v1alpha1.M2MClientList{}, func(n types.NamespacedName) (ctrl.Result, error) {
+		return op.clientProvisioner.Reconcile(ctx, request(n))
+	})
 	each(&v1alpha1.M2MClientList{}, func(n types.NamespacedName) (ctrl.Result, error) {
 		return op.reconcilers.client.Reconcile(ctx, request(n))
 	})

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// comparedClient passes the updates of an M2MClient that matter to its tokens:
+// what the server has of it.
+var comparedClient = updates(func(before, after client.Object) bool {
+	was, is := before.(*v1alpha1.M2MClient).Status.Provisioning, after.(*v1alpha1.M2MClient).Status.Provisioning
+	if (was.SyncedAt == nil) != (is.SyncedAt == nil) {
+		return true
+	}
+	was.SyncedAt, is.SyncedAt = nil, nil
+	return !equality.Semantic.DeepEqual(was, is)
+})
+
+// judgeProvisioning says what becomes of a registered client at its server, and
+// which of its accesses have to wait for that.
+func (r *M2MClientReconciler) judgeProvisioning(_ context.Context, p *pass) error {
+	if !isProvisioned(p.client) {
+		return nil
+	}
+	st := p.client.Status.Provisioning
+	here := p.server != nil && st.Server == provisioningServerOf(p.server)
+	var missing *problem
+	for _, a := range p.accesses {
+		if p.server == nil || a.denied != nil || a.spec == nil {
+			continue
+		}
+		got, known := grantedAt(p.client, a.resource)
+		lacks := lackingScopes(a.scopes, got.Scopes)
+		if here && known && len(lacks) == 0 {
+			continue
+		}
+		a.waiting = r.whyWaiting(p, a, lacks)
+		if missing == nil {
+			missing = &problem{reason: a.waiting.reason, message: p.about(a, a.waiting.message), unknown: a.waiting.unknown}
+		}
+	}
+	p.provisioned = r.clientProvisioned(p, here, missing)
+	return nil
+}
+
+// clientProvisioned returns the condition Provisioned of a registered client.
+func (r *M2MClientReconciler) clientProvisioned(p *pass, here bool, missing *problem) condition {
+	st := p.client.Status.Provisioning
+	problems := []*problem{p.serverProblem}
+	if p.server != nil {
+		problems = append(problems, r.whyNotProvisioned(p.server))
+	}
+	if here && st.Failure.Reason != "" {
+		problems = append(problems, &problem{reason: st.Failure.Reason, message: st.Failure.Message})
+	}
+	for _, pr := range append(problems, missing) {
+		if pr == nil {
+			continue
+		}
+		c := conditionOf(v1alpha1.ConditionProvisioned, pr)
+		if pr == p.serverProblem {
+			c.Status = metav1.ConditionUnknown
+		}
+		return c
+	}
+	if !here || st.SyncedAt == nil || st.Credential.Name == "" {
+		return conditionOf(v1alpha1.ConditionProvisioned, beingProvisioned(p.server))
+	}
+	return isTrue(v1alpha1.ConditionProvisioned, v1alpha1.ReasonProvisioned, "The server has the client with the access that is granted")
+}
+
+// whyNotProvisioned returns what keeps the operator from provisioning anything
+// at a server, nil for nothing.
+func (r *M2MClientReconciler) whyNotProvisioned(srv *server) *problem {
+	switch {
+	case !provisions(srv.spec):
+		return &problem{reason: v1alpha1.ReasonProvisioningNotConfigured, message: fmt.Sprintf(
+			"%s %q has no spec.provisioning; set it there, or give the client spec.credentials of its own", srv.key.kind, srv.key.name)}
+	case r.servers.operatorNamespace == "":
+		return &problem{reason: v1alpha1.ReasonProvisioningNotConfigured,
+			message: "The operator has no namespace to keep client secrets in: --operator-namespace"}
+	}
+	return nil
+}
+
+func beingProvisioned(srv *server) *problem {
+	return &problem{reason: v1alpha1.ReasonProvisioning, unknown: true, message: fmt.Sprintf("%s %q is being provisioned", srv.key.kind, srv.key.name)}
+}
+
+// whyWaiting says why a server does not grant an access that is allowed.
+func (r *M2MClientReconciler) whyWaiting(p *pass, a *access, lacks []string) *problem {
+	st := p.client.Status.Provisioning
+	_, scopes, known := provisionedAPI(a.spec, p.server)
+	unknown := lackingScopes(a.scopes, scopeNames(scopes))
+	switch {
+	case r.whyNotProvisioned(p.server) != nil:
+		return r.whyNotProvisioned(p.server)
+	case !known && a.spec.Status.Provisioning.Failure.Reason != "":
+		return &problem{reason: v1alpha1.ReasonScopeNotProvisioned,
+			message: fmt.Sprintf("APIResource %q is not provisioned (%s)", a.api, a.spec.Status.Provisioning.Failure.Reason)}
+	case known && len(unknown) > 0 && a.spec.Spec.ManagementPolicy == v1alpha1.ManagementObserve:
+		return &problem{reason: v1alpha1.ReasonScopeNotProvisioned, message: fmt.Sprintf(
+			"The server does not have the scopes %s of APIResource %q, which is only observed", strings.Join(unknown, ", "), a.api)}
+	case st.Failure.Reason != "":
+		return &problem{reason: st.Failure.Reason, message: st.Failure.Message}
+	case known && st.SyncedAt != nil && len(lacks) > 0 && len(unknown) == 0 && !changing(p.client):
+		return &problem{reason: v1alpha1.ReasonScopeNotProvisioned, message: fmt.Sprintf(
+			"The server does not grant the scopes %s; see the condition of APIResource %q", strings.Join(lacks, ", "), a.api)}
+	}
+	return beingProvisioned(p.server)
+}
+
+// changing says whether a client is about to be compared with its server for its
+// spec.
+func changing(c *v1alpha1.M2MClient) bool { return c.Status.ObservedGeneration != c.Generation }
+
+func lackingScopes(want []string, got []v1alpha1.ScopeName) []string {
+	var lacks []string
+	for _, s := range want {
+		if !containsString(got, s) {
+			lacks = append(lacks, s)
+		}
+	}
+	return lacks
+}
+
+func containsString(list []v1alpha1.ScopeName, s string) bool {
+	for _, l := range list {
+		if string(l) == s {
+			return true
+		}
+	}
+	return false
+}
+
+// registeredCredentials finds the credentials of a client that the operator
+// registered.
+func (r *M2MClientReconciler) registeredCredentials(ctx context.Context, p *pass) error {
+	name := client.ObjectKeyFromObject(p.client)
+	st := p.client.Status.Provisioning
+	pending := func() error {
+		p.credProblem = &problem{reason: p.provisioned.Reason, message: p.provisioned.Message, unknown: p.provisioned.Status == metav1.ConditionUnknown}
+		if p.provisioned.Status == metav1.ConditionTrue {
+			p.credProblem = beingProvisioned(p.server) // the Secret with its credentials is gone
+		}
+		return nil
+	}
+	if st.Server != provisioningServerOf(p.server) || st.Credential.Name == "" {
+		return pending()
+	}
+	current, err := r.registered(ctx, name, st.Server)
+	if err != nil || current == nil {
+		if err != nil {
+			return err
+		}
+		return pending()
+	}
+	p.credentials = &credentials{
+		credentialRecord: credentialRecord{
+			Revision: "registered/" + current.Name + "/" + strconv.FormatInt(current.IssuedAt.Unix(), 10), ClientID: current.ClientID,
+		},
+		authenticate: func(context.Context) (oauth.Authentication, *problem, error) {
+			return provisionedAuthentication(p.server.spec, current.ClientID, current.Secret), nil, nil
+		},
+	}
+	return nil
+}
+
+// registered returns the credential in use, nil if it is not there.
+func (r *M2MClientReconciler) registered(ctx context.Context, name types.NamespacedName, at v1alpha1.ProvisioningServer) (*provision.Credential, error) {
+	store, _, err := readCredentials(ctx, r.client, r.servers.operatorNamespace, name)
+	if err != nil || store.Server != at {
+		return nil, err
+	}
+	state := provision.ClientState{Credentials: store.Credentials}
+	return state.Current(), nil
+}
+
+// compare has a registered client and the API of an access compared with their
+// server.
+func (r *M2MClientReconciler) compare(p *pass, a *access) {
+	r.clientWishes.compare(p.client)
+	if a.spec != nil {
+		r.apiWishes.compare(a.spec)
+	}
+}
+
+// apiProvisioned returns the condition Provisioned of an APIResource, empty at a
+// server that is not provisioned.
+func apiProvisioned(api *v1alpha1.APIResource, srv *server, refused *problem) condition {
+	if srv == nil || !provisions(srv.spec) {
+		return condition{}
+	}
+	if refused != nil {
+		return isFalse(v1alpha1.ConditionProvisioned, v1alpha1.ReasonNotAccepted, "The APIResource is not accepted")
+	}
+	st := api.Status.Provisioning
+	here := st.Server == provisioningServerOf(srv)
+	switch {
+	case here && st.Failure.Reason != "":
+		return isFalse(v1alpha1.ConditionProvisioned, st.Failure.Reason, st.Failure.Message)
+	case !here || st.SyncedAt == nil:
+		return conditionOf(v1alpha1.ConditionProvisioned, beingProvisioned(srv))
+	case len(st.Drift) > 0:
+		return isFalse(v1alpha1.ConditionProvisioned, v1alpha1.ReasonDrifted, "The server differs from what is declared: "+strings.Join(st.Drift, "; "))
+	case registers(srv.spec):
+		return isTrue(v1alpha1.ConditionProvisioned, v1alpha1.ReasonNotApplicable,
+			"The server keeps no record of APIs; clients are registered for the API's scopes")
+	}
+	return isTrue(v1alpha1.ConditionProvisioned, v1alpha1.ReasonProvisioned, "The server has the API as it is declared")
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// APIResourceProvisioner makes a provisioned server have what an APIResource
+// declares. Of the status it writes provisioning only; what that means for the
+// conditions APIResourceReconciler says.
+type APIResourceProvisioner struct {
+	client  client.Client
+	servers *servers
+	remover *remover
+	wishes  *wishes
+	clock   clock.PassiveClock
+	events  recorder.EventRecorder
+}
+
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources,verbs=patch
+
+// Reconcile compares an APIResource with its server where that is due.
+func (r *APIResourceProvisioner) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	var api v1alpha1.APIResource
+	if err := r.client.Get(ctx, req.NamespacedName, &api); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	var after time.Duration
+	var err error
+	if api.DeletionTimestamp.IsZero() {
+		after, err = r.sync(ctx, &api)
+	} else {
+		after, err = r.finish(ctx, &api)
+	}
+	return ctrl.Result{RequeueAfter: after}, client.IgnoreNotFound(err)
+}
+
+func (r *APIResourceProvisioner) sync(ctx context.Context, api *v1alpha1.APIResource) (time.Duration, error) {
+	srv, refused, err := r.servers.accept(ctx, api)
+	if refused != nil || err != nil || !provisions(srv.spec) || !srv.object.GetDeletionTimestamp().IsZero() {
+		return 0, err
+	}
+	if at := api.Status.Provisioning.Server; at.Name != "" && at != provisioningServerOf(srv) {
+		if after, err := r.leave(ctx, api); after > 0 || err != nil {
+			return after, err
+		}
+	}
+	if err := r.holdWhereNeeded(ctx, api, srv); err != nil {
+		return 0, err
+	}
+	driver, version, unusable, err := r.servers.driver(ctx, srv.object)
+	if unusable != nil || err != nil {
+		return 0, err // the server's own condition says so, and its change wakes this
+	}
+	owner, err := r.servers.owner(ctx, "APIResource", api)
+	if err != nil {
+		return 0, err
+	}
+	want := declaredAPI(api, owner, srv)
+	plan := planOfAPI(api, want, version, srv)
+	plan.requested = r.wishes.wanted(client.ObjectKeyFromObject(api))
+	now := r.clock.Now()
+	if wait := plan.wait(now); wait > 0 {
+		return wait, nil
+	}
+	if wait, busy := r.servers.enter(srv.object, api.UID); busy != nil {
+		return wait, nil
+	}
+	return r.apply(ctx, api, srv, driver, want, plan, now)
+}
+
+// apply makes the server have the API, and writes down how it went.
+func (r *APIResourceProvisioner) apply(ctx context.Context, api *v1alpha1.APIResource, srv *server, driver provision.Driver, want provision.API, plan syncPlan, now time.Time) (time.Duration, error) {
+	written, st := api.DeepCopy(), &api.Status.Provisioning
+	state := apiState(st)
+	keep := func(ctx context.Context) error {
+		st.Server = provisioningServerOf(srv)
+		showAPIState(st, state)
+		if equality.Semantic.DeepEqual(written.Status, api.Status) {
+			return nil
+		}
+		if err := r.client.Status().Patch(ctx, api, client.MergeFrom(written)); err != nil {
+			return err
+		}
+		written = api.DeepCopy()
+		return nil
+	}
+	drift, failed := driver.SyncAPI(ctx, want, state, keep)
+	r.servers.exit(ctx, srv.object, failed)
+	if failed != nil && provision.KindOf(failed) == "" {
+		return 0, failed
+	}
+	if failed != nil {
+		st.Failure = plan.failed(now, failed, api.UID)
+		return max(time.Millisecond, momentOf(st.Failure.NextAttemptAt).Sub(now)), keep(ctx)
+	}
+	st.Failure, st.SyncedAt, st.Inputs, st.Drift = v1alpha1.TokenFailure{}, timeOf(now), plan.wants, nil
+	if want.Observe {
+		for _, d := range drift[:min(len(drift), 32)] {
+			st.Drift = append(st.Drift, truncate(string(d), 512))
+		}
+	}
+	if err := keep(ctx); err != nil {
+		return 0, err
+	}
+	r.wishes.granted(client.ObjectKeyFromObject(api))
+	if len(drift) > 0 && !want.Observe {
+		observeDrift(srv.key, len(drift))
+		r.events.Eventf(api, nil, corev1.EventTypeWarning, v1alpha1.ReasonDriftCorrected, "Provision", "Put back at %s %q: %s", srv.key.kind, srv.key.name, driftText(drift))
+	}
+	return resyncInterval(srv.spec), nil
+}
+
+// declaredAPI returns what an APIResource declares.
+func declaredAPI(api *v1alpha1.APIResource, owner provision.Owner, srv *server) provision.API {
+	want := provision.API{
+		Owner: owner, Identifier: string(api.Spec.Identifier), TokenLifetime: api.Spec.AccessTokenLifetime.Or(0),
+		Observe: api.Spec.ManagementPolicy == v1alpha1.ManagementObserve,
+		Adopt: slices.ContainsFunc(srv.spec.Provisioning.Adoption.APIResources, func(a v1alpha1.AdoptedAPIResource) bool {
+			return a.Identifier == api.Spec.Identifier && string(a.Namespace) == api.Namespace
+		}),
+	}
+	for _, s := range api.Spec.Scopes {
+		want.Scopes = append(want.Scopes, provision.Scope{Name: string(s.Name), Description: s.Description})
+	}
+	return want
+}
+
+func planOfAPI(api *v1alpha1.APIResource, want provision.API, version string, srv *server) syncPlan {
+	st := api.Status.Provisioning
+	plan := syncPlan{
+		syncedAt: st.SyncedAt, inputs: st.Inputs, failure: st.Failure, interval: resyncInterval(srv.spec), seed: string(api.UID),
+		wants: provision.Hash(want),
+	}
+	plan.tries = provision.Hash(plan.wants, version)
+	return plan
+}
+
+// holdWhereNeeded keeps the finalizer where a deleted APIResource takes its API
+// along, and only there.
+func (r *APIResourceProvisioner) holdWhereNeeded(ctx context.Context, api *v1alpha1.APIResource, srv *server) error {
+	if !deletesAPI(api) {
+		return release(ctx, r.client, api)
+	}
+	if err := hold(ctx, r.client, srv.object); err != nil {
+		return err
+	}
+	return hold(ctx, r.client, api)
+}
+
+func deletesAPI(api *v1alpha1.APIResource) bool {
+	return api.Spec.DeletionPolicy == v1alpha1.DeletionDelete && api.Spec.ManagementPolicy != v1alpha1.ManagementObserve
+}
+
+// finish removes what a deleted APIResource has at its server, and lets it go.
+func (r *APIResourceProvisioner) finish(ctx context.Context, api *v1alpha1.APIResource) (time.Duration, error) {
+	r.wishes.forget(client.ObjectKeyFromObject(api))
+	if !controllerutil.ContainsFinalizer(api, v1alpha1.ProvisioningFinalizer) {
+		return 0, nil
+	}
+	if after, err := r.remove(ctx, api); after > 0 || err != nil {
+		return after, err
+	}
+	return 0, release(ctx, r.client, api)
+}
+
+// leave removes the API from a server that the APIResource no longer names.
+func (r *APIResourceProvisioner) leave(ctx context.Context, api *v1alpha1.APIResource) (time.Duration, error) {
+	if after, err := r.remove(ctx, api); after > 0 || err != nil {
+		return after, err
+	}
+	before := api.DeepCopy()
+	api.Status.Provisioning = v1alpha1.APIResourceProvisioning{}
+	return 0, r.client.Status().Patch(ctx, api, client.MergeFrom(before))
+}
+
+func (r *APIResourceProvisioner) remove(ctx context.Context, api *v1alpha1.APIResource) (time.Duration, error) {
+	st := api.Status.Provisioning
+	if !deletesAPI(api) || st.Server.Name == "" {
+		return 0, nil
+	}
+	owner, err := r.servers.owner(ctx, "APIResource", api)
+	if err != nil {
+		return 0, err
+	}
+	state := apiState(&st)
+	return r.remover.run(ctx, removal{
+		kind: "APIResource", object: api, server: st.Server, what: describe("API", string(api.Spec.Identifier), "with ID", st.ResourceID),
+		remove: func(ctx context.Context, d provision.Driver) error {
+			nothing := func(context.Context) error { return nil } // a second time finds what the first one left
+			return d.RemoveAPI(ctx, provision.API{Owner: owner, Identifier: string(api.Spec.Identifier)}, state, nothing)
+		},
+	}, r.clock.Now())
+}
+
+// driftText lists drifts in one line.
+func driftText(drift []provision.Drift) string { return strings.Join(stringsOf(drift), "; ") }
+
+// SetupWithManager watches what decides what a server should have.
+func (r *APIResourceProvisioner) SetupWithManager(mgr ctrl.Manager, workers int) error {
+	ofServer := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.MatchingFields{byServer: keyOfObject(o).String()})
+	})
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("apiresource-provisioning").
+		For(&v1alpha1.APIResource{}, builder.WithPredicates(predicate.Or(changedOrDeleted, acceptedChanged))).
+		Watches(&v1alpha1.AuthorizationServer{}, ofServer, builder.WithPredicates(provisioningChanged)).
+		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer, builder.WithPredicates(provisioningChanged)).
+		WatchesRawSource(source.Channel(r.wishes.wake, &handler.EnqueueRequestForObject{})).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		Complete(r)
+}

@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// defaultOverlap is how long a replaced client secret stays valid.
+const defaultOverlap = 10 * time.Minute
+
+// M2MClientProvisioner registers the M2MClients without credentials of their
+// own, keeps their access as granted, and replaces their secrets. Of the status
+// it writes provisioning only; what that means for the conditions and the
+// tokens is M2MClientReconciler's matter.
+type M2MClientProvisioner struct {
+	client  client.Client
+	access  accessResolver
+	servers *servers
+	remover *remover
+	wishes  *wishes
+	clock   clock.PassiveClock
+	events  recorder.EventRecorder
+}
+
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients;authorizationservers,verbs=patch
+// +kubebuilder:rbac:groups=m2m-operator.io,roleName=manager-cluster-role,resources=clusterauthorizationservers,verbs=patch
+
+// Reconcile compares a client with its server where that is due.
+func (r *M2MClientProvisioner) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	var c v1alpha1.M2MClient
+	err := r.client.Get(ctx, req.NamespacedName, &c)
+	if apierrors.IsNotFound(err) && r.servers.operatorNamespace != "" {
+		// Somebody took its finalizer away.
+		return ctrl.Result{}, deleteCredentials(ctx, r.client, r.servers.operatorNamespace, req.NamespacedName)
+	}
+	if err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	var after time.Duration
+	if c.DeletionTimestamp.IsZero() && isProvisioned(&c) {
+		after, err = r.sync(ctx, &c)
+	} else {
+		after, err = r.finish(ctx, &c)
+	}
+	return ctrl.Result{RequeueAfter: after}, client.IgnoreNotFound(err)
+}
+
+// isProvisioned says whether the operator registers a client.
+func isProvisioned(c *v1alpha1.M2MClient) bool {
+	return c.Spec.Credentials == (v1alpha1.ClientCredentials{})
+}
+
+func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) (time.Duration, error) {
+	if r.servers.operatorNamespace == "" {
+		return 0, nil // there is no place for its secret
+	}
+	p := &pass{client: c, now: r.clock.Now()}
+	if err := r.access.resolveServer(ctx, p); err != nil {
+		return 0, err
+	}
+	if p.serverProblem != nil || !provisions(p.server.spec) || !p.server.object.GetDeletionTimestamp().IsZero() {
+		return 0, nil // nothing can be said, and nothing is taken away
+	}
+	if err := r.access.resolveAccess(ctx, p); err != nil {
+		return 0, err
+	}
+	if at := c.Status.Provisioning.Server; at.Name != "" && at != provisioningServerOf(p.server) {
+		if after, err := r.leave(ctx, c); after > 0 || err != nil {
+			return after, err
+		}
+	}
+	driver, version, unusable, err := r.servers.driver(ctx, p.server.object)
+	if unusable != nil || err != nil {
+		return 0, err // the server's own condition says so, and its change wakes this
+	}
+	want, err := r.declared(ctx, p)
+	if err != nil {
+		return 0, err
+	}
+	if len(want.Access) == 0 && c.Status.Provisioning.Server.Name == "" {
+		return 0, nil // nothing is granted yet
+	}
+	store, secret, err := readCredentials(ctx, r.client, r.servers.operatorNamespace, client.ObjectKeyFromObject(c))
+	if err != nil {
+		return 0, err
+	}
+	plan := r.plan(p, want, clientState(&c.Status.Provisioning, store), version)
+	if wait := plan.wait(p.now); wait > 0 {
+		return wait, nil
+	}
+	// Before anything of it exists.
+	if err := hold(ctx, r.client, p.server.object); err != nil {
+		return 0, err
+	}
+	if err := hold(ctx, r.client, c); err != nil {
+		return 0, err
+	}
+	if wait, busy := r.servers.enter(p.server.object, c.UID); busy != nil {
+		return wait, nil
+	}
+	return r.apply(ctx, p, driver, version, want, plan, store, secret)
+}
+
+// declared returns what the server should have of a client.
+func (r *M2MClientProvisioner) declared(ctx context.Context, p *pass) (provision.Client, error) {
+	owner, err := r.servers.owner(ctx, "M2MClient", p.client)
+	if err != nil {
+		return provision.Client{}, err
+	}
+	want := provision.Client{Owner: owner, Retain: p.client.Spec.DeletionPolicy == v1alpha1.DeletionRetain}
+	for _, a := range p.server.spec.Provisioning.Adoption.Clients {
+		if string(a.Namespace) == p.client.Namespace && string(a.Name) == p.client.Name {
+			want.Adopt = string(a.ClientID)
+		}
+	}
+	for _, a := range p.accesses {
+		if a.denied != nil || a.spec == nil {
+			continue
+		}
+		id, scopes, known := provisionedAPI(a.spec, p.server)
+		switch before, had := grantedAt(p.client, a.resource); {
+		case known:
+		case had: // the API's state is unknown for the moment: nothing is added, nothing allowed is lost
+			id, scopes = before.ResourceID, stringsOf(before.Scopes)
+		default:
+			continue
+		}
+		allowed := slices.DeleteFunc(slices.Clone(a.scopes), func(s string) bool { return !slices.Contains(scopes, s) })
+		want.Access = addAccess(want.Access, provision.Access{Resource: a.resource, ResourceID: id, Scopes: allowed})
+	}
+	return want, nil
+}
+
+// provisionedAPI returns what a server has of an API, as far as it is the
+// APIResource's: what exists there and is not, an M2MClient must not reach
+// through it.
+func provisionedAPI(api *v1alpha1.APIResource, srv *server) (id string, scopes []string, known bool) {
+	st := api.Status.Provisioning
+	if st.Server != provisioningServerOf(srv) || st.SyncedAt == nil || st.ResourceID == "" && !registers(srv.spec) {
+		return "", nil, false
+	}
+	return st.ResourceID, stringsOf(st.Scopes), true
+}
+
+// grantedAt returns what a client's server grants it of an API.
+func grantedAt(c *v1alpha1.M2MClient, resource string) (v1alpha1.ProvisionedAccess, bool) {
+	for _, a := range c.Status.Provisioning.Access {
+		if string(a.Resource) == resource {
+			return a, true
+		}
+	}
+	return v1alpha1.ProvisionedAccess{}, false
+}
+
+// addAccess adds an access: two accesses of a client may be for one API.
+func addAccess(all []provision.Access, a provision.Access) []provision.Access {
+	i := slices.IndexFunc(all, func(b provision.Access) bool { return b.Resource == a.Resource })
+	if i < 0 {
+		return append(all, a)
+	}
+	all[i].Scopes = append(all[i].Scopes, a.Scopes...)
+	slices.Sort(all[i].Scopes)
+	all[i].Scopes = slices.Compact(all[i].Scopes)
+	return all
+}
+
+func rotationOf(c *v1alpha1.M2MClient) provision.Rotation {
+	return provision.Rotation{
+		Every: c.Spec.CredentialRotation.Every.Or(0), Overlap: c.Spec.CredentialRotation.Overlap.Or(defaultOverlap),
+		Request: truncate(c.Annotations[v1alpha1.RotateCredentialAnnotation], 128),
+	}
+}
+
+func (r *M2MClientProvisioner) plan(p *pass, want provision.Client, state *provision.ClientState, version string) syncPlan {
+	st := p.client.Status.Provisioning
+	plan := syncPlan{
+		syncedAt: st.SyncedAt, inputs: st.Inputs, failure: st.Failure, interval: resyncInterval(p.server.spec), seed: string(p.client.UID),
+		credsDue: provision.NextStep(want, state, rotationOf(p.client)), wants: provision.Hash(want, rotationOf(p.client)),
+		// Without its Secret a client cannot ask for anything.
+		requested: r.wishes.wanted(client.ObjectKeyFromObject(p.client)) || st.Credential.Name != currentName(state),
+	}
+	plan.tries = provision.Hash(plan.wants, version)
+	return plan
+}
+
+// apply makes the server have the client, and writes down how it went.
+func (r *M2MClientProvisioner) apply(ctx context.Context, p *pass, driver provision.Driver, version string, want provision.Client, plan syncPlan, store credentialStore, secret *corev1.Secret) (time.Duration, error) {
+	name := client.ObjectKeyFromObject(p.client)
+	k := &clientKeeper{
+		r: r, client: p.client, secret: secret, written: p.client.DeepCopy(), server: provisioningServerOf(p.server),
+		state: clientState(&p.client.Status.Provisioning, store), rotation: rotationOf(p.client),
+	}
+	was := currentName(k.state)
+	drift, _, failed := provision.SyncClient(ctx, driver, want, k.state, k.rotation, k.keep, r.probe(p), p.now)
+	r.servers.exit(ctx, p.server.object, failed)
+	if failed != nil && provision.KindOf(failed) == "" {
+		return 0, failed
+	}
+	st := &p.client.Status.Provisioning
+	if failed != nil {
+		st.Failure = plan.failed(p.now, failed, p.client.UID)
+	} else {
+		st.Failure, st.SyncedAt, st.Inputs = v1alpha1.TokenFailure{}, timeOf(p.now), plan.wants
+		r.wishes.granted(name)
+	}
+	if err := k.keep(ctx); err != nil {
+		return 0, err
+	}
+	r.tell(p, was, currentName(k.state), drift)
+	next := r.plan(p, want, k.state, version)
+	return max(time.Millisecond, next.wait(p.now)), nil
+}
+
+func currentName(state *provision.ClientState) string {
+	if c := state.Current(); c != nil {
+		return c.Name
+	}
+	return ""
+}
+
+// clientKeeper records the state of a client: what may be shown in the status,
+// the rest in the credential Secret, which is written first.
+type clientKeeper struct {
+	r        *M2MClientProvisioner
+	client   *v1alpha1.M2MClient
+	secret   *corev1.Secret
+	written  *v1alpha1.M2MClient // as it is at the API server
+	state    *provision.ClientState
+	rotation provision.Rotation
+	server   v1alpha1.ProvisioningServer
+}
+
+func (k *clientKeeper) keep(ctx context.Context) (err error) {
+	store := credentialStore{Server: k.server, Sequence: k.state.Sequence, Rotation: k.state.Rotation, Credentials: k.state.Credentials}
+	if k.secret != nil || len(store.Credentials) > 0 {
+		k.secret, err = writeCredentials(ctx, k.r.client, k.r.servers.operatorNamespace, client.ObjectKeyFromObject(k.client), k.secret, store)
+		if err != nil {
+			return err
+		}
+	}
+	st := &k.client.Status.Provisioning
+	st.Server = k.server
+	showClientState(st, k.state, k.rotation)
+	if equality.Semantic.DeepEqual(k.written.Status, k.client.Status) {
+		return nil
+	}
+	if err := k.r.client.Status().Patch(ctx, k.client, client.MergeFrom(k.written)); err != nil {
+		return err
+	}
+	k.written = k.client.DeepCopy()
+	return nil
+}
+
+// tell records events about what was done.
+func (r *M2MClientProvisioner) tell(p *pass, was, is string, drift []provision.Drift) {
+	if len(drift) > 0 {
+		observeDrift(p.server.key, len(drift))
+		r.events.Eventf(p.client, nil, corev1.EventTypeWarning, v1alpha1.ReasonDriftCorrected, "Provision",
+			"Put back at %s %q: %s", p.server.key.kind, p.server.key.name, driftText(drift))
+	}
+	if was != "" && is != "" && was != is {
+		r.events.Eventf(p.client, nil, corev1.EventTypeNormal, v1alpha1.ReasonCredentialRotated, "Provision",
+			"A new client secret is in use; the old one stays valid for %s", rotationOf(p.client).Overlap)
+	}
+}
+
+// probe asks for a token with a new credential, as the tokens themselves are
+// asked for.
+func (r *M2MClientProvisioner) probe(p *pass) provision.Probe {
+	return func(ctx context.Context, state *provision.ClientState, c *provision.Credential) error {
+		endpoint := string(p.server.status.Endpoints.Token)
+		if endpoint == "" {
+			return &provision.Error{Kind: provision.Unavailable, Message: "the token endpoint is not known yet"}
+		}
+		hc, _, unusable, err := r.servers.httpClient(ctx, p.server.object)
+		if err != nil {
+			return err
+		}
+		if unusable != nil {
+			return &provision.Error{Kind: provision.Refused, Message: unusable.message}
+		}
+		req := oauth.TokenRequest{
+			Endpoint: endpoint, Authentication: provisionedAuthentication(p.server.spec, c.ClientID, c.Secret), Scopes: state.Access[0].Scopes, Now: r.clock.Now(),
+		}
+		req.Resource, req.Audience = audience(p.server.spec, state.Access[0].Resource)
+		paced := r.servers.pace(hc, r.servers.runtime(p.server.object), p.server.object)
+		_, err = oauth.Exchange(ctx, paced, req)
+		if err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return probeError(err)
+	}
+}
+
+// probeError says what a refused token request means for a new credential.
+func probeError(err error) error {
+	e := asOAuth(err)
+	kind := provision.Refused
+	if e.Class == oauth.ClassRetryable {
+		kind = provision.Unavailable
+	}
+	return &provision.Error{Kind: kind, Message: "the new client secret does not get a token: " + e.Error(), Code: e.Code, Status: e.Status, RetryAfter: e.RetryAfter}
+}
+
+// audience returns the parameters that name an API in a token request.
+func audience(spec *v1alpha1.AuthorizationServerSpec, identifier string) (resource, audience string) {
+	switch spec.AudienceParameter {
+	case v1alpha1.AudienceParameterAudience:
+		return "", identifier
+	case v1alpha1.AudienceParameterNone:
+		return "", ""
+	default:
+		return identifier, ""
+	}
+}
+
+// provisionedAuthentication is how a registered client proves itself.
+func provisionedAuthentication(spec *v1alpha1.AuthorizationServerSpec, clientID string, secret provision.Sensitive) oauth.Authentication {
+	if spec.Provisioning.DynamicRegistration.AuthenticationMethod == v1alpha1.ClientSecretPost {
+		return oauth.ClientSecretPost(clientID, secret.Reveal())
+	}
+	return oauth.ClientSecretBasic(clientID, secret.Reveal())
+}
+
+// finish removes what a client has at its server that is deleted, or has
+// credentials of its own now.
+func (r *M2MClientProvisioner) finish(ctx context.Context, c *v1alpha1.M2MClient) (time.Duration, error) {
+	if !controllerutil.ContainsFinalizer(c, v1alpha1.ProvisioningFinalizer) {
+		return 0, nil
+	}
+	if after, err := r.leave(ctx, c); after > 0 || err != nil {
+		return after, err
+	}
+	r.wishes.forget(client.ObjectKeyFromObject(c))
+	return 0, release(ctx, r.client, c)
+}
+
+// leave removes a client from the server where it was registered.
+func (r *M2MClientProvisioner) leave(ctx context.Context, c *v1alpha1.M2MClient) (time.Duration, error) {
+	name, st := client.ObjectKeyFromObject(c), c.Status.Provisioning
+	store, _, err := readCredentials(ctx, r.client, r.servers.operatorNamespace, name)
+	if err != nil {
+		return 0, err
+	}
+	if st.Server.Name == "" && store.Server.Name != "" {
+		st.Server = store.Server // the status was lost
+	}
+	if st.Server.Name != "" {
+		owner, err := r.servers.owner(ctx, "M2MClient", c)
+		if err != nil {
+			return 0, err
+		}
+		want := provision.Client{Owner: owner, Retain: c.Spec.DeletionPolicy == v1alpha1.DeletionRetain}
+		state := clientState(&st, store)
+		after, err := r.remover.run(ctx, removal{
+			kind: "M2MClient", object: c, server: st.Server, what: describe("client", string(st.ClientID), "with grant", st.GrantID),
+			remove: func(ctx context.Context, d provision.Driver) error {
+				nothing := func(context.Context) error { return nil } // a second time finds what the first one left
+				return provision.RemoveClient(ctx, d, want, state, nothing)
+			},
+		}, r.clock.Now())
+		if after > 0 || err != nil {
+			return after, err
+		}
+		for _, left := range state.LeftBehind[min(len(st.LeftBehind), len(state.LeftBehind)):] {
+			r.events.Eventf(c, nil, corev1.EventTypeWarning, v1alpha1.ReasonLeftBehind, "Provision", "%s", left)
+		}
+	}
+	if err := deleteCredentials(ctx, r.client, r.servers.operatorNamespace, name); err != nil {
+		return 0, err
+	}
+	before := c.DeepCopy()
+	c.Status.Provisioning = v1alpha1.M2MClientProvisioning{}
+	if equality.Semantic.DeepEqual(before.Status, c.Status) {
+		return 0, nil
+	}
+	return 0, r.client.Status().Patch(ctx, c, client.MergeFrom(before))
+}
+
+// SetupWithManager watches what decides what a server should have.
+func (r *M2MClientProvisioner) SetupWithManager(mgr ctrl.Manager, workers int) error {
+	clients := func(ctx context.Context, opts ...client.ListOption) []reconcile.Request {
+		return requestsFor(ctx, r.client, &v1alpha1.M2MClientList{}, opts...)
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("m2mclient-provisioning").
+		For(&v1alpha1.M2MClient{}, builder.WithPredicates(changedOrDeleted)).
+		Watches(&v1alpha1.AuthorizationServer{}, clientsOfServer(r.client), builder.WithPredicates(provisioningChanged)).
+		Watches(&v1alpha1.ClusterAuthorizationServer{}, clientsOfServer(r.client), builder.WithPredicates(provisioningChanged)).
+		Watches(&v1alpha1.APIResource{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return clients(ctx, client.MatchingFields{byAPIResource: client.ObjectKeyFromObject(o).String()})
+		}), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, comparedAPI, acceptedChanged))).
+		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+			if !r.servers.watches(o.GetName()) {
+				return nil
+			}
+			return clients(ctx, client.InNamespace(o.GetName()))
+		}), builder.WithPredicates(predicate.LabelChangedPredicate{})).
+		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+			name, ok := parseName(o.GetAnnotations()[v1alpha1.OwnerAnnotation])
+			if !ok || o.GetNamespace() != r.servers.operatorNamespace || !r.servers.watches(name.Namespace) {
+				return nil
+			}
+			return []reconcile.Request{{NamespacedName: name}}
+		})).
+		WatchesRawSource(source.Channel(r.wishes.wake, &handler.EnqueueRequestForObject{})).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		Complete(r)
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/provision/logto"
+	"github.com/m2m-operator/m2m-operator/internal/provision/registration"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+)
+
+const defaultResyncInterval = 10 * time.Minute
+
+// provisioningRuntime is what of a server's provisioning lives as long as the
+// process.
+type provisioningRuntime struct {
+	driver   provision.Driver
+	version  string           // of what the driver was made from
+	breaker  *refresh.Breaker // apart from that of token requests: the one may work without the other
+	inFlight int
+
+	// check is how the last provision.Driver.Check went.
+	check        *problem
+	checkVersion string
+	checkDue     time.Time
+	checkFailed  int
+}
+
+// provisions says whether the operator creates what is declared at a server.
+func provisions(spec *v1alpha1.AuthorizationServerSpec) bool {
+	return spec.Provisioning.Logto.Endpoint != "" || registers(spec)
+}
+
+// registers says whether it does so by dynamic registration.
+func registers(spec *v1alpha1.AuthorizationServerSpec) bool {
+	return spec.Provisioning.DynamicRegistration != (v1alpha1.DynamicRegistrationProvisioning{})
+}
+
+func resyncInterval(spec *v1alpha1.AuthorizationServerSpec) time.Duration {
+	return spec.Provisioning.ResyncInterval.Or(defaultResyncInterval)
+}
+
+// driver returns what speaks a server's administration API, and what identifies
+// the configuration that it was made from.
+func (s *servers) driver(ctx context.Context, obj client.Object) (d provision.Driver, version string, p *problem, err error) {
+	spec, rt := specOf(obj), s.runtime(obj)
+	if !provisions(spec) {
+		return nil, "", &problem{
+			reason:  v1alpha1.ReasonProvisioningNotConfigured,
+			message: fmt.Sprintf("%s %q has no spec.provisioning", keyOfObject(obj).kind, obj.GetName()),
+		}, nil
+	}
+	hc, _, p, err := s.httpClient(ctx, obj)
+	if p != nil || err != nil {
+		return nil, "", p, err
+	}
+	secret, secretVersion, p, err := s.provisioningSecret(ctx, obj)
+	if p != nil || err != nil {
+		return nil, "", p, err
+	}
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	version = provision.Hash(spec.Provisioning, registrationEndpoint(obj), spec.Requests, secretVersion, rt.caVersion)
+	if rt.provisioning.driver != nil && rt.provisioning.version == version {
+		return rt.provisioning.driver, version, nil, nil
+	}
+	paced := s.pace(hc, rt, obj)
+	if l := spec.Provisioning.Logto; l.Endpoint != "" {
+		d = logto.New(logto.Config{
+			Endpoint: string(l.Endpoint), ManagementAPI: cmp.Or(string(l.ManagementAPI), logto.ManagementAPI(string(l.Endpoint))),
+			ClientID: secret.id, ClientSecret: secret.value, HTTP: paced, Now: s.clock.Now,
+		})
+	} else {
+		endpoint := registrationEndpoint(obj)
+		if endpoint == "" {
+			return nil, "", &problem{
+				reason:  v1alpha1.ReasonEndpointMissing,
+				message: "The server's metadata names no client registration endpoint; set spec.provisioning.dynamicRegistration.endpoint",
+			}, nil
+		}
+		method := "client_secret_basic"
+		if spec.Provisioning.DynamicRegistration.AuthenticationMethod == v1alpha1.ClientSecretPost {
+			method = "client_secret_post"
+		}
+		d = registration.New(registration.Config{
+			Endpoint: endpoint, InitialAccessToken: secret.value, AuthenticationMethod: method, HTTP: paced, Now: s.clock.Now,
+		})
+	}
+	rt.provisioning.driver, rt.provisioning.version = d, version
+	s.mu.Lock()
+	s.drivers[keyOfObject(obj)] = d
+	s.mu.Unlock()
+	return d, version, nil, nil
+}
+
+func registrationEndpoint(obj client.Object) string {
+	return string(cmp.Or(specOf(obj).Provisioning.DynamicRegistration.Endpoint, statusOf(obj).Endpoints.Registration))
+}
+
+// lastDriver returns the driver that a server was last spoken to with, nil if
+// this process never did.
+func (s *servers) lastDriver(key serverKey) provision.Driver {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.drivers[key]
+}
+
+// provisioningCredential is what a driver proves itself with.
+type provisioningCredential struct {
+	id    string
+	value provision.Sensitive
+}
+
+// provisioningSecret reads the credential that a server is provisioned with.
+func (s *servers) provisioningSecret(ctx context.Context, obj client.Object) (c provisioningCredential, version string, p *problem, err error) {
+	name, key := string(specOf(obj).Provisioning.Logto.CredentialsSecretRef.Name), v1alpha1.ClientSecretKey
+	if name == "" {
+		ref := specOf(obj).Provisioning.DynamicRegistration.InitialAccessTokenSecretRef
+		if name, key = string(ref.Name), cmp.Or(string(ref.Key), v1alpha1.InitialAccessTokenKey); name == "" {
+			return c, "", nil, nil // registration is open
+		}
+	}
+	namespace := cmp.Or(obj.GetNamespace(), s.operatorNamespace)
+	missing := func(format string, args ...any) (provisioningCredential, string, *problem, error) {
+		return c, "", &problem{reason: v1alpha1.ReasonCredentialsNotFound, message: fmt.Sprintf(format, args...)}, nil
+	}
+	if namespace == "" {
+		return missing("The provisioning credential lies in the operator's namespace, which it was not told: --operator-namespace")
+	}
+	content, err := s.foreign.get(ctx, "Secret", types.NamespacedName{Namespace: namespace, Name: name})
+	if err != nil {
+		return c, "", nil, err
+	}
+	if content == nil {
+		return missing("Secret %q with the provisioning credential does not exist in namespace %q", name, namespace)
+	}
+	read := func(key string) string { return strings.TrimSpace(string(content.data[key])) }
+	c.value = provision.Sensitive(read(key))
+	if c.value == "" {
+		return missing("Secret %q with the provisioning credential has no key %q", name, key)
+	}
+	if specOf(obj).Provisioning.Logto.Endpoint != "" {
+		if c.id = read(v1alpha1.ClientIDKey); c.id == "" {
+			return missing("Secret %q with the provisioning credential has no key %q", name, v1alpha1.ClientIDKey)
+		}
+	}
+	if strings.ContainsFunc(c.id+c.value.Reveal(), notPrintable) {
+		return c, "", &problem{
+			reason:  v1alpha1.ReasonCredentialsInvalid,
+			message: fmt.Sprintf("Secret %q with the provisioning credential holds characters that RFC 6749 does not allow", name),
+		}, nil
+	}
+	return c, content.version, nil, nil
+}
+
+// enter says whether an object may be worked on at a server now; if not, how
+// long to wait and why. Whoever enters must leave.
+func (s *servers) enter(obj client.Object, who types.UID) (wait time.Duration, p *problem) {
+	rt, now := s.runtime(obj), s.clock.Now()
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	key := keyOfObject(obj)
+	// Each worker waits for the budget one request after another: with few of
+	// them a token request never waits for more than a moment.
+	most := s.inFlightMax
+	if b := specOf(obj).Requests.PerSecond; b > 0 {
+		most = min(most, max(1, int(b)/2))
+	}
+	if rt.provisioning.inFlight >= most {
+		return spread(who, 200*time.Millisecond, 600*time.Millisecond), &problem{
+			reason: v1alpha1.ReasonWaitingForBudget, unknown: true,
+			message: fmt.Sprintf("Others are being provisioned at %s %q first", key.kind, key.name),
+		}
+	}
+	if ok, retryAt := rt.provisioning.breaker.Allow(now); !ok {
+		return retryAt.Sub(now) + spread(who, 0, time.Second), &problem{
+			reason:  v1alpha1.ReasonAuthorizationServerUnavailable,
+			message: fmt.Sprintf("The administration of %s %q keeps failing; one object at a time tries again", key.kind, key.name),
+		}
+	}
+	rt.provisioning.inFlight++
+	return 0, nil
+}
+
+// exit reports how the work on an object went.
+func (s *servers) exit(ctx context.Context, obj client.Object, err error) {
+	rt, now := s.runtime(obj), s.clock.Now()
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.provisioning.inFlight = max(0, rt.provisioning.inFlight-1)
+	var e *provision.Error
+	switch isError := errors.As(err, &e); {
+	case ctx.Err() != nil || err != nil && !isError:
+		rt.provisioning.breaker.Abandon() // no news about the server
+	case isError && e.Kind == provision.Unavailable:
+		rt.provisioning.breaker.Report(now, false)
+		if e.RetryAfter > 0 {
+			rt.provisioning.breaker.Open(now.Add(e.RetryAfter))
+		}
+	default:
+		rt.provisioning.breaker.Report(now, true)
+	}
+}
+
+// provisioningProblem says what an error of a driver means.
+func provisioningProblem(err error) *problem {
+	var e *provision.Error
+	if !errors.As(err, &e) {
+		return &problem{reason: v1alpha1.ReasonProvisioningFailed, message: "Provisioning failed"}
+	}
+	reasons := map[provision.ErrorKind]string{
+		provision.NotFound: v1alpha1.ReasonAdoptedNotFound, provision.Conflict: v1alpha1.ReasonExistsAtServer,
+		provision.Refused: v1alpha1.ReasonProvisioningRefused, provision.Forbidden: v1alpha1.ReasonProvisioningForbidden,
+	}
+	return &problem{reason: cmp.Or(reasons[e.Kind], v1alpha1.ReasonProvisioningFailed), message: sentence(e.Message)}
+}
+
+// sentence makes a sentence of a fragment.
+func sentence(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// provisioningWait returns how long to wait after so many failures in a row.
+func provisioningWait(err error, attempts int, who types.UID) time.Duration {
+	var e *provision.Error
+	if errors.As(err, &e) && e.Kind != provision.Unavailable {
+		return refresh.SlowBackoff.Next(attempts, e.RetryAfter, string(who))
+	}
+	var after time.Duration
+	if e != nil {
+		after = e.RetryAfter
+	}
+	return refresh.RetryBackoff.Next(attempts, after, string(who))
+}
+
+// clusterID tells the clusters apart that share an authorization server.
+func (s *servers) clusterID(ctx context.Context) (string, error) {
+	if s.cluster != "" {
+		return s.cluster, nil
+	}
+	ns := metadataOf("Namespace")
+	if err := s.client.Get(ctx, types.NamespacedName{Name: "kube-system"}, ns); err != nil {
+		return "", fmt.Errorf("look up the cluster's ID, which is the UID of namespace kube-system (--cluster-id): %w", err)
+	}
+	return string(ns.UID), nil
+}
+
+// owner returns whose an object's things at a server are.
+func (s *servers) owner(ctx context.Context, kind string, o client.Object) (provision.Owner, error) {
+	cluster, err := s.clusterID(ctx)
+	return provision.Owner{Cluster: cluster, Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName(), UID: string(o.GetUID())}, err
+}
+
+// checkProvisioning says whether the credential works that a server is
+// provisioned with, and when to look again. It asks the server rarely.
+func (s *servers) checkProvisioning(ctx context.Context, obj client.Object, now time.Time) (*problem, time.Time, error) {
+	d, version, p, err := s.driver(ctx, obj)
+	if p != nil || err != nil {
+		return p, now.Add(resyncInterval(specOf(obj))), err
+	}
+	rt := s.runtime(obj)
+	rt.mu.Lock()
+	state := rt.provisioning
+	rt.mu.Unlock()
+	if state.checkVersion == version && now.Before(state.checkDue) {
+		return state.check, state.checkDue, nil
+	}
+	failed := d.Check(ctx)
+	if ctx.Err() != nil {
+		return nil, time.Time{}, ctx.Err()
+	}
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	at := &rt.provisioning
+	at.checkVersion, at.check, at.checkDue = version, nil, now.Add(resyncInterval(specOf(obj)))
+	if failed != nil {
+		at.checkFailed++
+		at.check, at.checkDue = provisioningProblem(failed), now.Add(provisioningWait(failed, at.checkFailed, obj.GetUID()))
+	} else {
+		at.checkFailed = 0
+	}
+	return at.check, at.checkDue, nil
+}

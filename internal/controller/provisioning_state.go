@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// credentialKey is the key of a credential Secret.
+const credentialKey = "credentials.json"
+
+// credentialSecretName returns the name of the Secret in the operator's
+// namespace that holds what a registered client proves itself with.
+func credentialSecretName(c types.NamespacedName) string {
+	return "m2m-credential-" + provision.Hash(c.Namespace, c.Name)
+}
+
+// credentialStore is the content of a credential Secret: the part of a
+// provision.ClientState that no status may show.
+type credentialStore struct {
+	Server      v1alpha1.ProvisioningServer `json:"server"`
+	Sequence    int                         `json:"sequence,omitempty"`
+	Rotation    string                      `json:"rotation,omitempty"`
+	Credentials []provision.Credential      `json:"credentials,omitempty"`
+}
+
+// readCredentials returns what a credential Secret holds, and the Secret, nil if
+// there is none. What cannot be read was edited: it is as good as lost.
+func readCredentials(ctx context.Context, reader client.Reader, operatorNamespace string, c types.NamespacedName) (credentialStore, *corev1.Secret, error) {
+	var secret corev1.Secret
+	err := reader.Get(ctx, types.NamespacedName{Namespace: operatorNamespace, Name: credentialSecretName(c)}, &secret)
+	if apierrors.IsNotFound(err) {
+		return credentialStore{}, nil, nil
+	}
+	if err != nil {
+		return credentialStore{}, nil, fmt.Errorf("get the credentials of M2MClient %q: %w", c, err)
+	}
+	var store credentialStore
+	if json.Unmarshal(secret.Data[credentialKey], &store) != nil || secret.Annotations[v1alpha1.OwnerAnnotation] != c.String() {
+		store = credentialStore{}
+	}
+	return store, &secret, nil
+}
+
+// writeCredentials stores the credentials of a client. secret is the one that
+// was read, nil for none; it returns the one that was written.
+func writeCredentials(ctx context.Context, c client.Client, operatorNamespace string, name types.NamespacedName, secret *corev1.Secret, store credentialStore) (*corev1.Secret, error) {
+	content, err := json.Marshal(store)
+	if err != nil {
+		return secret, fmt.Errorf("encode the credentials of M2MClient %q: %w", name, err)
+	}
+	if secret != nil && string(secret.Data[credentialKey]) == string(content) {
+		return secret, nil
+	}
+	if secret == nil {
+		secret = &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: operatorNamespace, Name: credentialSecretName(name),
+				Labels:      map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
+				Annotations: map[string]string{v1alpha1.OwnerAnnotation: name.String()},
+			},
+			Data: map[string][]byte{credentialKey: content},
+		}
+		if err := c.Create(ctx, secret); err != nil {
+			return nil, fmt.Errorf("create the Secret with the credentials of M2MClient %q: %w", name, err)
+		}
+		return secret, nil
+	}
+	changed := secret.DeepCopy()
+	if changed.Annotations == nil {
+		changed.Annotations = map[string]string{}
+	}
+	changed.Annotations[v1alpha1.OwnerAnnotation] = name.String()
+	changed.Data = map[string][]byte{credentialKey: content}
+	if err := c.Update(ctx, changed); err != nil {
+		return secret, fmt.Errorf("update the Secret with the credentials of M2MClient %q: %w", name, err)
+	}
+	return changed, nil
+}
+
+// deleteCredentials deletes the credential Secret of a client that is gone.
+func deleteCredentials(ctx context.Context, c client.Client, operatorNamespace string, name types.NamespacedName) error {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: credentialSecretName(name)}}
+	if err := c.Get(ctx, client.ObjectKeyFromObject(secret), secret); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	return client.IgnoreNotFound(c.Delete(ctx, secret, client.Preconditions{UID: &secret.UID}))
+}
+
+// provisioningServerOf names a server in a status.
+func provisioningServerOf(srv *server) v1alpha1.ProvisioningServer {
+	return v1alpha1.ProvisioningServer{
+		Kind: srv.key.kind, Namespace: v1alpha1.NamespaceName(srv.key.namespace), Name: v1alpha1.ObjectName(srv.key.name), Issuer: srv.spec.Issuer,
+	}
+}
+
+func keyOfProvisioning(s v1alpha1.ProvisioningServer) serverKey {
+	return serverKey{s.Kind, string(s.Namespace), string(s.Name)}
+}
+
+// clientState puts together what the status and the credential Secret hold.
+func clientState(st *v1alpha1.M2MClientProvisioning, store credentialStore) *provision.ClientState {
+	state := &provision.ClientState{
+		ID: string(st.ClientID), GrantID: st.GrantID, Origin: provision.Origin(st.Origin), Creating: ptr.Deref(st.Creating, false),
+		LeftBehind: slices.Clone(st.LeftBehind),
+	}
+	if store.Server == st.Server {
+		state.Sequence, state.Rotation, state.Credentials = store.Sequence, store.Rotation, slices.Clone(store.Credentials)
+	}
+	for _, a := range st.Access {
+		state.Access = append(state.Access, provision.Access{Resource: string(a.Resource), ResourceID: a.ResourceID, Scopes: stringsOf(a.Scopes)})
+	}
+	return state
+}
+
+// showClientState writes into a status what it may show of a state.
+func showClientState(st *v1alpha1.M2MClientProvisioning, state *provision.ClientState, rotation provision.Rotation) {
+	st.ClientID, st.GrantID, st.Origin = v1alpha1.ClientID(state.ID), state.GrantID, v1alpha1.ProvisioningOrigin(state.Origin)
+	st.Creating = nil
+	if state.Creating {
+		st.Creating = ptr.To(true)
+	}
+	st.Access = nil
+	for _, a := range state.Access {
+		st.Access = append(st.Access, v1alpha1.ProvisionedAccess{
+			Resource: v1alpha1.ResourceIdentifier(a.Resource), ResourceID: a.ResourceID, Scopes: scopeNames(a.Scopes),
+		})
+	}
+	st.Credential = v1alpha1.ProvisionedCredential{}
+	if c := state.Current(); c != nil {
+		st.Credential = v1alpha1.ProvisionedCredential{
+			Name: c.Name, IssuedAt: timeOf(c.IssuedAt), ExpiresAt: timeOf(c.ExpiresAt), RotateAt: timeOf(provision.RotateAt(state, rotation)),
+		}
+	}
+	st.LeftBehind = nil
+	for _, l := range state.LeftBehind[max(0, len(state.LeftBehind)-16):] {
+		st.LeftBehind = append(st.LeftBehind, truncate(l, 512))
+	}
+}
+
+// apiState reads an API's state from its status.
+func apiState(st *v1alpha1.APIResourceProvisioning) *provision.APIState {
+	return &provision.APIState{
+		ID: st.ResourceID, Origin: provision.Origin(st.Origin), Scopes: stringsOf(st.Scopes), TokenLifetime: st.AccessTokenLifetime.Or(0),
+	}
+}
+
+// showAPIState writes an API's state into its status.
+func showAPIState(st *v1alpha1.APIResourceProvisioning, state *provision.APIState) {
+	st.ResourceID, st.Origin, st.Scopes = state.ID, v1alpha1.ProvisioningOrigin(state.Origin), scopeNames(state.Scopes)
+	st.AccessTokenLifetime = ""
+	if state.TokenLifetime > 0 {
+		st.AccessTokenLifetime = v1alpha1.Duration(state.TokenLifetime.String())
+	}
+}
+
+func stringsOf[S ~string](in []S) []string {
+	var out []string
+	for _, s := range in {
+		out = append(out, string(s))
+	}
+	return out
+}
+
+func scopeNames(in []string) []v1alpha1.ScopeName {
+	var out []v1alpha1.ScopeName
+	for _, s := range in {
+		out = append(out, v1alpha1.ScopeName(s))
+	}
+	return out
+}
+
+// syncPlan is what decides whether an object is compared with its server.
+type syncPlan struct {
+	syncedAt  *metav1.Time
+	inputs    string // what was declared when it was synced
+	failure   v1alpha1.TokenFailure
+	wants     string // what is declared now
+	tries     string // that and what it is tried with: the server's configuration
+	interval  time.Duration
+	credsDue  time.Time // when the credentials need something
+	requested bool      // somebody has seen that the server differs
+	seed      string
+}
+
+// wait returns how long nothing needs to be done, zero for now.
+func (s syncPlan) wait(now time.Time) time.Duration {
+	if s.failure.Reason != "" {
+		if s.failure.Inputs != s.tries {
+			return 0
+		}
+		return max(0, momentOf(s.failure.NextAttemptAt).Sub(now))
+	}
+	if s.syncedAt == nil || s.inputs != s.wants || s.requested {
+		return 0
+	}
+	// Earlier by up to a tenth, so that objects which were made together are not
+	// compared together for ever.
+	next := s.syncedAt.Add(s.interval - spread(types.UID(s.seed), 0, s.interval/10))
+	if !s.credsDue.IsZero() && s.credsDue.Before(next) {
+		next = s.credsDue
+	}
+	return max(0, next.Sub(now))
+}
+
+// failed notes a failed attempt.
+func (s syncPlan) failed(now time.Time, err error, who types.UID) v1alpha1.TokenFailure {
+	attempts := int32(1)
+	if s.failure.Reason != "" && s.failure.Inputs == s.tries {
+		attempts = min(s.failure.Attempts, 1<<30) + 1
+	}
+	p := provisioningProblem(err)
+	return v1alpha1.TokenFailure{
+		Reason: p.reason, Message: truncate(p.message, 1024), Attempts: attempts, Inputs: s.tries,
+		NextAttemptAt: timeOf(now.Add(provisioningWait(err, int(attempts), who) + time.Second - 1)),
+	}
+}
