@@ -130,16 +130,16 @@ func TestAnotherApplicationMayUseTheManagementAPI(t *testing.T) {
 }
 
 func TestTheSeedDecidesOnIdentifiersAndSecrets(t *testing.T) {
-	make := func(seed uint64) (string, logtotest.Snapshot) {
+	build := func(seed uint64) (string, logtotest.Snapshot) {
 		w := newWorld(t, logtotest.WithSeed(seed))
 		return w.SecretValue(w.app, "Default secret"), w.Snapshot()
 	}
-	secret, snapshot := make(7)
-	again, sameSnapshot := make(7)
+	secret, snapshot := build(7)
+	again, sameSnapshot := build(7)
 	if diff := cmp.Diff(snapshot, sameSnapshot); diff != "" || secret != again {
 		t.Errorf("the same seed makes something else:\n%s", diff)
 	}
-	if other, _ := make(8); other == secret {
+	if other, _ := build(8); other == secret {
 		t.Error("another seed makes the same secret")
 	}
 }
@@ -165,6 +165,19 @@ func TestSecretsCanBeRecognised(t *testing.T) {
 	}
 	if got := w.do("GET", w.at("applications", w.app), nil).member("secret"); !strings.HasPrefix(got.(string), "sentinel") {
 		t.Error("the secret in the application's body has no prefix")
+	}
+}
+
+func TestBasicCredentialsAreFormEncoded(t *testing.T) {
+	w, secret := newGranted(t, logtotest.WithSecretPrefix("a+b%:/"))
+	if got := w.token(w.app, secret, "resource", payments); got.status != http.StatusOK {
+		t.Errorf("encoded: %d %s", got.status, got.raw)
+	}
+	r := w.request("POST", "/oidc/token", form("resource", payments).Encode())
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.SetBasicAuth(w.app, secret)
+	if got, err := w.send(r); err != nil || got.status != http.StatusBadRequest || got.member("error") != "invalid_request" {
+		t.Errorf("not encoded: %d %s %v", got.status, got.raw, err)
 	}
 }
 

@@ -39,6 +39,14 @@ func (s *Server) SetFault(decide func(r *http.Request, n int) Fault) {
 	s.record.decide = decide
 }
 
+// Route is the method and path pattern of a request, as [Server.Requests] counts it, "unknown" for none.
+func Route(r *http.Request) string {
+	if route, _ := find(r); route != nil {
+		return route.pattern()
+	}
+	return "unknown"
+}
+
 // SetDown stops the database, or starts it again: every endpoint answers 500.
 func (s *Server) SetDown(down bool) {
 	s.mu.Lock()

@@ -88,8 +88,10 @@ func TestTheHookCountsRequests(t *testing.T) {
 	w := newWorld(t)
 	w.ResetRequests()
 	var numbers []int
-	w.SetFault(func(_ *http.Request, n int) logtotest.Fault {
+	var routes []string
+	w.SetFault(func(r *http.Request, n int) logtotest.Fault {
 		numbers = append(numbers, n)
+		routes = append(routes, logtotest.Route(r))
 		return logtotest.Fault{}
 	})
 	w.do("GET", "/api/roles", nil)
@@ -97,6 +99,9 @@ func TestTheHookCountsRequests(t *testing.T) {
 	w.do("GET", w.at("roles", w.role)+"?x=1", nil)
 	w.do("GET", "/nowhere", nil)
 	if diff := cmp.Diff([]int{1, 2, 3, 4}, numbers); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"GET /api/roles", "GET /api/roles/{id}", "GET /api/roles/{id}", "unknown"}, routes); diff != "" {
 		t.Error(diff)
 	}
 	want := map[string]int{"GET /api/roles": 1, "GET /api/roles/{id}": 2, "unknown": 1}

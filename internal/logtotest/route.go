@@ -27,6 +27,8 @@ type route struct {
 	public       bool     // needs no bearer token
 }
 
+func (r *route) pattern() string { return r.method + " " + r.path }
+
 var (
 	paged    = []string{"page", "page_size"}
 	searched = append(slices.Clone(paged), "search.name", "mode.name", "isCaseSensitive")
@@ -159,7 +161,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	route, values := find(r)
 	pattern := "unknown"
 	if route != nil {
-		pattern = route.method + " " + route.path
+		pattern = route.pattern()
 	}
 	fault := s.meet(r, pattern)
 	if !fault.wait(r.Context()) {

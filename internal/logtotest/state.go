@@ -219,7 +219,7 @@ func unordered[T keyed](s *Server, rows map[string]T, want func(T) bool) []T {
 
 // place mixes the bits of what it is made from (the finaliser of MurmurHash3).
 func (s *Server) place(r *row) uint64 {
-	h := s.opts.seed*0x9e3779b97f4a7c15 + uint64(r.sequence)<<20 + uint64(r.updates) //nolint:gosec // neither is negative
+	h := s.opts.seed*0x9e3779b97f4a7c15 + uint64(r.sequence)<<20 + uint64(r.updates)
 	h = (h ^ h>>33) * 0xff51afd7ed558ccd
 	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
 	return h ^ h>>33

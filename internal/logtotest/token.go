@@ -234,7 +234,7 @@ func unauthorized(code string, claims map[string]any) *answer {
 }
 
 func unverified(token string) (claims map[string]any) {
-	parsed, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES384, jose.RS256, jose.ES256})
+	parsed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.ES384, jose.RS256, jose.ES256})
 	if err != nil {
 		return nil
 	}
