@@ -243,6 +243,12 @@ func (s *credentials) next() time.Time {
 	return next
 }
 
+// NextStep returns when SyncClient should be called again for the credentials' sake, zero for no such time.
+func NextStep(want Client, state *ClientState, rotation Rotation) time.Time {
+	s := credentials{want: want, state: state, rotation: rotation}
+	return s.next()
+}
+
 // rotateAt returns when a credential is to be replaced for its age, zero for never.
 func rotateAt(c *Credential, rotation Rotation) time.Time {
 	var at time.Time
