@@ -3,10 +3,14 @@
 package registration_test
 
 import (
+	"fmt"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/provision/registration"
 	"github.com/m2m-operator/m2m-operator/internal/provision/registration/registrationtest"
 )
 
@@ -57,5 +61,23 @@ func TestRandomSequencesWithGoOIDC(t *testing.T) {
 	registrationtest.Sequences(t, 1000, func(t *testing.T, seed uint64) *registrationtest.World {
 		w, _ := newWorld(t, oidctest.DynamicRegistration{RotateTokens: seed%2 == 0}, "")
 		return w
+	})
+}
+
+func TestStoryWithGoOIDC(t *testing.T) {
+	for _, method := range []string{registration.ClientSecretBasic, registration.ClientSecretPost} {
+		for _, rotate := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, tokens rotate: %t", method, rotate), func(t *testing.T) {
+				w, _ := newWorld(t, oidctest.DynamicRegistration{RotateTokens: rotate}, method)
+				want := registrationtest.Behaviour{UpdateReplacesSecret: true, UpdateReplacesToken: rotate}
+				if diff := cmp.Diff(want, registrationtest.Story(w, true)); diff != "" {
+					t.Error(diff)
+				}
+			})
+		}
+	}
+	t.Run("with nobody at the console", func(t *testing.T) {
+		w, _ := newWorld(t, oidctest.DynamicRegistration{}, "")
+		registrationtest.Story(w, false)
 	})
 }
