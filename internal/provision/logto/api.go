@@ -323,16 +323,25 @@ func (s *apiSync) observe(ctx context.Context) error {
 		}
 	}
 	slices.Sort(s.drift)
-	*s.state = provision.APIState{
-		ID: s.api.ID, Origin: provision.Observed, Scopes: s.declared(), TokenLifetime: s.api.lifetime(),
+	found := provision.APIState{ID: s.api.ID, Origin: provision.Observed, Scopes: s.declared(), TokenLifetime: s.api.lifetime()}
+	// What the operator made is not forgotten: names and descriptions may be changed while nothing is put back.
+	if s.recorded && s.state.Origin != "" {
+		found.Origin = s.state.Origin
+		for _, c := range s.scopes {
+			if s.declares(c.Name) == nil && s.hadScope(c.Name) {
+				found.Scopes = append(found.Scopes, c.Name)
+			}
+		}
+		slices.Sort(found.Scopes)
 	}
+	*s.state = found
 	s.d.catalog.put(s.d.now(), *s.api, s.scopes)
 	return nil
 }
 
 // RemoveAPI implements provision.Driver.
 func (d *Driver) RemoveAPI(ctx context.Context, want provision.API, state *provision.APIState, keep provision.Keep) error {
-	if !d.reserved(want.Identifier) && state.Origin != provision.Observed {
+	if !d.reserved(want.Identifier) && !want.Observe && state.Origin != provision.Observed {
 		s := apiSync{d: d, want: want, state: state, keep: keep}
 		if err := s.remove(ctx); err != nil {
 			return err

@@ -163,7 +163,7 @@ func (w *world) wantToken(scopes ...string) {
 	if c == nil {
 		w.Fatal("the client has no credential in use")
 	}
-	token, err := w.token(w.Context(), []provision.Access{{Resource: payment, Scopes: []string{"read", "write"}}}, c)
+	token, err := w.token(w.Context(), []provision.Access{{Resource: payment, Scopes: []string{"read", "refund", "write"}}}, c)
 	if err != nil {
 		w.Fatal(err)
 	}
