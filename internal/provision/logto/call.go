@@ -188,8 +188,16 @@ func gone(err error) bool {
 // disputed says whether what was to be created may exist: a 422 says so if it is not about something else, and a 500 is
 // what Logto answers to the loser of a race. Only looking tells.
 func disputed(err error) bool {
-	s := statusOf(err)
-	return s == http.StatusUnprocessableEntity || s == http.StatusInternalServerError
+	var e *provision.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Status {
+	case http.StatusUnprocessableEntity, http.StatusConflict, http.StatusInternalServerError:
+		return true
+	}
+	// Some versions say the same with status 400.
+	return strings.HasSuffix(e.Code, "_in_use") || strings.HasSuffix(e.Code, "_exists") && !strings.HasPrefix(e.Code, "entity.")
 }
 
 // remove makes a DELETE, for which absence is success. A 404 without a code will do: what calls it has read from the

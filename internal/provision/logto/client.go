@@ -96,8 +96,11 @@ const (
 
 // SyncClient implements provision.Driver.
 func (d *Driver) SyncClient(ctx context.Context, want provision.Client, state *provision.ClientState, keep provision.Keep) ([]provision.Drift, error) {
-	if slices.ContainsFunc(want.Access, func(a provision.Access) bool { return d.reserved(a.Resource) }) || want.Adopt == d.clientID {
+	if slices.ContainsFunc(want.Access, func(a provision.Access) bool { return d.reserved(a.Resource) }) {
 		return nil, forbidden(managementAPIForbidden)
+	}
+	if want.Adopt == d.clientID {
+		return nil, forbidden("the application that is to be adopted is the operator's own, which may do everything at the server")
 	}
 	s := d.newClientSync(want, state, keep)
 	for _, step := range []func(context.Context) error{

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package logto_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/m2m-operator/m2m-operator/internal/logtotest"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// Everything that is looked for is beyond the first page of its list.
+func TestMoreThanAPage(t *testing.T) {
+	for _, version := range []string{"1.37", "1.42"} {
+		t.Run(version, func(t *testing.T) {
+			w := newWorld(t, logtotest.WithVersion(version))
+			api := readWrite(payment)
+			var names []string
+			api.Scopes = nil
+			for i := range 230 {
+				name := fmt.Sprintf("scope:%03d", i)
+				names = append(names, name)
+				api.Scopes = append(api.Scopes, provision.Scope{Name: name})
+				if _, err := w.server.CreateResource(name, "https://example.com/"+name, 0); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := w.server.CreateRole(name, name); err != nil {
+					t.Fatal(err)
+				}
+				w.server.CreateApplication(name, name)
+			}
+			w.mustSyncAPI(api)
+			id := w.api.ID
+			w.api = provision.APIState{}
+			if drift := w.mustSyncAPI(api); drift != nil || w.api.ID != id || len(w.api.Scopes) != 230 {
+				t.Errorf("found %+v with drift %q", w.api, drift)
+			}
+			w.mustSyncClient(cart(names...))
+			if diff := cmp.Diff(provision.Access{Resource: payment, ResourceID: id, Scopes: names}, w.client.Access[0]); diff != "" {
+				t.Errorf("access (-want +got):\n%s", diff)
+			}
+			w.restart()
+			if drift := w.mustSyncClient(cart(names...)); drift != nil {
+				t.Errorf("drift %q", drift)
+			}
+
+			all := w.server.Snapshot()
+			roleID, appID := w.client.GrantID, w.client.ID
+			for _, r := range all.Roles { // and 230 roles on the application, our role on 230 applications
+				if r.ID != roleID {
+					if err := w.server.AssignRole(r.ID, appID); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for _, a := range all.Applications {
+				if a.ID != appID {
+					if err := w.server.AssignRole(roleID, a.ID); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if got := len(w.mustSyncClient(cart("scope:007"))); got != 460 {
+				t.Errorf("%d drifts, want 460", got)
+			}
+			for _, a := range w.server.Snapshot().Applications {
+				if want := a.ID == appID; want != slices.Equal(a.Roles, []string{roleID}) || !want && len(a.Roles) > 0 {
+					t.Errorf("application %q has the roles %q", a.Name, a.Roles)
+				}
+			}
+
+			// Renamed before they were recorded.
+			if err := cmpErr(w.server.RenameApplication(appID, "x"), w.server.RenameRole(roleID, "x")); err != nil {
+				t.Fatal(err)
+			}
+			w.client = provision.ClientState{Creating: true}
+			w.mustSyncClient(cart("scope:007"))
+			if w.client.ID != appID || w.client.GrantID != roleID {
+				t.Errorf("found another application or role: %+v", w.client)
+			}
+		})
+	}
+}
+
+// Lists change while they are read.
+func TestListThatChanges(t *testing.T) {
+	w := newWorld(t)
+	for i := range 150 {
+		if _, err := w.server.CreateResource("x", fmt.Sprintf("https://example.com/%d", i), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.mustSyncAPI(readWrite(payment))
+	w.api = provision.APIState{}
+	times := 2
+	w.server.SetFault(func(r *http.Request, _ int) logtotest.Fault {
+		if r.URL.Path == "/api/resources" && r.URL.Query().Get("page") == "2" && times > 0 {
+			times--
+			for i := range 60 { // rows that were updated move to another place
+				_ = w.server.RenameResource(fmt.Sprintf("https://example.com/%d", i+times), "y")
+			}
+			_ = w.server.DeleteResource(fmt.Sprintf("https://example.com/%d", 140+times))
+		}
+		return logtotest.Fault{}
+	})
+	w.mustSyncAPI(readWrite(payment))
+	if w.api.Origin != provision.Created || times != 0 {
+		t.Errorf("state %+v", w.api)
+	}
+	w.api, times = provision.APIState{}, 99
+	_, err := w.syncAPI(readWrite(payment))
+	w.wantError(err, provision.Unavailable, "changed while it was read")
+}
+
+// A page may be larger than an answer may be.
+func TestLargePages(t *testing.T) {
+	w := newWorld(t)
+	w.mustSyncAPI(readWrite(payment))
+	w.mustSyncClient(cart("read"))
+	for range 120 {
+		w.server.CreateApplication("x", strings.Repeat("y", 20_000))
+	}
+	if err := w.server.RenameApplication(w.client.ID, "x"); err != nil {
+		t.Fatal(err)
+	}
+	id := w.client.ID
+	w.client = provision.ClientState{Creating: true}
+	w.mustSyncClient(cart("read"))
+	if w.client.ID != id {
+		t.Errorf("made another application")
+	}
+}
+
+func TestAnswersWithoutATotal(t *testing.T) {
+	w := newWorld(t)
+	w.fault("GET", "/api/resources", 1, logtotest.Fault{Status: 200, Body: "[]", ContentType: "application/json"})
+	_, err := w.syncAPI(readWrite(payment))
+	w.wantError(err, provision.Unavailable, "how many")
+	w.fault("GET", "/api/resources", 1, logtotest.Fault{Status: 200, Body: "[{}]", ContentType: "application/json", Header: http.Header{"Total-Number": {"1"}}})
+	_, err = w.syncAPI(readWrite(payment))
+	w.wantError(err, provision.Unavailable, "without an id")
+}
+
+func TestAccessThatTheServerDoesNotKnow(t *testing.T) {
+	w := newWorld(t)
+	w.mustSyncAPI(readWrite(payment))
+	id := w.api.ID
+	want := provision.Client{Owner: clientOwner, Access: []provision.Access{
+		{Resource: "https://unknown.example.com", Scopes: []string{"read"}},
+		{Resource: "https://unknown.example.com/2", ResourceID: "unknown", Scopes: []string{"read"}},
+		{Resource: payment, Scopes: []string{"read", "refund"}},
+	}}
+	w.mustSyncClient(want)
+	if diff := cmp.Diff([]provision.Access{{Resource: payment, ResourceID: id, Scopes: []string{"read"}}}, w.client.Access); diff != "" {
+		t.Errorf("access (-want +got):\n%s", diff)
+	}
+	// It comes to be known within the life of the catalog.
+	if _, err := w.server.AddScope(payment, "refund", ""); err != nil {
+		t.Fatal(err)
+	}
+	unknown, err := w.server.CreateResource("x", "https://unknown.example.com", 0, "read")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.mustSyncClient(want)
+	if diff := cmp.Diff([]provision.Access{
+		{Resource: payment, ResourceID: id, Scopes: []string{"read", "refund"}},
+		{Resource: "https://unknown.example.com", ResourceID: unknown, Scopes: []string{"read"}},
+	}, w.client.Access); diff != "" {
+		t.Errorf("access (-want +got):\n%s", diff)
+	}
+
+	// An API of the identifier with another id is not meant.
+	want.Access = []provision.Access{{Resource: payment, ResourceID: "another", Scopes: []string{"read"}}}
+	w.mustSyncClient(want)
+	if role := w.onlyRole(); w.client.Access != nil || role.Scopes != nil {
+		t.Errorf("access %+v, role %+v", w.client.Access, role)
+	}
+	// An API without scopes is known, and there is nothing to grant.
+	want.Access = []provision.Access{{Resource: payment}}
+	w.mustSyncClient(want)
+	if diff := cmp.Diff([]provision.Access{{Resource: payment, ResourceID: id}}, w.client.Access); diff != "" {
+		t.Errorf("access (-want +got):\n%s", diff)
+	}
+}
+
+// What the driver remembers of an API may be wrong by now.
+func TestStaleCatalog(t *testing.T) {
+	for name, change := range map[string]func(w *world) error{
+		"the scope was made anew": func(w *world) error {
+			_, err := w.server.AddScope(payment, "other", "")
+			return cmpErr(err, w.server.RemoveScope(payment, "write"), func() error { _, err := w.server.AddScope(payment, "write", ""); return err }())
+		},
+		"the API was made anew": func(w *world) error {
+			_, err := w.server.CreateResource("x", "https://x.example.com", 0)
+			return cmpErr(err, w.server.DeleteResource(payment), func() error {
+				_, err := w.server.CreateResource("x", payment, 0, "read", "write")
+				return err
+			}())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.mustSyncAPI(readWrite(payment))
+			w.mustSyncClient(cart("read"))
+			if err := change(w); err != nil {
+				t.Fatal(err)
+			}
+			w.mustSyncClient(cart("read", "write"))
+			w.wantWhole("read", "write")
+			w.wantToken("read", "write")
+		})
+	}
+}
+
+// A withdrawn grant leaves the server though another one cannot be given.
+func TestWithdrawalComesFirst(t *testing.T) {
+	w := newWorld(t)
+	w.mustSyncAPI(readWrite(payment))
+	w.mustSyncClient(cart("read"))
+	w.fault("POST", "/scopes", -1, logtotest.Fault{Status: 500})
+	_, err := w.syncClient(cart("write"))
+	w.wantError(err, provision.Unavailable, "grant scopes")
+	if role := w.onlyRole(); role.Scopes != nil || len(w.client.Access) != 1 || w.client.Access[0].Scopes != nil {
+		t.Errorf("role %+v, state %+v", role, w.client.Access)
+	}
+}
+
+// Many clients of one API that appear at once read it once, and share one token.
+func TestManyClientsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.mustSyncAPI(readWrite(payment))
+	w.restart()
+	w.server.ResetRequests()
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			want := cart("read")
+			want.Owner.Name = fmt.Sprintf("cart-%d", i)
+			var state provision.ClientState
+			if _, err := w.driver.SyncClient(t.Context(), want, &state, func(context.Context) error { return nil }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	got := w.server.Requests()
+	if got["POST /oidc/token"] != 1 || got["GET /api/resources"] != 1 || got["GET /api/resources/{id}/scopes"] != 1 {
+		t.Errorf("requests %v", got)
+	}
+	if all := w.server.Snapshot(); len(all.Applications) != 50 || len(all.Roles) != 50 {
+		t.Errorf("%d applications and %d roles", len(all.Applications), len(all.Roles))
+	}
+}
