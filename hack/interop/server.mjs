@@ -22,6 +22,13 @@
 //   resources        the APIs (RFC 8707) and the scopes that exist there: {"https://api.example.com": ["read"]}
 //   clients          client_id, client_secret or jwks, token_endpoint_auth_method (client_secret_basic,
 //                    client_secret_post or private_key_jwt), and scopes: what it is granted, by resource
+//   registration     lets clients register themselves (RFC 7591) and manage that (RFC 7592); needs ungrantedScopes
+//                    "refuse", since a client may then register no other scopes than those of the resources:
+//                    {initialAccessToken: "…", rotate: whether each update replaces the registration access token}
+//   changes          what somebody changes at the console: metadata of registered clients by client_id (without scope, it
+//                    has none), null to delete one; it is done once, when the configuration comes
+//
+// With registration, the answer lists the registered clients too: {"issuer": "…", "registered": [{"client_id": "…", …}]}.
 
 import { generateKeyPairSync } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -41,32 +48,61 @@ function makeKeys() {
   return [{ ...privateKey.export({ format: 'jwk' }), alg: 'ES256', use: 'sig' }];
 }
 
+const stored = new Map();
+
+// Store keeps what the package stores, over changes of the configuration; it has no other method that is called here.
+class Store {
+  constructor(kind) {
+    this.key = (id) => `${kind} ${id}`;
+  }
+
+  async upsert(id, payload) {
+    stored.set(this.key(id), payload);
+  }
+
+  async find(id) {
+    return stored.get(this.key(id));
+  }
+
+  async destroy(id) {
+    stored.delete(this.key(id));
+  }
+}
+
 function provider(issuer, config) {
-  const { lifetime = 300, ungrantedScopes = 'drop', resources = {}, clients = [] } = config;
+  const { lifetime = 300, ungrantedScopes = 'drop', resources = {}, clients = [], registration } = config;
   const keys = config.keys ?? (ownKeys ??= makeKeys());
   const { alg } = keys[0];
   const refuse = ungrantedScopes === 'refuse';
   if (!refuse && ungrantedScopes !== 'drop') {
     throw new Error('ungrantedScopes must be "drop" or "refuse"');
   }
+  if (registration && !refuse) {
+    throw new Error('registration needs ungrantedScopes "refuse"');
+  }
   const granted = new Map(clients.map((c) => [c.client_id, c.scopes ?? {}]));
 
-  return new Provider(issuer, {
+  const created = new Provider(issuer, {
+    adapter: Store,
     jwks: { keys },
     clients: clients.map(({ scopes = {}, ...metadata }) => ({
+      // Not clientDefaults: clients that register themselves have to say so.
+      grant_types: ['client_credentials'], response_types: [], redirect_uris: [],
       ...metadata,
       // A client's scope is an allow-list for the scopes that the server itself lists: others are refused.
       ...(refuse && { scope: ['openid', ...Object.values(scopes).flat()].join(' ') }),
     })),
     ...(refuse && { scopes: ['openid', ...new Set(Object.values(resources).flat())] }),
     clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'private_key_jwt'],
-    clientDefaults: {
-      grant_types: ['client_credentials'], response_types: [], redirect_uris: [], id_token_signed_response_alg: alg,
-    },
+    clientDefaults: { id_token_signed_response_alg: alg },
     enabledJWA: { clientAuthSigningAlgValues: algorithms, idTokenSigningAlgValues: algorithms },
     features: {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
+      ...(registration && {
+        registration: { enabled: true, initialAccessToken: registration.initialAccessToken },
+        registrationManagement: { enabled: true, rotateRegistrationAccessToken: registration.rotate },
+      }),
       resourceIndicators: {
         enabled: true,
         getResourceServerInfo(ctx, resource, client) {
@@ -86,6 +122,28 @@ function provider(issuer, config) {
       },
     },
   });
+  created.on('registration_create.success', (ctx, client) => registered.add(client.clientId));
+  created.on('registration_delete.success', (ctx, client) => registered.delete(client.clientId));
+  return created;
+}
+
+const registered = new Set(); // the identifiers of clients that registered themselves
+
+// change does what is ordered at the console.
+async function change({ adapter }, changes) {
+  for (const [id, metadata] of Object.entries(changes)) {
+    if (metadata) {
+      await adapter.upsert(id, { ...await adapter.find(id), scope: undefined, ...metadata });
+    } else {
+      await adapter.destroy(id);
+      registered.delete(id);
+    }
+  }
+}
+
+async function list({ adapter }) {
+  const all = await Promise.all([...registered].map((id) => adapter.find(id)));
+  return all.map(({ client_id, client_name, scope }) => ({ client_id, client_name, scope }));
 }
 
 const answer = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
@@ -106,7 +164,9 @@ async function serve(config) {
   }
   issuer ??= `http://127.0.0.1:${server.address().port}${path}`;
   const { pathname } = new URL(issuer);
-  const mounted = provider(issuer, config).callback();
+  const created = provider(issuer, config);
+  await change(created.Client, config.changes ?? {});
+  const mounted = created.callback();
   handle = (req, res) => {
     if (pathname !== '/') {
       if (!req.url.startsWith(`${pathname}/`)) {
@@ -119,7 +179,7 @@ async function serve(config) {
     }
     mounted(req, res);
   };
-  answer({ issuer });
+  answer({ issuer, ...(config.registration && { registered: await list(created.Client) }) });
 }
 
 const [file] = process.argv.slice(2);

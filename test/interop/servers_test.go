@@ -100,16 +100,31 @@ type oidcProvider struct {
 	clients   map[string]providerClient
 	algorithm string
 	announced json.RawMessage
+	// registered are the clients that registered themselves, as of the last configuration.
+	registered []registeredClient
 }
 
 // providerConfig is what hack/interop/server.mjs documents.
 type providerConfig struct {
-	Path            string              `json:"path,omitempty"`
-	Keys            []json.RawMessage   `json:"keys"`
-	Lifetime        int                 `json:"lifetime"`
-	UngrantedScopes string              `json:"ungrantedScopes"`
-	Resources       map[string][]string `json:"resources"`
-	Clients         []providerClient    `json:"clients"`
+	Path            string                       `json:"path,omitempty"`
+	Keys            []json.RawMessage            `json:"keys"`
+	Lifetime        int                          `json:"lifetime"`
+	UngrantedScopes string                       `json:"ungrantedScopes"`
+	Resources       map[string][]string          `json:"resources"`
+	Clients         []providerClient             `json:"clients"`
+	Registration    *providerRegistration        `json:"registration,omitempty"`
+	Changes         map[string]*registeredClient `json:"changes,omitempty"`
+}
+
+type providerRegistration struct {
+	InitialAccessToken string `json:"initialAccessToken"`
+	Rotate             bool   `json:"rotate"`
+}
+
+type registeredClient struct {
+	ID    string `json:"client_id"`
+	Name  string `json:"client_name"`
+	Scope string `json:"scope,omitempty"`
 }
 
 type providerClient struct {
@@ -123,10 +138,16 @@ type providerClient struct {
 
 func startOIDCProvider(t *testing.T, o serverOptions) authorizationServer {
 	t.Helper()
+	return startProvider(t, o, nil)
+}
+
+func startProvider(t *testing.T, o serverOptions, registration *providerRegistration) *oidcProvider {
+	t.Helper()
 	s := &oidcProvider{
 		t: t, stderr: &bytes.Buffer{}, clients: map[string]providerClient{}, algorithm: o.algorithm,
 		config: providerConfig{
 			Path: o.path, Lifetime: int(o.lifetime.Seconds()), UngrantedScopes: "refuse", Resources: map[string][]string{},
+			Registration: registration,
 		},
 	}
 	if o.dropUngranted {
@@ -167,14 +188,18 @@ func (s *oidcProvider) apply() error {
 	if !s.out.Scan() {
 		return fmt.Errorf("no answer: %w", errors.Join(s.out.Err(), io.EOF))
 	}
-	var answer struct{ Issuer, Error string }
+	var answer struct {
+		Issuer, Error string
+		Registered    []registeredClient
+	}
 	if err := json.Unmarshal(s.out.Bytes(), &answer); err != nil {
 		return fmt.Errorf("answer %q: %w", s.out.Text(), err)
 	}
 	if answer.Error != "" {
 		return errors.New(answer.Error)
 	}
-	s.issuer = answer.Issuer
+	s.issuer, s.registered = answer.Issuer, answer.Registered
+	s.config.Changes = nil // they are made once
 	return nil
 }
 

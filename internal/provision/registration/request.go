@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,9 +42,13 @@ func (a *answer) object() bool {
 	return json.Unmarshal(a.body, &members) == nil && members != nil
 }
 
-// absent says that there is no such registration: as servers say it that do not answer 401 (RFC 7592 section 2.1).
+// absent says that there is no such registration: as servers say it that do not answer 401 (RFC 7592 section 2.1). The
+// body tells such an answer from that of a proxy which knows no way to the server.
 func (a *answer) absent() bool {
-	return (a.status == http.StatusNotFound || a.status == http.StatusGone || a.status == http.StatusBadRequest) && a.object()
+	if a.status == http.StatusBadRequest {
+		return slices.Contains([]string{"invalid_request", "invalid_client", "invalid_token"}, a.code())
+	}
+	return (a.status == http.StatusNotFound || a.status == http.StatusGone) && a.object()
 }
 
 // codes are error codes as the protocols write them.

@@ -104,11 +104,13 @@ func (s *syncing) credential(ctx context.Context, c *provision.Credential) (ther
 // absent judges an answer without a registration. Only what a registration endpoint says about one is believed, not
 // what a proxy says in its place: a registration that is given up cannot be found again.
 func (s *syncing) absent(c *provision.Credential, a *answer) (there bool, err error) {
-	forbidden := a.status == http.StatusForbidden && a.object()
-	switch {
-	case a.busy() || a.status != http.StatusUnauthorized && !a.absent() && !forbidden:
+	gone := a.status == http.StatusUnauthorized || a.absent()
+	// Forbidden, or not readable for the server itself: it may be there.
+	withheld := (a.status == http.StatusForbidden || a.status == http.StatusBadRequest) && a.object()
+	if a.busy() || !gone && !withheld {
 		return true, unavailable(a, "the server did not show a registration")
-	case forbidden || s.uncertain:
+	}
+	if !gone || s.uncertain {
 		leaveBehind(s.state, unmanageable(c))
 	}
 	if !s.uncertain {

@@ -76,7 +76,7 @@ func (s *story) good(drift ...provision.Drift) *provision.Credential {
 func (s *story) registered(n int) {
 	s.t.Helper()
 	if all := s.Server.Registered(); s.console && len(all) != n {
-		s.t.Errorf("the server has %d registrations, not %d: %v", len(all), n, all)
+		s.t.Fatalf("the server has %d registrations, not %d: %v", len(all), n, all)
 	}
 }
 
