@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provision
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/kubetest"
+)
+
+// What all tests share: one control plane. Each scenario runs an operator of its own, for its namespaces.
+var (
+	kubeConfig   *rest.Config
+	kube         client.WithWatch // past every cache
+	subjects     []*subject       // the servers to test
+	operatorLogs = &kubetest.Log{}
+
+	// runID is in the name of everything that is made at a server.
+	runID = "m2m" + strings.ToLower(rand.Text()[:8])
+)
+
+// sideBySide is how many scenarios run at a time unless -parallel says otherwise. They wait, more than they work.
+const sideBySide = "8"
+
+func TestMain(m *testing.M) {
+	// Before anything is started: what the user has to mend should not take half a minute to say.
+	var err error
+	if subjects, err = chooseSubjects(os.Getenv, os.ReadFile); err == nil {
+		err = flag.Set("test.parallel", sideBySide)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "provision:", err)
+		os.Exit(1)
+	}
+	ctrl.SetLogger(zap.New(zap.WriteTo(operatorLogs), zap.UseDevMode(true)))
+	kubetest.Main(filepath.Join("..", ".."), func(environment *envtest.Environment) (code int, err error) {
+		kubeConfig = environment.Config
+		if kube, err = client.NewWithWatch(kubeConfig, client.Options{Scheme: controller.Scheme()}); err != nil {
+			return 1, err
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		if err := theSecrets.watch(ctx, kube); err != nil {
+			return 1, err
+		}
+		fmt.Printf("everything at the servers carries the ID of this run, %s\n", runID)
+		code = m.Run()
+		families, gatherErr := metrics.Registry.Gather()
+		err = errors.Join(gatherErr, theSecrets.findIn("the operator's log", operatorLogs.String()), theSecrets.findIn("its metrics", fmt.Sprint(families)),
+			theSecrets.findInObjects(context.Background()))
+		report.fail(err)
+		return code, errors.Join(err, report.write(os.Getenv("M2M_PROVISION_OUT")))
+	})
+}
+
+// operator is a running operator.
+type operator struct {
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// startOperator runs the operator as cmd/main.go does, without addresses.
+func startOperator(config *rest.Config, o controller.Options) (*operator, error) {
+	mo := controller.ManagerOptions(o)
+	mo.Metrics = metricsserver.Options{BindAddress: "0"}
+	skip := true
+	mo.Controller.SkipNameValidation = &skip
+	mgr, err := ctrl.NewManager(rest.CopyConfig(config), mo)
+	if err != nil {
+		return nil, fmt.Errorf("make the manager: %w", err)
+	}
+	if err := controller.Setup(mgr, o); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	op := &operator{cancel: cancel, done: make(chan error, 1)}
+	go func() { op.done <- mgr.Start(ctx) }()
+	return op, nil
+}
+
+// kill ends the operator: whatever it has under way breaks off, and writes nothing more. It returns when all of it has
+// ended, so that the next one has no company.
+func (o *operator) kill() error {
+	o.cancel()
+	return <-o.done
+}
+
+// operatorOptions are those of a scenario's operator.
+func operatorOptions(policy egress.Policy, system string, watched ...string) controller.Options {
+	return controller.Options{
+		Egress: policy, OperatorNamespace: system, WatchNamespaces: watched, PromptDelivery: true, ClusterID: runID, DeletionTimeout: time.Minute,
+	}
+}
+
+// eventually waits for what a server elsewhere takes its time for, and a resync of 10 s.
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	kubetest.Every(t, 100*time.Millisecond, time.Minute, check)
+}
