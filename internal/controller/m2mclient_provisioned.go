@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -77,7 +78,7 @@ func (r *M2MClientReconciler) clientProvisioned(p *pass, here bool, missing *pro
 		return c
 	}
 	if !here || st.SyncedAt == nil || st.Credential.Name == "" {
-		return conditionOf(v1alpha1.ConditionProvisioned, beingProvisioned(p.server))
+		return conditionOf(v1alpha1.ConditionProvisioned, notYetProvisioned(p.server))
 	}
 	return isTrue(v1alpha1.ConditionProvisioned, v1alpha1.ReasonProvisioned, "The server has the client with the access that is granted")
 }
@@ -94,6 +95,15 @@ func (r *M2MClientReconciler) whyNotProvisioned(srv *server) *problem {
 			message: "The operator has no namespace to keep client secrets in: --operator-namespace"}
 	}
 	return nil
+}
+
+// notYetProvisioned says why there is nothing at a server yet.
+func notYetProvisioned(srv *server) *problem {
+	if meta.IsStatusConditionFalse(srv.status.Conditions, v1alpha1.ConditionProvisioningReady) {
+		return &problem{reason: v1alpha1.ReasonAuthorizationServerNotReady, message: fmt.Sprintf(
+			"%s %q cannot be provisioned; see its condition ProvisioningReady", srv.key.kind, srv.key.name)}
+	}
+	return beingProvisioned(srv)
 }
 
 func beingProvisioned(srv *server) *problem {
@@ -120,7 +130,7 @@ func (r *M2MClientReconciler) whyWaiting(p *pass, a *access, lacks []string) *pr
 		return &problem{reason: v1alpha1.ReasonScopeNotProvisioned, message: fmt.Sprintf(
 			"The server does not grant the scopes %s; see the condition of APIResource %q", strings.Join(lacks, ", "), a.api)}
 	}
-	return beingProvisioned(p.server)
+	return notYetProvisioned(p.server)
 }
 
 // changing says whether a client is about to be compared with its server for its
@@ -213,7 +223,7 @@ func apiProvisioned(api *v1alpha1.APIResource, srv *server, refused *problem) co
 	case here && st.Failure.Reason != "":
 		return isFalse(v1alpha1.ConditionProvisioned, st.Failure.Reason, st.Failure.Message)
 	case !here || st.SyncedAt == nil:
-		return conditionOf(v1alpha1.ConditionProvisioned, beingProvisioned(srv))
+		return conditionOf(v1alpha1.ConditionProvisioned, notYetProvisioned(srv))
 	case len(st.Drift) > 0:
 		return isFalse(v1alpha1.ConditionProvisioned, v1alpha1.ReasonDrifted, "The server differs from what is declared: "+strings.Join(st.Drift, "; "))
 	case registers(srv.spec):

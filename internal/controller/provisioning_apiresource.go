@@ -84,7 +84,7 @@ func (r *APIResourceProvisioner) sync(ctx context.Context, api *v1alpha1.APIReso
 	if wait := plan.wait(now); wait > 0 {
 		return wait, nil
 	}
-	if wait, busy := r.servers.enter(srv.object, api.UID); busy != nil {
+	if wait, busy := r.servers.enter(srv.object, api, r.wishes.wake); busy != nil {
 		return wait, nil
 	}
 	return r.apply(ctx, api, srv, driver, want, plan, now)

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
@@ -77,6 +78,7 @@ type remover struct {
 	client  client.Client
 	servers *servers
 	timeout time.Duration
+	wake    chan<- event.GenericEvent
 	since   sync.Map // from the UID of an object that is not deleted to when it was first tried
 	events  recorder.EventRecorder
 }
@@ -131,7 +133,7 @@ func (r *remover) attempt(ctx context.Context, rm removal, obj client.Object, ex
 	if !exists {
 		return rm.remove(ctx, driver)
 	}
-	if _, busy := r.servers.enter(obj, rm.object.GetUID()); busy != nil {
+	if _, busy := r.servers.enter(obj, rm.object, r.wake); busy != nil {
 		return &provision.Error{Kind: provision.Unavailable, Message: busy.message}
 	}
 	err := rm.remove(ctx, driver)

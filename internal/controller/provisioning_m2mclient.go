@@ -117,7 +117,7 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 	if err := hold(ctx, r.client, c); err != nil {
 		return 0, err
 	}
-	if wait, busy := r.servers.enter(p.server.object, c.UID); busy != nil {
+	if wait, busy := r.servers.enter(p.server.object, c, r.wishes.wake); busy != nil {
 		return wait, nil
 	}
 	return r.apply(ctx, p, driver, version, want, plan, store, secret)

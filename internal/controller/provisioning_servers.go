@@ -7,11 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
@@ -29,6 +31,7 @@ type provisioningRuntime struct {
 	version  string           // of what the driver was made from
 	breaker  *refresh.Breaker // apart from that of token requests: the one may work without the other
 	inFlight int
+	queue    []waiter // for a place among those that are worked on
 
 	// check is how the last provision.Driver.Check went.
 	check        *problem
@@ -36,6 +39,16 @@ type provisioningRuntime struct {
 	checkDue     time.Time
 	checkFailed  int
 }
+
+// waiter is an object that waits for its turn at a server.
+type waiter struct {
+	object client.Object
+	wake   chan<- event.GenericEvent
+}
+
+// queueWait is when a waiter asks again that was not woken. It is woken when
+// somebody else leaves.
+const queueWait = 30 * time.Second
 
 // provisions says whether the operator creates what is declared at a server.
 func provisions(spec *v1alpha1.AuthorizationServerSpec) bool {
@@ -165,9 +178,10 @@ func (s *servers) provisioningSecret(ctx context.Context, obj client.Object) (c 
 }
 
 // enter says whether an object may be worked on at a server now; if not, how
-// long to wait and why. Whoever enters must leave.
-func (s *servers) enter(obj client.Object, who types.UID) (wait time.Duration, p *problem) {
-	rt, now := s.runtime(obj), s.clock.Now()
+// long to wait and why. It is woken when its turn comes. Whoever enters must
+// exit.
+func (s *servers) enter(obj, o client.Object, wake chan<- event.GenericEvent) (wait time.Duration, p *problem) {
+	rt, now, who := s.runtime(obj), s.clock.Now(), o.GetUID()
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	key := keyOfObject(obj)
@@ -178,7 +192,10 @@ func (s *servers) enter(obj client.Object, who types.UID) (wait time.Duration, p
 		most = min(most, max(1, int(b)/2))
 	}
 	if rt.provisioning.inFlight >= most {
-		return spread(who, 200*time.Millisecond, 600*time.Millisecond), &problem{
+		if !slices.ContainsFunc(rt.provisioning.queue, func(w waiter) bool { return w.object.GetUID() == who }) {
+			rt.provisioning.queue = append(rt.provisioning.queue, waiter{o, wake})
+		}
+		return spread(who, queueWait, 2*queueWait), &problem{
 			reason: v1alpha1.ReasonWaitingForBudget, unknown: true,
 			message: fmt.Sprintf("Others are being provisioned at %s %q first", key.kind, key.name),
 		}
@@ -199,6 +216,7 @@ func (s *servers) exit(ctx context.Context, obj client.Object, err error) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	rt.provisioning.inFlight = max(0, rt.provisioning.inFlight-1)
+	rt.provisioning.wakeNext()
 	var e *provision.Error
 	switch isError := errors.As(err, &e); {
 	case ctx.Err() != nil || err != nil && !isError:
@@ -210,6 +228,19 @@ func (s *servers) exit(ctx context.Context, obj client.Object, err error) {
 		}
 	default:
 		rt.provisioning.breaker.Report(now, true)
+	}
+}
+
+// wakeNext wakes the two that have waited longest: one may have nothing to do
+// any more, and the place must not stay empty for it.
+func (rt *provisioningRuntime) wakeNext() {
+	for range min(2, len(rt.queue)) {
+		next := rt.queue[0]
+		rt.queue = rt.queue[1:]
+		select {
+		case next.wake <- event.GenericEvent{Object: next.object}:
+		default: // its controller is busy; it asks again by itself
+		}
 	}
 }
 

@@ -39,7 +39,7 @@ type wish struct {
 }
 
 func newWishes(c clock.PassiveClock) *wishes {
-	return &wishes{clock: c, wake: make(chan event.GenericEvent, 64), made: map[types.NamespacedName]wish{}}
+	return &wishes{clock: c, wake: make(chan event.GenericEvent, 1024), made: map[types.NamespacedName]wish{}}
 }
 
 // compare has an object compared with its server, unless that was asked for a

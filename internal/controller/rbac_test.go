@@ -200,6 +200,26 @@ func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 	bundle := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.payments, Name: render.ConfigMapName(w.payments, "payment-api")}}
 	eventually(t, func() error { return kube.Get(t.Context(), client.ObjectKeyFromObject(bundle), bundle) })
 
+	// What is registered at a server of either kind, and deleted there.
+	logto := newTenant(t)
+	provisioner, management := logto.clusterServer(logto.payments, logto.shop)
+	management.Namespace = system
+	_, ordersAPI, orders := logto.story()
+	atCluster := logto.api()
+	atCluster.Name, atCluster.Spec.Identifier = "other-api", atCluster.Spec.Identifier+"/other"
+	atCluster.Spec.AuthorizationServerRef = v1alpha1.AuthorizationServerReference{
+		Kind: v1alpha1.KindClusterAuthorizationServer, Name: v1alpha1.ObjectName(provisioner.Name),
+	}
+	create(t, management, provisioner, atCluster)
+	isReady(t, orders)
+	isReady(t, atCluster)
+	for _, o := range []client.Object{orders, ordersAPI, atCluster, provisioner} {
+		remove(t, o)
+	}
+	for _, o := range []client.Object{orders, ordersAPI, atCluster, provisioner} {
+		isGone(t, o)
+	}
+
 	// A rotated credential and a rotated signing key: the Secret and the bundle
 	// are updated.
 	token := tokenIn(t, w.shop, "cart-token", "payment-api")

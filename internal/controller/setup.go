@@ -162,8 +162,8 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 	events := func(name string) recorder.EventRecorder { return boundedEvents{mgr.GetEventRecorder(name)} }
 	access := accessResolver{client: mgr.GetClient(), servers: servers}
 	apiWishes, clientWishes := newWishes(o.Clock), newWishes(o.Clock)
-	remover := func(events recorder.EventRecorder) *remover {
-		return &remover{client: mgr.GetClient(), servers: servers, timeout: o.DeletionTimeout, events: events}
+	remover := func(events recorder.EventRecorder, w *wishes) *remover {
+		return &remover{client: mgr.GetClient(), servers: servers, timeout: o.DeletionTimeout, wake: w.wake, events: events}
 	}
 	r := &reconcilers{
 		foreign: foreign, servers: servers,
@@ -185,10 +185,10 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 	}
 	apiEvents, clientEvents := events("m2m-apiresource-provisioning"), events("m2m-m2mclient-provisioning")
 	r.apiProvisioner = &APIResourceProvisioner{
-		client: mgr.GetClient(), servers: servers, remover: remover(apiEvents), wishes: apiWishes, clock: o.Clock, events: apiEvents,
+		client: mgr.GetClient(), servers: servers, remover: remover(apiEvents, apiWishes), wishes: apiWishes, clock: o.Clock, events: apiEvents,
 	}
 	r.clientProvisioner = &M2MClientProvisioner{
-		client: mgr.GetClient(), access: access, servers: servers, remover: remover(clientEvents), wishes: clientWishes, clock: o.Clock, events: clientEvents,
+		client: mgr.GetClient(), access: access, servers: servers, remover: remover(clientEvents, clientWishes), wishes: clientWishes, clock: o.Clock, events: clientEvents,
 	}
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
 		r.server = append(r.server, &AuthorizationServerReconciler{
