@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -173,6 +174,9 @@ type operator struct {
 	stop  func()
 }
 
+// operators are how many are running.
+var operators atomic.Int32
+
 // testOptions allow what the authorization servers of tests need.
 func testOptions() Options {
 	return Options{Egress: egress.Policy{AllowHTTP: true, AllowLoopback: true}, OperatorNamespace: "m2m-operator-system", PromptDelivery: true}
@@ -210,6 +214,10 @@ func newOperatorOver(t *testing.T, cfg *rest.Config, build func(ctrl.Manager, Op
 	}
 	o.setDefaults()
 	op := &operator{t: t, requests: &requestCounter{}}
+	if operators.Load() == 0 {
+		noteAbandoned(t)
+	}
+	operators.Add(1)
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		op.requests.next = next
 		return op.requests
@@ -234,6 +242,7 @@ func newOperatorOver(t *testing.T, cfg *rest.Config, build func(ctrl.Manager, Op
 		if err := <-done; err != nil {
 			t.Errorf("the operator stopped: %v", err)
 		}
+		operators.Add(-1)
 	})
 	t.Cleanup(op.stop)
 	caches := []cache.Cache{op.mgr.GetCache()}
