@@ -83,6 +83,9 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 	if p.serverProblem != nil || !provisions(p.server.spec) || !p.server.object.GetDeletionTimestamp().IsZero() {
 		return 0, nil // nothing can be said, and nothing is taken away
 	}
+	if p.server.status.Endpoints.Token == "" {
+		return 0, nil // a new secret could not be tried; the server's change wakes this
+	}
 	if err := r.access.resolveAccess(ctx, p); err != nil {
 		return 0, err
 	}

@@ -307,6 +307,35 @@ func TestProvisioningStory(t *testing.T) {
 	isGone(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: credentialSecretOf(cart).Name}})
 }
 
+// TestProvisioningInWatchedNamespaces works where the operator sees a few
+// namespaces only, its own not being one of them.
+func TestProvisioningInWatchedNamespaces(t *testing.T) {
+	w := newTenant(t)
+	startOperator(t, func(o *Options) { o.WatchNamespaces = []string{w.payments, w.shop} })
+	_, api, cart := w.story()
+	isReady(t, cart)
+	app, _ := w.granted(api, "payments:write")
+
+	// The Secret with its credentials is noticed there when it goes.
+	lost := w.logto.SecretValue(app.ID, app.Secrets[0])
+	remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: credentialSecretOf(cart).Name}})
+	eventually(t, func() error {
+		a, _ := w.granted(api, "payments:write")
+		if len(a.Secrets) != 1 || w.logto.SecretValue(a.ID, a.Secrets[0]) == lost {
+			return fmt.Errorf("the application still has the secret that was lost, of %q", a.Secrets)
+		}
+		var s corev1.Secret
+		return kube.Get(t.Context(), credentialSecretOf(cart), &s)
+	})
+	provisionedIs(t, cart, metav1.ConditionTrue, v1alpha1.ReasonProvisioned)
+	isReady(t, cart)
+	remove(t, cart)
+	isGone(t, cart)
+	if n := w.applicationsOf(w.shop); n != 0 {
+		t.Errorf("%d applications were left behind", n)
+	}
+}
+
 // TestProvisionedGrantIsWithdrawn takes a scope, and then everything, out of the
 // API's grants: it leaves the server, the token, and then there is no token.
 func TestProvisionedGrantIsWithdrawn(t *testing.T) {
