@@ -110,6 +110,7 @@ func TestRemoveAPIByMark(t *testing.T) {
 		"recorded as created and renamed":                {"Payments", provision.APIState{ID: "this", Origin: provision.Created}, true},
 		"recorded as created, and marked as another's":   {otherOwner.DisplayName(), provision.APIState{ID: "this", Origin: provision.Created}, false},
 		"recorded as adopted":                            {"Payments", provision.APIState{ID: "this", Origin: provision.Adopted}, false},
+		"recorded as adopted, and the owner's mark":      {apiOwner.DisplayName(), provision.APIState{ID: "this", Origin: provision.Adopted}, false},
 		"recorded as observed, and the owner's mark":     {apiOwner.DisplayName(), provision.APIState{ID: "this", Origin: provision.Observed}, false},
 		"recorded under another id and the owner's mark": {apiOwner.DisplayName(), provision.APIState{ID: "stale", Origin: provision.Created}, true},
 	} {
@@ -414,5 +415,47 @@ func TestRecordedThingsAreMarkedAsAnothers(t *testing.T) {
 	}
 	if all := w.server.Snapshot(); len(all.Applications) != 1 || len(all.Roles) != 0 {
 		t.Errorf("after removal there is %+v", all)
+	}
+}
+
+// What a creation left whose answer was lost goes when the client is to be another one.
+func TestAdoptionAfterAnInterruptedCreation(t *testing.T) {
+	for _, itself := range []bool{false, true} {
+		w := newWorld(t)
+		w.mustSyncAPI(readWrite(payment))
+		w.fault("POST", "/api/applications", 1, logtotest.Fault{Drop: true, Apply: true})
+		_, err := w.syncClient(cart("write"))
+		w.wantError(err, provision.Unavailable)
+		w.kill()
+		want := cart("write")
+		if want.Adopt = w.onlyApplication().ID; !itself {
+			want.Adopt = w.server.CreateApplication("The cart", "")
+		}
+		w.mustSyncClient(want)
+		if app := w.onlyApplication(); app.ID != want.Adopt {
+			t.Errorf("left is %+v", app)
+		}
+	}
+}
+
+// A recorded id is believed only as long as the identifier there is the right one.
+func TestRecordedIDOfAnotherAPI(t *testing.T) {
+	w := newWorld(t)
+	other, err := w.server.CreateResource(apiOwner.DisplayName(), "https://other.example.com", 0, "read")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := w.server.Snapshot()
+	w.api = provision.APIState{ID: other, Origin: provision.Created}
+	w.mustSyncAPI(readWrite(payment))
+	if w.api.ID == other || len(w.server.Snapshot().Resources) != 2 {
+		t.Errorf("state %+v, server %+v", w.api, w.server.Snapshot().Resources)
+	}
+	w.api.ID = other
+	if err := w.driver.RemoveAPI(t.Context(), readWrite(payment), &w.api, w.keep); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, w.server.Snapshot()); diff != "" {
+		t.Errorf("the other API (-before +after):\n%s", diff)
 	}
 }

@@ -225,6 +225,10 @@ func TestChangesOfTheSpecAreNoDrift(t *testing.T) {
 	if _, err := w.server.AddScope(payment, "theirs", "of an administrator"); err != nil {
 		t.Fatal(err)
 	}
+	// It lost its mark, and was the operator's all the same.
+	if err := w.server.DescribeScope(payment, "read", "reads"); err != nil {
+		t.Fatal(err)
+	}
 	if drift := w.mustSyncAPI(api); drift != nil {
 		t.Errorf("drift of the API: %q", drift)
 	}

@@ -4,6 +4,7 @@ package logto_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/m2m-operator/m2m-operator/internal/logtotest"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
@@ -206,11 +208,20 @@ func TestStaleCatalog(t *testing.T) {
 				return err
 			}())
 		},
+		"the scope has another name": func(w *world) error {
+			return cmpErr(w.renameScope("write", "pay"), func() error { _, err := w.server.AddScope(payment, "write", ""); return err }())
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.mustSyncAPI(readWrite(payment))
+			w.server.ResetRequests()
+			w.mustSyncClient(cart("read", "write"))
 			w.mustSyncClient(cart("read"))
+			w.mustSyncClient(cart("read", "write"))
+			if got := w.server.Requests(); got["GET /api/resources"]+got["GET /api/resources/{id}/scopes"] != 0 {
+				t.Errorf("what SyncAPI left is read again: %v", got)
+			}
 			if err := change(w); err != nil {
 				t.Fatal(err)
 			}
@@ -219,6 +230,32 @@ func TestStaleCatalog(t *testing.T) {
 			w.wantToken("read", "write")
 		})
 	}
+}
+
+// renameScope does what an administrator can do too.
+func (w *world) renameScope(from, to string) error {
+	api := w.server.Snapshot().Resources[0]
+	i := slices.IndexFunc(api.Scopes, func(c logtotest.Scope) bool { return c.Name == from })
+	client := &http.Client{Transport: w.server.Transport()}
+	token, err := oauth.Exchange(w.Context(), client, oauth.TokenRequest{
+		Endpoint: w.server.TokenURL(), Resource: logtotest.ManagementAPI, Scopes: []string{"all"}, Now: w.now,
+		Authentication: oauth.ClientSecretBasic(w.server.ManagementClientID(), w.server.ManagementClientSecret()),
+	})
+	if err != nil {
+		return err
+	}
+	r, err := http.NewRequestWithContext(w.Context(), http.MethodPatch, endpoint+"/api/resources/"+api.ID+"/scopes/"+api.Scopes[i].ID,
+		strings.NewReader(fmt.Sprintf(`{"name":%q}`, to)))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Authorization", "Bearer "+token.Value)
+	resp, err := client.Do(r)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = errors.New(resp.Status)
+	}
+	return err
 }
 
 // A withdrawn grant leaves the server though another one cannot be given.

@@ -131,7 +131,8 @@ func (s *clientSync) leftApplications(ctx context.Context) ([]application, error
 	return slices.DeleteFunc(mine, func(a application) bool { return a.ID == s.want.Adopt || a.ID == s.d.clientID }), nil
 }
 
-// removeSecrets deletes the client's secrets from an application that stays.
+// removeSecrets deletes the secrets from an application that stays: the client's own if it was adopted, else all, the
+// one that Logto gave it included, which nobody uses.
 func (s *clientSync) removeSecrets(ctx context.Context, id string) error {
 	if id == "" {
 		return nil
@@ -144,7 +145,8 @@ func (s *clientSync) removeSecrets(ctx context.Context, id string) error {
 		return err
 	}
 	for _, have := range all {
-		if s.credential(have.Name) == nil && !strings.HasPrefix(have.Name, s.want.Owner.CredentialPrefix()) {
+		own := strings.HasPrefix(have.Name, s.want.Owner.CredentialPrefix())
+		if s.adopted() && !own && s.credential(have.Name) == nil {
 			continue
 		}
 		if err := s.d.deleteSecret(ctx, id, have.Name); err != nil {
@@ -154,21 +156,34 @@ func (s *clientSync) removeSecrets(ctx context.Context, id string) error {
 	return nil
 }
 
-// retain takes the client's secrets and leaves application and role.
+// retain takes the client's secrets and leaves application and role. They get back their names and marks, by which the
+// next object of that name finds them: their identifiers go with this one.
 func (s *clientSync) retain(ctx context.Context) error {
-	ids := []string{cmp.Or(s.state.ID, s.want.Adopt)}
-	if !s.adopted() {
+	if s.adopted() {
+		if err := s.removeSecrets(ctx, cmp.Or(s.state.ID, s.want.Adopt)); err != nil {
+			return err
+		}
+	} else {
 		mine, err := s.leftApplications(ctx)
 		if err != nil {
 			return err
 		}
-		ids = nil
-		for _, a := range mine {
-			ids = append(ids, a.ID)
+		for _, s.app = range mine {
+			if err := s.removeSecrets(ctx, s.app.ID); err != nil {
+				return err
+			}
+			if err := s.restoreApplication(ctx); err != nil {
+				return err
+			}
 		}
 	}
-	for _, id := range ids {
-		if err := s.removeSecrets(ctx, id); err != nil {
+	roles, err := s.leftRoles(ctx)
+	if err != nil {
+		return err
+	}
+	if len(roles) == 1 { // the name is unique, and of two the next call keeps one
+		s.role = roles[0]
+		if err := s.restoreRole(ctx); err != nil {
 			return err
 		}
 	}
