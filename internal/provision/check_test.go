@@ -15,32 +15,37 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// marked says whether anything about something carries the owner's mark or name.
+// marked says whether what is said about something carries the owner's mark.
 func marked(o provision.Owner, about ...any) bool {
-	b, err := json.Marshal(about)
-	if err != nil {
-		panic(err)
+	text := fmt.Sprint(about...)
+	return strings.Contains(text, o.ID()) ||
+		strings.Contains(text, fmt.Sprintf("cluster:%s kind:%s name:%s namespace:%s ", o.Cluster, o.Kind, o.Name, o.Namespace))
+}
+
+// marks says what carries the owner's mark, or is what the state speaks of.
+func (c *clientOwner) marks(all logtotest.Snapshot) (applications []logtotest.Application, roles []logtotest.Role) {
+	id, state := c.owner.ID(), c.state()
+	for _, a := range all.Applications {
+		if strings.Contains(a.Name, id) || strings.Contains(a.Description, id) || len(a.CustomData) > 0 && marked(c.owner, a.CustomData) ||
+			strings.Contains(strings.Join(a.Secrets, " "), id) || c.exists && a.ID == state.ID {
+			applications = append(applications, a)
+		}
 	}
-	return strings.Contains(string(b), o.ID())
+	for _, r := range all.Roles {
+		if strings.Contains(r.Name, id) || strings.Contains(r.Description, id) || c.exists && r.ID == state.GrantID {
+			roles = append(roles, r)
+		}
+	}
+	return applications, roles
 }
 
 // never returns what must not be at any time, whatever fails: something that was made twice.
 func (w *world) never() (wrong []string) {
 	all := w.server.Snapshot()
 	for _, c := range w.clients {
-		applications, roles, who := 0, 0, c.owner.Cluster+"/"+c.owner.Name
-		for _, a := range all.Applications {
-			if marked(c.owner, a.Name, a.Description, a.CustomData) {
-				applications++
-			}
-		}
-		for _, r := range all.Roles {
-			if marked(c.owner, r.Name, r.Description) {
-				roles++
-			}
-		}
-		if applications > 1 || roles > 1 {
-			wrong = append(wrong, fmt.Sprintf("%s has %d applications and %d roles", who, applications, roles))
+		who := c.owner.Cluster + "/" + c.owner.Name
+		if applications, roles := c.marks(all); len(applications) > 1 || len(roles) > 1 {
+			wrong = append(wrong, fmt.Sprintf("%s has %d applications and %d roles", who, len(applications), len(roles)))
 		}
 		if n := len(c.state().Credentials); n > 3 {
 			wrong = append(wrong, fmt.Sprintf("%s has %d credentials", who, n))
@@ -219,23 +224,15 @@ func (w *world) grants(c *clientOwner, all logtotest.Snapshot) map[string][]stri
 
 func (w *world) restOfClient(c *clientOwner, all logtotest.Snapshot) (wrong []string) {
 	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	var apps []logtotest.Application
-	for _, a := range all.Applications {
-		if marked(c.owner, a.Name, a.Description, a.CustomData, a.Secrets) || c.exists && a.ID == c.state().ID {
-			apps = append(apps, a)
-		}
-	}
-	var roles []logtotest.Role
-	for _, r := range all.Roles {
-		if marked(c.owner, r.Name, r.Description) || c.exists && r.ID == c.state().GrantID {
-			roles = append(roles, r)
-		}
-	}
+	apps, roles := c.marks(all)
 	state := c.state()
+	switch {
+	case !c.exists && !c.retained && len(apps)+len(roles) > 0:
+		bad("is still there: %+v %+v", apps, roles)
+	case !c.exists && len(apps) > 0 && c.adopt == "" && len(apps[0].Secrets) > 0: // how much was retained, the console decided
+		bad("still has secrets: %+v", apps)
+	}
 	if !c.exists {
-		if len(apps)+len(roles) > 0 {
-			bad("is still there: %+v %+v", apps, roles)
-		}
 		return wrong
 	}
 	grants := w.grants(c, all)

@@ -59,7 +59,7 @@ func (w *world) populate() {
 	w.others.applications = []string{w.others.application, foreign}
 	w.others.roles = []string{w.others.role, foreignRole}
 	w.others.resources = []string{legacy}
-	for i := range w.rand.IntN(130) { // more than a page
+	for i := range pick(w.rand, []int{0, 3, 20, 220}) { // some of them on further pages
 		if i%2 == 0 {
 			w.others.applications = append(w.others.applications, s.CreateApplication(fmt.Sprintf("App %d", i), ""))
 		} else {

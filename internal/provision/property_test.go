@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	sequences = flag.Int("sequences", 3000, "how many random sequences TestAnythingHappens runs")
+	sequences = flag.Int("sequences", 3000/thinned, "how many random sequences TestAnythingHappens runs")
 	seedFlag  = flag.Uint64("seed", 0, "the one seed that TestAnythingHappens runs, 0 for as many new ones as -sequences says")
 )
 
@@ -31,6 +31,7 @@ var (
 // has exactly what is declared and a token carries exactly what is granted, and of what was deleted nothing is left.
 // What a seed makes happen is repeated with: go test ./internal/provision -run AnythingHappens -seed N
 func TestAnythingHappens(t *testing.T) {
+	t.Parallel()
 	first, last := rand.Uint64()>>20, uint64(0)
 	if *seedFlag > 0 {
 		first, last = *seedFlag, *seedFlag+1
@@ -152,7 +153,7 @@ func (w *world) replaceClient(c *clientOwner) {
 	who := c.owner.Cluster + "/" + c.owner.Name
 	switch {
 	case !c.exists:
-		c.exists, c.owner.UID, c.access = true, w.newUID(), map[int][]string{}
+		c.exists, c.retained, c.owner.UID, c.access = true, false, w.newUID(), map[int][]string{}
 		for i := range w.apis {
 			w.changeAccess(c, i)
 		}

@@ -113,7 +113,7 @@ func TestKilledAnywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d boundaries", whole.wire.boundary)
-	for at := 1; at <= whole.wire.boundary; at++ {
+	for at := 1; at <= whole.wire.boundary; at += thinned {
 		w := plainWorld()
 		w.wire.killAt = at
 		if err := plainStory(w); err != nil {
@@ -139,7 +139,7 @@ func TestFailsAnywhere(t *testing.T) {
 		{Status: http.StatusInternalServerError, Apply: true},
 		{Drop: true, Apply: true},
 	} {
-		for at := 1; at <= requests; at++ {
+		for at := 1; at <= requests; at += thinned {
 			w, met := plainWorld(), false
 			w.server.SetFault(func(*http.Request, int) (f logtotest.Fault) {
 				if w.wire.sent == at {

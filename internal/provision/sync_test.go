@@ -232,6 +232,9 @@ func (o *operator) nextIs(want time.Time) {
 	if !o.next.Equal(want) {
 		o.t.Errorf("next step at %s, want %s", o.next, want)
 	}
+	if again := provision.NextStep(o.want, o.state(), o.rotation); !again.Equal(want) {
+		o.t.Errorf("next step by the state at %s, want %s", again, want)
+	}
 }
 
 func (o *operator) after(d time.Duration) { o.server.now = o.server.now.Add(d) }

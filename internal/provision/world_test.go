@@ -136,6 +136,7 @@ type clientOwner struct {
 	exists   bool
 	deleting bool
 	retain   bool
+	retained bool // it does not exist, and what it had is left
 	stored   []byte
 }
 
@@ -220,7 +221,7 @@ func (w *world) removeClient(c *clientOwner) error {
 	err := provision.RemoveClient(context.Background(), w.operator(), c.client(w), &state, record(&w.wire, &c.stored, &state))
 	w.after("remove "+c.owner.Cluster+"/"+c.owner.Name, nil, err)
 	if err == nil {
-		c.exists, c.deleting, c.stored = false, false, []byte("{}")
+		c.exists, c.deleting, c.retained, c.stored = false, false, c.retain, []byte("{}")
 	}
 	return err
 }
