@@ -147,7 +147,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request, id string) *an
 			members = nil
 		}
 		if r.Method == http.MethodPut && members != nil && !s.updates(members, id) {
-			return refusal(http.StatusBadRequest, "invalid_request")
+			return invalidRequest()
 		}
 		if members != nil {
 			body = e.forGoOIDC(members)
@@ -160,7 +160,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request, id string) *an
 	}
 	a := s.ask(q, path)
 	if a.status/100 == 2 {
-		a.edit(func(members map[string]any) { s.finishRegistration(members, e) })
+		a.edit(s.finishRegistration)
 	}
 	return a
 }
@@ -202,7 +202,7 @@ func (e *registering) forGoOIDC(members map[string]any) []byte {
 }
 
 // finishRegistration gives go-oidc's answer what was kept from it.
-func (s *Server) finishRegistration(members map[string]any, e *registering) {
+func (s *Server) finishRegistration(members map[string]any) {
 	id, _ := members["client_id"].(string)
 	s.registry.mu.RLock()
 	c := s.registry.clients[id]
@@ -218,9 +218,9 @@ func (s *Server) finishRegistration(members map[string]any, e *registering) {
 	}
 }
 
-func refusal(status int, code string) *answer {
-	a := &answer{header: http.Header{"Content-Type": {"application/json"}}, status: status}
-	a.body.WriteString(`{"error":"` + code + `"}`)
+func invalidRequest() *answer {
+	a := &answer{header: http.Header{"Content-Type": {"application/json"}}, status: http.StatusBadRequest}
+	a.body.WriteString(`{"error":"invalid_request"}`)
 	return a
 }
 

@@ -4,6 +4,7 @@ package oidctest
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 )
@@ -66,13 +67,14 @@ func (a *inProcess) Write(p []byte) (int, error) {
 // serve reports whether the handler broke the answer off.
 func (a *inProcess) serve(h http.Handler, r *http.Request) (cut bool) {
 	defer func() {
-		switch p := recover(); p {
-		case nil:
-		case http.ErrAbortHandler: //nolint:errorlint // as net/http compares it
-			cut = true
-		default:
+		p := recover()
+		if p == nil {
+			return
+		}
+		if err, ok := p.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
 			panic(p)
 		}
+		cut = true
 	}()
 	h.ServeHTTP(a, r)
 	return false

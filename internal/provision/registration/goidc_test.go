@@ -58,7 +58,7 @@ func newWorld(t *testing.T, o oidctest.DynamicRegistration, method string) (*reg
 }
 
 func TestRandomSequencesWithGoOIDC(t *testing.T) {
-	registrationtest.Sequences(t, 1000, func(t *testing.T, seed uint64) *registrationtest.World {
+	registrationtest.Sequences(t, 500, func(t *testing.T, seed uint64) *registrationtest.World {
 		w, _ := newWorld(t, oidctest.DynamicRegistration{RotateTokens: seed%2 == 0}, "")
 		return w
 	})

@@ -55,7 +55,7 @@ var _ provision.Driver = (*Driver)(nil)
 func New(config Config) *Driver {
 	config.AuthenticationMethod = cmp.Or(config.AuthenticationMethod, ClientSecretBasic)
 	if config.Now == nil {
-		config.Now = time.Now
+		config.Now = time.Now //nolint:forbidigo // the default of the clock that is passed in
 	}
 	d := &Driver{config: config}
 	if config.HTTP != nil {
@@ -118,7 +118,7 @@ func (d *Driver) Issue(ctx context.Context, want provision.Client, state *provis
 	}
 	r, err := parse(a.body)
 	if err != nil || r.secret == "" {
-		return senseless(a, "registration")
+		return senseless(a)
 	}
 	c.ClientID = r.id
 	d.take(c, r)

@@ -131,22 +131,22 @@ func (d *Driver) notRegistered(a *answer) error {
 	case a.busy():
 		return unavailable(a, "the server did not register the client")
 	case a.status/100 == 3:
-		return d.rejected(a, "the registration endpoint answered with a redirect, which is not followed")
+		return rejected(a, "the registration endpoint answered with a redirect, which is not followed")
 	case a.status/100 == 2:
-		return senseless(a, "registration")
+		return senseless(a)
 	case a.status == http.StatusUnauthorized && d.config.InitialAccessToken == "":
-		return d.rejected(a, "registration needs an initial access token")
+		return rejected(a, "registration needs an initial access token")
 	case a.status == http.StatusUnauthorized:
-		return d.rejected(a, "the initial access token was not accepted")
+		return rejected(a, "the initial access token was not accepted")
 	case a.status == http.StatusForbidden:
-		return d.rejected(a, "the server does not allow to register the client; check the initial access token")
+		return rejected(a, "the server does not allow to register the client; check the initial access token")
 	case a.status == http.StatusNotFound, a.status == http.StatusMethodNotAllowed, a.status == http.StatusNotImplemented:
-		return d.rejected(a, "there is no registration at the registration endpoint")
+		return rejected(a, "there is no registration at the registration endpoint")
 	}
-	return d.rejected(a, "the server refused to register the client")
+	return rejected(a, "the server refused to register the client")
 }
 
-func (d *Driver) rejected(a *answer, message string) *provision.Error {
+func rejected(a *answer, message string) *provision.Error {
 	e := refused(message)
 	e.Status, e.Code = a.status, a.code()
 	if e.Code != "" {
@@ -168,9 +168,9 @@ func unavailable(a *answer, message string) *provision.Error {
 }
 
 // senseless is an answer that does not say what it must.
-func senseless(a *answer, what string) *provision.Error {
+func senseless(a *answer) *provision.Error {
 	return &provision.Error{
-		Kind: provision.Unavailable, Message: "the server answered with a " + what + " that makes no sense", Status: a.status, RetryAfter: a.wait,
+		Kind: provision.Unavailable, Message: "the server answered with a registration that makes no sense", Status: a.status, RetryAfter: a.wait,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
@@ -69,7 +70,7 @@ type syncing struct {
 func (s *syncing) endOverlap() {
 	for i := range s.state.Credentials {
 		if c := &s.state.Credentials[i]; c.Stage == provision.Retiring {
-			c.RetireAt = s.config.Now().UTC().Truncate(1e9)
+			c.RetireAt = s.config.Now().UTC().Truncate(time.Second)
 		}
 	}
 }
@@ -123,7 +124,7 @@ func (s *syncing) absent(c *provision.Credential, a *answer) (there bool, err er
 func (s *syncing) read(ctx context.Context, c *provision.Credential, a *answer) (*registered, error) {
 	r, err := parse(a.body)
 	if err != nil || r.id != c.ClientID {
-		return nil, senseless(a, "registration")
+		return nil, senseless(a)
 	}
 	if s.take(c, r) {
 		return r, s.keep(ctx)
@@ -160,7 +161,7 @@ func (s *syncing) update(ctx context.Context, c *provision.Credential, found *re
 		if err := s.keep(ctx); err != nil {
 			return err
 		}
-		return s.rejected(a, "the server refused to update a registration")
+		return rejected(a, "the server refused to update a registration")
 	}
 	now, err := s.read(ctx, c, a)
 	if err != nil {
@@ -210,7 +211,7 @@ func (s *syncing) replace() {
 		case provision.Issuing:
 			return
 		case provision.Pending:
-			c.Stage, c.RetireAt = provision.Retiring, s.config.Now().UTC().Truncate(1e9)
+			c.Stage, c.RetireAt = provision.Retiring, s.config.Now().UTC().Truncate(time.Second)
 		case provision.Current, provision.Retiring:
 		}
 	}

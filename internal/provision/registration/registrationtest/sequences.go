@@ -18,13 +18,13 @@ import (
 // Sequences runs random sequences: it changes what is wanted, lets time pass, has people change registrations at the
 // server's console, lets the server fail and answers get lost, and kills the operator at every kind of boundary. When
 // all that is over, there is one registration with exactly the right scopes that gives tokens, and every other is
-// announced. M2M_REGISTRATION_SEED runs one sequence. make returns a world that did nothing yet; its first access says
+// announced. M2M_REGISTRATION_SEED runs one sequence. fresh returns a world that did nothing yet; its first access says
 // which APIs and scopes there are.
-func Sequences(t *testing.T, n int, make func(t *testing.T, seed uint64) *World) {
+func Sequences(t *testing.T, n int, fresh func(t *testing.T, seed uint64) *World) {
 	first := rand.Uint64() //nolint:gosec // it is printed
 	seeds := []uint64{}
-	for i := range n {
-		seeds = append(seeds, first+uint64(i)) //nolint:gosec // a count
+	for seed := first; len(seeds) < n; seed++ {
+		seeds = append(seeds, seed)
 	}
 	if one := os.Getenv("M2M_REGISTRATION_SEED"); one != "" {
 		seed, err := strconv.ParseUint(one, 10, 64)
@@ -36,7 +36,7 @@ func Sequences(t *testing.T, n int, make func(t *testing.T, seed uint64) *World)
 	t.Logf("%d sequences from seed %d on", len(seeds), seeds[0])
 	counts := map[string]int{}
 	for _, seed := range seeds {
-		if !t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { run(make(t, seed), seed, counts) }) {
+		if !t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { run(fresh(t, seed), seed, counts) }) {
 			t.Logf("run it again with M2M_REGISTRATION_SEED=%d", seed)
 		}
 	}
