@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
@@ -253,12 +254,19 @@ type clientKeeper struct {
 	state    *provision.ClientState
 	rotation provision.Rotation
 	server   v1alpha1.ProvisioningServer
+	refused  bool // the API server does not take the Secret
 }
 
 func (k *clientKeeper) keep(ctx context.Context) (err error) {
 	store := credentialStore{Server: k.server, Sequence: k.state.Sequence, Rotation: k.state.Rotation, Credentials: k.state.Credentials}
-	if k.secret != nil || len(store.Credentials) > 0 {
+	if !k.refused && (k.secret != nil || len(store.Credentials) > 0) {
 		k.secret, err = writeCredentials(ctx, k.r.client, k.r.servers.operatorNamespace, client.ObjectKeyFromObject(k.client), k.secret, store)
+		if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsNotFound(err) {
+			// What the API server says about the operator's namespace is the operator's business.
+			log.FromContext(ctx).Error(err, "Failed to store the secret of a client")
+			k.refused = true
+			return &provision.Error{Kind: provision.Refused, Message: "the operator could not store the client's secret in its own namespace; see its log"}
+		}
 		if err != nil {
 			return err
 		}

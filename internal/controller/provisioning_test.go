@@ -45,13 +45,18 @@ func newTenant(t *testing.T) *tenant {
 			t.Errorf("Logto would not have understood:\n%s", strings.Join(v, "\n"))
 		}
 	})
+	haveOperatorNamespace(t)
+	w := &tenant{t: t, logto: l, shop: newNamespace(t, "shop", nil), payments: newNamespace(t, "payments", nil)}
+	t.Cleanup(func() { letGo(t, w.shop, w.payments) })
+	return w
+}
+
+func haveOperatorNamespace(t *testing.T) {
+	t.Helper()
 	system := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: operatorNamespace}}
 	if err := kube.Create(t.Context(), system); client.IgnoreAlreadyExists(err) != nil {
 		t.Fatal(err)
 	}
-	w := &tenant{t: t, logto: l, shop: newNamespace(t, "shop", nil), payments: newNamespace(t, "payments", nil)}
-	t.Cleanup(func() { letGo(t, w.shop, w.payments) })
-	return w
 }
 
 // letGo takes the finalizers away that no operator is left to remove.
@@ -561,5 +566,20 @@ func TestProvisioningSurvivesItsCredential(t *testing.T) {
 	s := w.logto.Snapshot()
 	if n := len(slices.DeleteFunc(s.Applications, func(a logtotest.Application) bool { return !strings.Contains(a.Name, w.shop) })); n != 0 {
 		t.Errorf("%d applications were left behind", n)
+	}
+}
+
+// TestProvisioningWithoutAPlaceForSecrets has an operator whose namespace takes
+// no Secret: the client's owner learns that it is not their fault.
+func TestProvisioningWithoutAPlaceForSecrets(t *testing.T) {
+	w := newTenant(t)
+	startOperator(t, func(o *Options) { o.OperatorNamespace = "does-not-exist" })
+	_, api, cart := w.story()
+	c := provisionedIs(t, cart, metav1.ConditionFalse, v1alpha1.ReasonProvisioningRefused)
+	if !strings.Contains(c.Message, "could not store") || strings.Contains(c.Message, "does-not-exist") {
+		t.Errorf("the condition says: %s", c.Message)
+	}
+	if app, _ := w.granted(api, "payments:write"); slices.ContainsFunc(app.Secrets, func(s string) bool { return strings.HasPrefix(s, "m2m-") }) {
+		t.Errorf("a secret was made that could not be stored: %q", app.Secrets)
 	}
 }

@@ -299,7 +299,8 @@ func TestAPIsThatAreNotWatched(t *testing.T) {
 				t.Logf("%v reconciles failed so far in this suite", failed)
 			}
 			if logs := suiteLogs.String(); strings.Contains(logs, "unknown namespace for the cache") {
-				t.Error("the operator looked for objects in namespaces that it does not watch")
+				i := strings.Index(logs, "unknown namespace for the cache")
+				t.Errorf("the operator looked for objects in namespaces that it does not watch: …%s", logs[max(0, i-800):i+200])
 			}
 		})
 	}
