@@ -4,7 +4,7 @@
 // it. [TestInterop] has one table of what must work and runs it against each server: the one of the other tests
 // (internal/oidctest), the npm package oidc-provider where M2M_INTEROP_NODE=1 is set (make interop-local), and with
 // M2M_INTEROP_NAMED=1 (make interop) only the one that M2M_INTEROP_ISSUER and its relatives name, of which nothing is
-// asked that needs control over the server. The driver for dynamic registration is run against the same servers of ours,
-// and against the one that M2M_PROVISION_REGISTRATION_ISSUER and its relatives name. What the servers do goes to the folder that M2M_INTEROP_OUT names. See
-// docs/guides/interoperability.md.
+// asked that needs control over the server. The driver for dynamic registration is run against the same servers of
+// ours, and against the one that M2M_PROVISION_REGISTRATION_ISSUER and its relatives name. What the servers do goes to
+// the folder that M2M_INTEROP_OUT names. See docs/guides/interoperability.md.
 package interop
