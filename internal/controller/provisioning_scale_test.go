@@ -122,9 +122,10 @@ func TestFiveHundredClientsKeepTheBudget(t *testing.T) {
 	t.Logf("%d clients were created after %.1f s", clients, time.Since(start).Seconds())
 	readyAt := map[string]time.Duration{}
 	refreshed := []time.Duration{}
-	eventuallyAll := time.Now().Add(180 * time.Second)
+	// About 40 s on an idle machine with 2 cores.
+	deadline := time.Now().Add(4 * time.Minute)
 	for len(readyAt) < clients {
-		if time.Now().After(eventuallyAll) {
+		if time.Now().After(deadline) {
 			t.Fatalf("%d of %d clients are ready after %s of the clock", len(readyAt), clients, clock.Since(began))
 		}
 		for name := range w.ready() {
@@ -138,7 +139,7 @@ func TestFiveHundredClientsKeepTheBudget(t *testing.T) {
 			refreshed = append(refreshed, w.refreshes(clock))
 			clock.pace.Store(fastPace)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(150 * time.Millisecond)
 	}
 	took := clock.Since(began)
 	op.stop()

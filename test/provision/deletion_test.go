@@ -125,7 +125,8 @@ func testRetain(t *testing.T, w *world) {
 		t.Errorf("the role and the API should be there: %s", h.describe())
 	}
 
-	// The next objects of these names take them up again.
+	// The next objects of these names take them up again. There is no garbage collector that deletes the token's Secret.
+	w.delete(w.tokenSecret(cart))
 	api, cart = w.api(paymentAPI, w.read(), w.write()), w.calls("cart", paymentAPI, w.write())
 	for _, o := range []client.Object{api, cart} {
 		w.create(o)

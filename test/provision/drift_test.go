@@ -34,6 +34,7 @@ type drifted struct {
 // drift has somebody change something at the server: it is put back by the next comparison, and told.
 func drift(change func(*world, situation) drifted) func(*testing.T, *world) {
 	return func(t *testing.T, w *world) {
+		w.lifetime = "20m"
 		_, api, cart := w.story()
 		w.atServer(w.storyAtServer())
 		now := situation{api: w.resource(paymentAPI)}
@@ -48,6 +49,10 @@ func drift(change func(*world, situation) drifted) func(*testing.T, *world) {
 			}
 			w.atServer(w.storyAtServer())
 		})
+		// By the next comparison, and where that of the API came after the client's, by the one after it.
+		if took := w.figures["put_back_seconds"]; took > 30 {
+			t.Errorf("it was put back after %.1f s; the server is looked at every 10 s", took)
+		}
 		w.isReady(cart, api)
 		w.hasToken(cart, paymentAPI, w.write())
 		after, _ := w.current("cart")
@@ -135,7 +140,6 @@ func driftApplicationDeleted(w *world, s situation) drifted {
 }
 
 func driftLifetime(w *world, s situation) drifted {
-	// As it is declared from the beginning: see drift.
 	w.do(http.MethodPatch, "/resources/"+s.api.ID, map[string]any{"accessTokenTtl": s.api.TTL + 60}, nil)
 	return drifted{ofAPI: true, says: []string{"lifetime"}, sameApplication: true}
 }
@@ -181,8 +185,8 @@ func testObserve(t *testing.T, w *world) {
 }
 
 func testLifetime(t *testing.T, w *world) {
+	w.lifetime = "17m"
 	as, api, cart := w.authServer(), w.api(paymentAPI, w.read(), w.write()), w.calls("cart", paymentAPI, w.write())
-	api.Spec.AccessTokenLifetime = "17m"
 	w.start()
 	w.create(as, api, cart)
 	w.isReady(cart, api, as)

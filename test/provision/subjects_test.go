@@ -3,6 +3,7 @@
 package provision
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/url"
@@ -182,9 +183,9 @@ func startLogto(t *testing.T) *tenant {
 // startRegistration starts a server with dynamic registration that nobody else uses.
 func startRegistration(t *testing.T) *tenant {
 	t.Helper()
-	token := oidctest.NewSecret()
+	token := rand.Text()
 	s, err := oidctest.Start(oidctest.Options{
-		TLS: true, TokenLifetime: 0, DynamicRegistration: &oidctest.DynamicRegistration{InitialAccessToken: token, RotateTokens: true},
+		TLS: true, DynamicRegistration: &oidctest.DynamicRegistration{InitialAccessToken: token, RotateTokens: true},
 	})
 	if err != nil {
 		t.Fatal(err)
