@@ -3,6 +3,7 @@
 package docs
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/logtotest"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 )
 
@@ -102,13 +104,19 @@ type situation struct {
 	// strict runs the operator without the flags that allow HTTP and loopback
 	// addresses.
 	strict bool
+	// provisioned tells another story: there the operator creates API and client,
+	// at the server, or at a Logto where logto is set, which changes that.
+	provisioned bool
+	logto       func(*testing.T, *world, *logtotest.Server)
 }
 
 // world is one situation's authorization server and namespaces.
 type world struct {
-	id    string
-	as    *oidctest.Server
-	names map[string]string // placeholder → value
+	id     string
+	as     *oidctest.Server
+	base   string               // of the authorization server's URLs
+	server types.NamespacedName // the AuthorizationServer that rows speak of
+	names  map[string]string    // placeholder → value
 }
 
 var worlds int
@@ -129,8 +137,19 @@ func newWorld(t *testing.T, id string, s situation) *world {
 		"$CLUSTER": fmt.Sprintf("company-%d", worlds), "$ISSUER": as.Issuer(), "$SECRET": "correct-horse",
 		"$CA": strings.ReplaceAll(string(as.CAPEM()), "\n", `\n`),
 	}}
+	w.server = types.NamespacedName{Namespace: w.names["$SHOP"], Name: "auth"}
 	as.SetResource(paymentAPI, "payments:read", "payments:write")
 	w.setClient(t, oidctest.Client{Secret: "correct-horse"})
+	w.base = strings.TrimSuffix(as.TokenURL(), "/token")
+	told := story
+	if s.provisioned || s.logto != nil {
+		told = provisionedStory
+		w.server = types.NamespacedName{Namespace: w.names["$PAYMENTS"], Name: "auth"}
+		w.names["$PROVISIONING"] = "dynamicRegistration: {authenticationMethod: Basic}"
+	}
+	if s.logto != nil {
+		w.startLogto(t, s.logto)
+	}
 	if s.prepare != nil {
 		s.prepare(t, w)
 	}
@@ -148,9 +167,9 @@ func newWorld(t *testing.T, id string, s situation) *world {
 	for second := time.Now().Unix(); s.older && time.Now().Unix() == second; {
 		time.Sleep(10 * time.Millisecond)
 	}
-	for _, name := range slices.Sorted(maps.Keys(story)) {
+	for _, name := range slices.Sorted(maps.Keys(told)) {
 		if !slices.Contains(s.without, name) {
-			w.create(t, patched(t, w.fill(story[name]), w.fill(s.set[name])))
+			w.create(t, patched(t, w.fill(told[name]), w.fill(s.set[name])))
 		}
 	}
 	return w
@@ -179,10 +198,10 @@ func (w *world) fill(manifest string) string {
 // plain takes out of a message what differs from run to run: it says what the
 // documentation says.
 func (w *world) plain(message string) string {
-	base := strings.TrimSuffix(w.as.TokenURL(), "/token")
 	return strings.NewReplacer(
-		base, "https://auth.example.com", strings.Replace(base, "http:", "https:", 1), "https://auth.example.com",
+		w.base, "https://auth.example.com", strings.Replace(w.base, "http:", "https:", 1), "https://auth.example.com",
 		w.names["$SHOP"], "shop", w.names["$PAYMENTS"], "payments", w.names["$CLUSTER"], "company",
+		cmp.Or(w.names["$APP"], anApplication), anApplication,
 	).Replace(message)
 }
 
@@ -224,11 +243,12 @@ func serverDown(t *testing.T, w *world) {
 func TestConditions(t *testing.T) {
 	documented := map[string]row{}
 	var ids []string
-	for _, heading := range []string{"## Authorization servers", "## APIs", "## Clients"} {
+	for _, heading := range []string{"## Authorization servers", "## APIs", "## Clients", "## Provisioning"} {
 		for _, r := range rowsOf(t, errorsPage, heading) {
 			documented[r.id], ids = r, append(ids, r.id)
 		}
 	}
+	maps.Copy(situations, provisioningSituations)
 	sameSet(t, "mistake", ids, slices.Collect(maps.Keys(situations)))
 
 	for name, strict := range map[string]bool{"with the flags for development": false, "without flags": true} {
@@ -286,7 +306,7 @@ func (w *world) expect(t *testing.T, r row) {
 func (w *world) condition(t *testing.T, kind, conditionType string) string {
 	t.Helper()
 	name := map[string]types.NamespacedName{
-		"AuthorizationServer": {Namespace: w.names["$SHOP"], Name: "auth"},
+		"AuthorizationServer": w.server,
 		"APIResource":         {Namespace: w.names["$PAYMENTS"], Name: "payment-api"},
 		"M2MClient":           {Namespace: w.names["$SHOP"], Name: "cart"},
 	}[kind]
