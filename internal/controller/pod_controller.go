@@ -188,6 +188,9 @@ func mountsOf(pod client.Object) []mount {
 func (r *PodReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 	podsWith := func(field string, value func(client.Object) string, namespace func(client.Object) string) handler.EventHandler {
 		return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+			if in := namespace(o); in != metav1.NamespaceAll && !r.servers.watches(in) {
+				return nil // the operator's own namespace
+			}
 			pods := &metav1.PartialObjectMetadataList{}
 			pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
 			return requestsFor(ctx, r.client, pods, client.InNamespace(namespace(o)), client.MatchingFields{field: value(o)})
