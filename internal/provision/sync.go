@@ -160,7 +160,8 @@ func (s *credentials) issue(ctx context.Context) error {
 		return nil
 	}
 	c.Request = cmp.Or(s.rotation.Request, s.state.Rotation)
-	if !c.Attempted {
+	before := c.Attempted
+	if !before {
 		// Recorded before the request, so that the next call knows of it if this one does not see the answer.
 		c.Attempted = true
 		if err := s.keep(ctx); err != nil {
@@ -170,6 +171,12 @@ func (s *credentials) issue(ctx context.Context) error {
 	}
 	err := s.d.Issue(ctx, s.want, s.state, c)
 	c.Attempted = true
+	if KindOf(err) == Refused && !before { // an answer, and nothing was made
+		c.Attempted = false
+		if kept := s.keep(ctx); kept != nil {
+			return kept
+		}
+	}
 	if err != nil {
 		return err
 	}

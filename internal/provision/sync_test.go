@@ -316,6 +316,12 @@ func TestSyncClientCredentials(t *testing.T) {
 			o.has("1 Retiring, 2 Current")
 			o.mustSync()
 		},
+		"what was refused was not made: the next attempt is the first": func(o *operator) {
+			o.server.refuse["issue"] = refused
+			o.mustFail("issue 1")
+			delete(o.server.refuse, "issue")
+			o.mustSync("issue 1", "probe 1")
+		},
 		"a new one that vanished before it was tried does not count as the answer": func(o *operator) {
 			o.mustSync("issue 1", "probe 1")
 			o.server.refuse["probe"] = unavailable
