@@ -29,7 +29,7 @@ func TestFinalizerFence(t *testing.T) {
 	eventually(t, func() error {
 		probe := manifestOf(t, ns, "api", "")
 		if err := operator.Create(t.Context(), probe, client.DryRunAll); err == nil || !strings.Contains(err.Error(), "'finalizer-fence'") {
-			return fmt.Errorf("the fence is not up: %v", err)
+			return fmt.Errorf("the fence is not up: %w", err)
 		}
 		return nil
 	})
@@ -137,7 +137,7 @@ func TestTheOperatorLetsGo(t *testing.T) {
 	// The API server learns of a policy a moment after it was created.
 	eventually(t, func() error {
 		if err := operator.Delete(t.Context(), c.DeepCopy(), client.DryRunAll); err == nil || !strings.Contains(err.Error(), "'finalizer-fence'") {
-			return fmt.Errorf("the fence is not up: %v", err)
+			return fmt.Errorf("the fence is not up: %w", err)
 		}
 		return nil
 	})

@@ -87,14 +87,14 @@ func sleep(ctx context.Context, c clock.PassiveClock, d time.Duration) error {
 	if d <= 0 {
 		return ctx.Err()
 	}
-	after := time.After
-	if c, ok := c.(clock.Clock); ok {
-		after = c.After
+	waits, ok := c.(clock.Clock)
+	if !ok {
+		waits = clock.RealClock{}
 	}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-after(d):
+	case <-waits.After(d):
 		return nil
 	}
 }

@@ -34,9 +34,8 @@ func (w *tenant) clusterServer(allowed ...string) (*v1alpha1.ClusterAuthorizatio
 	}
 	w.t.Cleanup(func() {
 		ctx := context.Background()
-		before := cluster.DeepCopy()
 		if kube.Get(ctx, client.ObjectKeyFromObject(cluster), cluster) == nil {
-			before = cluster.DeepCopy()
+			before := cluster.DeepCopy()
 			cluster.Finalizers = nil
 			_ = kube.Patch(ctx, cluster, client.MergeFrom(before))
 			_ = kube.Delete(ctx, cluster)

@@ -61,7 +61,7 @@ type goOIDC struct {
 	*oidctest.Server
 }
 
-func (s goOIDC) Transport() http.RoundTripper { return s.registrar.transport }
+func (s goOIDC) Transport() http.RoundTripper { return s.transport }
 func (s goOIDC) Delete(id string)             { s.RemoveClient(id) }
 
 func (s goOIDC) Registered() (all []registrationtest.Registered) {
