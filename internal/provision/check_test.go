@@ -51,6 +51,7 @@ func (w *world) never() (wrong []string) {
 			wrong = append(wrong, fmt.Sprintf("%s has %d credentials", who, n))
 		}
 	}
+	wrong = append(wrong, w.outages...)
 	for _, what := range w.server.Violations() {
 		wrong = append(wrong, "the server was asked what it does not know: "+what)
 	}
@@ -311,6 +312,9 @@ func (w *world) restOfAccess(c *clientOwner, state provision.ClientState, grants
 	}
 	if c.rotation.Request != "" && len(grants) > 0 && state.Rotation != c.rotation.Request {
 		bad("did not answer the request to rotate")
+	}
+	if len(grants) > 0 && slices.Contains(c.leaked, current.Secret) {
+		bad("still uses what was to be replaced")
 	}
 	for _, a := range w.apis {
 		want, known := grants[a.want.Identifier]

@@ -59,7 +59,8 @@ func (w *world) populate() {
 	w.others.applications = []string{w.others.application, foreign}
 	w.others.roles = []string{w.others.role, foreignRole}
 	w.others.resources = []string{legacy}
-	for i := range pick(w.rand, []int{0, 3, 20, 220}) { // some of them on further pages
+	for i := range pick(w.rand, []int{0, 3, 20, 110}) { // some of them on further pages
+		must(s.CreateResource("Theirs", fmt.Sprintf("https://theirs-%d.example.com", i), 0))
 		if i%2 == 0 {
 			w.others.applications = append(w.others.applications, s.CreateApplication(fmt.Sprintf("App %d", i), ""))
 		} else {

@@ -27,18 +27,20 @@ type world struct {
 	now     time.Time
 	server  *logtotest.Server
 	wire    wire
-	driver  provision.Driver // nil after the operator was killed
+	drivers map[string]provision.Driver // of the operator of each cluster, unless it was killed
 	apis    []*apiOwner
 	clients []*clientOwner
 	others  others
+	kinds   []int // what can happen
 	trace   []string
 	uids    int
 
-	writes int // how often the operator changed something at the server
+	outages []string // who was left without a credential that works
+	writes  int      // how often the operator changed something at the server
 }
 
 func newWorld(seed uint64) (*world, error) {
-	w := &world{rand: rand.New(rand.NewPCG(seed, 4)), now: noon}
+	w := &world{rand: rand.New(rand.NewPCG(seed, 4)), now: noon, drivers: map[string]provision.Driver{}}
 	var err error
 	if w.server, err = logtotest.New(logtotest.WithSeed(seed), logtotest.WithClock(func() time.Time { return w.now })); err != nil {
 		return nil, err
@@ -132,6 +134,7 @@ type clientOwner struct {
 	access   map[int][]string
 	adopt    string
 	rotation provision.Rotation
+	leaked   []provision.Sensitive // the secrets that the request to rotate is to get rid of
 	next     time.Time
 	exists   bool
 	deleting bool
@@ -157,28 +160,29 @@ func (c *clientOwner) client(w *world) provision.Client {
 	return want
 }
 
-// operator returns the driver of the operator that runs, after starting it.
-func (w *world) operator() provision.Driver {
-	if w.driver == nil {
-		w.driver = newDriver(w)
+// operator returns the driver of the operator that runs in the owner's cluster, after starting it. What one remembers
+// of the server, the other may have changed.
+func (w *world) operator(o provision.Owner) provision.Driver {
+	if w.drivers[o.Cluster] == nil {
+		w.drivers[o.Cluster] = newDriver(w)
 	}
-	return w.driver
+	return w.drivers[o.Cluster]
 }
 
 // after is what follows a call that the operator made.
-func (w *world) after(what string, drift []provision.Drift, err error) {
+func (w *world) after(what string, o provision.Owner, drift []provision.Drift, err error) {
 	for _, r := range w.wire.requests {
 		if !strings.HasPrefix(r, http.MethodGet) && !strings.HasSuffix(r, "/oidc/token") {
 			w.writes++
 		}
 	}
-	w.tracef("%s: %d requests, drift %q, error %v, killed %t", what, len(w.wire.requests), drift, err, w.wire.dead)
+	w.tracef("%s %s/%s: %d requests, drift %q, error %v, killed %t", what, o.Cluster, o.Name, len(w.wire.requests), drift, err, w.wire.dead)
 	for _, r := range w.wire.requests {
 		w.tracef("    %s", r)
 	}
 	w.wire.requests = nil
 	if w.wire.dead {
-		w.wire.dead, w.wire.killAt, w.driver = false, 0, nil
+		w.wire.dead, w.wire.killAt, w.drivers[o.Cluster] = false, 0, nil
 	}
 }
 
@@ -186,30 +190,41 @@ func (w *world) after(what string, drift []provision.Drift, err error) {
 func (w *world) syncAPI(a *apiOwner) ([]provision.Drift, error) {
 	state := a.state()
 	keep := record(&w.wire, &a.stored, &state)
-	drift, err := w.operator().SyncAPI(context.Background(), a.want, &state, keep)
+	drift, err := w.operator(a.want.Owner).SyncAPI(context.Background(), a.want, &state, keep)
 	// After an error the state is written with the failure, or is not because that fails too.
 	if err == nil || w.rand.IntN(2) == 0 {
 		err = errors.Join(err, keep(context.Background()))
 	}
-	w.after("sync "+a.want.Owner.Name, drift, err)
+	w.after("sync", a.want.Owner, drift, err)
 	return drift, err
 }
 
 func (w *world) syncClient(c *clientOwner) ([]provision.Drift, error) {
+	worked := w.works(c)
 	state := c.state()
 	keep := record(&w.wire, &c.stored, &state)
-	drift, next, err := provision.SyncClient(context.Background(), w.operator(), c.client(w), &state, c.rotation, keep, w.probe, w.now)
+	drift, next, err := provision.SyncClient(context.Background(), w.operator(c.owner), c.client(w), &state, c.rotation, keep, w.probe, w.now)
 	if c.next = next; err != nil && w.rand.IntN(2) == 0 {
 		err = errors.Join(err, keep(context.Background()))
 	}
-	w.after("sync "+c.owner.Cluster+"/"+c.owner.Name, drift, err)
+	w.after("sync", c.owner, drift, err)
+	if worked && !w.works(c) {
+		w.outages = append(w.outages, c.owner.Cluster+"/"+c.owner.Name+" has no credential that works any more")
+	}
 	return drift, err
+}
+
+// works says whether the credential that is recorded as in use is one of the server's.
+func (w *world) works(c *clientOwner) bool {
+	state := c.state()
+	current := state.Current()
+	return current != nil && w.server.SecretValue(current.ClientID, current.Name) == current.Secret.Reveal()
 }
 
 func (w *world) removeAPI(a *apiOwner) error {
 	state := a.state()
-	err := w.operator().RemoveAPI(context.Background(), a.want, &state, record(&w.wire, &a.stored, &state))
-	w.after("remove "+a.want.Owner.Name, nil, err)
+	err := w.operator(a.want.Owner).RemoveAPI(context.Background(), a.want, &state, record(&w.wire, &a.stored, &state))
+	w.after("remove", a.want.Owner, nil, err)
 	if err == nil {
 		a.exists, a.deleting, a.stored = false, false, []byte("{}")
 	}
@@ -218,8 +233,8 @@ func (w *world) removeAPI(a *apiOwner) error {
 
 func (w *world) removeClient(c *clientOwner) error {
 	state := c.state()
-	err := provision.RemoveClient(context.Background(), w.operator(), c.client(w), &state, record(&w.wire, &c.stored, &state))
-	w.after("remove "+c.owner.Cluster+"/"+c.owner.Name, nil, err)
+	err := provision.RemoveClient(context.Background(), w.operator(c.owner), c.client(w), &state, record(&w.wire, &c.stored, &state))
+	w.after("remove", c.owner, nil, err)
 	if err == nil {
 		c.exists, c.deleting, c.retained, c.stored = false, false, c.retain, []byte("{}")
 	}
