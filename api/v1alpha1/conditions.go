@@ -89,8 +89,10 @@ const (
 	// Possible reasons for this condition to be True are Provisioned,
 	// NotApplicable; to be False: Drifted, ExistsAtServer, AdoptedNotFound,
 	// ProvisioningRefused, ProvisioningFailed, ProvisioningNotConfigured,
-	// ProvisioningForbidden, NotAccepted, IssuerMismatch, ScopeNotProvisioned;
-	// to be Unknown: Provisioning, AuthorizationServerNotReady.
+	// ProvisioningForbidden, NotAccepted, ScopeNotProvisioned,
+	// AuthorizationServerNotReady; to be Unknown: Provisioning,
+	// APIResourceNotFound, AuthorizationServerNotFound,
+	// AuthorizationServerNotAllowed, ServerMismatch.
 	ConditionProvisioned = "Provisioned"
 
 	// ConditionProvisioningReady, on an AuthorizationServer with

@@ -275,6 +275,13 @@ type APIResourceProvisioning struct {
 	// +optional
 	SyncedAt *metav1.Time `json:"syncedAt,omitempty"`
 
+	// observedGeneration is the generation of the spec that the server was last
+	// found or made to agree with.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
 	// inputs identifies what was declared then.
 	//
 	// +optional
@@ -346,6 +353,13 @@ type M2MClientProvisioning struct {
 	//
 	// +optional
 	SyncedAt *metav1.Time `json:"syncedAt,omitempty"`
+
+	// observedGeneration is the generation of the spec that the server was last
+	// found or made to agree with.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
 	// inputs identifies what was declared then.
 	//

@@ -212,7 +212,7 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 		Watches(&corev1.Secret{}, room).
 		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
-		Watches(&v1alpha1.APIResource{}, ofAPIResource).
+		Watches(&v1alpha1.APIResource{}, ofAPIResource, builder.WithPredicates(notJustCompared)).
 		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WatchesRawSource(sourceKind(r.foreign, "Secret", ofSecret)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).

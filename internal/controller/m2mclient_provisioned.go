@@ -77,7 +77,7 @@ func (r *M2MClientReconciler) clientProvisioned(p *pass, here bool, missing *pro
 		}
 		return c
 	}
-	if !here || st.SyncedAt == nil || st.Credential.Name == "" {
+	if !here || st.SyncedAt == nil || st.ObservedGeneration != p.client.Generation || st.Credential.Name == "" {
 		return conditionOf(v1alpha1.ConditionProvisioned, notYetProvisioned(p.server))
 	}
 	return isTrue(v1alpha1.ConditionProvisioned, v1alpha1.ReasonProvisioned, "The server has the client with the access that is granted")
@@ -222,7 +222,7 @@ func apiProvisioned(api *v1alpha1.APIResource, srv *server, refused *problem) co
 	switch {
 	case here && st.Failure.Reason != "":
 		return isFalse(v1alpha1.ConditionProvisioned, st.Failure.Reason, st.Failure.Message)
-	case !here || st.SyncedAt == nil:
+	case !here || st.SyncedAt == nil || st.ObservedGeneration != api.Generation:
 		return conditionOf(v1alpha1.ConditionProvisioned, notYetProvisioned(srv))
 	case len(st.Drift) > 0:
 		return isFalse(v1alpha1.ConditionProvisioned, v1alpha1.ReasonDrifted, "The server differs from what is declared: "+strings.Join(st.Drift, "; "))

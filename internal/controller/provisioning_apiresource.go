@@ -82,7 +82,7 @@ func (r *APIResourceProvisioner) sync(ctx context.Context, api *v1alpha1.APIReso
 	plan.requested = r.wishes.wanted(client.ObjectKeyFromObject(api))
 	now := r.clock.Now()
 	if wait := plan.wait(now); wait > 0 {
-		return wait, nil
+		return wait, r.observe(ctx, api, plan)
 	}
 	if wait, busy := r.servers.enter(srv.object, api, r.wishes.wake); busy != nil {
 		return wait, nil
@@ -111,11 +111,15 @@ func (r *APIResourceProvisioner) apply(ctx context.Context, api *v1alpha1.APIRes
 	if failed != nil && provision.KindOf(failed) == "" {
 		return 0, failed
 	}
+	if len(drift) > 0 && !want.Observe {
+		observeDrift(srv.key, len(drift))
+		r.events.Eventf(api, nil, corev1.EventTypeWarning, v1alpha1.ReasonDriftCorrected, "Provision", "Put back at %s %q: %s", srv.key.kind, srv.key.name, driftText(drift))
+	}
 	if failed != nil {
 		st.Failure = plan.failed(now, failed, api.UID)
 		return max(time.Millisecond, momentOf(st.Failure.NextAttemptAt).Sub(now)), keep(ctx)
 	}
-	st.Failure, st.SyncedAt, st.Inputs, st.Drift = v1alpha1.TokenFailure{}, timeOf(now), plan.wants, nil
+	st.Failure, st.SyncedAt, st.Inputs, st.ObservedGeneration, st.Drift = v1alpha1.TokenFailure{}, timeOf(now), plan.wants, api.Generation, nil
 	if want.Observe {
 		for _, d := range drift[:min(len(drift), 32)] {
 			st.Drift = append(st.Drift, truncate(string(d), 512))
@@ -125,11 +129,18 @@ func (r *APIResourceProvisioner) apply(ctx context.Context, api *v1alpha1.APIRes
 		return 0, err
 	}
 	r.wishes.granted(client.ObjectKeyFromObject(api))
-	if len(drift) > 0 && !want.Observe {
-		observeDrift(srv.key, len(drift))
-		r.events.Eventf(api, nil, corev1.EventTypeWarning, v1alpha1.ReasonDriftCorrected, "Provision", "Put back at %s %q: %s", srv.key.kind, srv.key.name, driftText(drift))
-	}
 	return resyncInterval(srv.spec), nil
+}
+
+// observe notes that a changed spec says nothing else about the server.
+func (r *APIResourceProvisioner) observe(ctx context.Context, api *v1alpha1.APIResource, plan syncPlan) error {
+	st := &api.Status.Provisioning
+	if !plan.agrees() || st.ObservedGeneration == api.Generation {
+		return nil
+	}
+	before := api.DeepCopy()
+	st.ObservedGeneration = api.Generation
+	return r.client.Status().Patch(ctx, api, client.MergeFrom(before))
 }
 
 // declaredAPI returns what an APIResource declares.

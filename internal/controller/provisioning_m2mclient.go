@@ -112,7 +112,7 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 	}
 	plan := r.plan(p, want, clientState(&c.Status.Provisioning, store), version)
 	if wait := plan.wait(p.now); wait > 0 {
-		return wait, nil
+		return wait, r.observe(ctx, c, plan)
 	}
 	// Before anything of it exists.
 	if err := hold(ctx, r.client, p.server.object); err != nil {
@@ -125,6 +125,17 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 		return wait, nil
 	}
 	return r.apply(ctx, p, driver, version, want, plan, store, secret)
+}
+
+// observe notes that a changed spec says nothing else about the server.
+func (r *M2MClientProvisioner) observe(ctx context.Context, c *v1alpha1.M2MClient, plan syncPlan) error {
+	st := &c.Status.Provisioning
+	if !plan.agrees() || st.ObservedGeneration == c.Generation {
+		return nil
+	}
+	before := c.DeepCopy()
+	st.ObservedGeneration = c.Generation
+	return r.client.Status().Patch(ctx, c, client.MergeFrom(before))
 }
 
 // declared returns what the server should have of a client.
@@ -226,7 +237,7 @@ func (r *M2MClientProvisioner) apply(ctx context.Context, p *pass, driver provis
 	if failed != nil {
 		st.Failure = plan.failed(p.now, failed, p.client.UID)
 	} else {
-		st.Failure, st.SyncedAt, st.Inputs = v1alpha1.TokenFailure{}, timeOf(p.now), plan.wants
+		st.Failure, st.SyncedAt, st.Inputs, st.ObservedGeneration = v1alpha1.TokenFailure{}, timeOf(p.now), plan.wants, p.client.Generation
 		r.wishes.granted(name)
 	}
 	if err := k.keep(ctx); err != nil {

@@ -197,6 +197,12 @@ type syncPlan struct {
 	seed      string
 }
 
+// agrees says whether the server was found or made to agree with what is
+// declared now.
+func (s syncPlan) agrees() bool {
+	return s.syncedAt != nil && s.failure.Reason == "" && s.inputs == s.wants
+}
+
 // wait returns how long nothing needs to be done, zero for now.
 func (s syncPlan) wait(now time.Time) time.Duration {
 	if s.failure.Reason != "" {

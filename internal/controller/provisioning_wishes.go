@@ -126,6 +126,15 @@ var comparedAPI = updates(func(before, after client.Object) bool {
 	return provisionedDiffers(before.(*v1alpha1.APIResource), after.(*v1alpha1.APIResource))
 })
 
+// notJustCompared passes the updates of an APIResource in which something else
+// changed than when it was last compared with its server.
+var notJustCompared = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	before, after := e.ObjectOld.(*v1alpha1.APIResource), e.ObjectNew.(*v1alpha1.APIResource)
+	was, is := before.Status, after.Status
+	was.Provisioning.SyncedAt, is.Provisioning.SyncedAt = nil, nil
+	return before.Generation != after.Generation || provisionedDiffers(before, after) || !equality.Semantic.DeepEqual(was, is)
+}}
+
 func provisionedDiffers(before, after *v1alpha1.APIResource) bool {
 	was, is := before.Status.Provisioning, after.Status.Provisioning
 	was.SyncedAt, is.SyncedAt = nil, nil
