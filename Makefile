@@ -135,6 +135,12 @@ interop-local: ## Run the interoperability suite against the npm package oidc-pr
 	M2M_INTEROP_NODE=1 M2M_INTEROP_OUT='$(CURDIR)/out' \
 	  go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... | go run ./hack/testreport -o out/tests/interop-local.json
 
+.PHONY: provision-test
+provision-test: ## Run the provisioning scenarios against the servers that M2M_PROVISION_LOGTO_ENDPOINT and its relatives name, else stand-ins.
+	@$(WITH_CONTROL_PLANE); rm -f out/provision.json; \
+	M2M_PROVISION_OUT='$(CURDIR)/out' \
+	  go test -json -count=1 -timeout=30m $(TESTFLAGS) ./test/provision/... | go run ./hack/testreport -o out/tests/provision.json
+
 .PHONY: e2e
 e2e: ## Run the whole on a real node, or on the cluster of KUBECONFIG, and measure it. KEEP=1 leaves the node running.
 	@KEEP='$(KEEP)' TESTFLAGS='$(TESTFLAGS)' test/e2e/run.sh

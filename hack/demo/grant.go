@@ -40,6 +40,10 @@ func (d *demo) takeGrantAway(ctx context.Context) error {
 		return err
 	}
 	d.say("the token is withdrawn: keys in Secret shop/cart-token: %s", names(data))
+	if err := d.await(ctx, func() error { return d.registeredAre(reportingName.Name) }); err != nil {
+		return err
+	}
+	d.say("and the server has, of our clients, %s: one that may do nothing is not registered", clientList(d.server.RegisteredClients()))
 	got, err := d.callOnce(newCalls()) // it is meant to fail
 	if err != nil {
 		return err

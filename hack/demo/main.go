@@ -57,15 +57,16 @@ type demo struct {
 	figures  figures
 	cleanups []func() error // what is to be undone, in this order
 
-	dir        string
-	cluster    *cluster
-	server     *oidctest.Server
-	processes  []*process // that must be running
-	paymentURL string
-	tokens     tokenLog
-	calls      *calls
-	ready      time.Time  // since when the cart had been ready when the calls began
-	failed     chan error // what goes wrong beside the steps
+	dir          string
+	cluster      *cluster
+	server       *oidctest.Server
+	initialToken string
+	processes    []*process // that must be running
+	paymentURL   string
+	tokens       tokenLog
+	calls        *calls
+	ready        time.Time  // since when the cart had been ready when the calls began
+	failed       chan error // what goes wrong beside the steps
 }
 
 func newDemo() *demo {
@@ -83,13 +84,14 @@ func (d *demo) story() []step {
 		{"control_plane", "A control plane", d.bringUpCluster},
 		{"authorization_server", "An authorization server", d.bringUpServer},
 		{"operator", "The operator", d.bringUpOperator},
-		{"samples", "The samples: cart calls payment", d.applySamples},
-		{"ready", "Everything is ready", d.waitUntilReady},
+		{"manifests", "The manifests: cart calls payment, and the server knows neither", d.applyStory},
+		{"ready", "Everything is ready, and registered at the server", d.waitUntilReady},
 		{"token_and_bundle", "The token, and what verifies it", d.showTokenAndBundle},
 		{"answers", "Cart calls payment: 200, 403 and 401", d.askPayment},
 		{"rotation", "Tokens are refreshed and signing keys rotated while cart calls 20 times a second", d.rotateKeys},
-		{"client_secret", "The client secret is changed, and the calls go on", d.changeClientSecret},
+		{"client_secret", "The client secret is replaced, and the calls go on", d.replaceClientSecret},
 		{"grant", "The grant is taken away, and given back", d.takeGrantAway},
+		{"deletion", "A client is deleted", d.deleteClient},
 	}
 }
 

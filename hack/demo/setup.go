@@ -4,10 +4,10 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -26,29 +26,26 @@ const (
 	samplesDir = "config/samples"
 	keyName    = "payment-api" // of the token in the cart's Secret
 
-	// What the samples say that the demo cannot: where the server is, the
-	// clients' secrets, and how soon an announced key is noticed.
-	sampleIssuer    = "https://auth.example.com"
-	sampleSecret    = "change-me-" // and the client's name
-	refreshInterval = "10s"
+	// What the manifests say that the demo cannot: where the server is, and the
+	// token that lets clients register there.
+	sampleIssuer = "https://auth.example.com"
+	sampleToken  = "change-me-token"
 
 	// tokenLifetime is so short that tokens are refreshed every 12 to 15 seconds.
 	tokenLifetime = 30 * time.Second
 )
 
-// storyFiles are the samples that tell of cart and payment; the others show more
-// of the API.
-var storyFiles = []string{"namespaces.yaml", "authorizationserver.yaml", "apiresource.yaml", "m2mclient.yaml", "workloads.yaml"}
+// storyFiles are the manifests that tell of cart and payment: samples, and what
+// only the demo says.
+var storyFiles = []string{
+	samplesDir + "/namespaces.yaml", "hack/demo/story.yaml", samplesDir + "/apiresource.yaml", samplesDir + "/workloads.yaml",
+}
 
 var (
 	cartName      = types.NamespacedName{Namespace: "shop", Name: "cart"}
 	reportingName = types.NamespacedName{Namespace: "payments", Name: "reporting"}
 	apiName       = types.NamespacedName{Namespace: "payments", Name: "payment-api"}
 )
-
-// clientScopes are what the applications are granted at the authorization
-// server.
-var clientScopes = map[string]string{cartName.Name: "payments:write", reportingName.Name: "payments:read"}
 
 func (d *demo) bringUpCluster(ctx context.Context) (err error) {
 	d.cluster, err = startCluster(d.dir)
@@ -72,12 +69,17 @@ func (d *demo) bringUpCluster(ctx context.Context) (err error) {
 }
 
 func (d *demo) bringUpServer(context.Context) (err error) {
-	if d.server, err = oidctest.Start(oidctest.Options{TokenLifetime: tokenLifetime}); err != nil {
+	d.initialToken = rand.Text()
+	d.server, err = oidctest.Start(oidctest.Options{
+		TokenLifetime: tokenLifetime, DynamicRegistration: &oidctest.DynamicRegistration{InitialAccessToken: d.initialToken, RotateTokens: true},
+	})
+	if err != nil {
 		return fmt.Errorf("start the authorization server: %w", err)
 	}
 	d.onCleanUp(func() error { d.server.Close(); return nil })
 	d.say("it is up at %s, in this process; its tokens live for %s, so that they are refreshed often", d.server.Issuer(), tokenLifetime)
 	d.say("it signs with the key %s", short(d.server.KeyID()))
+	d.say("it knows no API, and these clients: %s; who has its initial access token may register some (RFC 7591)", clientList(d.server.RegisteredClients()))
 	return nil
 }
 
@@ -113,12 +115,15 @@ func (d *demo) bringUpOperator(ctx context.Context) error {
 	return nil
 }
 
-// applySamples applies the story's samples, with the demo's server and secrets
-// in the place of the samples' own.
-func (d *demo) applySamples(ctx context.Context) error {
+// applyStory applies the story's manifests, with the demo's server and its
+// token in the place of those that they name.
+func (d *demo) applyStory(ctx context.Context) error {
+	if n := len(d.server.RegisteredClients()); n != 0 {
+		return fmt.Errorf("the server has %d clients already", n)
+	}
 	var objects []*unstructured.Unstructured
 	for _, file := range storyFiles {
-		content, err := os.ReadFile(filepath.Join(samplesDir, file))
+		content, err := os.ReadFile(file)
 		if err != nil {
 			return err
 		}
@@ -128,26 +133,12 @@ func (d *demo) applySamples(ctx context.Context) error {
 		}
 		objects = append(objects, parsed...)
 	}
-	d.say("the files %s of %s, with these changes:", strings.Join(storyFiles, ", "), samplesDir)
-	d.block(fmt.Sprintf("issuer           %s -> %s", sampleIssuer, d.server.Issuer()))
-	replacements := []string{sampleIssuer, d.server.Issuer()}
-	for _, id := range []string{cartName.Name, reportingName.Name} {
-		secret := oidctest.NewSecret()
-		if err := d.registerClient(id, secret); err != nil {
-			return err
-		}
-		replacements = append(replacements, sampleSecret+id, secret)
-		d.block(fmt.Sprintf("client-secret    %s -> one that the server knows (not shown)", sampleSecret+id))
-	}
-	replacer := strings.NewReplacer(replacements...)
+	d.say("the files %s, with these changes:", strings.Join(storyFiles, ", "))
+	d.block(fmt.Sprintf("issuer                %s -> %s", sampleIssuer, d.server.Issuer()))
+	d.block(fmt.Sprintf("initial-access-token  %s -> the server's (not shown)", sampleToken))
+	replacer := strings.NewReplacer(sampleIssuer, d.server.Issuer(), sampleToken, d.initialToken)
 	for _, o := range objects {
 		replaceStrings(o.Object, replacer)
-		if err := d.shortenInterval(o); err != nil {
-			return err
-		}
-	}
-	if err := d.registerAPI(objects); err != nil {
-		return err
 	}
 	applied, err := d.cluster.apply(ctx, objects)
 	if err != nil {
@@ -158,55 +149,9 @@ func (d *demo) applySamples(ctx context.Context) error {
 	return nil
 }
 
-// shortenInterval has the signing keys fetched more often where a sample says
-// how often: the demo announces a key and cannot wait for a minute.
-func (d *demo) shortenInterval(o *unstructured.Unstructured) error {
-	path := []string{"spec", "jwks", "refreshInterval"}
-	was, found, err := unstructured.NestedString(o.Object, path...)
-	if err != nil || !found {
-		return err
-	}
-	d.block(fmt.Sprintf("refreshInterval  %s -> %s (AuthorizationServer %s/%s)", was, refreshInterval, o.GetNamespace(), o.GetName()))
-	return unstructured.SetNestedField(o.Object, refreshInterval, path...)
-}
-
-// registerClient registers an application at the authorization server, with the
-// one scope that it is granted, or changes its secret.
-func (d *demo) registerClient(id, secret string) error {
-	return d.server.SetClient(oidctest.Client{
-		ID: id, Secret: secret, Scopes: map[string][]string{paymentIdentifier: {clientScopes[id]}},
-	})
-}
-
 // paymentIdentifier is the payment API's at the authorization server, as the
 // sample says it.
 const paymentIdentifier = "https://payment.example.com/api"
-
-// registerAPI registers the payment API at the authorization server, with the
-// scopes of the sample.
-func (d *demo) registerAPI(objects []*unstructured.Unstructured) error {
-	for _, o := range objects {
-		if o.GetKind() != "APIResource" {
-			continue
-		}
-		identifier, _, err := unstructured.NestedString(o.Object, "spec", "identifier")
-		if err != nil || identifier != paymentIdentifier {
-			return fmt.Errorf("APIResource %q has the identifier %q, and the demo expects %q", o.GetName(), identifier, paymentIdentifier)
-		}
-		list, _, err := unstructured.NestedSlice(o.Object, "spec", "scopes")
-		if err != nil {
-			return err
-		}
-		var scopes []string
-		for _, s := range list {
-			scopes = append(scopes, fmt.Sprint(s.(map[string]any)["name"]))
-		}
-		d.server.SetResource(identifier, scopes...)
-		d.say("registered at the server: the API %s with the scopes %s, cart for %s, reporting for %s",
-			identifier, strings.Join(scopes, " and "), clientScopes[cartName.Name], clientScopes[reportingName.Name])
-	}
-	return nil
-}
 
 func (d *demo) waitUntilReady(ctx context.Context) error {
 	if err := until(ctx, 30*time.Second, func() error { return d.unready(ctx) }); err != nil {
@@ -218,7 +163,7 @@ func (d *demo) waitUntilReady(ctx context.Context) error {
 	}
 	d.say("kubectl get m2m --all-namespaces:")
 	d.block(table)
-	return nil
+	return d.showRegistered(ctx)
 }
 
 // unready returns an error about the first object that is not ready.

@@ -10,11 +10,6 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
 )
 
@@ -178,49 +173,6 @@ func (d *demo) followKey(ctx context.Context, kid string) error {
 	d.say("refreshed: the token was signed with %s and is signed with %s; the bundle holds both, of %s",
 		short(tokenKeyID(previous)), short(kid), short(ids...))
 	return nil
-}
-
-// changeClientSecret gives the cart another client secret, at the server and in
-// its Secret, and then ends the calls.
-func (d *demo) changeClientSecret(ctx context.Context) error {
-	previous, err := d.token(ctx, cartName)
-	if err != nil {
-		return err
-	}
-	secret := oidctest.NewSecret()
-	if err := d.registerClient(cartName.Name, secret); err != nil {
-		return err
-	}
-	d.say("the server takes another secret from cart from now on, and no longer the old one")
-	var s corev1.Secret
-	if err := d.cluster.client.Get(ctx, types.NamespacedName{Namespace: cartName.Namespace, Name: "cart-credentials"}, &s); err != nil {
-		return err
-	}
-	s.Data[v1alpha1.ClientSecretKey] = []byte(secret)
-	if err := d.cluster.client.Update(ctx, &s); err != nil {
-		return err
-	}
-	d.say("Secret shop/cart-credentials holds it")
-	if err := d.await(ctx, func() error {
-		token, err := d.token(ctx, cartName)
-		if err == nil && token == previous {
-			err = errors.New("the token has not been replaced")
-		}
-		return err
-	}); err != nil {
-		return err
-	}
-	accepted := 0
-	for _, r := range d.server.TokenRequests() {
-		if r.ClientID == cartName.Name && r.CredentialID == oidctest.Hash(secret) && r.Status == http.StatusOK {
-			accepted++
-		}
-	}
-	if accepted != 1 {
-		return fmt.Errorf("the server issued %d tokens for the new secret, want 1", accepted)
-	}
-	d.say("a new token is there, which the server issued for the new secret")
-	return d.endCalls(ctx)
 }
 
 // endCalls stops cart, and counts.

@@ -5,7 +5,9 @@ package provision
 import (
 	"context"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -15,33 +17,56 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 )
 
+// secondCluster is a second control plane, for those who need two.
+type secondCluster struct {
+	once        sync.Once
+	environment *envtest.Environment
+	kube        client.WithWatch
+	err         error
+	stopWatch   context.CancelFunc
+}
+
+var second secondCluster
+
+func (s *secondCluster) start() error {
+	s.once.Do(func() {
+		s.environment = &envtest.Environment{
+			CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd", "bases")}, ErrorIfCRDPathMissing: true,
+			ControlPlaneStartTimeout: 2 * time.Minute,
+		}
+		config, err := s.environment.Start()
+		if err != nil {
+			s.err = err
+			return
+		}
+		if s.kube, s.err = client.NewWithWatch(config, client.Options{Scheme: controller.Scheme()}); s.err != nil {
+			return
+		}
+		var ctx context.Context
+		ctx, s.stopWatch = context.WithCancel(context.Background())
+		s.err = theSecrets.watch(ctx, s.kube)
+	})
+	return s.err
+}
+
+func (s *secondCluster) stop() error {
+	if s.environment == nil {
+		return nil
+	}
+	if s.stopWatch != nil {
+		s.stopWatch()
+	}
+	return s.environment.Stop()
+}
+
 // neighbour is another cluster at the same server, with namespaces of the same names, and an operator of its own.
 func (w *world) neighbour() *world {
 	w.t.Helper()
-	environment := &envtest.Environment{
-		CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd", "bases")}, ErrorIfCRDPathMissing: true,
-	}
-	w.t.Cleanup(func() {
-		if err := environment.Stop(); err != nil {
-			w.t.Errorf("stop the second control plane: %v", err)
-		}
-	})
-	config, err := environment.Start()
-	if err != nil {
+	if err := second.start(); err != nil {
 		w.t.Fatal(err)
 	}
 	n := *w
-	n.config, n.running, n.figures = config, nil, map[string]float64{}
-	cluster, err := client.NewWithWatch(config, client.Options{Scheme: controller.Scheme()})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	n.kube = cluster
-	watching, stop := context.WithCancel(context.Background())
-	w.t.Cleanup(stop)
-	if err := theSecrets.watch(watching, cluster); err != nil {
-		w.t.Fatal(err)
-	}
+	n.kube, n.config, n.running, n.figures = second.kube, second.environment.Config, nil, map[string]float64{}
 	n.options.ClusterID = "neighbour-" + runID
 	w.t.Cleanup(n.end)
 	n.furnish()

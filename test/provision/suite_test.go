@@ -64,8 +64,9 @@ func TestMain(m *testing.M) {
 		}
 		fmt.Printf("everything at the servers carries the ID of this run, %s\n", runID)
 		code = m.Run()
+		err = second.stop()
 		families, gatherErr := metrics.Registry.Gather()
-		err = errors.Join(gatherErr, theSecrets.findIn("the operator's log", operatorLogs.String()), theSecrets.findIn("its metrics", fmt.Sprint(families)),
+		err = errors.Join(err, gatherErr, theSecrets.findIn("the operator's log", operatorLogs.String()), theSecrets.findIn("its metrics", fmt.Sprint(families)),
 			theSecrets.findInObjects(context.Background()))
 		report.fail(err)
 		return code, errors.Join(err, report.write(os.Getenv("M2M_PROVISION_OUT")))
