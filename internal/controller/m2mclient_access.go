@@ -99,7 +99,7 @@ func (r accessResolver) resolveServer(ctx context.Context, p *pass) (err error) 
 		}
 		if named := keyOf(ref, p.client.Namespace); p.server != nil && ref.Name != "" && named != p.server.key {
 			p.serverProblem = &problem{reason: v1alpha1.ReasonServerMismatch, message: fmt.Sprintf(
-				"APIResource %q belongs to %s %q, not to the client's authorizationServerRef; leave that out", name, p.server.key.kind, p.server.key.name)}
+				"APIResource %q belongs to %s, not to the client's authorizationServerRef; leave that out", name, p.server.key.title())}
 			p.server = nil
 		}
 		return err
@@ -167,8 +167,8 @@ func (r accessResolver) resolveAPIResource(ctx context.Context, p *pass, a *acce
 		return deny(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q names an authorization server that it cannot use (%s)", a.api, refused.reason)
 	case isProvisioned(p.client) && srv.key != p.server.key:
 		a.withdraw = true
-		return deny(v1alpha1.ReasonServerMismatch, "APIResource %q belongs to %s %q, the client's other APIs to %s %q; a client without credentials has one server",
-			a.api, srv.key.kind, srv.key.name, p.server.key.kind, p.server.key.name)
+		return deny(v1alpha1.ReasonServerMismatch, "APIResource %q belongs to %s, the client's other APIs to %s; a client without credentials has one server",
+			a.api, srv.key.title(), p.server.key.title())
 	case srv.spec.Issuer != p.server.spec.Issuer:
 		a.withdraw = true
 		return deny(v1alpha1.ReasonIssuerMismatch, "APIResource %q belongs to another issuer than %s %q", a.api, p.server.key.kind, p.server.key.name)

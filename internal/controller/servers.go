@@ -52,6 +52,15 @@ type serverKey struct {
 
 func (k serverKey) String() string { return string(k.kind) + "/" + k.namespace + "/" + k.name }
 
+// title names the server for people of another namespace.
+func (k serverKey) title() string {
+	title := fmt.Sprintf("%s %q", k.kind, k.name)
+	if k.namespace != "" {
+		title += fmt.Sprintf(" of namespace %q", k.namespace)
+	}
+	return title
+}
+
 // object returns an empty object of the server's kind with its name.
 func (k serverKey) object() client.Object {
 	meta := metav1.ObjectMeta{Namespace: k.namespace, Name: k.name}
