@@ -70,7 +70,7 @@ func (d *demo) showRegistered(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		d.say("the client secret of %s is in Secret %s/%s, and nowhere else", name, secret.Namespace, secret.Name)
+		d.say("the operator keeps the client secret of %s in Secret %s/%s", name, secret.Namespace, secret.Name)
 	}
 	return nil
 }

@@ -236,9 +236,13 @@ func syncedAt(o client.Object) *metav1.Time {
 	return o.(*v1alpha1.APIResource).Status.Provisioning.SyncedAt
 }
 
-// testKilled has operators ended while they create five clients, each after a few more requests.
+// testKilled has operators ended while they create some clients, each after a few more requests.
 func testKilled(t *testing.T, w *world) {
-	const clients, kills = 5, 6
+	const kills = 6
+	clients, span := 5, 12 // requests: those that a client takes, or so
+	if w.console == nil {
+		clients, span = 10, 2
+	}
 	random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // not for secrets
 	as, api := w.authServer(), w.api(paymentAPI, w.read(), w.write())
 	w.create(as, api)
@@ -252,7 +256,7 @@ func testKilled(t *testing.T, w *world) {
 	}
 	killed := 0
 	for range kills {
-		until := w.requests() + 1 + random.IntN(12)
+		until := w.requests() + 1 + random.IntN(span)
 		w.start()
 		looks := 0
 		// Not by the clock: the request after the last one that was counted is probably on its way.

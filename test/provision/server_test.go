@@ -241,7 +241,7 @@ func (w *world) registrationsDiffer(want expected) error {
 	lost, err := w.toldAsLost()
 	for _, r := range w.registration.RegisteredClients() {
 		if !known[r.ID] && !slices.ContainsFunc(lost, func(line string) bool { return strings.Contains(line, r.Name) }) {
-			errs = append(errs, fmt.Errorf("the server has one more client: %s", r.Name))
+			errs = append(errs, fmt.Errorf("the server has one more client, %s; told as lost are %q", r.Name, lost))
 		}
 	}
 	return errors.Join(append(errs, err)...)
