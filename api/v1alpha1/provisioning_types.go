@@ -211,6 +211,19 @@ type CredentialRotation struct {
 // +kubebuilder:validation:Enum=Created;Adopted;Observed
 type ProvisioningOrigin string
 
+// ProvisioningDriver is how an authorization server is provisioned.
+//
+// +kubebuilder:validation:Enum=Logto;DynamicRegistration
+type ProvisioningDriver string
+
+// The drivers.
+const (
+	// DriverLogto is spec.provisioning.logto.
+	DriverLogto ProvisioningDriver = "Logto"
+	// DriverDynamicRegistration is spec.provisioning.dynamicRegistration.
+	DriverDynamicRegistration ProvisioningDriver = "DynamicRegistration"
+)
+
 // ProvisioningServer is the authorization server where something was
 // provisioned.
 type ProvisioningServer struct {
@@ -235,6 +248,11 @@ type ProvisioningServer struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	Issuer string `json:"issuer,omitempty"`
+
+	// driver is what it was provisioned by: Logto or DynamicRegistration.
+	//
+	// +required
+	Driver ProvisioningDriver `json:"driver,omitempty"`
 }
 
 // APIResourceProvisioning is what the operator knows of an API at its server.

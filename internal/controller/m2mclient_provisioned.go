@@ -37,7 +37,7 @@ func (r *M2MClientReconciler) judgeProvisioning(_ context.Context, p *pass) erro
 		return nil
 	}
 	st := p.client.Status.Provisioning
-	here := p.server != nil && st.Server == provisioningServerOf(p.server)
+	here := p.server != nil && isAt(st.Server, p.server)
 	var missing *problem
 	for _, a := range p.accesses {
 		if p.server == nil || a.denied != nil || a.spec == nil {
@@ -168,7 +168,7 @@ func (r *M2MClientReconciler) registeredCredentials(ctx context.Context, p *pass
 		}
 		return nil
 	}
-	if st.Server != provisioningServerOf(p.server) || st.Credential.Name == "" {
+	if !isAt(st.Server, p.server) || st.Credential.Name == "" {
 		return pending()
 	}
 	current, err := r.registered(ctx, name, st.Server)
@@ -218,7 +218,7 @@ func apiProvisioned(api *v1alpha1.APIResource, srv *server, refused *problem) co
 		return isFalse(v1alpha1.ConditionProvisioned, v1alpha1.ReasonNotAccepted, "The APIResource is not accepted")
 	}
 	st := api.Status.Provisioning
-	here := st.Server == provisioningServerOf(srv)
+	here := isAt(st.Server, srv)
 	switch {
 	case here && st.Failure.Reason != "":
 		return isFalse(v1alpha1.ConditionProvisioned, st.Failure.Reason, st.Failure.Message)

@@ -61,7 +61,7 @@ func (r *APIResourceProvisioner) sync(ctx context.Context, api *v1alpha1.APIReso
 	if refused != nil || err != nil || !provisions(srv.spec) || !srv.object.GetDeletionTimestamp().IsZero() {
 		return 0, err
 	}
-	if at := api.Status.Provisioning.Server; at.Name != "" && at != provisioningServerOf(srv) {
+	if at := api.Status.Provisioning.Server; at.Name != "" && !isAt(at, srv) {
 		if after, err := r.leave(ctx, api); after > 0 || err != nil {
 			return after, err
 		}

@@ -94,13 +94,15 @@ func (r *remover) run(ctx context.Context, rm removal, now time.Time) (time.Dura
 	exists := err == nil && specOf(obj).Issuer == rm.server.Issuer
 	var driver provision.Driver
 	why := &problem{reason: v1alpha1.ReasonAuthorizationServerNotFound, message: fmt.Sprintf("%s %q does not exist any more", key.kind, key.name)}
-	if exists {
+	if exists && driverOf(specOf(obj)) != rm.server.Driver {
+		why = &problem{reason: v1alpha1.ReasonProvisioningNotConfigured, message: fmt.Sprintf("%s %q is not provisioned by %s any more", key.kind, key.name, rm.server.Driver)}
+	} else if exists {
 		if driver, _, why, err = r.servers.driver(ctx, obj); err != nil {
 			return 0, err
 		}
 	}
 	if driver == nil {
-		driver = r.servers.lastDriver(key)
+		driver = r.servers.lastDriver(rm.server)
 	}
 	if driver != nil {
 		if err = r.attempt(ctx, rm, obj, exists, driver); err == nil {

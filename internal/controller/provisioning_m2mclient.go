@@ -90,7 +90,7 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 	if err := r.access.resolveAccess(ctx, p); err != nil {
 		return 0, err
 	}
-	if at := c.Status.Provisioning.Server; at.Name != "" && at != provisioningServerOf(p.server) {
+	if at := c.Status.Provisioning.Server; at.Name != "" && !isAt(at, p.server) {
 		if after, err := r.leave(ctx, c); after > 0 || err != nil {
 			return after, err
 		}
@@ -150,8 +150,10 @@ func (r *M2MClientProvisioner) declared(ctx context.Context, p *pass) (provision
 			want.Adopt = string(a.ClientID)
 		}
 	}
+	var unseen bool
 	for _, a := range p.accesses {
 		if a.denied != nil || a.spec == nil {
+			unseen = unseen || !a.withdraw
 			continue
 		}
 		id, scopes, known := provisionedAPI(a.spec, p.server)
@@ -165,7 +167,24 @@ func (r *M2MClientProvisioner) declared(ctx context.Context, p *pass) (provision
 		allowed := slices.DeleteFunc(slices.Clone(a.scopes), func(s string) bool { return !slices.Contains(scopes, s) })
 		want.Access = addAccess(want.Access, provision.Access{Resource: a.resource, ResourceID: id, Scopes: allowed})
 	}
+	if unseen {
+		want.Access = append(want.Access, r.unjudged(p, want.Access)...)
+	}
 	return want, nil
+}
+
+// unjudged returns what a client's server grants it of APIs that nobody can say
+// anything about, such as one of a namespace that is no longer watched: nothing
+// is taken away for that.
+func (r *M2MClientProvisioner) unjudged(p *pass, judged []provision.Access) []provision.Access {
+	var kept []provision.Access
+	for _, a := range clientState(&p.client.Status.Provisioning, credentialStore{}).Access {
+		known := func(b provision.Access) bool { return b.Resource == a.Resource }
+		if !slices.ContainsFunc(judged, known) && !slices.ContainsFunc(p.accesses, func(b *access) bool { return b.withdraw && b.resource == a.Resource }) {
+			kept = append(kept, a)
+		}
+	}
+	return kept
 }
 
 // provisionedAPI returns what a server has of an API, as far as it is the
@@ -173,7 +192,7 @@ func (r *M2MClientProvisioner) declared(ctx context.Context, p *pass) (provision
 // through it.
 func provisionedAPI(api *v1alpha1.APIResource, srv *server) (id string, scopes []string, known bool) {
 	st := api.Status.Provisioning
-	if st.Server != provisioningServerOf(srv) || st.SyncedAt == nil || st.ResourceID == "" && !registers(srv.spec) {
+	if !isAt(st.Server, srv) || st.SyncedAt == nil || st.ResourceID == "" && !registers(srv.spec) {
 		return "", nil, false
 	}
 	return st.ResourceID, stringsOf(st.Scopes), true

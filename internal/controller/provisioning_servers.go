@@ -51,13 +51,22 @@ type waiter struct {
 const queueWait = 30 * time.Second
 
 // provisions says whether the operator creates what is declared at a server.
-func provisions(spec *v1alpha1.AuthorizationServerSpec) bool {
-	return spec.Provisioning.Logto.Endpoint != "" || registers(spec)
-}
+func provisions(spec *v1alpha1.AuthorizationServerSpec) bool { return driverOf(spec) != "" }
 
 // registers says whether it does so by dynamic registration.
 func registers(spec *v1alpha1.AuthorizationServerSpec) bool {
 	return spec.Provisioning.DynamicRegistration != (v1alpha1.DynamicRegistrationProvisioning{})
+}
+
+// driverOf returns how a server is provisioned, "" if it is not.
+func driverOf(spec *v1alpha1.AuthorizationServerSpec) v1alpha1.ProvisioningDriver {
+	switch {
+	case spec.Provisioning.Logto.Endpoint != "":
+		return v1alpha1.DriverLogto
+	case registers(spec):
+		return v1alpha1.DriverDynamicRegistration
+	}
+	return ""
 }
 
 func resyncInterval(spec *v1alpha1.AuthorizationServerSpec) time.Duration {
@@ -112,7 +121,7 @@ func (s *servers) driver(ctx context.Context, obj client.Object) (d provision.Dr
 	}
 	rt.provisioning.driver, rt.provisioning.version = d, version
 	s.mu.Lock()
-	s.drivers[keyOfObject(obj)] = d
+	s.drivers[driverKey{keyOfObject(obj), driverOf(spec)}] = d
 	s.mu.Unlock()
 	return d, version, nil, nil
 }
@@ -121,12 +130,18 @@ func registrationEndpoint(obj client.Object) string {
 	return string(cmp.Or(specOf(obj).Provisioning.DynamicRegistration.Endpoint, statusOf(obj).Endpoints.Registration))
 }
 
-// lastDriver returns the driver that a server was last spoken to with, nil if
-// this process never did.
-func (s *servers) lastDriver(key serverKey) provision.Driver {
+// driverKey names a driver of a server.
+type driverKey struct {
+	server serverKey
+	driver v1alpha1.ProvisioningDriver
+}
+
+// lastDriver returns the driver of a kind that a server was last spoken to with,
+// nil if this process never did.
+func (s *servers) lastDriver(at v1alpha1.ProvisioningServer) provision.Driver {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.drivers[key]
+	return s.drivers[driverKey{keyOfProvisioning(at), at.Driver}]
 }
 
 // provisioningCredential is what a driver proves itself with.

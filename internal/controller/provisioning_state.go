@@ -105,7 +105,18 @@ func deleteCredentials(ctx context.Context, c client.Client, operatorNamespace s
 func provisioningServerOf(srv *server) v1alpha1.ProvisioningServer {
 	return v1alpha1.ProvisioningServer{
 		Kind: srv.key.kind, Namespace: v1alpha1.NamespaceName(srv.key.namespace), Name: v1alpha1.ObjectName(srv.key.name), Issuer: srv.spec.Issuer,
+		Driver: driverOf(srv.spec),
 	}
+}
+
+// isAt says whether something was provisioned at a server as it is configured
+// now. One that is not provisioned any more still has it.
+func isAt(at v1alpha1.ProvisioningServer, srv *server) bool {
+	now := provisioningServerOf(srv)
+	if now.Driver == "" {
+		now.Driver = at.Driver
+	}
+	return at == now
 }
 
 func keyOfProvisioning(s v1alpha1.ProvisioningServer) serverKey {

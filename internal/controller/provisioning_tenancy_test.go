@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -241,4 +243,65 @@ func TestAForcedDeletionLeavesNoSecret(t *testing.T) {
 	change(t, cart, func(c *v1alpha1.M2MClient) { c.Finalizers = nil })
 	isGone(t, cart)
 	isGone(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: credentialSecretOf(cart).Name}})
+}
+
+// TestProvisioningOfWhatIsOutOfSight has an operator that no longer watches the
+// API's namespace: nothing is taken away at the server for that.
+func TestProvisioningOfWhatIsOutOfSight(t *testing.T) {
+	w := newTenant(t)
+	first := startOperator(t, watching(w.payments, w.shop))
+	cluster, secret := w.clusterServer(w.payments, w.shop)
+	far, near, cart := w.api(), w.api(), w.cart()
+	near.Name, near.Namespace, near.Spec.Identifier = "near-api", w.shop, near.Spec.Identifier+"/near"
+	for _, api := range []*v1alpha1.APIResource{far, near} {
+		api.Spec.AuthorizationServerRef = v1alpha1.AuthorizationServerReference{
+			Kind: v1alpha1.KindClusterAuthorizationServer, Name: v1alpha1.ObjectName(cluster.Name),
+		}
+	}
+	cart.Spec.Access = append(cart.Spec.Access, v1alpha1.Access{
+		APIResourceRef: v1alpha1.APIResourceReference{Name: "near-api"}, Scopes: []v1alpha1.ScopeName{"payments:write"},
+	})
+	create(t, secret, cluster, far, near, cart)
+	isReady(t, cart)
+	first.stop()
+
+	startOperator(t, watching(w.shop))
+	hasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonAPIResourceNotFound)
+	change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Access[1].Scopes = []v1alpha1.ScopeName{"payments:read"} })
+	eventually(t, func() error {
+		for _, r := range w.logto.Snapshot().Roles {
+			want := map[string][]string{string(far.Spec.Identifier): {"payments:write"}, string(near.Spec.Identifier): {"payments:read"}}
+			if diff := cmp.Diff(want, r.Scopes); diff != "" {
+				return fmt.Errorf("the role's scopes (-want +got):\n%s", diff)
+			}
+		}
+		return nil
+	})
+}
+
+// TestProvisioningByAnotherDriver changes how a server is provisioned: what the
+// former driver made is listed as left behind, and not taken for the new one's.
+func TestProvisioningByAnotherDriver(t *testing.T) {
+	w := newTenant(t)
+	startOperator(t, func(o *Options) { o.DeletionTimeout = 2 * time.Second })
+	as, api, cart := w.story()
+	isReady(t, cart)
+	app, _ := w.granted(api, "payments:write")
+	w.logto.SetDown(true)
+	change(t, as, func(a *v1alpha1.AuthorizationServer) {
+		a.Spec.Provisioning = v1alpha1.Provisioning{DynamicRegistration: v1alpha1.DynamicRegistrationProvisioning{
+			Endpoint: v1alpha1.EndpointURL(w.logto.Endpoint() + "/register"),
+		}}
+	})
+	told(t, cart, v1alpha1.ReasonLeftBehind, app.ID)
+	eventually(t, func() error {
+		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(cart), cart); err != nil {
+			return err
+		}
+		if st := cart.Status.Provisioning; st.ClientID == v1alpha1.ClientID(app.ID) || st.Server.Driver == v1alpha1.DriverLogto {
+			return fmt.Errorf("the status still says %+v", st)
+		}
+		return nil
+	})
+	w.logto.ForgetViolations() // Logto has no dynamic registration
 }

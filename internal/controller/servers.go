@@ -145,7 +145,7 @@ type servers struct {
 	runtimes map[serverKey]*serverRuntime
 	// drivers are the last ones that could be made, for what is to be removed
 	// when its server's credential is gone already.
-	drivers map[serverKey]provision.Driver
+	drivers map[driverKey]provision.Driver
 
 	// wake has the AuthorizationServer of a key reconciled at once.
 	wake map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent
@@ -157,7 +157,7 @@ type servers struct {
 func newServers(o Options, foreign *foreignObjects, reader client.Reader) *servers {
 	return &servers{
 		policy: o.Egress, operatorNamespace: o.OperatorNamespace, cluster: o.ClusterID, watched: o.WatchNamespaces, foreign: foreign, client: reader, clock: o.Clock,
-		runtimes: map[serverKey]*serverRuntime{}, drivers: map[serverKey]provision.Driver{},
+		runtimes: map[serverKey]*serverRuntime{}, drivers: map[driverKey]provision.Driver{},
 		wake: map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent{
 			v1alpha1.KindAuthorizationServer:        make(chan event.GenericEvent, 16),
 			v1alpha1.KindClusterAuthorizationServer: make(chan event.GenericEvent, 16),
