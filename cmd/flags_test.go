@@ -26,7 +26,7 @@ func parseFlags(t *testing.T, args ...string) (*options, error) {
 func TestFlags(t *testing.T) {
 	def := func(change func(*options)) *options {
 		o := &options{
-			Options:        controller.Options{OperatorNamespace: "system", Workers: 20, PromptDelivery: true},
+			Options:        controller.Options{OperatorNamespace: "system", Workers: 20, PromptDelivery: true, DeletionTimeout: 5 * time.Minute},
 			metricsAddress: ":8443", probeAddress: ":8081", leaderElect: true,
 			leaseDuration: 15 * time.Second, renewDeadline: 10 * time.Second, qps: 500, burst: 1000,
 			inject: true,
@@ -74,6 +74,10 @@ func TestFlags(t *testing.T) {
 		"a webhook whose certificate is somebody else's affair": {
 			[]string{"--webhook-cert-dir=/certs"}, def(func(o *options) { o.webhook.CertDir = "/certs" }),
 		},
+		"a cluster among others at its authorization server": {
+			[]string{"--cluster-id=eu-1.prod", "--deletion-timeout=90s"},
+			def(func(o *options) { o.ClusterID, o.DeletionTimeout = "eu-1.prod", 90*time.Second }),
+		},
 		"numbers": {
 			[]string{
 				"--workers=5", "--kube-api-qps=20.5", "--kube-api-burst=30", "--metrics-bind-address=0", "--health-probe-bind-address=:9000",
@@ -105,6 +109,11 @@ func TestFlagErrors(t *testing.T) {
 		args []string
 		want string
 	}{
+		"a cluster ID that no name could carry": {
+			[]string{elsewhere, "--cluster-id=EU 1"},
+			`--cluster-id: "EU 1" must have at most 63 lowercase letters, digits, '-' and '.', with a letter or digit at both ends`,
+		},
+		"no time for deletions": {[]string{elsewhere, "--deletion-timeout=0s"}, "--deletion-timeout must be at least 1s"},
 		"no namespace for the webhook's certificate": {
 			[]string{"--leader-elect=false"}, "--operator-namespace is needed for the webhook's certificate; set it, or POD_NAMESPACE, or --webhook=false",
 		},

@@ -160,7 +160,7 @@ func (d *demo) deleteClient(ctx context.Context) error {
 		return err
 	}
 	if secret, err := d.credentialSecret(ctx, reportingName); err == nil {
-		return fmt.Errorf("Secret %s/%s with the client's secret is still there", secret.Namespace, secret.Name)
+		return fmt.Errorf("the client's secret is still there in Secret %s/%s", secret.Namespace, secret.Name)
 	}
 	d.say("M2MClient %s is deleted; the server has %s, and the operator keeps no secret of it", reportingName, clientList(d.server.RegisteredClients()))
 	got, err := d.callOnce(d.calls)

@@ -243,7 +243,7 @@ func testKilled(t *testing.T, w *world) {
 	if w.console == nil {
 		clients, span = 10, 2
 	}
-	random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // not for secrets
+	random := rand.New(rand.NewPCG(seed, 1))
 	as, api := w.authServer(), w.api(paymentAPI, w.read(), w.write())
 	w.create(as, api)
 	want := expected{clients: map[string]grants{}, apis: w.storyAtServer().apis}

@@ -65,7 +65,7 @@ var ofRegistration = []scenario{
 }
 
 // seed is what the moments are drawn from at which operators are killed.
-var seed = rand.Uint64() //nolint:gosec // any number will do
+var seed = rand.Uint64()
 
 // TestProvision runs all scenarios against each server, several at a time: most of the time they wait for the operator
 // to look at the server again.
