@@ -172,7 +172,7 @@ func testObserve(t *testing.T, w *world) {
 		t.Errorf("the observed API was changed (-before +after):\n%s", diff)
 	}
 
-	w.do(http.MethodPost, "/resources/"+made.ID+"/scopes", map[string]any{"name": w.read(), "description": ""}, nil)
+	w.do(http.MethodPost, "/resources/"+made.ID+"/scopes", map[string]any{"name": w.read(), "description": "See"}, nil)
 	w.do(http.MethodPatch, "/resources/"+made.ID, map[string]any{"accessTokenTtl": 1200}, nil)
 	w.hasCondition(api, v1alpha1.ConditionProvisioned, metav1.ConditionTrue, v1alpha1.ReasonProvisioned)
 	w.delete(cart, api)
