@@ -288,7 +288,7 @@ type clientKeeper struct {
 }
 
 func (k *clientKeeper) keep(ctx context.Context) (err error) {
-	store := credentialStore{Server: k.server, Sequence: k.state.Sequence, Rotation: k.state.Rotation, Credentials: k.state.Credentials}
+	store := credentialStore{Server: k.server, Sequence: k.state.Sequence, Rotation: k.state.Rotation, Credentials: k.state.Credentials, LeftBehind: k.state.LeftBehind}
 	if !k.refused && (k.secret != nil || len(store.Credentials) > 0) {
 		k.secret, err = writeCredentials(ctx, k.r.client, k.r.servers.operatorNamespace, client.ObjectKeyFromObject(k.client), k.secret, store)
 		if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsNotFound(err) {

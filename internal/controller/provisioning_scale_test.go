@@ -144,10 +144,13 @@ func TestFiveHundredClientsKeepTheBudget(t *testing.T) {
 	took := clock.Since(began)
 	op.stop()
 
-	// Requests a little later than they were sent are no more than are under way.
+	// The budget is of what is sent, and the server sees what comes: in any time
+	// that is what was sent in it, and what was under way when it began. Half of
+	// the 20 workers each may be under way with provisioning and with tokens.
+	const underWay = 10 + 10
 	at := came.all()
 	for _, seconds := range []int{1, 10, 60} {
-		if n := busiest(at, time.Duration(seconds)*time.Second); n > burst+seconds*perSecond {
+		if n := busiest(at, time.Duration(seconds)*time.Second); n > burst+seconds*perSecond+underWay {
 			t.Errorf("%d requests within %d s of the operator's clock; the budget is %d/s and %d at once", n, seconds, perSecond, burst)
 		}
 	}

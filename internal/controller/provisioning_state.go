@@ -36,6 +36,7 @@ type credentialStore struct {
 	Sequence    int                         `json:"sequence,omitempty"`
 	Rotation    string                      `json:"rotation,omitempty"`
 	Credentials []provision.Credential      `json:"credentials,omitempty"`
+	LeftBehind  []string                    `json:"leftBehind,omitempty"`
 }
 
 // readCredentials returns what a credential Secret holds, and the Secret, nil if
@@ -130,6 +131,11 @@ func clientState(st *v1alpha1.M2MClientProvisioning, store credentialStore) *pro
 		LeftBehind: slices.Clone(st.LeftBehind),
 	}
 	if store.Server == st.Server {
+		for _, l := range store.LeftBehind {
+			if !slices.Contains(state.LeftBehind, l) {
+				state.LeftBehind = append(state.LeftBehind, l)
+			}
+		}
 		state.Sequence, state.Rotation, state.Credentials = store.Sequence, store.Rotation, slices.Clone(store.Credentials)
 	}
 	for _, a := range st.Access {
