@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -64,14 +65,20 @@ func TestMain(m *testing.M) {
 	})
 }
 
+var (
+	sentinels = regexp.MustCompile(regexp.QuoteMeta(sentinel))
+	// tokens finds how every JWT begins, which is not the middle of a certificate.
+	tokens = regexp.MustCompile(`(^|[^A-Za-z0-9+/])eyJ`)
+)
+
 // findSentinel looks for the sentinel secret, and for anything that looks like
 // a token, wherever the operator writes: logs, events, statuses, metrics,
 // ConfigMaps, and the annotations of Secrets.
 func findSentinel() (leaks []string) {
 	suspect := func(where, what string) {
-		for _, s := range []string{sentinel, "eyJ"} {
-			if i := strings.Index(what, s); i >= 0 {
-				leaks = append(leaks, fmt.Sprintf("%s: …%s…", where, what[max(0, i-80):min(len(what), i+40)]))
+		for _, s := range []*regexp.Regexp{sentinels, tokens} {
+			if at := s.FindStringIndex(what); at != nil {
+				leaks = append(leaks, fmt.Sprintf("%s: …%s…", where, what[max(0, at[0]-80):min(len(what), at[0]+40)]))
 			}
 		}
 	}
