@@ -105,7 +105,12 @@ func (r *remover) run(ctx context.Context, rm removal, now time.Time) (time.Dura
 		driver = r.servers.lastDriver(rm.server)
 	}
 	if driver != nil {
-		if err = r.attempt(ctx, rm, obj, exists, driver); err == nil {
+		queued, err := r.attempt(ctx, rm, obj, exists, driver)
+		if queued > 0 {
+			return queued, nil // others are served first: that is no reason to give up
+		}
+		if err == nil {
+			r.since.Delete(rm.object.GetUID())
 			return 0, nil
 		}
 		var e *provision.Error
@@ -118,6 +123,7 @@ func (r *remover) run(ctx context.Context, rm removal, now time.Time) (time.Dura
 		log.FromContext(ctx).V(1).Info("Waits to remove what was provisioned", "reason", why.reason)
 		return min(spread(rm.object.GetUID(), 4*time.Second, 8*time.Second), r.timeout-waited), nil
 	}
+	r.since.Delete(rm.object.GetUID())
 	return 0, r.giveUp(ctx, rm, obj, exists, why, now)
 }
 
@@ -131,16 +137,20 @@ func (r *remover) begun(o client.Object, now time.Time) time.Time {
 	return first.(time.Time)
 }
 
-func (r *remover) attempt(ctx context.Context, rm removal, obj client.Object, exists bool, driver provision.Driver) error {
+// attempt removes, or returns how long to wait for its turn.
+func (r *remover) attempt(ctx context.Context, rm removal, obj client.Object, exists bool, driver provision.Driver) (queued time.Duration, err error) {
 	if !exists {
-		return rm.remove(ctx, driver)
+		return 0, rm.remove(ctx, driver)
 	}
-	if _, busy := r.servers.enter(obj, rm.object, r.wake); busy != nil {
-		return &provision.Error{Kind: provision.Unavailable, Message: busy.message}
+	switch wait, busy := r.servers.enter(obj, rm.object, r.wake); {
+	case busy != nil && busy.reason == v1alpha1.ReasonWaitingForBudget:
+		return wait, nil
+	case busy != nil:
+		return 0, &provision.Error{Kind: provision.Unavailable, Message: busy.message}
 	}
-	err := rm.remove(ctx, driver)
+	err = rm.remove(ctx, driver)
 	r.servers.exit(ctx, obj, err)
-	return err
+	return 0, err
 }
 
 // giveUp says that something remains: in an event of the object, in a metric,

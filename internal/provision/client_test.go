@@ -119,27 +119,3 @@ func TestRotateAt(t *testing.T) {
 		t.Errorf("with rotation: %s", at)
 	}
 }
-
-func TestMissing(t *testing.T) {
-	got := []provision.Access{{Resource: "a", Scopes: []string{"read", "write"}}, {Resource: "b"}}
-	for name, tc := range map[string]struct {
-		want   provision.Access
-		scopes []string
-		known  bool
-	}{
-		"all granted":          {provision.Access{Resource: "a", Scopes: []string{"read", "write"}}, nil, true},
-		"one scope missing":    {provision.Access{Resource: "a", Scopes: []string{"admin", "read"}}, []string{"admin"}, true},
-		"none granted":         {provision.Access{Resource: "b", Scopes: []string{"read"}}, []string{"read"}, true},
-		"no scopes wanted":     {provision.Access{Resource: "b"}, nil, true},
-		"API not known":        {provision.Access{Resource: "c", Scopes: []string{"read"}}, []string{"read"}, false},
-		"API without a scope":  {provision.Access{Resource: "c"}, nil, false},
-		"more granted than it": {provision.Access{Resource: "a", Scopes: []string{"write"}}, nil, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			scopes, known := provision.Missing(tc.want, got)
-			if diff := cmp.Diff(tc.scopes, scopes); diff != "" || known != tc.known {
-				t.Errorf("known %t, scopes (-want +got):\n%s", known, diff)
-			}
-		})
-	}
-}

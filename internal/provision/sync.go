@@ -281,17 +281,3 @@ func RotateAt(state *ClientState, rotation Rotation) time.Time {
 	}
 	return time.Time{}
 }
-
-// Missing returns the scopes of want that got does not grant, and whether it grants the API at all.
-func Missing(want Access, got []Access) (scopes []string, known bool) {
-	i := slices.IndexFunc(got, func(a Access) bool { return a.Resource == want.Resource })
-	if i < 0 {
-		return want.Scopes, false
-	}
-	for _, s := range want.Scopes {
-		if !slices.Contains(got[i].Scopes, s) {
-			scopes = append(scopes, s)
-		}
-	}
-	return scopes, true
-}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// TestDeletionWaitsForItsTurn deletes more clients at once than the server's
+// budget lets be removed within the deletion timeout: waiting for others is no
+// reason to leave something behind.
+func TestDeletionWaitsForItsTurn(t *testing.T) {
+	const clients = 10
+	w := newTenant(t)
+	startOperator(t, func(o *Options) { o.DeletionTimeout = 2 * time.Second })
+	as, api := w.server(), w.api()
+	as.Spec.Provisioning.ResyncInterval = "1h"
+	create(t, w.management(), as, api)
+	var carts []client.Object
+	for i := range clients {
+		c := w.cart()
+		c.Name = fmt.Sprintf("cart-%d", i)
+		carts = append(carts, c)
+	}
+	create(t, carts...)
+	for _, c := range carts {
+		isReady(t, c)
+	}
+	left, _ := metricOf(t, "m2m_provisioning_left_behind_total", nil)
+
+	change(t, as, func(a *v1alpha1.AuthorizationServer) {
+		a.Spec.Requests = v1alpha1.RequestBudget{PerSecond: 5, Burst: 1}
+	})
+	for _, c := range carts {
+		remove(t, c)
+	}
+	for _, c := range carts {
+		isGone(t, c)
+	}
+	if now, _ := metricOf(t, "m2m_provisioning_left_behind_total", nil); now != left {
+		t.Errorf("something of %v clients was left behind", now-left)
+	}
+	if n := w.applicationsOf(w.shop); n != 0 {
+		t.Errorf("%d applications are still there", n)
+	}
+}
