@@ -77,7 +77,7 @@ func testOwnSecretDeletedFirst(t *testing.T, w *world) {
 	if err != nil || s == nil {
 		t.Fatalf("there is no Secret with the client's credentials: %v", err)
 	}
-	w.delete(cart, s, api)
+	w.delete(s, cart, api) // the operator deletes it with the client
 	w.isGone(cart, api)
 	w.clean(cart)
 }
