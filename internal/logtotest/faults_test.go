@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -69,6 +70,17 @@ func TestAFaultCarriesHeaders(t *testing.T) {
 	if got := w.do("GET", "/api/roles", nil); got.status != 429 || got.header.Get("Retry-After") != "7" {
 		t.Errorf("got %d, Retry-After %q", got.status, got.header.Get("Retry-After"))
 	}
+}
+
+// A client that dies while it sends is no breach of anything.
+func TestABodyThatBreaksOff(t *testing.T) {
+	w := newWorld(t)
+	r := w.request("POST", "/api/applications", "{}")
+	r.Body = io.NopCloser(iotest.ErrReader(errors.New("the client is gone")))
+	if got, err := w.send(r); err == nil {
+		t.Errorf("got %d", got.status)
+	}
+	w.wantNoViolations()
 }
 
 func TestADelayEndsWithTheRequest(t *testing.T) {

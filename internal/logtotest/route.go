@@ -187,8 +187,11 @@ func (s *Server) serve(r *http.Request, route *route, values map[string]string, 
 		return breach("no such method and path")
 	}
 	raw, err := io.ReadAll(io.LimitReader(r.Body, requestLimit+1))
-	if err != nil || len(raw) > requestLimit {
-		return breach("the body cannot be read")
+	if err != nil {
+		panic(http.ErrAbortHandler) // whoever sent it is gone: there is nobody to answer, and nothing to do
+	}
+	if len(raw) > requestLimit {
+		return breach("the body is larger than %d bytes", requestLimit)
 	}
 	c := &call{Request: r, path: values, raw: raw, fault: fault}
 	if c.query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
