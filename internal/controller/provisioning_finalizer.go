@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -163,16 +164,47 @@ func (r *remover) giveUp(ctx context.Context, rm removal, obj client.Object, exi
 	if !exists {
 		return nil
 	}
-	return r.record(ctx, obj, v1alpha1.LeftBehind{
-		Kind: rm.kind, Namespace: v1alpha1.NamespaceName(rm.object.GetNamespace()), Name: v1alpha1.ObjectName(rm.object.GetName()),
-		What: truncate(rm.what, 1024), Since: timeOf(now),
-	})
+	return r.record(ctx, obj, leftBehind(rm.kind, rm.object, rm.what, now))
 }
 
-func (r *remover) record(ctx context.Context, obj client.Object, left v1alpha1.LeftBehind) error {
+func leftBehind(kind string, o client.Object, what string, now time.Time) v1alpha1.LeftBehind {
+	return v1alpha1.LeftBehind{
+		Kind: kind, Namespace: v1alpha1.NamespaceName(o.GetNamespace()), Name: v1alpha1.ObjectName(o.GetName()),
+		What: truncate(what, 1024), Since: timeOf(now),
+	}
+}
+
+// list writes into a server's status what may remain there of an object that
+// goes, and whose own status goes with it.
+func (r *remover) list(ctx context.Context, kind string, o client.Object, at v1alpha1.ProvisioningServer, lines []string, now time.Time) error {
+	if len(lines) == 0 {
+		return nil
+	}
+	obj := keyOfProvisioning(at).object()
+	if err := r.client.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	var all []v1alpha1.LeftBehind
+	for _, l := range lines {
+		left := leftBehind(kind, o, l, now)
+		listed := func(other v1alpha1.LeftBehind) bool {
+			other.Since = left.Since
+			return other == left
+		}
+		if !slices.ContainsFunc(statusOf(obj).LeftBehind, listed) { // by a pass that was cut off
+			all = append(all, left)
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return r.record(ctx, obj, all...)
+}
+
+func (r *remover) record(ctx context.Context, obj client.Object, left ...v1alpha1.LeftBehind) error {
 	before := obj.DeepCopyObject().(client.Object)
 	status := statusOf(obj)
-	status.LeftBehind = append(status.LeftBehind, left)
+	status.LeftBehind = append(status.LeftBehind, left...)
 	status.LeftBehind = status.LeftBehind[max(0, len(status.LeftBehind)-maxLeftBehind):]
 	err := r.client.Status().Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 	if apierrors.IsNotFound(err) {

@@ -246,7 +246,7 @@ func (r *M2MClientProvisioner) apply(ctx context.Context, p *pass, driver provis
 		r: r, client: p.client, secret: secret, written: p.client.DeepCopy(), server: provisioningServerOf(p.server),
 		state: clientState(&p.client.Status.Provisioning, store), rotation: rotationOf(p.client),
 	}
-	was := currentName(k.state)
+	was, left := currentName(k.state), slices.Clone(k.state.LeftBehind)
 	drift, _, failed := provision.SyncClient(ctx, driver, want, k.state, k.rotation, k.keep, r.probe(p), p.now)
 	r.servers.exit(ctx, p.server.object, failed)
 	if failed != nil && provision.KindOf(failed) == "" {
@@ -263,6 +263,7 @@ func (r *M2MClientProvisioner) apply(ctx context.Context, p *pass, driver provis
 		return 0, err
 	}
 	r.tell(p, was, currentName(k.state), drift)
+	r.tellLeftBehind(p.client, left, k.state.LeftBehind)
 	next := r.plan(p, want, k.state, version)
 	return max(time.Millisecond, next.wait(p.now)), nil
 }
@@ -324,6 +325,16 @@ func (r *M2MClientProvisioner) tell(p *pass, was, is string, drift []provision.D
 	if was != "" && is != "" && was != is {
 		r.events.Eventf(p.client, nil, corev1.EventTypeNormal, v1alpha1.ReasonCredentialRotated, "Provision",
 			"A new client secret is in use; the old one stays valid for %s", rotationOf(p.client).Overlap)
+	}
+}
+
+// tellLeftBehind tells what may newly remain at the server.
+func (r *M2MClientProvisioner) tellLeftBehind(c *v1alpha1.M2MClient, before, after []string) {
+	for _, l := range after {
+		if !slices.Contains(before, l) {
+			r.events.Eventf(c, nil, corev1.EventTypeWarning, v1alpha1.ReasonLeftBehind, "Provision", "%s", l)
+			observeLeftBehind("M2MClient")
+		}
 	}
 }
 
@@ -425,8 +436,9 @@ func (r *M2MClientProvisioner) leave(ctx context.Context, c *v1alpha1.M2MClient)
 		if after > 0 || err != nil {
 			return after, err
 		}
-		for _, left := range state.LeftBehind[min(len(st.LeftBehind), len(state.LeftBehind)):] {
-			r.events.Eventf(c, nil, corev1.EventTypeWarning, v1alpha1.ReasonLeftBehind, "Provision", "%s", left)
+		r.tellLeftBehind(c, st.LeftBehind, state.LeftBehind)
+		if err := r.remover.list(ctx, "M2MClient", c, st.Server, state.LeftBehind, r.clock.Now()); err != nil {
+			return 0, err
 		}
 	}
 	if err := deleteCredentials(ctx, r.client, r.servers.operatorNamespace, name); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
@@ -80,5 +81,40 @@ func TestRegistrationStory(t *testing.T) {
 	isGone(t, cart)
 	if n := len(w.as.RegisteredClients()); n != 0 {
 		t.Errorf("%d clients are still registered", n)
+	}
+}
+
+// TestRegistrationWhoseAnswerIsLost cannot find again what it registered: it is
+// told, and listed at the server when the client is gone.
+func TestRegistrationWhoseAnswerIsLost(t *testing.T) {
+	w := newWorld(t, func(o *oidctest.Options) { o.DynamicRegistration = &oidctest.DynamicRegistration{} })
+	t.Cleanup(func() { letGo(t, w.shop, w.payments) })
+	w.as.RemoveClient(cartID)
+	w.as.AddFault(oidctest.Registration, &oidctest.Fault{Cut: true, Times: 1})
+	haveOperatorNamespace(t)
+	startOperator(t)
+	as, api, cart := w.server(w.payments), w.api(), w.cart()
+	as.Spec.Provisioning.DynamicRegistration.AuthenticationMethod = v1alpha1.ClientSecretBasic
+	cart.Spec.AuthorizationServerRef, cart.Spec.Credentials = v1alpha1.AuthorizationServerReference{}, v1alpha1.ClientCredentials{}
+	create(t, as, api, cart)
+	isReady(t, cart)
+	const lost = "its answer was lost"
+	told(t, cart, v1alpha1.ReasonLeftBehind, lost)
+	if st := cart.Status.Provisioning.LeftBehind; len(st) != 1 || !strings.Contains(st[0], lost) {
+		t.Errorf("the client's status lists %q", st)
+	}
+	remove(t, cart)
+	isGone(t, cart)
+	eventually(t, func() error {
+		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(as), as); err != nil {
+			return err
+		}
+		if l := as.Status.LeftBehind; len(l) != 1 || l[0].Kind != "M2MClient" || l[0].Name != "cart" || !strings.Contains(l[0].What, lost) {
+			return fmt.Errorf("the server lists as left behind %+v", l)
+		}
+		return nil
+	})
+	if n := len(w.as.RegisteredClients()); n != 1 {
+		t.Errorf("%d clients are registered, want the one that was lost", n)
 	}
 }
