@@ -12,6 +12,24 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
+// TestRotationOf asks for a replacement by each value of the annotation, and for
+// none without it: taking it away again is no request.
+func TestRotationOf(t *testing.T) {
+	request := func(annotations map[string]string) string {
+		c := &v1alpha1.M2MClient{}
+		c.Annotations = annotations
+		return rotationOf(c).Request
+	}
+	if got := request(nil); got != "" {
+		t.Errorf("without the annotation %q is asked for", got)
+	}
+	one := request(map[string]string{v1alpha1.RotateCredentialAnnotation: "1"})
+	two := request(map[string]string{v1alpha1.RotateCredentialAnnotation: "2"})
+	if one == "" || one == two {
+		t.Errorf("the values 1 and 2 ask for %q and %q", one, two)
+	}
+}
+
 // TestDeletionWaitsForItsTurn deletes more clients at once than the server's
 // budget lets be removed within the deletion timeout: waiting for others is no
 // reason to leave something behind.

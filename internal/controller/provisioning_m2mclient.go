@@ -221,10 +221,11 @@ func addAccess(all []provision.Access, a provision.Access) []provision.Access {
 }
 
 func rotationOf(c *v1alpha1.M2MClient) provision.Rotation {
-	return provision.Rotation{
-		Every: c.Spec.CredentialRotation.Every.Or(0), Overlap: c.Spec.CredentialRotation.Overlap.Or(defaultOverlap),
-		Request: truncate(c.Annotations[v1alpha1.RotateCredentialAnnotation], 128),
+	rotation := provision.Rotation{Every: c.Spec.CredentialRotation.Every.Or(0), Overlap: c.Spec.CredentialRotation.Overlap.Or(defaultOverlap)}
+	if request := c.Annotations[v1alpha1.RotateCredentialAnnotation]; request != "" {
+		rotation.Request = provision.Hash(request) // it may be long, and is kept
 	}
+	return rotation
 }
 
 func (r *M2MClientProvisioner) plan(p *pass, want provision.Client, state *provision.ClientState, version string) syncPlan {
