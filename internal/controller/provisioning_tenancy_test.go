@@ -283,7 +283,7 @@ func TestProvisioningOfWhatIsOutOfSight(t *testing.T) {
 // former driver made is listed as left behind, and not taken for the new one's.
 func TestProvisioningByAnotherDriver(t *testing.T) {
 	w := newTenant(t)
-	startOperator(t, func(o *Options) { o.DeletionTimeout = 2 * time.Second })
+	op := startOperator(t, func(o *Options) { o.DeletionTimeout = 2 * time.Second })
 	as, api, cart := w.story()
 	isReady(t, cart)
 	app, _ := w.granted(api, "payments:write")
@@ -303,5 +303,6 @@ func TestProvisioningByAnotherDriver(t *testing.T) {
 		}
 		return nil
 	})
+	op.stop() // it tries on
 	w.logto.ForgetViolations() // Logto has no dynamic registration
 }
