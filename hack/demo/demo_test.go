@@ -7,13 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/hack/local"
 )
 
 func TestDecodedTokenHasNoSignature(t *testing.T) {
@@ -49,7 +48,7 @@ func TestManifestsFitTheDemo(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		objects, err := objectsOf(content)
+		objects, err := local.ObjectsOf(content)
 		if err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
@@ -70,17 +69,6 @@ func TestManifestsFitTheDemo(t *testing.T) {
 		if !strings.Contains(all.String(), text) {
 			t.Errorf("no manifest of the story contains %q", text)
 		}
-	}
-}
-
-func TestReplaceStrings(t *testing.T) {
-	o := &unstructured.Unstructured{Object: map[string]any{
-		"a": "x", "n": int64(1), "list": []any{"axb", map[string]any{"deep": "x"}}, "x": "name",
-	}}
-	replaceStrings(o.Object, strings.NewReplacer("x", `"y: z`))
-	want := map[string]any{"a": `"y: z`, "n": int64(1), "list": []any{`a"y: zb`, map[string]any{"deep": `"y: z`}}, "x": "name"}
-	if diff := cmp.Diff(want, o.Object); diff != "" {
-		t.Errorf("object (-want +got):\n%s", diff)
 	}
 }
 
@@ -105,49 +93,6 @@ func TestTokensAreCounted(t *testing.T) {
 	if l.count() != 2 {
 		t.Errorf("counted %d tokens, want 2", l.count())
 	}
-}
-
-func TestProcesses(t *testing.T) {
-	t.Run("one that ends with its input", func(t *testing.T) {
-		p, err := start("cat", os.Stderr, true, "cat")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := p.running(); err != nil {
-			t.Error(err)
-		}
-		if err := p.stop(); err != nil {
-			t.Error(err)
-		}
-		if p.running() == nil {
-			t.Error("it is said to run on")
-		}
-	})
-	t.Run("one that is told to end", func(t *testing.T) {
-		p, err := start("sleep", os.Stderr, false, "sleep", "60")
-		if err != nil {
-			t.Fatal(err)
-		}
-		started := time.Now()
-		if err := p.stop(); err != nil || time.Since(started) > 9*time.Second {
-			t.Errorf("stopped after %s: %v", time.Since(started), err)
-		}
-	})
-	t.Run("one that ends by itself", func(t *testing.T) {
-		p, err := start("false", os.Stderr, false, "false")
-		if err != nil {
-			t.Fatal(err)
-		}
-		<-p.ended
-		if err := p.running(); err == nil || !strings.Contains(err.Error(), "exit status 1") {
-			t.Errorf("got %v, want its exit status", err)
-		}
-	})
-	t.Run("one that does not exist", func(t *testing.T) {
-		if _, err := start("none", os.Stderr, true, "/does/not/exist"); err == nil {
-			t.Error("it was started")
-		}
-	})
 }
 
 func TestFailureIsExplained(t *testing.T) {

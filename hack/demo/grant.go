@@ -35,7 +35,7 @@ func (d *demo) takeGrantAway(ctx context.Context) error {
 	if err := d.await(ctx, func() error { return d.tokenIsThere(ctx, false) }); err != nil {
 		return err
 	}
-	data, err := d.cluster.secretData(ctx, cartName.Namespace, "cart-token")
+	data, err := d.cluster.SecretData(ctx, cartName.Namespace, "cart-token")
 	if err != nil {
 		return err
 	}
@@ -76,17 +76,17 @@ func (d *demo) takeGrantAway(ctx context.Context) error {
 // setGrants replaces the grants of the payment API, and returns what they were.
 func (d *demo) setGrants(ctx context.Context, grants []v1alpha1.Grant) (previous []v1alpha1.Grant, err error) {
 	var api v1alpha1.APIResource
-	if err := d.cluster.client.Get(ctx, apiName, &api); err != nil {
+	if err := d.cluster.Client.Get(ctx, apiName, &api); err != nil {
 		return nil, err
 	}
 	previous, api.Spec.Grants = api.Spec.Grants, grants
-	return previous, d.cluster.client.Update(ctx, &api)
+	return previous, d.cluster.Client.Update(ctx, &api)
 }
 
 // isGranted returns the cart's Granted condition once it has a status.
 func (d *demo) isGranted(ctx context.Context, want metav1.ConditionStatus) (*metav1.Condition, error) {
 	var cart v1alpha1.M2MClient
-	if err := d.cluster.client.Get(ctx, cartName, &cart); err != nil {
+	if err := d.cluster.Client.Get(ctx, cartName, &cart); err != nil {
 		return nil, err
 	}
 	c := meta.FindStatusCondition(cart.Status.Conditions, v1alpha1.ConditionGranted)
@@ -102,7 +102,7 @@ func (d *demo) isGranted(ctx context.Context, want metav1.ConditionStatus) (*met
 // tokenIsThere returns an error unless the token is in the cart's Secret and in
 // the cart's file, or is in neither.
 func (d *demo) tokenIsThere(ctx context.Context, want bool) error {
-	data, err := d.cluster.secretData(ctx, cartName.Namespace, "cart-token")
+	data, err := d.cluster.SecretData(ctx, cartName.Namespace, "cart-token")
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/hack/local"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 )
 
@@ -58,10 +59,10 @@ type demo struct {
 	cleanups []func() error // what is to be undone, in this order
 
 	dir          string
-	cluster      *cluster
+	cluster      *local.Cluster
 	server       *oidctest.Server
 	initialToken string
-	processes    []*process // that must be running
+	processes    []*local.Process // that must be running
 	paymentURL   string
 	tokens       tokenLog
 	calls        *calls
@@ -169,7 +170,7 @@ func (d *demo) tell(ctx context.Context) error {
 func (d *demo) check() error {
 	var errs []error
 	for _, p := range d.processes {
-		errs = append(errs, p.running())
+		errs = append(errs, p.Running())
 	}
 	select {
 	case err := <-d.failed:
@@ -189,28 +190,28 @@ func (d *demo) cleanUp() (err error) {
 }
 
 // runs has a process ended in the end, and its early end noticed.
-func (d *demo) runs(p *process) {
+func (d *demo) runs(p *local.Process) {
 	d.processes = append(d.processes, p)
-	d.onCleanUp(p.stop)
+	d.onCleanUp(p.Stop)
 }
 
 // ends stops a process that has done its part.
-func (d *demo) ends(p *process) error {
-	d.processes = slices.DeleteFunc(d.processes, func(other *process) bool { return other == p })
-	return p.stop()
+func (d *demo) ends(p *local.Process) error {
+	d.processes = slices.DeleteFunc(d.processes, func(other *local.Process) bool { return other == p })
+	return p.Stop()
 }
 
 // explain says what was wrong: the error, what the clients' conditions say, and
 // the end of the operator's log.
 func (d *demo) explain(err error) {
 	d.plain("\n%s\n%v", d.bold("The demo failed"), err)
-	if d.cluster == nil || d.cluster.client == nil {
+	if d.cluster == nil || d.cluster.Client == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	var clients v1alpha1.M2MClientList
-	if err := d.cluster.client.List(ctx, &clients); err != nil {
+	if err := d.cluster.Client.List(ctx, &clients); err != nil {
 		d.plain("the M2MClients cannot be read: %v", err)
 	}
 	for _, c := range clients.Items {
@@ -219,7 +220,7 @@ func (d *demo) explain(err error) {
 			d.plain("  %s", conditionLine(&condition))
 		}
 	}
-	d.plain("\nThe end of %s\n%s", logPath, lastLines(logPath, 30))
+	d.plain("\nThe end of %s\n%s", logPath, local.LastLines(logPath, 30))
 }
 
 // summarize prints the figures.
@@ -239,7 +240,7 @@ func (d *demo) keepRunning(ctx context.Context) error {
 		return err
 	}
 	d.plain("\n%s", d.bold("Everything is running, and cart goes on calling payment. Ctrl-C ends it. In another terminal:"))
-	d.plain("\n  export KUBECONFIG=%s\n  alias kubectl=%s", d.cluster.kubeconfig, d.cluster.kubectlPath)
+	d.plain("\n  export KUBECONFIG=%s\n  alias kubectl=%s", d.cluster.Kubeconfig, d.cluster.KubectlPath)
 	for _, example := range []string{
 		"get m2m -A",
 		"-n shop describe m2mclient cart",

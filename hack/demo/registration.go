@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/hack/local"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 )
 
@@ -79,7 +80,7 @@ func (d *demo) showRegistered(ctx context.Context) error {
 // secret.
 func (d *demo) credentialSecret(ctx context.Context, name types.NamespacedName) (*corev1.Secret, error) {
 	var all corev1.SecretList
-	if err := d.cluster.client.List(ctx, &all, client.InNamespace(operatorNamespace)); err != nil {
+	if err := d.cluster.Client.List(ctx, &all, client.InNamespace(local.OperatorNamespace)); err != nil {
 		return nil, err
 	}
 	for i := range all.Items {
@@ -99,12 +100,12 @@ func (d *demo) replaceClientSecret(ctx context.Context) error {
 	}
 	old := d.registered(cartName.Name)[0].ID
 	var cart v1alpha1.M2MClient
-	if err := d.cluster.client.Get(ctx, cartName, &cart); err != nil {
+	if err := d.cluster.Client.Get(ctx, cartName, &cart); err != nil {
 		return err
 	}
 	before := cart.DeepCopy()
 	cart.Annotations = map[string]string{v1alpha1.RotateCredentialAnnotation: "1"}
-	if err := d.cluster.client.Patch(ctx, &cart, client.MergeFrom(before)); err != nil {
+	if err := d.cluster.Client.Patch(ctx, &cart, client.MergeFrom(before)); err != nil {
 		return err
 	}
 	d.say("M2MClient shop/cart is annotated %s: \"1\"", v1alpha1.RotateCredentialAnnotation)
@@ -147,11 +148,11 @@ func (d *demo) issuedTo(token string) string {
 func (d *demo) deleteClient(ctx context.Context) error {
 	reporting := &v1alpha1.M2MClient{}
 	reporting.Namespace, reporting.Name = reportingName.Namespace, reportingName.Name
-	if err := d.cluster.client.Delete(ctx, reporting); err != nil {
+	if err := d.cluster.Client.Delete(ctx, reporting); err != nil {
 		return err
 	}
 	if err := d.await(ctx, func() error {
-		err := d.cluster.client.Get(ctx, reportingName, reporting)
+		err := d.cluster.Client.Get(ctx, reportingName, reporting)
 		if apierrors.IsNotFound(err) {
 			return d.registeredAre(cartName.Name)
 		}

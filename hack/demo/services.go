@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/hack/local"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
 )
@@ -54,7 +55,7 @@ func (l *tokenLog) count() int {
 // token reads the token of a client's Secret.
 func (d *demo) token(ctx context.Context, name types.NamespacedName) (string, error) {
 	var s corev1.Secret
-	if err := d.cluster.client.Get(ctx, types.NamespacedName{Namespace: name.Namespace, Name: name.Name + "-token"}, &s); err != nil {
+	if err := d.cluster.Client.Get(ctx, types.NamespacedName{Namespace: name.Namespace, Name: name.Name + "-token"}, &s); err != nil {
 		return "", err
 	}
 	token, ok := s.Data[keyName]
@@ -67,7 +68,7 @@ func (d *demo) token(ctx context.Context, name types.NamespacedName) (string, er
 // bundle reads the verification bundle of the payment API.
 func (d *demo) bundle(ctx context.Context) (map[string]string, error) {
 	var c corev1.ConfigMap
-	err := d.cluster.client.Get(ctx, types.NamespacedName{Namespace: apiName.Namespace, Name: bundleName}, &c)
+	err := d.cluster.Client.Get(ctx, types.NamespacedName{Namespace: apiName.Namespace, Name: bundleName}, &c)
 	return c.Data, err
 }
 
@@ -84,13 +85,13 @@ func (d *demo) bundleKeys(ctx context.Context) ([]string, error) {
 // returns it as the API server has it, injected.
 func (d *demo) createPod(ctx context.Context, deployment types.NamespacedName) (*corev1.Pod, error) {
 	var of appsv1.Deployment
-	if err := d.cluster.client.Get(ctx, deployment, &of); err != nil {
+	if err := d.cluster.Client.Get(ctx, deployment, &of); err != nil {
 		return nil, err
 	}
 	template := of.Spec.Template.DeepCopy()
 	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
 	pod.Namespace, pod.GenerateName = of.Namespace, of.Name+"-"
-	if err := d.cluster.client.Create(ctx, pod); err != nil {
+	if err := d.cluster.Client.Create(ctx, pod); err != nil {
 		return nil, fmt.Errorf("create a pod of %s: %w", deployment, err)
 	}
 	if pod.Annotations[v1alpha1.InjectedAnnotation] == "" {
@@ -116,7 +117,7 @@ func (d *demo) startKubelet(ctx context.Context) error {
 		mounts = append(mounts, injected...)
 	}
 	var shown sync.Map
-	k := &kubelet{api: apiServer{d.cluster.clientset}, mounts: mounts, shown: func(m mount, files map[string][]byte) {
+	k := &kubelet{api: apiServer{d.cluster.Clientset}, mounts: mounts, shown: func(m mount, files map[string][]byte) {
 		shown.Store(m, true)
 		if m.kind == "Secret" {
 			d.tokens.saw(string(files[keyName]))
@@ -131,7 +132,7 @@ func (d *demo) startKubelet(ctx context.Context) error {
 	}()
 	d.onCleanUp(func() error { cancel(); <-stopped; return nil })
 
-	return until(ctx, 10*time.Second, func() error {
+	return local.Until(ctx, 10*time.Second, func() error {
 		for _, m := range mounts {
 			if _, ok := shown.Load(m); !ok {
 				return errors.Join(fmt.Errorf("%s is not shown", m), d.check())
@@ -143,14 +144,14 @@ func (d *demo) startKubelet(ctx context.Context) error {
 
 // startPayment starts the payment process.
 func (d *demo) startPayment() error {
-	p, err := startSelf("payment", "-bundle", d.volume("payment", "verify", keyName))
+	p, err := local.StartSelf("payment", "-bundle", d.volume("payment", "verify", keyName))
 	if err != nil {
 		return err
 	}
 	d.runs(p)
-	line, err := bufio.NewReader(p.stdout).ReadString('\n')
+	line, err := bufio.NewReader(p.Stdout).ReadString('\n')
 	if err != nil {
-		return errors.Join(fmt.Errorf("payment does not say where it listens: %w", err), p.running())
+		return errors.Join(fmt.Errorf("payment does not say where it listens: %w", err), p.Running())
 	}
 	d.paymentURL = strings.TrimSpace(line)
 	return nil
@@ -162,15 +163,15 @@ func (d *demo) volume(deployment string, below ...string) string {
 }
 
 // startCart starts a cart process, whose calls are counted.
-func (d *demo) startCart(more ...string) (*process, error) {
+func (d *demo) startCart(more ...string) (*local.Process, error) {
 	args := []string{"-url", d.paymentURL, "-token", filepath.Join(d.volume("cart", "token"), keyName)}
-	p, err := startSelf("cart", append(args, more...)...)
+	p, err := local.StartSelf("cart", append(args, more...)...)
 	if err != nil {
 		return nil, err
 	}
 	if len(more) == 0 {
 		d.runs(p)
-		go d.calls.read(p.stdout)
+		go d.calls.read(p.Stdout)
 	}
 	return p, nil
 }
@@ -181,9 +182,8 @@ func (d *demo) callOnce(counted *calls) (paymenttest.Call, error) {
 	if err != nil {
 		return paymenttest.Call{}, err
 	}
-	last := counted.read(p.stdout)
-	<-p.ended
-	return last, p.err
+	last := counted.read(p.Stdout)
+	return last, p.Wait()
 }
 
 // relative shortens a path for being shown.
@@ -201,7 +201,7 @@ func relative(path string) string {
 // readySince returns when the M2MClient cart became ready.
 func (d *demo) readySince(ctx context.Context) (time.Time, error) {
 	var cart v1alpha1.M2MClient
-	if err := d.cluster.client.Get(ctx, cartName, &cart); err != nil {
+	if err := d.cluster.Client.Get(ctx, cartName, &cart); err != nil {
 		return time.Time{}, err
 	}
 	ready := meta.FindStatusCondition(cart.Status.Conditions, v1alpha1.ConditionReady)

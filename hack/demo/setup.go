@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/hack/local"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 )
 
@@ -48,22 +49,22 @@ var (
 )
 
 func (d *demo) bringUpCluster(ctx context.Context) (err error) {
-	d.cluster, err = startCluster(d.dir)
+	d.cluster, err = local.StartCluster(d.dir)
 	if d.cluster != nil {
-		d.onCleanUp(d.cluster.stop)
+		d.onCleanUp(d.cluster.Stop)
 	}
 	if err != nil {
 		return err
 	}
-	version, err := d.cluster.clientset.Discovery().ServerVersion()
+	version, err := d.cluster.Clientset.Discovery().ServerVersion()
 	if err != nil {
 		return err
 	}
-	kinds, err := d.cluster.kubectl(ctx, nil, "api-resources", "--api-group="+v1alpha1.GroupVersion.Group)
+	kinds, err := d.cluster.Kubectl(ctx, nil, "api-resources", "--api-group="+v1alpha1.GroupVersion.Group)
 	if err != nil {
 		return err
 	}
-	d.say("kube-apiserver %s and etcd are up at %s, with these kinds of ours:", version.GitVersion, d.cluster.environment.Config.Host)
+	d.say("kube-apiserver %s and etcd are up at %s, with these kinds of ours:", version.GitVersion, d.cluster.Config().Host)
 	d.block(kinds)
 	return nil
 }
@@ -84,29 +85,29 @@ func (d *demo) bringUpServer(context.Context) (err error) {
 }
 
 func (d *demo) bringUpOperator(ctx context.Context) error {
-	applied, err := d.cluster.installOperator(ctx)
+	applied, err := d.cluster.InstallOperator(ctx)
 	if err != nil {
 		return fmt.Errorf("install the operator: %w", err)
 	}
 	d.say("from config/default, without the Deployment, for which there is no node; the webhook is reached at localhost:")
 	d.block(applied)
-	operator, probe, err := d.cluster.startOperator(ctx, logPath)
+	operator, probe, err := d.cluster.StartOperator(ctx, logPath)
 	if err != nil {
 		return err
 	}
 	d.runs(operator)
-	d.say("bin/manager started as process %d, with a token of that ServiceAccount; its log is %s", operator.pid(), logPath)
-	if err := until(ctx, 30*time.Second, func() error {
+	d.say("bin/manager started as process %d, with a token of that ServiceAccount; its log is %s", operator.PID(), logPath)
+	if err := local.Until(ctx, 30*time.Second, func() error {
 		if err := d.check(); err != nil {
 			return err
 		}
-		return healthy(probe)
+		return local.Healthy(probe)
 	}); err != nil {
 		return fmt.Errorf("the operator is not healthy: %w", err)
 	}
 	var leader string
-	if err := until(ctx, 30*time.Second, func() (err error) {
-		leader, err = d.cluster.leader(ctx)
+	if err := local.Until(ctx, 30*time.Second, func() (err error) {
+		leader, err = d.cluster.Leader(ctx)
 		return err
 	}); err != nil {
 		return fmt.Errorf("the operator does not lead: %w", err)
@@ -127,7 +128,7 @@ func (d *demo) applyStory(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		parsed, err := objectsOf(content)
+		parsed, err := local.ObjectsOf(content)
 		if err != nil {
 			return fmt.Errorf("%s: %w", file, err)
 		}
@@ -138,9 +139,9 @@ func (d *demo) applyStory(ctx context.Context) error {
 	d.block(fmt.Sprintf("initial-access-token  %s -> the server's (not shown)", sampleToken))
 	replacer := strings.NewReplacer(sampleIssuer, d.server.Issuer(), sampleToken, d.initialToken)
 	for _, o := range objects {
-		replaceStrings(o.Object, replacer)
+		local.ReplaceStrings(o.Object, replacer)
 	}
-	applied, err := d.cluster.apply(ctx, objects)
+	applied, err := d.cluster.Apply(ctx, objects)
 	if err != nil {
 		return err
 	}
@@ -154,10 +155,10 @@ func (d *demo) applyStory(ctx context.Context) error {
 const paymentIdentifier = "https://payment.example.com/api"
 
 func (d *demo) waitUntilReady(ctx context.Context) error {
-	if err := until(ctx, 30*time.Second, func() error { return d.unready(ctx) }); err != nil {
+	if err := local.Until(ctx, 30*time.Second, func() error { return d.unready(ctx) }); err != nil {
 		return err
 	}
-	table, err := d.cluster.kubectl(ctx, nil, "get", "m2m", "--all-namespaces")
+	table, err := d.cluster.Kubectl(ctx, nil, "get", "m2m", "--all-namespaces")
 	if err != nil {
 		return err
 	}
@@ -169,7 +170,7 @@ func (d *demo) waitUntilReady(ctx context.Context) error {
 // unready returns an error about the first object that is not ready.
 func (d *demo) unready(ctx context.Context) error {
 	for _, list := range []client.ObjectList{&v1alpha1.AuthorizationServerList{}, &v1alpha1.APIResourceList{}, &v1alpha1.M2MClientList{}} {
-		if err := d.cluster.client.List(ctx, list); err != nil {
+		if err := d.cluster.Client.List(ctx, list); err != nil {
 			return err
 		}
 		objects, err := meta.ExtractList(list)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/hack/local"
 	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
 )
 
@@ -136,7 +137,7 @@ func (d *demo) rotateKeys(ctx context.Context) error {
 // await waits for something to come about while all goes well otherwise.
 func (d *demo) await(ctx context.Context, check func() error) error {
 	var broken error
-	err := until(ctx, patience, func() error {
+	err := local.Until(ctx, patience, func() error {
 		if broken = d.check(); broken != nil {
 			return nil
 		}
@@ -187,7 +188,7 @@ func (d *demo) endCalls(ctx context.Context) error {
 		return err
 	}
 	for _, p := range slices.Clone(d.processes) {
-		if p.name == "cart" {
+		if p.Name() == "cart" {
 			if err := d.ends(p); err != nil {
 				return err
 			}

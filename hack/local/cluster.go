@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+// Package local brings up what the developer tools play with on one machine: a
+// control plane without nodes, the operator as a process beside it, and other
+// processes. It ends none but those it started.
+package local
 
 import (
 	"bytes"
@@ -26,6 +29,7 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -38,60 +42,70 @@ import (
 )
 
 const (
-	operatorNamespace      = "m2m-operator-system"
+	// OperatorNamespace is where config/default installs the operator.
+	OperatorNamespace = "m2m-operator-system"
+
 	operatorServiceAccount = "m2m-operator-controller-manager"
 	operatorLease          = "m2m-operator"
 )
 
-// cluster is a control plane without nodes: kube-apiserver and etcd.
-type cluster struct {
+// Cluster is a control plane without nodes: kube-apiserver and etcd.
+type Cluster struct {
 	environment *envtest.Environment
-	kubectlPath string
 	dir         string // of kubeconfigs
-	kubeconfig  string // an administrator's
 	webhook     string // address of the operator's webhook
-	client      client.Client
-	clientset   kubernetes.Interface
+
+	// KubectlPath is the program, Kubeconfig the file of an administrator.
+	KubectlPath, Kubeconfig string
+	// Client and Clientset may do everything; no rate is set for them.
+	Client    client.Client
+	Clientset kubernetes.Interface
 }
 
-// startCluster starts the control plane and installs the CRDs.
-func startCluster(dir string) (*cluster, error) {
+// StartCluster starts the control plane and installs the CRDs.
+func StartCluster(dir string) (*Cluster, error) {
 	assets := os.Getenv("KUBEBUILDER_ASSETS")
 	if assets == "" {
-		return nil, errors.New("KUBEBUILDER_ASSETS is not set: run the demo with make demo, which brings up a control plane")
+		return nil, errors.New("KUBEBUILDER_ASSETS is not set: use make, which brings up a control plane")
 	}
 	ctrl.SetLogger(zap.New(zap.WriteTo(io.Discard)))
-	c := &cluster{
+	c := &Cluster{
 		environment: &envtest.Environment{CRDDirectoryPaths: []string{"config/crd/bases"}, ErrorIfCRDPathMissing: true},
-		kubectlPath: filepath.Join(assets, "kubectl"), dir: dir, kubeconfig: filepath.Join(dir, "admin.kubeconfig"),
+		KubectlPath: filepath.Join(assets, "kubectl"), dir: dir, Kubeconfig: filepath.Join(dir, "admin.kubeconfig"),
 	}
 	config, err := c.environment.Start()
 	if err != nil {
 		return c, fmt.Errorf("start the control plane: %w", err)
 	}
-	if err := os.WriteFile(c.kubeconfig, c.environment.KubeConfig, 0o600); err != nil {
+	config.QPS = -1
+	if err := os.WriteFile(c.Kubeconfig, c.environment.KubeConfig, 0o600); err != nil {
 		return c, err
 	}
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return c, err
 	}
-	if c.client, err = client.New(config, client.Options{Scheme: scheme}); err != nil {
+	if c.Client, err = client.New(config, client.Options{Scheme: scheme}); err != nil {
 		return c, err
 	}
-	c.clientset, err = kubernetes.NewForConfig(config)
+	c.Clientset, err = kubernetes.NewForConfig(config)
 	return c, err
 }
 
-func (c *cluster) stop() error { return c.environment.Stop() }
+// Config says how an administrator reaches the API server, without a limit on
+// requests.
+func (c *Cluster) Config() *rest.Config { return rest.CopyConfig(c.environment.Config) }
 
-// kubectl runs kubectl as the administrator and returns what it printed.
-func (c *cluster) kubectl(ctx context.Context, stdin []byte, args ...string) (string, error) {
-	return output(ctx, stdin, c.kubectlPath, append([]string{"--kubeconfig", c.kubeconfig}, args...)...)
+// Stop stops the control plane.
+func (c *Cluster) Stop() error { return c.environment.Stop() }
+
+// Kubectl runs kubectl as the administrator and returns what it printed.
+func (c *Cluster) Kubectl(ctx context.Context, stdin []byte, args ...string) (string, error) {
+	return output(ctx, stdin, c.KubectlPath, append([]string{"--kubeconfig", c.Kubeconfig}, args...)...)
 }
 
-// apply has kubectl apply objects, and returns its report.
-func (c *cluster) apply(ctx context.Context, objects []*unstructured.Unstructured) (string, error) {
+// Apply has kubectl apply objects, and returns its report.
+func (c *Cluster) Apply(ctx context.Context, objects []*unstructured.Unstructured) (string, error) {
 	var manifest bytes.Buffer
 	for _, o := range objects {
 		b, err := yaml.Marshal(o.Object)
@@ -101,11 +115,11 @@ func (c *cluster) apply(ctx context.Context, objects []*unstructured.Unstructure
 		manifest.WriteString("---\n")
 		manifest.Write(b)
 	}
-	return c.kubectl(ctx, manifest.Bytes(), "apply", "--server-side", "-f", "-")
+	return c.Kubectl(ctx, manifest.Bytes(), "apply", "--server-side", "-f", "-")
 }
 
-// objectsOf parses YAML documents.
-func objectsOf(content []byte) (all []*unstructured.Unstructured, err error) {
+// ObjectsOf parses YAML documents.
+func ObjectsOf(content []byte) (all []*unstructured.Unstructured, err error) {
 	decoder := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(content), 4096)
 	for {
 		o := &unstructured.Unstructured{}
@@ -120,19 +134,19 @@ func objectsOf(content []byte) (all []*unstructured.Unstructured, err error) {
 	}
 }
 
-// installOperator applies what an installation consists of, save for the CRDs,
+// InstallOperator applies what an installation consists of, save for the CRDs,
 // which are there, and for the Deployment, which no node would run. The webhook's
 // Service leads to the process of the operator.
-func (c *cluster) installOperator(ctx context.Context) (string, error) {
-	rendered, err := c.kubectl(ctx, nil, "kustomize", "config/default")
+func (c *Cluster) InstallOperator(ctx context.Context) (string, error) {
+	rendered, err := c.Kubectl(ctx, nil, "kustomize", "config/default")
 	if err != nil {
 		return "", err
 	}
-	objects, err := objectsOf([]byte(rendered))
+	objects, err := ObjectsOf([]byte(rendered))
 	if err != nil {
 		return "", err
 	}
-	if c.webhook, err = freeAddress(); err != nil {
+	if c.webhook, err = FreeAddress(); err != nil {
 		return "", err
 	}
 	var wanted []*unstructured.Unstructured
@@ -149,7 +163,7 @@ func (c *cluster) installOperator(ctx context.Context) (string, error) {
 		}
 		wanted = append(wanted, o)
 	}
-	return c.apply(ctx, wanted)
+	return c.Apply(ctx, wanted)
 }
 
 // reachAt has the API server call the webhooks of a configuration at the port of
@@ -175,29 +189,31 @@ func reachAt(configuration *unstructured.Unstructured, address string) error {
 	return unstructured.SetNestedSlice(configuration.Object, webhooks, "webhooks")
 }
 
-// operatorKubeconfig writes a kubeconfig with a token of the operator's
+// OperatorKubeconfig writes a kubeconfig with a token of the operator's
 // ServiceAccount: the process may do what its pod would be allowed to do.
-func (c *cluster) operatorKubeconfig(ctx context.Context) (string, error) {
+func (c *Cluster) OperatorKubeconfig(ctx context.Context) (string, error) {
 	aDay := int64(24 * 60 * 60)
-	token, err := c.clientset.CoreV1().ServiceAccounts(operatorNamespace).CreateToken(ctx, operatorServiceAccount,
+	token, err := c.Clientset.CoreV1().ServiceAccounts(OperatorNamespace).CreateToken(ctx, operatorServiceAccount,
 		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &aDay}}, metav1.CreateOptions{})
 	if err != nil {
 		return "", fmt.Errorf("request a token of the operator's ServiceAccount: %w", err)
 	}
 	config := clientcmdapi.NewConfig()
-	config.Clusters["demo"] = &clientcmdapi.Cluster{
+	config.Clusters["local"] = &clientcmdapi.Cluster{
 		Server: c.environment.Config.Host, CertificateAuthorityData: c.environment.Config.CAData,
 	}
 	config.AuthInfos["operator"] = &clientcmdapi.AuthInfo{Token: token.Status.Token}
-	config.Contexts["demo"] = &clientcmdapi.Context{Cluster: "demo", AuthInfo: "operator"}
-	config.CurrentContext = "demo"
+	config.Contexts["local"] = &clientcmdapi.Context{Cluster: "local", AuthInfo: "operator"}
+	config.CurrentContext = "local"
 	path := filepath.Join(c.dir, "operator.kubeconfig")
 	return path, clientcmd.WriteToFile(*config, path)
 }
 
-// startOperator starts bin/manager. Its log goes to logPath.
-func (c *cluster) startOperator(ctx context.Context, logPath string) (p *process, probe string, err error) {
-	kubeconfig, err := c.operatorKubeconfig(ctx)
+// StartOperator starts bin/manager, with more flags than those that a cluster
+// without nodes needs. Its log goes to logPath. The URL probe is where its health
+// is asked for.
+func (c *Cluster) StartOperator(ctx context.Context, logPath string, flags ...string) (p *Process, probe string, err error) {
+	kubeconfig, err := c.OperatorKubeconfig(ctx)
 	if err != nil {
 		return nil, "", err
 	}
@@ -206,19 +222,20 @@ func (c *cluster) startOperator(ctx context.Context, logPath string) (p *process
 		return nil, "", err
 	}
 	defer log.Close() // the process has its own
-	address, err := freeAddress()
+	address, err := FreeAddress()
 	if err != nil {
 		return nil, "", err
 	}
-	p, err = start("operator", log, false, "bin/manager",
-		"--kubeconfig="+kubeconfig, "--operator-namespace="+operatorNamespace, "--leader-elect=true",
-		"--webhook-bind-address="+c.webhook,
-		"--allow-insecure-http", "--allow-loopback", "--health-probe-bind-address="+address, "--metrics-bind-address=0")
+	p, err = Start("operator", log, false, "bin/manager", append([]string{
+		"--kubeconfig=" + kubeconfig, "--operator-namespace=" + OperatorNamespace, "--leader-elect=true",
+		"--webhook-bind-address=" + c.webhook,
+		"--allow-insecure-http", "--allow-loopback", "--health-probe-bind-address=" + address, "--metrics-bind-address=0",
+	}, flags...)...)
 	return p, "http://" + address, err
 }
 
-// freeAddress returns a loopback address that nobody listens at now.
-func freeAddress() (string, error) {
+// FreeAddress returns a loopback address that nobody listens at now.
+func FreeAddress() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
@@ -228,8 +245,8 @@ func freeAddress() (string, error) {
 
 var httpClient = &http.Client{Timeout: 5 * time.Second}
 
-// healthy asks the operator's probes.
-func healthy(probe string) error {
+// Healthy asks the operator's probes.
+func Healthy(probe string) error {
 	for _, path := range []string{"/healthz", "/readyz"} {
 		resp, err := httpClient.Get(probe + path)
 		if err != nil {
@@ -243,10 +260,10 @@ func healthy(probe string) error {
 	return nil
 }
 
-// leader returns who holds the operator's lease.
-func (c *cluster) leader(ctx context.Context) (string, error) {
+// Leader returns who holds the operator's lease.
+func (c *Cluster) Leader(ctx context.Context) (string, error) {
 	var lease coordinationv1.Lease
-	err := c.client.Get(ctx, types.NamespacedName{Namespace: operatorNamespace, Name: operatorLease}, &lease)
+	err := c.Client.Get(ctx, types.NamespacedName{Namespace: OperatorNamespace, Name: operatorLease}, &lease)
 	if err != nil {
 		return "", err
 	}
@@ -256,15 +273,15 @@ func (c *cluster) leader(ctx context.Context) (string, error) {
 	return *lease.Spec.HolderIdentity, nil
 }
 
-// secretData returns what a Secret holds.
-func (c *cluster) secretData(ctx context.Context, namespace, name string) (map[string][]byte, error) {
+// SecretData returns what a Secret holds.
+func (c *Cluster) SecretData(ctx context.Context, namespace, name string) (map[string][]byte, error) {
 	var s corev1.Secret
-	err := c.client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &s)
+	err := c.Client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &s)
 	return s.Data, err
 }
 
-// until asks again and again until check has nothing to object.
-func until(ctx context.Context, limit time.Duration, check func() error) error {
+// Until asks again and again until check has nothing to object.
+func Until(ctx context.Context, limit time.Duration, check func() error) error {
 	deadline := time.After(limit)
 	for {
 		err := check()
@@ -281,18 +298,18 @@ func until(ctx context.Context, limit time.Duration, check func() error) error {
 	}
 }
 
-// replaceStrings replaces text in all strings of an object.
-func replaceStrings(value any, replacer *strings.Replacer) any {
+// ReplaceStrings replaces text in all strings of an object.
+func ReplaceStrings(value any, replacer *strings.Replacer) any {
 	switch v := value.(type) {
 	case string:
 		return replacer.Replace(v)
 	case []any:
 		for i := range v {
-			v[i] = replaceStrings(v[i], replacer)
+			v[i] = ReplaceStrings(v[i], replacer)
 		}
 	case map[string]any:
 		for name := range v {
-			v[name] = replaceStrings(v[name], replacer)
+			v[name] = ReplaceStrings(v[name], replacer)
 		}
 	}
 	return value

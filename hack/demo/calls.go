@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"sync/atomic"
+
+	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
+)
+
+// calls counts what cart processes report.
+type calls struct {
+	total, failed atomic.Int64
+	failures      chan paymenttest.Call // the first few failed calls
+}
+
+func newCalls() *calls { return &calls{failures: make(chan paymenttest.Call, 3)} }
+
+// read counts the calls that a cart process reports, until it ends, and returns
+// the last one.
+func (c *calls) read(report io.Reader) (last paymenttest.Call) {
+	lines := bufio.NewScanner(report)
+	for lines.Scan() {
+		last = paymenttest.Call{}
+		if err := json.Unmarshal(lines.Bytes(), &last); err != nil {
+			last = paymenttest.Call{Result: "a report that is not JSON"}
+		}
+		c.total.Add(1)
+		if last.Status != 200 {
+			c.failed.Add(1)
+			select {
+			case c.failures <- last:
+			default:
+			}
+		}
+	}
+	return last
+}
+
+// check returns an error if a call has failed, with the first of them.
+func (c *calls) check() error {
+	n := c.failed.Load()
+	if n == 0 {
+		return nil
+	}
+	examples := []string{}
+	for len(c.failures) > 0 {
+		examples = append(examples, (<-c.failures).String())
+	}
+	return fmt.Errorf("%d of %d calls failed: %s", n, c.total.Load(), strings.Join(examples, "; "))
+}
