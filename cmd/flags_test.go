@@ -27,7 +27,7 @@ func TestFlags(t *testing.T) {
 	def := func(change func(*options)) *options {
 		o := &options{
 			Options:        controller.Options{OperatorNamespace: "system", Workers: 20, PromptDelivery: true, DeletionTimeout: 5 * time.Minute},
-			metricsAddress: ":8443", probeAddress: ":8081", leaderElect: true,
+			metricsAddress: ":8443", probeAddress: ":8081", profileAddress: "0", leaderElect: true,
 			leaseDuration: 15 * time.Second, renewDeadline: 10 * time.Second, qps: 500, burst: 1000,
 			inject: true,
 			webhook: webhookv1.Options{
@@ -63,6 +63,9 @@ func TestFlags(t *testing.T) {
 		},
 		"nothing of pods is changed": {
 			[]string{"--prompt-delivery=false"}, def(func(o *options) { o.PromptDelivery = false }),
+		},
+		"profiles for oneself": {
+			[]string{"--pprof-bind-address=[::1]:6060"}, def(func(o *options) { o.profileAddress = "[::1]:6060" }),
 		},
 		"no injection": {[]string{"--webhook=false"}, def(func(o *options) { o.inject = false })},
 		"a webhook of other names, at another address": {
@@ -112,6 +115,14 @@ func TestFlagErrors(t *testing.T) {
 		"a cluster ID that no name could carry": {
 			[]string{elsewhere, "--cluster-id=EU 1"},
 			`--cluster-id: "EU 1" must have at most 63 lowercase letters, digits, '-' and '.', with a letter or digit at both ends`,
+		},
+		"profiles for everybody": {
+			[]string{elsewhere, "--pprof-bind-address=:6060"},
+			`--pprof-bind-address: ":6060" is no loopback address with a port, such as 127.0.0.1:6060; profiles are for nobody else`,
+		},
+		"profiles for the network": {
+			[]string{elsewhere, "--pprof-bind-address=10.0.0.1:6060"},
+			`--pprof-bind-address: "10.0.0.1:6060" is no loopback address with a port, such as 127.0.0.1:6060; profiles are for nobody else`,
 		},
 		"no time for deletions": {[]string{elsewhere, "--deletion-timeout=0s"}, "--deletion-timeout must be at least 1s"},
 		"no namespace for the webhook's certificate": {

@@ -12,6 +12,7 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -43,6 +44,7 @@ func main() {
 type options struct {
 	controller.Options
 	metricsAddress, probeAddress string
+	profileAddress               string
 	insecureMetrics              bool
 	leaderElect                  bool
 	leaseDuration, renewDeadline time.Duration
@@ -59,6 +61,7 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	flags.StringVar(&o.metricsAddress, "metrics-bind-address", ":8443", "Where metrics are served; 0 serves none.")
 	flags.BoolVar(&o.insecureMetrics, "metrics-insecure", false, "Serve metrics over plain HTTP and to everybody. Meant for development.")
 	flags.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served; 0 serves none.")
+	flags.StringVar(&o.profileAddress, "pprof-bind-address", "0", "Loopback address where profiles are served, such as 127.0.0.1:6060, for kubectl port-forward; 0 serves none.")
 	flags.BoolVar(&o.leaderElect, "leader-elect", true, "Let one of several replicas be active. Without it, run one replica only.")
 	flags.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second, "How long other replicas wait before they take over from a leader that is silent.")
 	flags.DurationVar(&o.renewDeadline, "leader-elect-renew-deadline", 10*time.Second, "How long the leader tries to renew its lease before it gives up.")
@@ -112,6 +115,8 @@ func (o *options) validate() error {
 		}
 	}
 	switch {
+	case !off(o.profileAddress) && !loopback(o.profileAddress):
+		return fmt.Errorf("--pprof-bind-address: %q is no loopback address with a port, such as 127.0.0.1:6060; profiles are for nobody else", o.profileAddress)
 	case o.inject && o.webhook.CertDir == "" && o.OperatorNamespace == "":
 		return errors.New("--operator-namespace is needed for the webhook's certificate; set it, or POD_NAMESPACE, or --webhook=false")
 	case o.inject && o.webhook.CertDir == "" && (o.webhook.Service == "" || o.webhook.Configuration == ""):
@@ -130,6 +135,14 @@ func (o *options) validate() error {
 		return errors.New("--kube-api-qps and --kube-api-burst must be positive")
 	}
 	return nil
+}
+
+// off says whether an address is that of a server that is not wanted.
+func off(address string) bool { return address == "" || address == "0" }
+
+func loopback(address string) bool {
+	at, err := netip.ParseAddrPort(address)
+	return err == nil && at.Addr().IsLoopback() && at.Port() != 0
 }
 
 // hostPort takes the address of the webhook apart.
@@ -168,6 +181,9 @@ func run() error {
 		mo.Metrics.FilterProvider = filters.WithAuthenticationAndAuthorization
 	}
 	mo.HealthProbeBindAddress = o.probeAddress
+	if !off(o.profileAddress) {
+		mo.PprofBindAddress = o.profileAddress
+	}
 	mo.LeaderElection = o.leaderElect
 	mo.LeaderElectionID = "m2m-operator"
 	mo.LeaderElectionNamespace = o.OperatorNamespace
