@@ -5,15 +5,18 @@
 // what failed, and last the counts. It fails when a test or a package failed.
 //
 // With -o the counts are also written to a file, so that a script that runs several
-// suites can add them up.
+// suites can add them up, and the beginning of what each failed test said to a file
+// beside it, NAME.failed, so that it can be repeated where it is not overlooked.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,9 +44,10 @@ type counts struct {
 func main() {
 	out := flag.String("o", "", "also write the counts to this `file`, as JSON")
 	flag.Parse()
-	total, err := report(os.Stdin, os.Stdout)
+	var failures strings.Builder
+	total, err := report(os.Stdin, os.Stdout, &failures)
 	if err == nil && *out != "" {
-		err = save(*out, total)
+		err = save(*out, total, failures.String())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "testreport:", err)
@@ -55,8 +59,11 @@ func main() {
 	}
 }
 
-// report follows the events to their end.
-func report(in io.Reader, w io.Writer) (counts, error) {
+// excerpt is how many lines of a failed test are repeated, and of which length.
+const excerptLines, excerptWidth = 12, 500
+
+// report follows the events to their end. What failed goes to failures again, in short.
+func report(in io.Reader, w, failures io.Writer) (counts, error) {
 	var total counts
 	packages := map[string]*counts{}
 	output := map[string][]string{} // by package and test, until it is known to have passed
@@ -87,6 +94,7 @@ func report(in io.Reader, w io.Writer) (counts, error) {
 				tally(pkg, e.Action)
 				if e.Action == "fail" {
 					fmt.Fprint(w, strings.Join(output[key], ""))
+					repeat(failures, output[key])
 				}
 			}
 			delete(output, key)
@@ -103,6 +111,20 @@ func report(in io.Reader, w io.Writer) (counts, error) {
 		fmt.Fprintf(w, "never ended: %s\n%s", key, strings.Join(output[key], ""))
 	}
 	return total, lines.Err()
+}
+
+// repeat prints the beginning of a failed test's output.
+func repeat(w io.Writer, output []string) {
+	for i, line := range output {
+		if i == excerptLines {
+			fmt.Fprintf(w, "    … %d more lines\n", len(output)-i)
+			return
+		}
+		if line = strings.TrimSuffix(line, "\n"); len(line) > excerptWidth {
+			line = strings.ToValidUTF8(line[:excerptWidth], "") + "…"
+		}
+		fmt.Fprintln(w, line)
+	}
 }
 
 func tally(c *counts, action string) {
@@ -135,7 +157,7 @@ func finish(w io.Writer, e event, pkg *counts, output []string) {
 	}
 }
 
-func save(path string, total counts) error {
+func save(path string, total counts, failures string) error {
 	data, err := json.Marshal(total)
 	if err != nil {
 		return fmt.Errorf("write counts: %w", err)
@@ -143,5 +165,16 @@ func save(path string, total counts) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("write counts: %w", err)
 	}
-	return os.WriteFile(path, append(data, '\n'), 0o644)
+	if err := os.WriteFile(path, append(data, '\n'), 0o644); err != nil {
+		return err
+	}
+	failed := strings.TrimSuffix(path, filepath.Ext(path)) + ".failed"
+	if failures == "" {
+		err := os.Remove(failed)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
+	}
+	return os.WriteFile(failed, []byte(failures), 0o644)
 }

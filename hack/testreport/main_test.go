@@ -4,8 +4,15 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -70,7 +77,7 @@ func TestReport(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
-			got, err := report(strings.NewReader(strings.Join(tc.events, "\n")), &out)
+			got, err := report(strings.NewReader(strings.Join(tc.events, "\n")), &out, io.Discard)
 			if err != nil {
 				t.Fatalf("report: %v", err)
 			}
@@ -88,5 +95,41 @@ func TestReport(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestFailuresAreRepeatedInShort(t *testing.T) {
+	var events []string
+	for i := range excerptLines + 3 {
+		events = append(events, fmt.Sprintf(`{"Action":"output","Package":"a","Test":"TestX","Output":"line %d %s\n"}`, i, strings.Repeat("é", excerptWidth)))
+	}
+	events = append(events, `{"Action":"fail","Package":"a","Test":"TestX"}`,
+		`{"Action":"output","Package":"a","Test":"TestY","Output":"fine\n"}`, `{"Action":"pass","Package":"a","Test":"TestY"}`)
+	var out, failures bytes.Buffer
+	total, err := report(strings.NewReader(strings.Join(events, "\n")), &out, &failures)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(failures.String(), "\n"), "\n")
+	if len(lines) != excerptLines+1 || lines[excerptLines] != "    … 3 more lines" || len(lines[0]) > excerptWidth+len("…") || !utf8.ValidString(lines[0]) {
+		t.Errorf("repeated %d lines, the last %q, the first of %d bytes", len(lines), lines[len(lines)-1], len(lines[0]))
+	}
+	if strings.Contains(failures.String(), "fine") {
+		t.Error("what passed is repeated")
+	}
+
+	path := filepath.Join(t.TempDir(), "a.json")
+	failed := strings.TrimSuffix(path, ".json") + ".failed"
+	if err := save(path, total, failures.String()); err != nil {
+		t.Fatal(err)
+	}
+	if kept, err := os.ReadFile(failed); err != nil || string(kept) != failures.String() {
+		t.Errorf("kept %q: %v", kept, err)
+	}
+	if err := save(path, counts{Passed: 1}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(failed); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after a run without failures the former ones are still there: %v", err)
 	}
 }
