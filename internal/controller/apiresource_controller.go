@@ -237,7 +237,7 @@ func (r *APIResourceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	for _, o := range verifiers() {
 		b = b.Watches(o, settled(verifyRefs))
 	}
-	return b.Complete(r)
+	return b.Complete(untilStopped(r))
 }
 
 func isAccepted(o client.Object) bool {

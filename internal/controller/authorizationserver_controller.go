@@ -388,5 +388,5 @@ func (r *AuthorizationServerReconciler) SetupWithManager(mgr ctrl.Manager, forei
 		WatchesRawSource(sourceKind(foreign, "ConfigMap", byCABundle(byConfigMap))).
 		WatchesRawSource(source.Channel(r.servers.wake[r.kind], &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 10}).
-		Complete(r)
+		Complete(untilStopped(r))
 }

@@ -297,7 +297,7 @@ func (r *BundleReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error
 			return all
 		}))
 	}
-	return b.Complete(r)
+	return b.Complete(untilStopped(r))
 }
 
 // bundles returns every bundle of an APIResource that should or does exist.

@@ -210,7 +210,7 @@ func (r *PodReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 			podsWith(byVerify, func(o client.Object) string { return client.ObjectKeyFromObject(o).String() }, anywhere),
 			builder.WithPredicates(readinessChanged)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
-		Complete(r)
+		Complete(untilStopped(r))
 }
 
 // podChanged lets pods with annotations of ours pass when these change, and not

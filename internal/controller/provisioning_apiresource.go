@@ -240,5 +240,5 @@ func (r *APIResourceProvisioner) SetupWithManager(mgr ctrl.Manager, workers int)
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer, builder.WithPredicates(provisioningChanged)).
 		WatchesRawSource(source.Channel(r.wishes.wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
-		Complete(r)
+		Complete(untilStopped(r))
 }

@@ -481,5 +481,5 @@ func (r *M2MClientProvisioner) SetupWithManager(mgr ctrl.Manager, workers int) e
 		})).
 		WatchesRawSource(source.Channel(r.wishes.wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
-		Complete(r)
+		Complete(untilStopped(r))
 }
