@@ -26,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -58,7 +59,7 @@ type Cluster struct {
 	// KubectlPath is the program, Kubeconfig the file of an administrator.
 	KubectlPath, Kubeconfig string
 	// Client and Clientset may do everything; no rate is set for them.
-	Client    client.Client
+	Client    client.WithWatch
 	Clientset kubernetes.Interface
 }
 
@@ -81,15 +82,19 @@ func StartCluster(dir string) (*Cluster, error) {
 	if err := os.WriteFile(c.Kubeconfig, c.environment.KubeConfig, 0o600); err != nil {
 		return c, err
 	}
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return c, err
-	}
-	if c.Client, err = client.New(config, client.Options{Scheme: scheme}); err != nil {
+	if c.Client, err = client.NewWithWatch(config, client.Options{Scheme: Scheme()}); err != nil {
 		return c, err
 	}
 	c.Clientset, err = kubernetes.NewForConfig(config)
 	return c, err
+}
+
+// Scheme returns a scheme with Kubernetes' kinds and the operator's.
+func Scheme() *runtime.Scheme {
+	scheme := runtime.NewScheme()
+	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
+	utilruntime.Must(v1alpha1.AddToScheme(scheme))
+	return scheme
 }
 
 // Config says how an administrator reaches the API server, without a limit on

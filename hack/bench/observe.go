@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+)
+
+// observer watches the token Secrets of the cluster from outside: when a new
+// token appears in one, how long after the old one was due, and how long it held
+// an expired one. What it knows of a token it reads from the token itself.
+type observer struct {
+	client client.WithWatch
+	policy func(client.ObjectKey) refresh.Policy // of a client
+
+	mu       sync.Mutex
+	tokens   map[client.ObjectKey]sighting
+	seen     int // tokens that appeared, first ones included
+	lateness []time.Duration
+	expired  map[client.ObjectKey]time.Duration
+	since    time.Time
+	failed   error
+}
+
+// sighting is the token that a Secret holds.
+type sighting struct {
+	value               []byte
+	issuedAt, expiresAt time.Time
+	refreshAt, appeared time.Time
+	client              client.ObjectKey
+}
+
+// observed is what was seen in a while.
+type observed struct {
+	refreshes int
+	lateness  []time.Duration // sorted
+	expired   time.Duration   // that Secrets held expired tokens, summed up
+	holders   int             // Secrets that did
+}
+
+func newObserver(c client.WithWatch) *observer {
+	return &observer{
+		client: c, tokens: map[client.ObjectKey]sighting{}, expired: map[client.ObjectKey]time.Duration{}, since: time.Now(),
+		policy: func(client.ObjectKey) refresh.Policy { return refresh.Policy{} },
+	}
+}
+
+// run watches until the context ends.
+func (o *observer) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := o.follow(ctx); err != nil && ctx.Err() == nil {
+			o.mu.Lock()
+			o.failed = errors.Join(o.failed, err)
+			o.mu.Unlock()
+			return
+		}
+	}
+}
+
+func (o *observer) follow(ctx context.Context) error {
+	ours := client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
+	var list corev1.SecretList
+	if err := o.client.List(ctx, &list, ours); err != nil {
+		return fmt.Errorf("list the token Secrets: %w", err)
+	}
+	for i := range list.Items {
+		o.saw(&list.Items[i], time.Now())
+	}
+	w, err := o.client.Watch(ctx, &corev1.SecretList{}, ours, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+	if err != nil {
+		return fmt.Errorf("watch the token Secrets: %w", err)
+	}
+	defer w.Stop()
+	for e := range w.ResultChan() {
+		s, ok := e.Object.(*corev1.Secret)
+		switch {
+		case !ok: // the watch is too old: begin anew
+			return nil
+		case e.Type == watch.Deleted:
+			o.mu.Lock()
+			delete(o.tokens, client.ObjectKeyFromObject(s))
+			o.mu.Unlock()
+		default:
+			o.saw(s, time.Now())
+		}
+	}
+	return nil
+}
+
+// saw takes note of a Secret as it is at a moment.
+func (o *observer) saw(s *corev1.Secret, at time.Time) {
+	owner := metav1.GetControllerOf(s)
+	if owner == nil {
+		return
+	}
+	key := client.ObjectKeyFromObject(s)
+	of := client.ObjectKey{Namespace: s.Namespace, Name: owner.Name}
+	for access, value := range s.Data {
+		o.mu.Lock()
+		before, known := o.tokens[key]
+		o.mu.Unlock()
+		if known && bytes.Equal(before.value, value) {
+			continue
+		}
+		issuedAt, expiresAt, err := lifetimeOf(value)
+		if err != nil {
+			o.mu.Lock()
+			o.failed = errors.Join(o.failed, fmt.Errorf("Secret %s: %w", key, err))
+			o.mu.Unlock()
+			continue
+		}
+		plan := o.policy(of).Plan(issuedAt, expiresAt, string(owner.UID)+"/"+access)
+		o.mu.Lock()
+		if known {
+			o.lateness = append(o.lateness, at.Sub(before.refreshAt))
+			o.addExpired(key, before, at)
+		}
+		o.seen++
+		o.tokens[key] = sighting{value: value, issuedAt: issuedAt, expiresAt: expiresAt, refreshAt: plan.RefreshAt, appeared: at, client: of}
+		o.mu.Unlock()
+	}
+}
+
+func (o *observer) addExpired(key client.ObjectKey, held sighting, until time.Time) {
+	from := held.expiresAt
+	if from.Before(o.since) {
+		from = o.since
+	}
+	if d := until.Sub(from); d > 0 {
+		o.expired[key] += d
+	}
+}
+
+// reset begins a new while.
+func (o *observer) reset() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lateness, o.since = nil, time.Now()
+	clear(o.expired)
+}
+
+// take returns what was seen since the last reset, tokens included that have
+// expired and are still there.
+func (o *observer) take() (observed, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := time.Now()
+	for key, s := range o.tokens {
+		o.addExpired(key, s, now)
+	}
+	r := observed{refreshes: len(o.lateness), lateness: slices.Clone(o.lateness), holders: len(o.expired)}
+	slices.Sort(r.lateness)
+	for d := range maps.Values(o.expired) {
+		r.expired += d
+	}
+	o.lateness, o.since = nil, now
+	clear(o.expired)
+	return r, o.failed
+}
+
+// holding returns how many Secrets hold a token of a fleet.
+func (o *observer) count(which func(sighting) bool) (n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.tokens {
+		if which(s) {
+			n++
+		}
+	}
+	return n
+}
+
+// all returns every token that is there.
+func (o *observer) all() []sighting {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Collect(maps.Values(o.tokens))
+}
+
+// quantile returns the lateness below which a share of all lies, in seconds.
+func (r *observed) quantile(share float64) float64 {
+	if len(r.lateness) == 0 {
+		return 0
+	}
+	return r.lateness[min(len(r.lateness)-1, int(share*float64(len(r.lateness))))].Seconds()
+}
+
+// lifetimeOf reads from a token when it was issued and when it expires.
+func lifetimeOf(token []byte) (issuedAt, expiresAt time.Time, err error) {
+	parts := bytes.Split(token, []byte("."))
+	if len(parts) != 3 {
+		return issuedAt, expiresAt, errors.New("what it holds is no JWT")
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(string(parts[1]))
+	if err != nil {
+		return issuedAt, expiresAt, errors.New("the token's claims are not base64url")
+	}
+	var claims struct{ Iat, Exp int64 }
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		return issuedAt, expiresAt, errors.New("the token's claims are not JSON")
+	}
+	return time.Unix(claims.Iat, 0), time.Unix(claims.Exp, 0), nil
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+// requests are what the API server has answered, by verb and resource.
+type requests map[request]float64
+
+type request struct{ verb, resource, subresource string }
+
+// counted are the resources whose requests are counted: those that the operator
+// has to do with. The driver itself asks for none of them while it counts.
+var counted = []string{
+	"m2mclients", "apiresources", "authorizationservers", "clusterauthorizationservers",
+	"secrets", "configmaps", "events", "pods", "serviceaccounts",
+}
+
+// apiRequests asks the API server what it has answered so far.
+func (b *bench) apiRequests(ctx context.Context) (requests, error) {
+	raw, err := b.cluster.Clientset.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the API server's metrics: %w", err)
+	}
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(raw))
+	if err != nil {
+		return nil, fmt.Errorf("parse the API server's metrics: %w", err)
+	}
+	all := requests{}
+	for _, m := range families["apiserver_request_total"].GetMetric() {
+		labels := map[string]string{}
+		for _, l := range m.GetLabel() {
+			labels[l.GetName()] = l.GetValue()
+		}
+		if slices.Contains(counted, labels["resource"]) {
+			all[request{labels["verb"], labels["resource"], labels["subresource"]}] += m.GetCounter().GetValue()
+		}
+	}
+	return all, nil
+}
+
+// since returns what came in addition to what was before.
+func (r requests) since(before requests) requests {
+	d := requests{}
+	for k, n := range r {
+		if more := n - before[k]; more > 0 {
+			d[k] = more
+		}
+	}
+	return d
+}
+
+func (r requests) sum(which func(request) bool) (n float64) {
+	for k, v := range r {
+		if which(k) {
+			n += v
+		}
+	}
+	return n
+}
+
+// writes counts what changes something, reads what fetches objects. A watch is
+// neither.
+func (r requests) writes() float64 {
+	return r.sum(func(k request) bool {
+		return slices.Contains([]string{"POST", "PUT", "PATCH", "APPLY", "DELETE"}, k.verb)
+	})
+}
+
+func (r requests) reads() float64 {
+	// An API server reads this ConfigMap itself, now and then.
+	return r.sum(func(k request) bool { return (k.verb == "GET" || k.verb == "LIST") && k.resource != "configmaps" })
+}

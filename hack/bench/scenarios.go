@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/hack/local"
+)
+
+// lifetime is that of the tokens of the steady state.
+func (b *bench) lifetime() time.Duration {
+	if b.full() {
+		return 300 * time.Second
+	}
+	return 60 * time.Second
+}
+
+// coldStart has the operator find N clients without tokens. They are there before
+// it, as in an initial list: creating them would keep the API server as busy as
+// serving them. The first tokens of the full size live for 300 to 600 s, so that
+// the refreshes that follow are spread evenly.
+func (b *bench) coldStart(ctx context.Context) error {
+	b.fleet = fleet{prefix: "bench", n: b.n, server: fast}
+	spread := time.Duration(0)
+	if b.full() {
+		spread = 300 * time.Second
+	}
+	if err := b.createCredentials(ctx, b.fleet, b.issuer, b.lifetime(), spread); err != nil {
+		return err
+	}
+	if err := b.createClients(ctx, b.fleet); err != nil {
+		return err
+	}
+	if err := b.issuer.tell(ctx, order{Reset: true}); err != nil {
+		return err
+	}
+	before, err := b.apiRequests(ctx)
+	if err != nil {
+		return err
+	}
+	o, err := b.startOperator(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.ready(ctx, b.fleet); err != nil {
+		return err
+	}
+	took := time.Since(o.leading)
+	used, err1 := o.usage()
+	minted, err2 := b.issuer.counted(ctx)
+	after, err3 := b.apiRequests(ctx)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	delta, n := after.since(before), float64(b.n)
+	const s = "cold start"
+	b.report.ratio(s, "time until all are Ready", "s", took.Seconds(), b.floor.Create.Seconds, atMost(1.25))
+	b.report.value(s, "tokens minted per client", "tokens", float64(minted.Issued)/n, exactly(1))
+	b.report.value(s, "most tokens minted for one client", "tokens", float64(minted.Most), exactly(1))
+	b.report.value(s, "writes of Secrets per client", "requests", delta.sum(writesOf("secrets"))/n, exactly(1))
+	b.report.value(s, "writes of statuses per client", "requests", delta.sum(writesOf("m2mclients"))/n, exactly(1))
+	b.report.value(s, "events per client", "requests", delta.sum(writesOf("events"))/n, none)
+	b.report.value(s, "reads of credentials per client", "requests", delta.sum(func(k request) bool { return k.verb == "GET" && k.resource == "secrets" })/n, none)
+	b.report.value(s, "the operator's CPU per 1,000 clients", "s", used.cpu.Seconds()/n*1000, none)
+	return nil
+}
+
+func writesOf(resource string) func(request) bool {
+	return func(k request) bool {
+		return k.resource == resource && (k.verb == "POST" || k.verb == "PUT" || k.verb == "PATCH" || k.verb == "APPLY" || k.verb == "DELETE")
+	}
+}
+
+// steadyState watches the tokens being refreshed.
+func (b *bench) steadyState(ctx context.Context) error {
+	o := b.leader()
+	if o == nil {
+		return errNoFleet
+	}
+	if err := b.issuer.tell(ctx, order{Prefix: b.fleet.prefix, Clients: b.fleet.n, Lifetime: b.lifetime(), Reset: true}); err != nil {
+		return err
+	}
+	// The first tokens' refresh is the warm-up: the operator then reads each
+	// client's credentials once.
+	warmUp, watched := 2*b.lifetime()*7/10, 15*time.Minute
+	if !b.full() {
+		warmUp, watched = b.lifetime()*7/10, 2*b.lifetime()
+	}
+	if err := sleep(ctx, warmUp); err != nil {
+		return err
+	}
+	if err := b.calm(ctx); err != nil {
+		return err
+	}
+	b.watch.reset()
+	start, err := b.snapshot(ctx, o)
+	if err != nil {
+		return err
+	}
+	profiled := make(chan error, 1)
+	go func() {
+		profiled <- o.saveProfile(ctx, fmt.Sprintf("profile?seconds=%.0f", min(60, watched.Seconds()/3)), "bench-steady-cpu.pprof")
+	}()
+	if err := sleep(ctx, watched); err != nil {
+		return err
+	}
+	if err := b.calm(ctx); err != nil {
+		return err
+	}
+	seen, err1 := b.watch.take()
+	end, err2 := b.snapshot(ctx, o)
+	if err := errors.Join(err1, err2, <-profiled, o.saveProfile(ctx, "heap?gc=1", "bench-steady-heap.pprof")); err != nil {
+		return err
+	}
+	b.judgeSteady(seen, start, end)
+	return nil
+}
+
+// snapshot is what is known from outside at a moment.
+type snapshot struct {
+	operator, apiserver, etcd usage
+	requests                  requests
+	minted                    tally
+	goroutines                float64
+}
+
+func (b *bench) snapshot(ctx context.Context, o *operator) (s snapshot, err error) {
+	apiserver, err1 := childNamed("kube-apiserver")
+	etcd, err2 := childNamed("etcd")
+	if err := errors.Join(err1, err2); err != nil {
+		return s, err
+	}
+	var errs [6]error
+	s.operator, errs[0] = o.usage()
+	s.apiserver, errs[1] = usageOf(apiserver)
+	s.etcd, errs[2] = usageOf(etcd)
+	s.requests, errs[3] = b.apiRequests(ctx)
+	s.minted, errs[4] = b.issuer.counted(ctx)
+	s.goroutines, errs[5] = o.metric(ctx, "go_goroutines")
+	return s, errors.Join(errs[:]...)
+}
+
+func (b *bench) judgeSteady(seen observed, start, end snapshot) {
+	const s = "steady state"
+	n := float64(seen.refreshes)
+	perThousand := func(from, to usage) float64 { return (to.cpu - from.cpu).Seconds() / n * 1000 }
+	delta := end.requests.since(start.requests)
+	// Of refreshes that are under way at the ends of the while, one write may be
+	// missing or in addition.
+	rounded := func(v float64) float64 { return math.Round(v*100) / 100 }
+	b.report.value(s, "refreshes", "tokens", n, none)
+	b.report.value(s, "lateness p50", "s", seen.quantile(.5), none)
+	b.report.value(s, "lateness p99", "s", seen.quantile(.99), below(1))
+	b.report.value(s, "lateness max", "s", seen.quantile(1), none)
+	b.report.value(s, "seconds that Secrets held expired tokens", "s", seen.expired.Seconds(), exactly(0))
+	b.report.value(s, "API writes per refresh", "requests", rounded(delta.writes()/n), exactly(2))
+	b.report.value(s, "API reads per refresh", "requests", rounded(delta.reads()/n), exactly(0))
+	b.report.value(s, "tokens minted per refresh", "tokens", rounded(float64(end.minted.Issued-start.minted.Issued)/n), exactly(1))
+	b.report.value(s, "tokens minted twice within 2 s", "tokens", float64(end.minted.Twice-start.minted.Twice), exactly(0))
+	b.report.ratio(s, "the operator's CPU per 1,000 refreshes", "s", perThousand(start.operator, end.operator),
+		b.floor.Refresh.CPUSeconds/float64(b.n)*1000, atMost(2))
+	b.report.value(s, "the API server's CPU per 1,000 refreshes", "s", perThousand(start.apiserver, end.apiserver), none)
+	b.report.value(s, "etcd's CPU per 1,000 refreshes", "s", perThousand(start.etcd, end.etcd), none)
+	b.report.value(s, "goroutines more than after the warm-up", "goroutines", end.goroutines-start.goroutines, atMost(5))
+	b.report.ratio(s, "resident memory", "MiB", end.operator.resident, start.operator.resident, atMost(1.05))
+}
+
+// restart stops the operator and starts it anew right after the cold start, when
+// all tokens are valid and none is due.
+func (b *bench) restart(ctx context.Context) error {
+	o := b.leader()
+	if o == nil {
+		return errNoFleet
+	}
+	if err := b.stopOperator(o); err != nil {
+		return err
+	}
+	if err := b.issuer.tell(ctx, order{Reset: true}); err != nil {
+		return err
+	}
+	listing, err := b.listEverything(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := b.apiRequests(ctx)
+	if err != nil {
+		return err
+	}
+	if o, err = b.startOperator(ctx); err != nil {
+		return err
+	}
+	ready := time.Since(o.started)
+	if err := local.Until(ctx, time.Minute, func() error {
+		looked, err := o.metric(ctx, "controller_runtime_reconcile_total", "controller", "m2mclient")
+		if err == nil && looked < float64(b.n) {
+			err = fmt.Errorf("%.0f clients were looked at", looked)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	idle := time.Since(o.started)
+	minted, err1 := b.issuer.counted(ctx)
+	after, err2 := b.apiRequests(ctx)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	delta := after.since(before)
+	const s = "restart"
+	b.report.value(s, "tokens minted", "tokens", float64(minted.Issued), exactly(0))
+	b.report.value(s, "token requests", "requests", float64(minted.TokenRequests), exactly(0))
+	b.report.value(s, "API writes", "requests", delta.writes(), exactly(0))
+	b.report.value(s, "API reads of single objects", "requests", delta.sum(func(k request) bool { return k.verb == "GET" && k.resource != "configmaps" }), exactly(0))
+	b.report.ratio(s, "time until ready and leading", "s", ready.Seconds(), listing.Seconds(), none)
+	b.report.value(s, "time until every client was looked at", "s", idle.Seconds(), none)
+	return nil
+}
+
+// listEverything fetches once what the operator caches of the clients, which takes
+// as long as that takes.
+func (b *bench) listEverything(ctx context.Context) (time.Duration, error) {
+	started := time.Now()
+	metadata := &metav1.PartialObjectMetadataList{}
+	metadata.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
+	err := errors.Join(
+		b.cluster.Client.List(ctx, &v1alpha1.M2MClientList{}),
+		b.cluster.Client.List(ctx, &corev1.SecretList{}, client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}),
+		b.cluster.Client.List(ctx, metadata))
+	return time.Since(started), err
+}
+
+var errNoFleet = errors.New("there is no fleet: run the scenario cold start as well")
+
+// leader returns the operator that runs, nil for none.
+func (b *bench) leader() *operator {
+	for i := len(b.operators) - 1; i >= 0; i-- {
+		if b.operators[i].process.Running() == nil {
+			return b.operators[i]
+		}
+	}
+	return nil
+}
+
+// calm waits for a moment without token requests, where the size is small enough
+// for one to come: counts are then exact.
+func (b *bench) calm(ctx context.Context) error {
+	if b.full() {
+		return nil
+	}
+	last, since := -1, time.Now()
+	return local.Until(ctx, 2*b.lifetime(), func() error {
+		t, err := b.issuer.counted(ctx)
+		if err != nil {
+			return err
+		}
+		if t.TokenRequests != last {
+			last, since = t.TokenRequests, time.Now()
+		}
+		if time.Since(since) < 2*time.Second {
+			return errors.New("tokens are being requested")
+		}
+		return nil
+	})
+}
