@@ -18,6 +18,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -48,11 +49,12 @@ type yardstick struct{ Create, Refresh floored }
 type sample struct {
 	Secret corev1.Secret
 	Client v1alpha1.M2MClient
+	Events []eventsv1.Event
 }
 
 // runFloor is the least that anybody can do to bring tokens into Secrets: a bare
-// loop that requests each token, writes it to a Secret, and writes the status,
-// with the operator's permissions, connection limits and number of workers. It
+// loop that requests each token, writes it to a Secret, and writes the status and
+// the events that come with a first token, with the operator's permissions, connection limits and number of workers. It
 // neither watches nor reads nor decides anything.
 func runFloor(args []string, _ io.Reader, out io.Writer) error {
 	flags := flag.NewFlagSet("floor", flag.ContinueOnError)
@@ -153,7 +155,18 @@ func (f *floor) create(ctx context.Context, i int) error {
 	}
 	before := c.DeepCopy()
 	c.Status = *f.sample.Client.Status.DeepCopy()
-	return f.client.Status().Patch(ctx, c, client.MergeFrom(before))
+	if err := f.client.Status().Patch(ctx, c, client.MergeFrom(before)); err != nil {
+		return err
+	}
+	for j := range f.sample.Events {
+		e := f.sample.Events[j].DeepCopy()
+		e.ObjectMeta = metav1.ObjectMeta{Namespace: c.Namespace, Name: fmt.Sprintf("%s.%d", c.Name, j)}
+		e.Regarding.Namespace, e.Regarding.Name, e.Regarding.UID = c.Namespace, c.Name, c.UID
+		if err := f.client.Create(ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *floor) refresh(ctx context.Context, i int) error {

@@ -63,6 +63,10 @@ func scenarios() []scenario {
 		{"cold start", "All clients appear at once", (*bench).coldStart},
 		{"restart", "The operator starts anew, all tokens are valid", (*bench).restart},
 		{"steady state", "Tokens are refreshed", (*bench).steadyState},
+		{"leader killed", "A second replica takes over", (*bench).leaderKilled},
+		{"memory", "Beside Secrets and pods of others", (*bench).memory},
+		{"outage", "The authorization server fails, and returns", (*bench).outage},
+		{"slow server", "One authorization server is slow, another is not", (*bench).slowServer},
 	}
 }
 

@@ -33,8 +33,8 @@ type observer struct {
 	mu       sync.Mutex
 	tokens   map[client.ObjectKey]sighting
 	seen     int // tokens that appeared, first ones included
-	lateness []time.Duration
-	expired  map[client.ObjectKey]time.Duration
+	lateness []lateness
+	expired  map[client.ObjectKey]time.Duration // by client
 	since    time.Time
 	failed   error
 }
@@ -45,6 +45,13 @@ type sighting struct {
 	issuedAt, expiresAt time.Time
 	refreshAt, appeared time.Time
 	client              client.ObjectKey
+	seed                string // of the jitter
+}
+
+// lateness is how late the token of a client was replaced.
+type lateness struct {
+	client client.ObjectKey
+	by     time.Duration
 }
 
 // observed is what was seen in a while.
@@ -126,25 +133,26 @@ func (o *observer) saw(s *corev1.Secret, at time.Time) {
 			o.mu.Unlock()
 			continue
 		}
-		plan := o.policy(of).Plan(issuedAt, expiresAt, string(owner.UID)+"/"+access)
+		now := sighting{value: value, issuedAt: issuedAt, expiresAt: expiresAt, client: of, seed: string(owner.UID) + "/" + access}
 		o.mu.Lock()
+		now.refreshAt = o.policy(of).Plan(issuedAt, expiresAt, now.seed).RefreshAt
 		if known {
-			o.lateness = append(o.lateness, at.Sub(before.refreshAt))
-			o.addExpired(key, before, at)
+			o.lateness = append(o.lateness, lateness{of, at.Sub(before.refreshAt)})
+			o.addExpired(before, at)
 		}
 		o.seen++
-		o.tokens[key] = sighting{value: value, issuedAt: issuedAt, expiresAt: expiresAt, refreshAt: plan.RefreshAt, appeared: at, client: of}
+		o.tokens[key] = now
 		o.mu.Unlock()
 	}
 }
 
-func (o *observer) addExpired(key client.ObjectKey, held sighting, until time.Time) {
+func (o *observer) addExpired(held sighting, until time.Time) {
 	from := held.expiresAt
 	if from.Before(o.since) {
 		from = o.since
 	}
 	if d := until.Sub(from); d > 0 {
-		o.expired[key] += d
+		o.expired[held.client] += d
 	}
 }
 
@@ -157,25 +165,63 @@ func (o *observer) reset() {
 }
 
 // take returns what was seen since the last reset, tokens included that have
-// expired and are still there.
+// expired and are still there, and begins a new while.
 func (o *observer) take() (observed, error) {
+	return o.takeOf(func(string) bool { return true })
+}
+
+// takeOf is take for the clients of some namespaces.
+func (o *observer) takeOf(which func(namespace string) bool) (r observed, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := time.Now()
-	for key, s := range o.tokens {
-		o.addExpired(key, s, now)
+	for _, s := range o.tokens {
+		o.addExpired(s, now)
 	}
-	r := observed{refreshes: len(o.lateness), lateness: slices.Clone(o.lateness), holders: len(o.expired)}
+	for _, l := range o.lateness {
+		if which(l.client.Namespace) {
+			r.lateness = append(r.lateness, l.by)
+		}
+	}
+	r.refreshes = len(r.lateness)
 	slices.Sort(r.lateness)
-	for d := range maps.Values(o.expired) {
-		r.expired += d
+	for key, d := range o.expired {
+		if which(key.Namespace) {
+			r.expired += d
+			r.holders++
+		}
 	}
 	o.lateness, o.since = nil, now
 	clear(o.expired)
 	return r, o.failed
 }
 
-// holding returns how many Secrets hold a token of a fleet.
+// expiredBy returns how long some clients' Secrets have held expired tokens since
+// the last reset.
+func (o *observer) expiredBy(which func(client.ObjectKey) bool) (sum time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for key, d := range o.expired {
+		if which(key) {
+			sum += d
+		}
+	}
+	return sum
+}
+
+// setPolicy says when the clients refresh from now on, also the tokens that are
+// there.
+func (o *observer) setPolicy(policy func(client.ObjectKey) refresh.Policy) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.policy = policy
+	for key, s := range o.tokens {
+		s.refreshAt = policy(s.client).Plan(s.issuedAt, s.expiresAt, s.seed).RefreshAt
+		o.tokens[key] = s
+	}
+}
+
+// count returns how many tokens that are there are of a kind.
 func (o *observer) count(which func(sighting) bool) (n int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -94,6 +95,17 @@ func (b *bench) takeSample(ctx context.Context) error {
 	if err := b.cluster.Client.Get(ctx, key, &s.Secret); err != nil {
 		return err
 	}
+	var events eventsv1.EventList
+	if err := local.Until(ctx, 10*time.Second, func() error {
+		err := b.cluster.Client.List(ctx, &events, client.InNamespace(one.key(0).Namespace))
+		if err == nil && len(events.Items) == 0 {
+			err = errors.New("there is no event yet")
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	s.Events = events.Items
 	content, err := json.Marshal(s)
 	if err != nil {
 		return err

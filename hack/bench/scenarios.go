@@ -19,23 +19,28 @@ import (
 
 // lifetime is that of the tokens of the steady state.
 func (b *bench) lifetime() time.Duration {
-	if b.full() {
+	if b.spread() > 0 {
 		return 300 * time.Second
 	}
 	return 60 * time.Second
 }
 
+// spread is by how much longer the first tokens live, at most, so that the
+// refreshes that follow are spread evenly. A few clients need no such thing; between
+// their rounds there is a pause, in which counts are exact.
+func (b *bench) spread() time.Duration {
+	if b.n > 1000 {
+		return 300 * time.Second
+	}
+	return 0
+}
+
 // coldStart has the operator find N clients without tokens. They are there before
 // it, as in an initial list: creating them would keep the API server as busy as
-// serving them. The first tokens of the full size live for 300 to 600 s, so that
-// the refreshes that follow are spread evenly.
+// serving them.
 func (b *bench) coldStart(ctx context.Context) error {
 	b.fleet = fleet{prefix: "bench", n: b.n, server: fast}
-	spread := time.Duration(0)
-	if b.full() {
-		spread = 300 * time.Second
-	}
-	if err := b.createCredentials(ctx, b.fleet, b.issuer, b.lifetime(), spread); err != nil {
+	if err := b.createCredentials(ctx, b.fleet, b.issuer, b.lifetime(), b.spread()); err != nil {
 		return err
 	}
 	if err := b.createClients(ctx, b.fleet); err != nil {
@@ -92,9 +97,9 @@ func (b *bench) steadyState(ctx context.Context) error {
 	}
 	// The first tokens' refresh is the warm-up: the operator then reads each
 	// client's credentials once.
-	warmUp, watched := 2*b.lifetime()*7/10, 15*time.Minute
-	if !b.full() {
-		warmUp, watched = b.lifetime()*7/10, 2*b.lifetime()
+	warmUp, watched := (b.lifetime()+b.spread())*7/10, 2*b.lifetime()
+	if b.full() {
+		watched = 15 * time.Minute
 	}
 	if err := sleep(ctx, warmUp); err != nil {
 		return err
@@ -254,7 +259,7 @@ func (b *bench) leader() *operator {
 // calm waits for a moment without token requests, where the size is small enough
 // for one to come: counts are then exact.
 func (b *bench) calm(ctx context.Context) error {
-	if b.full() {
+	if b.spread() > 0 {
 		return nil
 	}
 	last, since := -1, time.Now()
