@@ -26,7 +26,7 @@ func parseFlags(t *testing.T, args ...string) (*options, error) {
 func TestFlags(t *testing.T) {
 	def := func(change func(*options)) *options {
 		o := &options{
-			Options:        controller.Options{OperatorNamespace: "system", Workers: 20, PromptDelivery: true, DeletionTimeout: 5 * time.Minute},
+			Options:        controller.Options{OperatorNamespace: "system", Workers: 20, PromptDelivery: true, DeletionTimeout: 5 * time.Minute, Shards: 1},
 			metricsAddress: ":8443", probeAddress: ":8081", profileAddress: "0", leaderElect: true,
 			leaseDuration: 15 * time.Second, renewDeadline: 10 * time.Second, qps: 500, burst: 1000,
 			inject: true,
@@ -81,6 +81,13 @@ func TestFlags(t *testing.T) {
 			[]string{"--cluster-id=eu-1.prod", "--deletion-timeout=90s"},
 			def(func(o *options) { o.ClusterID, o.DeletionTimeout = "eu-1.prod", 90*time.Second }),
 		},
+		"a shard, which has no webhook": {
+			[]string{"--shard=eu-1", "--shards=3"}, def(func(o *options) { o.Shard, o.Shards, o.inject = "eu-1", 3, false }),
+		},
+		"a shard, whatever is said of the webhook": {
+			[]string{"--shard=eu-1", "--shards=2", "--webhook=true"}, def(func(o *options) { o.Shard, o.Shards, o.inject = "eu-1", 2, false }),
+		},
+		"the instance beside two shards": {[]string{"--shards=3"}, def(func(o *options) { o.Shards = 3 })},
 		"numbers": {
 			[]string{
 				"--workers=5", "--kube-api-qps=20.5", "--kube-api-burst=30", "--metrics-bind-address=0", "--health-probe-bind-address=:9000",
@@ -105,6 +112,24 @@ func TestFlags(t *testing.T) {
 	}
 }
 
+// TestEachShardHasALeaseOfItsOwn: it has a leader of its own.
+func TestEachShardHasALeaseOfItsOwn(t *testing.T) {
+	t.Setenv("POD_NAMESPACE", "system")
+	for want, args := range map[string][]string{
+		"m2m-operator":      {"--shards=3"},
+		"m2m-operator-a":    {"--shards=3", "--shard=a"},
+		"m2m-operator-eu-1": {"--shards=3", "--shard=eu-1"},
+	} {
+		o, err := parseFlags(t, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.lease() != want {
+			t.Errorf("%q has the lease %q, want %q", args, o.lease(), want)
+		}
+	}
+}
+
 func TestFlagErrors(t *testing.T) {
 	t.Setenv("POD_NAMESPACE", "")
 	const elsewhere = "--operator-namespace=system"
@@ -125,6 +150,12 @@ func TestFlagErrors(t *testing.T) {
 			`--pprof-bind-address: "10.0.0.1:6060" is no loopback address with a port, such as 127.0.0.1:6060; profiles are for nobody else`,
 		},
 		"no time for deletions": {[]string{elsewhere, "--deletion-timeout=0s"}, "--deletion-timeout must be at least 1s"},
+		"a shard that no label could name": {
+			[]string{elsewhere, "--shard=EU_1", "--shards=2"},
+			`--shard: "EU_1" must have at most 63 lowercase letters, digits and '-', with a letter or digit at both ends`,
+		},
+		"a budget for nobody":         {[]string{elsewhere, "--shards=0"}, "--shards must be at least 1: this instance is one of them"},
+		"a shard with all the budget": {[]string{elsewhere, "--shard=a"}, "--shards must be at least 2 with --shard: the instance without a shard is one of them"},
 		"no namespace for the webhook's certificate": {
 			[]string{"--leader-elect=false"}, "--operator-namespace is needed for the webhook's certificate; set it, or POD_NAMESPACE, or --webhook=false",
 		},

@@ -67,6 +67,9 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	flags.DurationVar(&o.renewDeadline, "leader-elect-renew-deadline", 10*time.Second, "How long the leader tries to renew its lease before it gives up.")
 	flags.StringVar(&o.OperatorNamespace, "operator-namespace", os.Getenv("POD_NAMESPACE"),
 		"Namespace of the operator: of its lease, of the secrets of the clients that it registers, and of the Secrets and ConfigMaps that a ClusterAuthorizationServer names. Defaults to $POD_NAMESPACE.")
+	flags.StringVar(&o.Shard, "shard", "",
+		"Serve only the M2MClients with this value of the label m2m-operator.io/shard, and nothing else, no webhook either. Empty: those without the label, and everything else.")
+	flags.IntVar(&o.Shards, "shards", 1, "How many instances share each authorization server's budget, this one included; each takes its part.")
 	flags.StringVar(&namespaces, "watch-namespaces", "", "Namespaces to work in, separated by commas. Empty: all.")
 	flags.IntVar(&o.Workers, "workers", 20, "How many M2MClients, verification bundles and pods are worked on at a time, of each.")
 	flags.StringVar(&o.ClusterID, "cluster-id", "",
@@ -99,6 +102,7 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	}
 	slices.Sort(o.WatchNamespaces)
 	o.WatchNamespaces = slices.Compact(o.WatchNamespaces)
+	o.inject = o.inject && o.Shard == ""
 	o.webhook.OperatorNamespace, o.webhook.WatchNamespaces = o.OperatorNamespace, o.WatchNamespaces
 	if err := o.validate(); err != nil {
 		return nil, err
@@ -129,6 +133,12 @@ func (o *options) validate() error {
 		return fmt.Errorf("--cluster-id: %q must have at most 63 lowercase letters, digits, '-' and '.', with a letter or digit at both ends", o.ClusterID)
 	case o.DeletionTimeout < time.Second:
 		return errors.New("--deletion-timeout must be at least 1s")
+	case o.Shard != "" && len(validation.IsDNS1123Label(o.Shard)) > 0:
+		return fmt.Errorf("--shard: %q must have at most 63 lowercase letters, digits and '-', with a letter or digit at both ends", o.Shard)
+	case o.Shards < 1:
+		return errors.New("--shards must be at least 1: this instance is one of them")
+	case o.Shard != "" && o.Shards < 2:
+		return errors.New("--shards must be at least 2 with --shard: the instance without a shard is one of them")
 	case o.Workers < 1:
 		return errors.New("--workers must be at least 1")
 	case o.qps <= 0 || o.burst < 1:
@@ -143,6 +153,14 @@ func off(address string) bool { return address == "" || address == "0" }
 func loopback(address string) bool {
 	at, err := netip.ParseAddrPort(address)
 	return err == nil && at.Addr().IsLoopback() && at.Port() != 0
+}
+
+// lease is the name of what the leader holds: each shard has its own.
+func (o *options) lease() string {
+	if o.Shard == "" {
+		return "m2m-operator"
+	}
+	return "m2m-operator-" + o.Shard
 }
 
 // hostPort takes the address of the webhook apart.
@@ -185,7 +203,7 @@ func run() error {
 		mo.PprofBindAddress = o.profileAddress
 	}
 	mo.LeaderElection = o.leaderElect
-	mo.LeaderElectionID = "m2m-operator"
+	mo.LeaderElectionID = o.lease()
 	mo.LeaderElectionNamespace = o.OperatorNamespace
 	mo.LeaderElectionReleaseOnCancel = true
 	retryPeriod := o.renewDeadline / 5

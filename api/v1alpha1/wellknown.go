@@ -19,6 +19,12 @@ const (
 	// ManagedByValue is the value of ManagedByLabel.
 	ManagedByValue = "m2m-operator"
 
+	// ShardLabel is set by users on an M2MClient. It names the shard that serves
+	// the client: the operator that runs with --shard and this value. Without
+	// it, or with an empty value, that is the operator that runs without
+	// --shard.
+	ShardLabel = "m2m-operator.io/shard"
+
 	// VerifyAnnotation is set by users on a Deployment, StatefulSet, DaemonSet,
 	// Job, CronJob or Pod, or on its pod template. It names the APIResources
 	// whose verification bundle the namespace needs: "name" or

@@ -29,13 +29,31 @@ const (
 	byClient      = "client"              // pods → name of their M2MClient
 )
 
-func addIndexes(indexer client.FieldIndexer) error {
-	type index struct {
-		obj   client.Object
-		field string
-		fn    func(client.Object) []string
+// index is one index of the cache.
+type index struct {
+	obj   client.Object
+	field string
+	fn    func(client.Object) []string
+}
+
+// addIndexes adds the indexes that an instance looks things up by. What it does
+// not, it need not cache.
+func addIndexes(indexer client.FieldIndexer, mine shard) error {
+	indexes := indexesOfClients()
+	if mine == "" {
+		indexes = append(indexes, indexesOfAllElse()...)
 	}
-	indexes := []index{
+	for _, i := range indexes {
+		if err := indexer.IndexField(context.Background(), i.obj, i.field, i.fn); err != nil {
+			return fmt.Errorf("index %T by %s: %w", i.obj, i.field, err)
+		}
+	}
+	return nil
+}
+
+// indexesOfClients are those that the controllers of M2MClients need.
+func indexesOfClients() []index {
+	return []index{
 		{&v1alpha1.M2MClient{}, byServer, func(o client.Object) []string {
 			return []string{keyOf(o.(*v1alpha1.M2MClient).Spec.AuthorizationServerRef, o.GetNamespace()).String()}
 		}},
@@ -50,6 +68,13 @@ func addIndexes(indexer client.FieldIndexer) error {
 		{&corev1.ConfigMap{}, byAPIResource, func(o client.Object) []string {
 			return []string{o.GetAnnotations()[v1alpha1.APIResourceAnnotation]}
 		}},
+		{metadataOf("Pod"), byVerify, verifies},
+	}
+}
+
+// indexesOfAllElse are those that the other controllers need besides.
+func indexesOfAllElse() []index {
+	indexes := []index{
 		{metadataOf("Pod"), byMounts, func(o client.Object) []string {
 			var keys []string
 			for _, m := range mountsOf(o) {
@@ -77,21 +102,19 @@ func addIndexes(indexer client.FieldIndexer) error {
 				return []string{string(specOf(o).CABundle.ConfigMapRef.Name)}
 			}})
 	}
-	for _, o := range verifiers() {
-		indexes = append(indexes, index{o, byVerify, func(o client.Object) []string {
-			var keys []string
-			for _, ref := range verifyRefs(o) {
-				keys = append(keys, ref.String())
-			}
-			return keys
-		}})
+	for _, o := range workloads() {
+		indexes = append(indexes, index{o, byVerify, verifies})
 	}
-	for _, i := range indexes {
-		if err := indexer.IndexField(context.Background(), i.obj, i.field, i.fn); err != nil {
-			return fmt.Errorf("index %T by %s: %w", i.obj, i.field, err)
-		}
+	return indexes
+}
+
+// verifies names the APIResources whose bundle an object asks for.
+func verifies(o client.Object) []string {
+	var keys []string
+	for _, ref := range verifyRefs(o) {
+		keys = append(keys, ref.String())
 	}
-	return nil
+	return keys
 }
 
 func apiResourcesOf(o client.Object) []string {
@@ -118,9 +141,11 @@ func secretsOf(o client.Object) []string {
 
 // verifiers returns an object of every kind that can carry the verify
 // annotation.
-func verifiers() []client.Object {
-	return []client.Object{metadataOf("Pod"),
-		&appsv1.Deployment{}, &appsv1.StatefulSet{}, &appsv1.DaemonSet{}, &batchv1.Job{}, &batchv1.CronJob{}}
+func verifiers() []client.Object { return append([]client.Object{metadataOf("Pod")}, workloads()...) }
+
+// workloads returns an object of every kind that makes pods.
+func workloads() []client.Object {
+	return []client.Object{&appsv1.Deployment{}, &appsv1.StatefulSet{}, &appsv1.DaemonSet{}, &batchv1.Job{}, &batchv1.CronJob{}}
 }
 
 // verifierLists returns an empty list for every kind of verifiers.

@@ -28,6 +28,7 @@ import (
 // M2MClientReconciler keeps a fresh, verified token for each access of each
 // M2MClient in the client's Secret.
 type M2MClientReconciler struct {
+	shard   shard
 	client  client.Client
 	access  accessResolver
 	live    client.Reader // past the cache
@@ -90,7 +91,7 @@ func (p *pass) event(r *M2MClientReconciler, eventType, reason, format string, a
 // Reconcile brings a client's Secret and status up to date.
 func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
 	var c v1alpha1.M2MClient
-	if err := r.client.Get(ctx, req.NamespacedName, &c); err != nil || !c.DeletionTimestamp.IsZero() {
+	if err := r.client.Get(ctx, req.NamespacedName, &c); err != nil || !c.DeletionTimestamp.IsZero() || !r.shard.serves(&c) {
 		if client.IgnoreNotFound(err) == nil {
 			r.forget(req.NamespacedName, c.UID)
 		}
@@ -103,6 +104,11 @@ func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 	}
 	if p.stale {
 		return ctrl.Result{RequeueAfter: after}, nil
+	}
+	// A pass may take as long as the authorization server does. If the client was
+	// handed over meanwhile, its status is another's to write.
+	if mine, err := r.shard.stillServes(ctx, r.client, req.NamespacedName); err != nil || !mine {
+		return ctrl.Result{}, err
 	}
 	observeTokens(before, &c)
 	if !p.brief && !equality.Semantic.DeepEqual(before.Status, c.Status) {
@@ -158,13 +164,14 @@ func (r *M2MClientReconciler) forget(name types.NamespacedName, uid types.UID) {
 	}
 }
 
-// clientsOfServer maps a server to the clients that name it or one of its APIs.
-func clientsOfServer(c client.Reader) handler.EventHandler {
+// clientsOfServer maps a server to the clients of a shard that name it or one of
+// its APIs.
+func clientsOfServer(c client.Reader, mine shard) handler.EventHandler {
 	return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 		server := client.MatchingFields{byServer: keyOfObject(o).String()}
-		all := sets.New(requestsFor(ctx, c, &v1alpha1.M2MClientList{}, server)...)
+		all := sets.New(mine.clients(ctx, c, server)...)
 		for _, api := range requestsFor(ctx, c, &v1alpha1.APIResourceList{}, server) {
-			all.Insert(requestsFor(ctx, c, &v1alpha1.M2MClientList{}, client.MatchingFields{byAPIResource: api.String()})...)
+			all.Insert(mine.clients(ctx, c, client.MatchingFields{byAPIResource: api.String()})...)
 		}
 		return all.UnsortedList()
 	})
@@ -174,9 +181,9 @@ func clientsOfServer(c client.Reader) handler.EventHandler {
 // should hold.
 func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 	clients := func(ctx context.Context, opts ...client.ListOption) []reconcile.Request {
-		return requestsFor(ctx, r.client, &v1alpha1.M2MClientList{}, opts...)
+		return r.shard.clients(ctx, r.client, opts...)
 	}
-	ofServer := clientsOfServer(r.client)
+	ofServer := clientsOfServer(r.client, r.shard)
 	ofAPIResource := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 		return clients(ctx, client.MatchingFields{byAPIResource: client.ObjectKeyFromObject(o).String()})
 	})
@@ -205,16 +212,25 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 			q.Add(c)
 		}
 	}}
-	return ctrl.NewControllerManagedBy(mgr).
+	gone := r.shard.departures(func(o client.Object) { r.forget(client.ObjectKeyFromObject(o), o.GetUID()) })
+	b := ctrl.NewControllerManagedBy(mgr).
 		Named("m2mclient").
-		For(&v1alpha1.M2MClient{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, comparedClient))).
-		Owns(&corev1.Secret{}).
+		For(&v1alpha1.M2MClient{}, builder.WithPredicates(r.shard.of(predicate.Or(predicate.GenerationChangedPredicate{}, comparedClient)))).
+		Watches(&v1alpha1.M2MClient{}, gone).
+		Owns(&corev1.Secret{}, builder.WithPredicates(r.shard.ownedBy(r.client))).
 		Watches(&corev1.Secret{}, room).
 		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
 		Watches(&v1alpha1.APIResource{}, ofAPIResource, builder.WithPredicates(notJustCompared)).
 		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WatchesRawSource(sourceKind(r.foreign, "Secret", ofSecret)).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
-		Complete(untilStopped(r))
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers})
+	if r.shard != "" { // else the servers' own controller forgets them
+		gone := handler.Funcs{DeleteFunc: func(_ context.Context, e event.DeleteEvent, _ queue) {
+			r.servers.forget(keyOfObject(e.Object))
+			forgetServerMetrics(keyOfObject(e.Object))
+		}}
+		b = b.Watches(&v1alpha1.AuthorizationServer{}, gone).Watches(&v1alpha1.ClusterAuthorizationServer{}, gone)
+	}
+	return b.Complete(untilStopped(r))
 }

@@ -203,7 +203,7 @@ func (r *M2MClientReconciler) registered(ctx context.Context, name types.Namespa
 // server.
 func (r *M2MClientReconciler) compare(p *pass, a *access) {
 	r.clientWishes.compare(p.client)
-	if a.spec != nil {
+	if a.spec != nil && r.shard == "" { // else the status says it to the instance that has the APIs
 		r.apiWishes.compare(a.spec)
 	}
 }

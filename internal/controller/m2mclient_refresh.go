@@ -170,7 +170,12 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 		r.servers.refetchKeys(a.server)
 		again := a.failure != nil && a.failure.Reason == bad.Reason
 		if p.working(in) && !again && p.now.Before(held.record.IssuedAt.Add(keyPatience)) {
-			a.hold(held, claims, p.now.Add(holdPoll), in.Recorded)
+			// The claims say which key is waited for; nothing is believed of them.
+			unverified, err := jwks.Inspect(held.value)
+			if err != nil || !storableKeyID(unverified.KeyID) {
+				unverified = nil
+			}
+			a.hold(held, unverified, p.now.Add(holdPoll), in.Recorded)
 			return nil
 		}
 		if a.failedLately(p, in.WantInputsHash) {

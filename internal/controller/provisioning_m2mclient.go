@@ -4,18 +4,22 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -36,7 +40,9 @@ const defaultOverlap = 10 * time.Minute
 // it writes provisioning only; what that means for the conditions and the
 // tokens is M2MClientReconciler's matter.
 type M2MClientProvisioner struct {
+	shard   shard
 	client  client.Client
+	live    client.Reader // past the cache
 	access  accessResolver
 	servers *servers
 	remover *remover
@@ -52,12 +58,16 @@ type M2MClientProvisioner struct {
 func (r *M2MClientProvisioner) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
 	var c v1alpha1.M2MClient
 	err := r.client.Get(ctx, req.NamespacedName, &c)
-	if apierrors.IsNotFound(err) && r.servers.operatorNamespace != "" {
-		// Somebody took its finalizer away.
-		return ctrl.Result{}, deleteCredentials(ctx, r.client, r.servers.operatorNamespace, req.NamespacedName)
+	if apierrors.IsNotFound(err) {
+		return ctrl.Result{}, r.gone(ctx, req.NamespacedName)
 	}
 	if err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+		return ctrl.Result{}, err
+	}
+	if !r.shard.serves(&c) {
+		r.wishes.forget(req.NamespacedName)
+		r.remover.since.Delete(c.UID)
+		return ctrl.Result{}, nil
 	}
 	var after time.Duration
 	if c.DeletionTimestamp.IsZero() && isProvisioned(&c) {
@@ -66,6 +76,31 @@ func (r *M2MClientProvisioner) Reconcile(ctx context.Context, req reconcile.Requ
 		after, err = r.finish(ctx, &c)
 	}
 	return ctrl.Result{RequeueAfter: after}, client.IgnoreNotFound(err)
+}
+
+// gone forgets a client that the cache does not have, and deletes its credentials
+// if there are any: somebody took its finalizer away.
+func (r *M2MClientProvisioner) gone(ctx context.Context, name types.NamespacedName) error {
+	r.wishes.forget(name)
+	if r.shard != "" || r.servers.operatorNamespace == "" {
+		return nil // to a shard that is what a client looks like that was handed over
+	}
+	_, secret, err := readCredentials(ctx, r.client, r.servers.operatorNamespace, name)
+	if err != nil || secret == nil {
+		return err
+	}
+	// Another instance may have registered a client that this cache does not have
+	// yet.
+	there := &metav1.PartialObjectMetadataList{}
+	there.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("M2MClientList"))
+	err = r.live.List(ctx, there, client.InNamespace(name.Namespace), client.MatchingFields{metav1.ObjectNameField: name.Name})
+	if err != nil {
+		return fmt.Errorf("look for M2MClient %q: %w", name, err)
+	}
+	if len(there.Items) > 0 {
+		return nil // its own event comes
+	}
+	return deleteCredentials(ctx, r.client, r.servers.operatorNamespace, name)
 }
 
 // isProvisioned says whether the operator registers a client.
@@ -456,13 +491,19 @@ func (r *M2MClientProvisioner) leave(ctx context.Context, c *v1alpha1.M2MClient)
 // SetupWithManager watches what decides what a server should have.
 func (r *M2MClientProvisioner) SetupWithManager(mgr ctrl.Manager, workers int) error {
 	clients := func(ctx context.Context, opts ...client.ListOption) []reconcile.Request {
-		return requestsFor(ctx, r.client, &v1alpha1.M2MClientList{}, opts...)
+		return r.shard.clients(ctx, r.client, opts...)
+	}
+	// The instance that has everything cleans up after everybody.
+	ofShard := r.shard.of(changedOrDeleted)
+	clientChanged := predicate.Funcs{
+		CreateFunc: ofShard.Create, UpdateFunc: ofShard.Update, GenericFunc: ofShard.Generic,
+		DeleteFunc: func(e event.DeleteEvent) bool { return r.shard == "" || ofShard.Delete(e) },
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("m2mclient-provisioning").
-		For(&v1alpha1.M2MClient{}, builder.WithPredicates(changedOrDeleted)).
-		Watches(&v1alpha1.AuthorizationServer{}, clientsOfServer(r.client), builder.WithPredicates(provisioningChanged)).
-		Watches(&v1alpha1.ClusterAuthorizationServer{}, clientsOfServer(r.client), builder.WithPredicates(provisioningChanged)).
+		For(&v1alpha1.M2MClient{}, builder.WithPredicates(clientChanged)).
+		Watches(&v1alpha1.AuthorizationServer{}, clientsOfServer(r.client, r.shard), builder.WithPredicates(provisioningChanged)).
+		Watches(&v1alpha1.ClusterAuthorizationServer{}, clientsOfServer(r.client, r.shard), builder.WithPredicates(provisioningChanged)).
 		Watches(&v1alpha1.APIResource{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 			return clients(ctx, client.MatchingFields{byAPIResource: client.ObjectKeyFromObject(o).String()})
 		}), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, comparedAPI, acceptedChanged))).
@@ -473,6 +514,7 @@ func (r *M2MClientProvisioner) SetupWithManager(mgr ctrl.Manager, workers int) e
 			return clients(ctx, client.InNamespace(o.GetName()))
 		}), builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+			// That its client may be another's, Reconcile finds out: it changes rarely.
 			name, ok := parseName(o.GetAnnotations()[v1alpha1.OwnerAnnotation])
 			if !ok || o.GetNamespace() != r.servers.operatorNamespace || !r.servers.watches(name.Namespace) {
 				return nil

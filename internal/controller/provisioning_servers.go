@@ -204,7 +204,7 @@ func (s *servers) enter(obj, o client.Object, wake chan<- event.GenericEvent) (w
 	// them a token request never waits for more than a moment.
 	most := s.inFlightMax
 	if b := specOf(obj).Requests.PerSecond; b > 0 {
-		most = min(most, max(1, int(b)/2))
+		most = min(most, max(1, int(b)/s.shares/2))
 	}
 	if rt.provisioning.inFlight >= most {
 		if !slices.ContainsFunc(rt.provisioning.queue, func(w waiter) bool { return w.object.GetUID() == who }) {

@@ -147,6 +147,9 @@ type servers struct {
 	// when its server's credential is gone already.
 	drivers map[driverKey]provision.Driver
 
+	// shares is how many instances of the operator share each server's budget.
+	shares int
+
 	// wake has the AuthorizationServer of a key reconciled at once.
 	wake map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent
 	// inFlightMax bounds the token requests under way at one server, so that
@@ -157,6 +160,7 @@ type servers struct {
 func newServers(o Options, foreign *foreignObjects, reader client.Reader) *servers {
 	return &servers{
 		policy: o.Egress, operatorNamespace: o.OperatorNamespace, cluster: o.ClusterID, watched: o.WatchNamespaces, foreign: foreign, client: reader, clock: o.Clock,
+		shares:   o.Shards,
 		runtimes: map[serverKey]*serverRuntime{}, drivers: map[driverKey]provision.Driver{},
 		wake: map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent{
 			v1alpha1.KindAuthorizationServer:        make(chan event.GenericEvent, 16),
@@ -234,7 +238,8 @@ func (s *servers) selects(ctx context.Context, sel v1alpha1.NamespaceSelection, 
 
 // serverRuntime is what of a server lives as long as the process.
 type serverRuntime struct {
-	uid types.UID
+	uid    types.UID
+	shares int // how many instances share the budget
 
 	mu         sync.Mutex
 	http       *http.Client
@@ -264,6 +269,7 @@ func (s *servers) runtime(obj client.Object) *serverRuntime {
 	if rt == nil || rt.uid != obj.GetUID() {
 		rt = &serverRuntime{
 			uid:     obj.GetUID(),
+			shares:  s.shares,
 			limiter: rate.NewLimiter(defaultRequestsPerSecond, defaultRequestsPerSecond),
 			sent:    rate.NewLimiter(defaultRequestsPerSecond, defaultRequestsPerSecond),
 			breaker: refresh.NewBreaker(breakerThreshold, breakerBase, breakerMax),
@@ -392,7 +398,8 @@ func (s *servers) admit(srv *server, who types.UID) (wait time.Duration, p *prob
 	return 0, nil
 }
 
-// setBudget has a server's limiters follow its spec.
+// setBudget has a server's limiters follow its spec: this instance's share of
+// what it allows, and no less than a request per second.
 func (rt *serverRuntime) setBudget(now time.Time, b v1alpha1.RequestBudget) {
 	limit, burst := rate.Limit(defaultRequestsPerSecond), defaultRequestsPerSecond
 	if b.PerSecond > 0 {
@@ -401,6 +408,7 @@ func (rt *serverRuntime) setBudget(now time.Time, b v1alpha1.RequestBudget) {
 			burst = int(b.Burst)
 		}
 	}
+	limit, burst = max(1, limit/rate.Limit(rt.shares)), max(1, burst/rt.shares)
 	for _, l := range []*rate.Limiter{rt.limiter, rt.sent} {
 		if l.Limit() != limit {
 			l.SetLimitAt(now, limit)
@@ -459,8 +467,9 @@ func (s *servers) leave(who types.UID) {
 }
 
 // refetchKeys has a server's keys fetched at once because a token was signed
-// with one that is not known, at most once in keyRefetchInterval.
-func (s *servers) refetchKeys(srv *server) {
+// with one that is not known, at most once in keyRefetchInterval. It says
+// whether they are fetched.
+func (s *servers) refetchKeys(srv *server) bool {
 	rt, now := s.runtime(srv.object), s.clock.Now()
 	rt.mu.Lock()
 	allowed := rt.refetch.AllowN(now, 1)
@@ -469,12 +478,13 @@ func (s *servers) refetchKeys(srv *server) {
 	}
 	rt.mu.Unlock()
 	if !allowed {
-		return
+		return false
 	}
 	select {
 	case s.wake[srv.key.kind] <- event.GenericEvent{Object: srv.key.object()}:
 	default: // the controller is busy with others; it finds the keys due
 	}
+	return true
 }
 
 // spread returns a duration from least to most that depends on the client only,

@@ -64,6 +64,15 @@ type Options struct {
 	// provisioned of it is removed at its server. Zero: 5 minutes.
 	DeletionTimeout time.Duration
 
+	// Shard is whose M2MClients this instance serves: those with the value of
+	// ShardLabel. It does nothing else then. Empty: the clients without the
+	// label, and everything that is no client.
+	Shard string
+
+	// Shards is how many instances share each authorization server's budget,
+	// this one included. Zero: 1.
+	Shards int
+
 	// Clock is what every decision over time is made by. Nil: the real one.
 	Clock clock.PassiveClock
 }
@@ -71,6 +80,9 @@ type Options struct {
 func (o *Options) setDefaults() {
 	if o.Workers <= 0 {
 		o.Workers = 20
+	}
+	if o.Shards <= 0 {
+		o.Shards = 1
 	}
 	if o.DeletionTimeout <= 0 {
 		o.DeletionTimeout = defaultDeletionTimeout
@@ -93,13 +105,18 @@ func Scheme() *runtime.Scheme {
 //
 // Of Secrets and ConfigMaps only the operator's own are cached, of pods their
 // metadata, of workloads their annotations: memory does not grow with what else
-// is in the cluster.
+// is in the cluster. A shard caches its own M2MClients, and all Secrets of the
+// operator: those of a client that is handed over must be there when it comes.
 func ManagerOptions(o Options) ctrl.Options {
 	own := labels.SelectorFromSet(labels.Set{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
 	// A pod that has finished mounts nothing any more.
 	unfinished := fields.AndSelectors(
 		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodSucceeded)),
 		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodFailed)))
+	var clients labels.Selector // of a shard; all others know all clients
+	if o.Shard != "" {
+		clients = labels.SelectorFromSet(labels.Set{v1alpha1.ShardLabel: o.Shard})
+	}
 	readYourWrites := true
 	return ctrl.Options{
 		Scheme: Scheme(),
@@ -118,6 +135,7 @@ func ManagerOptions(o Options) ctrl.Options {
 			DefaultNamespaces: watchedNamespaces(o.WatchNamespaces),
 			DefaultTransform:  cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
+				&v1alpha1.M2MClient{}: {Label: clients},
 				&corev1.Secret{}:      {Label: own, Namespaces: withOperatorNamespace(o)},
 				&corev1.ConfigMap{}:   {Label: own},
 				&corev1.Pod{}:         {Field: unfinished, Transform: stripPod},
@@ -140,6 +158,7 @@ type reconcilers struct {
 	resource *APIResourceReconciler
 	bundle   *BundleReconciler
 	client   *M2MClientReconciler
+	others   *OthersReconciler
 	pod      *PodReconciler
 
 	apiProvisioner    *APIResourceProvisioner
@@ -147,7 +166,8 @@ type reconcilers struct {
 }
 
 func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
-	if err := addIndexes(mgr.GetFieldIndexer()); err != nil {
+	mine := shard(o.Shard)
+	if err := addIndexes(mgr.GetFieldIndexer(), mine); err != nil {
 		return nil, err
 	}
 	foreign, err := newForeignObjects(mgr, o)
@@ -174,10 +194,13 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 			client: mgr.GetClient(), servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-verificationbundle"),
 		},
 		client: &M2MClientReconciler{
-			client: mgr.GetClient(), live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens,
+			shard: mine, client: mgr.GetClient(), live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens,
 			clientWishes: clientWishes, apiWishes: apiWishes,
 			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[tokenRecord](), events: events("m2m-m2mclient"),
 			prompt: o.PromptDelivery, confirmSecrets: len(o.WatchNamespaces) > 1,
+		},
+		others: &OthersReconciler{
+			shard: mine, client: mgr.GetClient(), access: access, servers: servers, apiWishes: apiWishes, clock: o.Clock,
 		},
 		pod: &PodReconciler{
 			client: mgr.GetClient(), servers: servers, foreign: foreign, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-pod"),
@@ -188,7 +211,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		client: mgr.GetClient(), servers: servers, remover: remover(apiEvents, apiWishes), wishes: apiWishes, clock: o.Clock, events: apiEvents,
 	}
 	r.clientProvisioner = &M2MClientProvisioner{
-		client: mgr.GetClient(), access: access, servers: servers, remover: remover(clientEvents, clientWishes), wishes: clientWishes, clock: o.Clock, events: clientEvents,
+		shard: mine, client: mgr.GetClient(), live: mgr.GetAPIReader(), access: access, servers: servers, remover: remover(clientEvents, clientWishes), wishes: clientWishes, clock: o.Clock, events: clientEvents,
 	}
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
 		r.server = append(r.server, &AuthorizationServerReconciler{
@@ -206,6 +229,18 @@ func Setup(mgr ctrl.Manager, o Options) error {
 	if err != nil {
 		return err
 	}
+	if err := r.client.SetupWithManager(mgr, o.Workers); err != nil {
+		return fmt.Errorf("set up M2MClient: %w", err)
+	}
+	if err := r.clientProvisioner.SetupWithManager(mgr, o.Workers); err != nil {
+		return fmt.Errorf("set up the provisioning of M2MClients: %w", err)
+	}
+	if o.Shard != "" {
+		return nil // all else is the affair of the instance without a shard
+	}
+	if err := r.others.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("set up the clients of shards: %w", err)
+	}
 	for _, s := range r.server {
 		if err := s.SetupWithManager(mgr, r.foreign); err != nil {
 			return fmt.Errorf("set up %s: %w", s.kind, err)
@@ -217,14 +252,8 @@ func Setup(mgr ctrl.Manager, o Options) error {
 	if err := r.bundle.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up verification bundles: %w", err)
 	}
-	if err := r.client.SetupWithManager(mgr, o.Workers); err != nil {
-		return fmt.Errorf("set up M2MClient: %w", err)
-	}
 	if err := r.apiProvisioner.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up the provisioning of APIResources: %w", err)
-	}
-	if err := r.clientProvisioner.SetupWithManager(mgr, o.Workers); err != nil {
-		return fmt.Errorf("set up the provisioning of M2MClients: %w", err)
 	}
 	if err := r.pod.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up pods: %w", err)

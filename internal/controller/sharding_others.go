@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+)
+
+// OthersReconciler does for the clients of shards what only the instance without
+// a shard can: have the keys of a server fetched because a token is signed with
+// one that is not known, and an API compared with its server because a token is
+// refused. A shard says both in the client's status.
+type OthersReconciler struct {
+	shard     shard
+	client    client.Client
+	access    accessResolver
+	servers   *servers
+	apiWishes *wishes
+	clock     clock.PassiveClock
+}
+
+// Reconcile does what a client of another instance waits for.
+func (r *OthersReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	var c v1alpha1.M2MClient
+	if err := r.client.Get(ctx, req.NamespacedName, &c); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if r.shard.serves(&c) || !c.DeletionTimestamp.IsZero() || !waitsForOthers(&c) {
+		return ctrl.Result{}, nil
+	}
+	p := &pass{client: &c, now: r.clock.Now()}
+	for _, step := range []func(context.Context, *pass) error{r.access.resolveServer, r.access.resolveAccess} {
+		if err := step(ctx, p); err != nil {
+			return ctrl.Result{}, fmt.Errorf("resolve the servers of a client: %w", err)
+		}
+	}
+	var again time.Duration
+	for _, a := range p.accesses {
+		if a.server == nil {
+			continue
+		}
+		t := p.previous(a.key)
+		if wantsKeys(&t, a.server) && (!r.servers.refetchKeys(a.server) || t.Failure.Reason == "") {
+			again = keyRefetchInterval // too soon, or the server may not publish the key yet
+		}
+		if a.spec != nil && isProvisioned(&c) && wantsComparison(&t) {
+			r.apiWishes.compare(a.spec)
+		}
+	}
+	return ctrl.Result{RequeueAfter: again}, nil
+}
+
+// wantsKeys says whether a token waits for its key to become known, or would not
+// verify with the keys that are. A failure is told anew with each attempt.
+func wantsKeys(t *v1alpha1.TokenStatus, srv *server) bool {
+	if slices.Contains(keyReasons, t.Failure.Reason) {
+		return true
+	}
+	isKnown := func(k v1alpha1.SigningKey) bool { return k.KeyID == t.Pending.KeyID }
+	return t.Pending.KeyID != "" && !slices.ContainsFunc(srv.status.Keys, isKnown) && !srv.revoked(t.Pending.KeyID)
+}
+
+// keyReasons are the reasons of failures that a fetch of the keys may put right.
+var keyReasons = []string{jwks.ReasonUnknownKey, jwks.ReasonBadSignature, jwks.ReasonAlgorithm}
+
+// wantsComparison says whether somebody may have changed the API at its server.
+func wantsComparison(t *v1alpha1.TokenStatus) bool {
+	return t.Failure.Reason == v1alpha1.ReasonTokenRequestRefused || t.Failure.Reason == jwks.ReasonMissingScopes
+}
+
+// waitsForOthers says whether a client may wait for something that another
+// instance does.
+func waitsForOthers(c *v1alpha1.M2MClient) bool {
+	return slices.ContainsFunc(c.Status.Tokens, func(t v1alpha1.TokenStatus) bool {
+		return t.Pending.KeyID != "" || t.Failure.Reason != ""
+	})
+}
+
+// SetupWithManager watches the statuses of other instances' clients.
+func (r *OthersReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	waits := func(o client.Object) bool {
+		c := o.(*v1alpha1.M2MClient)
+		return !r.shard.serves(c) && waitsForOthers(c)
+	}
+	changed := predicate.Funcs{
+		DeleteFunc: func(event.DeleteEvent) bool { return false },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			was, is := e.ObjectOld.(*v1alpha1.M2MClient).Status.Tokens, e.ObjectNew.(*v1alpha1.M2MClient).Status.Tokens
+			return !slices.EqualFunc(was, is, func(a, b v1alpha1.TokenStatus) bool {
+				return a.Pending.KeyID == b.Pending.KeyID && a.Failure.Reason == b.Failure.Reason && a.Failure.Attempts == b.Failure.Attempts
+			})
+		},
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("shardedclient").
+		For(&v1alpha1.M2MClient{}, builder.WithPredicates(predicate.NewPredicateFuncs(waits), changed)).
+		Complete(untilStopped(r))
+}
