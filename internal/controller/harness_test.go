@@ -36,11 +36,12 @@ func startSteppedOver(t *testing.T, cfg *rest.Config, change ...func(*Options)) 
 	return op
 }
 
-// catchUp waits until the operator's caches have seen what the test has done.
-func (op *operator) catchUp(namespaces ...string) {
+// agrees waits until a cache has the objects that the API server lists.
+func (op *operator) agrees(cache client.Reader, list client.ObjectList, opts ...client.ListOption) {
 	op.t.Helper()
-	versions := func(from client.Reader, list client.ObjectList, opts ...client.ListOption) map[string]string {
+	versions := func(from client.Reader) map[string]string {
 		op.t.Helper()
+		list := list.DeepCopyObject().(client.ObjectList)
 		if err := from.List(op.t.Context(), list, opts...); err != nil {
 			op.t.Fatal(err)
 		}
@@ -51,34 +52,36 @@ func (op *operator) catchUp(namespaces ...string) {
 		})
 		return found
 	}
-	same := func(cache client.Reader, list client.ObjectList, opts ...client.ListOption) {
-		op.t.Helper()
-		want := versions(kube, list.DeepCopyObject().(client.ObjectList), opts...)
-		eventually(op.t, func() error {
-			if got := versions(cache, list.DeepCopyObject().(client.ObjectList), opts...); !maps.Equal(want, got) {
-				return fmt.Errorf("the cache of %T has the versions %v, not %v", list, got, want)
-			}
-			return nil
-		})
-	}
+	want := versions(kube)
+	eventually(op.t, func() error {
+		if got := versions(cache); !maps.Equal(want, got) {
+			return fmt.Errorf("the cache of %T has the versions %v, not %v", list, got, want)
+		}
+		return nil
+	})
+}
+
+// catchUp waits until the operator's caches have seen what the test has done.
+func (op *operator) catchUp(namespaces ...string) {
+	op.t.Helper()
 	metadata := func(kind string) client.ObjectList {
 		l := &metav1.PartialObjectMetadataList{}
 		l.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
 		return l
 	}
-	same(op.client, &v1alpha1.ClusterAuthorizationServerList{})
-	same(op.client, metadata("Namespace"))
+	op.agrees(op.client, &v1alpha1.ClusterAuthorizationServerList{})
+	op.agrees(op.client, metadata("Namespace"))
 	own := client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
 	for _, ns := range namespaces {
 		in := client.InNamespace(ns)
 		for _, list := range append(verifierLists(), &v1alpha1.AuthorizationServerList{}, &v1alpha1.APIResourceList{}, &v1alpha1.M2MClientList{}) {
-			same(op.client, list, in)
+			op.agrees(op.client, list, in)
 		}
 		for _, kind := range []string{"Secret", "ConfigMap"} {
-			same(op.foreign.cache, metadata(kind), in)
+			op.agrees(op.foreign.cache, metadata(kind), in)
 		}
-		same(op.client, &corev1.SecretList{}, in, own)
-		same(op.client, &corev1.ConfigMapList{}, in, own)
+		op.agrees(op.client, &corev1.SecretList{}, in, own)
+		op.agrees(op.client, &corev1.ConfigMapList{}, in, own)
 	}
 }
 
@@ -192,5 +195,5 @@ func idle(t *testing.T, controllers ...string) error {
 	return nil
 }
 
-var everyController = []string{"authorizationserver", "clusterauthorizationserver", "apiresource", "verificationbundle", "m2mclient", "pod",
+var everyController = []string{"authorizationserver", "clusterauthorizationserver", "apiresource", "verificationbundle", "m2mclient", "shardedclient", "pod",
 	"apiresource-provisioning", "m2mclient-provisioning"}

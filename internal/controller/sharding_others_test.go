@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// asks has the main instance look at what the cart waits for.
+func (s *instances) asks() time.Duration {
+	s.t.Helper()
+	s.main.agrees(s.main.client, &v1alpha1.M2MClientList{}, client.InNamespace(s.shop))
+	result, err := s.main.others.Reconcile(s.t.Context(), requestOf(client.ObjectKeyFromObject(s.cart)))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.main.settleServers(s.world)
+	return result.RequeueAfter
+}
+
+// TestAKeyThatAShardDoesNotKnow: only the instance without a shard fetches keys.
+// It finds in the status of a shard's client that they are wanted.
+func TestAKeyThatAShardDoesNotKnow(t *testing.T) {
+	for name, tc := range map[string]struct {
+		withoutToken bool // no predecessor works
+		tooSoon      bool // the keys were fetched for another client a moment ago
+	}{
+		"a token waits for its key":                         {},
+		"no token works":                                    {withoutToken: true},
+		"a token waits, and the keys were fetched just now": {tooSoon: true},
+		"no token works, and they were fetched just now":    {withoutToken: true, tooSoon: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newInstances(t, rest.CopyConfig(restConfig))
+			s.rarely()
+			s.handOver("a")
+			s.reconciles(s.a)
+			s.due()
+			if tc.tooSoon {
+				srv, _, err := s.main.servers.resolve(t.Context(), s.api.Spec.AuthorizationServerRef, s.payments)
+				if err != nil || !s.main.servers.refetchKeys(srv) {
+					t.Fatalf("the keys are not fetched: %v", err)
+				}
+				s.main.settleServers(s.world)
+			}
+			kid, err := s.as.RotateKey()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.withoutToken {
+				remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.shop, Name: "cart-token"}})
+				s.a.follow(s.world)
+			}
+			s.as.ResetRequests()
+			s.reconciles(s.a)
+			if at := s.status(); tc.withoutToken && at.Failure.Reason != jwks.ReasonUnknownKey || !tc.withoutToken && at.Pending.KeyID != kid {
+				t.Fatalf("the status does not say which key is missing: %+v", at)
+			}
+			if tc.tooSoon {
+				if again := s.asks(); again != keyRefetchInterval || s.as.Count(oidctest.JWKS) != 0 {
+					t.Errorf("it asks again after %s, and the keys were fetched %d times", again, s.as.Count(oidctest.JWKS))
+				}
+				s.main.advance(keyRefetchInterval)
+			}
+			s.asks()
+			if n := s.as.Count(oidctest.JWKS); n != 1 {
+				t.Errorf("the keys were fetched %d times, want once", n)
+			}
+			s.a.follow(s.world)
+			s.reconciles(s.a)
+			if got := keyOfToken(t, s.token()); got != kid {
+				t.Errorf("the token is signed by %s, want the new key %s", got, kid)
+			}
+			isReady(t, s.cart)
+			s.main.advance(keyRefetchInterval)
+			if again := s.asks(); again != 0 || s.as.Count(oidctest.JWKS) != 1 {
+				t.Errorf("with the key it asks again after %s, and the keys were fetched %d times", again, s.as.Count(oidctest.JWKS))
+			}
+			if n := s.as.Count(oidctest.Token); n != 1 {
+				t.Errorf("%d token requests, want 1", n)
+			}
+		})
+	}
+}
+
+// TestARefusalInAShardHasTheAPICompared: somebody may have changed it at its
+// server, and only the instance without a shard compares APIs.
+func TestARefusalInAShardHasTheAPICompared(t *testing.T) {
+	for name, tc := range map[string]struct {
+		failure v1alpha1.TokenFailure
+		shard   string
+		want    bool
+	}{
+		"the request is refused":           {v1alpha1.TokenFailure{Reason: v1alpha1.ReasonTokenRequestRefused}, "a", true},
+		"scopes are missing":               {v1alpha1.TokenFailure{Reason: jwks.ReasonMissingScopes}, "a", true},
+		"the server does not answer":       {v1alpha1.TokenFailure{Reason: v1alpha1.ReasonTokenRequestFailed}, "a", false},
+		"nothing fails":                    {v1alpha1.TokenFailure{}, "a", false},
+		"the client is the instance's own": {v1alpha1.TokenFailure{Reason: v1alpha1.ReasonTokenRequestRefused}, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			op, w := startStepped(t, ofShard("")), newWorld(t)
+			api, cart := w.api(), w.cart()
+			cart.Spec.Credentials, cart.Spec.AuthorizationServerRef = v1alpha1.ClientCredentials{}, v1alpha1.AuthorizationServerReference{}
+			cart.Labels = map[string]string{v1alpha1.ShardLabel: tc.shard}
+			create(t, w.server(w.payments), api, cart)
+			if tc.failure.Reason != "" {
+				tc.failure.Message, tc.failure.Attempts, tc.failure.NextAttemptAt, tc.failure.Inputs = "It fails", 1, timeOf(op.clock.Now()), "inputs"
+			}
+			cart.Status.Tokens = []v1alpha1.TokenStatus{{Key: "payment-api", Failure: tc.failure}}
+			if err := kube.Status().Update(t.Context(), cart); err != nil {
+				t.Fatal(err)
+			}
+			op.catchUp(w.payments, w.shop)
+			if _, err := op.others.Reconcile(t.Context(), requestOf(client.ObjectKeyFromObject(cart))); err != nil {
+				t.Fatal(err)
+			}
+			if got := op.apiProvisioner.wishes.wanted(client.ObjectKeyFromObject(api)); got != tc.want {
+				t.Errorf("the API is to be compared: %t, want %t", got, tc.want)
+			}
+		})
+	}
+}

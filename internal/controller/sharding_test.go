@@ -1,0 +1,520 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// ofShard has an operator be one of three instances: a shard, or with "" the one
+// that has everything else.
+func ofShard(name string) func(*Options) {
+	return func(o *Options) { o.Shard, o.Shards = name, 3 }
+}
+
+// label hands a client over to a shard, "" for none.
+func label(t *testing.T, c *v1alpha1.M2MClient, shard string) {
+	t.Helper()
+	change(t, c, func(c *v1alpha1.M2MClient) {
+		c.Labels = nil
+		if shard != "" {
+			c.Labels = map[string]string{v1alpha1.ShardLabel: shard}
+		}
+	})
+}
+
+// servedBy waits until an operator's cache says that it serves a client, or does
+// not.
+func (op *operator) servedBy(mine shard, c *v1alpha1.M2MClient, want bool) {
+	op.t.Helper()
+	eventually(op.t, func() error {
+		is, err := mine.stillServes(op.t.Context(), op.client, client.ObjectKeyFromObject(c))
+		if err == nil && is != want {
+			err = fmt.Errorf("shard %q serves %q: %t", mine, c.Name, is)
+		}
+		return err
+	})
+}
+
+// statusesOf returns the names of the clients whose status an operator has
+// written.
+func (op *operator) statusesOf() []string {
+	op.requests.mu.Lock()
+	defer op.requests.mu.Unlock()
+	names := map[string]bool{}
+	for _, r := range op.requests.all {
+		method, path, _ := strings.Cut(r, " ")
+		path, _, _ = strings.Cut(path, "?")
+		parts := strings.Split(path, "/")
+		if i := slices.Index(parts, "m2mclients"); method == http.MethodPatch && i >= 0 {
+			names[parts[i+1]] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// TestEachClientIsServedByExactlyOne runs three instances beside clients of
+// theirs, and of a shard that nobody runs.
+func TestEachClientIsServedByExactlyOne(t *testing.T) {
+	w := newWorld(t)
+	create(t, w.server(w.payments), w.server(w.shop), w.api())
+	instances := map[string]*operator{"": nil, "a": nil, "b": nil}
+	for name := range instances {
+		instances[name] = startOperator(t, ofShard(name))
+	}
+	clients := map[string][]*v1alpha1.M2MClient{}
+	for _, shard := range []string{"", "a", "b", "nobody"} {
+		for i := range 4 {
+			secret, name := newSecret(), fmt.Sprintf("of%s-%d", shard, i)
+			w.setClient(name, secret)
+			c := w.cart()
+			c.Name, c.Labels = name, map[string]string{v1alpha1.ShardLabel: shard} // empty is none
+			c.Spec.Credentials.ClientSecret.SecretRef.Name = v1alpha1.ObjectName(name)
+			create(t, w.secret(name, name, secret), c)
+			clients[shard] = append(clients[shard], c)
+		}
+	}
+	for shard := range instances {
+		for _, c := range clients[shard] {
+			isReady(t, c)
+		}
+	}
+	eventually(t, func() error { return idle(t, everyController...) })
+	for shard, op := range instances {
+		var want []string
+		for _, c := range clients[shard] {
+			want = append(want, c.Name)
+			if n := w.requestsOf(c.Name); n != 1 {
+				t.Errorf("%d token requests were sent for %q", n, c.Name)
+			}
+		}
+		if diff := cmp.Diff(want, op.statusesOf()); diff != "" {
+			t.Errorf("clients whose status shard %q has written (-want +got):\n%s", shard, diff)
+		}
+	}
+	for _, c := range clients["nobody"] {
+		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(c), c); err != nil {
+			t.Fatal(err)
+		}
+		if len(c.Status.Conditions) > 0 || w.requestsOf(c.Name) > 0 {
+			t.Errorf("somebody serves %q", c.Name)
+		}
+	}
+	for _, shard := range []string{"a", "b"} {
+		op := instances[shard]
+		if diff := cmp.Diff([]string{"PATCH m2mclients/status", "POST secrets"}, slices.Compact(slices.Sorted(slices.Values(op.requests.writes())))); diff != "" {
+			t.Errorf("what shard %q writes (-want +got):\n%s", shard, diff)
+		}
+		all := strings.Join(op.requests.filter(func(string, string) bool { return true }), " ")
+		for _, kind := range []string{"deployments", "statefulsets", "daemonsets", "jobs", "cronjobs"} {
+			if strings.Contains(all, kind) {
+				t.Errorf("shard %q looks at %s, which it does not need", shard, kind)
+			}
+		}
+	}
+}
+
+// TestAHandedOverClientGoesOn labels a client from one running instance to
+// another: the new one restores a Secret that is deleted, and the old one does
+// not.
+func TestAHandedOverClientGoesOn(t *testing.T) {
+	w := newWorld(t)
+	_, cart := w.story()
+	rest, a, b := startOperator(t, ofShard("")), startOperator(t, ofShard("a")), startOperator(t, ofShard("b"))
+	isReady(t, cart)
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.shop, Name: "cart-token"}}
+	from := rest
+	for i, to := range []struct {
+		shard shard
+		*operator
+	}{{"a", a}, {"b", b}, {"", rest}, {"a", a}} {
+		label(t, cart, string(to.shard))
+		to.servedBy(to.shard, cart, true)
+		for _, op := range []*operator{rest, a, b} {
+			op.requests.reset()
+		}
+		w.as.ResetRequests()
+		before := tokenIn(t, w.shop, secret.Name, "payment-api")
+		remove(t, secret)
+		eventually(t, func() error {
+			if after := tokenIn(t, w.shop, secret.Name, "payment-api"); after == "" || after == before {
+				return errors.New("the Secret is not back")
+			}
+			return idle(t, everyController...)
+		})
+		isReady(t, cart)
+		if n := len(w.as.TokenRequests()); n != 1 {
+			t.Errorf("step %d: %d token requests", i, n)
+		}
+		// Within the same second its status stays as it was.
+		secrets := slices.DeleteFunc(to.requests.writes(), func(r string) bool { return r == "PATCH m2mclients/status" })
+		if diff := cmp.Diff([]string{"POST secrets"}, secrets); diff != "" {
+			t.Errorf("step %d: the new instance wrote (-want +got):\n%s", i, diff)
+		}
+		if diff := cmp.Diff([]string{}, from.requests.writes()); diff != "" {
+			t.Errorf("step %d: the old instance wrote (-want +got):\n%s", i, diff)
+		}
+		from = to.operator
+	}
+}
+
+// startInstances runs the instance without a shard and shard a, stepped by one
+// clock.
+func startInstances(t *testing.T, cfg *rest.Config) (main, a *operator) {
+	t.Helper()
+	clock := clocktesting.NewFakePassiveClock(time.Now().Truncate(time.Second))
+	both := func(o *Options) { o.Clock = clock }
+	main, a = startSteppedOver(t, cfg, ofShard(""), both), startStepped(t, ofShard("a"), both)
+	main.clock, a.clock = clock, clock
+	return main, a
+}
+
+// instances are a stage with a second instance, shard a.
+type instances struct {
+	*stage
+	main, a *operator
+}
+
+func newInstances(t *testing.T, cfg *rest.Config) *instances {
+	t.Helper()
+	main, a := startInstances(t, cfg)
+	return &instances{stage: newStage(t, main), main: main, a: a}
+}
+
+// handOver labels the cart from the one to the other, and returns when both know.
+func (s *instances) handOver(shard string) {
+	s.t.Helper()
+	label(s.t, s.cart, shard)
+	s.main.servedBy("", s.cart, shard == "")
+	s.a.servedBy("a", s.cart, shard == "a")
+	s.a.follow(s.world)
+}
+
+// follow waits until a shard's cache has what the others have written.
+func (op *operator) follow(w *world) {
+	op.t.Helper()
+	own := client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
+	for _, ns := range []string{w.shop, w.payments} {
+		op.agrees(op.client, &v1alpha1.AuthorizationServerList{}, client.InNamespace(ns))
+		op.agrees(op.client, &v1alpha1.APIResourceList{}, client.InNamespace(ns))
+		op.agrees(op.client, &corev1.SecretList{}, client.InNamespace(ns), own)
+	}
+}
+
+// reconciles has an operator reconcile the cart.
+func (s *instances) reconciles(op *operator) {
+	s.t.Helper()
+	if err := op.reconcileClient(s.cart); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// quiet checks that nothing was written and no token asked for.
+func (s *instances) quiet(what string) {
+	s.t.Helper()
+	for name, op := range map[string]*operator{"the main instance": s.main, "the shard": s.a} {
+		if diff := cmp.Diff([]string{}, op.requests.writes()); diff != "" {
+			s.t.Errorf("%s: %s wrote (-want +got):\n%s", what, name, diff)
+		}
+		op.requests.reset()
+	}
+	if n := len(s.as.TokenRequests()); n != 0 {
+		s.t.Errorf("%s: %d token requests", what, n)
+	}
+	s.as.ResetRequests()
+}
+
+// TestAHandOverCostsNothing: no token and no write, forth and back; what is due
+// afterwards the new instance refreshes, and the old one remembers nothing.
+func TestAHandOverCostsNothing(t *testing.T) {
+	s := newInstances(t, rest.CopyConfig(restConfig))
+	name := client.ObjectKeyFromObject(s.cart)
+	series := func() int {
+		_, n := metricOf(t, "m2m_token_expiry_timestamp_seconds", map[string]string{"namespace": s.shop, "name": "cart"})
+		return n
+	}
+	instancesOf := map[string]*operator{"": s.main, "a": s.a}
+	s.main.requests.reset()
+	at := ""
+	for _, to := range []string{"a", "", "a", ""} {
+		if series() != 1 {
+			t.Fatalf("there are %d series of the cart's token", series())
+		}
+		s.handOver(to)
+		from := instancesOf[at]
+		s.reconciles(from)
+		if n := series(); n != 0 {
+			t.Errorf("the instance that has lost the client publishes %d series of it", n)
+		}
+		if _, still := from.reconcilers.client.written.get(name, "payment-api"); still {
+			t.Error("the instance that has lost the client remembers its token")
+		}
+		s.reconciles(instancesOf[to])
+		if series() != 1 {
+			t.Error("the instance that has got the client does not publish its token's expiry")
+		}
+		s.quiet(fmt.Sprintf("from %q to %q", at, to))
+
+		// An hour's token is due after 40 minutes.
+		before := s.token()
+		s.main.advance(45 * time.Minute)
+		s.reconciles(from)
+		s.quiet("the old instance, when the token is due")
+		s.reconciles(instancesOf[to])
+		if diff := cmp.Diff([]string{"PUT secrets", "PATCH m2mclients/status"}, instancesOf[to].requests.writes()); diff != "" {
+			t.Errorf("the new instance's refresh wrote (-want +got):\n%s", diff)
+		}
+		if n := len(s.as.TokenRequests()); n != 1 || s.token() == before {
+			t.Errorf("the new instance's refresh took %d token requests, or did not replace the token", n)
+		}
+		isReady(t, s.cart)
+		s.a.requests.reset()
+		s.main.requests.reset()
+		s.as.ResetRequests()
+		at = to
+	}
+}
+
+// TestAHandOverInTheMiddleOfARefresh: the old instance has a token and is about
+// to write it when the new one takes over. That costs the one token, no more, and
+// what the new one has written stays.
+func TestAHandOverInTheMiddleOfARefresh(t *testing.T) {
+	release := make(chan struct{})
+	cfg, fault := broken(http.MethodPut, "/secrets/cart-token", 0, func(req *http.Request, next http.RoundTripper) (*http.Response, error) {
+		<-release
+		return next.RoundTrip(req)
+	})
+	s := newInstances(t, cfg)
+	s.main.advance(45 * time.Minute)
+	fault.armed.Store(1)
+	late := make(chan error, 1)
+	go func() { late <- s.main.reconcileClient(s.cart) }()
+	<-fault.met
+	s.handOver("a")
+	s.reconciles(s.a)
+	isReady(t, s.cart)
+	published := s.token()
+	close(release)
+	if err := <-late; err == nil {
+		t.Error("the late write of the Secret is no error")
+	}
+	s.reconciles(s.main) // as the queue does after an error
+	s.reconciles(s.a)
+	if s.token() != published {
+		t.Error("the old instance has replaced the new one's token")
+	}
+	if n := len(s.as.TokenRequests()); n != 2 {
+		t.Errorf("%d token requests for a refresh in the middle of a hand-over, want the old instance's and the new one's", n)
+	}
+	if expires := s.status().ExpiresAt; !expires.Time.Equal(s.main.clock.Now().Add(time.Hour)) {
+		t.Errorf("the status says that the token expires at %v", expires)
+	}
+	if diff := cmp.Diff([]string{"PUT secrets", "PATCH m2mclients/status"}, s.a.requests.writes()); diff != "" {
+		t.Errorf("the new instance wrote (-want +got):\n%s", diff)
+	}
+}
+
+// TestALatePassWritesNoStatus: a token request of the old instance fails after
+// the client was handed over. That is no news about the client any more.
+func TestALatePassWritesNoStatus(t *testing.T) {
+	s := newInstances(t, rest.CopyConfig(restConfig))
+	s.main.advance(45 * time.Minute)
+	s.main.requests.reset()
+	s.as.SetFault(oidctest.Token, &oidctest.Fault{Status: http.StatusServiceUnavailable, Times: 1, Match: func(*http.Request) bool {
+		if s.cart.Labels == nil {
+			s.handOver("a")
+		}
+		return true
+	}})
+	s.reconciles(s.main)
+	if diff := cmp.Diff([]string{}, s.main.requests.writes()); diff != "" {
+		t.Errorf("the old instance wrote (-want +got):\n%s", diff)
+	}
+	if _, series := metricOf(t, "m2m_token_expiry_timestamp_seconds", map[string]string{"namespace": s.shop, "name": "cart"}); series != 1 {
+		t.Errorf("the old instance has changed what it published before: %d series", series)
+	}
+	s.reconciles(s.a)
+	isReady(t, s.cart)
+	if n := len(s.as.TokenRequests()); n != 2 {
+		t.Errorf("%d token requests, want the one that failed and the new instance's", n)
+	}
+}
+
+// TestATokenThatWaitsIsHandedOver: it is in a Secret of its own, and the new
+// instance asks for no other.
+func TestATokenThatWaitsIsHandedOver(t *testing.T) {
+	s := newInstances(t, rest.CopyConfig(restConfig))
+	s.rarely()
+	s.handOver("a")
+	s.reconciles(s.a)
+	kid, err := s.as.RotateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.due()
+	s.as.ResetRequests()
+	s.reconciles(s.a)
+	if s.status().Pending.Since == nil {
+		t.Fatal("the token does not wait")
+	}
+	s.handOver("")
+	s.reconciles(s.a)
+	s.settle()
+	s.main.advance(time.Minute)
+	s.settle()
+	if got := keyOfToken(t, s.token()); got != kid {
+		t.Errorf("the token is signed by %s, want the new key %s", got, kid)
+	}
+	if n := len(s.as.TokenRequests()); n != 1 {
+		t.Errorf("%d token requests, want 1", n)
+	}
+}
+
+// TestARegisteredClientIsHandedOver: its application and the credentials in the
+// operator's namespace stay, whoever looks at them, and go with the client.
+func TestARegisteredClientIsHandedOver(t *testing.T) {
+	w := newTenant(t)
+	startOperator(t, ofShard("")) // the APIs are its own
+	a := startStepped(t, ofShard("a"))
+	as, api, cart := w.server(), w.api(), w.cart()
+	cart.Labels = map[string]string{v1alpha1.ShardLabel: "a"}
+	create(t, w.management(), as, api, cart)
+	name := client.ObjectKeyFromObject(cart)
+	provision := func(p *M2MClientProvisioner) {
+		t.Helper()
+		if _, err := p.Reconcile(t.Context(), requestOf(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, func() error {
+		if _, err := a.clientProvisioner.Reconcile(t.Context(), requestOf(name)); err != nil {
+			return err
+		}
+		if err := a.reconcileClient(cart); err != nil {
+			return err
+		}
+		if err := kube.Get(t.Context(), name, cart); err != nil {
+			return err
+		}
+		if !hasToken(cart) {
+			return fmt.Errorf("it is not ready: %v", cart.Status.Conditions)
+		}
+		return nil
+	})
+	app, _ := w.granted(api, "payments:write")
+	credentials := func() (*corev1.Secret, error) {
+		s := &corev1.Secret{}
+		return s, kube.Get(t.Context(), types.NamespacedName{Namespace: operatorNamespace, Name: credentialSecretName(name)}, s)
+	}
+	before, err := credentials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := func(when string) {
+		t.Helper()
+		s, err := credentials()
+		if err != nil || s.UID != before.UID {
+			t.Fatalf("%s: the credentials are gone: %v", when, err)
+		}
+	}
+
+	label(t, cart, "")
+	a.servedBy("a", cart, false)
+	provision(a.clientProvisioner)
+	kept("the shard has lost the client")
+	late := *a.clientProvisioner // knows no more than the shard, and cleans up
+	late.shard = ""
+	provision(&late)
+	kept("an instance does not have the client in its cache yet")
+
+	change(t, cart, func(c *v1alpha1.M2MClient) {
+		c.Spec.Access[0].Scopes = append(c.Spec.Access[0].Scopes, "payments:read")
+	})
+	if again, _ := w.granted(api, "payments:read", "payments:write"); again.ID != app.ID {
+		t.Error("the new instance has registered the client anew")
+	}
+	isReady(t, cart)
+	remove(t, cart)
+	eventually(t, func() error {
+		if n := w.applicationsOf(w.shop + "/cart"); n != 0 {
+			return fmt.Errorf("there are %d applications", n)
+		}
+		if _, err := credentials(); client.IgnoreNotFound(err) != nil || err == nil {
+			return fmt.Errorf("the credentials are still there: %w", err)
+		}
+		return nil
+	})
+}
+
+// TestCredentialsOfAShardsClientGoWithIt: somebody took the finalizer away from a
+// client that another instance served.
+func TestCredentialsOfAShardsClientGoWithIt(t *testing.T) {
+	w := newTenant(t)
+	op := startStepped(t, ofShard(""))
+	name := types.NamespacedName{Namespace: w.shop, Name: "cart"}
+	if _, err := writeCredentials(t.Context(), op.client, operatorNamespace, name, nil, credentialStore{Sequence: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := op.clientProvisioner.Reconcile(t.Context(), requestOf(name)); err != nil {
+		t.Fatal(err)
+	}
+	var s corev1.Secret
+	if err := kube.Get(t.Context(), types.NamespacedName{Namespace: operatorNamespace, Name: credentialSecretName(name)}, &s); !apierrors.IsNotFound(err) {
+		t.Errorf("the credentials of a client that is gone: %v", err)
+	}
+}
+
+// TestABudgetIsShared lets clients come at once at one of several instances.
+func TestABudgetIsShared(t *testing.T) {
+	for name, tc := range map[string]struct {
+		perSecond, burst int32
+		instances        int
+		want             int // let through at once
+		next             time.Duration
+	}{
+		"one instance, the default budget":    {0, 0, 1, 50, time.Second / 50},
+		"two instances, the default budget":   {0, 0, 2, 25, time.Second / 25},
+		"three instances":                     {30, 60, 3, 20, time.Second / 10},
+		"a rate that cannot be divided":       {10, 10, 4, 2, 400 * time.Millisecond},
+		"a burst that cannot be divided":      {10, 1, 2, 1, 200 * time.Millisecond},
+		"more instances than requests":        {2, 2, 5, 1, time.Second},
+		"an instance that was not told of it": {10, 10, 0, 10, 100 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clock := clocktesting.NewFakePassiveClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+			o := Options{Workers: 1000, Clock: clock, Shards: tc.instances}
+			o.setDefaults()
+			s, srv := newServers(o, nil, nil), serverOf("auth", tc.perSecond, tc.burst)
+			n := 0
+			var wait time.Duration
+			for p := (*problem)(nil); p == nil && n <= 100; n++ {
+				wait, p = s.admit(srv, types.UID(fmt.Sprint(n)))
+			}
+			if n-1 != tc.want {
+				t.Errorf("%d clients are let through at once, want %d", n-1, tc.want)
+			}
+			if wait.Round(time.Millisecond) != tc.next.Round(time.Millisecond) {
+				t.Errorf("the next one is to wait %s, want %s", wait, tc.next)
+			}
+		})
+	}
+}
