@@ -20,6 +20,8 @@ import (
 	"k8s.io/client-go/rest"
 	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
@@ -123,6 +125,13 @@ func TestEachClientIsServedByExactlyOne(t *testing.T) {
 		op := instances[shard]
 		if diff := cmp.Diff([]string{"PATCH m2mclients/status", "POST secrets"}, slices.Compact(slices.Sorted(slices.Values(op.requests.writes())))); diff != "" {
 			t.Errorf("what shard %q writes (-want +got):\n%s", shard, diff)
+		}
+		var known v1alpha1.M2MClientList
+		if err := op.client.List(t.Context(), &known); err != nil {
+			t.Fatal(err)
+		}
+		if n := slices.IndexFunc(known.Items, func(c v1alpha1.M2MClient) bool { return c.Labels[v1alpha1.ShardLabel] != shard }); n >= 0 || len(known.Items) != 4 {
+			t.Errorf("shard %q caches %d clients, and not only its own", shard, len(known.Items))
 		}
 		all := strings.Join(op.requests.filter(func(string, string) bool { return true }), " ")
 		for _, kind := range []string{"deployments", "statefulsets", "daemonsets", "jobs", "cronjobs"} {
@@ -291,6 +300,66 @@ func TestAHandOverCostsNothing(t *testing.T) {
 		s.main.requests.reset()
 		s.as.ResetRequests()
 		at = to
+	}
+}
+
+// TestOthersDoNotWakeAnInstance: what happens to the clients of one instance
+// costs the others next to nothing.
+func TestOthersDoNotWakeAnInstance(t *testing.T) {
+	s := newInstances(t, rest.CopyConfig(restConfig))
+	s.handOver("a")
+	var secret corev1.Secret
+	if err := kube.Get(t.Context(), types.NamespacedName{Namespace: s.shop, Name: "cart-token"}, &secret); err != nil {
+		t.Fatal(err)
+	}
+	orphan := secret.DeepCopy()
+	orphan.OwnerReferences = nil
+	after := s.cart.DeepCopy()
+	after.Generation++
+	unlabelled := after.DeepCopy()
+	unlabelled.Labels = nil
+	namesake := after.DeepCopy()
+	namesake.UID = "another"
+	always := predicate.Funcs{}
+	for of, op := range map[shard]*operator{"": s.main, "a": s.a} {
+		mine := of == "a"
+		owned, events := of.ownedBy(op.client), of.of(predicate.GenerationChangedPredicate{})
+		var gone []client.Object
+		departures := of.departures(func(o client.Object) { gone = append(gone, o) })
+		left := func(what string, is bool) {
+			t.Helper()
+			if len(gone) > 0 != is {
+				t.Errorf("shard %q: %s makes it forget a client: %t, want %t", of, what, len(gone) > 0, is)
+			}
+			gone = nil
+		}
+		for what, got := range map[string][2]bool{
+			"its Secret is there":              {owned.Create(event.CreateEvent{Object: &secret}), mine},
+			"its Secret changes":               {owned.Update(event.UpdateEvent{ObjectOld: &secret, ObjectNew: &secret}), mine},
+			"its Secret loses its owner":       {owned.Update(event.UpdateEvent{ObjectOld: &secret, ObjectNew: orphan}), mine},
+			"its Secret is deleted":            {owned.Delete(event.DeleteEvent{Object: &secret}), mine},
+			"somebody else's Secret":           {owned.Update(event.UpdateEvent{ObjectOld: orphan, ObjectNew: orphan}), false},
+			"the client is there":              {events.Create(event.CreateEvent{Object: s.cart}), mine},
+			"its spec changes":                 {events.Update(event.UpdateEvent{ObjectOld: s.cart, ObjectNew: after}), mine},
+			"nothing of it changes":            {events.Update(event.UpdateEvent{ObjectOld: s.cart, ObjectNew: s.cart}), false},
+			"it is handed over":                {events.Update(event.UpdateEvent{ObjectOld: after, ObjectNew: unlabelled}), true},
+			"it is deleted":                    {of.of(always).Delete(event.DeleteEvent{Object: s.cart}), mine},
+			"clients are listed, and it is it": {len(of.clients(t.Context(), op.client, client.InNamespace(s.shop))) > 0, mine},
+		} {
+			if got[0] != got[1] {
+				t.Errorf("shard %q: %s: %t, want %t", of, what, got[0], got[1])
+			}
+		}
+		departures.Update(t.Context(), event.UpdateEvent{ObjectOld: s.cart, ObjectNew: after}, nil)
+		left("another spec", false)
+		departures.Update(t.Context(), event.UpdateEvent{ObjectOld: s.cart, ObjectNew: unlabelled}, nil)
+		left("a label that goes", mine)
+		departures.Update(t.Context(), event.UpdateEvent{ObjectOld: unlabelled, ObjectNew: s.cart}, nil)
+		left("a label that comes", !mine)
+		departures.Update(t.Context(), event.UpdateEvent{ObjectOld: s.cart, ObjectNew: namesake}, nil)
+		left("another one of its name", mine)
+		departures.Delete(t.Context(), event.DeleteEvent{Object: s.cart}, nil)
+		left("its deletion", mine)
 	}
 }
 
