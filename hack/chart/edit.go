@@ -28,6 +28,7 @@ type object struct {
 	kind, name string // without the prefix
 	when       string
 	perNS      string // a template of namespaces: where they are named, a RoleBinding in each stands for this
+	perShard   bool   // there is one for each shard, which is $shard in its templates
 }
 
 func newObject(n *node) (*object, error) {
@@ -68,6 +69,21 @@ func perNamespace(namespaces string) edit {
 		o.perNS = namespaces
 		return nil
 	}
+}
+
+// perShard makes one object for each shard of the one that config has: with the
+// shard's name behind its own, and the shard's label where the pods' labels are.
+func perShard(o *object) error {
+	o.perShard = true
+	if err := set("metadata.name", fullname+"shard-{{ $shard }}")(o); err != nil {
+		return err
+	}
+	o.walk("", func(_ string, n *node) {
+		if strings.HasSuffix(n.child("app.kubernetes.io/component").value(), "shard") {
+			n.sub = append(n.sub, &node{key: "m2m-operator.io/shard", text: "{{ $shard | quote }}"})
+		}
+	})
+	return add("metadata.labels", "m2m-operator.io/shard: {{ $shard | quote }}")(o)
 }
 
 // set puts a template in the place of a scalar.
@@ -256,7 +272,13 @@ func (o *object) render() string {
 		in.write(&b, 0)
 		b.WriteString("{{- else }}\n")
 	}
+	if o.perShard {
+		b.WriteString("{{- range $shard := $.Values.shards }}\n---\n")
+	}
 	o.write(&b, 0)
+	if o.perShard {
+		b.WriteString("{{- end }}\n")
+	}
 	if o.perNS != "" {
 		b.WriteString("{{- end }}\n")
 	}

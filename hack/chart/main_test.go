@@ -43,6 +43,14 @@ metadata:
   labels: {app.kubernetes.io/name: m2m-operator}
   name: m2m-operator-manager
 roleRef: {name: m2m-operator-webhook}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  labels: {app.kubernetes.io/name: m2m-operator}
+  name: m2m-operator-shard
+spec:
+  selector: {app.kubernetes.io/component: shard, app.kubernetes.io/name: m2m-operator}
 `
 
 func templatesOf(t *testing.T, manifests string, rules map[string][]edit) (map[string]string, error) {
@@ -64,6 +72,7 @@ func TestObjectsBecomeTemplates(t *testing.T) {
 			add("spec", "{{- with $.Values.x }}\nx:\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"),
 		},
 		"ClusterRoleBinding/manager": {perNamespace("$.Values.namespaces")},
+		"Deployment/shard":           {perShard, when("$.Values.on")},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -119,6 +128,25 @@ spec:
 `,
 		"clusterrolebinding-manager.yaml": notice + "{{- range $.Values.namespaces }}\n---\n" + binding("RoleBinding", "  namespace: {{ . | quote }}\n") +
 			"{{- else }}\n" + binding("ClusterRoleBinding", "") + "{{- end }}\n",
+		"deployment-shard.yaml": notice + `{{- if $.Values.on }}
+{{- range $shard := $.Values.shards }}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  labels:
+    {{- include "m2m-operator.labels" $ | nindent 4 }}
+    m2m-operator.io/shard: {{ $shard | quote }}
+  name: {{ include "m2m-operator.fullname" $ }}-shard-{{ $shard }}
+spec:
+  selector:
+    app.kubernetes.io/component: shard
+    app.kubernetes.io/name: m2m-operator
+    app.kubernetes.io/instance: {{ $.Release.Name | quote }}
+    m2m-operator.io/shard: {{ $shard | quote }}
+{{- end }}
+{{- end }}
+`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -129,7 +157,7 @@ spec:
 // installation than the manifests is an error.
 func TestWhatConfigAddsIsNotForgotten(t *testing.T) {
 	with := func(id string, edits ...edit) map[string][]edit {
-		rules := map[string][]edit{"Namespace/system": nil, "Service/webhook": {}, "ClusterRoleBinding/manager": {}}
+		rules := map[string][]edit{"Namespace/system": nil, "Service/webhook": {}, "ClusterRoleBinding/manager": {}, "Deployment/shard": {}}
 		rules[id] = append([]edit{}, edits...)
 		return rules
 	}

@@ -2,6 +2,11 @@
 
 package main
 
+import (
+	"fmt"
+	"slices"
+)
+
 // Conditions that several objects share.
 const (
 	metricsOn    = "$.Values.metrics.enabled"
@@ -30,7 +35,7 @@ var rules = map[string][]edit{
 	"ClusterRoleBinding/manager-cluster-rolebinding": {},
 	"ClusterRole/manager-role":                       {},
 	"ClusterRoleBinding/manager-rolebinding":         {perNamespace(watched)},
-	"Role/leader-election":                           {},
+	"Role/leader-election":                           {add("rules[1].resourceNames", "{{- range $.Values.shards }}\n- m2m-operator-{{ . }}\n{{- end }}")},
 	"RoleBinding/leader-election":                    {},
 	"ClusterRole/metrics-auth":                       {when(metricsOn)},
 	"ClusterRoleBinding/metrics-auth":                {when(metricsOn)},
@@ -80,32 +85,21 @@ var rules = map[string][]edit{
 		block("spec.issuerRef", issuerRef),
 	},
 
-	"Service/metrics": {when(metricsServe)},
-	"Deployment/controller-manager": {
-		set("spec.replicas", "{{ $.Values.replicas }}"),
-		add("spec.template.metadata.annotations", "{{- with $.Values.podAnnotations }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
-		add("spec.template.metadata.labels", "{{- with $.Values.podLabels }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
-		block("spec.template.spec.topologySpreadConstraints", topologySpread),
-		only("spec.template.spec.topologySpreadConstraints", "$.Values.topologySpreadConstraints"),
-		set(manager+"image", `{{ include "m2m-operator.image" $ | quote }}`),
-		set(manager+"imagePullPolicy", "{{ $.Values.image.pullPolicy }}"),
-		set(manager+"args[--metrics-bind-address]", "--metrics-bind-address={{ if $.Values.metrics.enabled }}:8443{{ else }}0{{ end }}"),
-		add(manager+"args", "{{- with $.Values.watchNamespaces }}\n- --watch-namespaces={{ join \",\" . }}\n{{- end }}"),
-		add(manager+"args", "{{- if not $.Values.promptDelivery.enabled }}\n- --prompt-delivery=false\n{{- end }}"),
+	"Service/metrics":       {when(metricsServe)},
+	"Service/shard-metrics": {when("and (" + metricsServe + ") $.Values.shards")},
+	"Deployment/controller-manager": slices.Concat(replicas(selector), []edit{
 		add(manager+"args", webhookArgs),
-		add(manager+"args", "{{- with $.Values.extraArgs }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
-		only(manager+"ports[name=metrics]", metricsOn),
+		add(manager+"args", extraArgs),
 		only(manager+"ports[name=webhook]", webhookOn),
-		block(manager+"resources", "{{- toYaml $.Values.resources | nindent <indent> }}"),
 		add("spec.template.spec.containers[name=manager]", "{{- if "+certManager+" }}\nvolumeMounts:\n- name: webhook-certificate\n  mountPath: "+certDir+"\n  readOnly: true\n{{- end }}"),
 		add("spec.template.spec", "{{- if "+certManager+" }}\nvolumes:\n- name: webhook-certificate\n  secret:\n    secretName: "+fullname+"webhook-tls\n{{- end }}"),
-		add("spec.template.spec", optional("imagePullSecrets")),
-		add("spec.template.spec", optional("nodeSelector")),
-		add("spec.template.spec", optional("affinity")),
-		add("spec.template.spec", optional("tolerations")),
-		add("spec.template.spec", "{{- with $.Values.priorityClassName }}\npriorityClassName: {{ . | quote }}\n{{- end }}"),
-	},
+	}),
 	"PodDisruptionBudget/controller-manager": {when("$.Values.podDisruptionBudget.enabled"), set("spec.maxUnavailable", "{{ $.Values.podDisruptionBudget.maxUnavailable }}")},
+
+	"Deployment/shard": slices.Concat([]edit{perShard}, replicas(shardSelector), []edit{add(manager+"args", extraArgs)}),
+	"PodDisruptionBudget/shard": {
+		perShard, when("$.Values.podDisruptionBudget.enabled"), set("spec.maxUnavailable", "{{ $.Values.podDisruptionBudget.maxUnavailable }}"),
+	},
 	"NetworkPolicy/controller-manager": {
 		when("$.Values.networkPolicy.enabled"),
 		only("spec.ingress[0]", webhookOn),
@@ -123,6 +117,33 @@ const (
 	manager = "spec.template.spec.containers[name=manager]."
 	webhook = "webhooks[name=pods.m2m-operator.io]."
 )
+
+// replicas are the edits of the Deployments, whose pods are alike and are found by
+// labels of which a helper knows some.
+func replicas(selector string) []edit {
+	return []edit{
+		set("spec.replicas", "{{ $.Values.replicas }}"),
+		add("spec.template.metadata.annotations", "{{- with $.Values.podAnnotations }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
+		add("spec.template.metadata.labels", "{{- with $.Values.podLabels }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
+		block("spec.template.spec.topologySpreadConstraints", fmt.Sprintf(topologySpread, selector)),
+		only("spec.template.spec.topologySpreadConstraints", "$.Values.topologySpreadConstraints"),
+		set(manager+"image", `{{ include "m2m-operator.image" $ | quote }}`),
+		set(manager+"imagePullPolicy", "{{ $.Values.image.pullPolicy }}"),
+		set(manager+"args[--metrics-bind-address]", "--metrics-bind-address={{ if $.Values.metrics.enabled }}:8443{{ else }}0{{ end }}"),
+		add(manager+"args", "{{- with $.Values.shards }}\n- --shards={{ add1 (len .) }}\n{{- end }}"),
+		add(manager+"args", "{{- with $.Values.watchNamespaces }}\n- --watch-namespaces={{ join \",\" . }}\n{{- end }}"),
+		add(manager+"args", "{{- if not $.Values.promptDelivery.enabled }}\n- --prompt-delivery=false\n{{- end }}"),
+		only(manager+"ports[name=metrics]", metricsOn),
+		block(manager+"resources", "{{- toYaml $.Values.resources | nindent <indent> }}"),
+		add("spec.template.spec", optional("imagePullSecrets")),
+		add("spec.template.spec", optional("nodeSelector")),
+		add("spec.template.spec", optional("affinity")),
+		add("spec.template.spec", optional("tolerations")),
+		add("spec.template.spec", "{{- with $.Values.priorityClassName }}\npriorityClassName: {{ . | quote }}\n{{- end }}"),
+	}
+}
+
+const extraArgs = "{{- with $.Values.extraArgs }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"
 
 // Where cert-manager's certificate is mounted.
 const certDir = "/var/run/m2m-operator/webhook"
@@ -172,6 +193,12 @@ func optional(field string) string {
 	return "{{- with $.Values." + field + " }}\n" + field + ":\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"
 }
 
+// What the pods are found by: of the instance that has everything, and of a shard.
+const (
+	selector      = `{{- include "m2m-operator.selector" $ | nindent 12 }}`
+	shardSelector = `{{- include "m2m-operator.shardSelector" (list $ $shard) | nindent 12 }}`
+)
+
 // A constraint without a selector is about the operator's pods.
 const topologySpread = `{{- range $.Values.topologySpreadConstraints }}
 -
@@ -179,6 +206,6 @@ const topologySpread = `{{- range $.Values.topologySpreadConstraints }}
   {{- if not .labelSelector }}
   labelSelector:
     matchLabels:
-      {{- include "m2m-operator.selector" $ | nindent 12 }}
+      %s
   {{- end }}
 {{- end }}`

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -23,6 +24,7 @@ const everything = `
 image: {repository: registry.example.com:5000/m2m, digest: "sha256:0000000000000000000000000000000000000000000000000000000000000000", pullPolicy: Always}
 imagePullSecrets: [{name: registry}]
 replicas: 3
+shards: [eu-1, "2"]
 resources: {requests: {cpu: 1}, limits: {memory: 1Gi}}
 watchNamespaces: [shop, payments]
 extraArgs: [--workers=40, --zap-log-level=debug]
@@ -55,6 +57,7 @@ var installations = map[string]string{
 	"without a metrics service":    "{metrics: {service: {enabled: false}, serviceMonitor: {enabled: true}}}",
 	"with cert-manager":            "{webhook: {certManager: {enabled: true}}}",
 	"in one namespace":             "{watchNamespaces: [shop]}",
+	"with shards":                  "{shards: [a, b], networkPolicy: {enabled: true}, metrics: {serviceMonitor: {enabled: true}}}",
 	"in its own namespace":         "{watchNamespaces: [" + namespace + "]}",
 }
 
@@ -81,6 +84,7 @@ func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
 		"with cert-manager":       {"webhook: {certManager: {enabled: true}}", "cert-manager"},
 		"without the webhook":     {"webhook: {enabled: false}", "no-webhook"},
 		"without prompt delivery": {"promptDelivery: {enabled: false}", "no-prompt-delivery"},
+		"with two shards":         {"shards: [a, b]", "shards"},
 	}
 	config := t.TempDir()
 	if err := os.CopyFS(config, os.DirFS(root+"/config")); err != nil {
@@ -200,6 +204,7 @@ func TestEverythingIsInThere(t *testing.T) {
 		"tolerations:[map[effect:NoSchedule key:infra", "affinity:map[nodeAffinity:", "team:identity", "example.com/note:a: note", "example.com/role:operator",
 		"name:tokens-controller-manager", "dnsNames:[tokens-webhook." + namespace + ".svc]", "inject-ca-from:" + namespace + "/tokens-webhook",
 		"operator:In values:[shop payments]",
+		"name:tokens-shard-eu-1", "m2m-operator.io/shard:2", "--shard=$(SHARD) --shards=3 --watch-namespaces", "--leader-elect --shards=3", "resourceNames:[m2m-operator m2m-operator-eu-1 m2m-operator-2]",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is nowhere", want)
@@ -209,6 +214,43 @@ func TestEverythingIsInThere(t *testing.T) {
 		if strings.Contains(text, unwanted) {
 			t.Errorf("%q is there", unwanted)
 		}
+	}
+}
+
+// TestServicesFindTheirPods: the webhook is served by the instance that has
+// everything and by no shard, and both publish metrics.
+func TestServicesFindTheirPods(t *testing.T) {
+	var pods []map[string]string
+	selectors := map[string]map[string]string{}
+	for _, o := range render(t, "any", namespace, "shards: [a, b]") {
+		var err error
+		switch o.GetKind() {
+		case "Deployment":
+			var labels map[string]string
+			labels, _, err = unstructured.NestedStringMap(o.Object, "spec", "template", "metadata", "labels")
+			pods = append(pods, labels)
+		case "Service":
+			selectors[o.GetName()], _, err = unstructured.NestedStringMap(o.Object, "spec", "selector")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := map[string][]string{}
+	for name, selector := range selectors {
+		for _, p := range pods {
+			if labels.SelectorFromSet(selector).Matches(labels.Set(p)) {
+				got[name] = append(got[name], p["app.kubernetes.io/component"]+p["m2m-operator.io/shard"])
+			}
+		}
+		slices.Sort(got[name])
+	}
+	want := map[string][]string{
+		"any-m2m-operator-webhook": {"controller-manager"}, "any-m2m-operator-metrics": {"controller-manager"},
+		"any-m2m-operator-shard-metrics": {"sharda", "shardb"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("pods of the Services (-want +got):\n%s", diff)
 	}
 }
 
@@ -236,6 +278,9 @@ func TestBadValuesAreExplained(t *testing.T) {
 		"a value that does not exist":     {"image: {repo: m2m}", "'/image': additional properties 'repo' not allowed"},
 		"a word for a number":             {"replicas: two", "'/replicas': got string, want integer"},
 		"a namespace in capitals":         {"watchNamespaces: [Shop]", "'/watchNamespaces/0'"},
+		"a shard in capitals":             {"shards: [EU]", "'/shards/0'"},
+		"a shard that is a number":        {"shards: [1]", "'/shards/0': got number, want string"},
+		"a shard twice":                   {"shards: [a, a]", "'/shards'"},
 		"a namespace twice":               {"watchNamespaces: [shop, shop]", "'/watchNamespaces'"},
 		"a policy that does not exist":    {"webhook: {failurePolicy: fail}", "'/webhook/failurePolicy': value must be one of 'Fail', 'Ignore'"},
 		"a repository with its tag":       {"image: {repository: m2m:1}", "'/image/repository'"},

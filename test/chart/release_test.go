@@ -20,11 +20,13 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -66,27 +68,41 @@ func (w *written) String() string {
 
 var eventually = kubetest.Eventually
 
+// flagsOf returns what the container of a Deployment's pods is started with, as the
+// kubelet makes it of the pod's labels.
+func flagsOf(t *testing.T, o *unstructured.Unstructured) []string {
+	t.Helper()
+	var d appsv1.Deployment
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &d); err != nil {
+		t.Fatal(err)
+	}
+	flags := slices.Clone(d.Spec.Template.Spec.Containers[0].Args)
+	for _, e := range d.Spec.Template.Spec.Containers[0].Env {
+		label, ok := strings.CutPrefix(e.ValueFrom.FieldRef.FieldPath, "metadata.labels['")
+		for i := range flags {
+			if ok {
+				flags[i] = strings.ReplaceAll(flags[i], "$("+e.Name+")", d.Spec.Template.Labels[strings.TrimSuffix(label, "']")])
+			}
+		}
+	}
+	return flags
+}
+
 // TestAReleaseInAFewNamespacesWorks installs a release that watches two
-// namespaces and runs the operator with the flags of its Deployment, as its
-// ServiceAccount: it does in these all that it does anywhere, and can do nothing
-// in others.
+// namespaces and runs the operator, and a shard of it, with the flags of their
+// Deployments, as its ServiceAccount: they do in these all that they do anywhere,
+// and can do nothing in others.
 func TestAReleaseInAFewNamespacesWorks(t *testing.T) {
-	var flags []string
-	for _, o := range render(t, tokens, platform, "{watchNamespaces: [shop, payments], crds: {enabled: false}}") {
+	flags := map[string][]string{}
+	for _, o := range render(t, tokens, platform, "{watchNamespaces: [shop, payments], shards: [eu-1], crds: {enabled: false}}") {
 		if err := apply(t, o); err != nil {
 			t.Fatalf("%s: %v", id(o), err)
 		}
 		if o.GetKind() == "Deployment" {
-			containers, _, err := unstructured.NestedSlice(o.Object, "spec", "template", "spec", "containers")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if flags, _, err = unstructured.NestedStringSlice(containers[0].(map[string]any), "args"); err != nil {
-				t.Fatal(err)
-			}
+			flags[o.GetName()] = flagsOf(t, o)
 		}
 	}
-	log := run(t, flags)
+	log, shard := run(t, flags[tokens+"-m2m-operator-controller-manager"]), run(t, flags[tokens+"-m2m-operator-shard-eu-1"])
 
 	secret := oidctest.NewSecret()
 	as := authorizationServer(t, secret)
@@ -100,7 +116,7 @@ func TestAReleaseInAFewNamespacesWorks(t *testing.T) {
 				AllowedNamespaces:       v1alpha1.NamespaceSelection{Selector: &metav1.LabelSelector{}},
 			},
 		},
-		api(), credentials("shop", secret), credentials(elsewhere, secret), cart("shop"), cart(elsewhere), payment())
+		api(), credentials("shop", secret), credentials(elsewhere, secret), cart("shop"), cart(elsewhere), payment(), ofShard())
 
 	ready := func(o client.Object, conditions func() []metav1.Condition) {
 		t.Helper()
@@ -109,10 +125,17 @@ func TestAReleaseInAFewNamespacesWorks(t *testing.T) {
 				return err
 			}
 			if !meta.IsStatusConditionTrue(conditions(), v1alpha1.ConditionReady) {
-				return fmt.Errorf("%s is not ready: %v; the operator wrote:\n%s", o.GetName(), conditions(), log)
+				return fmt.Errorf("%s is not ready: %v; the operator wrote:\n%s\nand its shard:\n%s", o.GetName(), conditions(), log, shard)
 			}
 			return nil
 		})
+	}
+	european := ofShard()
+	ready(european, func() []metav1.Condition { return european.Status.Conditions })
+	for _, lease := range []string{"m2m-operator", "m2m-operator-eu-1"} {
+		if err := kube.Get(t.Context(), client.ObjectKey{Namespace: platform, Name: lease}, &coordinationv1.Lease{}); err != nil {
+			t.Errorf("the lease %s: %v", lease, err)
+		}
 	}
 	c, s := cart("shop"), &v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: "company"}}
 	ready(c, func() []metav1.Condition { return c.Status.Conditions })
@@ -154,8 +177,10 @@ func TestAReleaseInAFewNamespacesWorks(t *testing.T) {
 	if len(other.Status.Conditions) > 0 {
 		t.Errorf("the operator works in a namespace that it does not watch: %v", other.Status.Conditions)
 	}
-	if strings.Contains(log.String(), "forbidden") {
-		t.Errorf("the operator lacks permissions:\n%s", log)
+	for _, log := range []*written{log, shard} {
+		if strings.Contains(log.String(), "forbidden") {
+			t.Errorf("the operator lacks permissions:\n%s", log)
+		}
 	}
 	permissions(t)
 	fenced(t)
@@ -328,6 +353,13 @@ func cart(ns string) *v1alpha1.M2MClient {
 			}},
 		},
 	}
+}
+
+// ofShard is a client that the shard eu-1 serves.
+func ofShard() *v1alpha1.M2MClient {
+	c := cart("shop")
+	c.Name, c.Labels = "wishlist", map[string]string{v1alpha1.ShardLabel: "eu-1"}
+	return c
 }
 
 // payment is annotated for the API's bundle.

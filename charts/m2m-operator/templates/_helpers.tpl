@@ -26,6 +26,14 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: controller-manager
 {{- end }}
 
+{{- /* What a shard's pods are found by: of the root and the shard's name. */}}
+{{- define "m2m-operator.shardSelector" -}}
+app.kubernetes.io/name: m2m-operator
+app.kubernetes.io/instance: {{ (index . 0).Release.Name | quote }}
+app.kubernetes.io/component: shard
+m2m-operator.io/shard: {{ index . 1 | quote }}
+{{- end }}
+
 {{- define "m2m-operator.image" -}}
 {{- with .Values.image -}}
 {{- if .digest -}}
