@@ -65,7 +65,7 @@ func documented(t *testing.T) (rows []string) {
 // TestTheTableOfValuesIsCurrent compares docs/install.md with values.yaml.
 func TestTheTableOfValuesIsCurrent(t *testing.T) {
 	want := documented(t)
-	got := regexp.MustCompile("(?m)^\\| `[a-zA-Z.]+` \\| .*$").FindAllString(string(read(t, root+"/docs/install.md")), -1)
+	got := regexp.MustCompile("(?m)^\\| `[a-zA-Z.]+` \\| `.*$").FindAllString(string(read(t, root+"/docs/install.md")), -1)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("docs/install.md says of the values (-values.yaml +page):\n%s\nwant\n%s", diff, strings.Join(want, "\n"))
 	}
