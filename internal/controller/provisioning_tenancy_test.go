@@ -303,6 +303,6 @@ func TestProvisioningByAnotherDriver(t *testing.T) {
 		}
 		return nil
 	})
-	op.stop() // it tries on
+	op.stop()                  // it tries on
 	w.logto.ForgetViolations() // Logto has no dynamic registration
 }
