@@ -29,7 +29,7 @@ func (b *bench) lifetime() time.Duration {
 // refreshes that follow are spread evenly. A few clients need no such thing; between
 // their rounds there is a pause, in which counts are exact.
 func (b *bench) spread() time.Duration {
-	if b.n > 1000 {
+	if b.n > 500 {
 		return 300 * time.Second
 	}
 	return 0

@@ -282,7 +282,7 @@ func (r *BundleReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error
 		WatchesRawSource(sourceKind(r.servers.foreign, "ConfigMap", from(func(_ context.Context, o client.Object) []bundleRequest {
 			// Another's ConfigMap of a bundle's name, or a bundle that lost
 			// its label: its going makes room.
-			if api, ok := apiResourceOfConfigMap(o.GetName()); ok && o.GetLabels()[v1alpha1.ManagedByLabel] == "" {
+			if api, ok := apiResourceOfConfigMap(o.GetName()); ok {
 				return []bundleRequest{{o.GetNamespace(), api}}
 			}
 			return nil

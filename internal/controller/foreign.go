@@ -14,6 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -27,9 +29,11 @@ import (
 // foreignObjects reads Secrets and ConfigMaps that the operator did not write:
 // credentials and CA bundles. Only their identity is cached, for clusters hold
 // tens of thousands of them; the contents of the few that are named are read
-// when needed and kept by resourceVersion.
+// when needed and kept by resourceVersion. One that carries the operator's label
+// is found as well, in the cache of its own.
 type foreignObjects struct {
-	cache cache.Cache   // metadata of all Secrets and ConfigMaps
+	cache cache.Cache   // metadata of all Secrets and ConfigMaps that do not carry the operator's label
+	own   client.Reader // cache of those that do
 	live  client.Reader // the API server
 
 	mu       sync.Mutex
@@ -48,16 +52,18 @@ type foreignObject struct {
 }
 
 func newForeignObjects(mgr ctrl.Manager, o Options) (*foreignObjects, error) {
+	// What carries the label is cached already, and changes with every refresh.
+	unlabelled, err := labels.NewRequirement(v1alpha1.ManagedByLabel, selection.NotEquals, []string{v1alpha1.ManagedByValue})
+	if err != nil {
+		return nil, fmt.Errorf("select what is not the operator's: %w", err)
+	}
 	c, err := cache.New(mgr.GetConfig(), cache.Options{
+		DefaultLabelSelector: labels.NewSelector().Add(*unlabelled),
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
 		DefaultNamespaces: withOperatorNamespace(o),
 		DefaultTransform: func(in any) (any, error) {
 			if o, ok := in.(*metav1.PartialObjectMetadata); ok {
-				kept := metav1.ObjectMeta{Name: o.Name, Namespace: o.Namespace, UID: o.UID, ResourceVersion: o.ResourceVersion}
-				if o.Labels[v1alpha1.ManagedByLabel] == v1alpha1.ManagedByValue {
-					kept.Labels = map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
-				}
-				o.ObjectMeta = kept
+				o.ObjectMeta = metav1.ObjectMeta{Name: o.Name, Namespace: o.Namespace, UID: o.UID, ResourceVersion: o.ResourceVersion}
 			}
 			return in, nil
 		},
@@ -68,7 +74,7 @@ func newForeignObjects(mgr ctrl.Manager, o Options) (*foreignObjects, error) {
 	if err := mgr.Add(onEveryReplica{c}); err != nil {
 		return nil, fmt.Errorf("add the metadata cache: %w", err)
 	}
-	return &foreignObjects{cache: c, live: mgr.GetAPIReader(), contents: map[foreignKey]foreignObject{}}, nil
+	return &foreignObjects{cache: c, own: mgr.GetClient(), live: mgr.GetAPIReader(), contents: map[foreignKey]foreignObject{}}, nil
 }
 
 // onEveryReplica has the manager start a cache of a replica that does not lead,
@@ -86,7 +92,9 @@ func metadataOf(kind string) *metav1.PartialObjectMetadata {
 	return o
 }
 
-// sourceKind watches the metadata of all Secrets or ConfigMaps.
+// sourceKind watches the metadata of the Secrets or ConfigMaps that are not the
+// operator's. One that gets the operator's label is gone for it, one that loses it
+// is new.
 func sourceKind[request comparable](f *foreignObjects, kind string, h handler.TypedEventHandler[client.Object, request]) source.TypedSource[request] {
 	return source.TypedKind(f.cache, client.Object(metadataOf(kind)), h)
 }
@@ -94,8 +102,12 @@ func sourceKind[request comparable](f *foreignObjects, kind string, h handler.Ty
 // version identifies the present state of an object, "" if it does not exist.
 // It costs no request.
 func (f *foreignObjects) version(ctx context.Context, kind string, name types.NamespacedName) (string, error) {
-	o := metadataOf(kind)
+	var o client.Object = metadataOf(kind)
 	err := f.cache.Get(ctx, name, o)
+	if apierrors.IsNotFound(err) {
+		o = ownObject(kind)
+		err = f.own.Get(ctx, name, o)
+	}
 	if apierrors.IsNotFound(err) {
 		f.mu.Lock()
 		delete(f.contents, foreignKey{kind, name})
@@ -111,11 +123,19 @@ func (f *foreignObjects) version(ctx context.Context, kind string, name types.Na
 // isAnothers says whether an object exists that is not the operator's. It costs
 // no request.
 func (f *foreignObjects) isAnothers(ctx context.Context, kind string, name types.NamespacedName) (bool, error) {
-	o := metadataOf(kind)
-	if err := f.cache.Get(ctx, name, o); err != nil {
+	if err := f.cache.Get(ctx, name, metadataOf(kind)); err != nil {
 		return false, client.IgnoreNotFound(err)
 	}
-	return o.GetLabels()[v1alpha1.ManagedByLabel] != v1alpha1.ManagedByValue, nil
+	return true, nil
+}
+
+// ownObject returns an empty object of a kind to look one of the operator's own
+// up with.
+func ownObject(kind string) client.Object {
+	if kind == "ConfigMap" {
+		return &corev1.ConfigMap{}
+	}
+	return &corev1.Secret{}
 }
 
 func versionOf(o client.Object) string {

@@ -194,9 +194,6 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 		return clients(ctx, client.InNamespace(o.GetName()))
 	})
 	ofSecret := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-		if o.GetLabels()[v1alpha1.ManagedByLabel] == v1alpha1.ManagedByValue {
-			return nil // the operator's own come by their owner
-		}
 		if !r.servers.watches(o.GetNamespace()) {
 			return nil // the operator's own namespace
 		}

@@ -176,7 +176,7 @@ func verifySignature(token string, claims *Claims, keys []Key, allowed []string)
 		if key.Algorithm != "" && key.Algorithm != alg {
 			continue
 		}
-		if _, public, err := parseKey([]byte(key.JWK)); err == nil && family(public) == keyFamilies[alg] {
+		if public, ok := knownKeys.public(key.JWK); ok && family(public) == keyFamilies[alg] {
 			candidates, ids = append(candidates, public), append(ids, key.ID)
 		}
 	}
