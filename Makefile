@@ -13,6 +13,8 @@ IMG ?= m2m-operator:latest
 PLATFORMS ?= linux/amd64,linux/arm64
 FUZZTIME ?= 10s
 TESTFLAGS ?=
+N ?= 10000
+BENCHFLAGS ?=
 PKG ?= ./...
 
 TOOL := hack/tool.sh
@@ -35,6 +37,8 @@ help: ## Show this list.
 	  FUZZTIME 'how long each fuzz target runs ($(FUZZTIME))' \
 	  PKG 'packages for test and test-race ($(PKG))' \
 	  TESTFLAGS 'more flags for go test, such as -run=TestX' \
+	  N 'clients of the benchmark ($(N))' \
+	  BENCHFLAGS 'more flags for the benchmark, such as -only="cold start"' \
 	  IMAGES 'image archives for node-load' \
 	  KEEP '1 leaves the demo, or the node of e2e, running' \
 	  KUBECONFIG 'for e2e: an existing cluster to use instead of a node' \
@@ -140,6 +144,15 @@ provision-test: ## Run the provisioning scenarios against the servers that M2M_P
 	@$(WITH_CONTROL_PLANE); rm -f out/provision.json; \
 	M2M_PROVISION_OUT='$(CURDIR)/out' \
 	  go test -json -count=1 -timeout=30m $(TESTFLAGS) ./test/provision/... | go run ./hack/testreport -o out/tests/provision.json
+
+.PHONY: bench
+bench: build ## Measure the operator with N clients against a floor of the same run, an hour and more; N=500 is a quick look.
+	@$(WITH_CONTROL_PLANE); mkdir -p bin; go build -o bin/bench ./hack/bench && bin/bench -n $(N) $(BENCHFLAGS)
+
+.PHONY: bench-counts
+bench-counts: build ## Check that the counts of a small benchmark (mints, writes, reads) are exactly what they must be.
+	@$(WITH_CONTROL_PLANE); mkdir -p bin; go build -o bin/bench ./hack/bench && \
+	bin/bench -n 200 -guard -only 'cold start,restart,steady state,leader killed,key rotation'
 
 .PHONY: e2e
 e2e: ## Run the whole on a real node, or on the cluster of KUBECONFIG, and measure it. KEEP=1 leaves the node running.

@@ -19,10 +19,13 @@ import (
 
 // lifetime is that of the tokens of the steady state.
 func (b *bench) lifetime() time.Duration {
-	if b.spread() > 0 {
+	switch {
+	case b.spread() > 0:
 		return 300 * time.Second
+	case b.n > 250:
+		return 60 * time.Second
 	}
-	return 60 * time.Second
+	return 30 * time.Second
 }
 
 // spread is by how much longer the first tokens live, at most, so that the
