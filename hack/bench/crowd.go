@@ -63,7 +63,10 @@ func (b *bench) freshUsage(ctx context.Context) (u usage, err error) {
 	if err != nil {
 		return u, err
 	}
-	return settled(ctx, o, calmFor)
+	if u, err = settled(ctx, o, calmFor); err != nil {
+		return u, err
+	}
+	return u, o.saveProfile(ctx, "heap?gc=1", "bench-memory-heap.pprof")
 }
 
 func (b *bench) crowdNamespaces() int { return max(1, b.n/perNamespace) }

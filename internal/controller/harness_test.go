@@ -11,7 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/client-go/rest"
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -72,13 +74,18 @@ func (op *operator) catchUp(namespaces ...string) {
 	op.agrees(op.client, &v1alpha1.ClusterAuthorizationServerList{})
 	op.agrees(op.client, metadata("Namespace"))
 	own := client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
+	requirement, err := labels.NewRequirement(v1alpha1.ManagedByLabel, selection.NotEquals, []string{v1alpha1.ManagedByValue})
+	if err != nil {
+		op.t.Fatal(err)
+	}
+	anothers := client.MatchingLabelsSelector{Selector: labels.NewSelector().Add(*requirement)}
 	for _, ns := range namespaces {
 		in := client.InNamespace(ns)
 		for _, list := range append(verifierLists(), &v1alpha1.AuthorizationServerList{}, &v1alpha1.APIResourceList{}, &v1alpha1.M2MClientList{}) {
 			op.agrees(op.client, list, in)
 		}
 		for _, kind := range []string{"Secret", "ConfigMap"} {
-			op.agrees(op.foreign.cache, metadata(kind), in)
+			op.agrees(op.foreign.cache, metadata(kind), in, anothers)
 		}
 		op.agrees(op.client, &corev1.SecretList{}, in, own)
 		op.agrees(op.client, &corev1.ConfigMapList{}, in, own)

@@ -79,7 +79,8 @@ func (t tokenRecord) equal(o *tokenRecord) bool {
 // problem, and nothing is asked for that could not be stored.
 func (r *M2MClientReconciler) readSecret(ctx context.Context, p *pass) error {
 	p.secret = &tokenSecret{name: p.client.SecretName()}
-	found, err := r.findSecret(ctx, types.NamespacedName{Namespace: p.client.Namespace, Name: p.secret.name})
+	known := p.client.Status.ExpiresAt != nil && string(p.client.Status.SecretName) == p.secret.name
+	found, err := r.findSecret(ctx, types.NamespacedName{Namespace: p.client.Namespace, Name: p.secret.name}, known)
 	if err != nil || found == nil {
 		return err
 	}
@@ -108,8 +109,10 @@ func (r *M2MClientReconciler) readSecret(ctx context.Context, p *pass) error {
 }
 
 // findSecret returns a Secret, nil if there is none. The cache holds only what
-// carries the operator's label; what has another's, or lost it, is read live.
-func (r *M2MClientReconciler) findSecret(ctx context.Context, name types.NamespacedName) (*corev1.Secret, error) {
+// carries the operator's label; what has another's, or lost it, is read live. So
+// is one that is known to have been there: as its label changes, there may be a
+// moment when no cache has it.
+func (r *M2MClientReconciler) findSecret(ctx context.Context, name types.NamespacedName, known bool) (*corev1.Secret, error) {
 	var s corev1.Secret
 	err := r.client.Get(ctx, name, &s)
 	if err == nil {
@@ -119,7 +122,7 @@ func (r *M2MClientReconciler) findSecret(ctx context.Context, name types.Namespa
 		return nil, fmt.Errorf("get Secret %q: %w", name, err)
 	}
 	version, err := r.foreign.version(ctx, "Secret", name)
-	if err != nil || version == "" {
+	if err != nil || version == "" && !known {
 		return nil, err
 	}
 	if err := r.live.Get(ctx, name, &s); err != nil {
