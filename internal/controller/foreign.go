@@ -59,7 +59,7 @@ func newForeignObjects(mgr ctrl.Manager, o Options) (*foreignObjects, error) {
 	}
 	c, err := cache.New(mgr.GetConfig(), cache.Options{
 		DefaultLabelSelector: labels.NewSelector().Add(*unlabelled),
-		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
+		HTTPClient:           mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
 		DefaultNamespaces: withOperatorNamespace(o),
 		DefaultTransform: func(in any) (any, error) {
 			if o, ok := in.(*metav1.PartialObjectMetadata); ok {

@@ -38,6 +38,7 @@ type M2MClientReconciler struct {
 	clock   clock.PassiveClock
 	held    *perAccess[heldToken]
 	written *perAccess[tokenRecord] // of the tokens that this process wrote or has checked
+	wrote   *perAccess[string]      // resourceVersion of the Secret that this process wrote last, under the key wholeSecret
 
 	// clientWishes and apiWishes have a registered client and its API compared
 	// with their server.
@@ -159,6 +160,7 @@ func (r *M2MClientReconciler) forget(name types.NamespacedName, uid types.UID) {
 	forgetTokens(name)
 	r.held.forgetClient(name)
 	r.written.forgetClient(name)
+	r.wrote.forgetClient(name)
 	if uid != "" {
 		r.servers.leave(uid)
 	}
@@ -214,7 +216,7 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 		Named("m2mclient").
 		For(&v1alpha1.M2MClient{}, builder.WithPredicates(r.shard.of(predicate.Or(predicate.GenerationChangedPredicate{}, comparedClient)))).
 		Watches(&v1alpha1.M2MClient{}, gone).
-		Owns(&corev1.Secret{}, builder.WithPredicates(r.shard.ownedBy(r.client))).
+		Owns(&corev1.Secret{}, builder.WithPredicates(r.shard.ownedBy(r.client), r.changedByOthers())).
 		Watches(&corev1.Secret{}, room).
 		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).

@@ -23,7 +23,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
@@ -188,6 +190,7 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 		}
 	}
 	name := client.ObjectKeyFromObject(p.client)
+	r.wrote.put(name, wholeSecret, want.ResourceVersion)
 	for _, a := range p.accesses {
 		if a.issued != "" {
 			r.held.drop(name, a.key)
@@ -196,6 +199,26 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 		}
 	}
 	return r.removeFormerSecret(ctx, p)
+}
+
+// wholeSecret stands for all accesses of a client.
+const wholeSecret = ""
+
+// changedByOthers lets every event of a token Secret pass but the one that says
+// what this process has just written: there is nothing to do for it.
+func (r *M2MClientReconciler) changedByOthers() predicate.Predicate {
+	anothers := func(o client.Object) bool {
+		owner := metav1.GetControllerOf(o)
+		if owner == nil {
+			return true
+		}
+		wrote, ok := r.wrote.get(types.NamespacedName{Namespace: o.GetNamespace(), Name: owner.Name}, wholeSecret)
+		return !ok || wrote != o.GetResourceVersion()
+	}
+	return predicate.Funcs{
+		CreateFunc: func(e event.CreateEvent) bool { return anothers(e.Object) },
+		UpdateFunc: func(e event.UpdateEvent) bool { return anothers(e.ObjectNew) },
+	}
 }
 
 // refusalWait is how long a refused Secret is not offered again.

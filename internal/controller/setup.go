@@ -196,7 +196,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		client: &M2MClientReconciler{
 			shard: mine, client: mgr.GetClient(), live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens,
 			clientWishes: clientWishes, apiWishes: apiWishes,
-			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[tokenRecord](), events: events("m2m-m2mclient"),
+			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[tokenRecord](), wrote: newPerAccess[string](), events: events("m2m-m2mclient"),
 			prompt: o.PromptDelivery, confirmSecrets: len(o.WatchNamespaces) > 1,
 		},
 		others: &OthersReconciler{
