@@ -66,6 +66,7 @@ func scenarios() []scenario {
 		{"leader killed", "A second replica takes over", (*bench).leaderKilled},
 		{"memory", "Beside Secrets and pods of others", (*bench).memory},
 		{"outage", "The authorization server fails, and returns", (*bench).outage},
+		{"shards", "Three instances share the clients", (*bench).shards},
 		{"slow server", "One authorization server is slow, another is not", (*bench).slowServer},
 	}
 }

@@ -216,7 +216,7 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 		Named("m2mclient").
 		For(&v1alpha1.M2MClient{}, builder.WithPredicates(r.shard.of(predicate.Or(predicate.GenerationChangedPredicate{}, comparedClient)))).
 		Watches(&v1alpha1.M2MClient{}, gone).
-		Owns(&corev1.Secret{}, builder.WithPredicates(r.shard.ownedBy(r.client), r.changedByOthers())).
+		Owns(&corev1.Secret{}, builder.WithPredicates(r.changedByOthers(), r.shard.ownedBy(r.client))).
 		Watches(&corev1.Secret{}, room).
 		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
