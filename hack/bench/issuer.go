@@ -121,7 +121,8 @@ func carryOut(server *oidctest.Server, o order) error {
 		server.ResetRequests()
 	}
 	if o.Rotate {
-		server.RotateKey()
+		_, err := server.RotateKey()
+		return err
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ type observer struct {
 type sighting struct {
 	value               []byte
 	issuedAt, expiresAt time.Time
-	refreshAt, appeared time.Time
+	refreshAt           time.Time
 	client              client.ObjectKey
 	seed                string // of the jitter
 }
@@ -129,7 +129,7 @@ func (o *observer) saw(s *corev1.Secret, at time.Time) {
 		issuedAt, expiresAt, err := lifetimeOf(value)
 		if err != nil {
 			o.mu.Lock()
-			o.failed = errors.Join(o.failed, fmt.Errorf("Secret %s: %w", key, err))
+			o.failed = errors.Join(o.failed, fmt.Errorf("read Secret %s: %w", key, err))
 			o.mu.Unlock()
 			continue
 		}

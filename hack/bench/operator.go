@@ -28,8 +28,8 @@ type operator struct {
 }
 
 // startOperator starts bin/manager with its defaults and waits until it leads.
-func (b *bench) startOperator(ctx context.Context, flags ...string) (*operator, error) {
-	o, err := b.startReplica(ctx, flags...)
+func (b *bench) startOperator(ctx context.Context) (*operator, error) {
+	o, err := b.startReplica(ctx)
 	if err != nil {
 		return nil, err
 	}
