@@ -61,12 +61,7 @@ func newForeignObjects(mgr ctrl.Manager, o Options) (*foreignObjects, error) {
 		DefaultLabelSelector: labels.NewSelector().Add(*unlabelled),
 		HTTPClient:           mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
 		DefaultNamespaces: withOperatorNamespace(o),
-		DefaultTransform: func(in any) (any, error) {
-			if o, ok := in.(*metav1.PartialObjectMetadata); ok {
-				o.ObjectMeta = metav1.ObjectMeta{Name: o.Name, Namespace: o.Namespace, UID: o.UID, ResourceVersion: o.ResourceVersion}
-			}
-			return in, nil
-		},
+		DefaultTransform:  slimMetadata,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make the metadata cache: %w", err)

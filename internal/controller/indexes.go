@@ -5,6 +5,8 @@ package controller
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
+	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -22,7 +24,8 @@ const (
 	byServer      = "authorizationServer" // APIResource, M2MClient → serverKey
 	byAPIResource = "apiResource"         // M2MClient, ConfigMap → "namespace/name"
 	byIdentifier  = "identifier"          // APIResource → its identifier
-	bySecret      = "secret"              // M2MClient, AuthorizationServer → names of Secrets
+	bySecret      = "secret"              // AuthorizationServer → names of Secrets
+	bySecretGroup = "secretGroup"         // M2MClient → groups of the names of Secrets
 	byConfigMap   = "configMap"           // AuthorizationServer → names of ConfigMaps
 	byVerify      = "verify"              // pods and workloads → "namespace/name" of APIResources
 	byMounts      = "mounts"              // pods → "secret/name" and "configmap/name" of what injection mounts
@@ -58,7 +61,7 @@ func indexesOfClients() []index {
 			return []string{keyOf(o.(*v1alpha1.M2MClient).Spec.AuthorizationServerRef, o.GetNamespace()).String()}
 		}},
 		{&v1alpha1.M2MClient{}, byAPIResource, apiResourcesOf},
-		{&v1alpha1.M2MClient{}, bySecret, secretsOf},
+		{&v1alpha1.M2MClient{}, bySecretGroup, secretGroupsOf},
 		{&v1alpha1.APIResource{}, byServer, func(o client.Object) []string {
 			return []string{keyOf(o.(*v1alpha1.APIResource).Spec.AuthorizationServerRef, o.GetNamespace()).String()}
 		}},
@@ -130,13 +133,30 @@ func apiResourcesOf(o client.Object) []string {
 
 // secretsOf names the Secrets that matter to a client: those it reads and the
 // one that it writes.
-func secretsOf(o client.Object) []string {
-	c := o.(*v1alpha1.M2MClient)
-	names := sets.New(c.SecretName())
+func secretsOf(c *v1alpha1.M2MClient) []string {
+	names := []string{c.SecretName()}
 	if n := credentialSecret(c).Name; n != "" {
-		names.Insert(string(n))
+		names = append(names, string(n))
 	}
-	return sets.List(names)
+	return names
+}
+
+// secretGroups is how many groups the names of Secrets fall into. To index the
+// names themselves would cost a kilobyte for each client; a group is shared.
+const secretGroups = 32
+
+func secretGroup(name string) string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(name))
+	return strconv.Itoa(int(h.Sum32() % secretGroups))
+}
+
+func secretGroupsOf(o client.Object) []string {
+	groups := sets.New[string]()
+	for _, name := range secretsOf(o.(*v1alpha1.M2MClient)) {
+		groups.Insert(secretGroup(name))
+	}
+	return sets.List(groups)
 }
 
 // verifiers returns an object of every kind that can carry the verify

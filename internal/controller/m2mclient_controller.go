@@ -37,8 +37,8 @@ type M2MClientReconciler struct {
 	tokens  corev1client.ServiceAccountsGetter // requests ServiceAccount tokens
 	clock   clock.PassiveClock
 	held    *perAccess[heldToken]
-	written *perAccess[tokenRecord] // of the tokens that this process wrote or has checked
-	wrote   *perAccess[string]      // resourceVersion of the Secret that this process wrote last, under the key wholeSecret
+	written *perAccess[recordDigest] // of the tokens that this process wrote or has checked
+	wrote   *perAccess[string]       // resourceVersion of the Secret that this process wrote last, under the key wholeSecret
 
 	// clientWishes and apiWishes have a registered client and its API compared
 	// with their server.
@@ -111,7 +111,7 @@ func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 	if mine, err := r.shard.stillServes(ctx, r.client, req.NamespacedName); err != nil || !mine {
 		return ctrl.Result{}, err
 	}
-	observeTokens(before, &c)
+	observeTokens(&c)
 	if !p.brief && !equality.Semantic.DeepEqual(before.Status, c.Status) {
 		if err := r.client.Status().Patch(ctx, &c, client.MergeFrom(before)); err != nil {
 			return ctrl.Result{}, client.IgnoreNotFound(err)
@@ -199,7 +199,7 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 		if !r.servers.watches(o.GetNamespace()) {
 			return nil // the operator's own namespace
 		}
-		return clients(ctx, client.InNamespace(o.GetNamespace()), client.MatchingFields{bySecret: o.GetName()})
+		return r.shard.clientsNaming(ctx, r.client, client.ObjectKeyFromObject(o))
 	})
 	// Another's Secret that only looks like the operator's makes room when it
 	// goes.
@@ -207,7 +207,7 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 		if !r.servers.watches(e.Object.GetNamespace()) {
 			return // the operator's own namespace
 		}
-		for _, c := range clients(ctx, client.InNamespace(e.Object.GetNamespace()), client.MatchingFields{bySecret: e.Object.GetName()}) {
+		for _, c := range r.shard.clientsNaming(ctx, r.client, client.ObjectKeyFromObject(e.Object)) {
 			q.Add(c)
 		}
 	}}

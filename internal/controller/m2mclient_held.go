@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"slices"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -17,36 +18,55 @@ type heldToken struct {
 }
 
 // perAccess keeps something for each access, by client and key, as long as the
-// process lives.
+// process lives. Most clients have one or two accesses: a list of them is a tenth
+// of a map.
 type perAccess[T any] struct {
 	mu sync.Mutex
-	m  map[types.NamespacedName]map[string]T
+	m  map[types.NamespacedName][]keptFor[T]
+}
+
+type keptFor[T any] struct {
+	key   string
+	value T
 }
 
 func newPerAccess[T any]() *perAccess[T] {
-	return &perAccess[T]{m: map[types.NamespacedName]map[string]T{}}
+	return &perAccess[T]{m: map[types.NamespacedName][]keptFor[T]{}}
 }
 
-func (h *perAccess[T]) get(name types.NamespacedName, key string) (T, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	t, ok := h.m[name][key]
-	return t, ok
+// at returns where what is kept for a key is, -1 for nowhere.
+func (h *perAccess[T]) at(name types.NamespacedName, key string) int {
+	return slices.IndexFunc(h.m[name], func(k keptFor[T]) bool { return k.key == key })
 }
 
-func (h *perAccess[T]) put(name types.NamespacedName, key string, t T) {
+func (h *perAccess[T]) get(name types.NamespacedName, key string) (value T, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.m[name] == nil {
-		h.m[name] = map[string]T{}
+	i := h.at(name, key)
+	if i < 0 {
+		return value, false
 	}
-	h.m[name][key] = t
+	return h.m[name][i].value, true
+}
+
+func (h *perAccess[T]) put(name types.NamespacedName, key string, value T) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if i := h.at(name, key); i >= 0 {
+		h.m[name][i].value = value
+		return
+	}
+	h.m[name] = append(h.m[name], keptFor[T]{key, value})
 }
 
 func (h *perAccess[T]) drop(name types.NamespacedName, key string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.m[name], key)
+	i := h.at(name, key)
+	if i < 0 {
+		return
+	}
+	h.m[name] = slices.Delete(h.m[name], i, i+1)
 	if len(h.m[name]) == 0 {
 		delete(h.m, name)
 	}

@@ -3,13 +3,15 @@
 package controller
 
 import (
-	"slices"
+	"maps"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -18,11 +20,6 @@ import (
 
 // The operator's own metrics, beside those of controller-runtime.
 var (
-	tokenExpiry = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "m2m_token_expiry_timestamp_seconds",
-		Help: "When the token of an access expires, in seconds since the epoch.",
-	}, []string{"namespace", "name", "access"})
-
 	refreshLateness = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "m2m_token_refresh_lateness_seconds",
 		Help:    "How long after its due time a token was replaced.",
@@ -72,8 +69,54 @@ var (
 	}, []string{"kind"})
 )
 
+// tokenExpiries is a gauge for each access. A gauge vector would keep some 1.5 KB
+// for each; this keeps what is needed to make them up when they are asked for.
+var tokenExpiries = &expiryCollector{
+	desc: prometheus.NewDesc("m2m_token_expiry_timestamp_seconds",
+		"When the token of an access expires, in seconds since the epoch.", []string{"namespace", "name", "access"}, nil),
+	at: map[types.NamespacedName][]expiry{},
+}
+
+type expiryCollector struct {
+	desc *prometheus.Desc
+
+	mu sync.Mutex
+	at map[types.NamespacedName][]expiry
+}
+
+// expiry is when the token of an access expires.
+type expiry struct {
+	access string
+	at     int64
+}
+
+func (e *expiryCollector) set(name types.NamespacedName, all []expiry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(all) == 0 {
+		delete(e.at, name)
+		return
+	}
+	e.at[name] = all
+}
+
+// Describe implements prometheus.Collector.
+func (e *expiryCollector) Describe(descs chan<- *prometheus.Desc) { descs <- e.desc }
+
+// Collect implements prometheus.Collector.
+func (e *expiryCollector) Collect(out chan<- prometheus.Metric) {
+	e.mu.Lock()
+	all := maps.Clone(e.at) // whoever reads the metrics may be slow
+	e.mu.Unlock()
+	for name, expiries := range all {
+		for _, x := range expiries {
+			out <- prometheus.MustNewConstMetric(e.desc, prometheus.GaugeValue, float64(x.at), name.Namespace, name.Name, x.access)
+		}
+	}
+}
+
 func init() {
-	metrics.Registry.MustRegister(tokenExpiry, refreshLateness, tokenRequests, keysFetched, keysKnown, bundleWrites, podTouches,
+	metrics.Registry.MustRegister(tokenExpiries, refreshLateness, tokenRequests, keysFetched, keysKnown, bundleWrites, podTouches,
 		provisioningRequests, provisioningDrift, provisioningLeftBehind)
 }
 
@@ -93,22 +136,17 @@ func observeLeftBehind(kind string) { provisioningLeftBehind.WithLabelValues(kin
 
 // observeTokens publishes when a client's tokens expire, and drops what it
 // published of accesses and tokens that are no more.
-func observeTokens(before, after *v1alpha1.M2MClient) {
-	for _, t := range before.Status.Tokens {
-		if !slices.ContainsFunc(after.Status.Tokens, func(is v1alpha1.TokenStatus) bool { return is.Key == t.Key && is.ExpiresAt != nil }) {
-			tokenExpiry.DeleteLabelValues(after.Namespace, after.Name, string(t.Key))
-		}
-	}
-	for _, t := range after.Status.Tokens {
+func observeTokens(c *v1alpha1.M2MClient) {
+	var all []expiry
+	for _, t := range c.Status.Tokens {
 		if t.ExpiresAt != nil {
-			tokenExpiry.WithLabelValues(after.Namespace, after.Name, string(t.Key)).Set(float64(t.ExpiresAt.Unix()))
+			all = append(all, expiry{string(t.Key), t.ExpiresAt.Unix()})
 		}
 	}
+	tokenExpiries.set(client.ObjectKeyFromObject(c), all)
 }
 
-func forgetTokens(name types.NamespacedName) {
-	tokenExpiry.DeletePartialMatch(prometheus.Labels{"namespace": name.Namespace, "name": name.Name})
-}
+func forgetTokens(name types.NamespacedName) { tokenExpiries.set(name, nil) }
 
 func observeLateness(d time.Duration) { refreshLateness.Observe(d.Seconds()) }
 

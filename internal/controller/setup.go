@@ -135,8 +135,8 @@ func ManagerOptions(o Options) ctrl.Options {
 			DefaultNamespaces: watchedNamespaces(o.WatchNamespaces),
 			DefaultTransform:  cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
-				&v1alpha1.M2MClient{}: {Label: clients},
-				&corev1.Secret{}:      {Label: own, Namespaces: withOperatorNamespace(o)},
+				&v1alpha1.M2MClient{}: {Label: clients, Transform: slimClient},
+				&corev1.Secret{}:      {Label: own, Namespaces: withOperatorNamespace(o), Transform: slimSecret},
 				&corev1.ConfigMap{}:   {Label: own},
 				&corev1.Pod{}:         {Field: unfinished, Transform: stripPod},
 				&corev1.Namespace{}:   {Transform: stripToAnnotations},
@@ -196,7 +196,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		client: &M2MClientReconciler{
 			shard: mine, client: mgr.GetClient(), live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens,
 			clientWishes: clientWishes, apiWishes: apiWishes,
-			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[tokenRecord](), wrote: newPerAccess[string](), events: events("m2m-m2mclient"),
+			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[recordDigest](), wrote: newPerAccess[string](), events: events("m2m-m2mclient"),
 			prompt: o.PromptDelivery, confirmSecrets: len(o.WatchNamespaces) > 1,
 		},
 		others: &OthersReconciler{

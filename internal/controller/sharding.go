@@ -4,6 +4,7 @@ package controller
 
 import (
 	"context"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -44,6 +45,16 @@ func (s shard) stillServes(ctx context.Context, c client.Reader, name types.Name
 // clients lists the clients that this instance serves and returns a request for
 // each.
 func (s shard) clients(ctx context.Context, c client.Reader, opts ...client.ListOption) []reconcile.Request {
+	return s.clientsThat(ctx, c, func(*v1alpha1.M2MClient) bool { return true }, opts...)
+}
+
+// clientsNaming is clients for those to whom a Secret of their namespace matters.
+func (s shard) clientsNaming(ctx context.Context, c client.Reader, secret types.NamespacedName) []reconcile.Request {
+	names := func(c *v1alpha1.M2MClient) bool { return slices.Contains(secretsOf(c), secret.Name) }
+	return s.clientsThat(ctx, c, names, client.InNamespace(secret.Namespace), client.MatchingFields{bySecretGroup: secretGroup(secret.Name)})
+}
+
+func (s shard) clientsThat(ctx context.Context, c client.Reader, which func(*v1alpha1.M2MClient) bool, opts ...client.ListOption) []reconcile.Request {
 	var list v1alpha1.M2MClientList
 	opts = append(opts, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
 	if err := c.List(ctx, &list, opts...); err != nil {
@@ -52,7 +63,7 @@ func (s shard) clients(ctx context.Context, c client.Reader, opts ...client.List
 	}
 	var requests []reconcile.Request
 	for i := range list.Items {
-		if s.serves(&list.Items[i]) {
+		if s.serves(&list.Items[i]) && which(&list.Items[i]) {
 			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
 		}
 	}
