@@ -104,7 +104,7 @@ func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 		return ctrl.Result{}, err
 	}
 	if p.stale {
-		return ctrl.Result{RequeueAfter: after}, nil
+		return ctrl.Result{RequeueAfter: after, Priority: p.priority()}, nil
 	}
 	// A pass may take as long as the authorization server does. If the client was
 	// handed over meanwhile, its status is another's to write.
@@ -121,7 +121,7 @@ func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 	for _, tell := range p.events {
 		tell()
 	}
-	return ctrl.Result{RequeueAfter: after}, nil
+	return ctrl.Result{RequeueAfter: after, Priority: p.priority()}, nil
 }
 
 // reconcile does the work, puts what it found into the client's status, and
@@ -154,6 +154,26 @@ func (p *pass) next() time.Duration {
 		}
 	}
 	return soonest(time.Millisecond, waits...)
+}
+
+// priority is the client's place in the controller's queue when it comes back:
+// the sooner a token of it expires, the higher. A client without one has that of
+// every new object, 0.
+//
+// An error keeps the priority that the client had. An event gives it 0, unless
+// it has a higher one.
+func (p *pass) priority() *int {
+	var soonest time.Time
+	for _, a := range p.accesses {
+		if a.record != nil && (soonest.IsZero() || a.record.ExpiresAt.Before(soonest)) {
+			soonest = a.record.ExpiresAt
+		}
+	}
+	if soonest.IsZero() {
+		return new(0)
+	}
+	const above int64 = 1 << 40 // seconds; in the year 9999 it is positive still
+	return new(int(above - soonest.Unix()))
 }
 
 func (r *M2MClientReconciler) forget(name types.NamespacedName, uid types.UID) {

@@ -33,7 +33,7 @@ func (r *M2MClientReconciler) mint(ctx context.Context, p *pass, a *access, inpu
 			return nil, err
 		}
 	}
-	wait, busy := r.servers.admit(p.server, p.client.UID)
+	wait, busy := r.servers.admit(p.server, p.need(a))
 	if busy != nil {
 		a.problem, a.wakeAt = busy, p.now.Add(wait)
 		if f := a.failure; f != nil && f.Inputs == inputs {
@@ -62,6 +62,15 @@ func (r *M2MClientReconciler) mint(ctx context.Context, p *pass, a *access, inpu
 	}
 	r.servers.done(p.server, true, 0)
 	return r.received(p, a, inputs, token), nil
+}
+
+// need is how much an access needs its turn.
+func (p *pass) need(a *access) need {
+	n := need{asker: asker{p.client.UID, a.key}, since: p.client.CreationTimestamp.Time}
+	if a.record != nil {
+		n.expiresAt = a.record.ExpiresAt
+	}
+	return n
 }
 
 // prepare returns what a token request needs: who asks, and over which client.

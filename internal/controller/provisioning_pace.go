@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 
 	"k8s.io/utils/clock"
@@ -15,18 +16,18 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 )
 
-// lateTurn is how long a request waits whose turn has come while the budget is
-// used up by those that took theirs late.
-const lateTurn = 50 * time.Millisecond
+// pacedSleep is the longest that a request sleeps before it asks again.
+const pacedSleep = time.Second
 
-// pacedTransport sends each request when the server's budget allows it. Token
-// requests take from the same budget.
+// pacedTransport sends each request when its turn in the server's budget has
+// come. Token requests take from the same budget: those that replace a token
+// come first, and of the others the older ones.
 type pacedTransport struct {
-	base   http.RoundTripper
-	server serverKey
-	rt     *serverRuntime
-	budget v1alpha1.RequestBudget
-	clock  clock.PassiveClock
+	base    http.RoundTripper
+	server  serverKey
+	budget  v1alpha1.RequestBudget
+	rt      *serverRuntime
+	servers *servers
 }
 
 // pace returns a client for provisioning requests to a server. The time that
@@ -35,7 +36,7 @@ func (s *servers) pace(hc *http.Client, rt *serverRuntime, obj client.Object) *h
 	return &http.Client{
 		CheckRedirect: hc.CheckRedirect,
 		Transport: &pacedTransport{
-			base: hc.Transport, server: keyOfObject(obj), rt: rt, budget: specOf(obj).Requests, clock: s.clock,
+			base: hc.Transport, server: keyOfObject(obj), budget: specOf(obj).Requests, rt: rt, servers: s,
 		},
 	}
 }
@@ -62,31 +63,47 @@ func (t *pacedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // wait returns when the request may be sent.
 func (t *pacedTransport) wait(ctx context.Context) error {
-	now := t.clock.Now()
 	t.rt.mu.Lock()
-	t.rt.setBudget(now, t.budget)
-	delay := t.rt.limiter.ReserveN(now, 1).DelayFrom(now)
+	t.rt.requests++
+	n := need{asker: asker{access: strconv.FormatUint(t.rt.requests, 10)}, since: t.servers.clock.Now()}
 	t.rt.mu.Unlock()
-	for {
-		if err := sleep(ctx, t.clock, delay); err != nil {
-			return err
-		}
-		t.rt.mu.Lock()
-		ok := t.rt.sent.AllowN(t.clock.Now(), 1)
-		t.rt.mu.Unlock()
-		if ok {
+	err := ctx.Err()
+	for err == nil {
+		delay := t.turn(n)
+		if delay == 0 {
 			return nil
 		}
-		delay = lateTurn
+		err = sleep(ctx, t.servers.clock, delay)
 	}
+	t.rt.mu.Lock()
+	defer t.rt.mu.Unlock()
+	t.rt.turns.leave(n)
+	return err
+}
+
+// turn takes from the budget, or returns how long to wait.
+func (t *pacedTransport) turn(n need) (wait time.Duration) {
+	limit, burst := t.servers.budget(t.budget)
+	now := t.servers.clock.Now()
+	t.rt.mu.Lock()
+	defer t.rt.mu.Unlock()
+	t.rt.turns.setBudget(now, limit, burst)
+	at, ahead := t.rt.turns.ask(now, n)
+	if t.rt.inFlight >= t.servers.inFlightMax {
+		ahead = 0 // token requests wait for each other; what they cannot use is free
+	}
+	if wait = t.rt.turns.until(now, ahead); wait == 0 {
+		t.rt.turns.take(now, at)
+		return 0
+	}
+	wait = min(wait, pacedSleep)
+	t.rt.turns.tell(at, now.Add(wait))
+	return wait
 }
 
 // sleep waits by a clock that can, such as the real one, and else by the real
 // one.
 func sleep(ctx context.Context, c clock.PassiveClock, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
 	waits, ok := c.(clock.Clock)
 	if !ok {
 		waits = clock.RealClock{}

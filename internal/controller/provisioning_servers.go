@@ -202,10 +202,8 @@ func (s *servers) enter(obj, o client.Object, wake chan<- event.GenericEvent) (w
 	key := keyOfObject(obj)
 	// Each worker waits for the budget one request after another: with few of
 	// them a token request never waits for more than a moment.
-	most := s.inFlightMax
-	if b := specOf(obj).Requests.PerSecond; b > 0 {
-		most = min(most, max(1, int(b)/s.shares/2))
-	}
+	perSecond, _ := s.budget(specOf(obj).Requests)
+	most := min(s.inFlightMax, max(1, int(perSecond)/2))
 	if rt.provisioning.inFlight >= most {
 		if !slices.ContainsFunc(rt.provisioning.queue, func(w waiter) bool { return w.object.GetUID() == who }) {
 			rt.provisioning.queue = append(rt.provisioning.queue, waiter{o, wake})

@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -27,7 +28,9 @@ import (
 )
 
 const (
-	defaultRequestsPerSecond = 50
+	// defaultRequestsPerSecond is for 10,000 tokens that live for 5 minutes, which
+	// take 55 requests per second, and for what else there is to do.
+	defaultRequestsPerSecond = 100
 
 	// breakerThreshold failures in a row stop requests to a server, save for
 	// one probe at a time, from breakerBase up to breakerMax apart.
@@ -38,9 +41,6 @@ const (
 	// keyRefetchInterval is the least time between two fetches of a server's
 	// keys because of an unknown key ID.
 	keyRefetchInterval = 10 * time.Second
-
-	// turnSlack is how late a client may take its turn in a server's budget.
-	turnSlack = 30 * time.Second
 )
 
 // serverKey names an authorization server. The namespace is empty for a
@@ -155,6 +155,8 @@ type servers struct {
 	// inFlightMax bounds the token requests under way at one server, so that
 	// one that hangs leaves workers for the others.
 	inFlightMax int
+	// requestsPerSecond is the budget of a server that names none.
+	requestsPerSecond int
 }
 
 func newServers(o Options, foreign *foreignObjects, reader client.Reader) *servers {
@@ -166,7 +168,7 @@ func newServers(o Options, foreign *foreignObjects, reader client.Reader) *serve
 			v1alpha1.KindAuthorizationServer:        make(chan event.GenericEvent, 16),
 			v1alpha1.KindClusterAuthorizationServer: make(chan event.GenericEvent, 16),
 		},
-		inFlightMax: max(1, o.Workers/2),
+		inFlightMax: max(1, o.Workers/2), requestsPerSecond: o.RequestsPerSecond,
 	}
 }
 
@@ -239,25 +241,20 @@ func (s *servers) selects(ctx context.Context, sel v1alpha1.NamespaceSelection, 
 // serverRuntime is what of a server lives as long as the process.
 type serverRuntime struct {
 	uid    types.UID
-	shares int // how many instances share the budget
 
 	mu         sync.Mutex
 	http       *http.Client
 	caVersion  string
-	limiter    *rate.Limiter // gives turns
-	sent       *rate.Limiter // holds the budget where turns are taken late
+	turns      turns // in the server's budget
 	breaker    *refresh.Breaker
 	refetch    *rate.Limiter
-	turns      map[types.UID]turn
-	inFlight   int
+	inFlight   int    // token requests
+	requests   uint64 // how often provisioning asked for a turn
 	fetchState fetchState
 
 	provisioning provisioningRuntime
 	keysWanted   bool // fetch the keys now
 }
-
-// turn is a client's place in a server's budget.
-type turn struct{ at time.Time }
 
 // runtime returns a server's runtime, made anew when the server is another one
 // of the same name.
@@ -269,12 +266,9 @@ func (s *servers) runtime(obj client.Object) *serverRuntime {
 	if rt == nil || rt.uid != obj.GetUID() {
 		rt = &serverRuntime{
 			uid:     obj.GetUID(),
-			shares:  s.shares,
-			limiter: rate.NewLimiter(defaultRequestsPerSecond, defaultRequestsPerSecond),
-			sent:    rate.NewLimiter(defaultRequestsPerSecond, defaultRequestsPerSecond),
+			turns:   newTurns(s.budget(specOf(obj).Requests)),
 			breaker: refresh.NewBreaker(breakerThreshold, breakerBase, breakerMax),
 			refetch: rate.NewLimiter(rate.Every(keyRefetchInterval), 1),
-			turns:   map[types.UID]turn{},
 
 			provisioning: provisioningRuntime{breaker: refresh.NewBreaker(breakerThreshold, breakerBase, breakerMax)},
 		}
@@ -349,47 +343,37 @@ func (s *servers) caBundle(ctx context.Context, obj client.Object) (version stri
 	return content.version + "/" + key, content.data[key], nil, nil
 }
 
-// admit says whether a client may send a token request to a server now. If not,
-// it returns when to ask again and why. An admitted request must be reported
-// with done, or with abandon if it was not sent after all.
-func (s *servers) admit(srv *server, who types.UID) (wait time.Duration, p *problem) {
+// admit says whether a token request may be sent to a server now. If not, it
+// returns when to ask again and why. An admitted request must be reported with
+// done, or with abandon if it was not sent after all.
+func (s *servers) admit(srv *server, n need) (wait time.Duration, p *problem) {
 	rt, now := s.runtime(srv.object), s.clock.Now()
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 
-	rt.setBudget(now, srv.spec.Requests)
-	waiting := &problem{
-		reason: v1alpha1.ReasonWaitingForBudget, unknown: true,
-		message: fmt.Sprintf("The request budget of %s %q is used up for the moment", srv.key.kind, srv.key.name),
+	limit, burst := s.budget(srv.spec.Requests)
+	rt.turns.setBudget(now, limit, burst)
+	at, ahead := rt.turns.ask(now, n)
+	wait = rt.turns.until(now, ahead)
+	at.ready = wait == 0
+	if free := s.inFlightMax - rt.inFlight; free <= 0 || at.ready && rt.turns.readyAhead(ahead) >= free {
+		// The further back, the later: the whole line must not come again and
+		// again while the server is slow.
+		busy := spread(n.client, 100*time.Millisecond, 300*time.Millisecond)
+		wait = max(wait, busy*time.Duration(1+ahead/(4*s.inFlightMax)))
 	}
-	t, reserved := rt.turns[who]
-	if reserved && now.After(t.at.Add(turnSlack)) {
-		reserved = false
-	}
-	if reserved && now.Before(t.at) {
-		return t.at.Sub(now), waiting
-	}
-	if rt.inFlight >= s.inFlightMax {
-		return spread(who, 100*time.Millisecond, 300*time.Millisecond), waiting
-	}
-	if !reserved {
-		if delay := rt.limiter.ReserveN(now, 1).DelayFrom(now); delay > 0 {
-			rt.turns[who] = turn{now.Add(delay)}
-			return delay, waiting
+	if wait > 0 {
+		rt.turns.tell(at, now.Add(wait))
+		return wait, &problem{
+			reason: v1alpha1.ReasonWaitingForBudget, unknown: true,
+			message: fmt.Sprintf("The request budget of %s %q is used up for the moment", srv.key.kind, srv.key.name),
 		}
 	}
-	if !rt.sent.AllowN(now, 1) {
-		// Others are late too: the server was slow, and is fast again.
-		if !reserved {
-			rt.turns[who] = turn{now}
-		}
-		return spread(who, 100*time.Millisecond, 300*time.Millisecond), waiting
-	}
-	delete(rt.turns, who)
+	rt.turns.take(now, at)
 	// Asked last: half open, the breaker lets one request through and waits for
 	// its outcome.
 	if ok, retryAt := rt.breaker.Allow(now); !ok {
-		return retryAt.Sub(now) + spread(who, 0, time.Second), &problem{
+		return retryAt.Sub(now) + spread(n.client, 0, time.Second), &problem{
 			reason:  v1alpha1.ReasonAuthorizationServerUnavailable,
 			message: fmt.Sprintf("%s %q keeps failing; one client at a time tries again", srv.key.kind, srv.key.name),
 		}
@@ -398,25 +382,13 @@ func (s *servers) admit(srv *server, who types.UID) (wait time.Duration, p *prob
 	return 0, nil
 }
 
-// setBudget has a server's limiters follow its spec: this instance's share of
-// what it allows, and no less than a request per second.
-func (rt *serverRuntime) setBudget(now time.Time, b v1alpha1.RequestBudget) {
-	limit, burst := rate.Limit(defaultRequestsPerSecond), defaultRequestsPerSecond
-	if b.PerSecond > 0 {
-		limit, burst = rate.Limit(b.PerSecond), int(b.PerSecond)
-		if b.Burst > 0 {
-			burst = int(b.Burst)
-		}
-	}
-	limit, burst = max(1, limit/rate.Limit(rt.shares)), max(1, burst/rt.shares)
-	for _, l := range []*rate.Limiter{rt.limiter, rt.sent} {
-		if l.Limit() != limit {
-			l.SetLimitAt(now, limit)
-		}
-		if l.Burst() != burst {
-			l.SetBurstAt(now, burst)
-		}
-	}
+// budget returns how many requests per second a server gets from this instance,
+// and how many at once: its share of what the server's spec allows, and no less
+// than one.
+func (s *servers) budget(b v1alpha1.RequestBudget) (limit rate.Limit, burst int) {
+	perSecond := cmp.Or(int(b.PerSecond), s.requestsPerSecond)
+	burst = cmp.Or(int(b.Burst), perSecond)
+	return max(1, rate.Limit(perSecond)/rate.Limit(s.shares)), max(1, burst/s.shares)
 }
 
 // done reports an admitted request: whether the server proved to be working,
@@ -461,7 +433,7 @@ func (s *servers) leave(who types.UID) {
 	defer s.mu.Unlock()
 	for _, rt := range s.runtimes {
 		rt.mu.Lock()
-		delete(rt.turns, who)
+		rt.turns.leaveAll(who)
 		rt.mu.Unlock()
 	}
 }

@@ -52,6 +52,10 @@ type Options struct {
 	// that are reconciled at a time. Zero: 20.
 	Workers int
 
+	// RequestsPerSecond is the budget of an authorization server that names none.
+	// Zero: 100.
+	RequestsPerSecond int
+
 	// PromptDelivery has the operator touch the pods that must see a changed
 	// Secret or ConfigMap at once. It needs the permission to patch pods.
 	PromptDelivery bool
@@ -83,6 +87,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Shards <= 0 {
 		o.Shards = 1
+	}
+	if o.RequestsPerSecond <= 0 {
+		o.RequestsPerSecond = defaultRequestsPerSecond
 	}
 	if o.DeletionTimeout <= 0 {
 		o.DeletionTimeout = defaultDeletionTimeout
