@@ -26,7 +26,7 @@ func parseFlags(t *testing.T, args ...string) (*options, error) {
 func TestFlags(t *testing.T) {
 	def := func(change func(*options)) *options {
 		o := &options{
-			Options:        controller.Options{OperatorNamespace: "system", Workers: 20, PromptDelivery: true, DeletionTimeout: 5 * time.Minute, Shards: 1},
+			Options:        controller.Options{OperatorNamespace: "system", Workers: 20, RequestsPerSecond: 100, PromptDelivery: true, DeletionTimeout: 5 * time.Minute, Shards: 1},
 			metricsAddress: ":8443", probeAddress: ":8081", profileAddress: "0", leaderElect: true,
 			leaseDuration: 15 * time.Second, renewDeadline: 10 * time.Second, qps: 500, burst: 1000,
 			inject: true,
@@ -91,11 +91,11 @@ func TestFlags(t *testing.T) {
 		"numbers": {
 			[]string{
 				"--workers=5", "--kube-api-qps=20.5", "--kube-api-burst=30", "--metrics-bind-address=0", "--health-probe-bind-address=:9000",
-				"--leader-elect-lease-duration=1m", "--leader-elect-renew-deadline=40s",
+				"--leader-elect-lease-duration=1m", "--leader-elect-renew-deadline=40s", "--default-requests-per-second=10000",
 			},
 			def(func(o *options) {
 				o.Workers, o.qps, o.burst, o.metricsAddress, o.probeAddress = 5, 20.5, 30, "0", ":9000"
-				o.leaseDuration, o.renewDeadline = time.Minute, 40*time.Second
+				o.leaseDuration, o.renewDeadline, o.RequestsPerSecond = time.Minute, 40*time.Second, 10000
 			}),
 		},
 	} {
@@ -186,9 +186,11 @@ func TestFlagErrors(t *testing.T) {
 		"a deadline that cannot be kept": {
 			[]string{elsewhere, "--leader-elect-renew-deadline=10ms"}, "--leader-elect-renew-deadline must be at least 1s and less than --leader-elect-lease-duration",
 		},
-		"no workers":  {[]string{elsewhere, "--workers=0"}, "--workers must be at least 1"},
-		"no requests": {[]string{elsewhere, "--kube-api-qps=0"}, "--kube-api-qps and --kube-api-burst must be positive"},
-		"no burst":    {[]string{elsewhere, "--kube-api-burst=0"}, "--kube-api-qps and --kube-api-burst must be positive"},
+		"no budget for servers":             {[]string{elsewhere, "--default-requests-per-second=0"}, "--default-requests-per-second must be from 1 to 10000"},
+		"more than a server's spec may say": {[]string{elsewhere, "--default-requests-per-second=10001"}, "--default-requests-per-second must be from 1 to 10000"},
+		"no workers":                        {[]string{elsewhere, "--workers=0"}, "--workers must be at least 1"},
+		"no requests":                       {[]string{elsewhere, "--kube-api-qps=0"}, "--kube-api-qps and --kube-api-burst must be positive"},
+		"no burst":                          {[]string{elsewhere, "--kube-api-burst=0"}, "--kube-api-qps and --kube-api-burst must be positive"},
 		"a duration without a unit": {
 			[]string{elsewhere, "--leader-elect-lease-duration=15"},
 			`invalid value "15" for flag -leader-elect-lease-duration: parse error`,

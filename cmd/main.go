@@ -76,6 +76,7 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 		"What tells this cluster apart at an authorization server that several clusters provision. Empty: the UID of the namespace kube-system. It should never change.")
 	flags.DurationVar(&o.DeletionTimeout, "deletion-timeout", 5*time.Minute,
 		"How long a deleted object is held until what was provisioned of it is removed at its authorization server.")
+	flags.IntVar(&o.RequestsPerSecond, "default-requests-per-second", 100, "Requests per second to an authorization server that names no budget of its own.")
 	flags.BoolVar(&o.PromptDelivery, "prompt-delivery", true, "Touch the pods that must see a change at once. It needs the permission to patch pods.")
 	flags.BoolVar(&o.inject, "webhook", true, "Serve the webhook that injects tokens and verification bundles into annotated pods.")
 	flags.StringVar(&webhookAddress, "webhook-bind-address", ":9443", "Where the webhook is served.")
@@ -139,6 +140,8 @@ func (o *options) validate() error {
 		return errors.New("--shards must be at least 1: this instance is one of them")
 	case o.Shard != "" && o.Shards < 2:
 		return errors.New("--shards must be at least 2 with --shard: the instance without a shard is one of them")
+	case o.RequestsPerSecond < 1 || o.RequestsPerSecond > 10000:
+		return errors.New("--default-requests-per-second must be from 1 to 10000")
 	case o.Workers < 1:
 		return errors.New("--workers must be at least 1")
 	case o.qps <= 0 || o.burst < 1:

@@ -76,7 +76,8 @@ type AuthorizationServerSpec struct {
 	DefaultTokenLifetime Duration `json:"defaultTokenLifetime,omitempty"`
 
 	// requests is the budget of token and provisioning requests to this server,
-	// shared by all objects that use it. Unset, 50 per second.
+	// shared by all objects that use it. Unset, what the operator's flag
+	// --default-requests-per-second says: 100 per second if nothing else.
 	//
 	// +optional
 	Requests RequestBudget `json:"requests,omitzero"`

@@ -28,8 +28,8 @@ import (
 )
 
 const (
-	// defaultRequestsPerSecond is for 10,000 tokens that live for 5 minutes, which
-	// take 55 requests per second, and for what else there is to do.
+	// defaultRequestsPerSecond is enough for 10,000 tokens that live for 5 minutes,
+	// which take 61 requests per second, and for what is new.
 	defaultRequestsPerSecond = 100
 
 	// breakerThreshold failures in a row stop requests to a server, save for
@@ -240,7 +240,7 @@ func (s *servers) selects(ctx context.Context, sel v1alpha1.NamespaceSelection, 
 
 // serverRuntime is what of a server lives as long as the process.
 type serverRuntime struct {
-	uid    types.UID
+	uid types.UID
 
 	mu         sync.Mutex
 	http       *http.Client
