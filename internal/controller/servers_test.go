@@ -348,6 +348,21 @@ func TestAChangedBudgetCountsAtOnce(t *testing.T) {
 	}
 }
 
+func TestAServerWithoutABudgetHasTheDefaultOne(t *testing.T) {
+	o := Options{Workers: 200, Clock: clocktesting.NewFakePassiveClock(turnsStart), RequestsPerSecond: 3}
+	o.setDefaults()
+	s := &turnstile{servers: newServers(o, nil, nil), t: t}
+	for name, tc := range map[string]struct{ perSecond, burst, want int32 }{
+		"none": {0, 0, 3}, "its own": {7, 0, 7}, "a burst of its own": {7, 2, 2},
+	} {
+		srv := serverOf(name, tc.perSecond, tc.burst)
+		for i := range tc.want {
+			s.admitted(srv, types.UID(fmt.Sprint(i)))
+		}
+		s.waits(srv, "another", v1alpha1.ReasonWaitingForBudget)
+	}
+}
+
 func TestAnotherServerOfTheSameNameStartsAfresh(t *testing.T) {
 	s, before, after := newTurnstile(t, 2), serverOf("auth", 1, 1), serverOf("auth", 1, 1)
 	after.object.SetUID("another")
