@@ -465,8 +465,8 @@ func TestABudgetIsShared(t *testing.T) {
 		want             int // let through at once
 		next             time.Duration
 	}{
-		"one instance, the default budget":    {0, 0, 1, 50, time.Second / 50},
-		"two instances, the default budget":   {0, 0, 2, 25, time.Second / 25},
+		"one instance, the default budget":    {0, 0, 1, 100, time.Second / 100},
+		"two instances, the default budget":   {0, 0, 2, 50, time.Second / 50},
 		"three instances":                     {30, 60, 3, 20, time.Second / 10},
 		"a rate that cannot be divided":       {10, 10, 4, 2, 400 * time.Millisecond},
 		"a burst that cannot be divided":      {10, 1, 2, 1, 200 * time.Millisecond},
@@ -480,8 +480,8 @@ func TestABudgetIsShared(t *testing.T) {
 			s, srv := newServers(o, nil, nil), serverOf("auth", tc.perSecond, tc.burst)
 			n := 0
 			var wait time.Duration
-			for p := (*problem)(nil); p == nil && n <= 100; n++ {
-				wait, p = s.admit(srv, types.UID(fmt.Sprint(n)))
+			for p := (*problem)(nil); p == nil && n <= 200; n++ {
+				wait, p = s.admit(srv, newcomer(types.UID(fmt.Sprint(n))))
 			}
 			if n-1 != tc.want {
 				t.Errorf("%d clients are let through at once, want %d", n-1, tc.want)

@@ -106,7 +106,7 @@ func (t *turns) until(now time.Time, ahead int) time.Duration {
 		return 0
 	}
 	ms := math.Ceil(missing/float64(t.budget.Limit())*1000 - 1e-6)
-	return max(1, time.Duration(ms)) * time.Millisecond
+	return time.Duration(max(1, ms)) * time.Millisecond
 }
 
 // readyAhead returns how many of those ahead replace a token and wait for
