@@ -9,16 +9,14 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/source"
@@ -32,9 +30,9 @@ import (
 // when needed and kept by resourceVersion. One that carries the operator's label
 // is found as well, in the cache of its own.
 type foreignObjects struct {
-	cache cache.Cache   // metadata of all Secrets and ConfigMaps that do not carry the operator's label
-	own   client.Reader // cache of those that do
-	live  client.Reader // the API server
+	secrets, configMaps *identities   // of those that do not carry the operator's label
+	own                 client.Reader // cache of those that do
+	live                client.Reader // the API server
 
 	mu       sync.Mutex
 	contents map[foreignKey]foreignObject
@@ -52,33 +50,34 @@ type foreignObject struct {
 }
 
 func newForeignObjects(mgr ctrl.Manager, o Options) (*foreignObjects, error) {
+	namespaces := slices.Sorted(maps.Keys(withOperatorNamespace(o)))
 	// What carries the label is cached already, and changes with every refresh.
-	unlabelled, err := labels.NewRequirement(v1alpha1.ManagedByLabel, selection.NotEquals, []string{v1alpha1.ManagedByValue})
-	if err != nil {
-		return nil, fmt.Errorf("select what is not the operator's: %w", err)
+	const anothers = v1alpha1.ManagedByLabel + "!=" + v1alpha1.ManagedByValue
+	f := &foreignObjects{own: mgr.GetClient(), live: mgr.GetAPIReader(), contents: map[foreignKey]foreignObject{}}
+	for kind, into := range map[string]**identities{"Secret": &f.secrets, "ConfigMap": &f.configMaps} {
+		var err error
+		if *into, err = newIdentities(mgr.GetConfig(), mgr.GetHTTPClient(), kind, namespaces, anothers); err != nil {
+			return nil, err
+		}
+		if err := mgr.Add(*into); err != nil {
+			return nil, fmt.Errorf("follow the %ss of others: %w", kind, err)
+		}
 	}
-	c, err := cache.New(mgr.GetConfig(), cache.Options{
-		DefaultLabelSelector: labels.NewSelector().Add(*unlabelled),
-		HTTPClient:           mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
-		DefaultNamespaces: withOperatorNamespace(o),
-		DefaultTransform:  slimMetadata,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("make the metadata cache: %w", err)
-	}
-	if err := mgr.Add(onEveryReplica{c}); err != nil {
-		return nil, fmt.Errorf("add the metadata cache: %w", err)
-	}
-	return &foreignObjects{cache: c, own: mgr.GetClient(), live: mgr.GetAPIReader(), contents: map[foreignKey]foreignObject{}}, nil
+	return f, nil
 }
 
-// onEveryReplica has the manager start a cache of a replica that does not lead,
-// which then can take over at once. A cache of several namespaces does not ask
-// for that by itself.
-type onEveryReplica struct{ cache.Cache }
+// ofKind returns the identities of a kind.
+func (f *foreignObjects) ofKind(kind string) *identities {
+	if kind == "ConfigMap" {
+		return f.configMaps
+	}
+	return f.secrets
+}
 
-// NeedLeaderElection says that it is started without.
-func (onEveryReplica) NeedLeaderElection() bool { return false }
+// WaitForCacheSync waits until everything was seen once.
+func (f *foreignObjects) WaitForCacheSync(ctx context.Context) bool {
+	return f.secrets.WaitForCacheSync(ctx) && f.configMaps.WaitForCacheSync(ctx)
+}
 
 // metadataOf returns an empty object of a kind to look its metadata up with.
 func metadataOf(kind string) *metav1.PartialObjectMetadata {
@@ -91,18 +90,18 @@ func metadataOf(kind string) *metav1.PartialObjectMetadata {
 // operator's. One that gets the operator's label is gone for it, one that loses it
 // is new.
 func sourceKind[request comparable](f *foreignObjects, kind string, h handler.TypedEventHandler[client.Object, request]) source.TypedSource[request] {
-	return source.TypedKind(f.cache, client.Object(metadataOf(kind)), h)
+	return identitySource[request]{of: f.ofKind(kind), handler: h}
 }
 
 // version identifies the present state of an object, "" if it does not exist.
 // It costs no request.
 func (f *foreignObjects) version(ctx context.Context, kind string, name types.NamespacedName) (string, error) {
-	var o client.Object = metadataOf(kind)
-	err := f.cache.Get(ctx, name, o)
-	if apierrors.IsNotFound(err) {
-		o = ownObject(kind)
-		err = f.own.Get(ctx, name, o)
+	version, err := f.ofKind(kind).version(ctx, name)
+	if err != nil || version != "" {
+		return version, err
 	}
+	own := ownObject(kind)
+	err = f.own.Get(ctx, name, own)
 	if apierrors.IsNotFound(err) {
 		f.mu.Lock()
 		delete(f.contents, foreignKey{kind, name})
@@ -112,16 +111,14 @@ func (f *foreignObjects) version(ctx context.Context, kind string, name types.Na
 	if err != nil {
 		return "", fmt.Errorf("look up %s %q: %w", kind, name, err)
 	}
-	return versionOf(o), nil
+	return versionOf(own), nil
 }
 
 // isAnothers says whether an object exists that is not the operator's. It costs
 // no request.
 func (f *foreignObjects) isAnothers(ctx context.Context, kind string, name types.NamespacedName) (bool, error) {
-	if err := f.cache.Get(ctx, name, metadataOf(kind)); err != nil {
-		return false, client.IgnoreNotFound(err)
-	}
-	return true, nil
+	version, err := f.ofKind(kind).version(ctx, name)
+	return version != "", err
 }
 
 // ownObject returns an empty object of a kind to look one of the operator's own
@@ -133,9 +130,7 @@ func ownObject(kind string) client.Object {
 	return &corev1.Secret{}
 }
 
-func versionOf(o client.Object) string {
-	return string(o.GetUID()) + "/" + o.GetResourceVersion()
-}
+func versionOf(o client.Object) string { return identityOf(o).String() }
 
 // get returns an object's content, nil if it does not exist.
 func (f *foreignObjects) get(ctx context.Context, kind string, name types.NamespacedName) (*foreignObject, error) {

@@ -6,7 +6,6 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
@@ -66,17 +65,6 @@ func slimSecret(in any) (any, error) {
 		o.Controller, o.BlockOwnerDeletion = shareBool(o.Controller), shareBool(o.BlockOwnerDeletion)
 	}
 	return s, nil
-}
-
-// slimMetadata keeps the identity of an object that is not the operator's.
-func slimMetadata(in any) (any, error) {
-	if o, ok := in.(*metav1.PartialObjectMetadata); ok {
-		o.ObjectMeta = metav1.ObjectMeta{Name: o.Name, Namespace: o.Namespace, UID: o.UID, ResourceVersion: o.ResourceVersion}
-		share(&o.Namespace)
-		share(&o.Kind)
-		share(&o.APIVersion)
-	}
-	return in, nil
 }
 
 // onlyManaged are the labels of most of the operator's Secrets. What is in a cache

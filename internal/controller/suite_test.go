@@ -25,7 +25,6 @@ import (
 	"k8s.io/client-go/rest"
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
@@ -252,9 +251,9 @@ func newOperatorOver(t *testing.T, cfg *rest.Config, build func(ctrl.Manager, Op
 		operators.Add(-1)
 	})
 	t.Cleanup(op.stop)
-	caches := []cache.Cache{op.mgr.GetCache()}
+	caches := []interface{ WaitForCacheSync(context.Context) bool }{op.mgr.GetCache()}
 	if op.reconcilers != nil {
-		caches = append(caches, op.foreign.cache)
+		caches = append(caches, op.foreign)
 	}
 	for _, c := range caches {
 		if !c.WaitForCacheSync(ctx) {

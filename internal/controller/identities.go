@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+)
+
+// identities knows which objects of a kind there are that a selector chooses, and
+// their versions. Clusters hold tens of thousands of Secrets that are nobody's
+// business here: an informer would keep five times as much of each.
+type identities struct {
+	kind       string // Secret or ConfigMap
+	reflectors []*toolscache.Reflector
+	pending    sync.WaitGroup // reflectors that have not listed yet
+	synced     chan struct{}  // closed when all have
+
+	mu       sync.RWMutex
+	of       map[string]map[string]identity // by namespace and name
+	handlers []func(is, was *metav1.PartialObjectMetadata)
+}
+
+// identity is the UID and the resourceVersion of an object.
+type identity struct {
+	uid     [16]byte
+	version uint64
+}
+
+// newIdentities follows the objects of a kind in these namespaces, in all for none.
+func newIdentities(config *rest.Config, hc *http.Client, kind string, namespaces []string, selector string) (*identities, error) {
+	c, err := metadata.NewForConfigAndClient(config, hc)
+	if err != nil {
+		return nil, fmt.Errorf("make a metadata client: %w", err)
+	}
+	all := &identities{kind: kind, synced: make(chan struct{}), of: map[string]map[string]identity{}}
+	if len(namespaces) == 0 {
+		namespaces = []string{metav1.NamespaceAll}
+	}
+	resource := c.Resource(corev1.SchemeGroupVersion.WithResource(strings.ToLower(kind) + "s"))
+	for _, ns := range namespaces {
+		lw := &toolscache.ListWatch{
+			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+				o.LabelSelector = selector
+				return resource.Namespace(ns).List(ctx, o)
+			},
+			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+				o.LabelSelector = selector
+				return resource.Namespace(ns).Watch(ctx, o)
+			},
+		}
+		all.pending.Add(1)
+		all.reflectors = append(all.reflectors, toolscache.NewReflectorWithOptions(
+			toolscache.ToListWatcherWithWatchListSemantics(lw, c), metadataOf(kind), &identityStore{all: all, namespace: ns},
+			toolscache.ReflectorOptions{Name: "identities of " + kind, TypeDescription: kind + " metadata"}))
+	}
+	return all, nil
+}
+
+// Start follows the objects until the context ends.
+func (i *identities) Start(ctx context.Context) error {
+	go func() {
+		i.pending.Wait()
+		close(i.synced)
+	}()
+	var running sync.WaitGroup
+	for _, r := range i.reflectors {
+		running.Go(func() { r.RunWithContext(ctx) })
+	}
+	running.Wait()
+	return nil
+}
+
+// NeedLeaderElection says that every replica follows: it can then take over at once.
+func (i *identities) NeedLeaderElection() bool { return false }
+
+// WaitForCacheSync waits until every object was seen once.
+func (i *identities) WaitForCacheSync(ctx context.Context) bool {
+	select {
+	case <-i.synced:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// version identifies the present state of an object, "" if it does not exist.
+func (i *identities) version(ctx context.Context, name types.NamespacedName) (string, error) {
+	if !i.WaitForCacheSync(ctx) {
+		return "", ctx.Err()
+	}
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	id, ok := i.of[name.Namespace][name.Name]
+	if !ok {
+		return "", nil
+	}
+	return id.String(), nil
+}
+
+func (id identity) String() string { return id.uuid() + "/" + strconv.FormatUint(id.version, 10) }
+
+func (id identity) uuid() string {
+	h := hex.EncodeToString(id.uid[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
+
+// identityOf reads what tells an object's states apart. What the API server makes up
+// is a UUID and a number; anything else would be an API server of another kind, and
+// is told apart by what can be read of it.
+func identityOf(o client.Object) (id identity) {
+	_, _ = hex.Decode(id.uid[:], []byte(strings.ReplaceAll(string(o.GetUID()), "-", "")))
+	id.version, _ = strconv.ParseUint(o.GetResourceVersion(), 10, 64)
+	return id
+}
+
+// object makes up an object for the handlers.
+func (i *identities) object(namespace, name string, id identity) *metav1.PartialObjectMetadata {
+	o := metadataOf(i.kind)
+	o.Namespace, o.Name, o.UID, o.ResourceVersion = namespace, name, types.UID(id.uuid()), strconv.FormatUint(id.version, 10)
+	return o
+}
+
+// set notes that an object is there, or is gone for nil, and tells the handlers
+// what has changed.
+func (i *identities) set(namespace, name string, is *identity) {
+	i.mu.Lock()
+	was, existed := i.of[namespace][name]
+	switch {
+	case is == nil:
+		delete(i.of[namespace], name)
+		if len(i.of[namespace]) == 0 {
+			delete(i.of, namespace)
+		}
+	case i.of[namespace] == nil:
+		i.of[namespace] = map[string]identity{name: *is}
+	default:
+		i.of[namespace][name] = *is
+	}
+	handlers := i.handlers
+	i.mu.Unlock()
+
+	if is == nil && !existed || is != nil && existed && *is == was || len(handlers) == 0 {
+		return
+	}
+	var before, after *metav1.PartialObjectMetadata
+	if existed {
+		before = i.object(namespace, name, was)
+	}
+	if is != nil {
+		after = i.object(namespace, name, *is)
+	}
+	for _, tell := range handlers {
+		tell(after, before)
+	}
+}
+
+// identityStore is what a reflector writes to.
+type identityStore struct {
+	all       *identities
+	namespace string // that the reflector follows; empty: all
+	listed    sync.Once
+}
+
+// Add implements cache.ReflectorStore.
+func (s *identityStore) Add(obj any) error {
+	o, ok := obj.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return fmt.Errorf("got a %T from the API server, want metadata", obj)
+	}
+	id := identityOf(o)
+	s.all.set(o.Namespace, o.Name, &id)
+	return nil
+}
+
+// Update implements cache.ReflectorStore.
+func (s *identityStore) Update(obj any) error { return s.Add(obj) }
+
+// Delete implements cache.ReflectorStore.
+func (s *identityStore) Delete(obj any) error {
+	o, ok := obj.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return fmt.Errorf("got a %T from the API server, want metadata", obj)
+	}
+	s.all.set(o.Namespace, o.Name, nil)
+	return nil
+}
+
+// Replace implements cache.ReflectorStore: what is not in the list is gone.
+func (s *identityStore) Replace(list []any, _ string) error {
+	there := make(map[types.NamespacedName]bool, len(list))
+	for _, obj := range list {
+		if err := s.Add(obj); err != nil {
+			return err
+		}
+		there[client.ObjectKeyFromObject(obj.(client.Object))] = true
+	}
+	var gone []types.NamespacedName
+	s.all.mu.RLock()
+	for namespace, names := range s.all.of {
+		if s.namespace != "" && s.namespace != namespace {
+			continue
+		}
+		for name := range names {
+			if key := (types.NamespacedName{Namespace: namespace, Name: name}); !there[key] {
+				gone = append(gone, key)
+			}
+		}
+	}
+	s.all.mu.RUnlock()
+	for _, key := range gone {
+		s.all.set(key.Namespace, key.Name, nil)
+	}
+	s.listed.Do(s.all.pending.Done)
+	return nil
+}
+
+// Resync implements cache.ReflectorStore.
+func (s *identityStore) Resync() error { return nil }
+
+// identitySource has a handler told of what changes from now on. What is there
+// already is not repeated: a controller that starts looks at everything it serves.
+type identitySource[request comparable] struct {
+	of      *identities
+	handler handler.TypedEventHandler[client.Object, request]
+}
+
+// Start implements source.TypedSource.
+func (s identitySource[request]) Start(ctx context.Context, q workqueue.TypedRateLimitingInterface[request]) error {
+	s.of.mu.Lock()
+	defer s.of.mu.Unlock()
+	s.of.handlers = append(s.of.handlers, func(is, was *metav1.PartialObjectMetadata) {
+		switch {
+		case ctx.Err() != nil: // the controller has stopped
+		case was == nil:
+			s.handler.Create(ctx, event.CreateEvent{Object: is}, q)
+		case is == nil:
+			s.handler.Delete(ctx, event.DeleteEvent{Object: was}, q)
+		default:
+			s.handler.Update(ctx, event.UpdateEvent{ObjectOld: was, ObjectNew: is}, q)
+		}
+	})
+	return nil
+}
+
+// WaitForSync implements source.TypedSyncingSource.
+func (s identitySource[request]) WaitForSync(ctx context.Context) error {
+	if !s.of.WaitForCacheSync(ctx) {
+		return fmt.Errorf("the metadata of %ss was not listed in time: %w", s.of.kind, ctx.Err())
+	}
+	return nil
+}
