@@ -24,6 +24,14 @@ func (b *bench) leaderKilled(ctx context.Context) error {
 	if leader == nil {
 		return errNoFleet
 	}
+	if b.small() {
+		if err := b.issuer.tell(ctx, order{Prefix: b.fleet.prefix, Clients: b.fleet.n, Lifetime: b.lifetime(), Reset: true}); err != nil {
+			return err
+		}
+		if err := b.renew(ctx); err != nil {
+			return err
+		}
+	}
 	// The webhook's address is the leader's.
 	if _, err := b.startReplica(ctx, "--webhook=false"); err != nil {
 		return err
