@@ -159,8 +159,15 @@ func TestJWKSIsCached(t *testing.T) {
 		t.Errorf("counted %d and %d not modified, want 3 and 1", s.Count(oidctest.JWKS), s.NotModified())
 	}
 	s.ResetRequests()
-	if s.Count(oidctest.JWKS) != 0 || s.NotModified() != 0 {
+	if s.Count(oidctest.JWKS) != 0 || s.NotModified() != 0 || !s.FirstJWKSRequest().IsZero() {
 		t.Error("the counts are still there")
+	}
+	asked := time.Now()
+	get(t, s.JWKSURL())
+	answered := s.FirstJWKSRequest()
+	get(t, s.JWKSURL())
+	if answered.Before(asked) || answered.After(time.Now()) || s.FirstJWKSRequest() != answered {
+		t.Errorf("the first request came at %v, then at %v, and was sent at %v", answered, s.FirstJWKSRequest(), asked)
 	}
 	if got := get(t, start(t, oidctest.Options{}).JWKSURL()).header.Get("Cache-Control"); got != "no-cache" {
 		t.Errorf("without a max-age, Cache-Control is %q", got)

@@ -47,6 +47,7 @@ type recorder struct {
 	requests    []*Request
 	counts      [endpoints]atomic.Int64 // by Endpoint
 	notModified atomic.Int64
+	firstJWKS   time.Time
 }
 
 // TokenRequests are the requests that reached the token endpoint, in the order of their arrival. A request whose client
@@ -67,7 +68,15 @@ func (s *Server) Count(e Endpoint) int { return int(s.record.counts[e].Load()) }
 // NotModified is how many JWKS requests were answered with 304.
 func (s *Server) NotModified() int { return int(s.record.notModified.Load()) }
 
-// ResetRequests forgets the token requests and sets all counts to 0.
+// FirstJWKSRequest is when the first JWKS request since the start or the last [Server.ResetRequests] arrived, by the
+// real clock; zero for none.
+func (s *Server) FirstJWKSRequest() time.Time {
+	s.record.mu.Lock()
+	defer s.record.mu.Unlock()
+	return s.record.firstJWKS
+}
+
+// ResetRequests forgets the token requests and when the first JWKS request came, and sets all counts to 0.
 func (s *Server) ResetRequests() {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
@@ -76,6 +85,7 @@ func (s *Server) ResetRequests() {
 		s.record.counts[i].Store(0)
 	}
 	s.record.notModified.Store(0)
+	s.record.firstJWKS = time.Time{}
 }
 
 func newRequest(at time.Time, r *http.Request, c credentials) *Request {
@@ -100,6 +110,15 @@ func newRequest(at time.Time, r *http.Request, c credentials) *Request {
 		entry.CredentialID = Hash(c.secret)
 	}
 	return entry
+}
+
+func (r *recorder) jwksRequested(at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.counts[JWKS].Add(1)
+	if r.firstJWKS.IsZero() {
+		r.firstJWKS = at
+	}
 }
 
 func (r *recorder) begin(entry *Request) *Request {

@@ -293,7 +293,7 @@ func (s *Server) serveDiscovery(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
-	s.record.counts[JWKS].Add(1)
+	s.record.jwksRequested(time.Now())
 	f := s.faults[JWKS].next(r, "")
 	a := faulty(r, f)
 	if a == nil {
