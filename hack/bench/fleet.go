@@ -23,6 +23,9 @@ const (
 
 	// hands is how many requests the driver has under way while it makes objects.
 	hands = 32
+
+	// keysEvery is how often the operator asks an issuer for its keys.
+	keysEvery = 10 * time.Second
 )
 
 // fleet is a number of M2MClients that are made and deleted together, each with
@@ -73,11 +76,14 @@ func (f fleet) object(i int) *v1alpha1.M2MClient {
 	return c
 }
 
+// prefixLabel is on the namespaces that are made, with their prefix.
+const prefixLabel = "bench.m2m-operator.io/prefix"
+
 // createNamespaces makes namespaces PREFIX-0 and so on.
 func (b *bench) createNamespaces(ctx context.Context, prefix string, n int) error {
 	return inParallel(n, func(i int) error {
 		return client.IgnoreAlreadyExists(b.cluster.Client.Create(ctx, &corev1.Namespace{
-			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", prefix, i)},
+			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", prefix, i), Labels: map[string]string{prefixLabel: prefix}},
 		}))
 	})
 }
@@ -147,7 +153,7 @@ func (b *bench) declare(ctx context.Context, name string, at *issuer, budget int
 	server := &v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	server.Spec.Issuer = at.url
 	server.Spec.Requests = v1alpha1.RequestBudget{PerSecond: budget}
-	server.Spec.JWKS.RefreshInterval = "10s"
+	server.Spec.JWKS.RefreshInterval = v1alpha1.Duration(keysEvery.String())
 	server.Spec.AllowedNamespaces = everywhere
 	api := &v1alpha1.APIResource{
 		ObjectMeta: metav1.ObjectMeta{Namespace: apiNamespace, Name: name},

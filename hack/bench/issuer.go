@@ -43,13 +43,17 @@ type order struct {
 type tally struct {
 	TokenRequests int // that arrived
 	JWKSRequests  int
-	Issued        int // tokens
-	Clients       int // that got one
-	Most          int // tokens that one client got
-	Twice         int // tokens issued within two seconds of the client's one before
+	FirstJWKS     time.Time // when the first of these arrived, zero for none
+	Issued        int       // tokens
+	Clients       int       // that got one
+	Most          int       // tokens that one client got
+	Twice         int       // tokens issued within two seconds of the client's one before
 
 	// PeakSecond and PeakTen are the most token requests within 1 and 10 seconds.
 	PeakSecond, PeakTen int
+
+	// KeyID is that of the key that signs now, whatever was forgotten.
+	KeyID string
 }
 
 // runIssuer is the authorization server as a process: it prints its issuer and
@@ -117,12 +121,13 @@ func carryOut(server *oidctest.Server, o order) error {
 	server.SetFault(oidctest.Token, token)
 	server.SetFault(oidctest.Discovery, all)
 	server.SetFault(oidctest.JWKS, all)
-	if o.Reset {
-		server.ResetRequests()
-	}
 	if o.Rotate {
-		_, err := server.RotateKey()
-		return err
+		if _, err := server.RotateKey(); err != nil {
+			return err
+		}
+	}
+	if o.Reset { // at last, so that what is counted has met with all of the order
+		server.ResetRequests()
 	}
 	return nil
 }
@@ -132,7 +137,10 @@ func secretOf(id string) string { return "secret-of-" + id }
 
 func tallyOf(server *oidctest.Server) tally {
 	requests := server.TokenRequests()
-	t := tally{TokenRequests: server.Count(oidctest.Token), JWKSRequests: server.Count(oidctest.JWKS)}
+	t := tally{
+		TokenRequests: server.Count(oidctest.Token), JWKSRequests: server.Count(oidctest.JWKS),
+		FirstJWKS: server.FirstJWKSRequest(), KeyID: server.KeyID(),
+	}
 	last, issued := map[string]time.Time{}, map[string]int{}
 	at := make([]time.Time, 0, len(requests))
 	for _, r := range requests {

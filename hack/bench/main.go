@@ -34,7 +34,7 @@ const (
 )
 
 func main() {
-	roles := map[string]func([]string, io.Reader, io.Writer) error{"issuer": runIssuer, "floor": runFloor}
+	roles := map[string]func([]string, io.Reader, io.Writer) error{"issuer": runIssuer, "floor": runFloor, "bundle-floor": runBundleFloor}
 	if len(os.Args) > 1 && roles[os.Args[1]] != nil {
 		if err := roles[os.Args[1]](os.Args[2:], os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[1], err)
@@ -68,6 +68,8 @@ func scenarios() []scenario {
 		{"outage", "The authorization server fails, and returns", (*bench).outage},
 		{"shards", "Three instances share the clients", (*bench).shards},
 		{"slow server", "One authorization server is slow, another is not", (*bench).slowServer},
+		{"key rotation", "The issuer's new key reaches all namespaces", (*bench).keyRotation},
+		{"trust-manager", "trust-manager does the same", (*bench).compareTrustManager},
 	}
 }
 
@@ -78,6 +80,7 @@ type bench struct {
 	issuer  *issuer
 	floor   yardstick // of the fleet's size
 	fleet   fleet
+	bundles fanOut // of the key rotation
 	watch   *observer
 	report  *report
 	dir     string
@@ -138,9 +141,9 @@ func (b *bench) cleanUp() (err error) {
 	return err
 }
 
-// explain returns the end of the operators' logs as an error.
+// explain returns the end of the processes' logs as an error.
 func (b *bench) explain() error {
-	logs, _ := filepath.Glob(filepath.Join(outDir, "bench-operator*.log"))
+	logs, _ := filepath.Glob(filepath.Join(outDir, "bench-*.log"))
 	var errs []error
 	for _, path := range logs {
 		errs = append(errs, fmt.Errorf("the end of %s:\n%s", path, local.LastLines(path, 15)))

@@ -110,6 +110,17 @@ func (o *operator) metric(ctx context.Context, name string, labels ...string) (s
 	return sum, nil
 }
 
+// looked waits until one of the controllers has looked at so many objects.
+func (o *operator) looked(ctx context.Context, controller string, n int) error {
+	return local.Until(ctx, time.Minute, func() error {
+		looked, err := o.metric(ctx, "controller_runtime_reconcile_total", "controller", controller)
+		if err == nil && looked < float64(n) {
+			err = fmt.Errorf("%.0f of %d objects were looked at", looked, n)
+		}
+		return err
+	})
+}
+
 // saveProfile keeps a profile of the operator in the output folder.
 func (o *operator) saveProfile(ctx context.Context, what, name string) error {
 	body, err := get(ctx, o.profile+"/debug/pprof/"+what)
@@ -136,12 +147,15 @@ func get(ctx context.Context, url string) (io.ReadCloser, error) {
 	return resp.Body, nil
 }
 
+// measured is a process whose usage is known.
+type measured interface{ usage() (usage, error) }
+
 // settled waits until a process's memory has not grown for a while, and returns
 // what it has then.
-func settled(ctx context.Context, o *operator, calm time.Duration) (u usage, err error) {
+func settled(ctx context.Context, p measured, calm time.Duration) (u usage, err error) {
 	best, since := 0.0, time.Now()
 	for {
-		if u, err = o.usage(); err != nil {
+		if u, err = p.usage(); err != nil {
 			return u, err
 		}
 		if u.resident > best*1.01 {

@@ -42,6 +42,9 @@ func (b *bench) spread() time.Duration {
 // it, as in an initial list: creating them would keep the API server as busy as
 // serving them.
 func (b *bench) coldStart(ctx context.Context) error {
+	if err := b.takeFloor(ctx); err != nil {
+		return err
+	}
 	b.fleet = fleet{prefix: "bench", n: b.n, server: fast}
 	if err := b.createCredentials(ctx, b.fleet, b.issuer, b.lifetime(), b.spread()); err != nil {
 		return err
@@ -263,13 +266,7 @@ func (b *bench) restart(ctx context.Context) error {
 		return err
 	}
 	ready := time.Since(o.started)
-	if err := local.Until(ctx, time.Minute, func() error {
-		looked, err := o.metric(ctx, "controller_runtime_reconcile_total", "controller", "m2mclient")
-		if err == nil && looked < float64(b.n) {
-			err = fmt.Errorf("%.0f clients were looked at", looked)
-		}
-		return err
-	}); err != nil {
+	if err := o.looked(ctx, "m2mclient", b.n); err != nil {
 		return err
 	}
 	idle := time.Since(o.started)
