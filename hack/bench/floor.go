@@ -66,12 +66,7 @@ func runFloor(args []string, _ io.Reader, out io.Writer) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", *kubeconfig)
-	if err != nil {
-		return err
-	}
-	config.QPS, config.Burst = operatorQPS, operatorBurst
-	c, err := client.New(config, client.Options{Scheme: local.Scheme()})
+	c, err := operatorClient(*kubeconfig)
 	if err != nil {
 		return err
 	}
@@ -94,6 +89,16 @@ func runFloor(args []string, _ io.Reader, out io.Writer) error {
 		return err
 	}
 	return json.NewEncoder(out).Encode(y)
+}
+
+// operatorClient returns a client with the operator's connection limits.
+func operatorClient(kubeconfig string) (client.Client, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	config.QPS, config.Burst = operatorQPS, operatorBurst
+	return client.New(config, client.Options{Scheme: local.Scheme()})
 }
 
 type floor struct {

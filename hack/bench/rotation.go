@@ -19,7 +19,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -341,12 +340,7 @@ func runBundleFloor(args []string, _ io.Reader, out io.Writer) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", *kubeconfig)
-	if err != nil {
-		return err
-	}
-	config.QPS, config.Burst = operatorQPS, operatorBurst
-	c, err := client.New(config, client.Options{Scheme: local.Scheme()})
+	c, err := operatorClient(*kubeconfig)
 	if err != nil {
 		return err
 	}
