@@ -20,10 +20,8 @@ var shardNames = []string{"", "a", "b"}
 // shards has three instances serve a third of the clients each, and then hands
 // those of one shard over to another.
 func (b *bench) shards(ctx context.Context) error {
-	if o := b.leader(); o != nil {
-		if err := b.stopOperator(o); err != nil {
-			return err
-		}
+	if err := b.clear(ctx); err != nil {
+		return err
 	}
 	f := fleet{prefix: "sharded", n: max(90, b.n*3/10), server: fast, change: func(i int, c *v1alpha1.M2MClient) { label(c, shardNames[i%3]) }}
 	lifetime := b.lifetime()

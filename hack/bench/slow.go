@@ -19,10 +19,11 @@ func (b *bench) slowServer(ctx context.Context) error {
 	n := max(50, min(1000, b.n/10))
 	lifetime, watched := 2*b.lifetime()/5, 4*b.lifetime()/5
 	quick := fleet{prefix: "quick", n: n, server: fast}
-	if o := b.leader(); o == nil {
-		if _, err := b.startOperator(ctx); err != nil {
-			return err
-		}
+	if err := b.clear(ctx); err != nil {
+		return err
+	}
+	if _, err := b.startOperator(ctx); err != nil {
+		return err
 	}
 	if err := b.createCredentials(ctx, quick, b.issuer, lifetime, 0); err != nil {
 		return err
