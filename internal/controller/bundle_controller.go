@@ -51,6 +51,8 @@ type BundleReconciler struct {
 	clock   clock.PassiveClock
 	prompt  bool // pods are touched when they must see a change at once
 	events  recorder.EventRecorder
+
+	rendered *renderedBundles
 }
 
 // +kubebuilder:rbac:groups="",resources=configmaps,verbs=get;list;watch;create;update;delete
@@ -80,6 +82,9 @@ func (r *BundleReconciler) Reconcile(ctx context.Context, req bundleRequest) (ct
 	needed, err := r.needed(ctx, req)
 	if err != nil {
 		return ctrl.Result{}, err
+	}
+	if !exists {
+		r.rendered.forget(req.api)
 	}
 	if !exists || !needed {
 		return ctrl.Result{}, r.remove(ctx, current, req)
@@ -120,7 +125,7 @@ func (r *BundleReconciler) render(
 		return nil, err
 	}
 	bundle := bundleOf(api, srv)
-	files, err := render.Verification(bundle, extraFiles(api))
+	files, err := r.rendered.files(client.ObjectKeyFromObject(api), bundle, extraFiles(api))
 	if err != nil {
 		log.FromContext(ctx).V(1).Info("Could not render the verification bundle", "reason", err.Error())
 		return nil, nil

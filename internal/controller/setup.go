@@ -198,7 +198,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 			client: mgr.GetClient(), servers: servers, foreign: foreign, events: events("m2m-apiresource"),
 		},
 		bundle: &BundleReconciler{
-			client: mgr.GetClient(), servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-verificationbundle"),
+			client: mgr.GetClient(), servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-verificationbundle"), rendered: newRenderedBundles(),
 		},
 		client: &M2MClientReconciler{
 			shard: mine, client: mgr.GetClient(), live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens,
