@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
 	"testing"
 	"time"
 
@@ -40,6 +41,8 @@ func testDelivery(t *testing.T, w *world) {
 	for _, pods := range [][]client.ObjectKey{routine, prompt} {
 		for _, p := range pods {
 			running(t, shop, p.Name, 1)
+			// It is ready when its program was started, which is before that listens.
+			eventually(t, time.Minute, func() error { return ask(t.Context(), p, http.MethodGet, "/tokens", nil, nil) })
 		}
 	}
 
