@@ -26,6 +26,12 @@ const (
 	// holdPoll is how often a held token is looked at again.
 	holdPoll = time.Second
 
+	// revokedHold is how long a token at most lets the bundle go first whose
+	// predecessor is revoked, and revokedPoll how often that is looked at. Nothing
+	// works meanwhile, so it is short.
+	revokedHold = 5 * time.Second
+	revokedPoll = 50 * time.Millisecond
+
 	// keyPatience is how long a key may be unknown before that is called a
 	// problem while the predecessor works.
 	keyPatience = 15 * time.Second
@@ -204,6 +210,16 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 		}
 		if !look.IsZero() {
 			a.hold(held, claims, look, in.Recorded)
+			return nil
+		}
+	}
+	if in.Revoked && p.now.Before(held.record.IssuedAt.Add(revokedHold)) {
+		ahead, err := r.bundleAhead(ctx, a, claims)
+		if err != nil {
+			return err
+		}
+		if !ahead {
+			a.wakeAt, p.brief = p.now.Add(revokedPoll), true // it is held in memory
 			return nil
 		}
 	}

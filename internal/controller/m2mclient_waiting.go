@@ -85,16 +85,59 @@ func (r *M2MClientReconciler) delivered(ctx context.Context, p *pass, a *access,
 	return look, nil
 }
 
+// bundleAhead says whether the key that a token is signed with is on its way to the
+// API's pods: it is in every bundle, and the pods that can be touched were.
+func (r *M2MClientReconciler) bundleAhead(ctx context.Context, a *access, claims *jwks.Claims) (bool, error) {
+	if a.spec == nil || claims == nil {
+		return true, nil
+	}
+	bundles, err := bundlesOf(ctx, r.client, a.api)
+	if err != nil {
+		return false, err
+	}
+	for i := range bundles {
+		is, _ := contentsIn(&bundles[i])
+		key, ok := is.Keys[claims.KeyID]
+		if !ok {
+			return false, nil
+		}
+		if !r.prompt || key.Since.IsZero() {
+			continue
+		}
+		pods, err := r.verifyingPods(ctx, bundles[i].Namespace, a.api)
+		if err != nil {
+			return false, err
+		}
+		for j := range pods.Items {
+			pod := &pods.Items[j]
+			_, injected := pod.Annotations[v1alpha1.InjectedAnnotation]
+			if injected && !createdSince(pod, key.Since) && momentIn(pod, v1alpha1.TouchedAtAnnotation).Before(key.Since) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
+
+// verifyingPods lists the pods of a namespace that verify tokens for an API.
+func (r *M2MClientReconciler) verifyingPods(ctx context.Context, namespace string, api types.NamespacedName) (*metav1.PartialObjectMetadataList, error) {
+	pods := &metav1.PartialObjectMetadataList{}
+	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
+	err := r.client.List(ctx, pods, client.InNamespace(namespace), client.MatchingFields{byVerify: api.String()},
+		client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
+	if err != nil {
+		return nil, fmt.Errorf("list the pods that verify: %w", err)
+	}
+	return pods, nil
+}
+
 // seen says when to look again whether all pods of a namespace that verify
 // tokens for an API see its bundle as it has been since a moment, the zero time
 // if they do.
 func (r *M2MClientReconciler) seen(ctx context.Context, p *pass, namespace string, api types.NamespacedName, since time.Time) (look time.Time, err error) {
-	pods := &metav1.PartialObjectMetadataList{}
-	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
-	err = r.client.List(ctx, pods, client.InNamespace(namespace), client.MatchingFields{byVerify: api.String()},
-		client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
+	pods, err := r.verifyingPods(ctx, namespace, api)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("list the pods that verify: %w", err)
+		return time.Time{}, err
 	}
 	for i := range pods.Items {
 		pod := &pods.Items[i]
