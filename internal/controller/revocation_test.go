@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
@@ -89,6 +91,68 @@ func TestOnlyKeyIsRevoked(t *testing.T) {
 			isReady(t, s.cart)
 			if got := keyOfToken(t, s.token()); got != s.as.KeyID() {
 				t.Errorf("the token is signed by %s, want %s", got, s.as.KeyID())
+			}
+		})
+	}
+}
+
+// TestTheBundleGoesAheadAfterARevocation has the client reconciled before the
+// bundle: its new token waits until the API is given the key, but not for long.
+func TestTheBundleGoesAheadAfterARevocation(t *testing.T) {
+	op := startStepped(t)
+	for name, tc := range map[string]struct {
+		bundles bool
+		after   time.Duration
+		waits   bool
+	}{
+		"the bundle has the key":          {bundles: true},
+		"the bundle does not come about":  {after: revokedHold, waits: false},
+		"the bundle has not the key, yet": {after: revokedHold - time.Second, waits: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, op)
+			s.verifies()
+			old := s.as.KeyID()
+			kid, err := s.as.RotateKey()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.setServers(revoke(old))
+			for _, namespace := range []string{s.payments, s.shop} {
+				server := s.server(namespace)
+				if _, err := op.server[0].Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(server)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			pass := func() string {
+				t.Helper()
+				if _, err := op.reconcilers.client.Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(s.cart)}); err != nil {
+					t.Fatal(err)
+				}
+				return keyOfToken(t, s.token())
+			}
+			s.as.ResetRequests()
+			if got := pass(); got != old {
+				t.Fatalf("a token of key %s was published before the bundle had it", got)
+			}
+			if tc.bundles {
+				for _, b := range op.bundle.bundles(t.Context(), client.ObjectKeyFromObject(s.api)) {
+					if _, err := op.bundle.Reconcile(t.Context(), b); err != nil {
+						t.Fatal(err)
+					}
+				}
+				op.awaitBundles()
+			}
+			op.clock.SetTime(op.clock.Now().Add(tc.after))
+			want := kid
+			if tc.waits {
+				want = old
+			}
+			if got := pass(); got != want {
+				t.Errorf("the token is signed by %s, want %s", got, want)
+			}
+			if n := s.as.Count(oidctest.Token); n != 1 {
+				t.Errorf("%d token requests, want 1", n)
 			}
 		})
 	}
