@@ -219,7 +219,8 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 			return err
 		}
 		if !ahead {
-			a.wakeAt, p.brief = p.now.Add(revokedPoll), true // it is held in memory
+			// The status then names the key, for which the API's pods are touched.
+			a.hold(held, claims, p.now.Add(revokedPoll), in.Recorded)
 			return nil
 		}
 	}
