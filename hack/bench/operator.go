@@ -44,7 +44,7 @@ func (b *bench) startReplica(ctx context.Context, flags ...string) (*operator, e
 		return nil, err
 	}
 	flags = append([]string{
-		"--metrics-bind-address=" + metrics, "--metrics-insecure", "--pprof-bind-address=" + profile, "--zap-log-level=error",
+		"--metrics-bind-address=" + metrics, "--metrics-insecure", "--pprof-bind-address=" + profile, "--zap-log-level=error", "--zap-stacktrace-level=panic",
 	}, flags...)
 	log := filepath.Join(outDir, fmt.Sprintf("bench-operator-%d.log", len(b.operators)))
 	o := &operator{metrics: "http://" + metrics, profile: "http://" + profile, started: time.Now()}

@@ -6,12 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/hack/local"
 )
 
 // shardNames are the instances of the scenario; "" is the one without a shard.
@@ -29,6 +32,9 @@ func (b *bench) shards(ctx context.Context) error {
 		return err
 	}
 	if err := b.createClients(ctx, f); err != nil {
+		return err
+	}
+	if err := b.allowShards(ctx); err != nil {
 		return err
 	}
 	var instances []*operator
@@ -53,6 +59,25 @@ func (b *bench) shards(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(b.handOver(ctx, f, instances[2]), b.remove(ctx, f))
+}
+
+// allowShards lets the operator hold the shards' leases, as config/components/shards
+// does.
+func (b *bench) allowShards(ctx context.Context) error {
+	var role rbacv1.Role
+	if err := b.cluster.Client.Get(ctx, client.ObjectKey{Namespace: local.OperatorNamespace, Name: "m2m-operator-leader-election"}, &role); err != nil {
+		return err
+	}
+	for i, rule := range role.Rules {
+		if !slices.Equal(rule.ResourceNames, []string{"m2m-operator"}) {
+			continue
+		}
+		for _, name := range shardNames[1:] {
+			role.Rules[i].ResourceNames = append(role.Rules[i].ResourceNames, "m2m-operator-"+name)
+		}
+		return b.cluster.Client.Update(ctx, &role)
+	}
+	return errors.New("no rule of the operator's Role is about its lease")
 }
 
 func label(c *v1alpha1.M2MClient, shard string) {
