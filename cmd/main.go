@@ -44,7 +44,7 @@ func main() {
 // gcPercent is how much garbage there may be beside what is in use before it is
 // collected, unless GOGC says otherwise. Most of the memory are caches, which stay:
 // Go's 100 would have half of it be garbage.
-const gcPercent = 50
+const gcPercent = 30
 
 // options are the flags of the manager.
 type options struct {

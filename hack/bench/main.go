@@ -7,7 +7,7 @@
 // nothing else, in the same run: what is compared with it holds on any machine.
 //
 // Run it with make bench, or make bench N=500 for a quick look. It prints a table
-// for each scenario and writes out/bench.json. See docs/scaling.md.
+// for each scenario and writes out/bench.json and out/bench.md. See docs/scaling.md.
 package main
 
 import (
@@ -30,6 +30,7 @@ import (
 const (
 	outDir      = "out"
 	figuresPath = outDir + "/bench.json"
+	tablePath   = outDir + "/bench.md"
 	fullSize    = 10_000 // clients
 )
 
@@ -105,7 +106,8 @@ func run(ctx context.Context, args []string) (err error) {
 	chosen := slices.DeleteFunc(scenarios(), func(s scenario) bool {
 		return *only != "" && !slices.Contains(strings.Split(*only, ","), s.name)
 	})
-	b.say("m2m-operator: %d clients on %s", b.n, machine())
+	title := fmt.Sprintf("%d clients on %s", b.n, machine())
+	b.say("m2m-operator: %s", title)
 	if err := b.prepare(ctx); err != nil {
 		return fmt.Errorf("prepare: %w", err)
 	}
@@ -117,11 +119,11 @@ func run(ctx context.Context, args []string) (err error) {
 		}
 		b.report.show(s.name)
 		b.say("  (%.0f s)", time.Since(started).Seconds())
-		if err := b.report.save(figuresPath); err != nil {
+		if err := errors.Join(b.report.save(figuresPath), b.report.table(tablePath, title)); err != nil {
 			return err
 		}
 	}
-	b.say("\nfigures in %s", figuresPath)
+	b.say("\nfigures in %s and %s", figuresPath, tablePath)
 	if wrong := b.report.wrong(); *guard && len(wrong) > 0 {
 		return fmt.Errorf("counts that no machine changes have changed:\n  %s", strings.Join(wrong, "\n  "))
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -91,6 +92,20 @@ func (r *report) show(scenario string) {
 		}
 	}
 	_ = w.Flush()
+}
+
+// table writes all figures as a page of Markdown.
+func (r *report) table(path, title string) error {
+	var page strings.Builder
+	_, _ = fmt.Fprintf(&page, "%s\n", title)
+	for i, f := range r.figures {
+		if i == 0 || r.figures[i-1].Scenario != f.Scenario {
+			_, _ = fmt.Fprintf(&page, "\n**%s**\n\n| figure | value | floor | ratio | aim | |\n|---|---|---|---|---|---|\n", f.Scenario)
+		}
+		value := strings.TrimSpace(number(f.Value) + " " + f.Unit)
+		_, _ = fmt.Fprintf(&page, "| %s | %s | %s | %s | %s | %s |\n", f.Figure, value, optional(f.Floor), optional(f.Ratio), f.Aim, f.verdict())
+	}
+	return os.WriteFile(path, []byte(page.String()), 0o644)
 }
 
 func (f *figure) verdict() string {

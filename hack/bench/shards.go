@@ -27,8 +27,8 @@ func (b *bench) shards(ctx context.Context) error {
 		return err
 	}
 	f := fleet{prefix: "sharded", n: max(90, b.n*3/10), server: fast, change: func(i int, c *v1alpha1.M2MClient) { label(c, shardNames[i%3]) }}
-	lifetime := b.lifetime()
-	if err := b.createCredentials(ctx, f, b.issuer, lifetime, b.spread()); err != nil {
+	lifetime, spread := 2*b.lifetime()/5, 2*b.spread()/5
+	if err := b.createCredentials(ctx, f, b.issuer, lifetime, spread); err != nil {
 		return err
 	}
 	if err := b.createClients(ctx, f); err != nil {
@@ -55,10 +55,13 @@ func (b *bench) shards(ctx context.Context) error {
 	if err := b.issuer.tell(ctx, order{Prefix: f.prefix, Clients: f.n, Lifetime: lifetime, Reset: true}); err != nil {
 		return err
 	}
-	if err := b.measureShards(ctx, f, instances); err != nil {
+	if err := sleep(ctx, (lifetime+spread)*7/10); err != nil { // the first tokens' refresh is the warm-up
 		return err
 	}
-	return errors.Join(b.handOver(ctx, f, instances[2]), b.remove(ctx, f))
+	if err := b.measureShards(ctx, f, instances, lifetime); err != nil {
+		return err
+	}
+	return errors.Join(b.handOver(ctx, f, instances[2], lifetime), b.remove(ctx, f))
 }
 
 // allowShards lets the operator hold the shards' leases, as config/components/shards
@@ -86,11 +89,8 @@ func label(c *v1alpha1.M2MClient, shard string) {
 	}
 }
 
-// measureShards watches the instances refresh their tokens.
-func (b *bench) measureShards(ctx context.Context, f fleet, instances []*operator) error {
-	if err := sleep(ctx, (b.lifetime()+b.spread())*7/10); err != nil {
-		return err
-	}
+// measureShards watches the instances refresh their tokens for a lifetime.
+func (b *bench) measureShards(ctx context.Context, f fleet, instances []*operator, lifetime time.Duration) error {
 	if err := b.issuer.tell(ctx, order{Reset: true}); err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (b *bench) measureShards(ctx context.Context, f fleet, instances []*operato
 		}
 		before = append(before, u)
 	}
-	seen, err := b.lateness(ctx, f, b.lifetime())
+	seen, err := b.lateness(ctx, f, lifetime)
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (b *bench) measureShards(ctx context.Context, f fleet, instances []*operato
 
 // handOver gives the clients of the last shard to the one before it, and then
 // stops the last one.
-func (b *bench) handOver(ctx context.Context, f fleet, last *operator) error {
+func (b *bench) handOver(ctx context.Context, f fleet, last *operator, lifetime time.Duration) error {
 	if err := b.issuer.tell(ctx, order{Reset: true}); err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (b *bench) handOver(ctx context.Context, f fleet, last *operator) error {
 	if err := b.stopOperator(last); err != nil {
 		return err
 	}
-	if err := sleep(ctx, b.lifetime()); err != nil {
+	if err := sleep(ctx, lifetime); err != nil {
 		return err
 	}
 	seen, err1 := b.watch.takeOf(func(namespace string) bool { return strings.HasPrefix(namespace, f.prefix+"-") })

@@ -17,7 +17,7 @@ const slowness = 5 * time.Second
 // and beside a server that takes its time, each with the same number of clients.
 func (b *bench) slowServer(ctx context.Context) error {
 	n := max(50, min(1000, b.n/10))
-	lifetime, watched := 2*b.lifetime()/5, 4*b.lifetime()/5
+	lifetime := 2 * b.lifetime() / 5
 	quick := fleet{prefix: "quick", n: n, server: fast}
 	if err := b.clear(ctx); err != nil {
 		return err
@@ -34,7 +34,7 @@ func (b *bench) slowServer(ctx context.Context) error {
 	if err := b.ready(ctx, quick); err != nil {
 		return err
 	}
-	alone, err := b.lateness(ctx, quick, watched)
+	alone, err := b.lateness(ctx, quick, lifetime)
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func (b *bench) slowServer(ctx context.Context) error {
 	if err := b.createClients(ctx, patient); err != nil {
 		return err
 	}
-	beside, err := b.lateness(ctx, quick, watched)
+	beside, err := b.lateness(ctx, quick, lifetime)
 	if err != nil {
 		return err
 	}

@@ -180,6 +180,18 @@ type identityStore struct {
 	listed    sync.Once
 }
 
+// Transformer implements cache.TransformingStore: while the first list comes in, all
+// of it lies in memory, and so not more of each object than is read here.
+func (s *identityStore) Transformer() toolscache.TransformFunc {
+	return func(in any) (any, error) {
+		if o, ok := in.(*metav1.PartialObjectMetadata); ok {
+			o.ObjectMeta = metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion}
+			share(&o.Namespace)
+		}
+		return in, nil
+	}
+}
+
 // Add implements cache.ReflectorStore.
 func (s *identityStore) Add(obj any) error {
 	o, ok := obj.(*metav1.PartialObjectMetadata)

@@ -7,8 +7,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
 )
 
 // TestIdentities has a reflector's store follow objects, and looks at what is known
@@ -87,5 +89,21 @@ func TestIdentities(t *testing.T) {
 	}
 	if err := shop.Add(&metav1.Status{}); err == nil {
 		t.Error("what is no metadata is taken for an object")
+	}
+}
+
+// TestIdentitiesListLittle prepares what comes in by the first list.
+func TestIdentitiesListLittle(t *testing.T) {
+	full := metadataOf("Secret")
+	full.ObjectMeta = metav1.ObjectMeta{
+		Namespace: "shop", Name: "settings", UID: "1", ResourceVersion: "7",
+		Labels: map[string]string{"a": "b"}, Annotations: map[string]string{"a": "b"},
+		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}},
+	}
+	want := metadataOf("Secret")
+	want.ObjectMeta = metav1.ObjectMeta{Namespace: "shop", Name: "settings", UID: "1", ResourceVersion: "7"}
+	var store toolscache.TransformingStore = &identityStore{}
+	if got, err := store.Transformer()(full); err != nil || !equality.Semantic.DeepEqual(got, want) {
+		t.Errorf("%+v (%v) is kept, want %+v", got, err, want)
 	}
 }

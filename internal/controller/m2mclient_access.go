@@ -31,9 +31,9 @@ type access struct {
 	reduced  *problem // it is allowed, and some of the scopes are not; scopes are those that are
 	waiting  *problem // it is allowed, and its server does not grant it yet
 
-	server *server // whose keys the API verifies with
-	spec   *v1alpha1.APIResource
-	expect jwks.Expectation // what the API is told to check; without a time
+	server *server               // whose keys the API verifies with
+	spec   *v1alpha1.APIResource // the cache's, not to be changed
+	expect jwks.Expectation      // what the API is told to check; without a time
 
 	inputs refresh.Inputs
 	token  string       // what is to be in the Secret; empty for nothing
@@ -82,7 +82,7 @@ func (r accessResolver) resolveServer(ctx context.Context, p *pass) (err error) 
 			continue
 		}
 		var api v1alpha1.APIResource
-		err := r.client.Get(ctx, name, &api)
+		err := r.client.Get(ctx, name, &api, client.UnsafeDisableDeepCopy)
 		if apierrors.IsNotFound(err) || err == nil && !api.DeletionTimestamp.IsZero() {
 			continue
 		}
@@ -143,7 +143,7 @@ func (r accessResolver) resolveAPIResource(ctx context.Context, p *pass, a *acce
 			"APIResource %q is in a namespace that the operator does not watch (--watch-namespaces)", a.api)
 	}
 	var api v1alpha1.APIResource
-	err := r.client.Get(ctx, a.api, &api)
+	err := r.client.Get(ctx, a.api, &api, client.UnsafeDisableDeepCopy)
 	if apierrors.IsNotFound(err) || err == nil && !api.DeletionTimestamp.IsZero() {
 		a.withdraw = true
 		return deny(v1alpha1.ReasonAPIResourceNotFound, "APIResource %q does not exist", a.api)

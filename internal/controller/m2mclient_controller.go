@@ -37,8 +37,8 @@ type M2MClientReconciler struct {
 	tokens  corev1client.ServiceAccountsGetter // requests ServiceAccount tokens
 	clock   clock.PassiveClock
 	held    *perAccess[heldToken]
-	written *perAccess[recordDigest] // of the tokens that this process wrote or has checked
-	wrote   *perAccess[string]       // resourceVersion of the Secret that this process wrote last, under the key wholeSecret
+	written *perAccess[digest] // of the tokens that this process wrote or has checked
+	wrote   *perAccess[digest] // of the Secret that this process wrote last, under the key wholeSecret
 
 	// clientWishes and apiWishes have a registered client and its API compared
 	// with their server.
@@ -91,15 +91,15 @@ func (p *pass) event(r *M2MClientReconciler, eventType, reason, format string, a
 
 // Reconcile brings a client's Secret and status up to date.
 func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
-	var c v1alpha1.M2MClient
-	if err := r.client.Get(ctx, req.NamespacedName, &c); err != nil || !c.DeletionTimestamp.IsZero() || !r.shard.serves(&c) {
+	before := &v1alpha1.M2MClient{} // the cache's, not to be changed
+	if err := r.client.Get(ctx, req.NamespacedName, before, client.UnsafeDisableDeepCopy); err != nil || !before.DeletionTimestamp.IsZero() || !r.shard.serves(before) {
 		if client.IgnoreNotFound(err) == nil {
-			r.forget(req.NamespacedName, c.UID)
+			r.forget(req.NamespacedName, before.UID)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	before := c.DeepCopy()
-	p, after, err := r.reconcile(ctx, &c)
+	c := before.DeepCopy()
+	p, after, err := r.reconcile(ctx, c)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -111,12 +111,12 @@ func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 	if mine, err := r.shard.stillServes(ctx, r.client, req.NamespacedName); err != nil || !mine {
 		return ctrl.Result{}, err
 	}
-	observeTokens(&c)
+	observeTokens(c)
 	if !p.brief && !equality.Semantic.DeepEqual(before.Status, c.Status) {
-		if err := r.client.Status().Patch(ctx, &c, client.MergeFrom(before)); err != nil {
+		if err := r.client.Status().Patch(ctx, c, client.MergeFrom(before)); err != nil {
 			return ctrl.Result{}, client.IgnoreNotFound(err)
 		}
-		tellTransitions(r.events, &c, "Reconcile", before.Status.Conditions, c.Status.Conditions)
+		tellTransitions(r.events, c, "Reconcile", before.Status.Conditions, c.Status.Conditions)
 	}
 	for _, tell := range p.events {
 		tell()

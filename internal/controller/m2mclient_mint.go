@@ -33,7 +33,7 @@ func (r *M2MClientReconciler) mint(ctx context.Context, p *pass, a *access, inpu
 			return nil, err
 		}
 	}
-	wait, busy := r.servers.admit(p.server, p.need(a))
+	wait, busy := r.servers.admit(ctx, p.server, p.need(a))
 	if busy != nil {
 		a.problem, a.wakeAt = busy, p.now.Add(wait)
 		if f := a.failure; f != nil && f.Inputs == inputs {

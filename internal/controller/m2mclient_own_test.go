@@ -15,34 +15,50 @@ import (
 )
 
 // TestOwnWritesWakeNobody looks at the events of a client's Secret: only that of
-// the version that this process wrote is left out.
+// what this process wrote is left out.
 func TestOwnWritesWakeNobody(t *testing.T) {
 	cart := &v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart", UID: "1"}}
-	r := &M2MClientReconciler{wrote: newPerAccess[string]()}
-	r.wrote.put(client.ObjectKeyFromObject(cart), wholeSecret, "7")
-	r.wrote.put(types.NamespacedName{Namespace: "other", Name: "cart"}, wholeSecret, "9")
-	secret := func(version string, owners ...metav1.OwnerReference) *corev1.Secret {
-		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart-token", ResourceVersion: version, OwnerReferences: owners}}
+	secret := func(change func(*corev1.Secret)) *corev1.Secret {
+		s := &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: "shop", Name: "cart-token", ResourceVersion: "7",
+				Labels:          map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
+				Annotations:     map[string]string{v1alpha1.TokensAnnotation: "{}"},
+				OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(cart, v1alpha1.GroupVersion.WithKind("M2MClient"))},
+			},
+			Type: corev1.SecretTypeOpaque, Data: map[string][]byte{"payment-api": []byte("token")},
+		}
+		change(s)
+		return s
 	}
-	owner := *metav1.NewControllerRef(cart, v1alpha1.GroupVersion.WithKind("M2MClient"))
+	r := &M2MClientReconciler{wrote: newPerAccess[digest]()}
+	written := secret(func(s *corev1.Secret) { s.ResourceVersion = "" })
+	r.wrote.put(client.ObjectKeyFromObject(cart), wholeSecret, contentOf(written))
+	another := secret(func(s *corev1.Secret) { s.Namespace, s.Data["payment-api"] = "other", []byte("another") })
+	r.wrote.put(types.NamespacedName{Namespace: "other", Name: "cart"}, wholeSecret, contentOf(another))
 	for name, tc := range map[string]struct {
-		secret *corev1.Secret
+		change func(*corev1.Secret)
 		passes bool
 	}{
-		"the version that was written":           {secret("7", owner), false},
-		"a later one, which somebody has edited": {secret("8", owner), true},
-		"one of another namespace's client":      {secret("9", owner), true},
-		"one that has lost its owner":            {secret("7"), true},
+		"what was written":                    {func(*corev1.Secret) {}, false},
+		"an edited token":                     {func(s *corev1.Secret) { s.Data["payment-api"] = []byte("edited") }, true},
+		"a key more":                          {func(s *corev1.Secret) { s.Data["more"] = nil }, true},
+		"an edited record":                    {func(s *corev1.Secret) { s.Annotations[v1alpha1.TokensAnnotation] = "" }, true},
+		"a label more":                        {func(s *corev1.Secret) { s.Labels["more"] = "" }, true},
+		"an immutable one":                    {func(s *corev1.Secret) { s.Immutable = new(true) }, true},
+		"what another namespace's client has": {func(s *corev1.Secret) { s.Data = another.Data }, true},
+		"one that has lost its owner":         {func(s *corev1.Secret) { s.OwnerReferences = nil }, true},
+		"another's":                           {func(s *corev1.Secret) { s.OwnerReferences[0].UID = "2" }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := r.changedByOthers()
-			if got := p.Create(event.CreateEvent{Object: tc.secret}); got != tc.passes {
+			p, now := r.changedByOthers(), secret(tc.change)
+			if got := p.Create(event.CreateEvent{Object: now}); got != tc.passes {
 				t.Errorf("its creation passes: %t", got)
 			}
-			if got := p.Update(event.UpdateEvent{ObjectOld: secret("6", owner), ObjectNew: tc.secret}); got != tc.passes {
+			if got := p.Update(event.UpdateEvent{ObjectOld: secret(func(*corev1.Secret) {}), ObjectNew: now}); got != tc.passes {
 				t.Errorf("its update passes: %t", got)
 			}
-			if !p.Delete(event.DeleteEvent{Object: tc.secret}) {
+			if !p.Delete(event.DeleteEvent{Object: now}) {
 				t.Error("its deletion does not pass")
 			}
 		})

@@ -74,17 +74,21 @@ func (t *tokenRecord) asToken() *refresh.Token {
 }
 
 // digest tells records apart.
-func (t *tokenRecord) digest() recordDigest {
+func (t *tokenRecord) digest() digest {
 	encoded, err := json.Marshal(t)
 	if err != nil {
 		panic(err) // strings and times only
 	}
-	sum := sha256.Sum256(encoded)
-	return recordDigest(sum[:16])
+	return digestOf(encoded)
 }
 
-// recordDigest stands for a tokenRecord where ten thousand are remembered.
-type recordDigest [16]byte
+// digest stands for something of which ten thousand are remembered.
+type digest [16]byte
+
+func digestOf(encoded []byte) digest {
+	sum := sha256.Sum256(encoded)
+	return digest(sum[:16])
+}
 
 // readSecret finds the client's Secret. Another's Secret of that name is a
 // problem, and nothing is asked for that could not be stored.
@@ -162,9 +166,17 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 		return nil
 	}
 	want := r.wantedSecret(p)
-	switch {
-	case p.secret.current == nil && len(want.Data) == 0:
+	if p.secret.current == nil && len(want.Data) == 0 {
 		return nil // nothing to publish yet
+	}
+	name := client.ObjectKeyFromObject(p.client)
+	changed := !equality.Semantic.DeepEqual(p.secret.current, want)
+	if changed {
+		// Noted first: the event may be here before the API server's answer.
+		r.wrote.put(name, wholeSecret, contentOf(want))
+	}
+	switch {
+	case !changed:
 	case p.secret.current == nil:
 		err := r.client.Create(ctx, want)
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
@@ -179,7 +191,6 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 			// Secret this is.
 			return fmt.Errorf("create Secret %q: %w", want.Name, err)
 		}
-	case equality.Semantic.DeepEqual(p.secret.current, want):
 	case ptr.Deref(p.secret.current.Immutable, false):
 		if err := r.client.Delete(ctx, p.secret.current, preconditions(p.secret.current)); client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("delete the immutable Secret %q: %w", want.Name, err)
@@ -198,8 +209,6 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 			return fmt.Errorf("update Secret %q: %w", want.Name, err)
 		}
 	}
-	name := client.ObjectKeyFromObject(p.client)
-	r.wrote.put(name, wholeSecret, want.ResourceVersion)
 	for _, a := range p.accesses {
 		if a.issued != "" {
 			r.held.drop(name, a.key)
@@ -213,16 +222,25 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 // wholeSecret stands for all accesses of a client.
 const wholeSecret = ""
 
+// contentOf tells apart what Secrets hold, and whose they are.
+func contentOf(s *corev1.Secret) digest {
+	encoded, err := json.Marshal([]any{s.Data, s.Labels, s.Annotations, s.OwnerReferences, s.Type, s.Immutable})
+	if err != nil {
+		panic(err) // strings, bytes and flags only
+	}
+	return digestOf(encoded)
+}
+
 // changedByOthers lets every event of a token Secret pass but the one that says
-// what this process has just written: there is nothing to do for it.
+// what this process wrote last: there is nothing to do for it.
 func (r *M2MClientReconciler) changedByOthers() predicate.Predicate {
 	anothers := func(o client.Object) bool {
-		owner := metav1.GetControllerOf(o)
+		owner, s := metav1.GetControllerOf(o), o.(*corev1.Secret)
 		if owner == nil {
 			return true
 		}
-		wrote, ok := r.wrote.get(types.NamespacedName{Namespace: o.GetNamespace(), Name: owner.Name}, wholeSecret)
-		return !ok || wrote != o.GetResourceVersion()
+		wrote, ok := r.wrote.get(types.NamespacedName{Namespace: s.Namespace, Name: owner.Name}, wholeSecret)
+		return !ok || wrote != contentOf(s)
 	}
 	return predicate.Funcs{
 		CreateFunc: func(e event.CreateEvent) bool { return anothers(e.Object) },

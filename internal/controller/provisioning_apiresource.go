@@ -174,7 +174,7 @@ func (r *APIResourceProvisioner) holdWhereNeeded(ctx context.Context, api *v1alp
 	if !deletesAPI(api) {
 		return release(ctx, r.client, api)
 	}
-	if err := hold(ctx, r.client, srv.object); err != nil {
+	if err := holdServer(ctx, r.client, srv); err != nil {
 		return err
 	}
 	return hold(ctx, r.client, api)

@@ -40,6 +40,11 @@ func hold(ctx context.Context, c client.Client, o client.Object) error {
 	return setFinalizer(ctx, c, o, true)
 }
 
+// holdServer keeps the server that something is made at.
+func holdServer(ctx context.Context, c client.Client, s *server) error {
+	return hold(ctx, c, s.object.DeepCopyObject().(client.Object))
+}
+
 // release lets an object go.
 func release(ctx context.Context, c client.Client, o client.Object) error {
 	return client.IgnoreNotFound(setFinalizer(ctx, c, o, false))

@@ -150,7 +150,7 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 		return wait, r.observe(ctx, c, plan)
 	}
 	// Before anything of it exists.
-	if err := hold(ctx, r.client, p.server.object); err != nil {
+	if err := holdServer(ctx, r.client, p.server); err != nil {
 		return 0, err
 	}
 	if err := hold(ctx, r.client, c); err != nil {

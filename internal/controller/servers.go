@@ -38,6 +38,10 @@ const (
 	breakerBase      = time.Second
 	breakerMax       = 30 * time.Second
 
+	// turnover is how long ago a request to a server must have ended at most for
+	// another one to be expected to end at once, and how long that is waited for.
+	turnover = 50 * time.Millisecond
+
 	// keyRefetchInterval is the least time between two fetches of a server's
 	// keys because of an unknown key ID.
 	keyRefetchInterval = 10 * time.Second
@@ -100,7 +104,8 @@ func statusOf(o client.Object) *v1alpha1.AuthorizationServerStatus {
 	return &o.(*v1alpha1.AuthorizationServer).Status
 }
 
-// server is an authorization server as an APIResource or M2MClient sees it.
+// server is an authorization server as an APIResource or M2MClient sees it: the
+// cache's, not to be changed.
 type server struct {
 	key    serverKey
 	object client.Object
@@ -190,7 +195,7 @@ type problem struct {
 func (s *servers) resolve(ctx context.Context, ref v1alpha1.AuthorizationServerReference, namespace string) (*server, *problem, error) {
 	key := keyOf(ref, namespace)
 	obj := key.object()
-	err := s.client.Get(ctx, client.ObjectKeyFromObject(obj), obj)
+	err := s.client.Get(ctx, client.ObjectKeyFromObject(obj), obj, client.UnsafeDisableDeepCopy)
 	if apierrors.IsNotFound(err) {
 		p := &problem{
 			reason:  v1alpha1.ReasonAuthorizationServerNotFound,
@@ -232,7 +237,7 @@ func (s *servers) selects(ctx context.Context, sel v1alpha1.NamespaceSelection, 
 		return false, nil //nolint:nilerr // an invalid selector chooses nothing; nobody's access may depend on a typo
 	}
 	ns := metadataOf("Namespace")
-	if err := s.client.Get(ctx, types.NamespacedName{Name: namespace}, ns); err != nil {
+	if err := s.client.Get(ctx, types.NamespacedName{Name: namespace}, ns, client.UnsafeDisableDeepCopy); err != nil {
 		return false, client.IgnoreNotFound(err)
 	}
 	return selector.Matches(labels.Set(ns.Labels)), nil
@@ -248,8 +253,10 @@ type serverRuntime struct {
 	turns      turns // in the server's budget
 	breaker    *refresh.Breaker
 	refetch    *rate.Limiter
-	inFlight   int    // token requests
-	requests   uint64 // how often provisioning asked for a turn
+	inFlight   int           // token requests
+	left       time.Time     // when the last of them ended
+	freed      chan struct{} // tells those that wait for a place of each that ends
+	requests   uint64        // how often provisioning asked for a turn
 	fetchState fetchState
 
 	provisioning provisioningRuntime
@@ -269,6 +276,7 @@ func (s *servers) runtime(obj client.Object) *serverRuntime {
 			turns:   newTurns(s.budget(specOf(obj).Requests)),
 			breaker: refresh.NewBreaker(breakerThreshold, breakerBase, breakerMax),
 			refetch: rate.NewLimiter(rate.Every(keyRefetchInterval), 1),
+			freed:   make(chan struct{}, s.inFlightMax),
 
 			provisioning: provisioningRuntime{breaker: refresh.NewBreaker(breakerThreshold, breakerBase, breakerMax)},
 		}
@@ -346,7 +354,33 @@ func (s *servers) caBundle(ctx context.Context, obj client.Object) (version stri
 // admit says whether a token request may be sent to a server now. If not, it
 // returns when to ask again and why. An admitted request must be reported with
 // done, or with abandon if it was not sent after all.
-func (s *servers) admit(srv *server, n need) (wait time.Duration, p *problem) {
+//
+// Where only a free place is missing, and the server is so quick that places become
+// free every moment, it waits for one: with a flood of clients, the workers would
+// else turn away every one of them, and look at each again later.
+func (s *servers) admit(ctx context.Context, srv *server, n need) (wait time.Duration, p *problem) {
+	var patience <-chan time.Time
+	for {
+		var freed <-chan struct{}
+		if wait, p, freed = s.ask(srv, n); freed == nil {
+			return wait, p
+		}
+		if patience == nil {
+			patience = time.After(turnover)
+		}
+		select {
+		case <-freed:
+		case <-patience:
+			return wait, p
+		case <-ctx.Done():
+			return wait, p
+		}
+	}
+}
+
+// ask is admit without the wait for a free place. It returns where one is told of,
+// if that is worth it.
+func (s *servers) ask(srv *server, n need) (wait time.Duration, p *problem, freed <-chan struct{}) {
 	rt, now := s.runtime(srv.object), s.clock.Now()
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -357,6 +391,9 @@ func (s *servers) admit(srv *server, n need) (wait time.Duration, p *problem) {
 	wait = rt.turns.until(now, ahead)
 	at.ready = wait == 0
 	if free := s.inFlightMax - rt.inFlight; free <= 0 || at.ready && rt.turns.readyAhead(ahead) >= free {
+		if at.ready && now.Sub(rt.left) < turnover {
+			freed = rt.freed
+		}
 		// The further back, the later: the whole line must not come again and
 		// again while the server is slow.
 		busy := spread(n.client, 100*time.Millisecond, 300*time.Millisecond)
@@ -367,7 +404,7 @@ func (s *servers) admit(srv *server, n need) (wait time.Duration, p *problem) {
 		return wait, &problem{
 			reason: v1alpha1.ReasonWaitingForBudget, unknown: true,
 			message: fmt.Sprintf("The request budget of %s %q is used up for the moment", srv.key.kind, srv.key.name),
-		}
+		}, freed
 	}
 	rt.turns.take(now, at)
 	// Asked last: half open, the breaker lets one request through and waits for
@@ -376,10 +413,10 @@ func (s *servers) admit(srv *server, n need) (wait time.Duration, p *problem) {
 		return retryAt.Sub(now) + spread(n.client, 0, time.Second), &problem{
 			reason:  v1alpha1.ReasonAuthorizationServerUnavailable,
 			message: fmt.Sprintf("%s %q keeps failing; one client at a time tries again", srv.key.kind, srv.key.name),
-		}
+		}, nil
 	}
 	rt.inFlight++
-	return 0, nil
+	return 0, nil, nil
 }
 
 // budget returns how many requests per second a server gets from this instance,
@@ -423,7 +460,11 @@ func (s *servers) leaving(srv *server) *serverRuntime {
 	}
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
-	rt.inFlight = max(0, rt.inFlight-1)
+	rt.inFlight, rt.left = max(0, rt.inFlight-1), s.clock.Now()
+	select {
+	case rt.freed <- struct{}{}:
+	default: // as many are told of as there can be
+	}
 	return rt
 }
 

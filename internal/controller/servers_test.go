@@ -6,6 +6,7 @@ import (
 	"container/heap"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,6 +31,12 @@ func newTurnstile(t *testing.T, workers int) *turnstile {
 	o := Options{Workers: workers, Clock: clock}
 	o.setDefaults()
 	return &turnstile{servers: newServers(o, nil, nil), t: t, clock: clock, start: start}
+}
+
+// admit is what is said at once.
+func (s *turnstile) admit(srv *server, n need) (time.Duration, *problem) {
+	wait, p, _ := s.ask(srv, n)
+	return wait, p
 }
 
 // at sets the clock to so long after the start.
@@ -315,6 +322,76 @@ func TestAHangingServerLeavesWorkersForOthers(t *testing.T) {
 	s.abandon(hanging)
 	s.admitted(hanging, "client-12")
 	s.waits(hanging, "client-13", v1alpha1.ReasonWaitingForBudget)
+}
+
+// TestAWorkerWaitsForAPlaceAtAQuickServer has an eleventh client come while ten
+// requests are under way and others end all the time.
+func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
+	filled := func(t *testing.T) (*turnstile, *server) {
+		s, quick := newTurnstile(t, 20), serverOf("quick", 1000, 0)
+		s.admitted(quick, "client-0")
+		s.done(quick, true, 0)
+		for i := range 10 {
+			s.admitted(quick, types.UID(fmt.Sprintf("client-%d", i)))
+		}
+		for len(s.runtime(quick.object).freed) > 0 {
+			<-s.runtime(quick.object).freed
+		}
+		return s, quick
+	}
+	type answer struct {
+		wait time.Duration
+		p    *problem
+	}
+	asks := func(t *testing.T, s *turnstile, srv *server) <-chan answer {
+		answers := make(chan answer, 1)
+		go func() {
+			wait, p := s.servers.admit(t.Context(), srv, newcomer("client-10"))
+			answers <- answer{wait, p}
+		}()
+		return answers
+	}
+	t.Run("it gets the next one", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s, quick := filled(t)
+			answers := asks(t, s, quick)
+			synctest.Wait()
+			select {
+			case a := <-answers:
+				t.Fatalf("it is to ask again after %s, want it to wait", a.wait)
+			default:
+			}
+			s.done(quick, true, 0)
+			if a := <-answers; a.p != nil {
+				t.Errorf("it is to wait %s: %s", a.wait, a.p.message)
+			}
+		})
+	})
+	t.Run("it does not wait for long", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s, quick := filled(t)
+			started := time.Now()
+			if a := <-asks(t, s, quick); a.p == nil || a.wait <= 0 {
+				t.Error("an eleventh request was let through")
+			}
+			if took := time.Since(started); took != turnover {
+				t.Errorf("it held a worker up for %s, want %s", took, turnover)
+			}
+		})
+	})
+	t.Run("where none ends it does not wait", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s, quick := filled(t)
+			s.at(turnover)
+			started := time.Now()
+			if a := <-asks(t, s, quick); a.p == nil {
+				t.Error("an eleventh request was let through")
+			}
+			if took := time.Since(started); took != 0 {
+				t.Errorf("it held a worker up for %s", took)
+			}
+		})
+	})
 }
 
 func TestOneWorkerIsEnoughToAsk(t *testing.T) {

@@ -203,7 +203,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		client: &M2MClientReconciler{
 			shard: mine, client: mgr.GetClient(), live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens,
 			clientWishes: clientWishes, apiWishes: apiWishes,
-			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[recordDigest](), wrote: newPerAccess[string](), events: events("m2m-m2mclient"),
+			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[digest](), wrote: newPerAccess[digest](), events: events("m2m-m2mclient"),
 			prompt: o.PromptDelivery, confirmSecrets: len(o.WatchNamespaces) > 1,
 		},
 		others: &OthersReconciler{
@@ -337,6 +337,7 @@ func stripPod(in any) (any, error) {
 		return in, nil // a tombstone
 	}
 	kept := metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, ResourceVersion: pod.ResourceVersion}
+	share(&kept.Namespace)
 	for _, key := range podAnnotations {
 		v, ok := pod.Annotations[key]
 		if !ok {

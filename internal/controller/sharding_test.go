@@ -481,7 +481,7 @@ func TestABudgetIsShared(t *testing.T) {
 			n := 0
 			var wait time.Duration
 			for p := (*problem)(nil); p == nil && n <= 200; n++ {
-				wait, p = s.admit(srv, newcomer(types.UID(fmt.Sprint(n))))
+				wait, p, _ = s.ask(srv, newcomer(types.UID(fmt.Sprint(n))))
 			}
 			if n-1 != tc.want {
 				t.Errorf("%d clients are let through at once, want %d", n-1, tc.want)

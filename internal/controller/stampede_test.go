@@ -157,7 +157,7 @@ func TestBudgetHoldsForLateTurns(t *testing.T) {
 	}
 	admitted := func(under int) (n int) {
 		for who := range waiting {
-			if _, p := s.admit(srv, newcomer(who)); p == nil {
+			if _, p, _ := s.ask(srv, newcomer(who)); p == nil {
 				delete(waiting, who)
 				if n++; n > under {
 					s.done(srv, true, 0)
