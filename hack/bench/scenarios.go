@@ -38,6 +38,15 @@ func (b *bench) spread() time.Duration {
 	return 0
 }
 
+// firstLifetime is that of the first tokens: in a great fleet, the first one would
+// else be due before the last one is there, and the operator has started anew.
+func (b *bench) firstLifetime() time.Duration {
+	if b.spread() > 0 {
+		return b.lifetime() * 3 / 2
+	}
+	return b.lifetime()
+}
+
 // coldStart has the operator find N clients without tokens. They are there before
 // it, as in an initial list: creating them would keep the API server as busy as
 // serving them.
@@ -46,7 +55,7 @@ func (b *bench) coldStart(ctx context.Context) error {
 		return err
 	}
 	b.fleet = fleet{prefix: "bench", n: b.n, server: fast}
-	if err := b.createCredentials(ctx, b.fleet, b.issuer, b.lifetime(), b.spread()); err != nil {
+	if err := b.createCredentials(ctx, b.fleet, b.issuer, b.firstLifetime(), b.spread()); err != nil {
 		return err
 	}
 	if err := b.createClients(ctx, b.fleet); err != nil {
@@ -110,7 +119,7 @@ func (b *bench) steadyState(ctx context.Context) error {
 		if err := b.renew(ctx); err != nil {
 			return err
 		}
-	} else if err := sleep(ctx, (b.lifetime()+b.spread())*7/10); err != nil { // the first tokens' refresh is the warm-up
+	} else if err := sleep(ctx, (b.firstLifetime()+b.spread())*7/10); err != nil { // the first tokens' refresh is the warm-up
 		return err
 	}
 	b.watch.reset()

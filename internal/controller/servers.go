@@ -359,23 +359,21 @@ func (s *servers) caBundle(ctx context.Context, obj client.Object) (version stri
 // free every moment, it waits for one: with a flood of clients, the workers would
 // else turn away every one of them, and look at each again later.
 func (s *servers) admit(ctx context.Context, srv *server, n need) (wait time.Duration, p *problem) {
-	var patience <-chan time.Time
-	for {
-		var freed <-chan struct{}
-		if wait, p, freed = s.ask(srv, n); freed == nil {
-			return wait, p
-		}
-		if patience == nil {
-			patience = time.After(turnover)
-		}
+	wait, p, freed := s.ask(srv, n)
+	if freed == nil {
+		return wait, p
+	}
+	ctx, cancel := context.WithTimeout(ctx, turnover)
+	defer cancel()
+	for freed != nil {
 		select {
 		case <-freed:
-		case <-patience:
-			return wait, p
+			wait, p, freed = s.ask(srv, n)
 		case <-ctx.Done():
 			return wait, p
 		}
 	}
+	return wait, p
 }
 
 // ask is admit without the wait for a free place. It returns where one is told of,

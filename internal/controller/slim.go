@@ -23,16 +23,13 @@ func slimClient(in any) (any, error) {
 	share(&c.Spec.AuthorizationServerRef.Name)
 	share(&c.Spec.DeletionPolicy)
 	share(&c.Spec.Credentials.ClientSecret.Method)
-	c.Spec.Access = fit(c.Spec.Access)
 	for i := range c.Spec.Access {
 		a := &c.Spec.Access[i]
 		share(&a.APIResourceRef.Name)
 		share(&a.APIResourceRef.Namespace)
 		share(&a.Key)
-		a.Scopes = fit(a.Scopes)
 		shareAll(a.Scopes)
 	}
-	c.Status.Conditions = fit(c.Status.Conditions)
 	for i := range c.Status.Conditions {
 		s := &c.Status.Conditions[i]
 		share(&s.Type)
@@ -40,12 +37,10 @@ func slimClient(in any) (any, error) {
 		share(&s.Reason)
 		share(&s.Message)
 	}
-	c.Status.Tokens = fit(c.Status.Tokens)
 	for i := range c.Status.Tokens {
 		t := &c.Status.Tokens[i]
 		share(&t.Key)
 		share(&t.KeyID)
-		t.Scopes = fit(t.Scopes)
 		shareAll(t.Scopes)
 	}
 	return c, nil
@@ -118,14 +113,6 @@ func share[S ~string](s *S) {
 		clear(shared.strings) // what is in use comes back
 	}
 	shared.strings[string(*s)] = string(*s)
-}
-
-// fit gives a slice that grew as it was decoded the room of what is in it.
-func fit[S ~[]E, E any](s S) S {
-	if len(s) == cap(s) {
-		return s
-	}
-	return append(make(S, 0, len(s)), s...)
 }
 
 func shareAll[S ~string](all []S) {

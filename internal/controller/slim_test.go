@@ -3,7 +3,6 @@
 package controller
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -108,27 +107,6 @@ func TestSecretGroupsFindEverySecret(t *testing.T) {
 		}
 		if len(secretsOf(c)) != 2 {
 			t.Fatalf("the Secrets of a client are %v", secretsOf(c))
-		}
-	}
-}
-
-// TestSlimClientsHaveNoRoomToSpare decodes a client as it comes from the API server.
-func TestSlimClientsHaveNoRoomToSpare(t *testing.T) {
-	var c v1alpha1.M2MClient
-	if err := json.Unmarshal([]byte(`{
-		"spec": {"access": [{"scopes": ["a", "b", "c"]}]},
-		"status": {"conditions": [{}, {}, {}], "tokens": [{"scopes": ["a"]}]}}`), &c); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := slimClient(&c); err != nil {
-		t.Fatal(err)
-	}
-	for name, room := range map[string]int{
-		"access": cap(c.Spec.Access), "conditions": cap(c.Status.Conditions) - 2, "tokens": cap(c.Status.Tokens),
-		"scopes": cap(c.Spec.Access[0].Scopes) - 2, "a token's scopes": cap(c.Status.Tokens[0].Scopes),
-	} {
-		if room != 1 {
-			t.Errorf("there is room for %d %s more", room-1, name)
 		}
 	}
 }
