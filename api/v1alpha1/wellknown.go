@@ -3,6 +3,7 @@
 package v1alpha1
 
 import (
+	"fmt"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -28,7 +29,8 @@ const (
 	// VerifyAnnotation is set by users on a Deployment, StatefulSet, DaemonSet,
 	// Job, CronJob or Pod, or on its pod template. It names the APIResources
 	// whose verification bundle the namespace needs: "name" or
-	// "namespace/name", several separated by commas.
+	// "namespace/name", several separated by commas, at most VerifyMaxNames in
+	// VerifyMaxBytes.
 	VerifyAnnotation = "m2m-operator.io/verify"
 
 	// ClientAnnotation is set by users on a pod, usually on a pod template. It
@@ -102,11 +104,35 @@ const (
 	VerifyDirVariable = "M2M_VERIFY_DIR"
 )
 
+// Bounds of the value of VerifyAnnotation. Anybody can write it, and the operator
+// keeps and follows each name.
+const (
+	VerifyMaxBytes = 4096
+	VerifyMaxNames = 64
+)
+
+// What stands for a value beyond the bounds. Neither can be a name.
+var (
+	verifyTooLong = fmt.Sprintf("(more than %d bytes)", VerifyMaxBytes)
+	verifyTooMany = fmt.Sprintf("(more than %d names)", VerifyMaxNames)
+)
+
+// BoundVerify returns a value of VerifyAnnotation, or what ParseVerify reads the
+// same of if the value is too long to be kept.
+func BoundVerify(value string) string {
+	if len(value) > VerifyMaxBytes {
+		return verifyTooLong
+	}
+	return value
+}
+
 // ParseVerify reads the value of VerifyAnnotation on an object of a namespace:
 // the APIResources that it names, each once and in its order, and apart from
-// them what is no valid name.
+// them what is no valid name. Of a value beyond the bounds nothing counts, and
+// what is invalid says so.
 func ParseVerify(value, namespace string) (refs []types.NamespacedName, invalid []string) {
-	seen := map[types.NamespacedName]bool{} // a value may be long, and anybody's
+	seen := map[types.NamespacedName]bool{}
+	value = BoundVerify(value)
 	for ref := range strings.SplitSeq(value, ",") {
 		ref = strings.TrimSpace(ref)
 		if ref == "" {
@@ -122,6 +148,9 @@ func ParseVerify(value, namespace string) (refs []types.NamespacedName, invalid 
 		case !seen[r]:
 			seen[r] = true
 			refs = append(refs, r)
+		}
+		if len(refs)+len(invalid) > VerifyMaxNames {
+			return nil, []string{verifyTooMany}
 		}
 	}
 	return refs, invalid

@@ -3,12 +3,32 @@
 package v1alpha1
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/types"
 )
+
+// names returns the value of VerifyAnnotation with so many different names.
+func names(n int) string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf("a%d", i)
+	}
+	return strings.Join(all, ",")
+}
+
+// TestVerifyBoundsLeaveRoom names as many APIResources as may be named.
+func TestVerifyBoundsLeaveRoom(t *testing.T) {
+	if refs, invalid := ParseVerify(names(VerifyMaxNames), "shop"); len(refs) != VerifyMaxNames || len(invalid) > 0 {
+		t.Errorf("%d names are read, %q are invalid", len(refs), invalid)
+	}
+	if long := strings.Repeat("a", VerifyMaxBytes); BoundVerify(long) != long {
+		t.Error("a value of the greatest length is not kept")
+	}
+}
 
 func TestParseVerify(t *testing.T) {
 	own := func(name string) types.NamespacedName { return types.NamespacedName{Namespace: "shop", Name: name} }
@@ -29,6 +49,11 @@ func TestParseVerify(t *testing.T) {
 			wantRefs:    []types.NamespacedName{own("a")},
 			wantInvalid: []string{"B", "x/y/z", "/c", "payments/", strings.Repeat("n", 64)},
 		},
+		"of more names than count none does":          {value: names(VerifyMaxNames + 1), wantInvalid: []string{"(more than 64 names)"}},
+		"what is invalid counts, too":                 {value: strings.Repeat("B,", VerifyMaxNames) + "a", wantInvalid: []string{"(more than 64 names)"}},
+		"a name that stands there often counts once":  {value: strings.Repeat("a,", 200), wantRefs: []types.NamespacedName{own("a")}},
+		"of a value that is too long no name counts":  {value: "a," + strings.Repeat(" ", VerifyMaxBytes), wantInvalid: []string{"(more than 4096 bytes)"}},
+		"what is kept of a long value reads the same": {value: BoundVerify(strings.Repeat("a,", VerifyMaxBytes)), wantInvalid: []string{"(more than 4096 bytes)"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			refs, invalid := ParseVerify(tc.value, "shop")

@@ -173,14 +173,15 @@ func (r *BundleReconciler) write(ctx context.Context, api *v1alpha1.APIResource,
 		return nil
 	}
 	updated := current.DeepCopy()
-	updated.Data, updated.BinaryData, updated.Immutable = want.Data, nil, nil
+	updated.Immutable = nil
 	if updated.Annotations == nil {
 		updated.Annotations = map[string]string{}
 	}
 	maps.Copy(updated.Annotations, want.Annotations)
-	if equality.Semantic.DeepEqual(current, updated) {
+	if contentDigest(current) == contentDigest(want) && equality.Semantic.DeepEqual(current, updated) {
 		return nil
 	}
+	updated.Data, updated.BinaryData = want.Data, nil
 	if ptr.Deref(current.Immutable, false) {
 		return r.client.Delete(ctx, current, preconditions(current)) // its deletion has it created anew
 	}

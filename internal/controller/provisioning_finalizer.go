@@ -4,6 +4,7 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -63,10 +65,36 @@ func setFinalizer(ctx context.Context, c client.Client, o client.Object, on bool
 	}
 	// The list is replaced as a whole: another's finalizer must not be lost.
 	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	if isCut(before) {
+		patch = finalizerPatch(before, on)
+	}
 	if err := c.Patch(ctx, o, patch); err != nil {
 		return fmt.Errorf("change the finalizers of %q: %w", client.ObjectKeyFromObject(o), err)
 	}
 	return nil
+}
+
+// finalizerPatch adds the finalizer to a list that the cache has left out, or removes
+// it from there.
+func finalizerPatch(cached client.Object, on bool) client.Patch {
+	type operation struct {
+		Op    string `json:"op"`
+		Path  string `json:"path"`
+		Value string `json:"value,omitempty"`
+	}
+	const list = "/metadata/finalizers/"
+	operations := []operation{{"replace", "/metadata/resourceVersion", cached.GetResourceVersion()}}
+	if on {
+		operations = append(operations, operation{"add", list + "-", v1alpha1.ProvisioningFinalizer})
+	} else {
+		at := list + cached.GetAnnotations()[cutMark]
+		operations = append(operations, operation{"test", at, v1alpha1.ProvisioningFinalizer}, operation{Op: "remove", Path: at})
+	}
+	encoded, err := json.Marshal(operations)
+	if err != nil {
+		panic(err) // strings only
+	}
+	return client.RawPatch(types.JSONPatchType, encoded)
 }
 
 // removal is an attempt to remove at a server what a deleted object has there.

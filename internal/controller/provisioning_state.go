@@ -23,10 +23,13 @@ import (
 // credentialKey is the key of a credential Secret.
 const credentialKey = "credentials.json"
 
+// credentialSecretPrefix is how the name of a credential Secret begins.
+const credentialSecretPrefix = "m2m-credential-"
+
 // credentialSecretName returns the name of the Secret in the operator's
 // namespace that holds what a registered client proves itself with.
 func credentialSecretName(c types.NamespacedName) string {
-	return "m2m-credential-" + provision.Hash(c.Namespace, c.Name)
+	return credentialSecretPrefix + provision.Hash(c.Namespace, c.Name)
 }
 
 // credentialStore is the content of a credential Secret: the part of a

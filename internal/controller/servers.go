@@ -240,7 +240,7 @@ func (s *servers) selects(ctx context.Context, sel v1alpha1.NamespaceSelection, 
 	if err := s.client.Get(ctx, types.NamespacedName{Name: namespace}, ns, client.UnsafeDisableDeepCopy); err != nil {
 		return false, client.IgnoreNotFound(err)
 	}
-	return selector.Matches(labels.Set(ns.Labels)), nil
+	return !isCut(ns) && selector.Matches(labels.Set(ns.Labels)), nil
 }
 
 // serverRuntime is what of a server lives as long as the process.

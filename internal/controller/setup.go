@@ -15,7 +15,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -110,9 +109,10 @@ func Scheme() *runtime.Scheme {
 // ManagerOptions returns the scheme, the client and the cache that Setup's
 // controllers need; the caller adds addresses and leader election.
 //
-// Of Secrets and ConfigMaps only the operator's own are cached, of pods their
-// metadata, of workloads their annotations: memory does not grow with what else
-// is in the cluster. A shard caches its own M2MClients, and all Secrets of the
+// Of Secrets and ConfigMaps only the operator's own are cached, of pods and
+// workloads their annotations: memory does not grow with what else is in the
+// cluster. Of what anybody can write, no object is kept beyond a bound: see slim.go.
+// A shard caches its own M2MClients, and all Secrets of the
 // operator: those of a client that is handed over must be there when it comes.
 func ManagerOptions(o Options) ctrl.Options {
 	own := labels.SelectorFromSet(labels.Set{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
@@ -142,16 +142,19 @@ func ManagerOptions(o Options) ctrl.Options {
 			DefaultNamespaces: watchedNamespaces(o.WatchNamespaces),
 			DefaultTransform:  cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
-				&v1alpha1.M2MClient{}: {Label: clients, Transform: slimClient},
-				&corev1.Secret{}:      {Label: own, Namespaces: withOperatorNamespace(o), Transform: slimSecret},
-				&corev1.ConfigMap{}:   {Label: own},
-				&corev1.Pod{}:         {Field: unfinished, Transform: stripPod},
-				&corev1.Namespace{}:   {Transform: stripToAnnotations},
-				&appsv1.Deployment{}:  {Transform: stripToAnnotations},
-				&appsv1.StatefulSet{}: {Transform: stripToAnnotations},
-				&appsv1.DaemonSet{}:   {Transform: stripToAnnotations},
-				&batchv1.Job{}:        {Transform: stripToAnnotations},
-				&batchv1.CronJob{}:    {Transform: stripToAnnotations},
+				&v1alpha1.M2MClient{}:                  {Label: clients, Transform: slimClient},
+				&v1alpha1.APIResource{}:                {Transform: slimAPIResource},
+				&v1alpha1.AuthorizationServer{}:        {Transform: slimServer},
+				&v1alpha1.ClusterAuthorizationServer{}: {Transform: slimServer},
+				&corev1.Secret{}:                       {Label: own, Namespaces: withOperatorNamespace(o), Transform: slimSecret(o.OperatorNamespace)},
+				&corev1.ConfigMap{}:                    {Label: own, Transform: slimConfigMap},
+				&corev1.Pod{}:                          {Field: unfinished, Transform: stripPod},
+				&corev1.Namespace{}:                    {Transform: stripNamespace},
+				&appsv1.Deployment{}:                   {Transform: stripWorkload},
+				&appsv1.StatefulSet{}:                  {Transform: stripWorkload},
+				&appsv1.DaemonSet{}:                    {Transform: stripWorkload},
+				&batchv1.Job{}:                         {Transform: stripWorkload},
+				&batchv1.CronJob{}:                     {Transform: stripWorkload},
 			},
 		},
 	}
@@ -173,7 +176,7 @@ type reconcilers struct {
 }
 
 func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
-	mine := shard(o.Shard)
+	mine, c := shard(o.Shard), wholeClient{mgr.GetClient(), mgr.GetAPIReader()}
 	if err := addIndexes(mgr.GetFieldIndexer(), mine); err != nil {
 		return nil, err
 	}
@@ -185,44 +188,44 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client for ServiceAccount tokens: %w", err)
 	}
-	servers := newServers(o, foreign, mgr.GetClient())
+	servers := newServers(o, foreign, c)
 	events := func(name string) recorder.EventRecorder { return boundedEvents{mgr.GetEventRecorder(name)} }
-	access := accessResolver{client: mgr.GetClient(), servers: servers}
+	access := accessResolver{client: c, servers: servers}
 	apiWishes, clientWishes := newWishes(o.Clock), newWishes(o.Clock)
 	remover := func(events recorder.EventRecorder, w *wishes) *remover {
-		return &remover{client: mgr.GetClient(), servers: servers, timeout: o.DeletionTimeout, wake: w.wake, events: events}
+		return &remover{client: c, servers: servers, timeout: o.DeletionTimeout, wake: w.wake, events: events}
 	}
 	r := &reconcilers{
 		foreign: foreign, servers: servers,
 		resource: &APIResourceReconciler{
-			client: mgr.GetClient(), servers: servers, foreign: foreign, events: events("m2m-apiresource"),
+			client: c, servers: servers, foreign: foreign, events: events("m2m-apiresource"),
 		},
 		bundle: &BundleReconciler{
-			client: mgr.GetClient(), servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-verificationbundle"), rendered: newRenderedBundles(),
+			client: c, servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-verificationbundle"), rendered: newRenderedBundles(),
 		},
 		client: &M2MClientReconciler{
-			shard: mine, client: mgr.GetClient(), live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens,
+			shard: mine, client: c, live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens,
 			clientWishes: clientWishes, apiWishes: apiWishes,
 			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[digest](), wrote: newPerAccess[digest](), events: events("m2m-m2mclient"),
 			prompt: o.PromptDelivery, confirmSecrets: len(o.WatchNamespaces) > 1,
 		},
 		others: &OthersReconciler{
-			shard: mine, client: mgr.GetClient(), access: access, servers: servers, apiWishes: apiWishes, clock: o.Clock,
+			shard: mine, client: c, access: access, servers: servers, apiWishes: apiWishes, clock: o.Clock,
 		},
 		pod: &PodReconciler{
-			client: mgr.GetClient(), servers: servers, foreign: foreign, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-pod"),
+			client: c, servers: servers, foreign: foreign, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-pod"),
 		},
 	}
 	apiEvents, clientEvents := events("m2m-apiresource-provisioning"), events("m2m-m2mclient-provisioning")
 	r.apiProvisioner = &APIResourceProvisioner{
-		client: mgr.GetClient(), servers: servers, remover: remover(apiEvents, apiWishes), wishes: apiWishes, clock: o.Clock, events: apiEvents,
+		client: c, servers: servers, remover: remover(apiEvents, apiWishes), wishes: apiWishes, clock: o.Clock, events: apiEvents,
 	}
 	r.clientProvisioner = &M2MClientProvisioner{
-		shard: mine, client: mgr.GetClient(), live: mgr.GetAPIReader(), access: access, servers: servers, remover: remover(clientEvents, clientWishes), wishes: clientWishes, clock: o.Clock, events: clientEvents,
+		shard: mine, client: c, live: mgr.GetAPIReader(), access: access, servers: servers, remover: remover(clientEvents, clientWishes), wishes: clientWishes, clock: o.Clock, events: clientEvents,
 	}
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
 		r.server = append(r.server, &AuthorizationServerReconciler{
-			kind: kind, client: mgr.GetClient(), servers: servers, clock: o.Clock, events: events("m2m-authorizationserver"),
+			kind: kind, client: c, servers: servers, clock: o.Clock, events: events("m2m-authorizationserver"),
 		})
 	}
 	return r, nil
@@ -287,94 +290,6 @@ func watchedNamespaces(names []string) map[string]cache.Config {
 		m[n] = cache.Config{}
 	}
 	return m
-}
-
-// stripToAnnotations keeps of an object what the operator looks at: its
-// identity, and its and its pod template's verify annotation. A namespace keeps
-// its labels.
-func stripToAnnotations(in any) (any, error) {
-	obj, ok := in.(client.Object)
-	if !ok {
-		return in, nil // a tombstone
-	}
-	var labels map[string]string
-	if ns, ok := obj.(*metav1.PartialObjectMetadata); ok && ns.Kind == "Namespace" {
-		labels = ns.Labels
-	}
-	template := templateAnnotations(obj)
-	kept := metav1.ObjectMeta{
-		Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(),
-		Labels: labels, Annotations: onlyVerify(obj.GetAnnotations()),
-	}
-	pods := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Annotations: onlyVerify(template)}}
-	switch o := obj.(type) {
-	case *metav1.PartialObjectMetadata:
-		o.ObjectMeta = kept
-	case *appsv1.Deployment:
-		*o = appsv1.Deployment{ObjectMeta: kept, Spec: appsv1.DeploymentSpec{Template: pods}}
-	case *appsv1.StatefulSet:
-		*o = appsv1.StatefulSet{ObjectMeta: kept, Spec: appsv1.StatefulSetSpec{Template: pods}}
-	case *appsv1.DaemonSet:
-		*o = appsv1.DaemonSet{ObjectMeta: kept, Spec: appsv1.DaemonSetSpec{Template: pods}}
-	case *batchv1.Job:
-		*o = batchv1.Job{ObjectMeta: kept, Spec: batchv1.JobSpec{Template: pods}}
-	case *batchv1.CronJob:
-		*o = batchv1.CronJob{ObjectMeta: kept, Spec: batchv1.CronJobSpec{
-			JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: pods}},
-		}}
-	}
-	return in, nil
-}
-
-// podAnnotations are the annotations of a pod that the operator looks at.
-var podAnnotations = []string{v1alpha1.VerifyAnnotation, v1alpha1.ClientAnnotation, v1alpha1.InjectedAnnotation, v1alpha1.TouchedAtAnnotation}
-
-// stripPod keeps of a pod with annotations of ours what its reconciler looks at,
-// of every other one its name only: a cluster has tens of thousands of them.
-func stripPod(in any) (any, error) {
-	pod, ok := in.(*metav1.PartialObjectMetadata)
-	if !ok {
-		return in, nil // a tombstone
-	}
-	kept := metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, ResourceVersion: pod.ResourceVersion}
-	share(&kept.Namespace)
-	for _, key := range podAnnotations {
-		v, ok := pod.Annotations[key]
-		if !ok {
-			continue
-		}
-		if kept.Annotations == nil {
-			kept.Annotations = make(map[string]string, len(podAnnotations))
-			kept.UID, kept.CreationTimestamp, kept.DeletionTimestamp = pod.UID, pod.CreationTimestamp, pod.DeletionTimestamp
-		}
-		kept.Annotations[key] = v
-	}
-	pod.ObjectMeta = kept
-	return pod, nil
-}
-
-func onlyVerify(annotations map[string]string) map[string]string {
-	if v, ok := annotations[v1alpha1.VerifyAnnotation]; ok {
-		return map[string]string{v1alpha1.VerifyAnnotation: v}
-	}
-	return nil
-}
-
-// templateAnnotations returns the annotations of a workload's pod template.
-func templateAnnotations(obj client.Object) map[string]string {
-	switch o := obj.(type) {
-	case *appsv1.Deployment:
-		return o.Spec.Template.Annotations
-	case *appsv1.StatefulSet:
-		return o.Spec.Template.Annotations
-	case *appsv1.DaemonSet:
-		return o.Spec.Template.Annotations
-	case *batchv1.Job:
-		return o.Spec.Template.Annotations
-	case *batchv1.CronJob:
-		return o.Spec.JobTemplate.Spec.Template.Annotations
-	}
-	return nil
 }
 
 // soonest returns the shortest of the durations that are set, at least min.

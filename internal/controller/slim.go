@@ -3,12 +3,169 @@
 package controller
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/render"
 )
+
+// Bounds of what the caches keep of an object. Whoever can write it must not be
+// able to fill the operator's memory.
+const (
+	// maxOwn bounds a Secret, and the metadata of a ConfigMap, that the operator
+	// writes: 16 tokens of 2 KiB, templates and records fit.
+	maxOwn = 64 << 10
+	// maxNamespaceLabels bounds the labels of a namespace.
+	maxNamespaceLabels = 64 << 10
+	// maxFinalizers bounds the finalizers of one of the operator's kinds.
+	maxFinalizers = 4 << 10
+	// maxSelectors bounds the label selectors of an APIResource's grants together.
+	maxSelectors = 16 << 10
+	// maxInjected bounds InjectedAnnotation: the names of a Secret and of
+	// v1alpha1.VerifyMaxNames ConfigMaps fit.
+	maxInjected = 12 << 10
+	// maxAnnotation bounds any other annotation that is read.
+	maxAnnotation = 256
+	// perEntry is what an entry of a map or list costs besides its strings.
+	perEntry = 64
+)
+
+// cutMark is the annotation of an object in a cache of which not everything is
+// kept. It is no valid key: no object of the API server has it, and none that is
+// cut can be written back.
+const cutMark = "m2m-operator.io/cut off"
+
+func isCut(o client.Object) bool {
+	_, cut := o.GetAnnotations()[cutMark]
+	return cut
+}
+
+func sizeOfMap(m map[string]string) (n int) {
+	for k, v := range m {
+		n += len(k) + len(v) + perEntry
+	}
+	return n
+}
+
+func sizeOfStrings(all []string) (n int) {
+	for _, s := range all {
+		n += len(s) + perEntry
+	}
+	return n
+}
+
+// sizeOfMeta returns what the metadata of an object costs that its writer can make
+// longer.
+func sizeOfMeta(m *metav1.ObjectMeta) int {
+	n := sizeOfMap(m.Labels) + sizeOfMap(m.Annotations) + sizeOfStrings(m.Finalizers)
+	for _, o := range m.OwnerReferences {
+		n += len(o.APIVersion) + len(o.Kind) + len(o.Name) + len(o.UID) + perEntry
+	}
+	return n
+}
+
+// identityMeta returns what tells which object it is, and in which state.
+func identityMeta(m *metav1.ObjectMeta) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Name: m.Name, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion,
+		Generation: m.Generation, CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp,
+	}
+}
+
+// slimMeta keeps of the metadata of one of the operator's kinds what is read: one
+// label, one annotation and the finalizers. Whatever is patched differs in neither
+// of the compared objects in what was left out, and so it stays at the API server.
+func slimMeta(m *metav1.ObjectMeta, label, annotation string) {
+	kept := identityMeta(m)
+	if v, ok := m.Labels[label]; ok {
+		kept.Labels = map[string]string{label: v}
+	}
+	if v, ok := m.Annotations[annotation]; ok {
+		kept.Annotations = map[string]string{annotation: brief(v)}
+	}
+	kept.Finalizers = m.Finalizers
+	if v, ok := m.Annotations[cutMark]; ok { // it is prepared once more
+		kept.Annotations = withMark(kept.Annotations, v)
+	} else if sizeOfStrings(m.Finalizers) > maxFinalizers {
+		at := slices.Index(m.Finalizers, v1alpha1.ProvisioningFinalizer)
+		kept.Annotations, kept.Finalizers = withMark(kept.Annotations, strconv.Itoa(at)), nil
+		if at >= 0 {
+			kept.Finalizers = []string{v1alpha1.ProvisioningFinalizer}
+		}
+	}
+	share(&kept.Namespace)
+	*m = kept
+}
+
+func withMark(annotations map[string]string, value string) map[string]string {
+	return merged(annotations, nil, map[string]string{cutMark: value})
+}
+
+// brief returns a value, or for a long one what tells it apart from others.
+func brief(v string) string {
+	if len(v) <= maxAnnotation {
+		return v
+	}
+	sum := sha256.Sum256([]byte(v))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// slimServer prepares an authorization server of either kind for the cache.
+func slimServer(in any) (any, error) {
+	switch s := in.(type) {
+	case *v1alpha1.AuthorizationServer:
+		slimMeta(&s.ObjectMeta, "", "")
+	case *v1alpha1.ClusterAuthorizationServer:
+		slimMeta(&s.ObjectMeta, "", "")
+	}
+	return in, nil
+}
+
+// slimAPIResource prepares an APIResource for the cache. Selectors beyond the bound
+// choose nothing, as invalid ones do.
+func slimAPIResource(in any) (any, error) {
+	api, ok := in.(*v1alpha1.APIResource)
+	if !ok {
+		return in, nil // a tombstone
+	}
+	slimMeta(&api.ObjectMeta, "", "")
+	left := maxSelectors
+	for i := range api.Spec.Grants {
+		selector := &api.Spec.Grants[i].Clients.Namespaces.Selector
+		if *selector == nil {
+			continue
+		}
+		if left -= sizeOfSelector(*selector); left < 0 {
+			*selector = tooLongSelector
+		}
+	}
+	return api, nil
+}
+
+// tooLongSelector is invalid, and chooses nothing.
+var tooLongSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "(too long)"}}}
+
+func sizeOfSelector(s *metav1.LabelSelector) int {
+	n := sizeOfMap(s.MatchLabels)
+	for _, e := range s.MatchExpressions {
+		n += len(e.Key) + len(e.Operator) + perEntry + sizeOfStrings(e.Values)
+	}
+	return n
+}
 
 // slimClient prepares an M2MClient for the cache: ten thousand of them say the same
 // in most of their strings.
@@ -17,8 +174,7 @@ func slimClient(in any) (any, error) {
 	if !ok {
 		return in, nil // a tombstone
 	}
-	c.ManagedFields = nil
-	share(&c.Namespace)
+	slimMeta(&c.ObjectMeta, v1alpha1.ShardLabel, v1alpha1.RotateCredentialAnnotation)
 	share(&c.Spec.AuthorizationServerRef.Kind)
 	share(&c.Spec.AuthorizationServerRef.Name)
 	share(&c.Spec.DeletionPolicy)
@@ -46,25 +202,248 @@ func slimClient(in any) (any, error) {
 	return c, nil
 }
 
-// slimSecret prepares one of the operator's Secrets for the cache.
-func slimSecret(in any) (any, error) {
-	s, ok := in.(*corev1.Secret)
+// slimSecret prepares one of the Secrets with the operator's label for the cache.
+// Anybody can set the label: the content is kept only of what can be the operator's.
+func slimSecret(operatorNamespace string) toolscache.TransformFunc {
+	return func(in any) (any, error) {
+		s, ok := in.(*corev1.Secret)
+		if !ok {
+			return in, nil // a tombstone
+		}
+		s.ManagedFields = nil
+		if !isCut(s) && (!holdsTokens(s) && !holdsCredentials(s, operatorNamespace) || sizeOfSecret(s) > maxOwn) {
+			cutSecret(s)
+		}
+		share(&s.Namespace)
+		share(&s.Type)
+		if len(s.Labels) == 1 && s.Labels[v1alpha1.ManagedByLabel] == v1alpha1.ManagedByValue {
+			s.Labels = onlyManaged
+		}
+		for i := range s.OwnerReferences {
+			o := &s.OwnerReferences[i]
+			share(&o.APIVersion)
+			share(&o.Kind)
+			o.Controller, o.BlockOwnerDeletion = shareBool(o.Controller), shareBool(o.BlockOwnerDeletion)
+		}
+		return s, nil
+	}
+}
+
+// holdsTokens reports whether a Secret looks like one with a client's tokens.
+func holdsTokens(s *corev1.Secret) bool {
+	_, recorded := s.Annotations[v1alpha1.TokensAnnotation]
+	owner := metav1.GetControllerOfNoCopy(s)
+	return recorded && owner != nil && owner.Kind == "M2MClient" && groupOf(owner) == v1alpha1.GroupVersion.Group
+}
+
+func groupOf(o *metav1.OwnerReference) string {
+	gv, _ := schema.ParseGroupVersion(o.APIVersion)
+	return gv.Group
+}
+
+// holdsCredentials reports whether a Secret looks like one with what a registered
+// client proves itself with.
+func holdsCredentials(s *corev1.Secret, operatorNamespace string) bool {
+	return s.Namespace == operatorNamespace && strings.HasPrefix(s.Name, credentialSecretPrefix)
+}
+
+func sizeOfSecret(s *corev1.Secret) int {
+	n := sizeOfMeta(&s.ObjectMeta) + len(s.Type)
+	for k, v := range s.Data {
+		n += len(k) + len(v) + perEntry
+	}
+	return n
+}
+
+// cutSecret leaves of a Secret which one it is, whose it is, and since when pods
+// must see it. Whoever needs more reads it from the API server: see wholeClient.
+func cutSecret(s *corev1.Secret) {
+	kept := identityMeta(&s.ObjectMeta)
+	kept.Labels = onlyManaged
+	kept.Annotations = withMark(fitting(s.Annotations, 2*maxAnnotation, v1alpha1.PromptSinceAnnotation, v1alpha1.OwnerAnnotation), "")
+	if o := metav1.GetControllerOf(s); o != nil && len(o.APIVersion)+len(o.Kind)+len(o.Name)+len(o.UID) <= 4*maxAnnotation {
+		kept.OwnerReferences = []metav1.OwnerReference{*o}
+	}
+	*s = corev1.Secret{ObjectMeta: kept}
+}
+
+// fitting returns the annotations of these keys that are no longer than a bound.
+func fitting(annotations map[string]string, most int, keys ...string) map[string]string {
+	kept := map[string]string{}
+	for _, k := range keys {
+		if v, ok := annotations[k]; ok && len(v) <= most {
+			kept[k] = v
+		}
+	}
+	return kept
+}
+
+// digestKey is the key under which a cached ConfigMap has the digest of its content
+// instead of the content. It is no valid key.
+const digestKey = "(digest)"
+
+// contentDigest tells apart what ConfigMaps hold, cached ones or not.
+func contentDigest(c *corev1.ConfigMap) string {
+	if d, ok := c.Data[digestKey]; ok {
+		return d
+	}
+	encoded, err := json.Marshal(struct {
+		Text   map[string]string `json:",omitempty"`
+		Binary map[string][]byte `json:",omitempty"`
+	}{c.Data, c.BinaryData})
+	if err != nil {
+		panic(err) // strings and bytes only
+	}
+	d := digestOf(encoded)
+	return string(d[:])
+}
+
+// slimConfigMap prepares a ConfigMap with the operator's label for the cache. No
+// content is kept, for it is only ever compared. Anybody can set the label: only of
+// what has the name of a bundle that it says to be, the annotations are kept.
+func slimConfigMap(in any) (any, error) {
+	c, ok := in.(*corev1.ConfigMap)
 	if !ok {
 		return in, nil // a tombstone
 	}
-	s.ManagedFields = nil
-	share(&s.Namespace)
-	share(&s.Type)
-	if len(s.Labels) == 1 && s.Labels[v1alpha1.ManagedByLabel] == v1alpha1.ManagedByValue {
-		s.Labels = onlyManaged
+	c.ManagedFields = nil
+	c.Data, c.BinaryData = map[string]string{digestKey: contentDigest(c)}, nil
+	share(&c.Namespace)
+	if isCut(c) {
+		return c, nil
 	}
-	for i := range s.OwnerReferences {
-		o := &s.OwnerReferences[i]
-		share(&o.APIVersion)
-		share(&o.Kind)
-		o.Controller, o.BlockOwnerDeletion = shareBool(o.Controller), shareBool(o.BlockOwnerDeletion)
+	ours := isBundle(c)
+	if ours && sizeOfMeta(&c.ObjectMeta) <= maxOwn {
+		return c, nil
 	}
-	return s, nil
+	kept := identityMeta(&c.ObjectMeta)
+	kept.Labels, kept.Annotations = onlyManaged, map[string]string{}
+	if ours {
+		kept.Annotations = fitting(c.Annotations, maxOwn/2,
+			v1alpha1.APIResourceAnnotation, v1alpha1.KeyIDsAnnotation, v1alpha1.ContentsAnnotation, v1alpha1.PromptSinceAnnotation)
+	}
+	kept.Annotations = withMark(kept.Annotations, "")
+	c.ObjectMeta = kept
+	return c, nil
+}
+
+// isBundle reports whether a ConfigMap has the name of the verification bundle that
+// its annotation says it is.
+func isBundle(c *corev1.ConfigMap) bool {
+	api, ok := parseName(c.Annotations[v1alpha1.APIResourceAnnotation])
+	return ok && c.Name == render.ConfigMapName(api.Namespace, api.Name)
+}
+
+// stripNamespace keeps the labels of a namespace, by which it is selected. With more
+// of them than the bound allows, no selector selects it: to keep some would let those
+// select it that ask for a label not to be there.
+func stripNamespace(in any) (any, error) {
+	ns, ok := in.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return in, nil // a tombstone
+	}
+	kept := metav1.ObjectMeta{Name: ns.Name, UID: ns.UID, ResourceVersion: ns.ResourceVersion, Labels: ns.Labels}
+	if isCut(ns) || sizeOfMap(ns.Labels) > maxNamespaceLabels {
+		kept.Labels, kept.Annotations = nil, map[string]string{cutMark: ""}
+	}
+	ns.ObjectMeta = kept
+	return ns, nil
+}
+
+// stripWorkload keeps of a workload its identity, and its and its pod template's
+// verify annotation.
+func stripWorkload(in any) (any, error) {
+	obj, ok := in.(client.Object)
+	if !ok {
+		return in, nil // a tombstone
+	}
+	pods := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Annotations: onlyVerify(templateAnnotations(obj))}}
+	kept := metav1.ObjectMeta{
+		Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(),
+		Annotations: onlyVerify(obj.GetAnnotations()),
+	}
+	switch o := obj.(type) {
+	case *appsv1.Deployment:
+		*o = appsv1.Deployment{ObjectMeta: kept, Spec: appsv1.DeploymentSpec{Template: pods}}
+	case *appsv1.StatefulSet:
+		*o = appsv1.StatefulSet{ObjectMeta: kept, Spec: appsv1.StatefulSetSpec{Template: pods}}
+	case *appsv1.DaemonSet:
+		*o = appsv1.DaemonSet{ObjectMeta: kept, Spec: appsv1.DaemonSetSpec{Template: pods}}
+	case *batchv1.Job:
+		*o = batchv1.Job{ObjectMeta: kept, Spec: batchv1.JobSpec{Template: pods}}
+	case *batchv1.CronJob:
+		*o = batchv1.CronJob{ObjectMeta: kept, Spec: batchv1.CronJobSpec{
+			JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: pods}},
+		}}
+	}
+	return in, nil
+}
+
+func onlyVerify(annotations map[string]string) map[string]string {
+	if v, ok := annotations[v1alpha1.VerifyAnnotation]; ok {
+		return map[string]string{v1alpha1.VerifyAnnotation: v1alpha1.BoundVerify(v)}
+	}
+	return nil
+}
+
+// podAnnotations are the annotations of a pod that the operator looks at, and what
+// it keeps of their values. What is longer than the operator or the schema of what is
+// named would have it, is forged and dropped.
+var podAnnotations = map[string]func(string) (kept string, ok bool){
+	v1alpha1.VerifyAnnotation: func(v string) (string, bool) { return v1alpha1.BoundVerify(v), true },
+	v1alpha1.ClientAnnotation: atMost(maxAnnotation),
+	v1alpha1.InjectedAnnotation: func(v string) (string, bool) {
+		return v, len(v) <= maxInjected && strings.Count(v, ",") <= v1alpha1.VerifyMaxNames
+	},
+	v1alpha1.TouchedAtAnnotation: atMost(maxAnnotation),
+}
+
+func atMost(bytes int) func(string) (string, bool) {
+	return func(v string) (string, bool) { return v, len(v) <= bytes }
+}
+
+// stripPod keeps of a pod with annotations of ours what its reconciler looks at,
+// of every other one its name only: a cluster has tens of thousands of them.
+func stripPod(in any) (any, error) {
+	pod, ok := in.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return in, nil // a tombstone
+	}
+	kept := metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, ResourceVersion: pod.ResourceVersion}
+	share(&kept.Namespace)
+	for key, bound := range podAnnotations {
+		v, ok := pod.Annotations[key]
+		if !ok {
+			continue
+		}
+		if v, ok = bound(v); !ok {
+			continue
+		}
+		if kept.Annotations == nil {
+			kept.Annotations = make(map[string]string, len(podAnnotations))
+			kept.UID, kept.CreationTimestamp, kept.DeletionTimestamp = pod.UID, pod.CreationTimestamp, pod.DeletionTimestamp
+		}
+		kept.Annotations[key] = v
+	}
+	pod.ObjectMeta = kept
+	return pod, nil
+}
+
+// templateAnnotations returns the annotations of a workload's pod template.
+func templateAnnotations(obj client.Object) map[string]string {
+	switch o := obj.(type) {
+	case *appsv1.Deployment:
+		return o.Spec.Template.Annotations
+	case *appsv1.StatefulSet:
+		return o.Spec.Template.Annotations
+	case *appsv1.DaemonSet:
+		return o.Spec.Template.Annotations
+	case *batchv1.Job:
+		return o.Spec.Template.Annotations
+	case *batchv1.CronJob:
+		return o.Spec.JobTemplate.Spec.Template.Annotations
+	}
+	return nil
 }
 
 // onlyManaged are the labels of most of the operator's Secrets. What is in a cache

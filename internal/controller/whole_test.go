@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// TestContentIsNotKeptForALabel fills a Secret and a ConfigMap and gives them the
+// operator's label: its cache knows that they are there and keeps no more of them.
+// Who asks for one to write it gets all of it.
+func TestContentIsNotKeptForALabel(t *testing.T) {
+	shop := newNamespace(t, "shop", nil)
+	filling := strings.Repeat("x", 1000<<10)
+	meta := metav1.ObjectMeta{Namespace: shop, Name: "filled", Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}}
+	secret := &corev1.Secret{ObjectMeta: meta, Data: map[string][]byte{"filled": []byte(filling)}}
+	configMap := &corev1.ConfigMap{ObjectMeta: *meta.DeepCopy(), Data: map[string]string{"filled": filling}}
+	create(t, secret, configMap)
+	op := startStepped(t)
+	op.catchUp(shop)
+	for name, o := range map[string]client.Object{"Secret": &corev1.Secret{}, "ConfigMap": &corev1.ConfigMap{}} {
+		t.Run(name, func(t *testing.T) {
+			if err := op.client.Get(t.Context(), client.ObjectKeyFromObject(secret), o); err != nil {
+				t.Fatal(err)
+			}
+			encoded, err := json.Marshal(o)
+			if err != nil || len(encoded) > 1024 {
+				t.Errorf("%d bytes of it are in the cache (%v)", len(encoded), err)
+			}
+			if err := op.client.Update(t.Context(), o); !apierrors.IsInvalid(err) {
+				t.Errorf("what is cut can be written back: %v", err)
+			}
+			whole := o.DeepCopyObject().(client.Object)
+			if err := op.bundle.client.Get(t.Context(), client.ObjectKeyFromObject(secret), whole); err != nil {
+				t.Fatal(err)
+			}
+			if encoded, _ := json.Marshal(whole); len(encoded) < len(filling) || isCut(whole) {
+				t.Errorf("who wants to write it gets %d bytes of it", len(encoded))
+			}
+			op.requests.reset()
+			if err := op.bundle.client.Get(t.Context(), client.ObjectKeyFromObject(secret), o, client.UnsafeDisableDeepCopy); err != nil {
+				t.Fatal(err)
+			}
+			if reads := op.requests.reads(); len(reads) > 0 {
+				t.Errorf("a look at it costs %v", reads)
+			}
+		})
+	}
+}
+
+// foreign is what others have put on an object.
+func foreign(o client.Object) string {
+	encoded, err := json.Marshal([]any{o.GetLabels(), o.GetAnnotations(), o.GetFinalizers(), o.GetOwnerReferences()})
+	if err != nil {
+		panic(err)
+	}
+	return string(encoded)
+}
+
+// TestWhatOthersPutOnOurKindsStays fills the metadata of a client, an API and a
+// server, which the cache does not keep, and has the operator write all that it
+// writes: statuses, and its finalizer among many others.
+func TestWhatOthersPutOnOurKindsStays(t *testing.T) {
+	w := newWorld(t)
+	api, cart := w.story()
+	auth := w.server(w.shop)
+	op := startStepped(t)
+	ours := []client.Object{api, cart, auth}
+	var finalizers []string
+	for i := range 100 {
+		finalizers = append(finalizers, fmt.Sprintf("example.com/finalizer-of-another-controller-%d", i))
+	}
+	want := map[client.Object]string{}
+	for _, o := range ours {
+		change(t, o, func(o client.Object) {
+			o.SetLabels(map[string]string{"theirs": "1"})
+			o.SetAnnotations(map[string]string{"example.com/theirs": strings.Repeat("x", 200<<10), v1alpha1.RotateCredentialAnnotation: strings.Repeat("y", 1000)})
+			o.SetFinalizers(finalizers)
+			o.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "theirs", UID: "1"}})
+		})
+		want[o] = foreign(o)
+		defer func() { change(t, o, func(o client.Object) { o.SetFinalizers(nil) }) }()
+	}
+	stays := func(when string, finalizers int) {
+		t.Helper()
+		for _, o := range ours {
+			if err := kube.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
+				t.Fatal(err)
+			}
+			if len(o.GetFinalizers()) != finalizers {
+				t.Errorf("%s %T has %d finalizers, want %d", when, o, len(o.GetFinalizers()), finalizers)
+			}
+			controllerutil.RemoveFinalizer(o, v1alpha1.ProvisioningFinalizer)
+			if got := foreign(o); got != want[o] {
+				t.Errorf("%s %T has\n%.300s, not\n%.300s", when, o, got, want[o])
+			}
+		}
+	}
+
+	op.settle(w.shop, w.payments)
+	stays("after its status was written,", len(finalizers))
+	if !hasToken(cart) {
+		t.Errorf("the client has no token: %+v", cart.Status.Conditions)
+	}
+	cached := func(o client.Object) client.Object {
+		t.Helper()
+		op.catchUp(w.shop, w.payments)
+		c := o.DeepCopyObject().(client.Object)
+		if err := op.bundle.client.Get(t.Context(), client.ObjectKeyFromObject(o), c); err != nil {
+			t.Fatal(err)
+		}
+		if encoded, _ := json.Marshal(c); len(encoded) > 16<<10 || !isCut(c) {
+			t.Errorf("%d bytes of %T are in the cache", len(encoded), c)
+		}
+		return c
+	}
+	for _, o := range ours {
+		if err := hold(t.Context(), op.bundle.client, cached(o)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stays("with ours,", len(finalizers)+1)
+	for _, o := range ours {
+		// Ours need not be the last one.
+		change(t, o, func(o client.Object) { o.SetFinalizers(append(o.GetFinalizers(), "example.com/a-later-one")) })
+		c := cached(o)
+		if err := hold(t.Context(), op.bundle.client, c.DeepCopyObject().(client.Object)); err != nil {
+			t.Errorf("it cannot be held twice: %v", err)
+		}
+		stale := c.DeepCopyObject().(client.Object)
+		if err := release(t.Context(), op.bundle.client, c); err != nil {
+			t.Fatal(err)
+		}
+		if err := release(t.Context(), op.bundle.client, stale); err == nil {
+			t.Errorf("%T is released twice, the second time by what it was before", o)
+		}
+		change(t, o, func(o client.Object) { controllerutil.RemoveFinalizer(o, "example.com/a-later-one") })
+	}
+	stays("without ours,", len(finalizers))
+}
+
+// TestFilledSecretAndBundleAreWrittenWhole fills a token Secret and a bundle beyond
+// what the cache keeps: they are kept up, and what others added stays.
+func TestFilledSecretAndBundleAreWrittenWhole(t *testing.T) {
+	w := newWorld(t)
+	_, cart := w.story()
+	w.deploy(w.payments)
+	op := startStepped(t)
+	op.settle(w.payments, w.shop)
+	theirs := strings.Repeat("x", 100<<10)
+	secret, bundle := tokensOf(t, cart), w.bundleIn(w.payments)
+	files := maps.Clone(bundle.Data)
+	change(t, secret, func(s *corev1.Secret) { s.Annotations["theirs"] = theirs })
+	change(t, bundle, func(c *corev1.ConfigMap) {
+		c.Annotations["theirs"], c.Labels["theirs"], c.Data["issuer"] = theirs, "1", "https://evil.example.com"
+	})
+	op.settle(w.payments, w.shop)
+	bundle = w.bundleIn(w.payments)
+	if diff := cmp.Diff(files, bundle.Data); diff != "" {
+		t.Errorf("the bundle (-want +got):\n%s", diff)
+	}
+	if bundle.Annotations["theirs"] != theirs || bundle.Labels["theirs"] != "1" {
+		t.Error("the bundle has lost what others added")
+	}
+	var cached corev1.Secret
+	if err := op.client.Get(t.Context(), client.ObjectKeyFromObject(secret), &cached); err != nil {
+		t.Fatal(err)
+	}
+	if encoded, _ := json.Marshal(cached); len(encoded) > 1024 {
+		t.Errorf("%d bytes of the Secret are in the cache", len(encoded))
+	}
+
+	before := tokenIn(t, w.shop, "cart-token", "payment-api")
+	w.as.ResetRequests()
+	op.settle(w.payments, w.shop)
+	w.sawRequests(t, 0)
+	op.advance(50 * time.Minute)
+	op.settle(w.payments, w.shop)
+	w.sawRequests(t, 1)
+	if err := kube.Get(t.Context(), types.NamespacedName{Namespace: w.shop, Name: "cart-token"}, secret); err != nil {
+		t.Fatal(err)
+	}
+	if secret.Annotations["theirs"] != theirs {
+		t.Error("the Secret has lost what others added")
+	}
+	if after := tokenIn(t, w.shop, "cart-token", "payment-api"); after == before {
+		t.Error("the token was not replaced")
+	}
+}
