@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"bytes"
 	"context"
 	"crypto/pbkdf2"
 	"crypto/sha256"
@@ -16,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/lru"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -26,39 +28,132 @@ import (
 
 // foreignObjects reads Secrets and ConfigMaps that the operator did not write:
 // credentials and CA bundles. Only their identity is cached, for clusters hold
-// tens of thousands of them; the contents of the few that are named are read
-// when needed and kept by resourceVersion. One that carries the operator's label
-// is found as well, in the cache of its own.
+// tens of thousands of them; of the few that are named, the keys that are asked for
+// are read when needed and kept by resourceVersion, as long as there is room. One
+// that carries the operator's label is found as well, in the cache of its own.
 type foreignObjects struct {
 	secrets, configMaps *identities   // of those that do not carry the operator's label
 	own                 client.Reader // cache of those that do
 	live                client.Reader // the API server
 
-	mu       sync.Mutex
-	contents map[foreignKey]foreignObject
+	contents *contentCache
 }
+
+const (
+	// maxContents bounds what is kept of the contents together: ten thousand private
+	// keys fit. What does not is read from the API server each time.
+	maxContents = 32 << 20
+	// maxCABundle bounds a CA bundle. Mozilla's has 230 KB.
+	maxCABundle = 256 << 10
+	// maxCredential bounds a client secret, a private key and the like.
+	maxCredential = 64 << 10
+)
 
 type foreignKey struct {
 	kind string // Secret or ConfigMap
 	name types.NamespacedName
 }
 
-// foreignObject is the content of a Secret or ConfigMap, and which one it is.
+// foreignObject is what some keys of a Secret or ConfigMap hold, and which one it is.
 type foreignObject struct {
 	version string // UID and resourceVersion
 	data    map[string][]byte
+	tooLong []string // keys that hold more than was asked for
+}
+
+// contentCache keeps what keys of objects hold, up to a number of bytes, and forgets
+// first what was not asked for the longest.
+type contentCache struct {
+	mu          sync.Mutex
+	most, bytes int
+	kept        *lru.Cache // from foreignKey to *keptObject
+}
+
+// keptObject are the keys of an object in one state that were asked for.
+type keptObject struct {
+	version string
+	keys    map[string]keptContent
+}
+
+// keptContent is what a key holds: all of it, or if that was too much only how long
+// it is.
+type keptContent struct {
+	all    []byte
+	length int
+}
+
+func newContentCache(most int) *contentCache {
+	c := &contentCache{most: most}
+	c.kept = lru.NewWithEvictionFunc(0, func(key lru.Key, value any) { c.bytes -= sizeOfKept(key.(foreignKey), value.(*keptObject)) })
+	return c
+}
+
+func sizeOfKept(key foreignKey, o *keptObject) int {
+	const overhead = 512 // maps, a list's element
+	n := overhead + len(key.name.Namespace) + len(key.name.Name) + len(o.version)
+	for k, v := range o.keys {
+		n += len(k) + cap(v.all) + perEntry
+	}
+	return n
+}
+
+// get returns what is kept of an object's state if it answers for all keys.
+func (c *contentCache) get(key foreignKey, version string, most int, keys []string) (*foreignObject, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	value, ok := c.kept.Get(key)
+	if !ok || value.(*keptObject).version != version {
+		return nil, false
+	}
+	o := &foreignObject{version: version, data: map[string][]byte{}}
+	for _, k := range keys {
+		switch content, known := value.(*keptObject).keys[k]; {
+		case !known || content.all == nil && 0 < content.length && content.length <= most:
+			return nil, false
+		case content.length > most:
+			o.tooLong = append(o.tooLong, k)
+		case content.length > 0:
+			o.data[k] = content.all
+		}
+	}
+	return o, true
+}
+
+// put keeps what keys of an object hold, beside what is known of the same state.
+func (c *contentCache) put(key foreignKey, version string, keys map[string]keptContent) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o := &keptObject{version: version, keys: keys}
+	if value, ok := c.kept.Get(key); ok && value.(*keptObject).version == version {
+		o.keys = maps.Clone(value.(*keptObject).keys)
+		maps.Copy(o.keys, keys)
+	}
+	c.kept.Remove(key)
+	c.kept.Add(key, o)
+	c.bytes += sizeOfKept(key, o)
+	for c.bytes > c.most {
+		c.kept.RemoveOldest()
+	}
+}
+
+// drop forgets an object that has changed or is gone.
+func (c *contentCache) drop(key foreignKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kept.Remove(key)
 }
 
 func newForeignObjects(mgr ctrl.Manager, o Options) (*foreignObjects, error) {
 	namespaces := slices.Sorted(maps.Keys(withOperatorNamespace(o)))
 	// What carries the label is cached already, and changes with every refresh.
 	const anothers = v1alpha1.ManagedByLabel + "!=" + v1alpha1.ManagedByValue
-	f := &foreignObjects{own: mgr.GetClient(), live: mgr.GetAPIReader(), contents: map[foreignKey]foreignObject{}}
+	f := &foreignObjects{own: mgr.GetClient(), live: mgr.GetAPIReader(), contents: newContentCache(maxContents)}
 	for kind, into := range map[string]**identities{"Secret": &f.secrets, "ConfigMap": &f.configMaps} {
 		var err error
 		if *into, err = newIdentities(mgr.GetConfig(), mgr.GetHTTPClient(), kind, namespaces, anothers); err != nil {
 			return nil, err
 		}
+		(*into).changed = func(name types.NamespacedName) { f.contents.drop(foreignKey{kind, name}) }
 		if err := mgr.Add(*into); err != nil {
 			return nil, fmt.Errorf("follow the %ss of others: %w", kind, err)
 		}
@@ -103,9 +198,7 @@ func (f *foreignObjects) version(ctx context.Context, kind string, name types.Na
 	own := ownObject(kind)
 	err = f.own.Get(ctx, name, own)
 	if apierrors.IsNotFound(err) {
-		f.mu.Lock()
-		delete(f.contents, foreignKey{kind, name})
-		f.mu.Unlock()
+		f.contents.drop(foreignKey{kind, name})
 		return "", nil
 	}
 	if err != nil {
@@ -132,45 +225,56 @@ func ownObject(kind string) client.Object {
 
 func versionOf(o client.Object) string { return identityOf(o).String() }
 
-// get returns an object's content, nil if it does not exist.
-func (f *foreignObjects) get(ctx context.Context, kind string, name types.NamespacedName) (*foreignObject, error) {
+// get returns what keys of an object hold, each up to a number of bytes, nil if the
+// object does not exist.
+func (f *foreignObjects) get(ctx context.Context, kind string, name types.NamespacedName, most int, keys ...string) (*foreignObject, error) {
 	version, err := f.version(ctx, kind, name)
 	if err != nil || version == "" {
 		return nil, err
 	}
-	key := foreignKey{kind, name}
-	f.mu.Lock()
-	kept, ok := f.contents[key]
-	f.mu.Unlock()
-	if ok && kept.version == version {
-		return &kept, nil
+	if kept, ok := f.contents.get(foreignKey{kind, name}, version, most, keys); ok {
+		return kept, nil
 	}
-
-	var read foreignObject
-	switch kind {
-	case "Secret":
-		var s corev1.Secret
-		err = f.live.Get(ctx, name, &s)
-		read = foreignObject{versionOf(&s), s.Data}
-	case "ConfigMap":
-		var m corev1.ConfigMap
-		err = f.live.Get(ctx, name, &m)
-		read = foreignObject{versionOf(&m), make(map[string][]byte, len(m.Data)+len(m.BinaryData))}
-		maps.Copy(read.data, m.BinaryData)
-		for k, v := range m.Data {
-			read.data[k] = []byte(v)
-		}
-	}
+	version, content, err := f.read(ctx, kind, name)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s %q: %w", kind, name, err)
 	}
-	f.mu.Lock()
-	f.contents[key] = read
-	f.mu.Unlock()
-	return &read, nil
+	o, kept := &foreignObject{version: version, data: map[string][]byte{}}, map[string]keptContent{}
+	for _, k := range keys {
+		// A copy: the object as a whole must not stay in memory for it.
+		switch all, length := content(k); {
+		case length > most:
+			kept[k], o.tooLong = keptContent{length: length}, append(o.tooLong, k)
+		case length > 0:
+			o.data[k] = bytes.Clone(all)
+			kept[k] = keptContent{o.data[k], length}
+		default:
+			kept[k] = keptContent{}
+		}
+	}
+	f.contents.put(foreignKey{kind, name}, version, kept)
+	return o, nil
+}
+
+// read reads an object from the API server. It returns which one it is, and what
+// returns a key's content and its length.
+func (f *foreignObjects) read(ctx context.Context, kind string, name types.NamespacedName) (version string, content func(key string) ([]byte, int), err error) {
+	if kind == "Secret" {
+		var s corev1.Secret
+		err = f.live.Get(ctx, name, &s)
+		return versionOf(&s), func(k string) ([]byte, int) { return s.Data[k], len(s.Data[k]) }, err
+	}
+	var m corev1.ConfigMap
+	err = f.live.Get(ctx, name, &m)
+	return versionOf(&m), func(k string) ([]byte, int) {
+		if text, ok := m.Data[k]; ok {
+			return []byte(text), len(text)
+		}
+		return m.BinaryData[k], len(m.BinaryData[k])
+	}, err
 }
 
 // revision identifies a credential by its content, so that a label that changes
@@ -182,4 +286,13 @@ func revision(name types.NamespacedName, content []byte) string {
 		panic(err) // only for parameters that FIPS 140 forbids
 	}
 	return hex.EncodeToString(key)
+}
+
+// tooLongCredential is what keeps a credential from being used that has more bytes
+// than are kept.
+func tooLongCredential(secret, key string) *problem {
+	return &problem{
+		reason:  v1alpha1.ReasonCredentialsInvalid,
+		message: fmt.Sprintf("Key %q of Secret %q holds more than %d bytes", key, secret, maxCredential),
+	}
 }

@@ -37,6 +37,9 @@ type identities struct {
 	mu       sync.RWMutex
 	of       map[string]map[string]identity // by namespace and name
 	handlers []func(is, was *metav1.PartialObjectMetadata)
+
+	// changed is called for each object that was there and has changed or is gone.
+	changed func(types.NamespacedName)
 }
 
 // identity is the UID and the resourceVersion of an object.
@@ -158,7 +161,13 @@ func (i *identities) set(namespace, name string, is *identity) {
 	handlers := i.handlers
 	i.mu.Unlock()
 
-	if is == nil && !existed || is != nil && existed && *is == was || len(handlers) == 0 {
+	if is == nil && !existed || is != nil && existed && *is == was {
+		return
+	}
+	if existed && i.changed != nil {
+		i.changed(types.NamespacedName{Namespace: namespace, Name: name})
+	}
+	if len(handlers) == 0 {
 		return
 	}
 	var before, after *metav1.PartialObjectMetadata

@@ -102,7 +102,7 @@ func (r *M2MClientReconciler) resolveCredentials(ctx context.Context, p *pass) e
 // readCredential returns what a Secret's key holds, and the client identifier:
 // the declared one or the Secret's.
 func (r *M2MClientReconciler) readCredential(ctx context.Context, name types.NamespacedName, key, declared string) (content []byte, clientID string, bad *problem, err error) {
-	secret, err := r.foreign.get(ctx, "Secret", name)
+	secret, err := r.foreign.get(ctx, "Secret", name, maxCredential, key, v1alpha1.ClientIDKey)
 	if err != nil {
 		return nil, "", nil, err
 	}
@@ -111,6 +111,9 @@ func (r *M2MClientReconciler) readCredential(ctx context.Context, name types.Nam
 	}
 	if secret == nil {
 		return missing("Secret %q does not exist", name.Name)
+	}
+	if len(secret.tooLong) > 0 {
+		return nil, "", tooLongCredential(name.Name, secret.tooLong[0]), nil
 	}
 	// kubectl create secret --from-file keeps the newline that editors add.
 	content = []byte(strings.TrimRight(string(secret.data[key]), "\r\n"))

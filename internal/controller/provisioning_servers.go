@@ -166,12 +166,15 @@ func (s *servers) provisioningSecret(ctx context.Context, obj client.Object) (c 
 	if namespace == "" {
 		return missing("The provisioning credential lies in the operator's namespace, which it was not told: --operator-namespace")
 	}
-	content, err := s.foreign.get(ctx, "Secret", types.NamespacedName{Namespace: namespace, Name: name})
+	content, err := s.foreign.get(ctx, "Secret", types.NamespacedName{Namespace: namespace, Name: name}, maxCredential, key, v1alpha1.ClientIDKey)
 	if err != nil {
 		return c, "", nil, err
 	}
 	if content == nil {
 		return missing("Secret %q with the provisioning credential does not exist in namespace %q", name, namespace)
+	}
+	if len(content.tooLong) > 0 {
+		return c, "", tooLongCredential(name, content.tooLong[0]), nil
 	}
 	read := func(key string) string { return strings.TrimSpace(string(content.data[key])) }
 	c.value = provision.Sensitive(read(key))

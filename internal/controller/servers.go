@@ -338,9 +338,15 @@ func (s *servers) caBundle(ctx context.Context, obj client.Object) (version stri
 			message: "The CA bundle lies in the operator's namespace, which it was not told: --operator-namespace",
 		}, nil
 	}
-	content, err := s.foreign.get(ctx, kind, types.NamespacedName{Namespace: namespace, Name: name})
+	content, err := s.foreign.get(ctx, kind, types.NamespacedName{Namespace: namespace, Name: name}, maxCABundle, key)
 	if err != nil {
 		return "", nil, nil, err
+	}
+	if content != nil && len(content.tooLong) > 0 {
+		return "", nil, &problem{
+			reason:  v1alpha1.ReasonCABundleInvalid,
+			message: fmt.Sprintf("The CA bundle has more than %d bytes: key %q of %s %q in namespace %q", maxCABundle, key, kind, name, namespace),
+		}, nil
 	}
 	if content == nil || len(content.data[key]) == 0 {
 		return "", nil, &problem{

@@ -317,7 +317,7 @@ func slimConfigMap(in any) (any, error) {
 		return c, nil
 	}
 	kept := identityMeta(&c.ObjectMeta)
-	kept.Labels, kept.Annotations = onlyManaged, map[string]string{}
+	kept.Labels, kept.Annotations = onlyManaged, fitting(c.Annotations, maxAnnotation, v1alpha1.PromptSinceAnnotation)
 	if ours {
 		kept.Annotations = fitting(c.Annotations, maxOwn/2,
 			v1alpha1.APIResourceAnnotation, v1alpha1.KeyIDsAnnotation, v1alpha1.ContentsAnnotation, v1alpha1.PromptSinceAnnotation)
