@@ -46,6 +46,17 @@ func main() {
 // Go's 100 would have half of it be garbage.
 const gcPercent = 30
 
+// memoryLimit returns what of the container's limit, which its environment tells, Go
+// may use before it collects garbage all the time rather than be killed: nine tenths,
+// for the kernel counts more than Go does. It is zero where GOMEMLIMIT says so itself.
+func memoryLimit(getenv func(string) string) int64 {
+	limit, err := strconv.ParseInt(getenv("MEMORY_LIMIT"), 10, 64)
+	if err != nil || getenv("GOMEMLIMIT") != "" {
+		return 0
+	}
+	return limit / 10 * 9
+}
+
 // options are the flags of the manager.
 type options struct {
 	controller.Options
@@ -192,6 +203,9 @@ func run() error {
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+	}
+	if limit := memoryLimit(os.Getenv); limit > 0 {
+		debug.SetMemoryLimit(limit)
 	}
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&o.log)))
 	// Go's HTTP server says there which TLS handshakes failed.

@@ -521,3 +521,21 @@ func TestBadFlagsEndAtOnce(t *testing.T) {
 		t.Errorf("output (-want +got):\n%s", diff)
 	}
 }
+
+func TestMemoryLimitIsBelowTheContainers(t *testing.T) {
+	for name, tc := range map[string]struct {
+		environment map[string]string
+		want        int64
+	}{
+		"the shipped limit":                    {map[string]string{"MEMORY_LIMIT": "536870912"}, 483183819},
+		"GOMEMLIMIT counts more":               {map[string]string{"MEMORY_LIMIT": "536870912", "GOMEMLIMIT": "100MiB"}, 0},
+		"outside of a container there is none": {nil, 0},
+		"what is no number":                    {map[string]string{"MEMORY_LIMIT": "512Mi"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := memoryLimit(func(key string) string { return tc.environment[key] }); got != tc.want {
+				t.Errorf("the limit is %d, want %d", got, tc.want)
+			}
+		})
+	}
+}

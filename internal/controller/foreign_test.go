@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
 // secretsThere is an API server that has Secrets, and counts the reads.
@@ -207,5 +208,40 @@ func TestTooLongCredentialsAreTold(t *testing.T) {
 	}
 	if _, _, bad, err := s.provisioningSecret(t.Context(), auth); err != nil || bad == nil || bad.reason != v1alpha1.ReasonCredentialsInvalid || !strings.Contains(bad.message, "65536") {
 		t.Errorf("%+v, %v", bad, err)
+	}
+}
+
+// TestServersThatAreGoneAreForgotten makes authorization servers with a driver and
+// deletes them over and over. What is left behind at the last of them can still be
+// removed.
+func TestServersThatAreGoneAreForgotten(t *testing.T) {
+	var o Options
+	o.setDefaults()
+	s := newServers(o, newForeignFixture(maxContents).foreignObjects, nil)
+	auth := func(i int) *v1alpha1.AuthorizationServer {
+		a := &v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprintf("auth-%d", i), UID: types.UID(fmt.Sprint(i))}}
+		a.Spec.Provisioning.DynamicRegistration.Endpoint = "https://auth.example.com/register"
+		return a
+	}
+	driverOf := func(i int) provision.Driver {
+		key := keyOfObject(auth(i))
+		return s.lastDriver(v1alpha1.ProvisioningServer{
+			Kind: key.kind, Namespace: v1alpha1.NamespaceName(key.namespace), Name: v1alpha1.ObjectName(key.name), Driver: v1alpha1.DriverDynamicRegistration})
+	}
+	const last = 500
+	for i := range last + 1 {
+		if d, _, bad, err := s.driver(t.Context(), auth(i)); d == nil || bad != nil || err != nil {
+			t.Fatal(d, bad, err)
+		}
+		if i > 0 { // the first one stays
+			s.forget(keyOfObject(auth(i)))
+		}
+	}
+	if len(s.runtimes) != 1 || s.drivers.Len() > maxDrivers {
+		t.Errorf("of %d servers there are %d runtimes and %d drivers", last+1, len(s.runtimes), s.drivers.Len())
+	}
+	if driverOf(0) == nil || driverOf(last) == nil || driverOf(1) != nil {
+		t.Errorf("there are drivers of the one that exists: %t, of the last: %t, of the one that is long gone: %t",
+			driverOf(0) != nil, driverOf(last) != nil, driverOf(1) != nil)
 	}
 }

@@ -4,6 +4,7 @@ package controller
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -135,8 +136,19 @@ func (r *M2MClientReconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClie
 			return nil, 0, err
 		}
 	}
+	r.forgetFormerAccesses(p)
 	summarize(p)
 	return p, p.next(), nil
+}
+
+// forgetFormerAccesses drops what is kept of accesses that the client has no longer.
+func (r *M2MClientReconciler) forgetFormerAccesses(p *pass) {
+	name := client.ObjectKeyFromObject(p.client)
+	has := func(key string) bool {
+		return slices.ContainsFunc(p.accesses, func(a *access) bool { return a.key == key })
+	}
+	r.held.retain(name, has)
+	r.written.retain(name, has)
 }
 
 // next returns how long until something is to be done.

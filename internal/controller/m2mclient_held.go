@@ -72,6 +72,20 @@ func (h *perAccess[T]) drop(name types.NamespacedName, key string) {
 	}
 }
 
+// retain forgets the accesses of a client that it does not have any more: their keys
+// are its owner's to choose, over and over.
+func (h *perAccess[T]) retain(name types.NamespacedName, has func(key string) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if slices.IndexFunc(h.m[name], func(k keptFor[T]) bool { return !has(k.key) }) < 0 {
+		return
+	}
+	h.m[name] = slices.DeleteFunc(h.m[name], func(k keptFor[T]) bool { return !has(k.key) })
+	if len(h.m[name]) == 0 {
+		delete(h.m, name)
+	}
+}
+
 func (h *perAccess[T]) forgetClient(name types.NamespacedName) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

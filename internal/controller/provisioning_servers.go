@@ -28,8 +28,9 @@ const defaultResyncInterval = 10 * time.Minute
 // process.
 type provisioningRuntime struct {
 	driver   provision.Driver
-	version  string           // of what the driver was made from
-	breaker  *refresh.Breaker // apart from that of token requests: the one may work without the other
+	kind     v1alpha1.ProvisioningDriver // of the driver
+	version  string                      // of what the driver was made from
+	breaker  *refresh.Breaker            // apart from that of token requests: the one may work without the other
 	inFlight int
 	queue    []waiter // for a place among those that are worked on
 
@@ -119,10 +120,8 @@ func (s *servers) driver(ctx context.Context, obj client.Object) (d provision.Dr
 			Endpoint: endpoint, InitialAccessToken: secret.value, AuthenticationMethod: method, HTTP: paced, Now: s.clock.Now,
 		})
 	}
-	rt.provisioning.driver, rt.provisioning.version = d, version
-	s.mu.Lock()
-	s.drivers[driverKey{keyOfObject(obj), driverOf(spec)}] = d
-	s.mu.Unlock()
+	rt.provisioning.driver, rt.provisioning.kind, rt.provisioning.version = d, driverOf(spec), version
+	s.drivers.Add(driverKey{keyOfObject(obj), driverOf(spec)}, d)
 	return d, version, nil, nil
 }
 
@@ -136,12 +135,26 @@ type driverKey struct {
 	driver v1alpha1.ProvisioningDriver
 }
 
+// maxDrivers is how many drivers are kept beside those of the servers that exist.
+// Servers come and go, and each driver has a client of its own with a CA bundle.
+const maxDrivers = 64
+
 // lastDriver returns the driver of a kind that a server was last spoken to with,
-// nil if this process never did.
+// nil if this process never did, or with many others since the server is gone.
 func (s *servers) lastDriver(at v1alpha1.ProvisioningServer) provision.Driver {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.drivers[driverKey{keyOfProvisioning(at), at.Driver}]
+	rt := s.runtimes[keyOfProvisioning(at)]
+	s.mu.Unlock()
+	if rt != nil {
+		rt.mu.Lock()
+		defer rt.mu.Unlock()
+		if rt.provisioning.driver != nil && rt.provisioning.kind == at.Driver {
+			return rt.provisioning.driver
+		}
+	}
+	d, _ := s.drivers.Get(driverKey{keyOfProvisioning(at), at.Driver})
+	driver, _ := d.(provision.Driver)
+	return driver
 }
 
 // provisioningCredential is what a driver proves itself with.

@@ -17,13 +17,13 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/lru"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/provision"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
@@ -149,8 +149,9 @@ type servers struct {
 	mu       sync.Mutex
 	runtimes map[serverKey]*serverRuntime
 	// drivers are the last ones that could be made, for what is to be removed
-	// when its server's credential is gone already.
-	drivers map[driverKey]provision.Driver
+	// when its server or its credential is gone already: from driverKey to
+	// provision.Driver.
+	drivers *lru.Cache
 
 	// shares is how many instances of the operator share each server's budget.
 	shares int
@@ -168,7 +169,7 @@ func newServers(o Options, foreign *foreignObjects, reader client.Reader) *serve
 	return &servers{
 		policy: o.Egress, operatorNamespace: o.OperatorNamespace, cluster: o.ClusterID, watched: o.WatchNamespaces, foreign: foreign, client: reader, clock: o.Clock,
 		shares:   o.Shards,
-		runtimes: map[serverKey]*serverRuntime{}, drivers: map[driverKey]provision.Driver{},
+		runtimes: map[serverKey]*serverRuntime{}, drivers: lru.New(maxDrivers),
 		wake: map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent{
 			v1alpha1.KindAuthorizationServer:        make(chan event.GenericEvent, 16),
 			v1alpha1.KindClusterAuthorizationServer: make(chan event.GenericEvent, 16),
@@ -288,7 +289,20 @@ func (s *servers) runtime(obj client.Object) *serverRuntime {
 func (s *servers) forget(key serverKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.runtimes, key)
+	if rt := s.runtimes[key]; rt != nil {
+		delete(s.runtimes, key)
+		rt.closeIdle()
+	}
+}
+
+// closeIdle closes the connections of a server that is gone: each keeps its CA bundle
+// in memory.
+func (rt *serverRuntime) closeIdle() {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	if rt.http != nil {
+		rt.http.CloseIdleConnections()
+	}
 }
 
 // httpClient returns the client that speaks to a server and trusts its CA

@@ -202,3 +202,28 @@ func TestFilledSecretAndBundleAreWrittenWhole(t *testing.T) {
 		t.Error("the token was not replaced")
 	}
 }
+
+// TestFormerAccessesAreForgotten renames the access of a client over and over: nothing
+// is kept of the names that it had.
+func TestFormerAccessesAreForgotten(t *testing.T) {
+	w := newWorld(t)
+	_, cart := w.story()
+	op := startStepped(t)
+	for i := range 4 {
+		change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Key = v1alpha1.AccessKey(fmt.Sprintf("key-%d", i)) })
+		op.settle(w.shop, w.payments)
+		tokenIn(t, w.shop, "cart-token", fmt.Sprintf("key-%d", i))
+	}
+	name := client.ObjectKeyFromObject(cart)
+	if kept := op.reconcilers.client.written.m[name]; len(kept) != 1 || kept[0].key != "key-3" {
+		t.Errorf("of the accesses there are %+v", kept)
+	}
+	remove(t, cart)
+	op.agrees(op.client, &v1alpha1.M2MClientList{}, client.InNamespace(w.shop))
+	if err := op.reconcileClient(cart); err != nil {
+		t.Fatal(err)
+	}
+	if len(op.reconcilers.client.written.m[name])+len(op.reconcilers.client.wrote.m[name]) > 0 {
+		t.Error("something is kept of a client that is gone")
+	}
+}
