@@ -105,7 +105,7 @@ func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 		return ctrl.Result{}, err
 	}
 	if p.stale {
-		return ctrl.Result{RequeueAfter: after, Priority: p.priority()}, nil
+		return ctrl.Result{RequeueAfter: after}, nil
 	}
 	// A pass may take as long as the authorization server does. If the client was
 	// handed over meanwhile, its status is another's to write.
@@ -122,7 +122,7 @@ func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 	for _, tell := range p.events {
 		tell()
 	}
-	return ctrl.Result{RequeueAfter: after, Priority: p.priority()}, nil
+	return ctrl.Result{RequeueAfter: after}, nil
 }
 
 // reconcile does the work, puts what it found into the client's status, and
@@ -168,24 +168,16 @@ func (p *pass) next() time.Duration {
 	return soonest(time.Millisecond, waits...)
 }
 
-// priority is the client's place in the controller's queue when it comes back:
-// the sooner a token of it expires, the higher. A client without one has that of
-// every new object, 0.
-//
-// An error keeps the priority that the client had. An event gives it 0, unless
-// it has a higher one.
-func (p *pass) priority() *int {
-	var soonest time.Time
-	for _, a := range p.accesses {
-		if a.record != nil && (soonest.IsZero() || a.record.ExpiresAt.Before(soonest)) {
-			soonest = a.record.ExpiresAt
-		}
+// rank is a client's place in the controller's queue among those of its namespace:
+// the sooner a token of it expires, the sooner it is. A client without one comes
+// after all that have one.
+func (r *M2MClientReconciler) rank(req reconcile.Request) int64 {
+	var c v1alpha1.M2MClient
+	err := r.client.Get(context.Background(), req.NamespacedName, &c, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
+	if err != nil || c.Status.ExpiresAt == nil {
+		return lastRank
 	}
-	if soonest.IsZero() {
-		return new(0)
-	}
-	const above int64 = 1 << 40 // seconds; in the year 9999 it is positive still
-	return new(int(above - soonest.Unix()))
+	return c.Status.ExpiresAt.Unix()
 }
 
 func (r *M2MClientReconciler) forget(name types.NamespacedName, uid types.UID) {
@@ -255,7 +247,7 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 		Watches(&v1alpha1.APIResource{}, ofAPIResource, builder.WithPredicates(notJustCompared)).
 		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WatchesRawSource(sourceKind(r.foreign, "Secret", ofSecret)).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers})
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: fairly(namespaceOf, r.rank)})
 	if r.shard != "" { // else the servers' own controller forgets them
 		gone := handler.Funcs{DeleteFunc: func(_ context.Context, e event.DeleteEvent, _ queue) {
 			r.servers.forget(keyOfObject(e.Object))

@@ -8,17 +8,25 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
 const (
 	// defaultTokenLifetime is for a token whose server says none.
 	defaultTokenLifetime = 5 * time.Minute
+
+	// passMax is how long a pass may have taken when it makes another token request.
+	passMax = time.Second
 
 	// briefWait is the longest wait for the budget that no status mentions.
 	briefWait = 5 * time.Second
@@ -33,42 +41,60 @@ func (r *M2MClientReconciler) mint(ctx context.Context, p *pass, a *access, inpu
 			return nil, err
 		}
 	}
-	wait, busy := r.servers.admit(ctx, p.server, p.need(a))
+	if r.clock.Since(p.now) > passMax {
+		// A pass that has waited for slow answers leaves the rest to another one:
+		// others wait for its worker.
+		a.problem, a.wakeAt, p.brief = a.lastProblem(), p.now.Add(time.Millisecond), true
+		return nil, nil
+	}
+	ticket, wait, busy, err := r.servers.admit(ctx, p.server, r.need(p, a, inputs))
+	if err != nil {
+		return nil, err
+	}
 	if busy != nil {
 		a.problem, a.wakeAt = busy, p.now.Add(wait)
-		if f := a.failure; f != nil && f.Inputs == inputs {
-			a.problem = &problem{reason: f.Reason, message: f.Message} // what went wrong says more than that it is waited for
+		if f := a.failure; f != nil && f.Inputs == p.basis(a, inputs) {
+			a.problem = a.lastProblem() // what went wrong says more than that it is waited for
 		}
 		p.brief = p.brief || busy.unknown && wait < briefWait
 		return nil, nil
 	}
 	auth, hc, bad, err := r.prepare(ctx, p)
 	if bad != nil || err != nil {
-		r.servers.abandon(p.server)
+		r.servers.abandon(ticket)
 		if bad != nil {
-			r.failed(p, a, inputs, bad.reason, bad.message, refresh.SlowBackoff.Next(a.attempts(inputs), 0, a.seed(p)))
+			r.failed(p, a, inputs, bad.reason, bad.message, refresh.SlowBackoff, 0)
 		}
 		return nil, err
 	}
 	token, failure := r.request(ctx, hc, p, a, auth)
 	if failure != nil && ctx.Err() != nil {
-		r.servers.abandon(p.server)
+		r.servers.abandon(ticket)
 		return nil, ctx.Err() // what failed for that is no news about the server
 	}
+	r.servers.done(ticket, failure)
 	if failure != nil {
-		r.servers.done(p.server, failure.Class != oauth.ClassRetryable, failure.RetryAfter)
 		r.refused(p, a, inputs, failure)
 		return nil, nil
 	}
-	r.servers.done(p.server, true, 0)
 	return r.received(p, a, inputs, token), nil
 }
 
-// need is how much an access needs its turn.
-func (p *pass) need(a *access) need {
-	n := need{asker: asker{p.client.UID, a.key}, since: p.client.CreationTimestamp.Time}
-	if a.record != nil {
-		n.expiresAt = a.record.ExpiresAt
+// need is how much an access needs its turn. Of a record in the Secret only what
+// this process wrote or checked is believed; after a restart, what cannot be told
+// from that, for it moves a client ahead of others of its own namespace only.
+func (r *M2MClientReconciler) need(p *pass, a *access, inputs string) traffic.Need {
+	n := traffic.Need{
+		Asker: traffic.Asker{Tenant: p.client.Namespace, Client: string(p.client.UID), Access: a.key},
+		Since: p.client.CreationTimestamp.Time,
+	}
+	if a.record == nil {
+		return n
+	}
+	written, ok := r.written.get(client.ObjectKeyFromObject(p.client), a.key)
+	if !ok || written == a.record.digest() {
+		n.ExpiresAt = a.record.ExpiresAt
+		n.Proven = ok && a.record.Inputs == inputs && a.failure == nil
 	}
 	return n
 }
@@ -128,7 +154,7 @@ func (r *M2MClientReconciler) received(p *pass, a *access, inputs string, token 
 
 // refused notes a failed token request.
 func (r *M2MClientReconciler) refused(p *pass, a *access, inputs string, e *oauth.Error) {
-	backoff, reason, what := refresh.SlowBackoff, v1alpha1.ReasonTokenRequestRefused, "refused the token request"
+	backoff, reason, what := refresh.RefusalBackoff, v1alpha1.ReasonTokenRequestRefused, "refused the token request"
 	if e.Class == oauth.ClassRetryable {
 		backoff, reason, what = refresh.RetryBackoff, v1alpha1.ReasonTokenRequestFailed, "did not issue a token"
 		if a.token != "" {
@@ -143,7 +169,7 @@ func (r *M2MClientReconciler) refused(p *pass, a *access, inputs string, e *oaut
 	} else if hint := refusalHint(p, a, e); hint != "" {
 		message += "; " + hint
 	}
-	r.failed(p, a, inputs, reason, message, backoff.Next(a.attempts(inputs), e.RetryAfter, a.seed(p)))
+	r.failed(p, a, inputs, reason, message, backoff, e.RetryAfter)
 }
 
 // refusalHint says what to change after a refusal, where that can be told.
@@ -167,29 +193,54 @@ func refusalHint(p *pass, a *access, e *oauth.Error) string {
 }
 
 // failed notes that an attempt went wrong and when the next one is.
-func (r *M2MClientReconciler) failed(p *pass, a *access, inputs, reason, message string, wait time.Duration) {
+func (r *M2MClientReconciler) failed(p *pass, a *access, inputs, reason, message string, backoff refresh.Backoff, retryAfter time.Duration) {
+	basis := p.basis(a, inputs)
+	attempts := a.attempts(basis)
+	wait := backoff.Next(attempts, retryAfter, a.seed(p))
 	a.fail(&v1alpha1.TokenFailure{
-		Reason: reason, Message: truncate(message, 1024), Attempts: int32(min(a.attempts(inputs), 1<<30)), //nolint:gosec // bounded
-		NextAttemptAt: timeOf(p.now.Add(wait + time.Second - 1)), Inputs: inputs,
+		Reason: reason, Message: truncate(message, 1024), Attempts: int32(min(attempts, 1<<30)), //nolint:gosec // bounded
+		NextAttemptAt: timeOf(p.now.Add(wait + time.Second - 1)), Inputs: basis,
 	})
+}
+
+// basis stands for everything that an attempt depends on. When any of it changes,
+// the next attempt is made at once, and the back-off begins anew.
+func (p *pass) basis(a *access, inputs string) string {
+	parts := []string{inputs, string(p.client.UID), strconv.FormatInt(p.client.Generation, 10)}
+	for _, srv := range []*server{p.server, a.server} {
+		if srv != nil {
+			parts = append(parts, string(srv.object.GetUID()), strconv.FormatInt(srv.object.GetGeneration(), 10), tokenAddress(srv.spec, srv.status))
+		}
+	}
+	if a.spec != nil {
+		parts = append(parts, string(a.spec.UID), strconv.FormatInt(a.spec.Generation, 10))
+	}
+	return refresh.HashValue(strings.Join(parts, "\n"))
+}
+
+// lastProblem is how the last attempt went wrong, nil if it did not.
+func (a *access) lastProblem() *problem {
+	if a.failure == nil {
+		return nil
+	}
+	return &problem{reason: a.failure.Reason, message: a.failure.Message}
 }
 
 func (a *access) fail(f *v1alpha1.TokenFailure) {
 	a.failure, a.wakeAt = f, momentOf(f.NextAttemptAt)
-	a.problem = &problem{reason: f.Reason, message: f.Message}
+	a.problem = a.lastProblem()
 }
 
-// failedLately says whether an attempt with these inputs failed and the next
-// one is not due. A changed spec is tried at once, whatever changed in it.
+// failedLately reports whether an attempt failed on which nothing has changed since,
+// and the next one is not due.
 func (a *access) failedLately(p *pass, inputs string) bool {
-	return a.failure != nil && a.failure.Inputs == inputs && p.now.Before(momentOf(a.failure.NextAttemptAt)) &&
-		p.client.Status.ObservedGeneration == p.client.Generation
+	return a.failure != nil && a.failure.Inputs == p.basis(a, inputs) && p.now.Before(momentOf(a.failure.NextAttemptAt))
 }
 
-// attempts returns how often in a row an attempt with these inputs has failed,
-// the present one included.
-func (a *access) attempts(inputs string) int {
-	if a.failure == nil || a.failure.Inputs != inputs {
+// attempts returns how often in a row an attempt on the same basis has failed, the
+// present one included.
+func (a *access) attempts(basis string) int {
+	if a.failure == nil || a.failure.Inputs != basis {
 		return 1
 	}
 	return int(a.failure.Attempts) + 1

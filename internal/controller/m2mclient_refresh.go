@@ -188,8 +188,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 			a.fail(a.failure)
 			return nil
 		}
-		wait := refresh.SlowBackoff.Next(a.attempts(in.WantInputsHash), 0, a.seed(p))
-		r.failed(p, a, in.WantInputsHash, bad.Reason, bad.Message, wait)
+		r.failed(p, a, in.WantInputsHash, bad.Reason, bad.Message, refresh.RefusalBackoff, 0)
 		return nil
 	case bad != nil:
 		if bad.Reason == jwks.ReasonBadSignature || bad.Reason == jwks.ReasonAlgorithm {
@@ -199,8 +198,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 			r.compare(p, a) // somebody may have taken them away at the server
 		}
 		r.held.drop(name, a.key)
-		wait := refresh.SlowBackoff.Next(a.attempts(in.WantInputsHash), 0, a.seed(p))
-		r.failed(p, a, in.WantInputsHash, bad.Reason, bad.Message, wait)
+		r.failed(p, a, in.WantInputsHash, bad.Reason, bad.Message, refresh.RefusalBackoff, 0)
 		return nil
 	}
 	if p.working(in) && p.now.Before(held.publishAt(in.Recorded)) {

@@ -90,46 +90,41 @@ func TestAFloodOfNewClientsDelaysNoRefresh(t *testing.T) {
 	}
 }
 
-// TestPriorityInTheQueue: the sooner a token expires, the higher, and it is
-// always above that of new clients.
-func TestPriorityInTheQueue(t *testing.T) {
+// TestRankInTheQueue: the sooner a token expires, the lower, and it is always below
+// that of clients without one.
+func TestRankInTheQueue(t *testing.T) {
 	op := startStepped(t)
 	s := newStage(t, op)
 	soon, late := s.living("soon", 10*time.Minute), s.living("late", 200*365*24*time.Hour)
 	s.settle()
-	create(t, s.secret("unknown", "unknown", newSecret()))
-	unknown := s.cart.DeepCopy()
-	unknown.ObjectMeta = *soon.ObjectMeta.DeepCopy()
-	unknown.Name, unknown.ResourceVersion, unknown.UID = "unknown", "", ""
-	unknown.Spec.Credentials.ClientSecret.SecretRef.Name = "unknown"
-	create(t, unknown)
-	op.catchUp(s.payments, s.shop)
-	priority := func(c *v1alpha1.M2MClient) int {
+	rank := func(c *v1alpha1.M2MClient) int64 {
 		t.Helper()
-		result, err := op.reconcilers.client.Reconcile(t.Context(), requestOf(client.ObjectKeyFromObject(c)))
-		if err != nil || result.Priority == nil {
-			t.Fatalf("%s has no priority: %v", c.Name, err)
-		}
-		return *result.Priority
+		op.catchUp(s.payments, s.shop)
+		return op.reconcilers.client.rank(requestOf(client.ObjectKeyFromObject(c)))
 	}
-	fresh := priority(soon)
-	if l, u := priority(late), priority(unknown); u != 0 || l <= u || fresh <= l {
-		t.Errorf("the priorities are %d for a token that expires soon, %d for one that expires late, %d for none", fresh, l, u)
+	unknown := soon.DeepCopy()
+	unknown.Name = "unknown"
+	fresh := rank(soon)
+	if l, u := rank(late), rank(unknown); u != lastRank || l >= u || fresh >= l {
+		t.Errorf("the ranks are %d for a token that expires soon, %d for one that expires late, %d for none", fresh, l, u)
 	}
 	op.advance(5 * time.Minute)
 	s.as.SetFault(oidctest.Token, answer(503, ""))
-	if due := priority(soon); due != fresh {
-		t.Errorf("a token that could not be replaced has the priority %d, and had %d", due, fresh)
+	s.settle()
+	if due := rank(soon); due != fresh {
+		t.Errorf("a token that could not be replaced has the rank %d, and had %d", due, fresh)
 	}
 	s.as.ClearFaults()
 	op.advance(time.Hour)
-	if replaced := priority(soon); replaced >= fresh {
-		t.Errorf("a replaced token has the priority %d, and its predecessor had %d", replaced, fresh)
+	s.settle()
+	if replaced := rank(soon); replaced <= fresh || replaced == lastRank {
+		t.Errorf("a replaced token has the rank %d, and its predecessor had %d", replaced, fresh)
 	}
 	change(t, s.api, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
 	op.catchUp(s.payments, s.shop)
-	if withdrawn := priority(soon); withdrawn != 0 {
-		t.Errorf("a client whose token was withdrawn has the priority %d", withdrawn)
+	s.settle()
+	if withdrawn := rank(soon); withdrawn != lastRank {
+		t.Errorf("a client whose token was withdrawn has the rank %d", withdrawn)
 	}
 }
 

@@ -42,6 +42,7 @@ type APIResourceProvisioner struct {
 
 // Reconcile compares an APIResource with its server where that is due.
 func (r *APIResourceProvisioner) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	ctx = forNamespace(ctx, req.Namespace)
 	var api v1alpha1.APIResource
 	if err := r.client.Get(ctx, req.NamespacedName, &api); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)

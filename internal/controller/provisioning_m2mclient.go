@@ -56,6 +56,7 @@ type M2MClientProvisioner struct {
 
 // Reconcile compares a client with its server where that is due.
 func (r *M2MClientProvisioner) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	ctx = forNamespace(ctx, req.Namespace)
 	var c v1alpha1.M2MClient
 	err := r.client.Get(ctx, req.NamespacedName, &c)
 	if apierrors.IsNotFound(err) {

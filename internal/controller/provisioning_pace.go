@@ -12,8 +12,8 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
 // pacedSleep is the longest that a request sleeps before it asks again.
@@ -24,8 +24,7 @@ const pacedSleep = time.Second
 // come first, and of the others the older ones.
 type pacedTransport struct {
 	base    http.RoundTripper
-	server  serverKey
-	budget  v1alpha1.RequestBudget
+	server  *server
 	rt      *serverRuntime
 	servers *servers
 }
@@ -36,7 +35,7 @@ func (s *servers) pace(hc *http.Client, rt *serverRuntime, obj client.Object) *h
 	return &http.Client{
 		CheckRedirect: hc.CheckRedirect,
 		Transport: &pacedTransport{
-			base: hc.Transport, server: keyOfObject(obj), budget: specOf(obj).Requests, rt: rt, servers: s,
+			base: hc.Transport, server: &server{key: keyOfObject(obj), object: obj, spec: specOf(obj), status: statusOf(obj)}, rt: rt, servers: s,
 		},
 	}
 }
@@ -53,52 +52,45 @@ func (t *pacedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.base.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		cancel()
-		observeProvisioning(t.server, 0)
+		observeProvisioning(t.server.key, 0)
 		return nil, err
 	}
-	observeProvisioning(t.server, resp.StatusCode)
+	observeProvisioning(t.server.key, resp.StatusCode)
 	resp.Body = &timedBody{ReadCloser: resp.Body, cancel: cancel}
 	return resp, nil
 }
 
 // wait returns when the request may be sent.
 func (t *pacedTransport) wait(ctx context.Context) error {
+	namespace, _ := ctx.Value(onBehalfOf{}).(string)
 	t.rt.mu.Lock()
 	t.rt.requests++
-	n := need{asker: asker{access: strconv.FormatUint(t.rt.requests, 10)}, since: t.servers.clock.Now()}
+	number := strconv.FormatUint(t.rt.requests, 10)
 	t.rt.mu.Unlock()
+	n := traffic.Need{Asker: traffic.Asker{Tenant: namespace, Access: owner(t.server.object) + "/" + number}, Since: t.servers.clock.Now()}
 	err := ctx.Err()
 	for err == nil {
-		delay := t.turn(n)
+		var e traffic.Endpoint
+		if e, err = t.servers.endpoint(ctx, t.server); err != nil {
+			break
+		}
+		delay := t.servers.gate.Turn(t.servers.clock.Now(), e, n)
 		if delay == 0 {
 			return nil
 		}
-		err = sleep(ctx, t.servers.clock, delay)
+		err = sleep(ctx, t.servers.clock, min(delay, pacedSleep))
 	}
-	t.rt.mu.Lock()
-	defer t.rt.mu.Unlock()
-	t.rt.turns.leave(n)
+	t.servers.gate.LeaveAsker(n.Asker)
 	return err
 }
 
-// turn takes from the budget, or returns how long to wait.
-func (t *pacedTransport) turn(n need) (wait time.Duration) {
-	limit, burst := t.servers.budget(t.budget)
-	now := t.servers.clock.Now()
-	t.rt.mu.Lock()
-	defer t.rt.mu.Unlock()
-	t.rt.turns.setBudget(now, limit, burst)
-	at, ahead := t.rt.turns.ask(now, n)
-	if t.rt.inFlight >= t.servers.inFlightMax {
-		ahead = 0 // token requests wait for each other; what they cannot use is free
-	}
-	if wait = t.rt.turns.until(now, ahead); wait == 0 {
-		t.rt.turns.take(now, at)
-		return 0
-	}
-	wait = min(wait, pacedSleep)
-	t.rt.turns.tell(at, now.Add(wait))
-	return wait
+// onBehalfOf is the key of the namespace for whose object a request is made.
+type onBehalfOf struct{}
+
+// forNamespace has the requests that are made with a context take their turns among
+// those of a namespace. A driver serves many at once.
+func forNamespace(ctx context.Context, namespace string) context.Context {
+	return context.WithValue(ctx, onBehalfOf{}, namespace)
 }
 
 // sleep waits by a clock that can, such as the real one, and else by the real

@@ -218,7 +218,7 @@ func (s *servers) enter(obj, o client.Object, wake chan<- event.GenericEvent) (w
 	key := keyOfObject(obj)
 	// Each worker waits for the budget one request after another: with few of
 	// them a token request never waits for more than a moment.
-	perSecond, _ := s.budget(specOf(obj).Requests)
+	perSecond := s.budget(specOf(obj).Requests).PerSecond
 	most := min(s.inFlightMax, max(1, int(perSecond)/2))
 	if rt.provisioning.inFlight >= most {
 		if !slices.ContainsFunc(rt.provisioning.queue, func(w waiter) bool { return w.object.GetUID() == who }) {

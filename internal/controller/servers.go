@@ -3,7 +3,6 @@
 package controller
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -25,6 +24,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
 const (
@@ -32,15 +32,11 @@ const (
 	// which take 61 requests per second, and for what is new.
 	defaultRequestsPerSecond = 100
 
-	// breakerThreshold failures in a row stop requests to a server, save for
+	// breakerThreshold failures in a row stop the provisioning at a server, save for
 	// one probe at a time, from breakerBase up to breakerMax apart.
 	breakerThreshold = 5
 	breakerBase      = time.Second
 	breakerMax       = 30 * time.Second
-
-	// turnover is how long ago a request to a server must have ended at most for
-	// another one to be expected to end at once, and how long that is waited for.
-	turnover = 50 * time.Millisecond
 
 	// keyRefetchInterval is the least time between two fetches of a server's
 	// keys because of an unknown key ID.
@@ -158,8 +154,10 @@ type servers struct {
 
 	// wake has the AuthorizationServer of a key reconciled at once.
 	wake map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent
-	// inFlightMax bounds the token requests under way at one server, so that
-	// one that hangs leaves workers for the others.
+	// gate decides when a token request may go.
+	gate *traffic.Gate
+	// inFlightMax bounds the objects that are provisioned at one server at a time,
+	// so that one that hangs leaves workers for the others.
 	inFlightMax int
 	// requestsPerSecond is the budget of a server that names none.
 	requestsPerSecond int
@@ -174,7 +172,7 @@ func newServers(o Options, foreign *foreignObjects, reader client.Reader) *serve
 			v1alpha1.KindAuthorizationServer:        make(chan event.GenericEvent, 16),
 			v1alpha1.KindClusterAuthorizationServer: make(chan event.GenericEvent, 16),
 		},
-		inFlightMax: max(1, o.Workers/2), requestsPerSecond: o.RequestsPerSecond,
+		gate: traffic.NewGate(o.Workers), inFlightMax: max(1, o.Workers/2), requestsPerSecond: o.RequestsPerSecond,
 	}
 }
 
@@ -246,18 +244,14 @@ func (s *servers) selects(ctx context.Context, sel v1alpha1.NamespaceSelection, 
 
 // serverRuntime is what of a server lives as long as the process.
 type serverRuntime struct {
-	uid types.UID
+	uid   types.UID
+	owner string // in the gate
 
 	mu         sync.Mutex
 	http       *http.Client
 	caVersion  string
-	turns      turns // in the server's budget
-	breaker    *refresh.Breaker
 	refetch    *rate.Limiter
-	inFlight   int           // token requests
-	left       time.Time     // when the last of them ended
-	freed      chan struct{} // tells those that wait for a place of each that ends
-	requests   uint64        // how often provisioning asked for a turn
+	requests   uint64 // how often provisioning asked for a turn
 	fetchState fetchState
 
 	provisioning provisioningRuntime
@@ -272,12 +266,13 @@ func (s *servers) runtime(obj client.Object) *serverRuntime {
 	defer s.mu.Unlock()
 	rt := s.runtimes[key]
 	if rt == nil || rt.uid != obj.GetUID() {
+		if rt != nil {
+			s.gate.Forget(rt.owner)
+		}
 		rt = &serverRuntime{
+			owner:   owner(obj),
 			uid:     obj.GetUID(),
-			turns:   newTurns(s.budget(specOf(obj).Requests)),
-			breaker: refresh.NewBreaker(breakerThreshold, breakerBase, breakerMax),
 			refetch: rate.NewLimiter(rate.Every(keyRefetchInterval), 1),
-			freed:   make(chan struct{}, s.inFlightMax),
 
 			provisioning: provisioningRuntime{breaker: refresh.NewBreaker(breakerThreshold, breakerBase, breakerMax)},
 		}
@@ -291,6 +286,7 @@ func (s *servers) forget(key serverKey) {
 	defer s.mu.Unlock()
 	if rt := s.runtimes[key]; rt != nil {
 		delete(s.runtimes, key)
+		s.gate.Forget(rt.owner)
 		rt.closeIdle()
 	}
 }
@@ -369,132 +365,6 @@ func (s *servers) caBundle(ctx context.Context, obj client.Object) (version stri
 		}, nil
 	}
 	return content.version + "/" + key, content.data[key], nil, nil
-}
-
-// admit says whether a token request may be sent to a server now. If not, it
-// returns when to ask again and why. An admitted request must be reported with
-// done, or with abandon if it was not sent after all.
-//
-// Where only a free place is missing, and the server is so quick that places become
-// free every moment, it waits for one: with a flood of clients, the workers would
-// else turn away every one of them, and look at each again later.
-func (s *servers) admit(ctx context.Context, srv *server, n need) (wait time.Duration, p *problem) {
-	wait, p, freed := s.ask(srv, n)
-	if freed == nil {
-		return wait, p
-	}
-	ctx, cancel := context.WithTimeout(ctx, turnover)
-	defer cancel()
-	for freed != nil {
-		select {
-		case <-freed:
-			wait, p, freed = s.ask(srv, n)
-		case <-ctx.Done():
-			return wait, p
-		}
-	}
-	return wait, p
-}
-
-// ask is admit without the wait for a free place. It returns where one is told of,
-// if that is worth it.
-func (s *servers) ask(srv *server, n need) (wait time.Duration, p *problem, freed <-chan struct{}) {
-	rt, now := s.runtime(srv.object), s.clock.Now()
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-
-	limit, burst := s.budget(srv.spec.Requests)
-	rt.turns.setBudget(now, limit, burst)
-	at, ahead := rt.turns.ask(now, n)
-	wait = rt.turns.until(now, ahead)
-	at.ready = wait == 0
-	if free := s.inFlightMax - rt.inFlight; free <= 0 || at.ready && rt.turns.readyAhead(ahead) >= free {
-		if at.ready && now.Sub(rt.left) < turnover {
-			freed = rt.freed
-		}
-		// The further back, the later: the whole line must not come again and
-		// again while the server is slow.
-		busy := spread(n.client, 100*time.Millisecond, 300*time.Millisecond)
-		wait = max(wait, busy*time.Duration(1+ahead/(4*s.inFlightMax)))
-	}
-	if wait > 0 {
-		rt.turns.tell(at, now.Add(wait))
-		return wait, &problem{
-			reason: v1alpha1.ReasonWaitingForBudget, unknown: true,
-			message: fmt.Sprintf("The request budget of %s %q is used up for the moment", srv.key.kind, srv.key.name),
-		}, freed
-	}
-	rt.turns.take(now, at)
-	// Asked last: half open, the breaker lets one request through and waits for
-	// its outcome.
-	if ok, retryAt := rt.breaker.Allow(now); !ok {
-		return retryAt.Sub(now) + spread(n.client, 0, time.Second), &problem{
-			reason:  v1alpha1.ReasonAuthorizationServerUnavailable,
-			message: fmt.Sprintf("%s %q keeps failing; one client at a time tries again", srv.key.kind, srv.key.name),
-		}, nil
-	}
-	rt.inFlight++
-	return 0, nil, nil
-}
-
-// budget returns how many requests per second a server gets from this instance,
-// and how many at once: its share of what the server's spec allows, and no less
-// than one.
-func (s *servers) budget(b v1alpha1.RequestBudget) (limit rate.Limit, burst int) {
-	perSecond := cmp.Or(int(b.PerSecond), s.requestsPerSecond)
-	burst = cmp.Or(int(b.Burst), perSecond)
-	return max(1, rate.Limit(perSecond)/rate.Limit(s.shares)), max(1, burst/s.shares)
-}
-
-// done reports an admitted request: whether the server proved to be working,
-// and for how long it asked to be left alone.
-func (s *servers) done(srv *server, working bool, retryAfter time.Duration) {
-	rt, now := s.leaving(srv), s.clock.Now()
-	if rt == nil {
-		return
-	}
-	rt.breaker.Report(now, working)
-	if retryAfter > 0 {
-		rt.breaker.Open(now.Add(retryAfter))
-	}
-}
-
-// abandon reports that an admitted request was not sent.
-func (s *servers) abandon(srv *server) {
-	if rt := s.leaving(srv); rt != nil {
-		rt.breaker.Abandon() // another client may try the server
-	}
-}
-
-// leaving ends an admitted request. It returns the server's runtime, nil if the
-// server was replaced meanwhile by another one of its name, whom this request is
-// no news of.
-func (s *servers) leaving(srv *server) *serverRuntime {
-	s.mu.Lock()
-	rt := s.runtimes[srv.key]
-	s.mu.Unlock()
-	if rt == nil || rt.uid != srv.object.GetUID() {
-		return nil
-	}
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	rt.inFlight, rt.left = max(0, rt.inFlight-1), s.clock.Now()
-	select {
-	case rt.freed <- struct{}{}:
-	default: // as many are told of as there can be
-	}
-	return rt
-}
-
-// leave gives up a client's place in every budget.
-func (s *servers) leave(who types.UID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, rt := range s.runtimes {
-		rt.mu.Lock()
-		rt.turns.leaveAll(who)
-		rt.mu.Unlock()
-	}
 }
 
 // refetchKeys has a server's keys fetched at once because a token was signed

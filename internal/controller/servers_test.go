@@ -3,7 +3,7 @@
 package controller
 
 import (
-	"container/heap"
+	"context"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -12,332 +12,163 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
+
+// clusterServers is a cache that holds ClusterAuthorizationServers only.
+type clusterServers []v1alpha1.ClusterAuthorizationServer
+
+func (c clusterServers) Get(context.Context, client.ObjectKey, client.Object, ...client.GetOption) error {
+	return fmt.Errorf("it holds ClusterAuthorizationServers only")
+}
+
+func (c clusterServers) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
+	list.(*v1alpha1.ClusterAuthorizationServerList).Items = c
+	return nil
+}
+
+var turnsStart = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // turnstile is the admission to token endpoints alone, on a clock of its own.
 type turnstile struct {
 	*servers
 	t     *testing.T
 	clock *clocktesting.FakePassiveClock
-	start time.Time
 }
 
-func newTurnstile(t *testing.T, workers int) *turnstile {
+func newTurnstile(t *testing.T, o Options, clusters ...v1alpha1.ClusterAuthorizationServer) *turnstile {
 	t.Helper()
-	start := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	clock := clocktesting.NewFakePassiveClock(start)
-	o := Options{Workers: workers, Clock: clock}
+	clock := clocktesting.NewFakePassiveClock(turnsStart)
+	o.Clock = clock
 	o.setDefaults()
-	return &turnstile{servers: newServers(o, nil, nil), t: t, clock: clock, start: start}
+	return &turnstile{servers: newServers(o, nil, clusterServers(clusters)), t: t, clock: clock}
 }
 
-// admit is what is said at once.
-func (s *turnstile) admit(srv *server, n need) (time.Duration, *problem) {
-	wait, p, _ := s.ask(srv, n)
-	return wait, p
-}
-
-// at sets the clock to so long after the start.
-func (s *turnstile) at(d time.Duration) { s.clock.SetTime(s.start.Add(d)) }
-
-// serverOf returns a server of a budget; 0 is the default.
-func serverOf(name string, perSecond, burst int32) *server {
+// serverAt returns a server of a namespace with a token endpoint and a budget; 0 is
+// the default.
+func serverAt(namespace, name, issuer, token string, perSecond, burst int32) *server {
 	o := &v1alpha1.AuthorizationServer{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name)},
-		Spec:       v1alpha1.AuthorizationServerSpec{Requests: v1alpha1.RequestBudget{PerSecond: perSecond, Burst: burst}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(namespace + "/" + name)},
+		Spec: v1alpha1.AuthorizationServerSpec{
+			Issuer: issuer, Requests: v1alpha1.RequestBudget{PerSecond: perSecond, Burst: burst},
+			Endpoints: v1alpha1.AuthorizationServerEndpoints{Token: v1alpha1.EndpointURL(token)},
+		},
 	}
 	return &server{key: keyOfObject(o), object: o, spec: specOf(o), status: statusOf(o)}
 }
 
+// clusterAt returns a ClusterAuthorizationServer with a discovered token endpoint.
+func clusterAt(name, issuer, token string, perSecond int32) v1alpha1.ClusterAuthorizationServer {
+	c := v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name)}}
+	c.Spec.Issuer, c.Spec.Requests.PerSecond = issuer, perSecond
+	c.Status.Endpoints.Token = v1alpha1.EndpointURL(token)
+	return c
+}
+
 // newcomer is a client without a token.
-func newcomer(who types.UID) need { return need{asker: asker{client: who}} }
+func newcomer(who string) traffic.Need {
+	return traffic.Need{Asker: traffic.Asker{Tenant: "shop", Client: who}}
+}
 
-// admitted asks for a client that is to be let through, and returns its wait
-// otherwise.
-func (s *turnstile) admitted(srv *server, who types.UID) {
+// admitted asks for a client that is to be let through.
+func (s *turnstile) admitted(srv *server, n traffic.Need) *traffic.Ticket {
 	s.t.Helper()
-	if wait, p := s.admit(srv, newcomer(who)); p != nil {
-		s.t.Fatalf("%s is to wait %s: %s", who, wait, p.message)
+	ticket, wait, p, err := s.admit(s.t.Context(), srv, n)
+	if err != nil || p != nil {
+		s.t.Fatalf("%s is to wait %s: %v, %v", n.Client, wait, p, err)
 	}
+	return ticket
 }
 
-// waits asks for a client that is to wait, and returns for how long.
-func (s *turnstile) waits(srv *server, who types.UID, reason string) time.Duration {
+// waits asks for a client that is to wait.
+func (s *turnstile) waits(srv *server, n traffic.Need) {
 	s.t.Helper()
-	wait, p := s.admit(srv, newcomer(who))
-	if p == nil {
-		s.t.Fatalf("%s was let through", who)
+	if ticket, wait, p, err := s.admit(s.t.Context(), srv, n); ticket != nil || err != nil || wait <= 0 || p.reason != v1alpha1.ReasonWaitingForBudget {
+		s.t.Fatalf("%s was let through, or waits for %v, %v", n.Client, p, err)
 	}
-	if p.reason != reason {
-		s.t.Fatalf("%s waits for %s, want %s", who, p.reason, reason)
-	}
-	if wait <= 0 {
-		s.t.Fatalf("%s is to ask again after %s, which is a hot loop", who, wait)
-	}
-	return wait
 }
 
-// asking is when a client asks next, or when its request is answered.
-type asking struct {
-	at   time.Duration
-	who  types.UID
-	done bool
-}
-
-type agenda []asking
-
-func (a agenda) Len() int           { return len(a) }
-func (a agenda) Less(i, j int) bool { return a[i].at < a[j].at }
-func (a agenda) Swap(i, j int)      { a[i], a[j] = a[j], a[i] }
-func (a *agenda) Push(x any)        { *a = append(*a, x.(asking)) }
-func (a *agenda) Pop() any {
-	last := (*a)[len(*a)-1]
-	*a = (*a)[:len(*a)-1]
-	return last
-}
-
-// TestBudgetHoldsForManyClients lets many clients come at once, and each come
-// again when it was told to: in no window are more let through than the rate
-// and the burst allow, and all get through in the time that the rate needs.
-func TestBudgetHoldsForManyClients(t *testing.T) {
+func TestWhatRequestsAreAccountedTo(t *testing.T) {
+	const issuer, token = "https://idp.example.com", "https://idp.example.com/oauth/token"
+	realm := func(name string, perSecond int32) v1alpha1.ClusterAuthorizationServer {
+		return clusterAt(name, issuer+"/"+name, issuer+"/"+name+"/token", perSecond)
+	}
 	for name, tc := range map[string]struct {
-		perSecond, burst int32
-		rate, most       int // what must hold
-		clients          int
-		takes            time.Duration // a request
+		clusters []v1alpha1.ClusterAuthorizationServer
+		server   *server
+		account  string
+		ceiling  float64
 	}{
-		"the default budget":                        {rate: 100, most: 100, clients: 1000, takes: 20 * time.Millisecond},
-		"a burst that is smaller than the rate":     {perSecond: 100, burst: 1, rate: 100, most: 1, clients: 1000, takes: 5 * time.Millisecond},
-		"a burst that is larger than the rate":      {perSecond: 5, burst: 40, rate: 5, most: 40, clients: 300, takes: 50 * time.Millisecond},
-		"one per second":                            {perSecond: 1, burst: 1, rate: 1, most: 1, clients: 60, takes: 10 * time.Millisecond},
-		"a server that is slower than its budget":   {perSecond: 1000, rate: 1000, most: 1000, clients: 200, takes: time.Second},
-		"more clients than a limiter could promise": {perSecond: 10, burst: 10, rate: 10, most: 10, clients: 3000, takes: time.Millisecond},
+		"a server of its own":                   {server: serverAt("shop", "own", issuer, token, 7, 7), account: "idp.example.com:443"},
+		"another spelling of the host":          {server: serverAt("shop", "own", issuer, "https://IDP.example.com.:443/oauth//token?x", 7, 7), account: "idp.example.com:443"},
+		"another port":                          {server: serverAt("shop", "own", issuer, "https://idp.example.com:8443/token", 7, 7), account: "idp.example.com:8443"},
+		"the platform's issuer":                 {clusters: []v1alpha1.ClusterAuthorizationServer{clusterAt("idp", issuer, token, 5)}, server: serverAt("shop", "own", issuer, token, 10000, 10000), account: "idp.example.com:443", ceiling: 5},
+		"the platform's issuer, another host":   {clusters: []v1alpha1.ClusterAuthorizationServer{clusterAt("idp", issuer, token, 5)}, server: serverAt("shop", "own", issuer, "https://alias.example.com/token", 10000, 10000), account: "idp.example.com:443", ceiling: 5},
+		"another issuer at the platform's host": {clusters: []v1alpha1.ClusterAuthorizationServer{clusterAt("idp", issuer, token, 5)}, server: serverAt("shop", "own", "https://evil.example.com", token+"?x", 10000, 10000), account: "idp.example.com:443", ceiling: 5},
+		"another issuer at another host":        {clusters: []v1alpha1.ClusterAuthorizationServer{clusterAt("idp", issuer, token, 5)}, server: serverAt("shop", "own", "https://evil.example.com", "https://evil.example.com/token", 10000, 10000), account: "evil.example.com:443"},
+		"two realms of the platform's":          {clusters: []v1alpha1.ClusterAuthorizationServer{realm("a", 5), realm("b", 7)}, server: serverAt("shop", "own", issuer+"/c", issuer+"/c/token", 100, 100), account: "idp.example.com:443", ceiling: 12},
+		"two names of one realm":                {clusters: []v1alpha1.ClusterAuthorizationServer{realm("a", 5), clusterAt("again", issuer+"/a", issuer+"/a/token", 7)}, server: serverAt("shop", "own", issuer+"/a", issuer+"/a/token", 100, 100), account: "idp.example.com:443", ceiling: 7},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, srv := newTurnstile(t, 20), serverOf("auth", tc.perSecond, tc.burst)
-			var a agenda
-			for i := range tc.clients {
-				heap.Push(&a, asking{0, types.UID(fmt.Sprintf("client-%d", i)), false})
+			s := newTurnstile(t, Options{}, tc.clusters...)
+			e, err := s.endpoint(t.Context(), tc.server)
+			if err != nil {
+				t.Fatal(err)
 			}
-			var through []time.Duration
-			asked := map[types.UID]int{}
-			for inFlight := 0; a.Len() > 0; {
-				next := heap.Pop(&a).(asking)
-				s.at(next.at)
-				if next.done {
-					inFlight--
-					s.done(srv, true, 0)
-					continue
-				}
-				asked[next.who]++
-				wait, p := s.admit(srv, newcomer(next.who))
-				if p != nil {
-					heap.Push(&a, asking{next.at + max(wait, time.Millisecond), next.who, false})
-					continue
-				}
-				if inFlight++; inFlight > s.inFlightMax {
-					t.Fatalf("%d requests are under way at once, want at most %d", inFlight, s.inFlightMax)
-				}
-				through = append(through, next.at)
-				heap.Push(&a, asking{next.at + tc.takes, next.who, true})
-			}
-			if len(through) != tc.clients {
-				t.Fatalf("%d requests were let through for %d clients", len(through), tc.clients)
-			}
-			first := 0
-			for last := range through { // in every window of ten seconds
-				for through[last]-through[first] > 10*time.Second {
-					first++
-				}
-				window := (through[last] - through[first]).Seconds()
-				if n, most := last-first+1, int(window*float64(tc.rate))+tc.most+1; n > most {
-					t.Fatalf("%d requests were let through within %.2f s, want at most %d", n, window, most)
-				}
-			}
-			ideal := max(float64(tc.clients-tc.most)/float64(tc.rate), float64(tc.clients)/float64(s.inFlightMax)*tc.takes.Seconds())
-			if took := through[len(through)-1].Seconds(); took > 1.5*ideal+1 {
-				t.Errorf("the last client got through after %.1f s, where %.1f s are enough", took, ideal)
-			}
-			if left := len(s.runtime(srv.object).turns.line); left != 0 {
-				t.Errorf("%d turns are left over", left)
+			if e.Account != tc.account || e.Ceiling.PerSecond != tc.ceiling {
+				t.Errorf("accounted to %s with a ceiling of %v, want %s and %v", e.Account, e.Ceiling.PerSecond, tc.account, tc.ceiling)
 			}
 		})
 	}
+	t.Run("a CA of its own makes a route of its own", func(t *testing.T) {
+		s, plain, odd := newTurnstile(t, Options{}), serverAt("shop", "plain", issuer, token, 0, 0), serverAt("shop", "odd", issuer, token, 0, 0)
+		odd.spec.CABundle.ConfigMapRef.Name = "ca"
+		one, err := s.endpoint(t.Context(), plain)
+		other, err2 := s.endpoint(t.Context(), odd)
+		if err != nil || err2 != nil || one.Route == other.Route || one.Account != other.Account {
+			t.Errorf("the routes are %q and %q, the accounts %q and %q", one.Route, other.Route, one.Account, other.Account)
+		}
+	})
 }
 
-func TestAClientKeepsItsTurn(t *testing.T) {
-	s, srv := newTurnstile(t, 20), serverOf("auth", 1, 1)
-	s.admitted(srv, "first")
-	s.done(srv, true, 0)
-	if wait := s.waits(srv, "second", v1alpha1.ReasonWaitingForBudget); wait != time.Second {
-		t.Errorf("the second client waits %s, want 1s", wait)
-	}
-	// It comes back early, as an event may have it: its turn stays what it was.
-	for range 5 {
-		s.at(400 * time.Millisecond)
-		if wait := s.waits(srv, "second", v1alpha1.ReasonWaitingForBudget); wait != 600*time.Millisecond {
-			t.Errorf("the second client, early, waits %s, want 600ms", wait)
+// TestWhatAFailureSaysOfTheServer: only what reached the server counts, and a refusal
+// of one client is none of its failures.
+func TestWhatAFailureSaysOfTheServer(t *testing.T) {
+	for name, tc := range map[string]struct {
+		failure oauth.Error
+		want    traffic.Outcome
+	}{
+		"no answer":                        {oauth.Error{Class: oauth.ClassRetryable}, traffic.Unanswered},
+		"a certificate of somebody else":   {oauth.Error{Class: oauth.ClassSlowRetry}, traffic.Failed},
+		"an answer that cannot be read":    {oauth.Error{Class: oauth.ClassRetryable, Status: 200}, traffic.Failed},
+		"status 500":                       {oauth.Error{Class: oauth.ClassRetryable, Status: 500}, traffic.Failed},
+		"invalid_client":                   {oauth.Error{Class: oauth.ClassSlowRetry, Status: 401, Code: "invalid_client"}, traffic.Refused},
+		"a redirect":                       {oauth.Error{Class: oauth.ClassTerminal, Status: 302}, traffic.Refused},
+		"an address that flags forbid":     {oauth.Error{Class: oauth.ClassTerminal}, ""},
+		"a token type that nobody can use": {oauth.Error{Class: oauth.ClassTerminal, Status: 200}, traffic.Refused},
+	} {
+		if got := outcome(&tc.failure); got != tc.want {
+			t.Errorf("%s is %q, want %q", name, got, tc.want)
 		}
 	}
-	if wait := s.waits(srv, "third", v1alpha1.ReasonWaitingForBudget); wait != 1600*time.Millisecond {
-		t.Errorf("the third client waits %s, want 1.6s: the second came back and took no second turn", wait)
-	}
-	s.at(time.Second)
-	s.admitted(srv, "second")
-	s.at(2 * time.Second)
-	s.admitted(srv, "third")
-}
-
-// A turn taken late pushes the next one back: the budget bounds what is sent.
-func TestALateTurnPushesTheNextOneBack(t *testing.T) {
-	s, srv := newTurnstile(t, 20), serverOf("auth", 1, 1)
-	s.admitted(srv, "first")
-	s.waits(srv, "second", v1alpha1.ReasonWaitingForBudget)
-	s.waits(srv, "third", v1alpha1.ReasonWaitingForBudget)
-	s.at(1500 * time.Millisecond)
-	s.admitted(srv, "second")
-	s.at(2 * time.Second)
-	if wait := s.waits(srv, "third", v1alpha1.ReasonWaitingForBudget); wait != 500*time.Millisecond {
-		t.Errorf("the third client waits %s, want 500ms", wait)
-	}
-	s.at(2500 * time.Millisecond)
-	s.admitted(srv, "third")
-}
-
-func TestATurnThatIsNotTakenLapses(t *testing.T) {
-	s, srv := newTurnstile(t, 20), serverOf("auth", 1, 1)
-	s.admitted(srv, "first")
-	s.waits(srv, "second", v1alpha1.ReasonWaitingForBudget)
-	s.at(time.Second + turnSlack + time.Nanosecond)
-	s.admitted(srv, "third")
-	// The second could have come long ago; now it waits for what comes next.
-	if wait := s.waits(srv, "second", v1alpha1.ReasonWaitingForBudget); wait != time.Second {
-		t.Errorf("the second client waits %s, want 1s", wait)
-	}
-}
-
-func TestADeletedClientLeavesEveryQueue(t *testing.T) {
-	s, one, other := newTurnstile(t, 20), serverOf("one", 1, 1), serverOf("other", 1, 1)
-	for _, srv := range []*server{one, other} {
-		s.admitted(srv, "first")
-		s.waits(srv, "second", v1alpha1.ReasonWaitingForBudget)
-	}
-	s.leave("second")
-	for _, srv := range []*server{one, other} {
-		if n := len(s.runtime(srv.object).turns.line); n != 0 {
-			t.Errorf("%d turns are left at server %q", n, srv.key.name)
-		}
-	}
-}
-
-func TestAnOutageDropsTurns(t *testing.T) {
-	s, srv := newTurnstile(t, 20), serverOf("auth", 1, 5)
-	for i := range breakerThreshold {
-		s.admitted(srv, types.UID(fmt.Sprint(i)))
-	}
-	s.waits(srv, "late", v1alpha1.ReasonWaitingForBudget)
-	for range breakerThreshold {
-		s.done(srv, false, 0)
-	}
-	s.at(time.Second - time.Millisecond)
-	if wait := s.waits(srv, "late", v1alpha1.ReasonWaitingForBudget); wait != time.Millisecond {
-		t.Errorf("the late client waits %s, want 1ms", wait)
-	}
-	s.done(srv, false, 30*time.Second)
-	s.at(2 * time.Second)
-	// At its turn it meets the open breaker: the turn is over, and it is not to
-	// come back before the server may be asked.
-	if wait := s.waits(srv, "late", v1alpha1.ReasonAuthorizationServerUnavailable); wait < 28*time.Second || wait > 30*time.Second {
-		t.Errorf("the late client waits %s, want from 28 to 30 s", wait)
-	}
-	if n := len(s.runtime(srv.object).turns.line); n != 0 {
-		t.Errorf("%d turns are left", n)
-	}
-}
-
-func TestOneClientAtATimeTriesADownServer(t *testing.T) {
-	s, srv := newTurnstile(t, 200), serverOf("auth", 1000, 0)
-	for i := range breakerThreshold {
-		s.admitted(srv, types.UID(fmt.Sprint(i)))
-	}
-	for range breakerThreshold {
-		s.done(srv, false, 0)
-	}
-	probes := 0
-	for i := range 120 { // two minutes, 200 clients asking every second
-		s.at(time.Duration(i+1) * time.Second)
-		let := 0
-		for c := range 200 {
-			if _, p := s.admit(srv, newcomer(types.UID(fmt.Sprint(c)))); p == nil {
-				let++
-			}
-		}
-		if let > 1 {
-			t.Fatalf("%d clients were let through to a server that is down", let)
-		}
-		if let == 1 {
-			probes++
-			s.done(srv, false, 0)
-		}
-	}
-	if probes < 5 || probes > 9 { // after 1, 2, 4, 8, 16, 30, 30, … seconds
-		t.Errorf("%d probes were sent in two minutes, want 5 to 9", probes)
-	}
-
-	s.at(time.Hour)
-	s.admitted(srv, "probe")
-	s.waits(srv, "other", v1alpha1.ReasonAuthorizationServerUnavailable)
-	s.done(srv, true, 0)
-	s.admitted(srv, "other")
-}
-
-// TestAProbeThatIsNotSentIsPassedOn: a client whose credentials turn out
-// unusable after it was let through must not keep others from trying.
-func TestAProbeThatIsNotSentIsPassedOn(t *testing.T) {
-	s, srv := newTurnstile(t, 20), serverOf("auth", 0, 0)
-	for range breakerThreshold {
-		s.admitted(srv, "any")
-		s.done(srv, false, 0)
-	}
-	s.at(time.Minute)
-	s.admitted(srv, "without credentials")
-	s.waits(srv, "other", v1alpha1.ReasonAuthorizationServerUnavailable)
-	s.abandon(srv)
-	s.admitted(srv, "other")
-}
-
-func TestAHangingServerLeavesWorkersForOthers(t *testing.T) {
-	s, hanging, other := newTurnstile(t, 20), serverOf("hanging", 1000, 0), serverOf("other", 1000, 0)
-	for i := range 10 {
-		s.admitted(hanging, types.UID(fmt.Sprintf("client-%d", i)))
-	}
-	if wait := s.waits(hanging, "client-10", v1alpha1.ReasonWaitingForBudget); wait > time.Second {
-		t.Errorf("the eleventh client is to wait %s, want less than a second", wait)
-	}
-	s.admitted(other, "client-11")
-	s.done(hanging, false, 0)
-	s.admitted(hanging, "client-10")
-	s.abandon(hanging)
-	s.admitted(hanging, "client-12")
-	s.waits(hanging, "client-13", v1alpha1.ReasonWaitingForBudget)
 }
 
 // TestAWorkerWaitsForAPlaceAtAQuickServer has an eleventh client come while ten
 // requests are under way and others end all the time.
 func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
-	filled := func(t *testing.T) (*turnstile, *server) {
-		s, quick := newTurnstile(t, 20), serverOf("quick", 1000, 0)
-		s.admitted(quick, "client-0")
-		s.done(quick, true, 0)
+	filled := func(t *testing.T) (*turnstile, *server, []*traffic.Ticket) {
+		s, quick := newTurnstile(t, Options{Workers: 20}), serverAt("shop", "quick", "https://idp", "https://idp/token", 1000, 0)
+		s.done(s.admitted(quick, newcomer("client-0")), nil)
+		var under []*traffic.Ticket
 		for i := range 10 {
-			s.admitted(quick, types.UID(fmt.Sprintf("client-%d", i)))
+			under = append(under, s.admitted(quick, newcomer(fmt.Sprintf("client-%d", i))))
 		}
-		for len(s.runtime(quick.object).freed) > 0 {
-			<-s.runtime(quick.object).freed
-		}
-		return s, quick
+		s.waits(quick, newcomer("client-10")) // it takes what the first one freed
+		return s, quick, under
 	}
 	type answer struct {
 		wait time.Duration
@@ -346,14 +177,14 @@ func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
 	asks := func(t *testing.T, s *turnstile, srv *server) <-chan answer {
 		answers := make(chan answer, 1)
 		go func() {
-			wait, p := s.servers.admit(t.Context(), srv, newcomer("client-10"))
+			_, wait, p, _ := s.admit(t.Context(), srv, newcomer("client-10"))
 			answers <- answer{wait, p}
 		}()
 		return answers
 	}
 	t.Run("it gets the next one", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s, quick := filled(t)
+			s, quick, under := filled(t)
 			answers := asks(t, s, quick)
 			synctest.Wait()
 			select {
@@ -361,7 +192,7 @@ func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
 				t.Fatalf("it is to ask again after %s, want it to wait", a.wait)
 			default:
 			}
-			s.done(quick, true, 0)
+			s.done(under[0], nil)
 			if a := <-answers; a.p != nil {
 				t.Errorf("it is to wait %s: %s", a.wait, a.p.message)
 			}
@@ -369,7 +200,7 @@ func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
 	})
 	t.Run("it does not wait for long", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s, quick := filled(t)
+			s, quick, _ := filled(t)
 			started := time.Now()
 			if a := <-asks(t, s, quick); a.p == nil || a.wait <= 0 {
 				t.Error("an eleventh request was let through")
@@ -381,8 +212,8 @@ func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
 	})
 	t.Run("where none ends it does not wait", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s, quick := filled(t)
-			s.at(turnover)
+			s, quick, _ := filled(t)
+			s.clock.SetTime(turnsStart.Add(turnover))
 			started := time.Now()
 			if a := <-asks(t, s, quick); a.p == nil {
 				t.Error("an eleventh request was let through")
@@ -394,60 +225,41 @@ func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
 	})
 }
 
-func TestOneWorkerIsEnoughToAsk(t *testing.T) {
-	s, srv := newTurnstile(t, 1), serverOf("auth", 0, 0)
-	s.admitted(srv, "client")
-	s.waits(srv, "other", v1alpha1.ReasonWaitingForBudget)
-}
-
-func TestRetryAfterIsHonoured(t *testing.T) {
-	s, srv := newTurnstile(t, 20), serverOf("auth", 0, 0)
-	s.admitted(srv, "first")
-	s.done(srv, false, time.Minute)
-	s.at(30 * time.Second)
-	if wait := s.waits(srv, "second", v1alpha1.ReasonAuthorizationServerUnavailable); wait < 30*time.Second || wait > 31*time.Second {
-		t.Errorf("the second client waits %s, want 30 to 31 s", wait)
-	}
-	s.at(time.Minute)
-	s.admitted(srv, "second")
-}
-
-func TestAChangedBudgetCountsAtOnce(t *testing.T) {
-	s := newTurnstile(t, 200)
-	narrow, wide := serverOf("auth", 1, 1), serverOf("auth", 100, 100)
-	s.admitted(narrow, "first")
-	s.waits(narrow, "second", v1alpha1.ReasonWaitingForBudget)
-	s.at(2 * time.Second)
-	s.admitted(wide, "second")
-	for i := range 50 {
-		s.at(2*time.Second + time.Duration(i+1)*10*time.Millisecond)
-		s.admitted(wide, types.UID(fmt.Sprint(i)))
-	}
-}
-
 func TestAServerWithoutABudgetHasTheDefaultOne(t *testing.T) {
-	o := Options{Workers: 200, Clock: clocktesting.NewFakePassiveClock(turnsStart), RequestsPerSecond: 3}
-	o.setDefaults()
-	s := &turnstile{servers: newServers(o, nil, nil), t: t}
+	s := newTurnstile(t, Options{Workers: 200, RequestsPerSecond: 3})
 	for name, tc := range map[string]struct{ perSecond, burst, want int32 }{
-		"none": {0, 0, 3}, "its own": {7, 0, 7}, "a burst of its own": {7, 2, 2},
+		"none": {0, 0, 3}, "its-own": {7, 0, 7}, "a-burst-of-its-own": {7, 2, 2},
 	} {
-		srv := serverOf(name, tc.perSecond, tc.burst)
+		srv := serverAt("shop", name, "https://"+name, "https://"+name+"/token", tc.perSecond, tc.burst)
 		for i := range tc.want {
-			s.admitted(srv, types.UID(fmt.Sprint(i)))
+			s.admitted(srv, newcomer(fmt.Sprint(i)))
 		}
-		s.waits(srv, "another", v1alpha1.ReasonWaitingForBudget)
+		s.waits(srv, newcomer("another"))
 	}
 }
 
 func TestAnotherServerOfTheSameNameStartsAfresh(t *testing.T) {
-	s, before, after := newTurnstile(t, 2), serverOf("auth", 1, 1), serverOf("auth", 1, 1)
+	s := newTurnstile(t, Options{})
+	before, after := serverAt("shop", "auth", "https://idp", "https://idp/token", 1, 1), serverAt("shop", "auth", "https://idp", "https://idp/token", 1, 1)
 	after.object.SetUID("another")
-	s.admitted(before, "first")
-	s.waits(before, "second", v1alpha1.ReasonWaitingForBudget)
-	s.admitted(after, "second")
-	s.done(before, false, time.Hour) // late news of the former one's
-	s.waits(after, "third", v1alpha1.ReasonWaitingForBudget)
+	s.runtime(before.object)
+	late := s.admitted(before, newcomer("first"))
+	s.waits(before, newcomer("second"))
+	s.runtime(after.object)
+	s.admitted(after, newcomer("second"))
+	s.done(late, &oauth.Error{Class: oauth.ClassRetryable, RetryAfter: time.Hour}) // late news of the former one's
+	s.waits(after, newcomer("third"))
 	s.forget(after.key)
-	s.admitted(after, "third")
+	s.admitted(after, newcomer("third"))
+}
+
+// TestADeletedClientLeavesEveryLine: its place at a server is another's.
+func TestADeletedClientLeavesEveryLine(t *testing.T) {
+	s, srv := newTurnstile(t, Options{}), serverAt("shop", "auth", "https://idp", "https://idp/token", 1, 1)
+	s.done(s.admitted(srv, newcomer("a-first")), nil)
+	s.waits(srv, newcomer("b-second"))
+	s.waits(srv, newcomer("c-third"))
+	s.leave("b-second")
+	s.clock.SetTime(turnsStart.Add(time.Second))
+	s.admitted(srv, newcomer("c-third"))
 }

@@ -474,14 +474,15 @@ func TestABudgetIsShared(t *testing.T) {
 		"an instance that was not told of it": {10, 10, 0, 10, 100 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
-			clock := clocktesting.NewFakePassiveClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
-			o := Options{Workers: 1000, Clock: clock, Shards: tc.instances}
-			o.setDefaults()
-			s, srv := newServers(o, nil, nil), serverOf("auth", tc.perSecond, tc.burst)
+			s := newTurnstile(t, Options{Workers: 1000, Shards: tc.instances})
+			srv := serverAt("shop", "auth", "https://idp", "https://idp/token", tc.perSecond, tc.burst)
 			n := 0
 			var wait time.Duration
 			for p := (*problem)(nil); p == nil && n <= 200; n++ {
-				wait, p, _ = s.ask(srv, newcomer(types.UID(fmt.Sprint(n))))
+				var err error
+				if _, wait, p, err = s.admit(t.Context(), srv, newcomer(fmt.Sprint(n))); err != nil {
+					t.Fatal(err)
+				}
 			}
 			if n-1 != tc.want {
 				t.Errorf("%d clients are let through at once, want %d", n-1, tc.want)

@@ -6,16 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -139,61 +135,4 @@ func countReady(t *testing.T, namespace string) (ready int) {
 		}
 	}
 	return ready
-}
-
-// TestBudgetHoldsForLateTurns: clients whose turn came while the server was
-// slow do not all ask at once when it is fast again.
-func TestBudgetHoldsForLateTurns(t *testing.T) {
-	clock := clocktesting.NewFakePassiveClock(time.Now())
-	o := Options{Clock: clock}
-	o.setDefaults()
-	s := newServers(o, nil, nil)
-	as := &v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: "slow", UID: "1"}}
-	as.Spec.Requests = v1alpha1.RequestBudget{PerSecond: 40, Burst: 40}
-	srv := &server{key: keyOfObject(as), object: as, spec: &as.Spec, status: &as.Status}
-	waiting := map[types.UID]bool{}
-	for i := range 200 {
-		waiting[types.UID(strconv.Itoa(i))] = true
-	}
-	admitted := func(under int) (n int) {
-		for who := range waiting {
-			if _, p, _ := s.ask(srv, newcomer(who)); p == nil {
-				delete(waiting, who)
-				if n++; n > under {
-					s.done(srv, true, 0)
-				}
-			}
-		}
-		return n
-	}
-	if n := admitted(0); n != 40 {
-		t.Fatalf("%d requests at once, want the burst of 40", n)
-	}
-	// Now all have their turns, and the server becomes slow.
-	clock.SetTime(clock.Now().Add(time.Second))
-	under := admitted(s.inFlightMax)
-	if under != s.inFlightMax {
-		t.Fatalf("%d requests are under way, want %d", under, s.inFlightMax)
-	}
-	for range 10 {
-		clock.SetTime(clock.Now().Add(time.Second))
-		if n := admitted(0); n != 0 {
-			t.Fatalf("%d more requests are under way", n)
-		}
-	}
-	for range under {
-		s.done(srv, true, 0)
-	}
-	if n := admitted(0); n != 40 {
-		t.Errorf("%d requests at once, want the burst of 40", n)
-	}
-	for second := 1; len(waiting) > 0; second++ {
-		if second > 60 {
-			t.Fatalf("%d clients still wait", len(waiting))
-		}
-		clock.SetTime(clock.Now().Add(time.Second))
-		if n := admitted(0); n > 40 {
-			t.Errorf("%d requests in second %d, want at most 40", n, second)
-		}
-	}
 }

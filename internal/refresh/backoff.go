@@ -19,6 +19,11 @@ var (
 	// SlowBackoff is for refusals that may heal when the server catches up,
 	// such as invalid_client or invalid_scope.
 	SlowBackoff = Backoff{Base: 10 * time.Second, Max: 5 * time.Minute}
+
+	// RefusalBackoff is for token requests that are refused, or bring what cannot be
+	// used: each counts at the server, which may lock out whoever is refused often.
+	// It is to begin anew when anything changes on which the attempt depends.
+	RefusalBackoff = Backoff{Base: 10 * time.Second, Max: time.Hour}
 )
 
 // Backoff is how long to wait between attempts: Base after the first failure,

@@ -1,0 +1,483 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package traffic decides when a request may go to an endpoint that many tenants
+// share: whose turn it is within the endpoint's budget, who waits while it fails,
+// and how many workers one tenant or slow endpoint may hold. It knows tenants,
+// clients and endpoints by strings, speaks no protocol, keeps everything in memory,
+// and takes the time as an argument.
+//
+// The promise is that one tenant's trouble is its own. Whatever others do, a tenant
+// that asks for one thing at a time has its turn after at most one turn of each of
+// the others (two, if it has no token yet), a failure of others delays it by no more
+// than breakerMax, and a token of its own that expires meanwhile is tried before.
+package traffic
+
+import (
+	"hash/fnv"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	// turnover is how long ago a request to an account must have ended at most for
+	// another one to be expected to end at once.
+	turnover = 50 * time.Millisecond
+
+	// refusedBurst is how many requests of a tenant an endpoint may refuse before
+	// the tenant's clients that were never served wait, and refusedEvery how often
+	// one of them may try then.
+	refusedBurst = 5
+	refusedEvery = 30 * time.Second
+)
+
+// Budget is how many requests per second may be sent, and how many at once.
+type Budget struct {
+	PerSecond float64
+	Burst     int
+}
+
+func (b Budget) limit() rate.Limit { return rate.Limit(b.PerSecond) }
+
+// Endpoint is where a request goes.
+type Endpoint struct {
+	// Account is what requests are accounted to: all that reaches the same server,
+	// whatever object names it.
+	Account string
+	// Route is what a failure may speak of: the very address, and how it is trusted.
+	Route string
+	// Owner is the object that names the endpoint, and Own the budget that it gives
+	// its clients.
+	Owner string
+	Own   Budget
+	// Ceiling is the budget that the platform gives the account. Zero: the largest
+	// one of the owners.
+	Ceiling Budget
+}
+
+// Cause is why a request has to wait.
+type Cause string
+
+const (
+	// CauseBudget means that the budget is used up for the moment.
+	CauseBudget Cause = "Budget"
+	// CausePlaces means that as many requests are under way as may be.
+	CausePlaces Cause = "Places"
+	// CauseEndpoint means that the endpoint fails for several tenants, or does not
+	// answer.
+	CauseEndpoint Cause = "Endpoint"
+	// CauseTenant means that the endpoint fails for several clients of the tenant.
+	CauseTenant Cause = "Tenant"
+	// CauseRefusals means that the endpoint has refused many requests of the tenant.
+	CauseRefusals Cause = "Refusals"
+)
+
+// Outcome is how a request ended.
+type Outcome string
+
+const (
+	// Served means that the endpoint gave what was asked for.
+	Served Outcome = "Served"
+	// Refused means that the endpoint works and refused this client, or gave it
+	// something that cannot be used.
+	Refused Outcome = "Refused"
+	// Failed means that the endpoint answered with a trouble of its own.
+	Failed Outcome = "Failed"
+	// Unanswered means that no answer came.
+	Unanswered Outcome = "Unanswered"
+)
+
+// Answer is what Ask says: a ticket for a request, or how long to wait and why.
+type Answer struct {
+	Ticket *Ticket
+	Wait   time.Duration
+	Cause  Cause
+	// Freed tells of a place that becomes free, where only that is missing and
+	// others end every moment. It is nil otherwise.
+	Freed <-chan struct{}
+}
+
+// Ticket stands for a request that was let through. It is owed to Done or Abandon.
+type Ticket struct {
+	need    Need
+	account *account
+	route   *route
+	place   *Place
+	sentAt  time.Time
+	urgent  bool // let through although a breaker was open
+	paid    bool // for the case that it is refused
+}
+
+// Gate lets requests through. It is safe for concurrent use.
+type Gate struct {
+	places   *Places
+	inFlight int // at one route, at most
+
+	mu       sync.Mutex
+	accounts map[string]*account
+	routes   map[string]*route
+	owners   map[string]Endpoint // as they asked last
+}
+
+// account is what is accounted together.
+type account struct {
+	line     line
+	own      map[string]*line   // by owner whose budget is below the ceiling
+	owners   map[string]Budget  // of those that name it
+	refusals map[string]*tokens // by tenant
+}
+
+type tokens struct{ *rate.Limiter }
+
+// route is an address, and how it fails.
+type route struct {
+	breaker
+	name     string
+	tenants  map[string]*breaker // of those whose requests fail
+	owners   map[string]bool
+	inFlight int           // requests
+	left     time.Time     // when the last of them ended
+	full     time.Time     // when there was no place last
+	freed    chan struct{} // tells those that wait for a place of each that ends
+}
+
+// NewGate makes a gate for so many workers. At one route at most half of them have
+// a request under way.
+func NewGate(workers int) *Gate {
+	return &Gate{
+		places: NewPlaces(workers), inFlight: max(1, workers/2),
+		accounts: map[string]*account{}, routes: map[string]*route{}, owners: map[string]Endpoint{},
+	}
+}
+
+// at returns the state of an endpoint, and notes who names it.
+func (g *Gate) at(e Endpoint) (*account, *route) {
+	if was, ok := g.owners[e.Owner]; ok && (was.Account != e.Account || was.Route != e.Route) {
+		g.forget(e.Owner)
+	}
+	g.owners[e.Owner] = e
+	a := g.accounts[e.Account]
+	if a == nil {
+		a = &account{
+			line: newLine(e.Own), own: map[string]*line{}, owners: map[string]Budget{}, refusals: map[string]*tokens{},
+		}
+		g.accounts[e.Account] = a
+	}
+	a.owners[e.Owner] = e.Own
+	r := g.routes[e.Route]
+	if r == nil {
+		r = &route{
+			breaker: breaker{source: tenantOf},
+			name:    e.Route, tenants: map[string]*breaker{}, owners: map[string]bool{}, freed: make(chan struct{}, g.inFlight),
+		}
+		g.routes[e.Route] = r
+	}
+	r.owners[e.Owner] = true
+	return a, r
+}
+
+// budget returns what an account may be asked in all.
+func (a *account) budget(e Endpoint) Budget {
+	most := e.Ceiling
+	if most == (Budget{}) {
+		for _, b := range a.owners {
+			if b.PerSecond > most.PerSecond || b.PerSecond == most.PerSecond && b.Burst > most.Burst {
+				most = b
+			}
+		}
+	}
+	return most
+}
+
+// ownLine returns the line of an owner whose budget is below that of the account,
+// nil for another one.
+func (a *account) ownLine(now time.Time, e Endpoint, all Budget) *line {
+	if e.Own.PerSecond >= all.PerSecond && e.Own.Burst >= all.Burst {
+		delete(a.own, e.Owner)
+		return nil
+	}
+	l := a.own[e.Owner]
+	if l == nil {
+		made := newLine(e.Own)
+		l = &made
+		a.own[e.Owner] = l
+	}
+	l.setBudget(now, e.Own)
+	return l
+}
+
+// Ask asks for a token request. Where it says to wait, whoever asks again by then
+// keeps its place.
+func (g *Gate) Ask(now time.Time, e Endpoint, n Need) Answer {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	a, r := g.at(e)
+	wait := func(until time.Duration, why Cause) Answer {
+		a.leaveAsker(n.Asker)
+		return Answer{Wait: max(time.Millisecond, until), Cause: why}
+	}
+	if ok, again := r.admits(now, n); !ok {
+		return wait(again.Sub(now), CauseEndpoint)
+	}
+	if of := r.tenants[n.Tenant]; of != nil {
+		if ok, again := of.admits(now, n); !ok {
+			return wait(again.Sub(now), CauseTenant)
+		}
+	}
+	if until := a.refusals[n.Tenant].until(now); until > 0 && !n.Proven {
+		return wait(until+spread(n.Client+n.Access, time.Second), CauseRefusals)
+	}
+
+	at, ahead, until := a.turn(now, e, n)
+	if at == nil {
+		return Answer{Wait: until, Cause: CauseBudget}
+	}
+	at.ready = until == 0
+	place := g.place(now, a, r, at)
+	if place == nil {
+		answer := Answer{Wait: until, Cause: CauseBudget}
+		if at.ready {
+			r.full = now
+		}
+		if at.ready || r.inFlight >= g.inFlight || now.Sub(r.full) < time.Second {
+			answer.Cause = CausePlaces
+			if at.ready && now.Sub(r.left) < turnover {
+				answer.Freed = r.freed
+			}
+			// The further back, the later: the whole line must not come again and
+			// again while the server is slow.
+			busy := 100*time.Millisecond + spread(n.Client, 200*time.Millisecond)
+			answer.Wait = max(until, busy*time.Duration(1+ahead/(4*g.inFlight)))
+		}
+		a.line.tell(at, now.Add(answer.Wait))
+		return answer
+	}
+	a.line.take(now, at)
+	r.inFlight++
+	return Answer{Ticket: g.send(now, &Ticket{need: n, account: a, route: r, place: place, sentAt: now})}
+}
+
+// place returns a worker's place for a request whose turn has come, nil for none.
+func (g *Gate) place(now time.Time, a *account, r *route, at *place) *Place {
+	free := g.inFlight - r.inFlight
+	if !at.ready || free <= 0 || len(a.line.places) > 1 && a.line.readyAhead(at) >= free {
+		return nil
+	}
+	return g.places.Take(now, at.Tenant, r.name)
+}
+
+// send notes that a request is let through.
+func (g *Gate) send(now time.Time, t *Ticket) *Ticket {
+	breakers := []*breaker{&t.route.breaker}
+	if of := t.route.tenants[t.need.Tenant]; of != nil {
+		breakers = append(breakers, of)
+	}
+	for _, b := range breakers {
+		t.urgent = t.urgent || now.Before(b.until)
+		b.sent(now, t)
+	}
+	if refusals := t.account.refusals[t.need.Tenant]; refusals != nil && !t.need.Proven {
+		t.paid = refusals.AllowN(now, 1)
+	}
+	return t
+}
+
+// turn returns an asker's place in the line of the account, how many are ahead of
+// it, and how long the budget has nothing for it. The place is nil while the smaller
+// budget of its own server has nothing.
+func (a *account) turn(now time.Time, e Endpoint, n Need) (at *place, ahead int, until time.Duration) {
+	all := a.budget(e)
+	a.line.setBudget(now, all)
+	if own := a.ownLine(now, e, all); own != nil {
+		if p := a.line.places[n.Asker]; p == nil || !p.passed {
+			at, ahead = own.ask(now, n)
+			if until = own.until(now, ahead); until > 0 {
+				own.tell(at, now.Add(until))
+				return nil, ahead, until
+			}
+			own.take(now, at)
+		}
+	}
+	at, ahead = a.line.ask(now, n)
+	at.passed = true
+	return at, ahead, a.line.until(now, ahead)
+}
+
+// Turn asks for a turn in the budget alone, for a request that is not made to the
+// token endpoint: zero if it may be sent now, else how long to wait.
+func (g *Gate) Turn(now time.Time, e Endpoint, n Need) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	a, r := g.at(e)
+	at, _, until := a.turn(now, e, n)
+	if at == nil {
+		return until
+	}
+	if r.inFlight >= g.inFlight {
+		until = a.line.until(now, 0) // token requests wait for each other; what they cannot use is free
+	}
+	if until == 0 {
+		a.line.take(now, at)
+		return 0
+	}
+	a.line.tell(at, now.Add(until))
+	return until
+}
+
+// Done reports how a request ended, and for how long the server asked this client
+// to leave it alone, zero for not at all.
+func (g *Gate) Done(now time.Time, t *Ticket, how Outcome, retryAfter time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.leaves(now, t, how != Unanswered)
+	r, tenant := t.route, t.route.tenants[t.need.Tenant]
+	switch how {
+	case Served, Refused:
+		r.succeeded(now, t)
+		if tenant != nil {
+			if tenant.succeeded(now, t); tenant.closed() {
+				delete(r.tenants, t.need.Tenant)
+			}
+		}
+		if how == Served && !t.need.Proven {
+			delete(t.account.refusals, t.need.Tenant) // its clients are known now
+		}
+		if how == Refused && !t.paid {
+			t.account.refused(now, t.need.Tenant)
+		}
+		return
+	}
+	if tenant == nil {
+		tenant = &breaker{source: clientOf}
+		r.tenants[t.need.Tenant] = tenant
+	}
+	if r.failedOnce(now, t, how == Unanswered) {
+		clear(r.tenants)
+	} else if r.closed() {
+		tenant.failedOnce(now, t, false)
+	} else {
+		tenant.abandon(t) // that speaks of the endpoint
+	}
+	if retryAfter > 0 {
+		r.hold(now, t, retryAfter)
+		tenant.hold(now, t, retryAfter)
+	}
+}
+
+// Abandon reports that a request was not sent after all.
+func (g *Gate) Abandon(now time.Time, t *Ticket) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.leaves(now, t, false)
+	t.route.abandon(t)
+	if of := t.route.tenants[t.need.Tenant]; of != nil {
+		of.abandon(t)
+	}
+}
+
+func (g *Gate) leaves(now time.Time, t *Ticket, answered bool) {
+	g.places.Give(now, t.place, answered)
+	r := t.route
+	r.inFlight, r.left = max(0, r.inFlight-1), now
+	select {
+	case r.freed <- struct{}{}:
+	default: // as many are told of as there can be
+	}
+}
+
+// Leave gives up all places of a client.
+func (g *Gate) Leave(client string) {
+	g.leave(func(a Asker) bool { return a.Client == client })
+}
+
+// LeaveAsker gives up the place of one asker.
+func (g *Gate) LeaveAsker(asker Asker) {
+	g.leave(func(a Asker) bool { return a == asker })
+}
+
+func (g *Gate) leave(which func(Asker) bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	of := func(p *place) bool { return which(p.Asker) }
+	for _, a := range g.accounts {
+		a.line.drop(of)
+		for _, l := range a.own {
+			l.drop(of)
+		}
+	}
+	for _, r := range g.routes {
+		r.drop(of)
+		for _, b := range r.tenants {
+			b.drop(of)
+		}
+	}
+}
+
+// Forget forgets an owner, and what only it named.
+func (g *Gate) Forget(owner string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.forget(owner)
+}
+
+func (g *Gate) forget(owner string) {
+	e, ok := g.owners[owner]
+	if !ok {
+		return
+	}
+	delete(g.owners, owner)
+	a, r := g.accounts[e.Account], g.routes[e.Route]
+	delete(a.owners, owner)
+	delete(a.own, owner)
+	if len(a.owners) == 0 {
+		delete(g.accounts, e.Account)
+	}
+	delete(r.owners, owner)
+	if len(r.owners) == 0 {
+		delete(g.routes, e.Route)
+		g.places.Forget(e.Route)
+	}
+}
+
+func (a *account) leaveAsker(who Asker) {
+	a.line.leaveAsker(who)
+	for _, l := range a.own {
+		l.leaveAsker(who)
+	}
+}
+
+// refused counts a refusal of one of a tenant's requests.
+func (a *account) refused(now time.Time, tenant string) {
+	of := a.refusals[tenant]
+	if of == nil {
+		for t, other := range a.refusals {
+			if other.TokensAt(now) >= refusedBurst {
+				delete(a.refusals, t) // it has been good for long
+			}
+		}
+		of = &tokens{rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
+		a.refusals[tenant] = of
+	}
+	of.AllowN(now, 1)
+}
+
+// until returns how long it is until there is a token.
+func (t *tokens) until(now time.Time) time.Duration {
+	if t == nil {
+		return 0
+	}
+	missing := 1 - t.TokensAt(now)
+	if missing <= 1e-9 {
+		return 0
+	}
+	return time.Duration(missing * float64(refusedEvery))
+}
+
+// spread maps a seed evenly onto [0, most), so that those who wait for the same
+// moment do not come at once.
+func spread(seed string, most time.Duration) time.Duration {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(seed))
+	return time.Duration(float64(most) * float64(h.Sum32()) / (1 << 32))
+}

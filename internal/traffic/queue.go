@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package traffic
+
+import "container/heap"
+
+// Queue is a work queue in which tenants take turns, however many items each has
+// queued. Within a tenant the item of the lowest rank is first, and of equal ones
+// the one that came first. It stores items for a workqueue of client-go, which
+// guards it.
+type Queue[T any] struct {
+	tenant func(T) string
+	rank   func(T) int64
+
+	tenants map[string]*items[T]
+	turns   []*items[T] // of the tenants with items; the first is next
+	pushed  uint64
+	size    int
+}
+
+// NewQueue makes an empty queue. The tenant and the rank of an item are asked for
+// when it is pushed.
+func NewQueue[T any](tenant func(T) string, rank func(T) int64) *Queue[T] {
+	return &Queue[T]{tenant: tenant, rank: rank, tenants: map[string]*items[T]{}}
+}
+
+// Touch is called for an item that is queued already: it keeps its place.
+func (q *Queue[T]) Touch(T) {}
+
+// Push adds an item.
+func (q *Queue[T]) Push(item T) {
+	tenant := q.tenant(item)
+	of := q.tenants[tenant]
+	if of == nil {
+		of = &items[T]{tenant: tenant}
+		q.tenants[tenant] = of
+		q.turns = append(q.turns, of)
+	}
+	heap.Push(of, queued[T]{item, q.rank(item), q.pushed})
+	q.pushed++
+	q.size++
+}
+
+// Len returns how many items are queued.
+func (q *Queue[T]) Len() int { return q.size }
+
+// Pop removes and returns the next item of the tenant whose turn it is. The queue
+// must not be empty.
+func (q *Queue[T]) Pop() T {
+	of := q.turns[0]
+	q.turns[0] = nil
+	q.turns = q.turns[1:]
+	next := heap.Pop(of).(queued[T])
+	if of.Len() > 0 {
+		q.turns = append(q.turns, of)
+	} else {
+		delete(q.tenants, of.tenant)
+	}
+	q.size--
+	return next.item
+}
+
+type queued[T any] struct {
+	item T
+	rank int64
+	came uint64
+}
+
+// items are those of one tenant, a heap.
+type items[T any] struct {
+	tenant string
+	heap   []queued[T]
+}
+
+func (h *items[T]) Len() int { return len(h.heap) }
+func (h *items[T]) Less(i, j int) bool {
+	if h.heap[i].rank != h.heap[j].rank {
+		return h.heap[i].rank < h.heap[j].rank
+	}
+	return h.heap[i].came < h.heap[j].came
+}
+func (h *items[T]) Swap(i, j int) { h.heap[i], h.heap[j] = h.heap[j], h.heap[i] }
+func (h *items[T]) Push(x any)    { h.heap = append(h.heap, x.(queued[T])) }
+func (h *items[T]) Pop() any {
+	last := h.heap[len(h.heap)-1]
+	h.heap[len(h.heap)-1] = queued[T]{}
+	h.heap = h.heap[:len(h.heap)-1]
+	return last
+}
