@@ -36,6 +36,9 @@ const (
 type breaker struct {
 	// source names in whom failures are told apart.
 	source func(Need) source
+	// each has every source that has not failed since the breaker opened tried once,
+	// one a second, whatever became of the others.
+	each bool
 
 	failures   int    // in a row
 	unanswered int    // those among them that got no answer at all
@@ -45,10 +48,15 @@ type breaker struct {
 	opened int       // how often in a row it opened
 	until  time.Time // open until then, half-open after; zero: closed
 	held   bool      // until is what the server asked for
-	told   [2]told   // who was asked to wait, the longest first
+	quiet  time.Time // no source is tried before, for the server asked for that when it opened
+	// quieted is the last of these moments. The next time that the server asks for
+	// it, all are tried, unless that is toldMax later: others are not kept from it
+	// over and over.
+	quieted time.Time
+	told    [2]told // who was asked to wait, the longest first
 
-	probe   *Ticket // under way
-	urgent  time.Time
+	probe   *Ticket        // under way
+	tried   time.Time      // when a source was tried last that had not failed
 	failed  map[source]int // requests since it opened, by client and by tenant
 	waiting []*place       // in the order in which they may probe
 }
@@ -75,14 +83,15 @@ func (b *breaker) admits(now time.Time, n Need) (ok bool, again time.Time) {
 	p, rank := b.place(now, n)
 	later := min(time.Duration(rank)*probeStep, probeSpread) + spread(n.Client+n.Access, probeStep)
 	switch {
+	case b.failed[b.source(n)] == 0 && b.mayTry(now, p, rank):
+		return true, time.Time{}
+	case b.each && b.failed[b.source(n)] == 0:
+		p.comesAt = latest(now, b.quiet, b.tried.Add(breakerBase)).Add(later)
 	case now.Before(b.until):
-		if b.isUrgent(now, n) {
-			return true, time.Time{}
-		}
 		p.comesAt = b.until.Add(later)
 	case b.probe != nil && now.Before(b.probe.sentAt.Add(breakerMax)):
 		p.comesAt = now.Add(breakerBase + later)
-	case slices.ContainsFunc(b.waiting[:rank], func(better *place) bool { return !better.comesAt.After(now.Add(probeWindow)) }):
+	case b.isBehind(now, rank):
 		p.comesAt = now.Add(probeWindow + later)
 	default:
 		return true, time.Time{}
@@ -90,11 +99,24 @@ func (b *breaker) admits(now time.Time, n Need) (ok bool, again time.Time) {
 	return false, p.comesAt
 }
 
-// isUrgent reports whether a token would expire untried before the next probe.
-// One a second is tried, of a source that has not failed since the breaker opened.
-func (b *breaker) isUrgent(now time.Time, n Need) bool {
-	return now.Before(n.ExpiresAt) && n.ExpiresAt.Before(b.until.Add(breakerBase)) &&
-		b.failed[b.source(n)] == 0 && !now.Before(b.urgent.Add(breakerBase))
+// mayTry reports whether a source that has not failed may be tried while the breaker
+// is open: one a second, each of them where that is wanted, otherwise only one whose
+// token would expire untried before the next probe.
+func (b *breaker) mayTry(now time.Time, p *place, rank int) bool {
+	if now.Before(b.tried.Add(breakerBase)) {
+		return false
+	}
+	if b.each && !now.Before(b.quiet) {
+		return !b.isBehind(now, rank)
+	}
+	return now.Before(b.until) && now.Before(p.ExpiresAt) && p.ExpiresAt.Before(b.until.Add(breakerBase))
+}
+
+// isBehind reports whether somebody comes first who is expected now.
+func (b *breaker) isBehind(now time.Time, rank int) bool {
+	return slices.ContainsFunc(b.waiting[:rank], func(better *place) bool {
+		return !better.stopped && !better.comesAt.After(now.Add(probeWindow))
+	})
 }
 
 // place returns where somebody waits for a probe, and how many come before.
@@ -102,11 +124,15 @@ func (b *breaker) place(now time.Time, n Need) (*place, int) {
 	b.waiting = slices.DeleteFunc(b.waiting, func(p *place) bool {
 		return p.Asker == n.Asker && p.compare(n) != 0 || now.After(p.comesAt.Add(turnSlack))
 	})
-	i, found := slices.BinarySearchFunc(b.waiting, n, func(p *place, n Need) int { return b.compare(p.Need, n) })
+	i, found := b.find(n)
 	if !found {
 		b.waiting = slices.Insert(b.waiting, i, &place{Need: n, comesAt: now})
 	}
 	return b.waiting[i], i
+}
+
+func (b *breaker) find(n Need) (int, bool) {
+	return slices.BinarySearchFunc(b.waiting, n, func(p *place, n Need) int { return b.compare(p.Need, n) })
 }
 
 func (b *breaker) compare(n, m Need) int {
@@ -117,15 +143,27 @@ func (b *breaker) compare(n, m Need) int {
 	)
 }
 
+// stops notes that somebody who might try has to wait for something else. Others need
+// not wait for that.
+func (b *breaker) stops(n Need, until time.Time) {
+	if b.closed() {
+		return
+	}
+	if i, found := b.find(n); found {
+		b.waiting[i].comesAt, b.waiting[i].stopped = until, true
+	}
+}
+
 // sent notes that a request was let through.
 func (b *breaker) sent(now time.Time, t *Ticket) {
 	if b.closed() {
 		return
 	}
 	b.drop(func(p *place) bool { return p.Asker == t.need.Asker })
-	if now.Before(b.until) {
-		b.urgent = now
-	} else {
+	if b.failed[b.source(t.need)] == 0 {
+		b.tried = now
+	}
+	if !now.Before(b.until) && b.probe == nil {
 		b.probe = t
 	}
 }
@@ -143,7 +181,7 @@ func (b *breaker) succeeded(now time.Time, t *Ticket) {
 	if b.held && now.Before(b.until) && b.probe != t && !t.urgent {
 		return
 	}
-	*b = breaker{source: b.source}
+	*b = breaker{source: b.source, each: b.each, quieted: b.quieted}
 }
 
 // failedOnce counts a failure and reports whether the breaker opened by it.
@@ -187,7 +225,9 @@ func (b *breaker) open(now time.Time) {
 	if b.opened < 10 { // 2^10 seconds are above breakerMax
 		wait = min(wait, breakerBase<<b.opened)
 	}
-	b.opened++
+	if b.opened++; b.opened == 1 {
+		b.tried = now
+	}
 	b.until, b.held, b.probe = now.Add(wait), false, nil
 }
 
@@ -212,6 +252,9 @@ func (b *breaker) hold(now time.Time, t *Ticket, wait time.Duration) {
 		both = limit
 	}
 	if both.After(b.until) {
+		if b.closed() && !now.Before(b.quieted.Add(toldMax)) {
+			b.quiet, b.quieted = both, both
+		}
 		b.until, b.held = both, true
 		if b.probe == t {
 			b.probe = nil
@@ -222,3 +265,13 @@ func (b *breaker) hold(now time.Time, t *Ticket, wait time.Duration) {
 
 // drop gives up the places that a function names.
 func (b *breaker) drop(which func(*place) bool) { b.waiting = slices.DeleteFunc(b.waiting, which) }
+
+func latest(a, b, c time.Time) time.Time {
+	if b.After(a) {
+		a = b
+	}
+	if c.After(a) {
+		a = c
+	}
+	return a
+}

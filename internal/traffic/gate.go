@@ -111,8 +111,8 @@ type Ticket struct {
 
 // Gate lets requests through. It is safe for concurrent use.
 type Gate struct {
-	places   *Places
-	inFlight int // at one route, at most
+	places  *Places
+	workers int
 
 	mu       sync.Mutex
 	accounts map[string]*account
@@ -133,20 +133,18 @@ type tokens struct{ *rate.Limiter }
 // route is an address, and how it fails.
 type route struct {
 	breaker
-	name     string
-	tenants  map[string]*breaker // of those whose requests fail
-	owners   map[string]bool
-	inFlight int           // requests
-	left     time.Time     // when the last of them ended
-	full     time.Time     // when there was no place last
-	freed    chan struct{} // tells those that wait for a place of each that ends
+	name    string
+	tenants map[string]*breaker // of those whose requests fail
+	owners  map[string]bool
+	left    time.Time     // when a request ended last
+	full    time.Time     // when there was no place last
+	freed   chan struct{} // tells those that wait for a place of each that ends
 }
 
-// NewGate makes a gate for so many workers. At one route at most half of them have
-// a request under way.
+// NewGate makes a gate for so many workers.
 func NewGate(workers int) *Gate {
 	return &Gate{
-		places: NewPlaces(workers), inFlight: max(1, workers/2),
+		places: NewPlaces(workers), workers: max(1, workers),
 		accounts: map[string]*account{}, routes: map[string]*route{}, owners: map[string]Endpoint{},
 	}
 }
@@ -168,8 +166,8 @@ func (g *Gate) at(e Endpoint) (*account, *route) {
 	r := g.routes[e.Route]
 	if r == nil {
 		r = &route{
-			breaker: breaker{source: tenantOf},
-			name:    e.Route, tenants: map[string]*breaker{}, owners: map[string]bool{}, freed: make(chan struct{}, g.inFlight),
+			breaker: breaker{source: tenantOf, each: true},
+			name:    e.Route, tenants: map[string]*breaker{}, owners: map[string]bool{}, freed: make(chan struct{}, g.workers),
 		}
 		g.routes[e.Route] = r
 	}
@@ -213,58 +211,72 @@ func (g *Gate) Ask(now time.Time, e Endpoint, n Need) Answer {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	a, r := g.at(e)
-	wait := func(until time.Duration, why Cause) Answer {
-		a.leaveAsker(n.Asker)
-		return Answer{Wait: max(time.Millisecond, until), Cause: why}
-	}
 	if ok, again := r.admits(now, n); !ok {
-		return wait(again.Sub(now), CauseEndpoint)
+		a.leaveAsker(n.Asker)
+		return Answer{Wait: again.Sub(now), Cause: CauseEndpoint}
 	}
-	if of := r.tenants[n.Tenant]; of != nil {
-		if ok, again := of.admits(now, n); !ok {
-			return wait(again.Sub(now), CauseTenant)
+	answer := g.askTenant(now, e, n, a, r)
+	if answer.Ticket == nil {
+		answer.Wait = max(time.Millisecond, answer.Wait)
+		r.stops(n, now.Add(answer.Wait))
+	}
+	return answer
+}
+
+// askTenant is Ask for an endpoint that may be tried.
+func (g *Gate) askTenant(now time.Time, e Endpoint, n Need, a *account, r *route) Answer {
+	tenant := r.tenants[n.Tenant]
+	if tenant != nil {
+		if ok, again := tenant.admits(now, n); !ok {
+			a.leaveAsker(n.Asker)
+			return Answer{Wait: again.Sub(now), Cause: CauseTenant}
 		}
 	}
-	if until := a.refusals[n.Tenant].until(now); until > 0 && !n.Proven {
-		return wait(until+spread(n.Client+n.Access, time.Second), CauseRefusals)
+	answer := g.askTurn(now, e, n, a, r)
+	if answer.Ticket == nil && tenant != nil {
+		tenant.stops(n, now.Add(answer.Wait))
 	}
+	return answer
+}
 
+// askTurn is Ask where nothing fails.
+func (g *Gate) askTurn(now time.Time, e Endpoint, n Need, a *account, r *route) Answer {
+	if until := a.refusals[n.Tenant].until(now); until > 0 && !n.Proven {
+		a.leaveAsker(n.Asker)
+		return Answer{Wait: until + spread(n.Client+n.Access, time.Second), Cause: CauseRefusals}
+	}
 	at, ahead, until := a.turn(now, e, n)
 	if at == nil {
 		return Answer{Wait: until, Cause: CauseBudget}
 	}
 	at.ready = until == 0
-	place := g.place(now, a, r, at)
-	if place == nil {
-		answer := Answer{Wait: until, Cause: CauseBudget}
-		if at.ready {
-			r.full = now
-		}
-		if at.ready || r.inFlight >= g.inFlight || now.Sub(r.full) < time.Second {
-			answer.Cause = CausePlaces
-			if at.ready && now.Sub(r.left) < turnover {
-				answer.Freed = r.freed
-			}
-			// The further back, the later: the whole line must not come again and
-			// again while the server is slow.
-			busy := 100*time.Millisecond + spread(n.Client, 200*time.Millisecond)
-			answer.Wait = max(until, busy*time.Duration(1+ahead/(4*g.inFlight)))
-		}
-		a.line.tell(at, now.Add(answer.Wait))
-		return answer
+	var place *Place
+	if at.ready {
+		place = g.places.Take(now, n.Tenant, r.name, a.line.readyAhead(at))
 	}
-	a.line.take(now, at)
-	r.inFlight++
-	return Answer{Ticket: g.send(now, &Ticket{need: n, account: a, route: r, place: place, sentAt: now})}
-}
-
-// place returns a worker's place for a request whose turn has come, nil for none.
-func (g *Gate) place(now time.Time, a *account, r *route, at *place) *Place {
-	free := g.inFlight - r.inFlight
-	if !at.ready || free <= 0 || len(a.line.places) > 1 && a.line.readyAhead(at) >= free {
-		return nil
+	if place != nil {
+		a.line.take(now, at)
+		return Answer{Ticket: g.send(now, &Ticket{need: n, account: a, route: r, place: place, sentAt: now})}
 	}
-	return g.places.Take(now, at.Tenant, r.name)
+	answer := Answer{Wait: until, Cause: CauseBudget}
+	if at.ready {
+		r.full = now
+	}
+	if at.ready || now.Sub(r.full) < time.Second {
+		answer.Cause = CausePlaces
+		if at.ready && now.Sub(r.left) < turnover {
+			answer.Freed = r.freed
+		}
+		// The further back, the later: the whole line must not come again and
+		// again while the server is slow.
+		busy := 100*time.Millisecond + spread(n.Client, 200*time.Millisecond)
+		answer.Wait = max(until, busy*time.Duration(1+ahead/(2*g.workers)))
+	}
+	if at.ready {
+		g.places.Await(now, now.Add(answer.Wait), n.Tenant, r.name)
+	}
+	a.line.tell(at, now.Add(answer.Wait))
+	return answer
 }
 
 // send notes that a request is let through.
@@ -274,7 +286,7 @@ func (g *Gate) send(now time.Time, t *Ticket) *Ticket {
 		breakers = append(breakers, of)
 	}
 	for _, b := range breakers {
-		t.urgent = t.urgent || now.Before(b.until)
+		t.urgent = t.urgent || !b.closed()
 		b.sent(now, t)
 	}
 	if refusals := t.account.refusals[t.need.Tenant]; refusals != nil && !t.need.Proven {
@@ -314,7 +326,7 @@ func (g *Gate) Turn(now time.Time, e Endpoint, n Need) time.Duration {
 	if at == nil {
 		return until
 	}
-	if r.inFlight >= g.inFlight {
+	if now.Sub(r.full) < time.Second {
 		until = a.line.until(now, 0) // token requests wait for each other; what they cannot use is free
 	}
 	if until == 0 {
@@ -379,7 +391,7 @@ func (g *Gate) Abandon(now time.Time, t *Ticket) {
 func (g *Gate) leaves(now time.Time, t *Ticket, answered bool) {
 	g.places.Give(now, t.place, answered)
 	r := t.route
-	r.inFlight, r.left = max(0, r.inFlight-1), now
+	r.left = now
 	select {
 	case r.freed <- struct{}{}:
 	default: // as many are told of as there can be

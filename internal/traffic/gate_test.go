@@ -135,8 +135,8 @@ func TestBudgetHoldsForManyClients(t *testing.T) {
 					heap.Push(&a, asking{at: next.at + max(answer.Wait, time.Millisecond), who: next.who})
 					continue
 				}
-				if inFlight++; inFlight > s.inFlight {
-					t.Fatalf("%d requests are under way at once, want at most %d", inFlight, s.inFlight)
+				if inFlight++; inFlight > s.workers {
+					t.Fatalf("%d requests are under way at once, want at most %d", inFlight, s.workers)
 				}
 				through = append(through, next.at)
 				heap.Push(&a, asking{next.at + tc.takes, next.who, answer.Ticket})
@@ -154,7 +154,7 @@ func TestBudgetHoldsForManyClients(t *testing.T) {
 					t.Fatalf("%d requests were let through within %.2f s, want at most %d", n, window, most)
 				}
 			}
-			ideal := max(float64(tc.clients-tc.burst)/float64(tc.perSecond), float64(tc.clients)/float64(s.inFlight)*tc.takes.Seconds())
+			ideal := max(float64(tc.clients-tc.burst)/float64(tc.perSecond), float64(tc.clients)/float64(s.workers/2)*tc.takes.Seconds())
 			if took := through[len(through)-1].Seconds(); took > 1.5*ideal+1 {
 				t.Errorf("the last client got through after %.1f s, where %.1f s are enough", took, ideal)
 			}
@@ -314,6 +314,9 @@ func TestOneClientsFailuresAreItsOwn(t *testing.T) {
 		for i := range breakerThreshold {
 			s.once(e, of(fmt.Sprint("evil-", i%2), fmt.Sprint(i)), Failed)
 		}
+		s.waits(e, of("good", "working"), CauseEndpoint)
+		s.at(breakerBase) // whoever has not failed is tried once
+		s.once(e, of("good", "working"), Failed)
 		s.waits(e, of("good", "working"), CauseEndpoint)
 	})
 	t.Run("two tenants, and a third that is served", func(t *testing.T) {
@@ -671,13 +674,13 @@ func TestProvisioningTakesItsTurn(t *testing.T) {
 	t.Run("while the token endpoint hangs and many wait for it", func(t *testing.T) {
 		s, e := newTurnstile(t, 20), endpointOf("auth", 100, 50)
 		s.once(e, newcomer("quick"), Served) // so that ten may be under way
-		for i := range s.inFlight {
+		for i := range s.workers / 2 {
 			s.admitted(e, newcomer(fmt.Sprint(i)))
 		}
 		for i := range 100 {
 			s.waits(e, expiring(fmt.Sprintf("due-%d", i), 0), CausePlaces)
 		}
-		for i := range 49 - s.inFlight {
+		for i := range 49 - s.workers/2 {
 			if wait := s.Turn(s.now, e, provisioning(fmt.Sprint(i), 0)); wait != 0 {
 				t.Fatalf("request number %d waits %s, and the budget is not used up", i, wait)
 			}
@@ -716,9 +719,9 @@ func TestBudgetHoldsForLateTurns(t *testing.T) {
 	}
 	// Now all have their turns, and the server becomes slow.
 	s.at(time.Second)
-	under, tickets := admitted(s.inFlight)
-	if under != s.inFlight {
-		t.Fatalf("%d requests are under way, want %d", under, s.inFlight)
+	under, tickets := admitted(s.workers / 2)
+	if under != s.workers/2 {
+		t.Fatalf("%d requests are under way, want %d", under, s.workers/2)
 	}
 	for second := range 10 {
 		s.at(time.Duration(second+2) * time.Second)

@@ -57,6 +57,7 @@ type place struct {
 	Need
 	comesAt time.Time // when it was told to ask again
 	ready   bool      // its turn had come, and it waits for something else than the budget
+	stopped bool      // it might try an endpoint that fails, and waits for something else
 	passed  bool      // the smaller budget of its own server has let it through
 }
 
@@ -182,24 +183,15 @@ func (l *line) until(now time.Time, ahead int) time.Duration {
 	return time.Duration(max(1, ms)) * time.Millisecond
 }
 
-// readyAhead returns how many of those ahead of a place replace a token and wait
-// for something else than the budget. They come first to that, too.
+// readyAhead returns how many of its tenant's are ahead of a place that replace a
+// token and wait for something else than the budget. They come first to that, too.
 func (l *line) readyAhead(p *place) (count int) {
-	mine := l.queues[p.Tenant]
-	index, _ := mine.find(p.Need)
-	finish := mine.finish(l.virtual, index)
-	for _, q := range l.queues {
-		first := index
-		if q != mine {
-			first = q.before(l.virtual, finish, p.Need)
+	for _, other := range l.queues[p.Tenant].places {
+		if other == p || other.ExpiresAt.IsZero() {
+			break
 		}
-		for _, other := range q.places[:first] {
-			if other.ExpiresAt.IsZero() {
-				break
-			}
-			if other.ready {
-				count++
-			}
+		if other.ready {
+			count++
 		}
 	}
 	return count
