@@ -233,7 +233,7 @@ func (r *APIResourceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 			}
 			return nil
 		}))).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 5})
+		WithOptions(controller.Options{MaxConcurrentReconciles: 5, NewQueue: fairly(namespaceOf, nil)})
 	for _, o := range verifiers() {
 		b = b.Watches(o, settled(verifyRefs))
 	}

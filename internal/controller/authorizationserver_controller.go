@@ -31,6 +31,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
 const (
@@ -48,9 +49,13 @@ type AuthorizationServerReconciler struct {
 	kind    v1alpha1.AuthorizationServerKind
 	client  client.Client
 	servers *servers
+	places  *traffic.Places // of the workers, for what waits for a server's answer
 	clock   clock.PassiveClock
 	events  recorder.EventRecorder
 }
+
+// serverWorkers is how many servers of a kind are worked on at a time.
+const serverWorkers = 10
 
 // fetchState is when a server is to be asked next, and what makes the question
 // conditional. It is lost with the process, which then asks once more.
@@ -81,6 +86,7 @@ func (r *AuthorizationServerReconciler) Reconcile(ctx context.Context, req recon
 	if err := r.client.Get(ctx, req.NamespacedName, obj); err != nil {
 		if client.IgnoreNotFound(err) == nil {
 			r.servers.forget(key)
+			r.places.Forget(key.String())
 			forgetServerMetrics(key)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
@@ -89,6 +95,11 @@ func (r *AuthorizationServerReconciler) Reconcile(ctx context.Context, req recon
 		after, err := r.release(ctx, obj)
 		return ctrl.Result{RequeueAfter: after}, err
 	}
+	giveBack, wait := r.place(obj)
+	if wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
+	defer giveBack()
 	before := obj.DeepCopyObject().(client.Object)
 	after, err := r.reconcile(ctx, obj)
 	if err != nil {
@@ -150,6 +161,36 @@ func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj clien
 		check = max(time.Second, checkDue.Sub(now))
 	}
 	return soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), prune, check), nil
+}
+
+// place takes a worker's place for a server that is to be asked now, and returns what
+// gives it back, or how long to wait for one: however many slow servers a namespace
+// has, the workers are not all its own.
+func (r *AuthorizationServerReconciler) place(obj client.Object) (giveBack func(), wait time.Duration) {
+	now, endpoint, tenant := r.clock.Now(), keyOfObject(obj).String(), obj.GetNamespace()
+	if !r.isDue(obj, now) {
+		return func() {}, 0
+	}
+	if tenant == "" {
+		tenant = endpoint // the platform's servers do not share a namespace
+	}
+	place := r.places.Take(now, tenant, endpoint, 0)
+	if place == nil {
+		wait = spread(obj.GetUID(), 500*time.Millisecond, time.Second)
+		r.places.Await(now, now.Add(wait), tenant, endpoint)
+		return nil, wait
+	}
+	return func() { r.places.Give(r.clock.Now(), place, true) }, 0
+}
+
+// isDue reports whether a server is to be asked for something now.
+func (r *AuthorizationServerReconciler) isDue(obj client.Object, now time.Time) bool {
+	rt := r.servers.runtime(obj)
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	s := &rt.fetchState
+	return s.generation != obj.GetGeneration() || rt.keysWanted || !now.Before(s.discoveryDue) || !now.Before(s.keysDue) ||
+		provisions(specOf(obj)) && !now.Before(rt.provisioning.checkDue)
 }
 
 // provisioning says whether the server can be provisioned, and when to look
@@ -387,6 +428,6 @@ func (r *AuthorizationServerReconciler) SetupWithManager(mgr ctrl.Manager, forei
 		WatchesRawSource(sourceKind(foreign, "Secret", byCABundle(bySecret))).
 		WatchesRawSource(sourceKind(foreign, "ConfigMap", byCABundle(byConfigMap))).
 		WatchesRawSource(source.Channel(r.servers.wake[r.kind], &handler.EnqueueRequestForObject{})).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 10}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: serverWorkers, NewQueue: fairly(namespaceOf, nil)}).
 		Complete(untilStopped(r))
 }

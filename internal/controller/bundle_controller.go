@@ -293,7 +293,7 @@ func (r *BundleReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error
 			}
 			return nil
 		}))).
-		WithOptions(controller.TypedOptions[bundleRequest]{MaxConcurrentReconciles: workers})
+		WithOptions(controller.TypedOptions[bundleRequest]{MaxConcurrentReconciles: workers, NewQueue: fairly(func(r bundleRequest) string { return r.namespace }, nil)})
 	for _, o := range verifiers() {
 		b = b.Watches(o, from(func(_ context.Context, o client.Object) []bundleRequest {
 			var all []bundleRequest

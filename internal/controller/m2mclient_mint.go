@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,7 +54,7 @@ func (r *M2MClientReconciler) mint(ctx context.Context, p *pass, a *access, inpu
 	}
 	if busy != nil {
 		a.problem, a.wakeAt = busy, p.now.Add(wait)
-		if f := a.failure; f != nil && f.Inputs == p.basis(a, inputs) {
+		if f := a.failure; f != nil && f.Inputs == p.basis(a, inputs, f.Reason) {
 			a.problem = a.lastProblem() // what went wrong says more than that it is waited for
 		}
 		p.brief = p.brief || busy.unknown && wait < briefWait
@@ -157,9 +158,9 @@ func (r *M2MClientReconciler) refused(p *pass, a *access, inputs string, e *oaut
 	backoff, reason, what := refresh.RefusalBackoff, v1alpha1.ReasonTokenRequestRefused, "refused the token request"
 	if e.Class == oauth.ClassRetryable {
 		backoff, reason, what = refresh.RetryBackoff, v1alpha1.ReasonTokenRequestFailed, "did not issue a token"
-		if a.token != "" {
-			backoff = backoff.Within(a.record.ExpiresAt.Sub(p.now))
-		}
+	}
+	if a.token != "" {
+		backoff = backoff.Within(a.record.ExpiresAt.Sub(p.now)) // it is tried before it expires
 	}
 	message := fmt.Sprintf("%s %q %s: %s", p.server.key.kind, p.server.key.name, what, e.Error())
 	if isProvisioned(p.client) {
@@ -194,7 +195,7 @@ func refusalHint(p *pass, a *access, e *oauth.Error) string {
 
 // failed notes that an attempt went wrong and when the next one is.
 func (r *M2MClientReconciler) failed(p *pass, a *access, inputs, reason, message string, backoff refresh.Backoff, retryAfter time.Duration) {
-	basis := p.basis(a, inputs)
+	basis := p.basis(a, inputs, reason)
 	attempts := a.attempts(basis)
 	wait := backoff.Next(attempts, retryAfter, a.seed(p))
 	a.fail(&v1alpha1.TokenFailure{
@@ -204,8 +205,9 @@ func (r *M2MClientReconciler) failed(p *pass, a *access, inputs, reason, message
 }
 
 // basis stands for everything that an attempt depends on. When any of it changes,
-// the next attempt is made at once, and the back-off begins anew.
-func (p *pass) basis(a *access, inputs string) string {
+// the next attempt is made at once, and the back-off begins anew. Of the server's keys
+// only the verdict on a token depends.
+func (p *pass) basis(a *access, inputs, reason string) string {
 	parts := []string{inputs, string(p.client.UID), strconv.FormatInt(p.client.Generation, 10)}
 	for _, srv := range []*server{p.server, a.server} {
 		if srv != nil {
@@ -214,6 +216,11 @@ func (p *pass) basis(a *access, inputs string) string {
 	}
 	if a.spec != nil {
 		parts = append(parts, string(a.spec.UID), strconv.FormatInt(a.spec.Generation, 10))
+	}
+	if a.server != nil && slices.Contains(verificationReasons, reason) {
+		for _, k := range a.server.keys() {
+			parts = append(parts, k.ID, k.Algorithm, k.JWK)
+		}
 	}
 	return refresh.HashValue(strings.Join(parts, "\n"))
 }
@@ -234,7 +241,7 @@ func (a *access) fail(f *v1alpha1.TokenFailure) {
 // failedLately reports whether an attempt failed on which nothing has changed since,
 // and the next one is not due.
 func (a *access) failedLately(p *pass, inputs string) bool {
-	return a.failure != nil && a.failure.Inputs == p.basis(a, inputs) && p.now.Before(momentOf(a.failure.NextAttemptAt))
+	return a.failure != nil && a.failure.Inputs == p.basis(a, inputs, a.failure.Reason) && p.now.Before(momentOf(a.failure.NextAttemptAt))
 }
 
 // attempts returns how often in a row an attempt on the same basis has failed, the

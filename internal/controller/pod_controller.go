@@ -209,7 +209,7 @@ func (r *PodReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		Watches(&v1alpha1.APIResource{},
 			podsWith(byVerify, func(o client.Object) string { return client.ObjectKeyFromObject(o).String() }, anywhere),
 			builder.WithPredicates(readinessChanged)).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: fairly(namespaceOf, nil)}).
 		Complete(untilStopped(r))
 }
 

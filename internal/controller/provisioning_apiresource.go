@@ -240,6 +240,6 @@ func (r *APIResourceProvisioner) SetupWithManager(mgr ctrl.Manager, workers int)
 		Watches(&v1alpha1.AuthorizationServer{}, ofServer, builder.WithPredicates(provisioningChanged)).
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer, builder.WithPredicates(provisioningChanged)).
 		WatchesRawSource(source.Channel(r.wishes.wake, &handler.EnqueueRequestForObject{})).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: fairly(namespaceOf, nil)}).
 		Complete(untilStopped(r))
 }

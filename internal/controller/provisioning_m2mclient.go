@@ -523,6 +523,6 @@ func (r *M2MClientProvisioner) SetupWithManager(mgr ctrl.Manager, workers int) e
 			return []reconcile.Request{{NamespacedName: name}}
 		})).
 		WatchesRawSource(source.Channel(r.wishes.wake, &handler.EnqueueRequestForObject{})).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: fairly(namespaceOf, nil)}).
 		Complete(untilStopped(r))
 }

@@ -30,6 +30,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
 // fieldOwner names the operator as the writer of what it writes.
@@ -225,7 +226,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 	}
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
 		r.server = append(r.server, &AuthorizationServerReconciler{
-			kind: kind, client: c, servers: servers, clock: o.Clock, events: events("m2m-authorizationserver"),
+			kind: kind, client: c, servers: servers, places: traffic.NewPlaces(serverWorkers), clock: o.Clock, events: events("m2m-authorizationserver"),
 		})
 	}
 	return r, nil

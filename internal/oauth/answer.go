@@ -46,7 +46,11 @@ func (a answer) interpret(sent []string, now time.Time) (*Token, *Error) {
 	token := &Token{RequestedAt: now}
 	for _, read := range []func(members, *Token) error{readValue, readExpiry, readScopes, readType} {
 		if err := read(m, token); err != nil {
-			return nil, fail(err.Error())
+			e := fail(err.Error())
+			if _, issued := m["access_token"]; issued {
+				e.Class = ClassSlowRetry // a token is issued with each such answer, and the next one is no better
+			}
+			return nil, e
 		}
 	}
 	if token.Type != "Bearer" {
