@@ -77,6 +77,12 @@ func TestFlags(t *testing.T) {
 		"a webhook whose certificate is somebody else's affair": {
 			[]string{"--webhook-cert-dir=/certs"}, def(func(o *options) { o.webhook.CertDir = "/certs" }),
 		},
+		"a webhook for the API server only": {
+			[]string{"--webhook-client-ca=/ca.crt", "--webhook-client-names=kube-apiserver, other"},
+			def(func(o *options) {
+				o.webhook.ClientCA, o.webhook.ClientNames = "/ca.crt", []string{"kube-apiserver", "other"}
+			}),
+		},
 		"a cluster among others at its authorization server": {
 			[]string{"--cluster-id=eu-1.prod", "--deletion-timeout=90s"},
 			def(func(o *options) { o.ClusterID, o.DeletionTimeout = "eu-1.prod", 90*time.Second }),
@@ -167,6 +173,9 @@ func TestFlagErrors(t *testing.T) {
 		},
 		"a webhook at a port that is none": {
 			[]string{elsewhere, "--webhook-bind-address=:0"}, `--webhook-bind-address: ":0" is no address, such as :9443`,
+		},
+		"names that nobody vouches for": {
+			[]string{elsewhere, "--webhook-client-names=kube-apiserver"}, "--webhook-client-names needs --webhook-client-ca",
 		},
 		"no namespace for the lease": {
 			[]string{"--webhook=false"}, "--operator-namespace is needed for the leader's lease; set it, or POD_NAMESPACE, or --leader-elect=false",

@@ -74,7 +74,7 @@ type options struct {
 
 func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	o := &options{}
-	var namespaces, webhookAddress string
+	var namespaces, webhookAddress, clientNames string
 	flags.StringVar(&o.metricsAddress, "metrics-bind-address", ":8443", "Where metrics are served; 0 serves none.")
 	flags.BoolVar(&o.insecureMetrics, "metrics-insecure", false, "Serve metrics over plain HTTP and to everybody. Meant for development.")
 	flags.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served; 0 serves none.")
@@ -101,6 +101,9 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 		"Directory with the webhook's tls.crt and tls.key, kept up to date by somebody else, such as cert-manager. Empty: the operator keeps a certificate of its own.")
 	flags.StringVar(&o.webhook.Service, "webhook-service", "m2m-operator-webhook", "Name of the webhook's Service, for which its certificate is.")
 	flags.StringVar(&o.webhook.Configuration, "webhook-configuration", "m2m-operator-pod-injection", "Name of the MutatingWebhookConfiguration whose caBundle the operator writes.")
+	flags.StringVar(&o.webhook.ClientCA, "webhook-client-ca", "",
+		"File with the certificate authority of the client certificate that the API server shows to the webhook, where it is told to. Nobody else may then ask the webhook. Empty: anybody may.")
+	flags.StringVar(&clientNames, "webhook-client-names", "", "Common names that the client certificate may have, separated by commas. Empty: any.")
 	flags.Float64Var(&o.qps, "kube-api-qps", 500, "Requests per second to the Kubernetes API server.")
 	flags.IntVar(&o.burst, "kube-api-burst", 1000, "Requests at once to the Kubernetes API server, after a pause.")
 	flags.BoolVar(&o.Egress.AllowHTTP, "allow-insecure-http", false, "Allow authorization servers with http:// URLs. Secrets and tokens then cross the network in the clear: meant for development.")
@@ -113,11 +116,7 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q: every option is a flag", flags.Arg(0))
 	}
-	for n := range strings.SplitSeq(namespaces, ",") {
-		if n = strings.TrimSpace(n); n != "" {
-			o.WatchNamespaces = append(o.WatchNamespaces, n)
-		}
-	}
+	o.WatchNamespaces, o.webhook.ClientNames = listed(namespaces), listed(clientNames)
 	slices.Sort(o.WatchNamespaces)
 	o.WatchNamespaces = slices.Compact(o.WatchNamespaces)
 	o.inject = o.inject && o.Shard == ""
@@ -128,6 +127,16 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	var err error
 	o.webhook.Host, o.webhook.Port, err = hostPort(webhookAddress)
 	return o, err
+}
+
+// listed takes a list apart.
+func listed(value string) (all []string) {
+	for s := range strings.SplitSeq(value, ",") {
+		if s = strings.TrimSpace(s); s != "" {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 func (o *options) validate() error {
@@ -143,6 +152,8 @@ func (o *options) validate() error {
 		return errors.New("--operator-namespace is needed for the webhook's certificate; set it, or POD_NAMESPACE, or --webhook=false")
 	case o.inject && o.webhook.CertDir == "" && (o.webhook.Service == "" || o.webhook.Configuration == ""):
 		return errors.New("--webhook-service and --webhook-configuration are needed for the webhook's certificate")
+	case len(o.webhook.ClientNames) > 0 && o.webhook.ClientCA == "":
+		return errors.New("--webhook-client-names needs --webhook-client-ca")
 	case o.leaderElect && o.OperatorNamespace == "":
 		return errors.New("--operator-namespace is needed for the leader's lease; set it, or POD_NAMESPACE, or --leader-elect=false")
 	case o.leaderElect && (o.renewDeadline < time.Second || o.leaseDuration <= o.renewDeadline):

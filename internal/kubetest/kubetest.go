@@ -17,13 +17,14 @@ import (
 // Main is a suite's TestMain: it starts the control plane, calls the suite,
 // which runs the tests and returns their exit code, stops the control plane and
 // exits the process. The path root leads from the suite's folder to the
-// repository's. The environment's Config has no limit on requests.
-func Main(root string, suite func(*envtest.Environment) (code int, err error)) {
-	os.Exit(run(os.Stderr, root, suite))
+// repository's. The environment's Config has no limit on requests. A suite may
+// change the environment before it starts.
+func Main(root string, suite func(*envtest.Environment) (code int, err error), change ...func(*envtest.Environment) error) {
+	os.Exit(run(os.Stderr, root, suite, change...))
 }
 
-func run(stderr io.Writer, root string, suite func(*envtest.Environment) (int, error)) int {
-	code, err := within(root, suite)
+func run(stderr io.Writer, root string, suite func(*envtest.Environment) (int, error), change ...func(*envtest.Environment) error) int {
+	code, err := within(root, suite, change...)
 	if err != nil {
 		_, _ = fmt.Fprintln(stderr, err)
 		code = 1
@@ -31,13 +32,18 @@ func run(stderr io.Writer, root string, suite func(*envtest.Environment) (int, e
 	return code
 }
 
-func within(root string, suite func(*envtest.Environment) (int, error)) (code int, err error) {
+func within(root string, suite func(*envtest.Environment) (int, error), change ...func(*envtest.Environment) error) (code int, err error) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		return 1, errors.New("KUBEBUILDER_ASSETS is not set: run the tests with make test, which brings up a control plane")
 	}
 	environment := &envtest.Environment{
 		CRDDirectoryPaths:     []string{filepath.Join(root, "config", "crd", "bases")},
 		ErrorIfCRDPathMissing: true,
+	}
+	for _, f := range change {
+		if err := f(environment); err != nil {
+			return 1, err
+		}
 	}
 	// Stopped also when it starts halfway.
 	defer func() {

@@ -181,9 +181,20 @@ func TestWhoReachesTheWebhook(t *testing.T) {
 	}
 }
 
-// TestUnknownNames: what does not exist yet blocks nobody.
+// TestUnknownNames: what does not exist yet blocks nobody. Where nobody vouches for
+// who asks, he is not told that it does not.
 func TestUnknownNames(t *testing.T) {
 	r := start(t)
+	configure(t, r)
+	p := pod(newNamespace(t, nil), map[string]string{v1alpha1.ClientAnnotation: "nobody", v1alpha1.VerifyAnnotation: "payments/other-api"})
+	create(t, p)
+	same(t, "warnings", []string(nil), warnings.taken())
+	same(t, "what is injected", "secret/nobody-token,configmap/m2m-verify.payments.other-api", p.Annotations[v1alpha1.InjectedAnnotation])
+}
+
+// TestUnknownNamesAreToldTheAPIServer, which has shown its certificate.
+func TestUnknownNamesAreToldTheAPIServer(t *testing.T) {
+	r := start(t, forTheAPIServer)
 	configure(t, r)
 	shop := newNamespace(t, nil)
 	p := pod(shop, map[string]string{v1alpha1.ClientAnnotation: "nobody", v1alpha1.VerifyAnnotation: "payment-api,payments/other-api"})
@@ -232,7 +243,7 @@ func TestTheWebhookIsDown(t *testing.T) {
 // TestWatchedNamespaces: the operator leaves pods of other namespaces alone.
 func TestWatchedNamespaces(t *testing.T) {
 	shop, other := newNamespace(t, nil), newNamespace(t, nil)
-	r := start(t, func(o *webhookv1.Options) { o.WatchNamespaces = []string{shop} })
+	r := start(t, forTheAPIServer, func(o *webhookv1.Options) { o.WatchNamespaces = []string{shop} })
 	create(t, configured(r.port))
 	annotated := map[string]string{v1alpha1.ClientAnnotation: "nobody", v1alpha1.VerifyAnnotation: other + "/payment-api"}
 	p := pod(shop, annotated)

@@ -35,6 +35,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -84,12 +86,49 @@ func TestMain(m *testing.M) {
 		if err := install(context.Background(), manifests); err != nil {
 			return 1, fmt.Errorf("install config/default: %w", err)
 		}
+		defer func() { _ = os.RemoveAll(filepath.Dir(clientAuthority.file)) }()
 		code = m.Run()
 		if l := logs.String(); strings.Contains(l, "PRIVATE KEY") {
 			return 1, errors.New("a private key was logged")
 		}
 		return code, nil
-	})
+	}, showCertificate)
+}
+
+// clientAuthority has issued the client certificate that the API server shows to a
+// webhook that asks for one.
+var clientAuthority authority
+
+// showCertificate has the API server do so.
+func showCertificate(environment *envtest.Environment) (err error) {
+	if clientAuthority, err = newAuthority(); err != nil {
+		return err
+	}
+	certPEM, keyPEM, err := clientAuthority.issue("kube-apiserver")
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "webhook-client-")
+	if err != nil {
+		return err
+	}
+	clientAuthority.file = filepath.Join(dir, "ca.crt")
+	kubeconfig := clientcmdapi.NewConfig()
+	kubeconfig.AuthInfos["*"] = &clientcmdapi.AuthInfo{ClientCertificateData: certPEM, ClientKeyData: keyPEM}
+	configuration := filepath.Join(dir, "admission.yaml")
+	environment.ControlPlane.GetAPIServer().Configure().Append("admission-control-config-file", configuration)
+	return errors.Join(
+		os.WriteFile(clientAuthority.file, clientAuthority.certPEM, 0o600),
+		clientcmd.WriteToFile(*kubeconfig, filepath.Join(dir, "kubeconfig")),
+		os.WriteFile(configuration, []byte(`apiVersion: apiserver.config.k8s.io/v1
+kind: AdmissionConfiguration
+plugins:
+- name: MutatingAdmissionWebhook
+  configuration:
+    apiVersion: apiserver.config.k8s.io/v1
+    kind: WebhookAdmissionConfiguration
+    kubeConfigFile: `+filepath.Join(dir, "kubeconfig")+`
+`), 0o600))
 }
 
 // install creates what an installation consists of. The webhook's Service leads
@@ -157,6 +196,7 @@ type replica struct {
 	forbidden sets.Set[string]
 	lists     sets.Set[string] // what it lists and watches, with selectors
 	stop      func()
+	ended     func() error // waits for its end, and returns why
 }
 
 func (r *replica) address() string { return net.JoinHostPort("localhost", strconv.Itoa(r.port)) }
@@ -237,8 +277,13 @@ func launch(t *testing.T, change ...func(*webhookv1.Options)) *replica {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.mgr.Start(ctx) }()
+	var ended bool
+	r.ended = func() error { ended = true; return <-done }
 	r.stop = sync.OnceFunc(func() {
 		cancel()
+		if ended {
+			return
+		}
 		if err := <-done; err != nil {
 			t.Errorf("a replica stopped: %v", err)
 		}

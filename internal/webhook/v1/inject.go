@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -24,6 +25,11 @@ const (
 	maxName = 63
 	// maxAPIs is how many APIs a pod may verify tokens of.
 	maxAPIs = 64
+	// maxMounts is how many mounts a pod gets in all its containers: what an
+	// answer can hold is more than what a request does.
+	maxMounts = 2048
+	// maxShown is how many containers a refusal names.
+	maxShown = 20
 )
 
 // wish is what a pod's annotations ask for.
@@ -79,15 +85,18 @@ func shown(s string) string {
 // mount is one object that a pod gets to see: a volume, and where it is mounted.
 type mount struct {
 	object string // as InjectedAnnotation lists it: "secret/name", "configmap/name"
+	name   string // of the volume
 	path   string
 }
+
+func newMount(object, path string) mount { return mount{object, volumeName(object), path} }
 
 // mounts returns what a pod of a namespace gets to see. The Secret is the
 // client's.
 func (w wish) mounts(namespace, secret string) ([]mount, error) {
 	var all []mount
 	if w.client != "" {
-		all = append(all, mount{object: secretPrefix + secret, path: v1alpha1.TokenDir})
+		all = append(all, newMount(secretPrefix+secret, v1alpha1.TokenDir))
 	}
 	shared := map[string]int{} // how many APIs have a name
 	for _, api := range w.apis {
@@ -104,10 +113,7 @@ func (w wish) mounts(namespace, secret string) ([]mount, error) {
 				v1alpha1.VerifyAnnotation, other, api, path.Join(v1alpha1.VerifyDir, dir))
 		}
 		taken[dir] = api
-		all = append(all, mount{
-			object: configMapPrefix + render.ConfigMapName(api.Namespace, api.Name),
-			path:   path.Join(v1alpha1.VerifyDir, dir),
-		})
+		all = append(all, newMount(configMapPrefix+render.ConfigMapName(api.Namespace, api.Name), path.Join(v1alpha1.VerifyDir, dir)))
 	}
 	return all, nil
 }
@@ -129,8 +135,19 @@ func volumeName(object string) string {
 	return "m2m-" + kind + "-" + hex.EncodeToString(sum[:8])
 }
 
-// isOurs says whether a volume was put into the pod by an earlier injection.
-func isOurs(v corev1.Volume) bool {
+// volumeHead is as much of a volume as says whether it is ours.
+type volumeHead struct {
+	Name   string `json:"name"`
+	Secret *struct {
+		SecretName string `json:"secretName"`
+	} `json:"secret"`
+	ConfigMap *struct {
+		Name string `json:"name"`
+	} `json:"configMap"`
+}
+
+// isOurs reports whether a volume was put into the pod by an earlier injection.
+func (v volumeHead) isOurs() bool {
 	switch {
 	case v.Secret != nil:
 		return v.Name == volumeName(secretPrefix+v.Secret.SecretName)
@@ -144,7 +161,7 @@ func isOurs(v corev1.Volume) bool {
 // container of whatever user.
 func (m mount) volume() corev1.Volume {
 	readable := int32(0o444)
-	v := corev1.Volume{Name: volumeName(m.object)}
+	v := corev1.Volume{Name: m.name}
 	if name, ok := strings.CutPrefix(m.object, secretPrefix); ok {
 		v.Secret = &corev1.SecretVolumeSource{SecretName: name, DefaultMode: &readable}
 	} else {
@@ -156,146 +173,225 @@ func (m mount) volume() corev1.Volume {
 	return v
 }
 
-// inject puts into a pod of a namespace what its annotations ask for. It leaves
-// what is the user's alone, and what an earlier injection put there, into this
-// pod or into the one that it was copied from, it puts right.
-func inject(pod *corev1.Pod, namespace string, w wish, secret string) error {
+// inject returns what puts into a pod of a namespace what its annotations ask for.
+// It leaves what is the user's alone, and what an earlier injection put there, into
+// this pod or into the one that it was copied from, it puts right.
+func inject(p *pod, annotations map[string]string, namespace string, w wish, secret string) ([]operation, error) {
 	mounts, err := w.mounts(namespace, secret)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	containers := containersOf(pod)
-	chosen, err := chosenOf(pod.Annotations, containers)
+	containers, err := p.containers()
 	if err != nil {
-		return err
+		return nil, err
 	}
-
-	former := sets.New[string]() // volumes of an earlier injection
-	var volumes []corev1.Volume
-	for _, v := range pod.Spec.Volumes {
-		if isOurs(v) {
-			former.Insert(v.Name)
-			i := slices.IndexFunc(mounts, func(m mount) bool { return volumeName(m.object) == v.Name })
-			if i < 0 {
-				continue
-			}
-			v = mounts[i].volume()
-		}
-		volumes = append(volumes, v)
+	chosen, err := chosenOf(annotations, containers)
+	if err != nil {
+		return nil, err
 	}
-	for _, m := range mounts {
-		if !former.Has(volumeName(m.object)) {
-			volumes = append(volumes, m.volume())
+	into := 0
+	for _, c := range containers {
+		if chosen == nil || chosen.Has(c.Name) {
+			into++
 		}
 	}
-	pod.Spec.Volumes = volumes
-
+	if n := len(mounts) * into; n > maxMounts {
+		return nil, fmt.Errorf("the annotations ask for %d mounts, %d in each of %d containers; a pod can have %d", n, len(mounts), into, maxMounts)
+	}
+	patch, former, err := injectVolumes(p.Spec.Volumes, mounts)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range containers {
+		wanted := mounts
+		if chosen != nil && !chosen.Has(c.Name) {
+			wanted = nil
+		}
+		operations, err := c.inject(wanted, former)
+		if err != nil {
+			return nil, err
+		}
+		patch = append(patch, operations...)
+	}
 	var objects []string
 	for _, m := range mounts {
 		objects = append(objects, m.object)
 	}
-	for _, c := range containers {
-		if chosen == nil || chosen.Has(c.Name) {
-			injectContainer(c, mounts, former)
-		} else {
-			injectContainer(c, nil, former)
-		}
+	patch = append(patch, operation{"add", annotation(v1alpha1.InjectedAnnotation), strings.Join(objects, ",")})
+	if _, ok := annotations[v1alpha1.TouchedAtAnnotation]; ok { // of the pod that it was copied from
+		patch = append(patch, operation{Op: "remove", Path: annotation(v1alpha1.TouchedAtAnnotation)})
 	}
-	pod.Annotations[v1alpha1.InjectedAnnotation] = strings.Join(objects, ",")
-	delete(pod.Annotations, v1alpha1.TouchedAtAnnotation) // of the pod that it was copied from
-	return nil
+	return patch, nil
 }
 
-// containersOf returns a pod's containers and init containers.
-func containersOf(pod *corev1.Pod) []*corev1.Container {
-	var all []*corev1.Container
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			all = append(all, &list[i])
+// injectVolumes gives a pod the volumes of these mounts and no others of ours. The
+// former ones are those of an earlier injection.
+func injectVolumes(list raw, mounts []mount) (patch []operation, former sets.Set[string], err error) {
+	volumes, err := items[raw]("/spec/volumes", list)
+	if err != nil {
+		return nil, nil, err
+	}
+	former = sets.New[string]()
+	e := edit{path: "/spec/volumes", missing: volumes == nil, length: len(volumes), replaced: map[int]any{}}
+	for i, text := range volumes {
+		var v volumeHead
+		if err := decode(text, &v); err != nil {
+			return nil, nil, fmt.Errorf("decode a volume: %w", err)
+		}
+		if !v.isOurs() {
+			continue
+		}
+		former.Insert(v.Name)
+		j := slices.IndexFunc(mounts, func(m mount) bool { return m.name == v.Name })
+		if j < 0 {
+			e.removed = append(e.removed, i)
+		} else if want := mounts[j].volume(); !is(text, want) {
+			e.replaced[i] = want
 		}
 	}
-	return all
+	for _, m := range mounts {
+		if !former.Has(m.name) {
+			e.added = append(e.added, m.volume())
+		}
+	}
+	return e.operations(), former, nil
 }
 
-// chosenOf returns the containers to inject into, nil for all.
-func chosenOf(annotations map[string]string, containers []*corev1.Container) (sets.Set[string], error) {
+// is reports whether a part of the request is a value.
+func is[T any](text raw, want T) bool {
+	var got T
+	return decode(text, &got) == nil && equality.Semantic.DeepEqual(got, want)
+}
+
+// chosenOf returns the names of the containers to inject into, nil for all.
+func chosenOf(annotations map[string]string, containers []container) (sets.Set[string], error) {
 	value, ok := annotations[v1alpha1.ContainersAnnotation]
 	if !ok {
 		return nil, nil
 	}
-	var existing []string
+	existing := sets.New[string]()
+	var names []string
 	for _, c := range containers {
-		existing = append(existing, c.Name)
+		existing.Insert(c.Name)
+		names = append(names, c.Name)
 	}
+	if len(names) > maxShown {
+		names = append(names[:maxShown], "…")
+	}
+	list := strings.Join(names, ", ")
 	chosen := sets.New[string]()
 	for name := range strings.SplitSeq(value, ",") {
 		switch name = strings.TrimSpace(name); {
 		case name == "":
-		case slices.Contains(existing, name):
+		case existing.Has(name):
 			chosen.Insert(name)
 		default:
-			return nil, fmt.Errorf("annotation %s: the pod has no container %s; it has %s",
-				v1alpha1.ContainersAnnotation, shown(name), strings.Join(existing, ", "))
+			return nil, fmt.Errorf("annotation %s: the pod has no container %s; it has %.500s",
+				v1alpha1.ContainersAnnotation, shown(name), list)
 		}
 	}
 	if len(chosen) == 0 {
-		return nil, fmt.Errorf("annotation %s is empty: name containers (the pod has %s), or remove it",
-			v1alpha1.ContainersAnnotation, strings.Join(existing, ", "))
+		return nil, fmt.Errorf("annotation %s is empty: name containers (the pod has %.500s), or remove it",
+			v1alpha1.ContainersAnnotation, list)
 	}
 	return chosen, nil
 }
 
-// injectContainer gives a container these mounts and no others of ours. The
-// former volumes are those of an earlier injection.
-func injectContainer(c *corev1.Container, mounts []mount, former sets.Set[string]) {
-	var users, before []string // paths that the user mounts something at, and we did before
-	for _, m := range c.VolumeMounts {
-		if former.Has(m.Name) {
-			before = append(before, path.Clean(m.MountPath))
+// inject gives a container these mounts and no others of ours. The former volumes
+// are those of an earlier injection.
+func (c *container) inject(mounts []mount, former sets.Set[string]) ([]operation, error) {
+	patch, before, err := c.injectMounts(mounts, former)
+	if err != nil {
+		return nil, err
+	}
+	variables, err := c.injectVariables(mounts, before)
+	return append(patch, variables...), err
+}
+
+// injectMounts returns the paths that an earlier injection mounted something at, too.
+func (c *container) injectMounts(mounts []mount, former sets.Set[string]) (patch []operation, before []string, err error) {
+	list := c.path + "/volumeMounts"
+	entries, err := items[raw](list, c.VolumeMounts)
+	if err != nil {
+		return nil, nil, err
+	}
+	type head struct {
+		Name      string `json:"name"`
+		MountPath string `json:"mountPath"`
+	}
+	heads := make([]head, len(entries))
+	users := sets.New[string]()
+	for i, text := range entries {
+		if err := decode(text, &heads[i]); err != nil {
+			return nil, nil, fmt.Errorf("decode a mount: %w", err)
+		}
+		heads[i].MountPath = path.Clean(heads[i].MountPath)
+		if former.Has(heads[i].Name) {
+			before = append(before, heads[i].MountPath)
 		} else {
-			users = append(users, path.Clean(m.MountPath))
+			users.Insert(heads[i].MountPath)
 		}
 	}
-	wanted := slices.DeleteFunc(slices.Clone(mounts), func(m mount) bool { return slices.Contains(users, m.path) })
+	wanted := slices.DeleteFunc(slices.Clone(mounts), func(m mount) bool { return users.Has(m.path) })
 
-	var kept []corev1.VolumeMount
+	e := edit{path: list, missing: entries == nil, length: len(entries), replaced: map[int]any{}}
 	placed := sets.New[string]()
-	for _, m := range c.VolumeMounts {
-		if former.Has(m.Name) {
-			i := slices.IndexFunc(wanted, func(w mount) bool { return volumeName(w.object) == m.Name && w.path == path.Clean(m.MountPath) })
-			if i < 0 || placed.Has(wanted[i].path) {
-				continue
-			}
-			m = wanted[i].volumeMount()
-			placed.Insert(m.MountPath)
+	for i, h := range heads {
+		if !former.Has(h.Name) {
+			continue
 		}
-		kept = append(kept, m)
+		j := slices.IndexFunc(wanted, func(w mount) bool { return w.name == h.Name && w.path == h.MountPath })
+		if j < 0 || placed.Has(wanted[j].path) {
+			e.removed = append(e.removed, i)
+			continue
+		}
+		placed.Insert(wanted[j].path)
+		if want := wanted[j].volumeMount(); !is(entries[i], want) {
+			e.replaced[i] = want
+		}
 	}
 	for _, m := range wanted {
 		if !placed.Has(m.path) {
-			kept = append(kept, m.volumeMount())
+			e.added = append(e.added, m.volumeMount())
 		}
 	}
-	c.VolumeMounts = kept
+	return e.operations(), before, nil
+}
 
+// injectVariables sets the variables of the directories that are mounted, and
+// takes those of an earlier injection away.
+func (c *container) injectVariables(mounts []mount, before []string) ([]operation, error) {
+	list := c.path + "/env"
+	env, err := items[struct {
+		Name      string `json:"name"`
+		Value     string `json:"value"`
+		ValueFrom raw    `json:"valueFrom"`
+	}](list, c.Env)
+	if err != nil {
+		return nil, err
+	}
+	e := edit{path: list, missing: env == nil, length: len(env)}
 	for _, v := range []struct{ name, dir string }{
 		{v1alpha1.TokenDirVariable, v1alpha1.TokenDir}, {v1alpha1.VerifyDirVariable, v1alpha1.VerifyDir},
 	} {
 		below := func(p string) bool { return p == v.dir || strings.HasPrefix(p, v.dir+"/") }
 		want := slices.ContainsFunc(mounts, func(m mount) bool { return below(m.path) })
-		ours := corev1.EnvVar{Name: v.name, Value: v.dir}
-		switch i := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == v.name }); {
-		case want && i < 0:
-			// At the end: in the midst, what a newer API server knows of the others
-			// and we do not would be lost.
-			c.Env = append(c.Env, ours)
-		case !want && i >= 0 && c.Env[i] == ours && slices.ContainsFunc(before, below):
-			c.Env = slices.Delete(c.Env, i, i+1)
+		i := 0
+		for i < len(env) && env[i].Name != v.name {
+			i++
+		}
+		switch {
+		case want && i == len(env):
+			e.added = append(e.added, corev1.EnvVar{Name: v.name, Value: v.dir})
+		case !want && i < len(env) && env[i].Value == v.dir && env[i].ValueFrom == nil && slices.ContainsFunc(before, below):
+			e.removed = append(e.removed, i)
 		}
 	}
+	slices.Sort(e.removed)
+	return e.operations(), nil
 }
 
 // volumeMount mounts all of the object: a subPath would never see a change.
 func (m mount) volumeMount() corev1.VolumeMount {
-	return corev1.VolumeMount{Name: volumeName(m.object), MountPath: m.path, ReadOnly: true}
+	return corev1.VolumeMount{Name: m.name, MountPath: m.path, ReadOnly: true}
 }

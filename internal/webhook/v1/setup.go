@@ -3,18 +3,23 @@
 package v1
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"path/filepath"
+	"strconv"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
-	"sigs.k8s.io/controller-runtime/pkg/webhook"
-	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
+	"github.com/m2m-operator/m2m-operator/internal/serving"
 	"github.com/m2m-operator/m2m-operator/internal/webhook/certificate"
 )
 
@@ -30,6 +35,12 @@ type Options struct {
 	// CertDir holds tls.crt and tls.key, which somebody else keeps up to date.
 	// Empty: the operator keeps a certificate of its own.
 	CertDir string
+
+	// ClientCA is a file with the certificate authority of the API server's client
+	// certificate. Empty: anybody may ask, and is told no more than he must be.
+	ClientCA string
+	// ClientNames are the common names that its certificate may have. Empty: any.
+	ClientNames []string
 
 	// OperatorNamespace is where the operator's own certificate and its Service
 	// are.
@@ -49,8 +60,8 @@ type Options struct {
 // Setup adds the webhook to a manager whose cache has M2MClients and
 // APIResources. The check that it returns is ready when the webhook is served.
 func Setup(mgr ctrl.Manager, o Options) (healthz.Checker, error) {
-	so := webhook.Options{Host: o.Host, Port: o.Port, CertDir: o.CertDir}
 	certified := healthz.Ping
+	serve := func(ctx context.Context) (*tls.Config, error) { return fromFiles(ctx, o.CertDir) }
 	if o.CertDir == "" {
 		store, err := certificate.Setup(mgr, certificate.Options{
 			Secret:        types.NamespacedName{Namespace: o.OperatorNamespace, Name: o.Service + "-certificate"},
@@ -62,21 +73,38 @@ func Setup(mgr ctrl.Manager, o Options) (healthz.Checker, error) {
 			return nil, err
 		}
 		certified = store.Check
-		so.TLSOpts = []func(*tls.Config){func(c *tls.Config) { c.GetCertificate = store.GetCertificate }}
+		serve = func(context.Context) (*tls.Config, error) {
+			return &tls.Config{GetCertificate: store.GetCertificate}, nil
+		}
 	}
-	server := webhook.NewServer(so)
-	server.Register(Path, &admission.Webhook{Handler: &handler{
-		reader:  mgr.GetCache(), // past what makes the client wait for its own writes
-		decoder: admission.NewDecoder(mgr.GetScheme()),
-		watched: sets.New(o.WatchNamespaces...),
-	}})
+	if o.ClientCA != "" {
+		callers := &callers{file: o.ClientCA, names: sets.New(o.ClientNames...), clock: clock.RealClock{}}
+		serve = callers.only(serve)
+	}
+	server := &serving.Server{
+		Address: net.JoinHostPort(o.Host, strconv.Itoa(o.Port)),
+		TLS:     serve,
+		Handler: (&handler{
+			reader:  mgr.GetCache(), // past what makes the client wait for its own writes
+			watched: sets.New(o.WatchNamespaces...),
+		}).http(),
+	}
 	if err := mgr.Add(server); err != nil {
 		return nil, fmt.Errorf("add the webhook server: %w", err)
 	}
-	return func(req *http.Request) error {
-		if err := certified(req); err != nil {
-			return err
+	return func(req *http.Request) error { return errors.Join(certified(req), server.Check(req)) }, nil
+}
+
+// fromFiles serves a certificate that somebody else keeps up to date.
+func fromFiles(ctx context.Context, dir string) (*tls.Config, error) {
+	watcher, err := certwatcher.New(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
+	if err != nil {
+		return nil, fmt.Errorf("read the webhook's certificate: %w", err)
+	}
+	go func() {
+		if err := watcher.Start(ctx); err != nil {
+			ctrl.Log.WithName("webhook").Error(err, "Could not watch the webhook's certificate")
 		}
-		return server.StartedChecker()(req)
-	}, nil
+	}()
+	return &tls.Config{GetCertificate: watcher.GetCertificate}, nil
 }

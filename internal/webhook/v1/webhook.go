@@ -13,81 +13,111 @@ import (
 	"net/http"
 
 	admissionv1 "k8s.io/api/admission/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
-	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
 // handler answers the API server's question what a new pod shall look like.
 type handler struct {
-	reader  client.Reader // M2MClients and APIResources, from the cache
-	decoder admission.Decoder
+	reader  client.Reader    // M2MClients and APIResources, from the cache
 	watched sets.Set[string] // namespaces; empty: all
 }
 
-// Handle injects into a pod that is being created.
-func (h *handler) Handle(ctx context.Context, req admission.Request) admission.Response {
-	if req.Operation != admissionv1.Create {
-		return admission.Allowed("")
-	}
-	if !h.watches(req.Namespace) {
-		return admission.Allowed("").WithWarnings(fmt.Sprintf(
-			"m2m-operator does not watch namespace %q (--watch-namespaces); nothing was injected into the pod", req.Namespace))
-	}
-	pod := &corev1.Pod{}
-	if err := h.decoder.Decode(req, pod); err != nil {
-		return admission.Errored(http.StatusBadRequest, err)
-	}
-	wish, err := wishOf(pod.Annotations, req.Namespace)
-	if err != nil {
-		return admission.Denied(err.Error())
-	}
-	if wish.client == "" && len(wish.apis) == 0 {
-		return admission.Allowed("")
-	}
-	secret, warnings, err := h.lookUp(ctx, wish, req.Namespace)
-	if err != nil {
-		return admission.Errored(http.StatusInternalServerError, err)
-	}
+// request is as much of an admission request as the answer depends on.
+type request struct {
+	UID       types.UID             `json:"uid"`
+	Operation admissionv1.Operation `json:"operation"`
+	Namespace string                `json:"namespace"`
+	Object    raw                   `json:"object"`
 
-	// The patch is made of the pod as we know it, before and after: what a newer
-	// API server put into it and we do not know stays as it is.
-	before, err := json.Marshal(pod)
-	if err != nil {
-		return admission.Errored(http.StatusInternalServerError, err)
-	}
-	if err := inject(pod, req.Namespace, wish, secret); err != nil {
-		return admission.Denied(err.Error())
-	}
-	after, err := json.Marshal(pod)
-	if err != nil {
-		return admission.Errored(http.StatusInternalServerError, err)
-	}
-	log.FromContext(ctx).V(1).Info("Injected into a pod", "generateName", pod.GenerateName,
-		"objects", pod.Annotations[v1alpha1.InjectedAnnotation], "warnings", len(warnings))
-	return admission.PatchResponseFromRaw(before, after).WithWarnings(warnings...)
+	// fromAPIServer reports that the API server has shown its certificate. What
+	// exists is told to nobody else.
+	fromAPIServer bool
 }
 
-// lookUp returns the name of the Secret with the client's tokens, and what the
-// pod will have to wait for.
-func (h *handler) lookUp(ctx context.Context, w wish, namespace string) (secret string, warnings []string, err error) {
+// answer injects into a pod that is being created.
+func (h *handler) answer(ctx context.Context, req request) *admissionv1.AdmissionResponse {
+	if req.Operation != admissionv1.Create {
+		return allowed(nil)
+	}
+	if !h.watches(req.Namespace) {
+		return allowed([]string{fmt.Sprintf(
+			"m2m-operator does not watch namespace %q (--watch-namespaces); nothing was injected into the pod", req.Namespace)})
+	}
+	p := &pod{}
+	if len(req.Object) == 0 {
+		return refused(http.StatusBadRequest, "there is no pod in the request")
+	}
+	if err := decode(req.Object, p); err != nil {
+		return refused(http.StatusBadRequest, err.Error())
+	}
+	annotations, err := p.annotations()
+	if err != nil {
+		return refused(http.StatusBadRequest, err.Error())
+	}
+	wish, err := wishOf(annotations, req.Namespace)
+	if err != nil {
+		return refused(http.StatusForbidden, err.Error())
+	}
+	if wish.client == "" && len(wish.apis) == 0 {
+		return allowed(nil)
+	}
+	secret, warnings, err := h.lookUp(ctx, wish, req)
+	if err != nil {
+		return refused(http.StatusInternalServerError, err.Error())
+	}
+	operations, err := inject(p, annotations, req.Namespace, wish, secret)
+	if err != nil {
+		return refused(http.StatusForbidden, err.Error())
+	}
+	patch, err := json.Marshal(operations)
+	if err != nil {
+		return refused(http.StatusInternalServerError, err.Error())
+	}
+	log.FromContext(ctx).V(1).Info("Injected into a pod", "namespace", req.Namespace,
+		"client", wish.client, "apis", len(wish.apis), "warnings", len(warnings))
+	response := allowed(warnings)
+	response.Patch, response.PatchType = patch, ptr.To(admissionv1.PatchTypeJSONPatch)
+	return response
+}
+
+func allowed(warnings []string) *admissionv1.AdmissionResponse {
+	return &admissionv1.AdmissionResponse{Allowed: true, Warnings: warnings, Result: &metav1.Status{Code: http.StatusOK}}
+}
+
+// refused says why the pod is not created, to whoever creates it.
+func refused(code int32, message string) *admissionv1.AdmissionResponse {
+	status := &metav1.Status{Code: code, Message: message}
+	if code == http.StatusForbidden {
+		status.Reason = metav1.StatusReasonForbidden
+	}
+	return &admissionv1.AdmissionResponse{Result: status}
+}
+
+// lookUp returns the name of the Secret with the client's tokens, and for the API
+// server what the pod will have to wait for.
+func (h *handler) lookUp(ctx context.Context, w wish, req request) (secret string, warnings []string, err error) {
 	if w.client != "" {
 		c := &v1alpha1.M2MClient{}
-		exists, err := h.get(ctx, types.NamespacedName{Namespace: namespace, Name: w.client}, c)
+		exists, err := h.get(ctx, types.NamespacedName{Namespace: req.Namespace, Name: w.client}, c)
 		if err != nil {
 			return "", nil, fmt.Errorf("look up M2MClient %q: %w", w.client, err)
 		}
 		if !exists {
 			c.Name = w.client
-			warnings = append(warnings, fmt.Sprintf("M2MClient %q does not exist in namespace %q yet; the pod starts when it has a token", w.client, namespace))
+			warnings = append(warnings, fmt.Sprintf("M2MClient %q does not exist in namespace %q yet; the pod starts when it has a token", w.client, req.Namespace))
 		}
 		secret = c.SecretName()
+	}
+	if !req.fromAPIServer {
+		return secret, nil, nil
 	}
 	for _, api := range w.apis {
 		exists, err := h.get(ctx, api, &v1alpha1.APIResource{})
@@ -101,7 +131,7 @@ func (h *handler) lookUp(ctx context.Context, w wish, namespace string) (secret 
 	return secret, warnings, nil
 }
 
-// get says whether an object exists, as far as the operator can see.
+// get reports whether an object exists, as far as the operator can see.
 func (h *handler) get(ctx context.Context, name types.NamespacedName, obj client.Object) (bool, error) {
 	if !h.watches(name.Namespace) {
 		return false, nil
