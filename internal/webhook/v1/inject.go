@@ -23,8 +23,6 @@ import (
 const (
 	// maxName is the longest name of an M2MClient or APIResource.
 	maxName = 63
-	// maxAPIs is how many APIs a pod may verify tokens of.
-	maxAPIs = 64
 	// maxMounts is how many mounts a pod gets in all its containers: what an
 	// answer can hold is more than what a request does.
 	maxMounts = 2048
@@ -56,18 +54,17 @@ func wishOf(annotations map[string]string, namespace string) (w wish, err error)
 		w.client = name
 	}
 	if value, ok := annotations[v1alpha1.VerifyAnnotation]; ok {
-		if strings.Count(value, ",") > 2*maxAPIs { // before it is taken apart
-			return w, fmt.Errorf("annotation %s names too many APIResources; a pod can have %d", v1alpha1.VerifyAnnotation, maxAPIs)
-		}
 		apis, invalid := v1alpha1.ParseVerify(value, namespace)
 		switch {
+		case len(value) > v1alpha1.VerifyMaxBytes:
+			return w, fmt.Errorf("annotation %s has %d bytes; it can have %d", v1alpha1.VerifyAnnotation, len(value), v1alpha1.VerifyMaxBytes)
+		case len(invalid) > 0 && strings.HasPrefix(invalid[0], "(more than "), strings.Count(value, ",") > 2*v1alpha1.VerifyMaxNames:
+			return w, fmt.Errorf("annotation %s names too many APIResources; a pod can have %d", v1alpha1.VerifyAnnotation, v1alpha1.VerifyMaxNames)
 		case len(invalid) > 0:
 			return w, fmt.Errorf("annotation %s: %s is no name of an APIResource; write name or namespace/name, several separated by commas",
 				v1alpha1.VerifyAnnotation, shown(invalid[0]))
 		case len(apis) == 0:
 			return w, fmt.Errorf("annotation %s is empty: name APIResources, or remove it", v1alpha1.VerifyAnnotation)
-		case len(apis) > maxAPIs:
-			return w, fmt.Errorf("annotation %s names %d APIResources; a pod can have %d", v1alpha1.VerifyAnnotation, len(apis), maxAPIs)
 		}
 		w.apis = apis
 	}
