@@ -71,8 +71,9 @@ func newIdentities(config *rest.Config, hc *http.Client, kind string, namespaces
 			},
 		}
 		all.pending.Add(1)
+		store := &identityStore{all: all, namespace: ns}
 		all.reflectors = append(all.reflectors, toolscache.NewReflectorWithOptions(
-			toolscache.ToListWatcherWithWatchListSemantics(lw, c), metadataOf(kind), &identityStore{all: all, namespace: ns},
+			&pagedLister{ListerWatcherWithContext: lw, transform: store.Transformer()}, metadataOf(kind), store,
 			toolscache.ReflectorOptions{Name: "identities of " + kind, TypeDescription: kind + " metadata"}))
 	}
 	return all, nil

@@ -142,6 +142,7 @@ func ManagerOptions(o Options) ctrl.Options {
 		Cache: cache.Options{
 			DefaultNamespaces: watchedNamespaces(o.WatchNamespaces),
 			DefaultTransform:  cache.TransformStripManagedFields(),
+			NewInformer:       newPagedInformer,
 			ByObject: map[client.Object]cache.ByObject{
 				&v1alpha1.M2MClient{}:                  {Label: clients, Transform: slimClient},
 				&v1alpha1.APIResource{}:                {Transform: slimAPIResource},
