@@ -51,12 +51,14 @@ type APIResourceSpec struct {
 
 	// grants say which M2MClients of other namespaces may ask for which scopes.
 	// Clients of the API's own namespace may ask for any of its scopes. Unset,
-	// no other namespace may call the API. At most 32.
+	// no other namespace may call the API. At most 32, with at most 512 names and
+	// scopes together.
 	//
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:XValidation:rule="self.map(g, (has(g.clients.namespaces.names) ? size(g.clients.namespaces.names) : 0) + (has(g.clients.names) ? size(g.clients.names) : 0) + (has(g.scopes) ? size(g.scopes) : 0)).sum() <= 512",message="the grants together must have at most 512 names and scopes"
 	Grants []Grant `json:"grants,omitempty"`
 
 	// verification says how the API's workloads check tokens.

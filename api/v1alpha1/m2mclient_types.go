@@ -25,13 +25,15 @@ type M2MClientSpec struct {
 	AuthorizationServerRef AuthorizationServerReference `json:"authorizationServerRef,omitzero"`
 
 	// access lists the APIs that the client calls. Each gets a token of its
-	// own, under a key of its own in the Secret. At least 1, at most 16.
+	// own, under a key of its own in the Secret. At least 1, at most 16, with at
+	// most 256 scopes together.
 	//
 	// +required
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:XValidation:rule=`self.all(a, self.exists_one(b, (has(a.key) ? a.key : (has(a.apiResourceRef) ? a.apiResourceRef.name : "")) == (has(b.key) ? b.key : (has(b.apiResourceRef) ? b.apiResourceRef.name : ""))))`,message="two accesses have the same key; give one of them another key"
+	// +kubebuilder:validation:XValidation:rule="self.map(a, has(a.scopes) ? size(a.scopes) : 0).sum() <= 256",message="the accesses together must have at most 256 scopes"
 	Access []Access `json:"access,omitempty"`
 
 	// credentials are what the client proves itself with at the authorization
@@ -278,20 +280,23 @@ type TokenSecret struct {
 	// +optional
 	Name ObjectName `json:"name,omitempty"`
 
-	// labels are added to the Secret.
+	// labels are added to the Secret. At most 32, of 8192 characters together.
 	//
 	// +optional
 	// +kubebuilder:validation:MinProperties=1
 	// +kubebuilder:validation:MaxProperties=32
 	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/') && k != 'app.kubernetes.io/managed-by')",message="labels of m2m-operator.io/ and app.kubernetes.io/managed-by are set by the operator"
+	// +kubebuilder:validation:XValidation:rule="self.map(k, size(k) + size(self[k])).sum() <= 8192",message="labels must have at most 8192 characters together"
 	Labels map[string]string `json:"labels,omitempty"`
 
-	// annotations are added to the Secret.
+	// annotations are added to the Secret. At most 32, of 8192 characters
+	// together.
 	//
 	// +optional
 	// +kubebuilder:validation:MinProperties=1
 	// +kubebuilder:validation:MaxProperties=32
 	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/'))",message="annotations of m2m-operator.io/ are set by the operator"
+	// +kubebuilder:validation:XValidation:rule="self.map(k, size(k) + size(self[k])).sum() <= 8192",message="annotations must have at most 8192 characters together"
 	Annotations map[string]string `json:"annotations,omitempty"`
 
 	// template adds keys to the Secret, each rendered from a Go template. The
