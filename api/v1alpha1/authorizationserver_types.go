@@ -186,14 +186,16 @@ type JWKSPolicy struct {
 
 	// revokedKeyIDs are keys that must not be trusted any more, whatever the
 	// server publishes. They leave every verification bundle, and the tokens
-	// that they signed are replaced at once. At most 64.
+	// that they signed are replaced at once. At most 64, each of at most 128
+	// printable ASCII characters: keys with other IDs are not taken over.
 	//
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MinLength=1
-	// +kubebuilder:validation:items:MaxLength=512
+	// +kubebuilder:validation:items:MaxLength=128
+	// +kubebuilder:validation:items:Pattern=`^[ -~]+$`
 	RevokedKeyIDs []string `json:"revokedKeyIDs,omitempty"`
 }
 
@@ -248,7 +250,8 @@ type SigningKey struct {
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern=`^[ -~]+$`
 	KeyID string `json:"keyID,omitempty"`
 
 	// algorithm is the key's algorithm (alg), empty if the server names none.

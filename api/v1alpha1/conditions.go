@@ -281,6 +281,8 @@ const (
 	ReasonKeysChanged = "KeysChanged"
 	// ReasonBundleWritten: a verification bundle was written.
 	ReasonBundleWritten = "BundleWritten"
+	// ReasonBundleRefused: the API server does not take a verification bundle.
+	ReasonBundleRefused = "BundleRefused"
 
 	// ReasonTokenNotReady, on a pod: the Secret that it mounts for its M2MClient
 	// does not exist, or is not the client's any more.

@@ -417,7 +417,8 @@ type TokenStatus struct {
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern=`^[ -~]+$`
 	KeyID string `json:"keyID,omitempty"`
 
 	// pending is a newer token that waits until the API's pods have what they
@@ -439,7 +440,8 @@ type PendingToken struct {
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern=`^[ -~]+$`
 	KeyID string `json:"keyID,omitempty"`
 
 	// since is when it was issued.

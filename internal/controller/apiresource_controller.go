@@ -43,6 +43,8 @@ type APIResourceReconciler struct {
 	servers *servers
 	foreign *foreignObjects
 	events  recorder.EventRecorder
+
+	rendered *renderedBundles // shared with BundleReconciler
 }
 
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources,verbs=list;watch
@@ -120,8 +122,8 @@ func (r *APIResourceReconciler) distribution(ctx context.Context, api *v1alpha1.
 	if !srv.keysKnown() {
 		return no(v1alpha1.ReasonNoKeys, fmt.Sprintf("No signing key of %s %q is known yet", srv.key.kind, srv.key.name))
 	}
-	if _, err := render.Verification(bundleOf(api, srv), extraFiles(api)); err != nil {
-		return no(v1alpha1.ReasonInvalidTemplate, "The verification bundle cannot be rendered: "+err.Error())
+	if _, err := r.rendered.files(client.ObjectKeyFromObject(api), bundleOf(api, srv), extraFiles(api)); err != nil {
+		return no(v1alpha1.ReasonInvalidTemplate, "A part of the verification bundle cannot be rendered: "+err.Error())
 	}
 	missing := needed.Difference(held)
 	name := render.ConfigMapName(api.Namespace, api.Name)

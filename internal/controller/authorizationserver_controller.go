@@ -68,6 +68,7 @@ type fetchState struct {
 	etag, lastModified     string
 	keysFetchedAt          time.Time
 	discovered, keysResult *problem // how the last attempt ended; nil: not attempted, or well
+	leftOut                string   // what the last key set holds that cannot be used
 }
 
 // What no namespace holds is a role of its own, so that the rest can be granted in
@@ -302,6 +303,7 @@ func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.
 			if !fetched.NotModified {
 				state.etag, state.lastModified = fetched.ETag, fetched.LastModified
 				status.Keys = signingKeys(jwks.Merge(recordsOf(status.Keys), fetched.Keys, mergePolicy(spec, now)))
+				state.leftOut = leftOut(fetched.Skipped)
 				for _, s := range fetched.Skipped {
 					log.FromContext(ctx).V(1).Info("Left out a key of the JWKS", "keyID", s.ID, "reason", s.Reason)
 				}
@@ -313,7 +315,24 @@ func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.
 	if state.keysResult != nil {
 		return conditionOf(v1alpha1.ConditionKeysFresh, state.keysResult)
 	}
-	return isTrue(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, "The signing keys are current")
+	return isTrue(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, "The signing keys are current"+state.leftOut)
+}
+
+// leftOut tells which keys of a set cannot be used, of those that are meant for
+// signatures.
+func leftOut(skipped []jwks.Skipped) string {
+	odd := slices.DeleteFunc(slices.Clone(skipped), func(s jwks.Skipped) bool { return s.OtherUse })
+	if len(odd) == 0 {
+		return ""
+	}
+	told := "a key without an ID " + odd[0].Reason
+	if odd[0].ID != "" {
+		told = fmt.Sprintf("the key \"%s\" %s", truncate(odd[0].ID, 64), odd[0].Reason) // escaped by Parse
+	}
+	if len(odd) == 1 {
+		return "; left out: " + told
+	}
+	return fmt.Sprintf("; left out %d keys of the JWKS: %s, and others", len(odd), told)
 }
 
 // serverReady sums up: what works goes on working while discovery fails.

@@ -5,9 +5,12 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -29,6 +32,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
@@ -47,12 +52,14 @@ type bundleRequest struct {
 // namespace and APIResource that a pod or workload there is annotated with.
 type BundleReconciler struct {
 	client  client.Client
+	live    client.Reader // what ConfigMaps hold is not in the cache
 	servers *servers
 	clock   clock.PassiveClock
 	prompt  bool // pods are touched when they must see a change at once
 	events  recorder.EventRecorder
 
 	rendered *renderedBundles
+	writes   *pace.Buckets[bundleRequest] // of one bundle
 }
 
 // +kubebuilder:rbac:groups="",resources=configmaps,verbs=get;list;watch;create;update;delete
@@ -90,11 +97,7 @@ func (r *BundleReconciler) Reconcile(ctx context.Context, req bundleRequest) (ct
 		return ctrl.Result{}, r.remove(ctx, current, req)
 	}
 
-	want, err := r.render(ctx, &api, name, current)
-	if want == nil || err != nil {
-		return ctrl.Result{}, err // what cannot be rendered now leaves what is there
-	}
-	return ctrl.Result{}, r.write(ctx, &api, current, want)
+	return r.distribute(ctx, req, &api, current)
 }
 
 // needed says whether a pod or workload of the namespace asks for the bundle.
@@ -112,25 +115,114 @@ func (r *BundleReconciler) needed(ctx context.Context, req bundleRequest) (bool,
 	return false, nil
 }
 
-// render returns the ConfigMap as it should be, nil where it cannot be told
-// now; the APIResource's conditions say why.
-func (r *BundleReconciler) render(
-	ctx context.Context, api *v1alpha1.APIResource, name types.NamespacedName, current *corev1.ConfigMap,
-) (*corev1.ConfigMap, error) {
+// bundleWriteRate is how often one bundle is written. Whoever can change what is
+// in it, or the ConfigMap itself, could otherwise have it written without end, in
+// every namespace that verifies. A revoked key leaves it at once all the same.
+var bundleWriteRate = pace.Rate{Every: 10 * time.Second, Burst: 30}
+
+// distribute writes the bundle of an APIResource as it should be. What cannot be
+// told now leaves what is there; the APIResource's conditions say why.
+func (r *BundleReconciler) distribute(ctx context.Context, req bundleRequest, api *v1alpha1.APIResource, current *corev1.ConfigMap) (ctrl.Result, error) {
 	if !meta.IsStatusConditionTrue(api.Status.Conditions, v1alpha1.ConditionAccepted) {
-		return nil, nil
+		return ctrl.Result{}, nil
 	}
 	srv, unresolved, err := r.servers.resolve(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
 	if unresolved != nil || err != nil || !srv.keysKnown() {
-		return nil, err
+		return ctrl.Result{}, err
 	}
-	bundle := bundleOf(api, srv)
-	files, err := r.rendered.files(client.ObjectKeyFromObject(api), bundle, extraFiles(api))
+	d := &draft{request: req, api: api, srv: srv, current: current, bundle: bundleOf(api, srv), extra: extraFiles(api)}
+	want, err := r.configMap(ctx, d, r.rendered.files)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if want == nil {
+		return ctrl.Result{}, r.withdraw(ctx, d)
+	}
+	if current != nil {
+		if want = changed(current, want); want == nil {
+			return ctrl.Result{}, nil
+		}
+	}
+	revoked, err := r.holdsRevoked(ctx, d)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	now := r.clock.Now()
+	if revoked {
+		r.writes.Force(req, 1, now)
+	} else if wait := r.writes.Take(req, 1, now); wait > 0 {
+		log.FromContext(ctx).V(1).Info("Put off writing a verification bundle that changes too often", "wait", wait)
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
+	err = r.write(ctx, d, want)
+	if refused(err) {
+		return r.refused(ctx, d, want, err)
+	}
+	return ctrl.Result{}, err
+}
+
+// draft is a bundle that is to be written.
+type draft struct {
+	request bundleRequest
+	api     *v1alpha1.APIResource
+	srv     *server
+	current *corev1.ConfigMap // the cache's, nil if there is none
+	bundle  render.Bundle
+	extra   map[string]string
+
+	now map[string]string // what current holds; nil: not looked at
+}
+
+// look reads what a bundle holds now, which the cache does not keep.
+func (r *BundleReconciler) look(ctx context.Context, d *draft) error {
+	if d.current == nil || d.now != nil {
+		return nil
+	}
+	var live corev1.ConfigMap
+	if err := r.live.Get(ctx, client.ObjectKeyFromObject(d.current), &live); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("read ConfigMap %q: %w", d.current.Name, err)
+	}
+	d.now = merged(live.Data, nil)
+	return nil
+}
+
+// holdsRevoked reports whether a revoked key is in the bundle now.
+func (r *BundleReconciler) holdsRevoked(ctx context.Context, d *draft) (bool, error) {
+	p := jwks.MergePolicy{Revoked: d.srv.spec.JWKS.RevokedKeyIDs}
+	if len(p.Revoked) == 0 {
+		return false, nil
+	}
+	err := r.look(ctx, d)
+	return slices.ContainsFunc(d.keysNow(), p.Revokes), err
+}
+
+// keysNow returns the keys that are in the bundle now.
+func (d *draft) keysNow() []jwks.Key {
+	keys, _, err := jwks.Parse([]byte(d.now[render.FileJWKS]))
+	if err != nil {
+		return nil // there is none, or somebody edited it
+	}
+	return keys
+}
+
+// configMap returns the ConfigMap of a draft, nil if nothing can be rendered.
+func (r *BundleReconciler) configMap(
+	ctx context.Context, d *draft, files func(types.NamespacedName, render.Bundle, map[string]string) (map[string]string, error),
+) (*corev1.ConfigMap, error) {
+	data, err := files(client.ObjectKeyFromObject(d.api), d.bundle, d.extra)
 	if err != nil {
 		log.FromContext(ctx).V(1).Info("Could not render the verification bundle", "reason", err.Error())
+	}
+	if data == nil {
 		return nil, nil
 	}
-	contents, since, err := r.contents(ctx, api, srv, current, render.ContentsOf(bundle, extraFiles(api)))
+	if left := (*render.Incomplete)(nil); errors.As(err, &left) {
+		if err := r.look(ctx, d); err != nil {
+			return nil, err
+		}
+		d.keepFiles(data, left.Files)
+	}
+	contents, since, err := r.contents(ctx, d.api, d.srv, d.current, render.ContentsOf(d.bundle, d.extra))
 	if err != nil {
 		return nil, err
 	}
@@ -139,8 +231,8 @@ func (r *BundleReconciler) render(
 		return nil, fmt.Errorf("encode the contents of a bundle: %w", err)
 	}
 	annotations := map[string]string{
-		v1alpha1.APIResourceAnnotation: client.ObjectKeyFromObject(api).String(),
-		v1alpha1.KeyIDsAnnotation:      strings.Join(render.KeyIDs(bundle), ","),
+		v1alpha1.APIResourceAnnotation: client.ObjectKeyFromObject(d.api).String(),
+		v1alpha1.KeyIDsAnnotation:      strings.Join(render.KeyIDs(d.bundle), ","),
 		v1alpha1.ContentsAnnotation:    string(encoded),
 	}
 	if !since.IsZero() {
@@ -148,30 +240,33 @@ func (r *BundleReconciler) render(
 	}
 	return &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: name.Namespace, Name: name.Name,
+			Namespace: d.request.namespace, Name: render.ConfigMapName(d.api.Namespace, d.api.Name),
 			Labels:      map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
 			Annotations: annotations,
 		},
-		Data: files,
+		Data: data,
 	}, nil
 }
 
-// write creates the ConfigMap, or changes it if it differs. Another's ConfigMap
-// of the same name is left alone.
-func (r *BundleReconciler) write(ctx context.Context, api *v1alpha1.APIResource, current, want *corev1.ConfigMap) error {
-	if current == nil {
-		err := r.client.Create(ctx, want)
-		if apierrors.IsAlreadyExists(err) {
-			return nil // not ours: the APIResource's condition says so
+// keepFiles keeps files that cannot be rendered as they are, for a gateway may
+// not start, or not check, without its own. Once a key has left the bundle they
+// go: they may show it.
+func (d *draft) keepFiles(data map[string]string, left []string) {
+	stay, _, _ := jwks.Parse([]byte(data[render.FileJWKS]))
+	for _, k := range d.keysNow() {
+		if !slices.Contains(stay, k) {
+			return
 		}
-		if err != nil {
-			return fmt.Errorf("create ConfigMap %q: %w", want.Name, ignoreTerminating(err))
-		}
-		bundleWrites.WithLabelValues("created").Inc()
-		r.events.Eventf(api, want, corev1.EventTypeNormal, v1alpha1.ReasonBundleWritten, "Distribute",
-			"Wrote the verification bundle to namespace %q", want.Namespace)
-		return nil
 	}
+	for _, name := range left {
+		if content, ok := d.now[name]; ok {
+			data[name] = content
+		}
+	}
+}
+
+// changed returns a ConfigMap as it should be, nil if it is so.
+func changed(current, want *corev1.ConfigMap) *corev1.ConfigMap {
 	updated := current.DeepCopy()
 	updated.Immutable = nil
 	if updated.Annotations == nil {
@@ -182,10 +277,33 @@ func (r *BundleReconciler) write(ctx context.Context, api *v1alpha1.APIResource,
 		return nil
 	}
 	updated.Data, updated.BinaryData = want.Data, nil
-	if ptr.Deref(current.Immutable, false) {
-		return r.client.Delete(ctx, current, preconditions(current)) // its deletion has it created anew
+	return updated
+}
+
+// write creates the ConfigMap, or changes it. Another's ConfigMap of the same
+// name is left alone.
+func (r *BundleReconciler) write(ctx context.Context, d *draft, want *corev1.ConfigMap) error {
+	if d.current == nil {
+		err := r.client.Create(ctx, want)
+		if apierrors.IsAlreadyExists(err) {
+			return nil // not ours: the APIResource's condition says so
+		}
+		if err != nil {
+			if ignoreTerminating(err) == nil {
+				return nil
+			}
+			return fmt.Errorf("create ConfigMap %q: %w", want.Name, err)
+		}
+		bundleWrites.WithLabelValues("created").Inc()
+		// Told where it happens: the API's owner sees a count.
+		r.events.Eventf(want, d.api, corev1.EventTypeNormal, v1alpha1.ReasonBundleWritten, "Distribute",
+			"Wrote the verification bundle of APIResource %q", client.ObjectKeyFromObject(d.api))
+		return nil
 	}
-	if err := r.client.Update(ctx, updated); err != nil {
+	if ptr.Deref(d.current.Immutable, false) {
+		return r.client.Delete(ctx, d.current, preconditions(d.current)) // its deletion has it created anew
+	}
+	if err := r.client.Update(ctx, want); err != nil {
 		return fmt.Errorf("update ConfigMap %q: %w", want.Name, err)
 	}
 	bundleWrites.WithLabelValues("updated").Inc()
@@ -203,6 +321,65 @@ func (r *BundleReconciler) remove(ctx context.Context, current *corev1.ConfigMap
 	bundleWrites.WithLabelValues("removed").Inc()
 	log.FromContext(ctx).Info("Removed a verification bundle")
 	return nil
+}
+
+// refused deals with a bundle that the API server does not take, for its size, a
+// policy or a quota. A revoked key must leave it all the same: by a bundle
+// without extra files, by one that only loses keys, or with the whole bundle.
+func (r *BundleReconciler) refused(ctx context.Context, d *draft, want *corev1.ConfigMap, refusal error) (ctrl.Result, error) {
+	told := "The API server refuses the verification bundle of APIResource %q: %s"
+	revoked, err := r.holdsRevoked(ctx, d)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if revoked {
+		if err := r.reduce(ctx, d); err != nil {
+			return ctrl.Result{}, err
+		}
+		told = "The API server refuses the verification bundle of APIResource %q, and so a smaller one or none takes its place without the revoked key: %s"
+	}
+	r.events.Eventf(want, d.api, corev1.EventTypeWarning, v1alpha1.ReasonBundleRefused, "Distribute", told,
+		client.ObjectKeyFromObject(d.api), refusal.Error())
+	log.FromContext(ctx).Info("Verification bundle was refused", "reason", truncate(refusal.Error(), 1024))
+	return ctrl.Result{RequeueAfter: refusalWait}, nil
+}
+
+// reduce writes a smaller bundle instead of one that was refused, or deletes it.
+func (r *BundleReconciler) reduce(ctx context.Context, d *draft) error {
+	now := d.keysNow()
+	plain := func(_ types.NamespacedName, b render.Bundle, _ map[string]string) (map[string]string, error) {
+		return render.Verification(b, nil)
+	}
+	for _, onlyKnown := range []bool{false, true} {
+		smaller := *d
+		if onlyKnown {
+			smaller.bundle.Keys = slices.DeleteFunc(slices.Clone(d.bundle.Keys), func(k render.Key) bool {
+				return !slices.ContainsFunc(now, func(n jwks.Key) bool { return n.ID == k.ID && n.JWK == k.JWK })
+			})
+		}
+		want, err := r.configMap(ctx, &smaller, plain)
+		if err != nil {
+			return err
+		}
+		if want == nil {
+			break
+		}
+		if want = changed(d.current, want); want == nil {
+			return nil
+		}
+		if err := r.write(ctx, &smaller, want); !refused(err) {
+			return err
+		}
+	}
+	return r.withdraw(ctx, d)
+}
+
+// withdraw deletes a bundle with a revoked key that cannot be written without it.
+func (r *BundleReconciler) withdraw(ctx context.Context, d *draft) error {
+	if revoked, err := r.holdsRevoked(ctx, d); err != nil || !revoked {
+		return err
+	}
+	return r.remove(ctx, d.current, d.request)
 }
 
 // preconditions have exactly the observed object deleted.

@@ -13,21 +13,29 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
+// renderedMax bounds the bytes of rendered bundles that are kept.
+const renderedMax = 16 << 20
+
 // renderedBundles keeps what was last rendered of each APIResource: the bundle is
 // the same in every namespace, and a new key reaches a thousand of them at once.
+// Rendering one holds up nobody who wants another.
 type renderedBundles struct {
 	mu   sync.Mutex
-	last map[types.NamespacedName]renderedBundle
+	last map[types.NamespacedName]*renderedBundle
+	size int // of what is in last
 }
 
 type renderedBundle struct {
-	from  string // what it was rendered from
+	size int // as it counts in renderedBundles, which guards it
+
+	mu    sync.Mutex // held while it is rendered: others that want the same wait
+	from  digest     // what it was rendered from
 	files map[string]string
 	err   error
 }
 
 func newRenderedBundles() *renderedBundles {
-	return &renderedBundles{last: map[types.NamespacedName]renderedBundle{}}
+	return &renderedBundles{last: map[types.NamespacedName]*renderedBundle{}}
 }
 
 // files is render.Verification for an APIResource.
@@ -36,20 +44,62 @@ func (r *renderedBundles) files(api types.NamespacedName, b render.Bundle, extra
 	if err != nil {
 		return nil, fmt.Errorf("encode a bundle: %w", err)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock() // others that want the same wait for it
-	last, ok := r.last[api]
-	if !ok || last.from != string(encoded) {
-		last = renderedBundle{from: string(encoded)}
+	last := r.of(api)
+	last.mu.Lock()
+	if from := digestOf(encoded); last.from != from {
+		last.from = from
 		last.files, last.err = render.Verification(b, extra)
+		r.count(api, last)
+	}
+	defer last.mu.Unlock()
+	return maps.Clone(last.files), last.err // what the API server answers may be written into it
+}
+
+// of returns what is kept of an APIResource.
+func (r *renderedBundles) of(api types.NamespacedName) *renderedBundle {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last, ok := r.last[api]
+	if !ok {
+		last = &renderedBundle{}
 		r.last[api] = last
 	}
-	return maps.Clone(last.files), last.err // what the API server answers may be written into it
+	return last
+}
+
+// count counts what was just rendered, and forgets others until the rest fits.
+func (r *renderedBundles) count(api types.NamespacedName, last *renderedBundle) {
+	size := 0
+	for name, content := range last.files {
+		size += len(name) + len(content)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last[api] != last {
+		return // it was forgotten meanwhile
+	}
+	r.size += size - last.size
+	last.size = size
+	for other := range r.last {
+		if r.size <= renderedMax {
+			return
+		}
+		if other != api {
+			r.drop(other)
+		}
+	}
 }
 
 // forget drops what was rendered of an APIResource that is gone.
 func (r *renderedBundles) forget(api types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.last, api)
+	r.drop(api)
+}
+
+func (r *renderedBundles) drop(api types.NamespacedName) {
+	if last, ok := r.last[api]; ok {
+		r.size -= last.size
+		delete(r.last, api)
+	}
 }

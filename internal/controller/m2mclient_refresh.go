@@ -178,7 +178,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 		if p.working(in) && !again && p.now.Before(held.record.IssuedAt.Add(keyPatience)) {
 			// The claims say which key is waited for; nothing is believed of them.
 			unverified, err := jwks.Inspect(held.value)
-			if err != nil || !storableKeyID(unverified.KeyID) {
+			if err != nil || !jwks.ValidKeyID(unverified.KeyID) {
 				unverified = nil
 			}
 			a.hold(held, unverified, p.now.Add(holdPoll), in.Recorded)

@@ -202,6 +202,9 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 	default:
 		err := r.client.Update(ctx, want)
 		if refused(err) {
+			if err := r.withdrawAnyway(ctx, p, want); err != nil {
+				return err
+			}
 			r.unpublish(p, want, err)
 			return nil
 		}
@@ -280,6 +283,57 @@ func (r *M2MClientReconciler) unpublish(p *pass, want *corev1.Secret, err error)
 			p.judge(a, r.present(p, a))
 		}
 	}
+}
+
+// withdrawAnyway takes out of the Secret what must not be there any more,
+// although the API server refuses the Secret as it should be: by an update that
+// only removes, or else with the whole Secret. What else the Secret held is
+// offered anew then.
+func (r *M2MClientReconciler) withdrawAnyway(ctx context.Context, p *pass, want *corev1.Secret) error {
+	less := remainder(p, want)
+	if less == nil {
+		return nil
+	}
+	if r.prompt {
+		less.Annotations[v1alpha1.PromptSinceAnnotation] = formatMoment(p.now)
+	}
+	err := r.client.Update(ctx, less)
+	if refused(err) {
+		err = client.IgnoreNotFound(r.client.Delete(ctx, p.secret.current, preconditions(p.secret.current)))
+	}
+	if err != nil {
+		return fmt.Errorf("take a withdrawn token out of Secret %q: %w", want.Name, err)
+	}
+	log.FromContext(ctx).Info("Took a withdrawn token out of a Secret that the API server refuses")
+	return nil
+}
+
+// remainder returns the present Secret without what the wanted one lacks, nil if
+// it lacks nothing. What is rendered from tokens stays only where it would not
+// change: it may show one that must go.
+func remainder(p *pass, want *corev1.Secret) *corev1.Secret {
+	current := p.secret.current
+	lost := slices.ContainsFunc(slices.Collect(maps.Keys(current.Data)), func(key string) bool { return want.Data[key] == nil })
+	if !lost {
+		return nil
+	}
+	less := current.DeepCopy()
+	maps.DeleteFunc(less.Data, func(key string, value []byte) bool {
+		isToken := slices.ContainsFunc(p.accesses, func(a *access) bool { return a.key == key })
+		return want.Data[key] == nil || !isToken && !bytes.Equal(want.Data[key], value)
+	})
+	records := p.secret.records
+	records.Tokens = maps.Clone(records.Tokens)
+	maps.DeleteFunc(records.Tokens, func(key string, _ tokenRecord) bool { return less.Data[key] == nil })
+	encoded, err := json.Marshal(records)
+	if err != nil {
+		panic(err) // strings and times only
+	}
+	if less.Annotations == nil {
+		less.Annotations = map[string]string{}
+	}
+	less.Annotations[v1alpha1.TokensAnnotation] = string(encoded)
+	return less
 }
 
 // redacted removes values from a message, the longest first: a short one that is

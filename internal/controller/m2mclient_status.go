@@ -69,7 +69,9 @@ func summarize(p *pass) {
 				t.Scopes = append(t.Scopes, v1alpha1.ScopeName(s))
 			}
 			t.IssuedAt, t.ExpiresAt, t.RefreshAt = timeOf(a.record.IssuedAt), timeOf(a.record.ExpiresAt), timeOf(a.plan.RefreshAt)
-			t.KeyID = a.record.KeyID
+			if jwks.ValidKeyID(a.record.KeyID) { // the record may be forged
+				t.KeyID = a.record.KeyID
+			}
 			if first.IsZero() || a.record.ExpiresAt.Before(first) {
 				first = a.record.ExpiresAt
 			}

@@ -21,9 +21,6 @@ const (
 	// maxScopes and maxScopeLength are the bounds of status.tokens[].scopes.
 	maxScopes      = 64
 	maxScopeLength = 128
-
-	// maxKeyIDLength is the bound of status.tokens[].pending.keyID.
-	maxKeyIDLength = 512
 )
 
 // genuine says whether a token was issued as its record says. Who can write the
@@ -91,11 +88,6 @@ func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 // "<API>/.default" stands for whatever the application was granted.
 func checkable(scopes []string) []string {
 	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return strings.HasSuffix(s, "/.default") })
-}
-
-// storableKeyID says whether a status can show a key ID that only a token names.
-func storableKeyID(id string) bool {
-	return len(id) <= maxKeyIDLength && !strings.ContainsFunc(id, func(c rune) bool { return c < ' ' || c > '~' })
 }
 
 // storable returns what of a server's scopes fits into a status: not more than

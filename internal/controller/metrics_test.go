@@ -251,7 +251,7 @@ func TestEvents(t *testing.T) {
 	}
 	then("the story",
 		"Normal AuthorizationServer/auth: Ready", "Normal AuthorizationServer/auth: Ready",
-		"Normal APIResource/payment-api: BundleWritten", "Normal APIResource/payment-api: Ready",
+		fmt.Sprintf("Normal ConfigMap/m2m-verify.%s.payment-api: BundleWritten", w.payments), "Normal APIResource/payment-api: Ready",
 		"Normal M2MClient/cart: TokenIssued", "Normal M2MClient/cart: Ready")
 
 	op.advance(45 * time.Minute)

@@ -117,7 +117,7 @@ func (s *server) revoked(keyID string) bool {
 func (s *server) keys() []jwks.Key {
 	var keys []jwks.Key
 	for _, k := range s.status.Keys {
-		if !s.revoked(k.KeyID) {
+		if !s.revoked(k.KeyID) && jwks.ValidKeyID(k.KeyID) {
 			keys = append(keys, jwks.Key{ID: k.KeyID, Algorithm: k.Algorithm, JWK: k.PublicKey})
 		}
 	}

@@ -30,6 +30,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
@@ -197,13 +198,15 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 	remover := func(events recorder.EventRecorder, w *wishes) *remover {
 		return &remover{client: c, servers: servers, timeout: o.DeletionTimeout, wake: w.wake, events: events}
 	}
+	rendered := newRenderedBundles()
 	r := &reconcilers{
 		foreign: foreign, servers: servers,
 		resource: &APIResourceReconciler{
-			client: c, servers: servers, foreign: foreign, events: events("m2m-apiresource"),
+			client: c, servers: servers, foreign: foreign, events: events("m2m-apiresource"), rendered: rendered,
 		},
 		bundle: &BundleReconciler{
-			client: c, servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-verificationbundle"), rendered: newRenderedBundles(),
+			client: c, live: mgr.GetAPIReader(), servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-verificationbundle"),
+			rendered: rendered, writes: pace.New[bundleRequest](bundleWriteRate),
 		},
 		client: &M2MClientReconciler{
 			shard: mine, client: c, live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens,

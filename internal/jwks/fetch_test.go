@@ -40,7 +40,7 @@ func TestFetch(t *testing.T) {
 			header: map[string]string{"ETag": `"1"`, "Last-Modified": "Sun, 01 Mar 2026 12:00:00 GMT", "Cache-Control": "public, max-age=300"},
 			body:   string(set(good, `{"kty":"oct","kid":"s","k":"AA"}`)),
 			want: &Fetched{
-				Keys: keys, Skipped: []Skipped{{ID: "s", Reason: "is symmetric"}},
+				Keys: keys, Skipped: []Skipped{{ID: "s", Reason: "is symmetric", OtherUse: true}},
 				ETag: `"1"`, LastModified: "Sun, 01 Mar 2026 12:00:00 GMT", MaxAge: 5 * time.Minute,
 			},
 		},

@@ -125,7 +125,7 @@ func clip(s string, limit int) string {
 }
 
 // quote makes foreign text fit for a message: bounded, and printable by escapes.
-func quote(s string) string { return strconv.Quote(clip(s, quoteLimit)) }
+func quote(s string) string { return strconv.QuoteToASCII(clip(s, quoteLimit)) }
 
 // quoteAll is quote for a list, sorted, so that the order in which a server
 // happens to write it does not change the message.
@@ -145,7 +145,13 @@ func quoteAll(list []string) string {
 	return b.String()
 }
 
-// printable makes foreign text fit to stand by itself, without quotation marks.
+// escaped makes foreign text fit to stand by itself, without quotation marks.
+func escaped(s string) string {
+	quoted := strconv.QuoteToASCII(clip(s, quoteLimit))
+	return quoted[1 : len(quoted)-1]
+}
+
+// printable makes an address fit to stand by itself.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {

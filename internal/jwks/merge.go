@@ -100,6 +100,12 @@ func (p MergePolicy) revokes(id identity) bool {
 	})
 }
 
+// Revokes tells whether a key is on the list of revoked ones.
+func (p MergePolicy) Revokes(key Key) bool {
+	parsed, public, err := parseKey([]byte(key.JWK))
+	return err == nil && p.revokes(identify(parsed, public))
+}
+
 // keep drops what is past its retention or too much, and sorts the rest.
 func keep(records map[identity]Record, retention time.Duration, now time.Time) []Record {
 	var kept []Record

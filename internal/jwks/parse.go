@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	jose "github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/json"
@@ -21,9 +22,9 @@ const (
 	// maxKeySize bounds what is read of one key, in bytes; a certificate chain
 	// beside it does not count, as it is not read.
 	maxKeySize = 8 << 10
-	// maxKeyID bounds a kid, in bytes. It is kept whole or not at all: a
+	// MaxKeyID bounds a kid, in bytes. It is kept whole or not at all: a
 	// shortened one would match no token.
-	maxKeyID = 512
+	MaxKeyID = 128
 	// minRSABits is what RFC 7518 §3.3 asks for at least.
 	minRSABits = 2048
 	// maxRSAExponent is the largest one that crypto/rsa verifies with.
@@ -32,17 +33,32 @@ const (
 
 // Skipped is one key of a set that was left out, and why.
 type Skipped struct {
-	// ID is the key's kid, cut and printable; "" if it has none.
+	// ID is the key's kid, cut and escaped to printable ASCII; "" if it has none.
 	ID string
 	// Reason is a sentence fragment: "is symmetric". The same for the same key.
 	Reason string
+	// OtherUse: the key is not meant for signatures, so nothing is amiss.
+	OtherUse bool
 }
+
+// ValidKeyID reports whether a kid can be used: printable ASCII, at most
+// MaxKeyID characters. Others would reach files and messages that cannot hold
+// them, or that they could forge lines of. An empty one stands for none.
+func ValidKeyID(id string) bool {
+	return len(id) <= MaxKeyID && !strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r > '~' })
+}
+
+// errOtherUse is a key that is not meant for signatures.
+type errOtherUse string
+
+func (e errOtherUse) Error() string { return string(e) }
 
 // Parse reads a JWK Set (RFC 7517 §5) one key at a time and returns, in the
 // server's order, the public halves of those that can verify signatures, and
 // what was left out. Left out are symmetric and encryption keys, keys not meant
 // for verifying (use, key_ops), unsupported types, curves and algorithms, RSA
-// keys below 2048 or above 4096 bits, malformed keys, and all after the 64th.
+// keys below 2048 or above 4096 bits, keys whose kid is not valid (ValidKeyID),
+// malformed keys, and all after the 64th.
 // An identical key under an identical kid is taken once; different keys under
 // the same kid are all taken, and a token may be signed by any of them, since
 // refusing the set would turn a server's slip into an outage and picking one
@@ -60,25 +76,26 @@ func Parse(body []byte) (keys []Key, skipped []Skipped, err error) {
 	if !ok {
 		return nil, nil, &Error{Reason: Malformed, Message: `key set is not a JSON object with an array "keys"`}
 	}
-	skip := func(id, reason string) {
+	skip := func(id string, reason error) {
 		if len(skipped) < maxKeys {
-			skipped = append(skipped, Skipped{ID: printable(id), Reason: reason})
+			var other errOtherUse
+			skipped = append(skipped, Skipped{ID: escaped(id), Reason: reason.Error(), OtherUse: errors.As(reason, &other)})
 		}
 	}
 	seen := map[identity]bool{}
 	for i, raw := range list {
 		if len(keys) == maxKeys {
-			skip("", fmt.Sprintf("%d more keys follow the %d that are read", len(list)-i, maxKeys))
+			skip("", fmt.Errorf("%d more keys follow the %d that are read", len(list)-i, maxKeys))
 			break
 		}
 		key, public, err := parseKey(raw)
 		if err != nil {
-			skip(key.ID, err.Error())
+			skip(key.ID, err)
 			continue
 		}
 		id := identify(key, public)
 		if seen[id] {
-			skip(key.ID, "is there twice")
+			skip(key.ID, errTwice)
 			continue
 		}
 		seen[id] = true
@@ -86,6 +103,8 @@ func Parse(body []byte) (keys []Key, skipped []Skipped, err error) {
 	}
 	return keys, skipped, nil
 }
+
+var errTwice = errors.New("is there twice")
 
 // identity tells whether two keys are the same one: the same public key under
 // the same kid. A server that adds an alg to a key has not changed the key.
@@ -135,7 +154,7 @@ func parseKey(raw []byte) (Key, any, error) {
 func readMembers(members map[string]json.RawMessage) (map[string]string, error) {
 	kty, _ := text(members, "kty")
 	if kty == "oct" {
-		return nil, errors.New("is symmetric")
+		return nil, errOtherUse("is symmetric")
 	}
 	public, ok := publicMembers[kty]
 	if !ok {
@@ -151,17 +170,17 @@ func readMembers(members map[string]json.RawMessage) (map[string]string, error) 
 	if size > maxKeySize {
 		return nil, fmt.Errorf("is larger than %d KiB", maxKeySize>>10)
 	}
-	if len(values["kid"]) > maxKeyID {
-		return nil, fmt.Errorf("has a kid of more than %d bytes", maxKeyID)
-	}
 	if use := values["use"]; use != "" && use != "sig" {
-		return nil, fmt.Errorf("is for the use %s, not for signatures", quote(use))
+		return nil, errOtherUse(fmt.Sprintf("is for the use %s, not for signatures", quote(use)))
 	}
 	if ops, there := members["key_ops"]; there {
 		var list []string
 		if json.Unmarshal(ops, &list) != nil || !slices.Contains(list, "verify") {
-			return nil, errors.New(`has key_ops without "verify"`)
+			return nil, errOtherUse(`has key_ops without "verify"`)
 		}
+	}
+	if !ValidKeyID(values["kid"]) {
+		return nil, fmt.Errorf("has a kid that is not of at most %d printable ASCII characters", MaxKeyID)
 	}
 	return values, nil
 }

@@ -36,6 +36,14 @@ const (
 	// range can cost.
 	MaxScopes = 256
 
+	// maxAlgorithms does the same for the algorithms: there are no more.
+	maxAlgorithms = 10
+
+	// MaxBundleTotal bounds the sum of all names and contents of a bundle, which
+	// lies in etcd once for each namespace that verifies. Only what every
+	// verifier needs may go beyond: its parts have bounds of their own.
+	MaxBundleTotal = 512 << 10
+
 	// maxConfigMapName is what Kubernetes allows for a ConfigMap's name.
 	maxConfigMapName = 253
 )
@@ -104,14 +112,16 @@ type Key struct {
 // .ClockSkewSeconds (whole number) and .TokenType; see CheckBundleTemplate.
 //
 // The same bundle gives the same bytes, whatever the order of its keys and
-// algorithms. It is an error when something cannot be asserted in every format,
-// when a key is not public, when an extra file's name is invalid or taken, and
-// when all is larger than MaxTotal.
+// algorithms. What cannot be rendered is left out, for a revoked key must leave
+// jwks.json whatever else is wrong: a key that is not public, and an extra file
+// (or a ready-made one for a gateway) that fails or makes the files larger than
+// MaxBundleTotal. The error then is an *Incomplete, beside the files. There are
+// no files where issuer, audience, algorithms, clock skew or scopes cannot be
+// asserted: the files would have verifiers check less than they should.
 func Verification(b Bundle, extra map[string]string) (map[string]string, error) {
-	keys, err := parseKeys(b.Keys)
-	if err != nil {
-		return nil, err
-	}
+	keys, problems := parseKeys(b.Keys)
+	left := &Incomplete{problems: problems}
+	var err error
 	if b.Algorithms, err = allowList(b.Algorithms, keys); err != nil {
 		return nil, err
 	}
@@ -125,24 +135,59 @@ func Verification(b Bundle, extra map[string]string) (map[string]string, error) 
 		FileAudience:     b.Audience,
 		FileVerification: document(b.verification()),
 	}
-	if isWebURI(b.Audience) {
-		files[FileProtectedResource] = document(b.protectedResource())
-	}
-	if files[FileEnvoy], err = b.envoy(keys); err != nil {
-		return nil, err
-	}
-	if err := b.addExtra(files, extra); err != nil {
-		return nil, err
-	}
-
-	total := 0
+	size := 0
 	for name, content := range files {
-		total += len(name) + len(content)
+		size += len(name) + len(content)
 	}
-	if total > MaxTotal {
-		return nil, fmt.Errorf("the bundle would hold %d bytes, more than %d", total, MaxTotal)
+	add := func(name, content string, err error) {
+		if total := size + len(name) + len(content); err == nil && total > MaxBundleTotal {
+			err = fmt.Errorf("file %q: with it the bundle would hold %d bytes, more than %d", name, total, MaxBundleTotal)
+		}
+		if err != nil {
+			left.Files = append(left.Files, name)
+			left.problems = append(left.problems, err)
+			return
+		}
+		files[name] = content
+		size += len(name) + len(content)
+	}
+	if isWebURI(b.Audience) {
+		add(FileProtectedResource, document(b.protectedResource()), nil)
+	}
+	filter, err := b.envoy(keys)
+	add(FileEnvoy, filter, err)
+	data := b.data(files[FileJWKS])
+	for _, name := range slices.Sorted(maps.Keys(extra)) {
+		content, err := extraFile(name, extra[name], data)
+		add(name, content, err)
+	}
+	if len(left.problems) > 0 {
+		return files, left
 	}
 	return files, nil
+}
+
+// Incomplete is the error of a bundle that lacks what could not be rendered.
+type Incomplete struct {
+	Files    []string // the names of the files it lacks
+	problems []error
+}
+
+// maxTold bounds the message of an Incomplete, in bytes.
+const maxTold = 800
+
+// Error tells the first problems.
+func (e *Incomplete) Error() string {
+	told := e.problems[0].Error()
+	for i, p := range e.problems[1:] {
+		if next := "; " + p.Error(); len(told)+len(next) <= maxTold {
+			told += next
+			continue
+		}
+		told += fmt.Sprintf("; and %d more", len(e.problems)-1-i)
+		break
+	}
+	return told
 }
 
 // allowList is the sorted, explicit list of algorithms, never nil: a verifier
@@ -244,29 +289,32 @@ func (b Bundle) scopeNames() []string {
 	return apply(b.Scopes, func(s Scope) string { return s.Name })
 }
 
-// addExtra renders the owner's templates into files.
-func (b Bundle) addExtra(files, extra map[string]string) error {
-	data := map[string]any{
+// data is what templates see.
+func (b Bundle) data(jwks string) map[string]any {
+	return map[string]any{
 		"Name": b.Name, "Namespace": b.Namespace, "Issuer": b.Issuer, "Audience": b.Audience,
-		"JWKS": files[FileJWKS], "JWKSURI": b.JWKSURI, "Algorithms": b.Algorithms, "Scopes": b.scopeNames(),
+		"JWKS": jwks, "JWKSURI": b.JWKSURI, "Algorithms": b.Algorithms, "Scopes": b.scopeNames(),
 		"ClockSkewSeconds": b.ClockSkewSeconds, "TokenType": b.TokenType,
 	}
-	for _, name := range slices.Sorted(maps.Keys(extra)) {
-		if err := ValidFileName(name); err != nil {
-			return fmt.Errorf("extra file: %w", err)
-		}
-		if slices.Contains(fixedFiles, name) {
-			return fmt.Errorf("extra file %q is part of every bundle; choose another name", name)
-		}
-		t, err := parseTemplate(bundleRules, extra[name])
-		if err != nil {
-			return fmt.Errorf("extra file %q: %w", name, err)
-		}
-		if files[name], err = t.execute(data, nil); err != nil {
-			return fmt.Errorf("extra file %q: %w", name, err)
-		}
+}
+
+// extraFile renders a template of the owner's.
+func extraFile(name, src string, data map[string]any) (string, error) {
+	if err := ValidFileName(name); err != nil {
+		return "", fmt.Errorf("extra file: %w", err)
 	}
-	return nil
+	if slices.Contains(fixedFiles, name) {
+		return "", fmt.Errorf("extra file %q is part of every bundle; choose another name", name)
+	}
+	t, err := parseTemplate(bundleRules, src)
+	if err != nil {
+		return "", fmt.Errorf("extra file %q: %w", name, err)
+	}
+	content, err := t.execute(data, nil)
+	if err != nil {
+		return "", fmt.Errorf("extra file %q: %w", name, err)
+	}
+	return content, nil
 }
 
 // Revision is a short name for the files of a bundle, 16 hexadecimal digits:

@@ -4,7 +4,9 @@ package render
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -248,7 +250,7 @@ func TestVerificationRefuses(t *testing.T) {
 		"a fixed file that is absent": {change: func(b *Bundle) { b.Audience = "x" }, extra: map[string]string{"protected-resource.json": "{}"}, wantErr: []string{"part of every bundle"}},
 		"a template that is wrong":    {extra: map[string]string{"f": "{{ .Secret }}"}, wantErr: []string{`extra file "f"`, `no field "Secret"`}},
 		"a bundle that is too large": {
-			extra: map[string]string{"a": large, "b": large, "c": large, "d": large}, wantErr: []string{"more than 921600"}},
+			extra: map[string]string{"a": large, "b": large, "c": large, "d": large, "e": large}, wantErr: []string{`file "e"`, "more than 524288"}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -265,8 +267,81 @@ func TestVerificationRefuses(t *testing.T) {
 	}
 }
 
-// large makes 240 KiB out of little.
-var large = `{{ $x := "` + strings.Repeat("a", 3000) + `" }}` + strings.Repeat("{{ $x }}", 80)
+// large makes 120 KiB out of little.
+var large = `{{ $x := "` + strings.Repeat("a", 3000) + `" }}` + strings.Repeat("{{ $x }}", 40)
+
+// TestWhatCannotBeRenderedIsLeftOut: one bad part must not keep a revoked key in
+// the bundle.
+func TestWhatCannotBeRenderedIsLeftOut(t *testing.T) {
+	odd := func(kid string) Key {
+		jwk, _ := json.Marshal(map[string]string{"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"})
+		return Key{ID: kid, JWK: string(jwk)}
+	}
+	good := map[string]string{"good": "{{ .Name }}"}
+	for name, tc := range map[string]struct {
+		key   Key
+		extra map[string]string
+		left  []string
+	}{
+		"a key whose ID no YAML can hold": {key: odd("k\x7f")},
+		"a key with a line break":         {key: odd("k\nevil: true")},
+		"a private key":                   {key: Key{ID: "k", JWK: `{"kty":"oct","kid":"k","k":"AA"}`}},
+		"what is no key":                  {key: Key{ID: "k", JWK: `{`}},
+		"a template that is wrong":        {extra: map[string]string{"bad": "{{ .None }}"}, left: []string{"bad"}},
+		"a template that fails":           {extra: map[string]string{"bad": "{{ index .Scopes 99 }}"}, left: []string{"bad"}},
+		"a file of another's name":        {extra: map[string]string{"jwks.json": "{}"}, left: []string{"jwks.json"}},
+		"more than fits":                  {extra: map[string]string{"a": large, "b": large, "c": large, "d": large, "e": large, "f": "f"}, left: []string{"e"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := payment()
+			want, err := Verification(b, good)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.key.JWK != "" {
+				b.Keys = append(b.Keys, tc.key)
+			}
+			extra := map[string]string{}
+			maps.Copy(extra, good)
+			maps.Copy(extra, tc.extra)
+			got, err := Verification(b, extra)
+			var left *Incomplete
+			if !errors.As(err, &left) {
+				t.Fatalf("the error is %v", err)
+			}
+			if diff := cmp.Diff(tc.left, left.Files); diff != "" {
+				t.Errorf("files left out (-want +got):\n%s", diff)
+			}
+			if len(err.Error()) > 1000 || strings.ContainsFunc(err.Error(), func(r rune) bool { return r < ' ' || r > '~' }) {
+				t.Errorf("the error is %+q", err.Error())
+			}
+			for file, content := range want {
+				if got[file] != content {
+					t.Errorf("%s is %q, want %q", file, got[file], content)
+				}
+			}
+			size := 0
+			for file, content := range got {
+				size += len(file) + len(content)
+			}
+			if size > MaxBundleTotal {
+				t.Errorf("the bundle has %d bytes", size)
+			}
+		})
+	}
+}
+
+// TestManyProblemsAreToldBriefly bounds the message.
+func TestManyProblemsAreToldBriefly(t *testing.T) {
+	extra := map[string]string{}
+	for i := range 64 {
+		extra[fmt.Sprintf("file-%d-%s", i, strings.Repeat("x", 200))] = "{{ .None }}"
+	}
+	_, err := Verification(payment(), extra)
+	if err == nil || len(err.Error()) > 1000 || !strings.Contains(err.Error(), "more") {
+		t.Errorf("%d bytes: %v", len(err.Error()), err)
+	}
+}
 
 func TestKeysLoseWhatVerifiersDoNotNeed(t *testing.T) {
 	b := opaque()
@@ -363,7 +438,7 @@ func FuzzVerification(f *testing.F) {
 			Name: "n", Namespace: "ns", Issuer: issuer, Audience: audience,
 			Scopes: []Scope{{scope, description}}, Keys: []Key{{ID: id.Kid, JWK: jwk}},
 		}, nil)
-		if err != nil {
+		if files == nil || err != nil && !errors.As(err, new(*Incomplete)) {
 			return
 		}
 		if files[FileIssuer] != issuer || files[FileAudience] != audience {
@@ -372,6 +447,9 @@ func FuzzVerification(f *testing.F) {
 		var v verification
 		if err := json.Unmarshal([]byte(files[FileVerification]), &v); err != nil || v.Issuer != issuer || v.Audience != audience {
 			t.Errorf("verification.json: %v, %+v", err, v)
+		}
+		if _, ok := files[FileEnvoy]; !ok {
+			return
 		}
 		var filter envoyFilter
 		if err := yaml.UnmarshalStrict([]byte(files[FileEnvoy]), &filter); err != nil {

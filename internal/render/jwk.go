@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 var (
@@ -104,6 +105,9 @@ func parseKey(k Key) (publicKey, error) {
 	if kid, ok := members["kid"]; ok && kid != k.ID {
 		return publicKey{}, fmt.Errorf("its kid is %.60q", kid)
 	}
+	if strings.ContainsFunc(k.ID, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return publicKey{}, errors.New("its kid is not printable") // YAML could not hold it
+	}
 
 	algorithms, ok := algorithmsOf[kty+"/"+members["crv"]]
 	if !ok {
@@ -121,14 +125,14 @@ func parseKey(k Key) (publicKey, error) {
 	return publicKey{members: members, algorithms: algorithms}, nil
 }
 
-// parseKeys parses all keys, in an order that does not depend on theirs, each
-// one once.
-func parseKeys(keys []Key) ([]publicKey, error) {
-	var parsed []publicKey
+// parseKeys parses each key by itself, in an order that does not depend on
+// theirs, each one once. It returns why it left keys out.
+func parseKeys(keys []Key) (parsed []publicKey, problems []error) {
 	for _, k := range keys {
 		p, err := parseKey(k)
 		if err != nil {
-			return nil, fmt.Errorf("key %.60q: %w", k.ID, err)
+			problems = append(problems, fmt.Errorf("key %+.60q: %w", k.ID, err))
+			continue
 		}
 		parsed = append(parsed, p)
 	}
@@ -139,7 +143,7 @@ func parseKeys(keys []Key) ([]publicKey, error) {
 		return strings.Compare(string(a.json()), string(b.json()))
 	}
 	slices.SortFunc(parsed, order)
-	return slices.CompactFunc(parsed, func(a, b publicKey) bool { return order(a, b) == 0 }), nil
+	return slices.CompactFunc(parsed, func(a, b publicKey) bool { return order(a, b) == 0 }), problems
 }
 
 // keySet is a JWK Set (RFC 7517 section 5) of canonical keys, one a line.

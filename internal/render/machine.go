@@ -13,7 +13,10 @@ import (
 const (
 	// maxWork bounds the bytes that the functions of one execution read and
 	// write, so that calls whose results are thrown away cost something too.
-	maxWork = 8 << 20
+	maxWork = 2 << 20
+
+	// callWork is what a call costs at least, however little it reads.
+	callWork = 64
 
 	// maxIndent is more than any nesting of YAML needs.
 	maxIndent = 32
@@ -71,9 +74,9 @@ func (m *machine) Write(p []byte) (int, error) {
 	return m.out.Write(p)
 }
 
-// spend counts n bytes of work.
+// spend counts a call that reads or writes n bytes.
 func (m *machine) spend(n int) error {
-	if m.work += n; m.work > maxWork {
+	if m.work += n + callWork; m.work > maxWork {
 		return errWork
 	}
 	return nil
@@ -168,11 +171,11 @@ func (m *machine) equal(a, b any) (bool, error) {
 		}
 	case int:
 		if b, ok := b.(int); ok {
-			return a == b, nil
+			return a == b, m.spend(0)
 		}
 	case bool:
 		if b, ok := b.(bool); ok {
-			return a == b, nil
+			return a == b, m.spend(0)
 		}
 	}
 	return false, errCompare

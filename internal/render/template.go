@@ -26,7 +26,15 @@ const (
 	// value on the way there.
 	MaxSecretOutput = 64 << 10
 	// MaxBundleOutput does the same for a file of a verification bundle.
-	MaxBundleOutput = 256 << 10
+	MaxBundleOutput = 128 << 10
+
+	// maxCost bounds the steps that a template can take at most: a few
+	// milliseconds' worth. Each value and each action is a step, a call is
+	// callCost steps, and what a range holds counts as often as its list can be
+	// long, whatever the data. So what a template costs is known before it runs,
+	// and a new scope does not make it too costly.
+	maxCost  = 40_000
+	callCost = 10
 
 	// templateName begins the errors of text/template.
 	templateName = "template"
@@ -53,7 +61,7 @@ func CheckBundleTemplate(src string) error {
 // rules are what a kind of template may use.
 type rules struct {
 	funcs     map[string]arity
-	fields    map[string]bool // name → is a list that range may walk
+	fields    map[string]int // name → how long a list can be that range may walk, 0 for what is none
 	maxOutput int
 }
 
@@ -73,9 +81,9 @@ var (
 			"base64": {1, 1}, "json": {1, 1}, "quote": {1, 1}, "join": {2, 2}, "indent": {2, 2},
 			"and": {1, 9}, "or": {1, 9}, "not": {1, 1}, "eq": {2, 2}, "ne": {2, 2}, "len": {1, 1}, "index": {2, 2},
 		},
-		fields: map[string]bool{
-			"Name": false, "Namespace": false, "Issuer": false, "Audience": false, "JWKS": false, "JWKSURI": false,
-			"Algorithms": true, "Scopes": true, "ClockSkewSeconds": false, "TokenType": false,
+		fields: map[string]int{
+			"Name": 0, "Namespace": 0, "Issuer": 0, "Audience": 0, "JWKS": 0, "JWKSURI": 0,
+			"Algorithms": maxAlgorithms, "Scopes": MaxScopes, "ClockSkewSeconds": 0, "TokenType": 0,
 		},
 		maxOutput: MaxBundleOutput,
 	}
@@ -87,6 +95,7 @@ type checked struct {
 	src      string
 	template *template.Template
 	tokens   []string // the keys it shows
+	cost     int      // steps that it can take at most
 }
 
 // parseTemplate checks src against rules.
@@ -102,7 +111,7 @@ func parseTemplate(r rules, src string) (*checked, error) {
 		return nil, errors.New("define and block are not available")
 	}
 	c := checker{&checked{rules: r, src: src, template: t}}
-	if err := c.node(t.Root, scope{}); err != nil {
+	if err := c.node(t.Root, scope{times: 1}); err != nil {
 		return nil, err
 	}
 	return c.checked, nil
@@ -135,6 +144,15 @@ type checker struct{ *checked }
 type scope struct {
 	rebound bool     // dot is not the data but what with or range made it
 	ranges  []string // the fields that enclosing ranges walk
+	times   int      // how often the node can run
+}
+
+// charge counts the steps of a node.
+func (c checker) charge(n parse.Node, steps int, s scope) error {
+	if c.cost += steps * s.times; c.cost > maxCost {
+		return c.errAt(n, "up to here the template can take more than %d steps; say less, above all inside range", maxCost)
+	}
+	return nil
 }
 
 // errAt is an error at a node.
@@ -147,11 +165,14 @@ func (c checker) errAt(n parse.Node, format string, args ...any) error {
 
 // node checks what stands between text: an allow-list of kinds.
 func (c checker) node(n parse.Node, s scope) error {
+	if list, ok := n.(*parse.ListNode); ok && list == nil { // no else
+		return nil
+	}
+	if err := c.charge(n, 1, s); err != nil {
+		return err
+	}
 	switch n := n.(type) {
 	case *parse.ListNode:
-		if n == nil { // no else
-			return nil
-		}
 		for _, n := range n.Nodes {
 			if err := c.node(n, s); err != nil {
 				return err
@@ -165,7 +186,7 @@ func (c checker) node(n parse.Node, s scope) error {
 	case *parse.IfNode:
 		return c.branch(&n.BranchNode, s, s)
 	case *parse.WithNode:
-		return c.branch(&n.BranchNode, s, scope{rebound: true, ranges: s.ranges})
+		return c.branch(&n.BranchNode, s, scope{rebound: true, ranges: s.ranges, times: s.times})
 	case *parse.RangeNode:
 		field := c.listField(n.Pipe)
 		if field == "" {
@@ -176,7 +197,9 @@ func (c checker) node(n parse.Node, s scope) error {
 		if slices.Contains(s.ranges, field) {
 			return c.errAt(n, "range over %s lies inside another one", field)
 		}
-		return c.branch(&n.BranchNode, s, scope{rebound: true, ranges: append(slices.Clip(s.ranges), field)})
+		return c.branch(&n.BranchNode, s, scope{
+			rebound: true, ranges: append(slices.Clip(s.ranges), field), times: s.times * c.fields[field],
+		})
 	default:
 		return c.errAt(n, "only text, values, if, with and range are available")
 	}
@@ -204,15 +227,15 @@ func (c checker) listField(p *parse.PipeNode) string {
 	case *parse.VariableNode:
 		name = n.Ident[len(n.Ident)-1]
 	}
-	if !c.fields[name] {
+	if c.fields[name] == 0 {
 		return ""
 	}
 	return name
 }
 
 func (c checker) lists() (names []string) {
-	for name, list := range c.fields {
-		if list {
+	for name, length := range c.fields {
+		if length > 0 {
 			names = append(names, name)
 		}
 	}
@@ -226,6 +249,9 @@ func (c checker) pipe(p *parse.PipeNode, s scope) error {
 		args := cmd.Args[1:]
 		count := len(args) + min(i, 1) // the piped one comes last
 		if id, ok := first.(*parse.IdentifierNode); ok {
+			if err := c.charge(id, callCost, s); err != nil {
+				return err
+			}
 			if err := c.call(id, args, count); err != nil {
 				return err
 			}
@@ -275,6 +301,9 @@ func (a arity) String() string {
 
 // operand checks a value: an allow-list of kinds again.
 func (c checker) operand(n parse.Node, s scope) error {
+	if err := c.charge(n, 1, s); err != nil {
+		return err
+	}
 	switch n := n.(type) {
 	case *parse.StringNode, *parse.NumberNode, *parse.BoolNode:
 		return nil

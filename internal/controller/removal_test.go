@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// refuseUpdates has the API server refuse what breaks an expression when it is
+// updated in a namespace, until the test ends.
+func refuseUpdates(t *testing.T, namespace, resource, expression string) {
+	t.Helper()
+	name := fmt.Sprintf("refuse-%s-%s-%d", resource, namespace, time.Now().UnixNano())
+	const probed = "probe-of-a-policy"
+	policy := &admissionv1.ValidatingAdmissionPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: admissionv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: &admissionv1.MatchResources{
+				NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: namespace}},
+				ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
+					Operations: []admissionv1.OperationType{admissionv1.Update},
+					Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{resource}},
+				}}},
+			},
+			Validations: []admissionv1.Validation{{
+				Expression: fmt.Sprintf("object.metadata.name != '%s' && (%s)", probed, expression), Message: "not in this cluster",
+			}},
+		},
+	}
+	binding := &admissionv1.ValidatingAdmissionPolicyBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       admissionv1.ValidatingAdmissionPolicyBindingSpec{PolicyName: name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny}},
+	}
+	create(t, policy, binding)
+	t.Cleanup(func() {
+		for _, o := range []client.Object{binding, policy} {
+			if err := kube.Delete(context.Background(), o); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	var probe client.Object = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: probed}}
+	if resource == "secrets" {
+		probe = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: probed}}
+	}
+	create(t, probe)
+	eventually(t, func() error {
+		probe.SetAnnotations(map[string]string{"probe": fmt.Sprint(time.Now().UnixNano())})
+		if err := kube.Update(t.Context(), probe, client.DryRunAll); !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) {
+			return fmt.Errorf("the policy is not in force yet: %w", errors.Join(err))
+		}
+		return nil
+	})
+	if err := kube.Delete(t.Context(), probe); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// oddKey is a sound key under an ID as a hostile server may choose it.
+func oddKey(t *testing.T, kid string) any {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return jose.JSONWebKey{Key: key.Public(), KeyID: kid, Algorithm: "ES256", Use: "sig"}
+}
+
+// adding has a key set hold one more key.
+func adding(key any) *oidctest.Fault {
+	return &oidctest.Fault{Rewrite: func(m map[string]any) { m["keys"] = append(slices.Clone(m["keys"].([]any)), key) }}
+}
+
+// revokedOne rotates the server's key and revokes the former one. It returns
+// both.
+func (s *stage) revokedOne() (old, kid string) {
+	s.t.Helper()
+	old = s.as.KeyID()
+	kid, err := s.as.RotateKey()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.revoked(old)
+	return old, kid
+}
+
+// revoked revokes a key after the next fetch of the keys is due.
+func (s *stage) revoked(kid string) {
+	s.t.Helper()
+	s.op.advance(defaultKeyRefreshInterval)
+	s.setServers(revoke(kid))
+	for range 3 { // a refused write is offered again in each pass
+		s.op.round(s.payments, s.shop)
+	}
+}
+
+// TestAnOddKeyKeepsNothing: a server publishes a key under an ID that no YAML
+// can hold, or that would forge lines of a message. Its other keys are taken
+// over, it is told what was left out, and a key that is revoked goes.
+func TestAnOddKeyKeepsNothing(t *testing.T) {
+	op := startStepped(t)
+	for name, kid := range map[string]string{
+		"a delete character": "odd\x7f", "a line break": "odd\nReady: True", "an escape sequence": "odd\x1b[2J", "too long": strings.Repeat("odd", 60),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, op)
+			s.verifies()
+			s.as.AddFault(oidctest.JWKS, adding(oddKey(t, kid)))
+			op.advance(defaultKeyRefreshInterval)
+			s.settle()
+			server := s.server(s.payments)
+			c := hasCondition(t, server, v1alpha1.ConditionKeysFresh, metav1.ConditionTrue, v1alpha1.ReasonKeysFetched)
+			if !strings.Contains(c.Message, "left out") || !strings.Contains(c.Message, "odd") {
+				t.Errorf("the message %q does not tell what was left out", c.Message)
+			}
+			if strings.ContainsFunc(c.Message, func(r rune) bool { return r < ' ' || r == '\x7f' }) || len(c.Message) > 300 {
+				t.Errorf("the message is %q", c.Message)
+			}
+			isReady(t, server)
+			_, now := s.revokedOne()
+			if diff := cmp.Diff([]string{now}, bundledKeys(t, s.bundle())); diff != "" {
+				t.Errorf("keys in the bundle (-want +got):\n%s", diff)
+			}
+			for _, file := range bundleFiles {
+				if s.bundle().Data[file] == "" {
+					t.Errorf("the bundle has no %s", file)
+				}
+			}
+		})
+	}
+}
+
+// gatewayConf has the bundle hold a file of the owner's that shows the keys.
+func (s *stage) gatewayConf(template string) {
+	s.t.Helper()
+	change(s.t, s.api, func(a *v1alpha1.APIResource) {
+		a.Spec.Verification.Files = []v1alpha1.VerificationFile{{Name: "gateway.conf", Template: template}}
+	})
+	cached(s.t, s.op, s.api)
+	s.settle()
+}
+
+// TestABrokenTemplateKeepsNoKey: the owner's template fails when a key is
+// revoked. All else of the bundle goes out; the file, which may show the key,
+// goes.
+func TestABrokenTemplateKeepsNoKey(t *testing.T) {
+	s := newStage(t, startStepped(t))
+	s.verifies()
+	s.gatewayConf("keys {{ .JWKS }}")
+	s.gatewayConf("{{ .Nothing }}")
+	if s.bundle().Data["gateway.conf"] == "" {
+		t.Error("a slip of the owner's took the file away")
+	}
+	old, kid := s.revokedOne()
+	if diff := cmp.Diff([]string{kid}, bundledKeys(t, s.bundle())); diff != "" {
+		t.Errorf("keys in the bundle (-want +got):\n%s", diff)
+	}
+	for file, content := range s.bundle().Data {
+		if strings.Contains(content, old) {
+			t.Errorf("%s shows the revoked key", file)
+		}
+	}
+	c := hasCondition(t, s.api, v1alpha1.ConditionDistributed, metav1.ConditionFalse, v1alpha1.ReasonInvalidTemplate)
+	if !strings.Contains(c.Message, "gateway.conf") {
+		t.Errorf("the message %q does not name the file", c.Message)
+	}
+}
+
+// TestARefusedBundleKeepsNoKey: the API server does not take the bundle when a
+// key is revoked. A smaller one takes its place, or none.
+func TestARefusedBundleKeepsNoKey(t *testing.T) {
+	for name, tc := range map[string]struct {
+		expression string
+		deleted    bool
+	}{
+		"for the owner's file": {expression: "!('gateway.conf' in object.data)"},
+		"for what is new":      {expression: "!object.data['jwks.json'].contains('$NEW')"},
+		"whatever it holds":    {expression: "!object.metadata.name.startsWith('m2m-verify')", deleted: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, startStepped(t))
+			s.verifies()
+			s.gatewayConf("keys {{ .JWKS }}")
+			old := s.as.KeyID()
+			kid, err := s.as.RotateKey()
+			if err != nil {
+				t.Fatal(err)
+			}
+			refuseUpdates(t, s.payments, "configmaps", strings.ReplaceAll(tc.expression, "$NEW", kid))
+			s.revoked(old)
+			bundle := s.bundle()
+			if bundle == nil {
+				if !tc.deleted {
+					t.Fatal("the bundle was deleted")
+				}
+				return
+			}
+			if slices.Contains(bundledKeys(t, bundle), old) {
+				t.Error("the revoked key is in the bundle")
+			}
+			for file, content := range bundle.Data {
+				if strings.Contains(content, old) {
+					t.Errorf("%s shows the revoked key", file)
+				}
+			}
+			eventually(t, func() error {
+				for _, note := range notesOf(t, s.payments, v1alpha1.ReasonBundleRefused) {
+					if strings.Contains(note, "not in this cluster") {
+						return nil
+					}
+				}
+				return errors.New("it is not told")
+			})
+		})
+	}
+}
+
+// notesOf returns what the events of a namespace say for a reason.
+func notesOf(t *testing.T, namespace, reason string) (notes []string) {
+	t.Helper()
+	var list eventsv1.EventList
+	if err := kube.List(t.Context(), &list, client.InNamespace(namespace)); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range list.Items {
+		if e.Reason == reason {
+			notes = append(notes, e.Note)
+		}
+	}
+	return notes
+}
+
+// TestARefusedSecretKeepsNoToken: an access is withdrawn while the API server
+// does not take the Secret as it should be. The token goes all the same.
+func TestARefusedSecretKeepsNoToken(t *testing.T) {
+	for name, tc := range map[string]struct {
+		expression string
+		deleted    bool
+	}{
+		"for a label that came with the withdrawal": {expression: "!has(object.metadata.labels) || !('tier' in object.metadata.labels)"},
+		"for a file that came with the withdrawal":  {expression: "!('more' in object.data)"},
+		"whatever it holds":                         {expression: "!object.metadata.name.startsWith('cart-token')", deleted: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			op := startStepped(t)
+			s := newStage(t, op)
+			refunds := s.world.api()
+			refunds.Name, refunds.Spec.Identifier = "refund-api", "https://refund.example.com/api"
+			s.as.SetResource(string(refunds.Spec.Identifier), "payments:write")
+			err := s.as.SetClient(oidctest.Client{
+				ID: cartID, Secret: s.credential(), Method: oidctest.SecretBasic,
+				Scopes: map[string][]string{paymentAPI: {"payments:write"}, string(refunds.Spec.Identifier): {"payments:write"}},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			create(t, refunds)
+			change(t, s.cart, func(c *v1alpha1.M2MClient) {
+				c.Spec.Access = append(c.Spec.Access, v1alpha1.Access{
+					APIResourceRef: v1alpha1.APIResourceReference{Name: "refund-api", Namespace: v1alpha1.NamespaceName(s.payments)},
+					Scopes:         []v1alpha1.ScopeName{"payments:write"},
+				})
+				c.Spec.Secret.Template = map[string]string{"both": `{{ token "payment-api" }} {{ token "refund-api" }}`}
+			})
+			cached(t, op, s.cart)
+			s.settle()
+			isReady(t, s.cart)
+			withdrawn, stays := s.token(), tokenIn(t, s.shop, "cart-token", "refund-api")
+
+			refuseUpdates(t, s.shop, "secrets", tc.expression)
+			change(t, s.cart, func(c *v1alpha1.M2MClient) {
+				c.Spec.Secret.Labels = map[string]string{"tier": "gold"}
+				c.Spec.Secret.Template = map[string]string{"both": `now {{ token "refund-api" }}`, "more": "x"}
+			})
+			change(t, s.api, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
+			cached(t, op, s.cart)
+			cached(t, op, s.api)
+			op.round(s.payments, s.shop)
+
+			var secret corev1.Secret
+			err = kube.Get(t.Context(), types.NamespacedName{Namespace: s.shop, Name: "cart-token"}, &secret)
+			if tc.deleted {
+				if !apierrors.IsNotFound(err) {
+					t.Errorf("the Secret is there (%v)", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for file, content := range secret.Data {
+				if strings.Contains(string(content), withdrawn) {
+					t.Errorf("the withdrawn token is in %s", file)
+				}
+			}
+			if string(secret.Data["refund-api"]) != stays {
+				t.Error("the token that is still granted went, too")
+			}
+			if strings.Contains(secret.Annotations[v1alpha1.TokensAnnotation], "payment-api") {
+				t.Error("the record speaks of the withdrawn token")
+			}
+			hasCondition(t, s.cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonNotGranted)
+		})
+	}
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pace
+
+import (
+	"testing"
+	"time"
+)
+
+var (
+	t0   = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	rate = Rate{Every: 10 * time.Second, Burst: 3}
+)
+
+func TestTake(t *testing.T) {
+	b := New[string](rate)
+	for i, step := range []struct {
+		key   string
+		n     int
+		after time.Duration // since t0
+		want  time.Duration
+	}{
+		{"a", 1, 0, 0}, {"a", 1, 0, 0}, {"a", 1, 0, 0}, // a burst
+		{"a", 1, 0, 10 * time.Second},
+		{"a", 1, 4 * time.Second, 6 * time.Second}, // waiting costs nothing
+		{"b", 1, 4 * time.Second, 0},               // another's is another's
+		{"a", 1, 10 * time.Second, 0},
+		{"a", 1, 10 * time.Second, 10 * time.Second},
+		{"a", 2, 20 * time.Second, 10 * time.Second},
+		{"a", 2, 30 * time.Second, 0},
+		{"a", 3, 10 * time.Minute, 0}, // never more than the burst
+		{"a", 1, 10 * time.Minute, 10 * time.Second},
+		{"a", 1, 9 * time.Minute, 10 * time.Second}, // the clock was set back
+		{"c", 4, 0, 10 * time.Second},               // more than there can be
+	} {
+		if got := b.Take(step.key, step.n, t0.Add(step.after)); got != step.want {
+			t.Errorf("step %d: wait %v, want %v", i, got, step.want)
+		}
+	}
+}
+
+func TestForce(t *testing.T) {
+	b := New[string](rate)
+	for range 100 {
+		b.Force("a", 1, t0)
+	}
+	if got := b.Take("a", 1, t0); got != 10*time.Second {
+		t.Errorf("wait %v after what could not: more than the burst is owed", got)
+	}
+}
+
+// TestQuietOnesAreForgotten: many who come once leave nothing behind.
+func TestQuietOnesAreForgotten(t *testing.T) {
+	b := New[int](rate)
+	now := t0
+	for i := range 100_000 {
+		b.Take(i, 1, now)
+		now = now.Add(time.Second / 10)
+	}
+	if n := len(b.buckets); n > 2*minSweep {
+		t.Errorf("%d buckets are kept", n)
+	}
+	busy := New[int](rate)
+	for i := range 3 * minSweep {
+		busy.Take(i, 3, t0)
+	}
+	if got := busy.Take(0, 1, t0); got == 0 {
+		t.Error("one that owes was forgotten")
+	}
+}
