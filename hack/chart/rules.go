@@ -15,6 +15,7 @@ const (
 	certManager  = "and $.Values.webhook.enabled $.Values.webhook.certManager.enabled"
 	selfManaged  = "and $.Values.webhook.enabled (not $.Values.webhook.certManager.enabled)"
 	ownIssuer    = "and (" + certManager + ") (not $.Values.webhook.certManager.issuerRef)"
+	egressOn     = "$.Values.networkPolicy.egress.enabled"
 	watched      = `include "m2m-operator.namespaces" $ | fromJsonArray`
 )
 
@@ -102,9 +103,15 @@ var rules = map[string][]edit{
 	},
 	"NetworkPolicy/controller-manager": {
 		when("$.Values.networkPolicy.enabled"),
-		only("spec.ingress[0]", webhookOn),
-		only("spec.ingress[1]", metricsOn),
-		add("spec.ingress[1]", "{{- with $.Values.networkPolicy.metricsFrom }}\nfrom:\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"),
+		only("spec.ingress[0]", metricsOn),
+		add("spec.ingress[0]", "{{- with $.Values.networkPolicy.metricsFrom }}\nfrom:\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"),
+		only("spec.policyTypes[1]", egressOn),
+		only("spec.egress", egressOn),
+		block("spec.egress[1].to", "{{- toYaml $.Values.networkPolicy.egress.to | nindent <indent> }}"),
+	},
+	"NetworkPolicy/webhook": {
+		when("and $.Values.networkPolicy.enabled " + webhookOn),
+		add("spec.ingress[0]", "{{- with $.Values.networkPolicy.webhookFrom }}\nfrom:\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"),
 	},
 	"ServiceMonitor/metrics": {
 		when(metricsServe + " $.Values.metrics.serviceMonitor.enabled"),

@@ -32,7 +32,7 @@ webhook: {failurePolicy: Ignore, timeoutSeconds: 10, certManager: {enabled: true
 promptDelivery: {enabled: false}
 metrics: {serviceMonitor: {enabled: true, interval: 30s, labels: {release: prometheus}}}
 podDisruptionBudget: {maxUnavailable: 50%}
-networkPolicy: {enabled: true, metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]}
+networkPolicy: {metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}], webhookFrom: [{ipBlock: {cidr: 10.0.0.0/28}}], egress: {enabled: true, to: [{ipBlock: {cidr: 192.0.2.0/24}}]}}
 priorityClassName: system-cluster-critical
 topologySpreadConstraints:
 - {topologyKey: topology.kubernetes.io/zone, maxSkew: 1, whenUnsatisfiable: DoNotSchedule}
@@ -52,12 +52,13 @@ fullnameOverride: tokens
 var installations = map[string]string{
 	"as it is":                     "",
 	"with everything":              everything,
-	"without what it can do":       "{webhook: {enabled: false}, promptDelivery: {enabled: false}, metrics: {enabled: false}, podDisruptionBudget: {enabled: false}, userRoles: {enabled: false}, crds: {enabled: false}, topologySpreadConstraints: [], resources: {}}",
-	"closed with nobody to let in": "{webhook: {enabled: false}, metrics: {enabled: false}, networkPolicy: {enabled: true}}",
+	"without what it can do":       "{webhook: {enabled: false}, promptDelivery: {enabled: false}, metrics: {enabled: false}, podDisruptionBudget: {enabled: false}, networkPolicy: {enabled: false}, userRoles: {enabled: false}, crds: {enabled: false}, topologySpreadConstraints: [], resources: {}}",
+	"closed with nobody to let in": "{webhook: {enabled: false}, metrics: {enabled: false}}",
 	"without a metrics service":    "{metrics: {service: {enabled: false}, serviceMonitor: {enabled: true}}}",
 	"with cert-manager":            "{webhook: {certManager: {enabled: true}}}",
 	"in one namespace":             "{watchNamespaces: [shop]}",
-	"with shards":                  "{shards: [a, b], networkPolicy: {enabled: true}, metrics: {serviceMonitor: {enabled: true}}}",
+	"with limits on egress":        "{networkPolicy: {egress: {enabled: true}}}",
+	"with shards":                  "{shards: [a, b], metrics: {serviceMonitor: {enabled: true}}}",
 	"in its own namespace":         "{watchNamespaces: [" + namespace + "]}",
 }
 
@@ -78,13 +79,14 @@ func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
 		values    string
 		component string // of config/components
 	}{
-		"by default":              {},
-		"with a network policy":   {"networkPolicy: {enabled: true}", "network-policy"},
-		"with a service monitor":  {"metrics: {serviceMonitor: {enabled: true}}", "service-monitor"},
-		"with cert-manager":       {"webhook: {certManager: {enabled: true}}", "cert-manager"},
-		"without the webhook":     {"webhook: {enabled: false}", "no-webhook"},
-		"without prompt delivery": {"promptDelivery: {enabled: false}", "no-prompt-delivery"},
-		"with two shards":         {"shards: [a, b]", "shards"},
+		"by default":               {},
+		"without network policies": {"networkPolicy: {enabled: false}", "no-network-policy"},
+		"with limits on egress":    {"networkPolicy: {egress: {enabled: true}}", "egress-policy"},
+		"with a service monitor":   {"metrics: {serviceMonitor: {enabled: true}}", "service-monitor"},
+		"with cert-manager":        {"webhook: {certManager: {enabled: true}}", "cert-manager"},
+		"without the webhook":      {"webhook: {enabled: false}", "no-webhook"},
+		"without prompt delivery":  {"promptDelivery: {enabled: false}", "no-prompt-delivery"},
+		"with two shards":          {"shards: [a, b]", "shards"},
 	}
 	config := t.TempDir()
 	if err := os.CopyFS(config, os.DirFS(root+"/config")); err != nil {
@@ -199,7 +201,7 @@ func TestEverythingIsInThere(t *testing.T) {
 		"image:registry.example.com:5000/m2m@sha256:0000", "imagePullPolicy:Always", "imagePullSecrets:[map[name:registry]]", "replicas:3",
 		"resources:map[limits:map[memory:1Gi] requests:map[cpu:1 memory:128Mi]]", "--watch-namespaces=shop,payments", "--workers=40 --zap-log-level=debug",
 		"failurePolicy:Ignore", "timeoutSeconds:10", "issuerRef:map[kind:ClusterIssuer name:internal]", "--webhook-cert-dir=", "--prompt-delivery=false",
-		"interval:30s", "release:prometheus", "maxUnavailable:50%", "kubernetes.io/metadata.name:monitoring", "priorityClassName:system-cluster-critical",
+		"interval:30s", "release:prometheus", "maxUnavailable:50%", "kubernetes.io/metadata.name:monitoring", "from:[map[ipBlock:map[cidr:10.0.0.0/28]]]", "to:[map[ipBlock:map[cidr:192.0.2.0/24]]]", "policyTypes:[Ingress Egress]", "priorityClassName:system-cluster-critical",
 		"topologyKey:topology.kubernetes.io/zone", "labelSelector:map[matchLabels:map[app:m2m]]", "nodeSelector:map[kubernetes.io/arch:arm64]",
 		"tolerations:[map[effect:NoSchedule key:infra", "affinity:map[nodeAffinity:", "team:identity", "example.com/note:a: note", "example.com/role:operator",
 		"name:tokens-controller-manager", "dnsNames:[tokens-webhook." + namespace + ".svc]", "inject-ca-from:" + namespace + "/tokens-webhook",
@@ -256,7 +258,7 @@ func TestServicesFindTheirPods(t *testing.T) {
 
 // TestReleasesDoNotCollide installs two in one cluster.
 func TestReleasesDoNotCollide(t *testing.T) {
-	const shared = "crds: {enabled: false}\nnetworkPolicy: {enabled: true}\nmetrics: {serviceMonitor: {enabled: true}}\n"
+	const shared = "crds: {enabled: false}\nmetrics: {serviceMonitor: {enabled: true}}\n"
 	first := render(t, "first", "one", shared+"watchNamespaces: [shop]")
 	second := render(t, "second", "two", shared+"watchNamespaces: [shop, payments]")
 	var ids []string
@@ -289,6 +291,7 @@ func TestBadValuesAreExplained(t *testing.T) {
 		"an issuer without its name":      {"webhook: {certManager: {issuerRef: {kind: ClusterIssuer}}}", "'/webhook/certManager/issuerRef'"},
 		"too long a timeout":              {"webhook: {timeoutSeconds: 60}", "'/webhook/timeoutSeconds'"},
 		"a budget that is no percentage":  {"podDisruptionBudget: {maxUnavailable: half}", "'/podDisruptionBudget/maxUnavailable'"},
+		"egress to nowhere":               {"networkPolicy: {egress: {to: []}}", "'/networkPolicy/egress/to'"},
 		"a truth in quotes":               {`crds: {keep: "false"}`, "'/crds/keep': got string, want boolean"},
 		"a label that is a number":        {"podLabels: {version: 1}", "'/podLabels/version'"},
 		"a constraint without its limits": {"topologySpreadConstraints: [{topologyKey: zone}]", "'/topologySpreadConstraints/0'"},
