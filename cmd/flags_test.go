@@ -61,6 +61,18 @@ func TestFlags(t *testing.T) {
 				o.insecureMetrics, o.leaderElect = true, false
 			}),
 		},
+		"the only destinations": {
+			[]string{"--egress-allow=auth.example.com:8443, 10.1.0.0/16", "--egress-allow=*.example.org"},
+			def(func(o *options) {
+				for _, s := range []string{"auth.example.com:8443", "10.1.0.0/16", "*.example.org"} {
+					a, err := egress.ParseAllowed(s)
+					if err != nil {
+						t.Fatal(err)
+					}
+					o.Egress.Allow = append(o.Egress.Allow, a)
+				}
+			}),
+		},
 		"nothing of pods is changed": {
 			[]string{"--prompt-delivery=false"}, def(func(o *options) { o.PromptDelivery = false }),
 		},
@@ -154,6 +166,14 @@ func TestFlagErrors(t *testing.T) {
 		"profiles for the network": {
 			[]string{elsewhere, "--pprof-bind-address=10.0.0.1:6060"},
 			`--pprof-bind-address: "10.0.0.1:6060" is no loopback address with a port, such as 127.0.0.1:6060; profiles are for nobody else`,
+		},
+		"a destination that is a URL": {
+			[]string{elsewhere, "--egress-allow=auth.example.com,https://auth.example.org"},
+			`invalid value "auth.example.com,https://auth.example.org" for flag -egress-allow: "https://auth.example.org": the port is not a number from 1 to 65535`,
+		},
+		"destinations that are none, where all would be": {
+			[]string{elsewhere, "--egress-allow="},
+			`invalid value "" for flag -egress-allow: "" is neither a host, such as auth.example.com, *.example.com or auth.example.com:8443, nor a network, such as 10.1.0.0/16`,
 		},
 		"no time for deletions": {[]string{elsewhere, "--deletion-timeout=0s"}, "--deletion-timeout must be at least 1s"},
 		"a shard that no label could name": {

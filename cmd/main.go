@@ -31,6 +31,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/egress"
 	webhookv1 "github.com/m2m-operator/m2m-operator/internal/webhook/v1"
 )
 
@@ -109,6 +110,9 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	flags.BoolVar(&o.Egress.AllowHTTP, "allow-insecure-http", false, "Allow authorization servers with http:// URLs. Secrets and tokens then cross the network in the clear: meant for development.")
 	flags.BoolVar(&o.Egress.AllowLoopback, "allow-loopback", false, "Allow authorization servers at loopback addresses.")
 	flags.BoolVar(&o.Egress.AllowLinkLocal, "allow-link-local", false, "Allow authorization servers at link-local addresses, where clouds serve their instance metadata.")
+	flags.Func("egress-allow",
+		"The only hosts and networks to connect to authorization servers at, separated by commas: auth.example.com, *.example.com, auth.example.com:8443, 10.1.0.0/16. Can be repeated. Unset: all that other flags do not forbid.",
+		o.allowEgress)
 	o.log.BindFlags(flags)
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -137,6 +141,18 @@ func listed(value string) (all []string) {
 		}
 	}
 	return all
+}
+
+// allowEgress reads one --egress-allow.
+func (o *options) allowEgress(list string) error {
+	for s := range strings.SplitSeq(list, ",") {
+		a, err := egress.ParseAllowed(strings.TrimSpace(s))
+		if err != nil {
+			return err
+		}
+		o.Egress.Allow = append(o.Egress.Allow, a)
+	}
+	return nil
 }
 
 func (o *options) validate() error {

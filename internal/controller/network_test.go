@@ -19,6 +19,15 @@ import (
 
 func withEgress(p egress.Policy) func(*Options) { return func(o *Options) { o.Egress = p } }
 
+func allowed(t *testing.T, s string) egress.Allowed {
+	t.Helper()
+	a, err := egress.ParseAllowed(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
 func withTLS(o *oidctest.Options) { o.TLS = true }
 
 // says checks an object's condition and that its message has these parts.
@@ -64,6 +73,22 @@ func TestServersThatAreOutOfBounds(t *testing.T) {
 			policy: egress.Policy{AllowHTTP: true, AllowLoopback: true},
 			spec:   func(_ *world, s *v1alpha1.AuthorizationServerSpec) { s.Issuer = "http://169.254.169.254/latest" },
 			want:   "--allow-link-local",
+		},
+		"a server that the platform does not list": {
+			tls: true, policy: egress.Policy{AllowLoopback: true, Allow: []egress.Allowed{allowed(t, "auth.example.com"), allowed(t, "192.0.2.0/24")}},
+			want: "--egress-allow",
+		},
+		"a name that resolves to an address outside the networks that the platform lists": {
+			tls: true, policy: egress.Policy{AllowLoopback: true, Allow: []egress.Allowed{allowed(t, "auth.example.com"), allowed(t, "192.0.2.0/24")}},
+			spec: func(w *world, s *v1alpha1.AuthorizationServerSpec) {
+				s.Issuer = strings.Replace(w.as.Issuer(), "127.0.0.1", "localhost", 1)
+			},
+			want: "--egress-allow",
+		},
+		"6to4, which leads to a loopback address": {
+			policy: egress.Policy{AllowHTTP: true, AllowLoopback: true},
+			spec:   func(_ *world, s *v1alpha1.AuthorizationServerSpec) { s.Issuer = "http://[2002:7f00:1::1]/latest" },
+			want:   "stands for another",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

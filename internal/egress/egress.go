@@ -7,6 +7,7 @@
 package egress
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -62,6 +63,9 @@ type Policy struct {
 	AllowLoopback bool
 	// AllowLinkLocal permits link-local, multicast and cloud metadata addresses: --allow-link-local.
 	AllowLinkLocal bool
+	// Allow lists the only destinations to which connections may be made, if it is not empty: --egress-allow. It permits
+	// nothing that another rule refuses.
+	Allow []Allowed
 }
 
 // NewClient returns a client that keeps the policy. caPEM holds the certificates of the only authorities to trust; nil
@@ -132,10 +136,21 @@ func (p Policy) checkDestination(u *url.URL) error {
 	if u.Scheme != "https" && !p.AllowHTTP {
 		return &BlockedError{Reason: "http:// is not allowed, use https:// (for development the operator's flag --allow-insecure-http permits it)"}
 	}
-	if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
-		return p.checkAddress(addr)
+	host := u.Hostname()
+	if addr, err := netip.ParseAddr(host); err == nil {
+		if err := p.checkAddress(addr); err != nil {
+			return err
+		}
+	} else if !ascii(host) || numeric(host) {
+		// Go maps other characters to ASCII before it dials, so that wide digits become an address.
+		return &BlockedError{Reason: "the host is neither a name in ASCII (in Punycode, if need be) nor an address in the usual notation"}
 	}
-	return nil
+	return p.checkListed(u)
+}
+
+// ascii reports whether a host has only visible characters of ASCII.
+func ascii(host string) bool {
+	return !strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 // guard is the http.RoundTripper that refuses what the policy forbids and bounds what comes back.
@@ -146,18 +161,31 @@ type guard struct {
 
 // RoundTrip implements http.RoundTripper.
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
-	if err := g.policy.checkDestination(req.URL); err != nil {
+	ctx, err := g.check(req)
+	if err != nil {
 		if req.Body != nil {
 			_ = req.Body.Close() // a RoundTripper closes the body, on errors too
 		}
 		return nil, err
 	}
-	resp, err := g.base.RoundTrip(req)
+	resp, err := g.base.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		return nil, err
 	}
 	resp.Body = &boundedBody{ReadCloser: resp.Body, left: MaxBody}
 	return resp, nil
+}
+
+// check applies the policy to a request as far as that is possible before the dial.
+func (g *guard) check(req *http.Request) (context.Context, error) {
+	if err := g.policy.checkDestination(req.URL); err != nil {
+		return nil, err
+	}
+	proxy, err := g.base.Proxy(req)
+	if err != nil {
+		return nil, err
+	}
+	return g.policy.settle(req.Context(), req.URL, proxy != nil)
 }
 
 // CloseIdleConnections lets http.Client.CloseIdleConnections reach the pool.

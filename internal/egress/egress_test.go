@@ -101,7 +101,6 @@ func TestControlSeesTheResolvedAddress(t *testing.T) {
 		"loopback IPv6":                  {"[::1]:443", "--allow-loopback"},
 		"loopback mapped":                {"[::ffff:127.0.0.1]:443", "--allow-loopback"},
 		"loopback through NAT64":         {"[64:ff9b::127.0.0.1]:443", "--allow-loopback"},
-		"loopback through local NAT64":   {"[64:ff9b:1::127.0.0.1]:443", "--allow-loopback"},
 		"unspecified":                    {"0.0.0.0:443", "--allow-loopback"},
 		"this network":                   {"0.1.2.3:443", "--allow-loopback"},
 		"unspecified IPv6":               {"[::]:443", "--allow-loopback"},
@@ -121,6 +120,14 @@ func TestControlSeesTheResolvedAddress(t *testing.T) {
 		"global multicast":               {"239.1.2.3:443", "--allow-link-local"},
 		"global multicast IPv6":          {"[ff0e::1]:443", "--allow-link-local"},
 		"broadcast":                      {"255.255.255.255:443", "--allow-link-local"},
+		"metadata of Oracle":             {"192.0.0.192:80", "--allow-link-local"},
+		"private through NAT64":          {"[64:ff9b::10.0.0.1]:443", ""},
+		"public mapped":                  {"[::ffff:192.0.2.1]:443", ""},
+		"public IPv6 with a zone":        {"[2001:db8::1%eth0]:443", ""},
+		"unique local IPv6, the end":     {"[fdff:ffff::1]:443", ""},
+		"after 6to4":                     {"[2003::1]:443", ""},
+		"after the IETF's assignments":   {"[2001:200::1]:443", ""},
+		"not quite ISATAP":               {"[2001:db8::5efd:127.0.0.1]:443", ""},
 		"not an address":                 {"localhost:443", "not an IP address"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -136,6 +143,103 @@ func TestControlSeesTheResolvedAddress(t *testing.T) {
 				t.Errorf("control(%q) with %s = %v, want none", tc.address, tc.wantFlag, err)
 			}
 		})
+	}
+}
+
+// Addresses that stand for others are refused by their form: no flag permits them, wherever the other one is.
+func TestDisguisedAddressesAreRefused(t *testing.T) {
+	all := Policy{AllowHTTP: true, AllowLoopback: true, AllowLinkLocal: true}
+	listed := all
+	for _, network := range []string{"::/0", "0.0.0.0/0"} {
+		a, err := ParseAllowed(network)
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed.Allow = append(listed.Allow, a)
+	}
+	for name, addr := range map[string]string{
+		"IPv4-compatible":                     "::192.0.2.1",
+		"IPv4-compatible metadata":            "::169.254.169.254",
+		"IPv4-compatible loopback":            "::127.0.0.1",
+		"IPv4-translated":                     "::ffff:0:169.254.169.254",
+		"6to4":                                "2002:c000:0201::1",
+		"6to4 of loopback":                    "2002:7f00:0001::1",
+		"a relay of 6to4":                     "192.88.99.1",
+		"Teredo":                              "2001:0:c000:201::1",
+		"Teredo, its server is metadata":      "2001:0:a9fe:a9fe::1",
+		"ORCHID":                              "2001:20::1",
+		"ISATAP":                              "2001:db8::5efe:169.254.169.254",
+		"ISATAP, universal":                   "2001:db8::200:5efe:10.0.0.1",
+		"ISATAP, group":                       "fd12::100:5efe:10.0.0.1",
+		"NAT64 for local use":                 "64:ff9b:1::127.0.0.1",
+		"NAT64 for local use, another length": "64:ff9b:1:a9fe:a9:fe00::",
+		"NAT64 for local use, the end":        "64:ff9b:1:ffff:ffff:ffff:ffff:ffff",
+		"beside NAT64":                        "64:ff9b::1:0:0",
+		"site-local":                          "fec0::1",
+		"site-local, the end":                 "feff::1",
+		"discard only":                        "100::1",
+		"segment routing":                     "5f00::1",
+		"no meaning yet":                      "4000::1",
+		"reserved IPv4":                       "240.0.0.1",
+		"reserved IPv4, the end":              "255.255.255.254",
+		"reserved IPv4 through NAT64":         "64:ff9b::240.0.0.1",
+		"reserved IPv4 mapped":                "::ffff:240.0.0.1",
+		"a zone changes nothing":              "2002:7f00:1::1%eth0",
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, p := range []Policy{{}, all, listed} {
+				if err := p.control(t.Context(), "tcp", net.JoinHostPort(addr, "443"), nil); err == nil || !strings.Contains(err.Error(), "stands for another") {
+					t.Errorf("control(%s) = %v, want it refused as a disguise", addr, err)
+				}
+				if err := p.CheckURL("https://[" + strings.ReplaceAll(addr, "%", "%25") + "]/"); strings.Contains(addr, ":") && err == nil {
+					t.Errorf("CheckURL(%s) accepted it", addr)
+				}
+			}
+		})
+	}
+}
+
+func FuzzDisguisedAddresses(f *testing.F) {
+	for _, s := range []string{"::1", "::169.254.169.254", "2002:a9fe:a9fe::", "64:ff9b::a9fe:a9fe", "2001:db8::5efe:7f00:1", "240.0.0.1", "fec0::1", "::ffff:7f00:1"} {
+		f.Add(netip.MustParseAddr(s).AsSlice())
+	}
+	forbidden := func(b []byte) bool {
+		a := netip.AddrFrom4([4]byte(b))
+		return a.IsLoopback() || a.IsUnspecified() || a.IsLinkLocalUnicast() || a.IsMulticast() || b[0] == 0 || b[0] >= 240
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		addr, ok := netip.AddrFromSlice(b)
+		if !ok || (Policy{}).checkAddress(addr) != nil {
+			return
+		}
+		if addr.Is4() {
+			if forbidden(b) {
+				t.Fatalf("%s was accepted", addr)
+			}
+			return
+		}
+		// Where a translator would find a forbidden address: behind a prefix that is not a host's own.
+		ownPrefix := b[0]>>5 == 1 || b[0]&0xfe == 0xfc
+		if !ownPrefix && forbidden(b[12:]) || b[0] == 0x20 && b[1] == 0x02 {
+			t.Fatalf("%s was accepted", addr)
+		}
+	})
+}
+
+// Names that a resolver or a proxy takes for an address, though they are none as Go reads them.
+func TestNamesThatAreAddresses(t *testing.T) {
+	for _, host := range []string{
+		"127.1", "2130706433", "0x7f000001", "0X7F.1", "0177.0.0.1", "127.0.0.1.", "127.0.0.0x1", "169.254.43518", "a.0x",
+		"\uff11\uff12\uff17.0.0.1", "\u2460\u2461\u2466.0.0.1", "127\u30020\u30020\u30021", "localhost\u3002",
+	} {
+		if err := (Policy{}).CheckURL("https://" + host + "/"); err == nil || !strings.Contains(err.Error(), "usual notation") {
+			t.Errorf("CheckURL(%q) = %v, want it refused for its notation", host, err)
+		}
+	}
+	for _, host := range []string{"auth.example.com", "auth.example.com.", "1.example", "3com", "0x7f.example.com", "a.0xg", "xn--bcher-kva.example", "auth"} {
+		if err := (Policy{}).CheckURL("https://" + host + "/"); err != nil {
+			t.Errorf("CheckURL(%q) = %v, want none", host, err)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
@@ -172,11 +173,44 @@ func (d *Driver) take(c *provision.Credential, r *registered) bool {
 	return former != *c
 }
 
-// trusted says whether the registration access token may be sent to a URI that the server named: one elsewhere would
-// learn the token, and might be where the operator should not go.
+// trusted reports whether the registration access token may be sent to a URI that the server named: only to the
+// registration endpoint and below it. A URI elsewhere would learn the token, and would have the operator send PUT and
+// DELETE to whatever is there.
 func (d *Driver) trusted(uri string) bool {
 	u, ok := absolute(uri)
-	return ok && u.Scheme == d.endpoint.Scheme && strings.EqualFold(u.Hostname(), d.endpoint.Hostname()) && port(u) == port(d.endpoint)
+	return ok && u.Scheme == d.endpoint.Scheme && strings.EqualFold(u.Hostname(), d.endpoint.Hostname()) && port(u) == port(d.endpoint) &&
+		below(u.EscapedPath(), d.endpoint.EscapedPath())
+}
+
+// below reports whether a path is another one or a path below it, however a server or a proxy before it reads the path.
+// Servers that name the client in the query have the same path for all.
+func below(path, base string) bool {
+	rest, ok := strings.CutPrefix(path, strings.TrimSuffix(base, "/"))
+	return ok && (rest == "" || rest[0] == '/') && !climbs(path)
+}
+
+// maxEncodings is how many times over a path may be encoded: once for itself, once for a URL within it, and once more.
+const maxEncodings = 3
+
+// climbs reports whether a path has a segment that leads up or nowhere in any of its readings: as it is or decoded, with
+// backslashes for slashes, and without the parameters that some servers cut off segments.
+func climbs(path string) bool {
+	for range maxEncodings + 1 {
+		for segment := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == '\\' }) {
+			if name, _, _ := strings.Cut(segment, ";"); name == "." || name == ".." {
+				return true
+			}
+		}
+		decoded, err := url.PathUnescape(path)
+		if err != nil || strings.ContainsFunc(decoded, unicode.IsControl) {
+			return true
+		}
+		if decoded == path {
+			return false
+		}
+		path = decoded
+	}
+	return true
 }
 
 func port(u *url.URL) string {

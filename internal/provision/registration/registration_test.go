@@ -170,18 +170,40 @@ func TestRegistrationURIsThatAreNotUsed(t *testing.T) {
 		uri  string
 		used bool
 	}{
-		"beside the endpoint":     {"https://as.example.com/reg/1?x=y", true},
-		"with the default port":   {"https://AS.example.com:443/reg/1", true},
-		"at another host":         {"https://evil.example.com/reg/1", false},
-		"at another port":         {"https://as.example.com:8443/reg/1", false},
-		"in plain text":           {"http://as.example.com/reg/1", false},
-		"at the metadata service": {"http://169.254.169.254/latest", false},
-		"of another scheme":       {"file:///etc/passwd", false},
-		"relative":                {"/reg/1", false},
-		"with a user":             {"https://as.example.com@evil.example.com/", false},
-		"with a user at the host": {"https://me:pw@as.example.com/reg/1", false},
-		"with a fragment":         {"https://as.example.com/reg/1#x", false},
-		"longer than anybody's":   {"https://as.example.com/" + strings.Repeat("x", 2048), false},
+		"below the endpoint":      {"https://as.example.com/reg/1?x=y", true},
+		"deep below the endpoint": {"https://as.example.com/reg/clients/1", true},
+		"an ID with a slash":      {"https://as.example.com/reg/shop%2Fcart", true},
+		"an ID with dots":         {"https://as.example.com/reg/..1..%2F...", true},
+		// Spring Authorization Server and ForgeRock name the client in the query.
+		"the endpoint, and a query":          {"https://as.example.com/reg?client_id=1", true},
+		"the endpoint":                       {"https://as.example.com/reg", true},
+		"another path":                       {"https://as.example.com/admin/users/1", false},
+		"a path with the same beginning":     {"https://as.example.com/regulars/1", false},
+		"the path in other case":             {"https://as.example.com/REG/1", false},
+		"the path behind another":            {"https://as.example.com/admin/reg/1", false},
+		"a doubled slash":                    {"https://as.example.com//reg/1", false},
+		"no path":                            {"https://as.example.com", false},
+		"out of the path":                    {"https://as.example.com/reg/../admin/users/1", false},
+		"out of the path, encoded":           {"https://as.example.com/reg/%2e%2E/admin/users/1", false},
+		"out of the path, encoded slash":     {"https://as.example.com/reg/..%2fadmin/users/1", false},
+		"out of the path, encoded twice":     {"https://as.example.com/reg/%252e%252e/admin/users/1", false},
+		"out of the path, encoded too often": {"https://as.example.com/reg/%25252525252e%25252525252e/admin", false},
+		"out of the path, for Tomcat":        {"https://as.example.com/reg/..;x/admin/users/1", false},
+		"out of the path, backslash":         {"https://as.example.com/reg/..%5Cadmin/users/1", false},
+		"out of the path at its end":         {"https://as.example.com/reg/1/..", false},
+		"to the path itself":                 {"https://as.example.com/reg/./1", false},
+		"a control character":                {"https://as.example.com/reg/1%0d%0aX:y", false},
+		"with the default port":              {"https://AS.example.com:443/reg/1", true},
+		"at another host":                    {"https://evil.example.com/reg/1", false},
+		"at another port":                    {"https://as.example.com:8443/reg/1", false},
+		"in plain text":                      {"http://as.example.com/reg/1", false},
+		"at the metadata service":            {"http://169.254.169.254/latest", false},
+		"of another scheme":                  {"file:///etc/passwd", false},
+		"relative":                           {"/reg/1", false},
+		"with a user":                        {"https://as.example.com@evil.example.com/", false},
+		"with a user at the host":            {"https://me:pw@as.example.com/reg/1", false},
+		"with a fragment":                    {"https://as.example.com/reg/1#x", false},
+		"longer than anybody's":              {"https://as.example.com/" + strings.Repeat("x", 2048), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, _ := scripted(t, reply{status: 201, body: `{"client_id":"c","client_secret":"s","registration_access_token":"r","registration_client_uri":"` + tc.uri + `"}`})
@@ -193,6 +215,29 @@ func TestRegistrationURIsThatAreNotUsed(t *testing.T) {
 				t.Errorf("the URI is used: %t", used)
 			}
 		})
+	}
+}
+
+// A URI that was kept is judged before each use: what a former version took, or somebody wrote into the state, gets
+// neither a request nor the token.
+func TestKeptRegistrationURIsAreJudgedAgain(t *testing.T) {
+	for _, uri := range []string{"https://as.example.com/admin/users/1", "https://as.example.com/reg/../admin", "https://evil.example.com/reg/1"} {
+		d, s := scripted(t)
+		state := &provision.ClientState{ID: "client-1", Access: wants("read").Access, Credentials: []provision.Credential{{
+			Name: named("1"), Stage: provision.Current, ClientID: "client-1", Secret: "s", RegistrationURI: uri, RegistrationToken: "rat-hush",
+		}}}
+		if _, err := d.SyncClient(t.Context(), wants("read"), state, kept); err != nil {
+			t.Errorf("%s: SyncClient() = %v", uri, err)
+		}
+		if err := d.RemoveClient(t.Context(), wants("read"), state, kept); err != nil {
+			t.Errorf("%s: RemoveClient() = %v", uri, err)
+		}
+		if len(s.asked) > 0 {
+			t.Errorf("%s: it was asked: %q", uri, s.asked)
+		}
+		if len(state.LeftBehind) != 1 || !strings.Contains(state.LeftBehind[0], "does not let it be deleted") {
+			t.Errorf("%s: what is left behind is %q", uri, state.LeftBehind)
+		}
 	}
 }
 
