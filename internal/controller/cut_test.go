@@ -161,8 +161,8 @@ func TestWhatIsOursIsKept(t *testing.T) {
 		v1alpha1.TouchedAtAnnotation: "2026-11-29T00:00:00Z",
 	}
 	tokens := map[string][]byte{}
-	for i := range 16 {
-		tokens[fmt.Sprintf("api-%d", i)] = []byte(strings.Repeat("x", 2048))
+	for i := range 10 {
+		tokens[fmt.Sprintf("api-%d", i)] = []byte(strings.Repeat("x", 3072))
 	}
 	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"team": "shop"}}
 	api := &v1alpha1.APIResource{}

@@ -27,8 +27,8 @@ import (
 // able to fill the operator's memory.
 const (
 	// maxOwn bounds a Secret, and the metadata of a ConfigMap, that the operator
-	// writes: 16 tokens of 2 KiB, templates and records fit.
-	maxOwn = 64 << 10
+	// writes. A client with longer tokens costs a read with each look at it.
+	maxOwn = 32 << 10
 	// maxNamespaceLabels bounds the labels of a namespace.
 	maxNamespaceLabels = 64 << 10
 	// maxFinalizers bounds the finalizers of one of the operator's kinds.
@@ -319,7 +319,7 @@ func slimConfigMap(in any) (any, error) {
 	kept := identityMeta(&c.ObjectMeta)
 	kept.Labels, kept.Annotations = onlyManaged, fitting(c.Annotations, maxAnnotation, v1alpha1.PromptSinceAnnotation)
 	if ours {
-		kept.Annotations = fitting(c.Annotations, maxOwn/2,
+		kept.Annotations = fitting(c.Annotations, maxOwn,
 			v1alpha1.APIResourceAnnotation, v1alpha1.KeyIDsAnnotation, v1alpha1.ContentsAnnotation, v1alpha1.PromptSinceAnnotation)
 	}
 	kept.Annotations = withMark(kept.Annotations, "")

@@ -2,7 +2,10 @@
 
 package docs
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // admissions are the cases of the tables of docs/errors.md about what the API
 // server answers, by the names of their rows.
@@ -57,6 +60,10 @@ var admissions = map[string]admission{
 	"identifier-space":      {kind: "APIResource", set: `spec: {identifier: "payment api"}`},
 	"identifier-management": {kind: "APIResource", set: `spec: {identifier: https://default.logto.app/api}`},
 	"identifier-changed":    {kind: "APIResource", then: `spec: {identifier: https://other.example.com}`},
+	"grants-many": {kind: "APIResource", set: `spec: {grants: [` +
+		listed(9, func(int) string {
+			return "{clients: {namespaces: {names: [" + listed(57, func(j int) string { return fmt.Sprintf("n-%d", j) }) + "]}}}"
+		}) + `]}`},
 	"grant-unknown-scope": {kind: "APIResource",
 		set: `spec: {grants: [{clients: {namespaces: {names: [shop]}}, scopes: ["payments:refund"]}]}`},
 	"grant-no-namespace": {kind: "APIResource", set: `spec: {grants: [{clients: {namespaces: {}}}]}`},
@@ -73,6 +80,10 @@ var admissions = map[string]admission{
 	"access-no-key":    {kind: "M2MClient", set: `spec: {access: [{resource: "https://payment.example.com/api"}]}`},
 	"access-same-key": {kind: "M2MClient",
 		set: `spec: {access: [{apiResourceRef: {name: api, namespace: a}}, {apiResourceRef: {name: api, namespace: b}}]}`},
+	"access-many-scopes": {kind: "M2MClient", set: `spec: {access: [` +
+		listed(5, func(i int) string {
+			return fmt.Sprintf("{apiResourceRef: {name: api-%d}, scopes: [", i) + listed(52, func(j int) string { return fmt.Sprintf("s-%d", j) }) + "]}"
+		}) + `]}`},
 	"access-key-path":       {kind: "M2MClient", set: `spec: {access: [{apiResourceRef: {name: a}, key: a/b}]}`},
 	"access-key-parent":     {kind: "M2MClient", set: `spec: {access: [{apiResourceRef: {name: a}, key: ..}]}`},
 	"resource-management":   {kind: "M2MClient", set: `spec: {access: [{resource: "https://default.logto.app/api", key: a}]}`},
@@ -87,14 +98,25 @@ var admissions = map[string]admission{
 	"credentials-method": {kind: "M2MClient", set: `spec: {credentials: {clientSecret: {method: client_secret_basic}}}`},
 	"credentials-alg": {kind: "M2MClient",
 		set: `spec: {credentials: {clientSecret: null, privateKeyJWT: {secretRef: {name: a}, algorithm: HS256}}}`},
-	"secret-label":       {kind: "M2MClient", set: `spec: {secret: {labels: {app.kubernetes.io/managed-by: helm}}}`},
-	"secret-annotation":  {kind: "M2MClient", set: `spec: {secret: {annotations: {m2m-operator.io/tokens: "{}"}}}`},
-	"template-key":       {kind: "M2MClient", set: `spec: {secret: {template: {"a/b": c}}}`},
-	"template-long":      {kind: "M2MClient", set: `spec: {secret: {template: {a: "` + strings.Repeat("x", 4097) + `"}}}`},
-	"template-token-key": {kind: "M2MClient", set: `spec: {secret: {template: {payment-api: c}}}`},
-	"refresh-both":       {kind: "M2MClient", set: `spec: {refresh: {atPercent: 50, before: 5m}}`},
-	"refresh-before":     {kind: "M2MClient", set: `spec: {refresh: {before: 1s}}`},
+	"secret-label":            {kind: "M2MClient", set: `spec: {secret: {labels: {app.kubernetes.io/managed-by: helm}}}`},
+	"secret-annotation":       {kind: "M2MClient", set: `spec: {secret: {annotations: {m2m-operator.io/tokens: "{}"}}}`},
+	"secret-labels-long":      {kind: "M2MClient", set: `spec: {secret: {labels: {a: "` + strings.Repeat("x", 8192) + `"}}}`},
+	"secret-annotations-long": {kind: "M2MClient", set: `spec: {secret: {annotations: {a: "` + strings.Repeat("x", 8192) + `"}}}`},
+	"template-key":            {kind: "M2MClient", set: `spec: {secret: {template: {"a/b": c}}}`},
+	"template-long":           {kind: "M2MClient", set: `spec: {secret: {template: {a: "` + strings.Repeat("x", 4097) + `"}}}`},
+	"template-token-key":      {kind: "M2MClient", set: `spec: {secret: {template: {payment-api: c}}}`},
+	"refresh-both":            {kind: "M2MClient", set: `spec: {refresh: {atPercent: 50, before: 5m}}`},
+	"refresh-before":          {kind: "M2MClient", set: `spec: {refresh: {before: 1s}}`},
 }
 
 // logtoDriver has a server provisioned at Logto.
 const logtoDriver = `logto: {endpoint: "https://auth.example.com", credentialsSecretRef: {name: logto-management}}`
+
+// listed joins what a function says of each number.
+func listed(n int, of func(int) string) string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = of(i)
+	}
+	return strings.Join(all, ", ")
+}
