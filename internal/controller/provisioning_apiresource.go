@@ -85,14 +85,15 @@ func (r *APIResourceProvisioner) sync(ctx context.Context, api *v1alpha1.APIReso
 	if wait := plan.wait(now); wait > 0 {
 		return wait, r.observe(ctx, api, plan)
 	}
-	if wait, busy := r.servers.enter(srv.object, api, r.wishes.wake); busy != nil {
+	leave, wait, busy := r.servers.enter(srv.object, api, r.wishes.wake)
+	if busy != nil {
 		return wait, nil
 	}
-	return r.apply(ctx, api, srv, driver, want, plan, now)
+	return r.apply(ctx, api, srv, driver, want, plan, now, leave)
 }
 
 // apply makes the server have the API, and writes down how it went.
-func (r *APIResourceProvisioner) apply(ctx context.Context, api *v1alpha1.APIResource, srv *server, driver provision.Driver, want provision.API, plan syncPlan, now time.Time) (time.Duration, error) {
+func (r *APIResourceProvisioner) apply(ctx context.Context, api *v1alpha1.APIResource, srv *server, driver provision.Driver, want provision.API, plan syncPlan, now time.Time, leave func(context.Context, error)) (time.Duration, error) {
 	written, st := api.DeepCopy(), &api.Status.Provisioning
 	state := apiState(st)
 	keep := func(ctx context.Context) error {
@@ -108,7 +109,7 @@ func (r *APIResourceProvisioner) apply(ctx context.Context, api *v1alpha1.APIRes
 		return nil
 	}
 	drift, failed := driver.SyncAPI(ctx, want, state, keep)
-	r.servers.exit(ctx, srv.object, failed)
+	leave(ctx, failed)
 	if failed != nil && provision.KindOf(failed) == "" {
 		return 0, failed
 	}

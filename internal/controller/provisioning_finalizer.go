@@ -176,14 +176,15 @@ func (r *remover) attempt(ctx context.Context, rm removal, obj client.Object, ex
 	if !exists {
 		return 0, rm.remove(ctx, driver)
 	}
-	switch wait, busy := r.servers.enter(obj, rm.object, r.wake); {
+	leave, wait, busy := r.servers.enter(obj, rm.object, r.wake)
+	switch {
 	case busy != nil && busy.reason == v1alpha1.ReasonWaitingForBudget:
 		return wait, nil
 	case busy != nil:
 		return 0, &provision.Error{Kind: provision.Unavailable, Message: busy.message}
 	}
 	err = rm.remove(ctx, driver)
-	r.servers.exit(ctx, obj, err)
+	leave(ctx, err)
 	return 0, err
 }
 

@@ -157,10 +157,11 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 	if err := hold(ctx, r.client, c); err != nil {
 		return 0, err
 	}
-	if wait, busy := r.servers.enter(p.server.object, c, r.wishes.wake); busy != nil {
+	leave, wait, busy := r.servers.enter(p.server.object, c, r.wishes.wake)
+	if busy != nil {
 		return wait, nil
 	}
-	return r.apply(ctx, p, driver, version, want, plan, store, secret)
+	return r.apply(ctx, p, driver, version, want, plan, store, secret, leave)
 }
 
 // observe notes that a changed spec says nothing else about the server.
@@ -277,7 +278,7 @@ func (r *M2MClientProvisioner) plan(p *pass, want provision.Client, state *provi
 }
 
 // apply makes the server have the client, and writes down how it went.
-func (r *M2MClientProvisioner) apply(ctx context.Context, p *pass, driver provision.Driver, version string, want provision.Client, plan syncPlan, store credentialStore, secret *corev1.Secret) (time.Duration, error) {
+func (r *M2MClientProvisioner) apply(ctx context.Context, p *pass, driver provision.Driver, version string, want provision.Client, plan syncPlan, store credentialStore, secret *corev1.Secret, leave func(context.Context, error)) (time.Duration, error) {
 	name := client.ObjectKeyFromObject(p.client)
 	k := &clientKeeper{
 		r: r, client: p.client, secret: secret, written: p.client.DeepCopy(), server: provisioningServerOf(p.server),
@@ -285,7 +286,7 @@ func (r *M2MClientProvisioner) apply(ctx context.Context, p *pass, driver provis
 	}
 	was, left := currentName(k.state), slices.Clone(k.state.LeftBehind)
 	drift, _, failed := provision.SyncClient(ctx, driver, want, k.state, k.rotation, k.keep, r.probe(p), p.now)
-	r.servers.exit(ctx, p.server.object, failed)
+	leave(ctx, failed)
 	if failed != nil && provision.KindOf(failed) == "" {
 		return 0, failed
 	}

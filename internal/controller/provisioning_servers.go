@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision/logto"
 	"github.com/m2m-operator/m2m-operator/internal/provision/registration"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
 const defaultResyncInterval = 10 * time.Minute
@@ -30,9 +30,9 @@ type provisioningRuntime struct {
 	driver   provision.Driver
 	kind     v1alpha1.ProvisioningDriver // of the driver
 	version  string                      // of what the driver was made from
-	breaker  *refresh.Breaker            // apart from that of token requests: the one may work without the other
 	inFlight int
-	queue    []waiter // for a place among those that are worked on
+	queue    *traffic.Queue[waiter] // for a place among those that are worked on
+	waiting  map[types.UID]bool     // who is in the queue
 
 	// check is how the last provision.Driver.Check went.
 	check        *problem
@@ -208,64 +208,90 @@ func (s *servers) provisioningSecret(ctx context.Context, obj client.Object) (c 
 	return c, content.version, nil, nil
 }
 
-// enter says whether an object may be worked on at a server now; if not, how
-// long to wait and why. It is woken when its turn comes. Whoever enters must
-// exit.
-func (s *servers) enter(obj, o client.Object, wake chan<- event.GenericEvent) (wait time.Duration, p *problem) {
-	rt, now, who := s.runtime(obj), s.clock.Now(), o.GetUID()
+// enter asks whether an object may be worked on at a server now. If it may, leave is
+// to be told how that went; if not, enter says how long to wait and why, and wakes the
+// object when its turn comes.
+func (s *servers) enter(obj, o client.Object, wake chan<- event.GenericEvent) (leave func(context.Context, error), wait time.Duration, p *problem) {
+	rt, now, key := s.runtime(obj), s.clock.Now(), keyOfObject(obj)
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
-	key := keyOfObject(obj)
 	// Each worker waits for the budget one request after another: with few of
 	// them a token request never waits for more than a moment.
-	perSecond := s.budget(specOf(obj).Requests).PerSecond
-	most := min(s.inFlightMax, max(1, int(perSecond)/2))
-	if rt.provisioning.inFlight >= most {
-		if !slices.ContainsFunc(rt.provisioning.queue, func(w waiter) bool { return w.object.GetUID() == who }) {
-			rt.provisioning.queue = append(rt.provisioning.queue, waiter{o, wake})
+	most := min(s.inFlightMax, max(1, int(s.budget(specOf(obj).Requests).PerSecond)/2))
+	full := rt.provisioning.inFlight >= most
+	var answer traffic.Answer
+	if !full {
+		answer = s.administration.Ask(now, administrationOf(obj), traffic.Need{
+			Asker: traffic.Asker{Tenant: o.GetNamespace(), Client: string(o.GetUID())}, Since: o.GetCreationTimestamp().Time, Proven: true,
+		})
+	}
+	switch {
+	case answer.Ticket != nil:
+	case full, answer.Cause == traffic.CausePlaces, answer.Cause == traffic.CauseBudget:
+		rt.provisioning.enqueue(o, wake)
+		wait = answer.Wait // nobody here wakes for a worker's place that another server has
+		if full {
+			wait = spread(o.GetUID(), queueWait, 2*queueWait)
 		}
-		return spread(who, queueWait, 2*queueWait), &problem{
+		return nil, wait, &problem{
 			reason: v1alpha1.ReasonWaitingForBudget, unknown: true,
 			message: fmt.Sprintf("Others are being provisioned at %s %q first", key.kind, key.name),
 		}
-	}
-	if ok, retryAt := rt.provisioning.breaker.Allow(now); !ok {
-		return retryAt.Sub(now) + spread(who, 0, time.Second), &problem{
+	default:
+		return nil, answer.Wait, &problem{
 			reason:  v1alpha1.ReasonAuthorizationServerUnavailable,
 			message: fmt.Sprintf("The administration of %s %q keeps failing; one object at a time tries again", key.kind, key.name),
 		}
 	}
 	rt.provisioning.inFlight++
-	return 0, nil
+	return func(ctx context.Context, err error) { s.exit(ctx, rt, answer.Ticket, err) }, 0, nil
 }
 
-// exit reports how the work on an object went.
-func (s *servers) exit(ctx context.Context, obj client.Object, err error) {
-	rt, now := s.runtime(obj), s.clock.Now()
+// administrationOf is the route to a server's administration. Its requests are paced
+// one by one: what is asked for here is a worker's place, and whether it works.
+func administrationOf(obj client.Object) traffic.Endpoint {
+	name := owner(obj)
+	return traffic.Endpoint{Account: name, Route: name, Owner: name, Own: traffic.Budget{PerSecond: 1e6, Burst: 1e6}}
+}
+
+// exit notes how the work on an object went.
+func (s *servers) exit(ctx context.Context, rt *serverRuntime, t *traffic.Ticket, err error) {
 	rt.mu.Lock()
-	defer rt.mu.Unlock()
 	rt.provisioning.inFlight = max(0, rt.provisioning.inFlight-1)
 	rt.provisioning.wakeNext()
+	rt.mu.Unlock()
+	now := s.clock.Now()
 	var e *provision.Error
 	switch isError := errors.As(err, &e); {
 	case ctx.Err() != nil || err != nil && !isError:
-		rt.provisioning.breaker.Abandon() // no news about the server
+		s.administration.Abandon(now, t) // no news about the server
+	case isError && e.Kind == provision.Unavailable && e.Status == 0:
+		s.administration.Done(now, t, traffic.Unanswered, 0)
 	case isError && e.Kind == provision.Unavailable:
-		rt.provisioning.breaker.Report(now, false)
-		if e.RetryAfter > 0 {
-			rt.provisioning.breaker.Open(now.Add(e.RetryAfter))
-		}
+		s.administration.Done(now, t, traffic.Failed, e.RetryAfter)
 	default:
-		rt.provisioning.breaker.Report(now, true)
+		s.administration.Done(now, t, traffic.Served, 0)
 	}
 }
 
-// wakeNext wakes the two that have waited longest: one may have nothing to do
-// any more, and the place must not stay empty for it.
+// enqueue notes who is to be woken.
+func (rt *provisioningRuntime) enqueue(o client.Object, wake chan<- event.GenericEvent) {
+	if rt.waiting == nil {
+		rt.waiting = map[types.UID]bool{}
+		rt.queue = traffic.NewQueue(func(w waiter) string { return w.object.GetNamespace() }, func(waiter) int64 { return 0 })
+	}
+	if !rt.waiting[o.GetUID()] {
+		rt.waiting[o.GetUID()] = true
+		rt.queue.Push(waiter{o, wake})
+	}
+}
+
+// wakeNext wakes two of those that wait, of namespaces in turn: one may have nothing
+// to do any more, and the place must not stay empty for it.
 func (rt *provisioningRuntime) wakeNext() {
-	for range min(2, len(rt.queue)) {
-		next := rt.queue[0]
-		rt.queue = rt.queue[1:]
+	for range min(2, len(rt.waiting)) {
+		next := rt.queue.Pop()
+		delete(rt.waiting, next.object.GetUID())
 		select {
 		case next.wake <- event.GenericEvent{Object: next.object}:
 		default: // its controller is busy; it asks again by itself

@@ -32,12 +32,6 @@ const (
 	// which take 61 requests per second, and for what is new.
 	defaultRequestsPerSecond = 100
 
-	// breakerThreshold failures in a row stop the provisioning at a server, save for
-	// one probe at a time, from breakerBase up to breakerMax apart.
-	breakerThreshold = 5
-	breakerBase      = time.Second
-	breakerMax       = 30 * time.Second
-
 	// keyRefetchInterval is the least time between two fetches of a server's
 	// keys because of an unknown key ID.
 	keyRefetchInterval = 10 * time.Second
@@ -156,6 +150,9 @@ type servers struct {
 	wake map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent
 	// gate decides when a token request may go.
 	gate *traffic.Gate
+	// administration decides what is provisioned now: that may fail while tokens are
+	// issued.
+	administration *traffic.Gate
 	// inFlightMax bounds the objects that are provisioned at one server at a time,
 	// so that one that hangs leaves workers for the others.
 	inFlightMax int
@@ -172,7 +169,7 @@ func newServers(o Options, foreign *foreignObjects, reader client.Reader) *serve
 			v1alpha1.KindAuthorizationServer:        make(chan event.GenericEvent, 16),
 			v1alpha1.KindClusterAuthorizationServer: make(chan event.GenericEvent, 16),
 		},
-		gate: traffic.NewGate(o.Workers), inFlightMax: max(1, o.Workers/2), requestsPerSecond: o.RequestsPerSecond,
+		gate: traffic.NewGate(o.Workers), administration: traffic.NewGate(o.Workers), inFlightMax: max(1, o.Workers/2), requestsPerSecond: o.RequestsPerSecond,
 	}
 }
 
@@ -267,14 +264,12 @@ func (s *servers) runtime(obj client.Object) *serverRuntime {
 	rt := s.runtimes[key]
 	if rt == nil || rt.uid != obj.GetUID() {
 		if rt != nil {
-			s.gate.Forget(rt.owner)
+			s.forgetOwner(rt.owner)
 		}
 		rt = &serverRuntime{
 			owner:   owner(obj),
 			uid:     obj.GetUID(),
 			refetch: rate.NewLimiter(rate.Every(keyRefetchInterval), 1),
-
-			provisioning: provisioningRuntime{breaker: refresh.NewBreaker(breakerThreshold, breakerBase, breakerMax)},
 		}
 		s.runtimes[key] = rt
 	}
@@ -286,9 +281,14 @@ func (s *servers) forget(key serverKey) {
 	defer s.mu.Unlock()
 	if rt := s.runtimes[key]; rt != nil {
 		delete(s.runtimes, key)
-		s.gate.Forget(rt.owner)
+		s.forgetOwner(rt.owner)
 		rt.closeIdle()
 	}
+}
+
+func (s *servers) forgetOwner(owner string) {
+	s.gate.Forget(owner)
+	s.administration.Forget(owner)
 }
 
 // closeIdle closes the connections of a server that is gone: each keeps its CA bundle

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+func clientOf(namespace string, i int) *v1alpha1.M2MClient {
+	return &v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(namespace, i))}}
+}
+
+// TestFailuresOfOneNamespaceStopNobodyElsesProvisioning: objects that the administration
+// answers with 500 have those of their own namespace wait.
+func TestFailuresOfOneNamespaceStopNobodyElsesProvisioning(t *testing.T) {
+	s, wake := newTurnstile(t, Options{}), make(chan event.GenericEvent, 100)
+	platform := clusterAt("idp", "https://idp", "https://idp/token", 100)
+	failed := &provision.Error{Kind: provision.Unavailable, Status: 500}
+	for i := range 10 {
+		if leave, _, busy := s.enter(&platform, clientOf("evil", i), wake); busy == nil {
+			leave(context.Background(), failed)
+		}
+	}
+	if _, wait, busy := s.enter(&platform, clientOf("evil", 10), wake); busy == nil || busy.reason != v1alpha1.ReasonAuthorizationServerUnavailable || wait <= 0 {
+		t.Errorf("after ten failures another object of the namespace waits %s: %v", wait, busy)
+	}
+	leave, _, busy := s.enter(&platform, clientOf("good", 0), wake)
+	if busy != nil {
+		t.Fatalf("an object of another namespace waits: %s", busy.message)
+	}
+	leave(context.Background(), nil)
+}
+
+// TestNamespacesAreProvisionedInTurn: whoever came last is woken second where all others
+// are one namespace's.
+func TestNamespacesAreProvisionedInTurn(t *testing.T) {
+	s, wake := newTurnstile(t, Options{}), make(chan event.GenericEvent, 100)
+	platform := clusterAt("idp", "https://idp", "https://idp/token", 2) // one at a time
+	leave, _, busy := s.enter(&platform, clientOf("evil", 0), wake)
+	if busy != nil {
+		t.Fatal(busy.message)
+	}
+	for i := range 50 {
+		if _, _, busy := s.enter(&platform, clientOf("evil", i+1), wake); busy == nil {
+			t.Fatal("two are provisioned at a time")
+		}
+	}
+	if _, _, busy := s.enter(&platform, clientOf("good", 0), wake); busy == nil {
+		t.Fatal("two are provisioned at a time")
+	}
+	leave(context.Background(), nil)
+	first, second := <-wake, <-wake
+	if first.Object.GetNamespace() != "good" && second.Object.GetNamespace() != "good" {
+		t.Errorf("%s and %s of one namespace are woken", first.Object.GetName(), second.Object.GetName())
+	}
+}
