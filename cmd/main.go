@@ -27,7 +27,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
-	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
@@ -246,11 +245,7 @@ func run() error {
 	config.QPS, config.Burst = float32(o.qps), o.burst
 
 	mo := controller.ManagerOptions(o.Options)
-	mo.Metrics = metricsserver.Options{BindAddress: o.metricsAddress}
-	if !o.insecureMetrics {
-		mo.Metrics.SecureServing = true
-		mo.Metrics.FilterProvider = filters.WithAuthenticationAndAuthorization
-	}
+	mo.Metrics = metricsserver.Options{BindAddress: "0"} // they are served within bounds
 	mo.HealthProbeBindAddress = o.probeAddress
 	if !off(o.profileAddress) {
 		mo.PprofBindAddress = o.profileAddress
@@ -276,6 +271,11 @@ func run() error {
 		}
 		if err := mgr.AddReadyzCheck("webhook", served); err != nil {
 			return err
+		}
+	}
+	if !off(o.metricsAddress) {
+		if err := serveMetrics(mgr, o.metricsAddress, o.insecureMetrics); err != nil {
+			return fmt.Errorf("set up the metrics: %w", err)
 		}
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
