@@ -69,7 +69,7 @@ func (r *renderedBundles) of(api types.NamespacedName) *renderedBundle {
 
 // count counts what was just rendered, and forgets others until the rest fits.
 func (r *renderedBundles) count(api types.NamespacedName, last *renderedBundle) {
-	size := 0
+	size := 512 // where nothing could be rendered, too
 	for name, content := range last.files {
 		size += len(name) + len(content)
 	}

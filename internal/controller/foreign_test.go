@@ -19,6 +19,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
 // secretsThere is an API server that has Secrets, and counts the reads.
@@ -243,5 +244,42 @@ func TestServersThatAreGoneAreForgotten(t *testing.T) {
 	if driverOf(0) == nil || driverOf(last) == nil || driverOf(1) != nil {
 		t.Errorf("there are drivers of the one that exists: %t, of the last: %t, of the one that is long gone: %t",
 			driverOf(0) != nil, driverOf(last) != nil, driverOf(1) != nil)
+	}
+}
+
+// TestServersStayForgotten looks up a server that is gone, as a pass does that began
+// before: nothing is kept of it, nor is that of a new one of its name lost.
+func TestServersStayForgotten(t *testing.T) {
+	var o Options
+	o.setDefaults()
+	s := newServers(o, newForeignFixture(maxContents).foreignObjects, nil)
+	auth := func(uid types.UID) *v1alpha1.AuthorizationServer {
+		return &v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "auth", UID: uid}}
+	}
+	passBegan := func() {
+		t.Helper()
+		if hc, _, bad, err := s.httpClient(t.Context(), auth("1")); hc == nil || bad != nil || err != nil {
+			t.Fatal(hc, bad, err)
+		}
+	}
+	passBegan()
+	s.forget(keyOfObject(auth("1")))
+	passBegan()
+	if len(s.runtimes) != 0 {
+		t.Errorf("there is %+v of what is gone", s.runtimes)
+	}
+	srv := &server{key: keyOfObject(auth("1")), object: auth("1")}
+	if ticket, wait, bad, err := s.admit(t.Context(), srv, traffic.Need{}); ticket != nil || wait == 0 || bad == nil || !bad.unknown || err != nil {
+		t.Errorf("a request to it is let through: %v, %v, %+v, %v", ticket, wait, bad, err)
+	}
+	is := s.runtime(auth("2"))
+	passBegan()
+	if s.runtimes[keyOfObject(auth("1"))] != is {
+		t.Error("the new one of its name has lost what was kept of it")
+	}
+	after := s.runtime(auth("3")) // the deletion of the second was missed
+	s.runtime(auth("2"))
+	if s.runtimes[keyOfObject(auth("1"))] != after {
+		t.Error("the third one has lost what was kept of it")
 	}
 }

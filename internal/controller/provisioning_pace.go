@@ -62,6 +62,7 @@ func (t *pacedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // wait returns when the request may be sent.
 func (t *pacedTransport) wait(ctx context.Context) error {
+	defer t.forgetIfGone()
 	namespace, _ := ctx.Value(onBehalfOf{}).(string)
 	t.rt.mu.Lock()
 	t.rt.requests++
@@ -82,6 +83,14 @@ func (t *pacedTransport) wait(ctx context.Context) error {
 	}
 	t.servers.gate.LeaveAsker(n.Asker)
 	return err
+}
+
+// forgetIfGone forgets again who asked for a server that is gone: what it was left
+// with is still removed.
+func (t *pacedTransport) forgetIfGone() {
+	if t.servers.isGone(t.server.object) {
+		t.servers.forgetOwner(owner(t.server.object))
+	}
 }
 
 // onBehalfOf is the key of the namespace for whose object a request is made.

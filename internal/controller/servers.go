@@ -142,6 +142,9 @@ type servers struct {
 	// when its server or its credential is gone already: from driverKey to
 	// provision.Driver.
 	drivers *lru.Cache
+	// gone are the UIDs of servers that are gone, the last ones: a pass that began
+	// before must not bring back what was kept of one.
+	gone *lru.Cache
 
 	// shares is how many instances of the operator share each server's budget.
 	shares int
@@ -164,7 +167,7 @@ func newServers(o Options, foreign *foreignObjects, reader client.Reader) *serve
 	return &servers{
 		policy: o.Egress, operatorNamespace: o.OperatorNamespace, cluster: o.ClusterID, watched: o.WatchNamespaces, foreign: foreign, client: reader, clock: o.Clock,
 		shares:   o.Shards,
-		runtimes: map[serverKey]*serverRuntime{}, drivers: lru.New(maxDrivers),
+		runtimes: map[serverKey]*serverRuntime{}, drivers: lru.New(maxDrivers), gone: lru.New(maxGone),
 		wake: map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent{
 			v1alpha1.KindAuthorizationServer:        make(chan event.GenericEvent, 16),
 			v1alpha1.KindClusterAuthorizationServer: make(chan event.GenericEvent, 16),
@@ -263,26 +266,43 @@ func (s *servers) runtime(obj client.Object) *serverRuntime {
 	defer s.mu.Unlock()
 	rt := s.runtimes[key]
 	if rt == nil || rt.uid != obj.GetUID() {
-		if rt != nil {
-			s.forgetOwner(rt.owner)
+		if rt != nil && !s.isGone(obj) {
+			s.drop(key, rt)
 		}
 		rt = &serverRuntime{
 			owner:   owner(obj),
 			uid:     obj.GetUID(),
 			refetch: rate.NewLimiter(rate.Every(keyRefetchInterval), 1),
 		}
-		s.runtimes[key] = rt
+		if !s.isGone(obj) {
+			s.runtimes[key] = rt
+		}
 	}
 	return rt
+}
+
+// maxGone is how many servers may go while a pass lasts that knows one of them.
+const maxGone = 4096
+
+// isGone reports whether a server was deleted a moment ago.
+func (s *servers) isGone(obj client.Object) bool {
+	_, gone := s.gone.Get(obj.GetUID())
+	return gone
+}
+
+// drop forgets a server's runtime. s.mu must be held.
+func (s *servers) drop(key serverKey, rt *serverRuntime) {
+	s.gone.Add(rt.uid, nil)
+	delete(s.runtimes, key)
+	s.forgetOwner(rt.owner)
+	rt.closeIdle()
 }
 
 func (s *servers) forget(key serverKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if rt := s.runtimes[key]; rt != nil {
-		delete(s.runtimes, key)
-		s.forgetOwner(rt.owner)
-		rt.closeIdle()
+		s.drop(key, rt)
 	}
 }
 

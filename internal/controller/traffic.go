@@ -99,6 +99,12 @@ func (s *servers) budget(b v1alpha1.RequestBudget) traffic.Budget {
 // free every moment, it waits for one: with a flood of clients, the workers would
 // else turn away every one of them, and look at each again later.
 func (s *servers) admit(ctx context.Context, srv *server, n traffic.Need) (ticket *traffic.Ticket, wait time.Duration, p *problem, err error) {
+	if s.runtime(srv.object); s.isGone(srv.object) {
+		return nil, time.Second, &problem{
+			reason: v1alpha1.ReasonAuthorizationServerNotFound, unknown: true,
+			message: fmt.Sprintf("%s %q was just deleted", srv.key.kind, srv.key.name),
+		}, nil
+	}
 	e, err := s.endpoint(ctx, srv)
 	if err != nil {
 		return nil, 0, nil, err
