@@ -53,6 +53,9 @@ type APIResourceReconciler struct {
 
 // Reconcile judges an APIResource and writes its status.
 func (r *APIResourceReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	if !r.servers.watches(req.Namespace) {
+		return ctrl.Result{}, nil // a workload of a watched namespace verifies its tokens
+	}
 	var api v1alpha1.APIResource
 	if err := r.client.Get(ctx, req.NamespacedName, &api); err != nil || !api.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
