@@ -31,7 +31,8 @@ const (
 	//
 	// Possible reasons for this condition to be True are KeysFetched; to be
 	// False: Unreachable, BadStatus, Malformed, NoKeys, Refused,
-	// EndpointMissing, CABundleInvalid. The last good keys stay in use.
+	// EndpointMissing, CABundleInvalid, KeysChangeTooOften. The last good keys
+	// stay in use.
 	ConditionKeysFresh = "KeysFresh"
 
 	// ConditionAccepted, on an APIResource, says whether it may describe the
@@ -136,6 +137,9 @@ const (
 	ReasonKeysFetched = "KeysFetched"
 	// ReasonNoKeys: no usable signing key is known.
 	ReasonNoKeys = "NoKeys"
+	// ReasonKeysChangeTooOften: the server replaces its signing keys faster than
+	// they are taken over.
+	ReasonKeysChangeTooOften = "KeysChangeTooOften"
 
 	// ReasonAccepted: the APIResource describes its API.
 	ReasonAccepted = "Accepted"

@@ -30,6 +30,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
@@ -42,6 +43,10 @@ const (
 	// endpoints rarely move.
 	discoveryInterval = 10 * time.Minute
 )
+
+// newKeyRate is how many new keys are taken over from one server. Each one is
+// written to its status, and to its bundle in every namespace that verifies.
+var newKeyRate = pace.Rate{Every: time.Minute, Burst: 64}
 
 // AuthorizationServerReconciler keeps the endpoints and signing keys of one
 // kind of authorization server current.
@@ -69,6 +74,7 @@ type fetchState struct {
 	keysFetchedAt          time.Time
 	discovered, keysResult *problem // how the last attempt ended; nil: not attempted, or well
 	leftOut                string   // what the last key set holds that cannot be used
+	newKeys                pace.Bucket
 }
 
 // What no namespace holds is a role of its own, so that the rest can be granted in
@@ -300,22 +306,64 @@ func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.
 			state.keysResult = fetchProblem("The signing keys cannot be fetched", err)
 			state.keysDue = now.Add(refresh.RetryBackoff.Next(state.keysFailures, retryAfter(err), url))
 		} else {
-			if !fetched.NotModified {
-				state.etag, state.lastModified = fetched.ETag, fetched.LastModified
-				status.Keys = signingKeys(jwks.Merge(recordsOf(status.Keys), fetched.Keys, mergePolicy(spec, now)))
-				state.leftOut = leftOut(fetched.Skipped)
-				for _, s := range fetched.Skipped {
-					log.FromContext(ctx).V(1).Info("Left out a key of the JWKS", "keyID", s.ID, "reason", s.Reason)
-				}
-			}
-			state.keysFailures, state.keysResult, state.keysFetchedAt = 0, nil, now
+			state.keysFailures, state.keysResult = 0, nil
 			state.keysDue = now.Add(spec.JWKS.RefreshInterval.Or(defaultKeyRefreshInterval))
+			if !fetched.NotModified {
+				r.takeKeys(ctx, spec, status, state, fetched, now)
+			}
+			if state.keysResult == nil {
+				state.keysFetchedAt = now
+			}
 		}
 	}
 	if state.keysResult != nil {
 		return conditionOf(v1alpha1.ConditionKeysFresh, state.keysResult)
 	}
 	return isTrue(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, "The signing keys are current"+state.leftOut)
+}
+
+// takeKeys brings the status up to date with fetched keys, unless they change too
+// often.
+func (r *AuthorizationServerReconciler) takeKeys(
+	ctx context.Context, spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.AuthorizationServerStatus,
+	state *fetchState, fetched *jwks.Fetched, now time.Time,
+) {
+	keys := signingKeys(jwks.Merge(recordsOf(status.Keys), fetched.Keys, mergePolicy(spec, now)))
+	if changes := changesOf(status.Keys, keys); len(status.Keys) > 0 && changes > 0 {
+		if wait := state.newKeys.Take(newKeyRate, changes, now); wait > 0 {
+			state.keysResult = &problem{reason: v1alpha1.ReasonKeysChangeTooOften, message: fmt.Sprintf(
+				"The server replaces its signing keys too often: after %d new keys, one a minute is taken over", newKeyRate.Burst)}
+			state.keysDue = now.Add(max(wait, state.keysDue.Sub(now)))
+			return
+		}
+	}
+	status.Keys = keys
+	state.etag, state.lastModified = fetched.ETag, fetched.LastModified
+	state.leftOut = leftOut(fetched.Skipped)
+	for _, s := range fetched.Skipped {
+		log.FromContext(ctx).V(1).Info("Left out a key of the JWKS", "keyID", s.ID, "reason", s.Reason)
+	}
+}
+
+// changesOf counts the new keys of a list. That others retire, or come back,
+// counts as one.
+func changesOf(before, after []v1alpha1.SigningKey) int {
+	known := map[string]bool{} // JWK → retired
+	for _, k := range before {
+		known[k.PublicKey] = k.RetiredAt != nil
+	}
+	changed, added := len(before) != len(after), 0
+	for _, k := range after {
+		retired, ok := known[k.PublicKey]
+		if !ok {
+			added++
+		}
+		changed = changed || retired != (k.RetiredAt != nil)
+	}
+	if added == 0 && changed {
+		return 1
+	}
+	return added
 }
 
 // leftOut tells which keys of a set cannot be used, of those that are meant for

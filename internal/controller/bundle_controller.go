@@ -115,10 +115,11 @@ func (r *BundleReconciler) needed(ctx context.Context, req bundleRequest) (bool,
 	return false, nil
 }
 
-// bundleWriteRate is how often one bundle is written. Whoever can change what is
-// in it, or the ConfigMap itself, could otherwise have it written without end, in
-// every namespace that verifies. A revoked key leaves it at once all the same.
-var bundleWriteRate = pace.Rate{Every: 10 * time.Second, Burst: 30}
+// bundleWriteRate is how often one bundle is written; one with several new keys
+// counts as often as it has. Whoever can change what is in it, or the ConfigMap
+// itself, could otherwise have it written without end, in every namespace that
+// verifies. A revoked key leaves it at once all the same.
+var bundleWriteRate = pace.Rate{Every: 10 * time.Second, Burst: 64}
 
 // distribute writes the bundle of an APIResource as it should be. What cannot be
 // told now leaves what is there; the APIResource's conditions say why.
@@ -147,10 +148,10 @@ func (r *BundleReconciler) distribute(ctx context.Context, req bundleRequest, ap
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	now := r.clock.Now()
+	now, weight := r.clock.Now(), d.weight()
 	if revoked {
-		r.writes.Force(req, 1, now)
-	} else if wait := r.writes.Take(req, 1, now); wait > 0 {
+		r.writes.Force(req, weight, now)
+	} else if wait := r.writes.Take(req, weight, now); wait > 0 {
 		log.FromContext(ctx).V(1).Info("Put off writing a verification bundle that changes too often", "wait", wait)
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
@@ -171,6 +172,18 @@ type draft struct {
 	extra   map[string]string
 
 	now map[string]string // what current holds; nil: not looked at
+}
+
+// weight is how much writing the bundle counts: 1, or its new keys.
+func (d *draft) weight() int {
+	before, _ := contentsIn(d.current)
+	added := 0
+	for id, k := range render.ContentsOf(d.bundle, nil).Keys {
+		if before.Keys[id].Hash != k.Hash {
+			added++
+		}
+	}
+	return min(max(1, added), bundleWriteRate.Burst)
 }
 
 // look reads what a bundle holds now, which the cache does not keep.

@@ -46,6 +46,11 @@ var (
 		Help: "Verification bundles created, updated or removed.",
 	}, []string{"operation"})
 
+	eventsDropped = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "m2m_events_dropped_total",
+		Help: "Events that were not recorded because there were too many about one object or in one namespace.",
+	})
+
 	podTouches = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "m2m_pod_touches_total",
 		Help: "Pods touched so that they see a change at once, by result: success, refused or failed.",
@@ -116,7 +121,7 @@ func (e *expiryCollector) Collect(out chan<- prometheus.Metric) {
 }
 
 func init() {
-	metrics.Registry.MustRegister(tokenExpiries, refreshLateness, tokenRequests, keysFetched, keysKnown, bundleWrites, podTouches,
+	metrics.Registry.MustRegister(tokenExpiries, refreshLateness, tokenRequests, keysFetched, keysKnown, bundleWrites, podTouches, eventsDropped,
 		provisioningRequests, provisioningDrift, provisioningLeftBehind)
 }
 

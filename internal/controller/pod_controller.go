@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"strings"
 	"sync/atomic"
@@ -28,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
 )
 
 // PodReconciler touches the pods that must see a changed Secret or ConfigMap at
@@ -43,6 +45,7 @@ type PodReconciler struct {
 	prompt  bool // pods are touched
 	events  recorder.EventRecorder
 	told    toldPods
+	touches *touchBudget
 
 	// refusing says that the last touch was refused, so that the log need not
 	// say it again for every pod.
@@ -58,39 +61,77 @@ func (r *PodReconciler) Reconcile(ctx context.Context, req reconcile.Request) (c
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	if err := r.touchIfDue(ctx, pod); err != nil {
+	touch, err := r.touchIfDue(ctx, pod)
+	if err != nil {
 		return ctrl.Result{}, err
 	}
 	waits, err := r.waitsOf(ctx, pod)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{RequeueAfter: r.tell(pod, waits)}, nil
+	return ctrl.Result{RequeueAfter: soonest(0, touch, r.tell(pod, waits))}, nil
+}
+
+// How often one pod is touched, and the pods of one namespace. One change of a
+// Secret, which anybody with edit can make look urgent, touches every pod that
+// mounts it.
+var (
+	podTouchRate       = pace.Rate{Every: 5 * time.Second, Burst: 3}
+	namespaceTouchRate = pace.Rate{Every: 50 * time.Millisecond, Burst: 200}
+)
+
+// touchBudget bounds the touches of pods.
+type touchBudget struct {
+	pods       *pace.Buckets[types.NamespacedName]
+	namespaces *pace.Buckets[string]
+}
+
+func newTouchBudget() *touchBudget {
+	return &touchBudget{pods: pace.New[types.NamespacedName](podTouchRate), namespaces: pace.New[string](namespaceTouchRate)}
+}
+
+// take returns 0 if a pod may be touched now, or how long to wait. Pods that wait
+// for their namespace come back at different times.
+func (b *touchBudget) take(pod client.Object, now time.Time) time.Duration {
+	name := client.ObjectKeyFromObject(pod)
+	if wait := b.pods.Wait(name, 1, now); wait > 0 {
+		return wait
+	}
+	if wait := b.namespaces.Take(name.Namespace, 1, now); wait > 0 {
+		spread := fnv.New32a()
+		_, _ = spread.Write([]byte(pod.GetUID())) // a hash takes everything
+		return wait + time.Duration(spread.Sum32()%5000)*time.Millisecond
+	}
+	return b.pods.Take(name, 1, now)
 }
 
 // touchIfDue touches a pod if it mounts anything whose present content it must
-// see at once and may not have seen.
-func (r *PodReconciler) touchIfDue(ctx context.Context, pod *metav1.PartialObjectMetadata) error {
+// see at once and may not have seen. It returns when to look again if that has to
+// wait.
+func (r *PodReconciler) touchIfDue(ctx context.Context, pod *metav1.PartialObjectMetadata) (time.Duration, error) {
 	if !r.prompt {
-		return nil
+		return 0, nil
 	}
 	now, moment := r.clock.Now(), time.Time{}
 	for _, m := range mountsOf(pod) {
 		since, err := r.promptSince(ctx, pod.Namespace, m)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if touchDue(pod, since, now) && since.After(moment) {
 			moment = since
 		}
 	}
 	if moment.IsZero() {
-		return nil
+		return 0, nil
 	}
 	if now.After(moment) {
 		moment = now
 	}
-	return r.touch(ctx, client.ObjectKeyFromObject(pod), moment)
+	if wait := r.touches.take(pod, now); wait > 0 {
+		return wait, nil
+	}
+	return 0, r.touch(ctx, client.ObjectKeyFromObject(pod), moment)
 }
 
 // touchDue says whether a pod must be touched, for it mounts what it must see at
@@ -118,7 +159,8 @@ func (r *PodReconciler) promptSince(ctx context.Context, namespace string, m mou
 	if err != nil {
 		return time.Time{}, client.IgnoreNotFound(err)
 	}
-	return momentIn(o, v1alpha1.PromptSinceAnnotation), nil
+	// A forged moment may be finer than what a touch can say, and would never be past.
+	return momentIn(o, v1alpha1.PromptSinceAnnotation).Truncate(time.Millisecond), nil
 }
 
 // touch changes the annotation by which the kubelet looks at a pod anew.

@@ -192,7 +192,8 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		return nil, fmt.Errorf("make a client for ServiceAccount tokens: %w", err)
 	}
 	servers := newServers(o, foreign, c)
-	events := func(name string) recorder.EventRecorder { return boundedEvents{mgr.GetEventRecorder(name)} }
+	budget := newEventBudget(o.Clock)
+	events := func(name string) recorder.EventRecorder { return boundedEvents{mgr.GetEventRecorder(name), budget} }
 	access := accessResolver{client: c, servers: servers}
 	apiWishes, clientWishes := newWishes(o.Clock), newWishes(o.Clock)
 	remover := func(events recorder.EventRecorder, w *wishes) *remover {
@@ -219,6 +220,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		},
 		pod: &PodReconciler{
 			client: c, servers: servers, foreign: foreign, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-pod"),
+			touches: newTouchBudget(),
 		},
 	}
 	apiEvents, clientEvents := events("m2m-apiresource-provisioning"), events("m2m-m2mclient-provisioning")

@@ -49,7 +49,7 @@ func (c condition) asReady() condition {
 // change keeps its transition time.
 func setConditions(conditions *[]metav1.Condition, generation int64, cs ...condition) {
 	for _, c := range cs {
-		c.ObservedGeneration = generation
+		c.ObservedGeneration, c.Message = generation, oneLine(c.Message)
 		meta.SetStatusCondition(conditions, metav1.Condition(c))
 	}
 }

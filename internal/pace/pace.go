@@ -70,6 +70,16 @@ func (b *Buckets[K]) Take(key K, n int, now time.Time) (wait time.Duration) {
 	return b.of(key, now).Take(b.rate, n, now)
 }
 
+// Wait is Bucket.Wait of a key's bucket.
+func (b *Buckets[K]) Wait(key K, n int, now time.Time) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if bucket, ok := b.buckets[key]; ok {
+		return bucket.Wait(b.rate, n, now)
+	}
+	return (&Bucket{}).Wait(b.rate, n, now)
+}
+
 // Force is Bucket.Force of a key's bucket.
 func (b *Buckets[K]) Force(key K, n int, now time.Time) {
 	b.mu.Lock()
