@@ -82,27 +82,26 @@ var (
 
 // touchBudget bounds the touches of pods.
 type touchBudget struct {
-	pods       *pace.Buckets[types.NamespacedName]
+	pods       *pace.Buckets[types.UID]
 	namespaces *pace.Buckets[string]
 }
 
 func newTouchBudget() *touchBudget {
-	return &touchBudget{pods: pace.New[types.NamespacedName](podTouchRate), namespaces: pace.New[string](namespaceTouchRate)}
+	return &touchBudget{pods: pace.New[types.UID](podTouchRate), namespaces: pace.New[string](namespaceTouchRate)}
 }
 
 // take returns 0 if a pod may be touched now, or how long to wait. Pods that wait
 // for their namespace come back at different times.
 func (b *touchBudget) take(pod client.Object, now time.Time) time.Duration {
-	name := client.ObjectKeyFromObject(pod)
-	if wait := b.pods.Wait(name, 1, now); wait > 0 {
+	if wait := b.pods.Wait(pod.GetUID(), 1, now); wait > 0 {
 		return wait
 	}
-	if wait := b.namespaces.Take(name.Namespace, 1, now); wait > 0 {
+	if wait := b.namespaces.Take(pod.GetNamespace(), 1, now); wait > 0 {
 		spread := fnv.New32a()
 		_, _ = spread.Write([]byte(pod.GetUID())) // a hash takes everything
 		return wait + time.Duration(spread.Sum32()%5000)*time.Millisecond
 	}
-	return b.pods.Take(name, 1, now)
+	return b.pods.Take(pod.GetUID(), 1, now)
 }
 
 // touchIfDue touches a pod if it mounts anything whose present content it must

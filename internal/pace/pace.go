@@ -33,17 +33,22 @@ func (b *Bucket) Take(r Rate, n int, now time.Time) (wait time.Duration) {
 
 // Wait returns how long it takes until n can be taken.
 func (b *Bucket) Wait(r Rate, n int, now time.Time) time.Duration {
-	missing := b.full.Sub(now)
-	// A clock that was set back must not block for longer than an empty bucket.
-	missing = min(max(missing, 0), time.Duration(r.Burst)*r.Every)
-	return max(0, missing+time.Duration(n-r.Burst)*r.Every)
+	return max(0, b.missing(r, now)+time.Duration(n-r.Burst)*r.Every)
 }
 
 // Force takes n, whether or not they are there, for what must not wait. No more
 // than the burst is owed.
 func (b *Bucket) Force(r Rate, n int, now time.Time) {
-	missing := max(b.full.Sub(now), 0) + time.Duration(n)*r.Every
-	b.full = now.Add(min(missing, time.Duration(r.Burst)*r.Every))
+	b.full = now.Add(min(b.missing(r, now)+time.Duration(n)*r.Every, time.Duration(r.Burst)*r.Every))
+}
+
+// missing is how long it takes until the bucket is full.
+func (b *Bucket) missing(r Rate, now time.Time) time.Duration {
+	missing := b.full.Sub(now)
+	if missing < 0 || missing > time.Duration(r.Burst)*r.Every { // the clock was set back
+		return 0
+	}
+	return missing
 }
 
 // Buckets are buckets by key. They are safe for concurrent use.

@@ -30,8 +30,9 @@ func TestTake(t *testing.T) {
 		{"a", 2, 30 * time.Second, 0},
 		{"a", 3, 10 * time.Minute, 0}, // never more than the burst
 		{"a", 1, 10 * time.Minute, 10 * time.Second},
-		{"a", 1, 9 * time.Minute, 10 * time.Second}, // the clock was set back
-		{"c", 4, 0, 10 * time.Second},               // more than there can be
+		{"a", 1, 9 * time.Minute, 0},  // the clock was set back
+		{"c", 4, 0, 10 * time.Second}, // more than there can be
+		{"c", 1, 0, 0},                // which cost nothing
 	} {
 		if got := b.Take(step.key, step.n, t0.Add(step.after)); got != step.want {
 			t.Errorf("step %d: wait %v, want %v", i, got, step.want)
