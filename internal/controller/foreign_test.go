@@ -272,6 +272,15 @@ func TestServersStayForgotten(t *testing.T) {
 	if ticket, wait, bad, err := s.admit(t.Context(), srv, traffic.Need{}); ticket != nil || wait == 0 || bad == nil || !bad.unknown || err != nil {
 		t.Errorf("a request to it is let through: %v, %v, %+v, %v", ticket, wait, bad, err)
 	}
+	// Something may still be removed at it. Its series are deleted.
+	s.observeDrift(srv, 1)
+	(&pacedTransport{server: srv, servers: s}).observe(200)
+	if sum, series := metricOf(t, "m2m_provisioning_requests_total", map[string]string{"server": srv.key.String()}); series > 0 {
+		t.Errorf("%v requests to it are counted", sum)
+	}
+	if _, series := metricOf(t, "m2m_provisioning_drift_total", map[string]string{"server": srv.key.String()}); series > 0 {
+		t.Error("its drift is counted")
+	}
 	is := s.runtime(auth("2"))
 	passBegan()
 	if s.runtimes[keyOfObject(auth("1"))] != is {

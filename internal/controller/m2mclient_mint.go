@@ -116,7 +116,9 @@ func (r *M2MClientReconciler) request(ctx context.Context, hc *http.Client, p *p
 		Scopes: a.scopes, Resource: a.inputs.Resource, Audience: a.inputs.Audience, Now: p.now,
 	})
 	failure := asOAuth(err)
-	observeRequest(p.server.key, failure)
+	if !r.servers.isGone(p.server.object) { // whose series were deleted
+		observeRequest(p.server.key, failure)
+	}
 	return token, failure
 }
 

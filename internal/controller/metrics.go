@@ -133,8 +133,10 @@ func observeProvisioning(server serverKey, status int) {
 	provisioningRequests.WithLabelValues(server.String(), code).Inc()
 }
 
-func observeDrift(server serverKey, n int) {
-	provisioningDrift.WithLabelValues(server.String()).Add(float64(n))
+func (s *servers) observeDrift(srv *server, n int) {
+	if !s.isGone(srv.object) {
+		provisioningDrift.WithLabelValues(srv.key.String()).Add(float64(n))
+	}
 }
 
 func observeLeftBehind(kind string) { provisioningLeftBehind.WithLabelValues(kind).Inc() }

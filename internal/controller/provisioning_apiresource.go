@@ -114,7 +114,7 @@ func (r *APIResourceProvisioner) apply(ctx context.Context, api *v1alpha1.APIRes
 		return 0, failed
 	}
 	if len(drift) > 0 && !want.Observe {
-		observeDrift(srv.key, len(drift))
+		r.servers.observeDrift(srv, len(drift))
 		r.events.Eventf(api, nil, corev1.EventTypeWarning, v1alpha1.ReasonDriftCorrected, "Provision", "Put back at %s %q: %s", srv.key.kind, srv.key.name, driftText(drift))
 	}
 	if failed != nil {

@@ -356,7 +356,7 @@ func (k *clientKeeper) keep(ctx context.Context) (err error) {
 // tell records events about what was done.
 func (r *M2MClientProvisioner) tell(p *pass, was, is string, drift []provision.Drift) {
 	if len(drift) > 0 {
-		observeDrift(p.server.key, len(drift))
+		r.servers.observeDrift(p.server, len(drift))
 		r.events.Eventf(p.client, nil, corev1.EventTypeWarning, v1alpha1.ReasonDriftCorrected, "Provision",
 			"Put back at %s %q: %s", p.server.key.kind, p.server.key.name, driftText(drift))
 	}

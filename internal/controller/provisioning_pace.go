@@ -52,12 +52,19 @@ func (t *pacedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.base.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		cancel()
-		observeProvisioning(t.server.key, 0)
+		t.observe(0)
 		return nil, err
 	}
-	observeProvisioning(t.server.key, resp.StatusCode)
+	t.observe(resp.StatusCode)
 	resp.Body = &timedBody{ReadCloser: resp.Body, cancel: cancel}
 	return resp, nil
+}
+
+// observe counts a request. The series of a server that is gone were deleted.
+func (t *pacedTransport) observe(status int) {
+	if !t.servers.isGone(t.server.object) {
+		observeProvisioning(t.server.key, status)
+	}
 }
 
 // wait returns when the request may be sent.
