@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/lru"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -290,5 +292,23 @@ func TestServersStayForgotten(t *testing.T) {
 	s.runtime(auth("2"))
 	if s.runtimes[keyOfObject(auth("1"))] != after {
 		t.Error("the third one has lost what was kept of it")
+	}
+}
+
+// TestObjectsThatMoveAreForgotten begins to move ever more objects that go before they
+// have moved.
+func TestObjectsThatMoveAreForgotten(t *testing.T) {
+	r, now := &remover{since: lru.New(maxMoving)}, time.Unix(0, 0)
+	cart := func(uid int) *v1alpha1.M2MClient {
+		return &v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{UID: types.UID(fmt.Sprint(uid))}}
+	}
+	for i := range 2 * maxMoving {
+		r.begun(cart(i), now)
+	}
+	if r.since.Len() > maxMoving {
+		t.Errorf("%d are kept", r.since.Len())
+	}
+	if got := r.begun(cart(2*maxMoving-1), now.Add(time.Hour)); got != now {
+		t.Errorf("the last one begins anew at %s", got)
 	}
 }

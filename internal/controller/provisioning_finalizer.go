@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/lru"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -31,6 +31,10 @@ const (
 	// serverGrace is how long a deleted server waits for the deletion of what
 	// was provisioned at it: whoever deletes everything deletes it in any order.
 	serverGrace = 30 * time.Second
+
+	// maxMoving is how many objects that move to another server may wait for the one
+	// that they leave. Of those that went meanwhile nobody tells.
+	maxMoving = 1 << 16
 
 	// maxLeftBehind is the bound of status.leftBehind.
 	maxLeftBehind = 64
@@ -113,7 +117,7 @@ type remover struct {
 	servers *servers
 	timeout time.Duration
 	wake    chan<- event.GenericEvent
-	since   sync.Map // from the UID of an object that is not deleted to when it was first tried
+	since   *lru.Cache // from the UID of an object that is not deleted to when it was first tried
 	events  recorder.EventRecorder
 }
 
@@ -144,7 +148,7 @@ func (r *remover) run(ctx context.Context, rm removal, now time.Time) (time.Dura
 			return queued, nil // others are served first: that is no reason to give up
 		}
 		if err == nil {
-			r.since.Delete(rm.object.GetUID())
+			r.since.Remove(rm.object.GetUID())
 			return 0, nil
 		}
 		var e *provision.Error
@@ -157,7 +161,7 @@ func (r *remover) run(ctx context.Context, rm removal, now time.Time) (time.Dura
 		log.FromContext(ctx).V(1).Info("Waits to remove what was provisioned", "reason", why.reason)
 		return min(spread(rm.object.GetUID(), 4*time.Second, 8*time.Second), r.timeout-waited), nil
 	}
-	r.since.Delete(rm.object.GetUID())
+	r.since.Remove(rm.object.GetUID())
 	return 0, r.giveUp(ctx, rm, obj, exists, why, now)
 }
 
@@ -167,8 +171,11 @@ func (r *remover) begun(o client.Object, now time.Time) time.Time {
 	if deleted := o.GetDeletionTimestamp(); deleted != nil {
 		return deleted.Time
 	}
-	first, _ := r.since.LoadOrStore(o.GetUID(), now)
-	return first.(time.Time)
+	if first, ok := r.since.Get(o.GetUID()); ok {
+		return first.(time.Time)
+	}
+	r.since.Add(o.GetUID(), now)
+	return now
 }
 
 // attempt removes, or returns how long to wait for its turn.

@@ -67,7 +67,7 @@ func (r *M2MClientProvisioner) Reconcile(ctx context.Context, req reconcile.Requ
 	}
 	if !r.shard.serves(&c) {
 		r.wishes.forget(req.NamespacedName)
-		r.remover.since.Delete(c.UID)
+		r.remover.since.Remove(c.UID)
 		return ctrl.Result{}, nil
 	}
 	var after time.Duration

@@ -22,6 +22,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/lru"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -197,7 +198,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 	access := accessResolver{client: c, servers: servers}
 	apiWishes, clientWishes := newWishes(o.Clock), newWishes(o.Clock)
 	remover := func(events recorder.EventRecorder, w *wishes) *remover {
-		return &remover{client: c, servers: servers, timeout: o.DeletionTimeout, wake: w.wake, events: events}
+		return &remover{since: lru.New(maxMoving), client: c, servers: servers, timeout: o.DeletionTimeout, wake: w.wake, events: events}
 	}
 	rendered := newRenderedBundles()
 	r := &reconcilers{
