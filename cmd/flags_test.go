@@ -61,6 +61,9 @@ func TestFlags(t *testing.T) {
 				o.insecureMetrics, o.leaderElect = true, false
 			}),
 		},
+		"only labelled credentials": {
+			[]string{"--require-credential-label"}, def(func(o *options) { o.RequireCredentialLabel = true }),
+		},
 		"the only destinations": {
 			[]string{"--egress-allow=auth.example.com:8443, 10.1.0.0/16", "--egress-allow=*.example.org"},
 			def(func(o *options) {

@@ -109,6 +109,8 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	flags.BoolVar(&o.Egress.AllowHTTP, "allow-insecure-http", false, "Allow authorization servers with http:// URLs. Secrets and tokens then cross the network in the clear: meant for development.")
 	flags.BoolVar(&o.Egress.AllowLoopback, "allow-loopback", false, "Allow authorization servers at loopback addresses.")
 	flags.BoolVar(&o.Egress.AllowLinkLocal, "allow-link-local", false, "Allow authorization servers at link-local addresses, where clouds serve their instance metadata.")
+	flags.BoolVar(&o.RequireCredentialLabel, "require-credential-label", false,
+		"Send only Secrets with the label m2m-operator.io/credentials=true to authorization servers. Without it, whoever may write M2MClients or AuthorizationServers can have every Secret of the namespace sent to a server of theirs.")
 	flags.Func("egress-allow",
 		"The only hosts and networks to connect to authorization servers at, separated by commas: auth.example.com, *.example.com, auth.example.com:8443, 10.1.0.0/16. Can be repeated. Unset: all that other flags do not forbid.",
 		o.allowEgress)

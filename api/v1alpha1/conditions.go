@@ -67,7 +67,7 @@ const (
 	// Possible reasons for this condition to be True are TokensFresh; to be
 	// False: AuthorizationServerNotFound, AuthorizationServerNotAllowed,
 	// AuthorizationServerNotReady, AuthorizationServerUnavailable,
-	// CredentialsNotFound, CredentialsInvalid, TokenRequestFailed,
+	// CredentialsNotFound, CredentialsInvalid, CredentialsNotAllowed, TokenRequestFailed,
 	// TokenRequestRefused, TokenNotVerified, SecretNotOwned, SecretRefused,
 	// InvalidTemplate, NotGranted, or a reason of the condition Provisioned; to
 	// be Unknown: WaitingForBudget, Provisioning.
@@ -101,7 +101,7 @@ const (
 	// works and suffices.
 	//
 	// Possible reasons for this condition to be True are ProvisioningReady; to
-	// be False: CredentialsNotFound, CredentialsInvalid, EndpointMissing,
+	// be False: CredentialsNotFound, CredentialsInvalid, CredentialsNotAllowed, EndpointMissing,
 	// CABundleInvalid, ProvisioningRefused, ProvisioningFailed.
 	ConditionProvisioningReady = "ProvisioningReady"
 )
@@ -198,6 +198,10 @@ const (
 	ReasonCredentialsNotFound = "CredentialsNotFound"
 	// ReasonCredentialsInvalid: the credentials cannot be used.
 	ReasonCredentialsInvalid = "CredentialsInvalid"
+	// ReasonCredentialsNotAllowed: the Secret with the credentials does not
+	// carry the label m2m-operator.io/credentials=true, without which this
+	// operator sends no Secret anywhere.
+	ReasonCredentialsNotAllowed = "CredentialsNotAllowed"
 	// ReasonTokenRequestFailed: the server could not answer; the request is
 	// repeated soon.
 	ReasonTokenRequestFailed = "TokenRequestFailed"

@@ -262,11 +262,13 @@ type ServiceAccountCredentials struct {
 	ClientID ClientID `json:"clientID,omitempty"`
 
 	// audience is the aud claim of the ServiceAccount's token. Defaults to the
-	// issuer.
+	// issuer. It must not be an audience of the Kubernetes API server: the token
+	// would be good for the cluster itself.
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^(?i:(https?://)?kubernetes([.]default([.]svc([.].*)?)?)?(:[0-9]+)?/?|api)$')",message="must not be an audience of the Kubernetes API server: the token would be good for the cluster itself"
 	Audience string `json:"audience,omitempty"`
 }
 

@@ -20,6 +20,15 @@ const (
 	// ManagedByValue is the value of ManagedByLabel.
 	ManagedByValue = "m2m-operator"
 
+	// CredentialsLabel is set by users on a Secret with the value
+	// CredentialsOptIn. It says that the Secret holds credentials which the
+	// operator may send to the authorization servers of its namespace. Where the
+	// operator runs with --require-credential-label, it sends no other.
+	CredentialsLabel = "m2m-operator.io/credentials"
+
+	// CredentialsOptIn is the value of CredentialsLabel.
+	CredentialsOptIn = "true"
+
 	// ShardLabel is set by users on an M2MClient. It names the shard that serves
 	// the client: the operator that runs with --shard and this value. Without
 	// it, or with an empty value, that is the operator that runs without

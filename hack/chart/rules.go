@@ -139,6 +139,7 @@ func replicas(selector string) []edit {
 		set(manager+"args[--metrics-bind-address]", "--metrics-bind-address={{ if $.Values.metrics.enabled }}:8443{{ else }}0{{ end }}"),
 		add(manager+"args", "{{- with $.Values.shards }}\n- --shards={{ add1 (len .) }}\n{{- end }}"),
 		add(manager+"args", "{{- with $.Values.watchNamespaces }}\n- --watch-namespaces={{ join \",\" . }}\n{{- end }}"),
+		add(manager+"args", "{{- if $.Values.credentials.requireLabel }}\n- --require-credential-label\n{{- end }}"),
 		add(manager+"args", "{{- with $.Values.egress.allow }}\n- --egress-allow={{ join \",\" . }}\n{{- end }}"),
 		add(manager+"args", "{{- if not $.Values.promptDelivery.enabled }}\n- --prompt-delivery=false\n{{- end }}"),
 		only(manager+"ports[name=metrics]", metricsOn),

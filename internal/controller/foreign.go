@@ -59,6 +59,7 @@ type foreignObject struct {
 	version string // UID and resourceVersion
 	data    map[string][]byte
 	tooLong []string // keys that hold more than was asked for
+	optedIn bool     // it carries v1alpha1.CredentialsLabel
 }
 
 // contentCache keeps what keys of objects hold, up to a number of bytes, and forgets
@@ -72,6 +73,7 @@ type contentCache struct {
 // keptObject are the keys of an object in one state that were asked for.
 type keptObject struct {
 	version string
+	optedIn bool
 	keys    map[string]keptContent
 }
 
@@ -105,7 +107,7 @@ func (c *contentCache) get(key foreignKey, version string, most int, keys []stri
 	if !ok || value.(*keptObject).version != version {
 		return nil, false
 	}
-	o := &foreignObject{version: version, data: map[string][]byte{}}
+	o := &foreignObject{version: version, data: map[string][]byte{}, optedIn: value.(*keptObject).optedIn}
 	for _, k := range keys {
 		switch content, known := value.(*keptObject).keys[k]; {
 		case !known || content.all == nil && 0 < content.length && content.length <= most:
@@ -120,10 +122,10 @@ func (c *contentCache) get(key foreignKey, version string, most int, keys []stri
 }
 
 // put keeps what keys of an object hold, beside what is known of the same state.
-func (c *contentCache) put(key foreignKey, version string, keys map[string]keptContent) {
+func (c *contentCache) put(key foreignKey, version string, optedIn bool, keys map[string]keptContent) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	o := &keptObject{version: version, keys: keys}
+	o := &keptObject{version: version, optedIn: optedIn, keys: keys}
 	if value, ok := c.kept.Get(key); ok && value.(*keptObject).version == version {
 		o.keys = maps.Clone(value.(*keptObject).keys)
 		maps.Copy(o.keys, keys)
@@ -235,14 +237,14 @@ func (f *foreignObjects) get(ctx context.Context, kind string, name types.Namesp
 	if kept, ok := f.contents.get(foreignKey{kind, name}, version, most, keys); ok {
 		return kept, nil
 	}
-	version, content, err := f.read(ctx, kind, name)
+	version, optedIn, content, err := f.read(ctx, kind, name)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s %q: %w", kind, name, err)
 	}
-	o, kept := &foreignObject{version: version, data: map[string][]byte{}}, map[string]keptContent{}
+	o, kept := &foreignObject{version: version, data: map[string][]byte{}, optedIn: optedIn}, map[string]keptContent{}
 	for _, k := range keys {
 		// A copy: the object as a whole must not stay in memory for it.
 		switch all, length := content(k); {
@@ -255,21 +257,21 @@ func (f *foreignObjects) get(ctx context.Context, kind string, name types.Namesp
 			kept[k] = keptContent{}
 		}
 	}
-	f.contents.put(foreignKey{kind, name}, version, kept)
+	f.contents.put(foreignKey{kind, name}, version, optedIn, kept)
 	return o, nil
 }
 
-// read reads an object from the API server. It returns which one it is, and what
-// returns a key's content and its length.
-func (f *foreignObjects) read(ctx context.Context, kind string, name types.NamespacedName) (version string, content func(key string) ([]byte, int), err error) {
+// read reads an object from the API server. It returns which one it is, whether it
+// may be sent as a credential, and what returns a key's content and its length.
+func (f *foreignObjects) read(ctx context.Context, kind string, name types.NamespacedName) (version string, optedIn bool, content func(key string) ([]byte, int), err error) {
 	if kind == "Secret" {
 		var s corev1.Secret
 		err = f.live.Get(ctx, name, &s)
-		return versionOf(&s), func(k string) ([]byte, int) { return s.Data[k], len(s.Data[k]) }, err
+		return versionOf(&s), s.Labels[v1alpha1.CredentialsLabel] == v1alpha1.CredentialsOptIn, func(k string) ([]byte, int) { return s.Data[k], len(s.Data[k]) }, err
 	}
 	var m corev1.ConfigMap
 	err = f.live.Get(ctx, name, &m)
-	return versionOf(&m), func(k string) ([]byte, int) {
+	return versionOf(&m), false, func(k string) ([]byte, int) {
 		if text, ok := m.Data[k]; ok {
 			return []byte(text), len(text)
 		}
@@ -295,4 +297,17 @@ func tooLongCredential(secret, key string) *problem {
 		reason:  v1alpha1.ReasonCredentialsInvalid,
 		message: fmt.Sprintf("Key %q of Secret %q holds more than %d bytes", key, secret, maxCredential),
 	}
+}
+
+// mayBeSent reports what keeps a Secret from being sent to an authorization server
+// as a credential, nil if nothing does. An object of a tenant names both the Secret
+// and the server: whoever may write it, and may not read Secrets, could otherwise
+// have any of them sent to a server of theirs.
+func (s *servers) mayBeSent(name types.NamespacedName, secret *foreignObject) *problem {
+	if !s.optIn || secret.optedIn {
+		return nil
+	}
+	return &problem{reason: v1alpha1.ReasonCredentialsNotAllowed, message: fmt.Sprintf(
+		"Secret %q may not be sent to authorization servers; if it holds credentials for them: kubectl label secret -n %s %s %s=%s",
+		name.Name, name.Namespace, name.Name, v1alpha1.CredentialsLabel, v1alpha1.CredentialsOptIn)}
 }

@@ -36,10 +36,12 @@ type M2MClientReconciler struct {
 	servers *servers
 	foreign *foreignObjects
 	tokens  corev1client.ServiceAccountsGetter // requests ServiceAccount tokens
-	clock   clock.PassiveClock
-	held    *perAccess[heldToken]
-	written *perAccess[digest] // of the tokens that this process wrote or has checked
-	wrote   *perAccess[digest] // of the Secret that this process wrote last, under the key wholeSecret
+	// audiences are those of ServiceAccount tokens that must not be requested.
+	audiences clusterAudiences
+	clock     clock.PassiveClock
+	held      *perAccess[heldToken]
+	written   *perAccess[digest] // of the tokens that this process wrote or has checked
+	wrote     *perAccess[digest] // of the Secret that this process wrote last, under the key wholeSecret
 
 	// clientWishes and apiWishes have a registered client and its API compared
 	// with their server.

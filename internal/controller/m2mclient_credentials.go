@@ -65,7 +65,7 @@ func (r *M2MClientReconciler) resolveCredentials(ctx context.Context, p *pass) e
 		return r.registeredCredentials(ctx, p)
 	}
 	if sa := p.client.Spec.Credentials.ServiceAccount; sa.Name != "" {
-		p.credentials = r.serviceAccount(p, sa)
+		p.credentials, p.credProblem = r.serviceAccount(p, sa)
 		return nil
 	}
 	ref := credentialSecret(p.client)
@@ -111,6 +111,9 @@ func (r *M2MClientReconciler) readCredential(ctx context.Context, name types.Nam
 	}
 	if secret == nil {
 		return missing("Secret %q does not exist", name.Name)
+	}
+	if bad := r.servers.mayBeSent(name, secret); bad != nil {
+		return nil, "", bad, nil
 	}
 	if len(secret.tooLong) > 0 {
 		return nil, "", tooLongCredential(name.Name, secret.tooLong[0]), nil
@@ -159,8 +162,11 @@ func authentication(p *pass, secret, clientID string, content []byte) (oauth.Aut
 
 // serviceAccount authenticates with a ServiceAccount's token. The operator may
 // request it only where a Role of the client's namespace says so.
-func (r *M2MClientReconciler) serviceAccount(p *pass, sa v1alpha1.ServiceAccountCredentials) *credentials {
+func (r *M2MClientReconciler) serviceAccount(p *pass, sa v1alpha1.ServiceAccountCredentials) (*credentials, *problem) {
 	audience := cmp.Or(sa.Audience, p.server.spec.Issuer)
+	if r.audiences.include(audience) {
+		return nil, clusterAudience(string(sa.Name), audience)
+	}
 	return &credentials{
 		credentialRecord: credentialRecord{Revision: "serviceaccount/" + string(sa.Name) + "/" + audience, ClientID: string(sa.ClientID)},
 		authenticate: func(ctx context.Context) (oauth.Authentication, *problem, error) {
@@ -178,8 +184,11 @@ func (r *M2MClientReconciler) serviceAccount(p *pass, sa v1alpha1.ServiceAccount
 					sa.Name, sa.Name)}, nil
 			case err != nil:
 				return nil, nil, fmt.Errorf("request a token of ServiceAccount %q: %w", sa.Name, err)
+			// An API server takes its issuer for its audience unless it is told otherwise.
+			case claimsOf(answer.Status.Token).Issuer == audience:
+				return nil, clusterAudience(string(sa.Name), audience), nil
 			}
 			return oauth.JWTBearerAssertion(string(sa.ClientID), answer.Status.Token), nil, nil
 		},
-	}
+	}, nil
 }

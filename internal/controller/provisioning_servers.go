@@ -186,6 +186,9 @@ func (s *servers) provisioningSecret(ctx context.Context, obj client.Object) (c 
 	if content == nil {
 		return missing("Secret %q with the provisioning credential does not exist in namespace %q", name, namespace)
 	}
+	if bad := s.mayBeSent(types.NamespacedName{Namespace: namespace, Name: name}, content); bad != nil {
+		return c, "", bad, nil
+	}
 	if len(content.tooLong) > 0 {
 		return c, "", tooLongCredential(name, content.tooLong[0]), nil
 	}

@@ -129,6 +129,7 @@ func (s *server) keysKnown() bool {
 // else is in the objects.
 type servers struct {
 	policy            egress.Policy
+	optIn             bool // only Secrets that carry v1alpha1.CredentialsLabel are sent anywhere
 	operatorNamespace string
 	cluster           string   // ID of the cluster at shared servers; empty: that of kube-system
 	watched           []string // namespaces; empty: all
@@ -165,7 +166,7 @@ type servers struct {
 
 func newServers(o Options, foreign *foreignObjects, reader client.Reader) *servers {
 	return &servers{
-		policy: o.Egress, operatorNamespace: o.OperatorNamespace, cluster: o.ClusterID, watched: o.WatchNamespaces, foreign: foreign, client: reader, clock: o.Clock,
+		policy: o.Egress, optIn: o.RequireCredentialLabel, operatorNamespace: o.OperatorNamespace, cluster: o.ClusterID, watched: o.WatchNamespaces, foreign: foreign, client: reader, clock: o.Clock,
 		shares:   o.Shards,
 		runtimes: map[serverKey]*serverRuntime{}, drivers: lru.New(maxDrivers), gone: lru.New(maxGone),
 		wake: map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent{

@@ -43,6 +43,10 @@ type Options struct {
 	// Egress says which connections to authorization servers are allowed.
 	Egress egress.Policy
 
+	// RequireCredentialLabel has only Secrets be sent to authorization servers
+	// that carry v1alpha1.CredentialsLabel.
+	RequireCredentialLabel bool
+
 	// OperatorNamespace is where the Secrets and ConfigMaps are that a
 	// ClusterAuthorizationServer names. Empty: it can name none.
 	OperatorNamespace string
@@ -211,7 +215,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 			rendered: rendered, writes: pace.New[bundleRequest](bundleWriteRate),
 		},
 		client: &M2MClientReconciler{
-			shard: mine, client: c, live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens,
+			shard: mine, client: c, live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens, audiences: newClusterAudiences(mgr.GetConfig()),
 			clientWishes: clientWishes, apiWishes: apiWishes,
 			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[digest](), wrote: newPerAccess[digest](), events: events("m2m-m2mclient"),
 			prompt: o.PromptDelivery, confirmSecrets: len(o.WatchNamespaces) > 1,

@@ -29,6 +29,7 @@ resources: {requests: {cpu: 1}, limits: {memory: 1Gi}}
 watchNamespaces: [shop, payments]
 extraArgs: [--workers=40, --zap-log-level=debug]
 egress: {allow: ["auth.example.com:8443", "*.example.org", 10.1.0.0/16]}
+credentials: {requireLabel: true}
 webhook: {failurePolicy: Ignore, timeoutSeconds: 10, certManager: {enabled: true, issuerRef: {kind: ClusterIssuer, name: internal}}}
 promptDelivery: {enabled: false}
 metrics: {serviceMonitor: {enabled: true, interval: 30s, labels: {release: prometheus}}}
@@ -201,7 +202,7 @@ func TestEverythingIsInThere(t *testing.T) {
 	for _, want := range []string{
 		"image:registry.example.com:5000/m2m@sha256:0000", "imagePullPolicy:Always", "imagePullSecrets:[map[name:registry]]", "replicas:3",
 		"resources:map[limits:map[memory:1Gi] requests:map[cpu:1 memory:128Mi]]", "--watch-namespaces=shop,payments", "--workers=40 --zap-log-level=debug",
-		"failurePolicy:Ignore", "timeoutSeconds:10", "issuerRef:map[kind:ClusterIssuer name:internal]", "--webhook-cert-dir=", "--prompt-delivery=false", "--egress-allow=auth.example.com:8443,*.example.org,10.1.0.0/16",
+		"failurePolicy:Ignore", "timeoutSeconds:10", "issuerRef:map[kind:ClusterIssuer name:internal]", "--webhook-cert-dir=", "--prompt-delivery=false", "--require-credential-label", "--egress-allow=auth.example.com:8443,*.example.org,10.1.0.0/16",
 		"interval:30s", "release:prometheus", "maxUnavailable:50%", "kubernetes.io/metadata.name:monitoring", "from:[map[ipBlock:map[cidr:10.0.0.0/28]]]", "to:[map[ipBlock:map[cidr:192.0.2.0/24]]]", "policyTypes:[Ingress Egress]", "priorityClassName:system-cluster-critical",
 		"topologyKey:topology.kubernetes.io/zone", "labelSelector:map[matchLabels:map[app:m2m]]", "nodeSelector:map[kubernetes.io/arch:arm64]",
 		"tolerations:[map[effect:NoSchedule key:infra", "affinity:map[nodeAffinity:", "team:identity", "example.com/note:a: note", "example.com/role:operator",
