@@ -3,9 +3,11 @@
 package controller
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -226,4 +228,49 @@ func TestFormerAccessesAreForgotten(t *testing.T) {
 	if len(op.reconcilers.client.written.m[name])+len(op.reconcilers.client.wrote.m[name]) > 0 {
 		t.Error("something is kept of a client that is gone")
 	}
+}
+
+// TestFilledObjectsDoNotFillTheMemory starts the operator where tenants have filled what
+// they can: 50 MB, of which next to nothing is kept.
+func TestFilledObjectsDoNotFillTheMemory(t *testing.T) {
+	w := newWorld(t)
+	filling := strings.Repeat("x", 1000<<10)
+	verify := map[string]string{v1alpha1.VerifyAnnotation: strings.Repeat("a,", 125<<10)}
+	meta := func(i int) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: w.shop, Name: fmt.Sprintf("filled-%d", i), Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}}
+	}
+	for i := range 18 {
+		cart := w.cart()
+		cart.ObjectMeta = meta(i)
+		cart.Annotations = map[string]string{"example.com/filled": filling[:250<<10]}
+		workload := verifier(w.shop, "payment-api")
+		workload.ObjectMeta = meta(i)
+		workload.Annotations, workload.Spec.Template.Annotations = verify, verify
+		owned := &corev1.Secret{ObjectMeta: meta(i), Data: map[string][]byte{"filled": []byte(filling)}}
+		owned.Annotations = map[string]string{v1alpha1.TokensAnnotation: "{}"}
+		owned.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(
+			&v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Name: "cart", UID: "1"}}, v1alpha1.GroupVersion.WithKind("M2MClient"))}
+		create(t, cart, workload, owned, &corev1.ConfigMap{ObjectMeta: meta(i), Data: map[string]string{"filled": filling}})
+		t.Cleanup(func() {
+			if err := kube.Delete(context.Background(), workload); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	inUse := func() int {
+		runtime.GC()
+		runtime.GC() // what the first one let go of
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	before := inUse()
+	op := startStepped(t)
+	op.catchUp(w.shop)
+	if kept := inUse() - before; kept > 12<<20 {
+		t.Errorf("the operator keeps %d bytes", kept)
+	} else {
+		t.Logf("the operator keeps %d bytes", kept)
+	}
+	runtime.KeepAlive(op)
 }
