@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,16 +35,28 @@ type fleet struct {
 	prefix string
 	n      int
 	server string // ClusterAuthorizationServer, and its APIResource in apiNamespace
+	per    int    // clients of a namespace; zero: perNamespace
+	shares bool   // all use the credentials of the first, which must be in one namespace
 
 	// change, if not nil, changes the client with a number before it is created.
 	change func(i int, c *v1alpha1.M2MClient)
 }
 
 func (f fleet) key(i int) client.ObjectKey {
-	return client.ObjectKey{Namespace: fmt.Sprintf("%s-%d", f.prefix, i/perNamespace), Name: fmt.Sprintf("c-%05d", i)}
+	return client.ObjectKey{Namespace: fmt.Sprintf("%s-%d", f.prefix, i/f.perNamespace()), Name: fmt.Sprintf("c-%05d", i)}
 }
 
-func (f fleet) namespaces() int { return (f.n + perNamespace - 1) / perNamespace }
+func (f fleet) perNamespace() int { return cmp.Or(f.per, perNamespace) }
+
+func (f fleet) namespaces() int { return (f.n + f.perNamespace() - 1) / f.perNamespace() }
+
+// credentials returns how many Secrets with credentials the fleet has.
+func (f fleet) credentials() int {
+	if f.shares {
+		return 1
+	}
+	return f.n
+}
 
 func (f fleet) credential(i int) *corev1.Secret {
 	key, id := f.key(i), fmt.Sprintf("%s-%d", f.prefix, i)
@@ -55,6 +68,10 @@ func (f fleet) credential(i int) *corev1.Secret {
 
 func (f fleet) object(i int) *v1alpha1.M2MClient {
 	key := f.key(i)
+	credential := key.Name
+	if f.shares {
+		credential = f.key(0).Name
+	}
 	c := &v1alpha1.M2MClient{
 		ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
 		Spec: v1alpha1.M2MClientSpec{
@@ -62,7 +79,7 @@ func (f fleet) object(i int) *v1alpha1.M2MClient {
 				Kind: v1alpha1.KindClusterAuthorizationServer, Name: v1alpha1.ObjectName(f.server),
 			},
 			Credentials: v1alpha1.ClientCredentials{ClientSecret: v1alpha1.ClientSecretCredentials{
-				SecretRef: v1alpha1.SecretKeyReference{Name: v1alpha1.ObjectName(key.Name + "-credentials")},
+				SecretRef: v1alpha1.SecretKeyReference{Name: v1alpha1.ObjectName(credential + "-credentials")},
 			}},
 			Access: []v1alpha1.Access{{
 				APIResourceRef: v1alpha1.APIResourceReference{Name: v1alpha1.APIResourceName(f.server), Namespace: apiNamespace},
@@ -97,7 +114,7 @@ func (b *bench) createCredentials(ctx context.Context, f fleet, at *issuer, life
 	if err := b.createNamespaces(ctx, f.prefix, f.namespaces()); err != nil {
 		return err
 	}
-	return inParallel(f.n, func(i int) error { return b.cluster.Client.Create(ctx, f.credential(i)) })
+	return inParallel(f.credentials(), func(i int) error { return b.cluster.Client.Create(ctx, f.credential(i)) })
 }
 
 func (b *bench) createClients(ctx context.Context, f fleet) error {

@@ -33,10 +33,39 @@ type order struct {
 	Clients          int
 	Lifetime, Spread time.Duration
 
-	Down   bool          // answer 503 from now on; otherwise work
-	Delay  time.Duration // of each token request
-	Rotate bool          // sign with a new key, and publish the old one too
-	Reset  bool          // forget what was counted
+	Down     bool          // answer 503 from now on; otherwise work
+	Delay    time.Duration // of each token request
+	Troubles []trouble     // of some clients, from now on
+	Rotate   bool          // sign with a new key, and publish the old one too
+	Reset    bool          // forget what was counted
+}
+
+// trouble is what the clients Prefix-0 and so on get instead of a token.
+type trouble struct {
+	Prefix     string
+	Status     int    // zero: an answer that cannot be read
+	Error      string // code of a refusal
+	RetryAfter string
+}
+
+func (t trouble) fault() *oidctest.Fault {
+	f := &oidctest.Fault{Status: t.Status, Malformed: t.Status == 0, Match: func(r *http.Request) bool {
+		id, _, _ := r.BasicAuth()
+		return fleetOf(id) == t.Prefix
+	}}
+	if t.Error != "" {
+		f.Body = fmt.Sprintf("{%q:%q}", "error", t.Error)
+	}
+	if t.RetryAfter != "" {
+		f.Header = http.Header{"Retry-After": {t.RetryAfter}}
+	}
+	return f
+}
+
+// fleetOf returns the prefix of a client's id.
+func fleetOf(id string) string {
+	last := strings.LastIndexByte(id, '-')
+	return id[:max(0, last)]
 }
 
 // tally is what an issuer process counted since it was told to forget.
@@ -48,6 +77,8 @@ type tally struct {
 	Clients       int       // that got one
 	Most          int       // tokens that one client got
 	Twice         int       // tokens issued within two seconds of the client's one before
+
+	Requests map[string]int // token requests, by the prefix of the client's id
 
 	// PeakSecond and PeakTen are the most token requests within 1 and 10 seconds.
 	PeakSecond, PeakTen int
@@ -119,6 +150,9 @@ func carryOut(server *oidctest.Server, o order) error {
 		token = &oidctest.Fault{Delay: o.Delay}
 	}
 	server.SetFault(oidctest.Token, token)
+	for _, t := range o.Troubles {
+		server.AddFault(oidctest.Token, t.fault())
+	}
 	server.SetFault(oidctest.Discovery, all)
 	server.SetFault(oidctest.JWKS, all)
 	if o.Rotate {
@@ -140,11 +174,13 @@ func tallyOf(server *oidctest.Server) tally {
 	t := tally{
 		TokenRequests: server.Count(oidctest.Token), JWKSRequests: server.Count(oidctest.JWKS),
 		FirstJWKS: server.FirstJWKSRequest(), KeyID: server.KeyID(),
+		Requests: map[string]int{},
 	}
 	last, issued := map[string]time.Time{}, map[string]int{}
 	at := make([]time.Time, 0, len(requests))
 	for _, r := range requests {
 		at = append(at, r.At)
+		t.Requests[fleetOf(r.ClientID)]++
 		if r.Status != http.StatusOK {
 			continue
 		}

@@ -3,9 +3,13 @@
 package main
 
 import (
+	"encoding/json"
+	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 )
@@ -55,5 +59,62 @@ func TestWhenTheKeysWereFetchedAfterARotation(t *testing.T) {
 	last := tallyOf(server)
 	if !first.After(before.FirstJWKS) || last.FirstJWKS != first || last.JWKSRequests != 2 {
 		t.Errorf("the first request came at %v, and later at %v of %d", first, last.FirstJWKS, last.JWKSRequests)
+	}
+}
+
+func TestTroublesAreOfOneFleetEach(t *testing.T) {
+	server, err := oidctest.Start(oidctest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	server.SetResource(identifier, scope)
+	ask := func(id string) (status int, retryAfter, body string) {
+		form := url.Values{"grant_type": {"client_credentials"}, "resource": {identifier}, "scope": {scope}}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.TokenURL(), strings.NewReader(form.Encode()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.SetBasicAuth(id, secretOf(id))
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		content, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, resp.Header.Get("Retry-After"), string(content)
+	}
+	prefixes := []string{"good", "refused", "postponed", "garbled"}
+	for _, prefix := range prefixes {
+		if err := carryOut(server, order{Prefix: prefix, Clients: 2, Lifetime: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := carryOut(server, order{Reset: true, Troubles: []trouble{
+		{Prefix: "refused", Status: http.StatusUnauthorized, Error: "invalid_client"},
+		{Prefix: "postponed", Status: http.StatusTooManyRequests, RetryAfter: "600"},
+		{Prefix: "garbled"},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	for prefix, want := range map[string]struct {
+		status     int
+		retryAfter string
+		readable   bool
+	}{"good": {200, "", true}, "refused": {401, "", true}, "postponed": {429, "600", false}, "garbled": {200, "", false}} {
+		status, retryAfter, body := ask(prefix + "-1")
+		if status != want.status || retryAfter != want.retryAfter || json.Valid([]byte(body)) != want.readable {
+			t.Errorf("%s clients are answered %d with Retry-After %q and %q", prefix, status, retryAfter, body)
+		}
+	}
+	tally := tallyOf(server)
+	for _, prefix := range prefixes {
+		if tally.Requests[prefix] != 1 {
+			t.Errorf("%d requests of %s clients were counted, want 1", tally.Requests[prefix], prefix)
+		}
 	}
 }

@@ -69,6 +69,7 @@ func scenarios() []scenario {
 		{"outage", "The authorization server fails, and returns", (*bench).outage},
 		{"shards", "Three instances share the clients", (*bench).shards},
 		{"slow server", "One authorization server is slow, another is not", (*bench).slowServer},
+		{"noisy neighbour", "Other namespaces do what they can to be a nuisance", (*bench).noisyNeighbour},
 		{"key rotation", "The issuer's new key reaches all namespaces", (*bench).keyRotation},
 		{"trust-manager", "trust-manager does the same", (*bench).compareTrustManager},
 	}

@@ -233,6 +233,14 @@ func (o *observer) count(which func(sighting) bool) (n int) {
 	return n
 }
 
+// holds reports whether a Secret holds a token.
+func (o *observer) holds(secret client.ObjectKey) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, ok := o.tokens[secret]
+	return ok
+}
+
 // all returns every token that is there.
 func (o *observer) all() []sighting {
 	o.mu.Lock()
@@ -241,11 +249,14 @@ func (o *observer) all() []sighting {
 }
 
 // quantile returns the lateness below which a share of all lies, in seconds.
-func (r *observed) quantile(share float64) float64 {
-	if len(r.lateness) == 0 {
+func (r *observed) quantile(share float64) float64 { return quantile(r.lateness, share) }
+
+// quantile returns below which a share of sorted durations lies, in seconds.
+func quantile(sorted []time.Duration, share float64) float64 {
+	if len(sorted) == 0 {
 		return 0
 	}
-	return r.lateness[min(len(r.lateness)-1, int(share*float64(len(r.lateness))))].Seconds()
+	return sorted[min(len(sorted)-1, int(share*float64(len(sorted))))].Seconds()
 }
 
 // lifetimeOf reads from a token when it was issued and when it expires.
