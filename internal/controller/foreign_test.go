@@ -195,7 +195,8 @@ func TestForeignContents(t *testing.T) {
 func TestTooLongCredentialsAreTold(t *testing.T) {
 	f := newForeignFixture(maxContents)
 	name := f.set("credentials", map[string][]byte{v1alpha1.ClientIDKey: []byte("cart"), v1alpha1.ClientSecretKey: bytes.Repeat([]byte("x"), maxCredential+1)})
-	r := &M2MClientReconciler{foreign: f.foreignObjects}
+	s := &servers{foreign: f.foreignObjects}
+	r := &M2MClientReconciler{foreign: f.foreignObjects, servers: s}
 	_, _, bad, err := r.readCredential(t.Context(), name, v1alpha1.ClientSecretKey, "")
 	if err != nil || bad == nil || bad.reason != v1alpha1.ReasonCredentialsInvalid || !strings.Contains(bad.message, "65536") {
 		t.Errorf("%+v, %v", bad, err)
@@ -205,7 +206,6 @@ func TestTooLongCredentialsAreTold(t *testing.T) {
 	auth.Spec.CABundle.SecretRef.Name = v1alpha1.ObjectName(ca.Name)
 	auth.Spec.Provisioning.Logto = v1alpha1.LogtoProvisioning{Endpoint: "https://logto.example.com"}
 	auth.Spec.Provisioning.Logto.CredentialsSecretRef.Name = v1alpha1.ObjectName(name.Name)
-	s := &servers{foreign: f.foreignObjects}
 	if _, _, bad, err := s.caBundle(t.Context(), auth); err != nil || bad == nil || bad.reason != v1alpha1.ReasonCABundleInvalid || !strings.Contains(bad.message, "262144") {
 		t.Errorf("%+v, %v", bad, err)
 	}
