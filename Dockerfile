@@ -4,9 +4,9 @@
 #
 #   docker buildx build --platform=linux/amd64,linux/arm64 -t m2m-operator .
 #
-# The builder runs on the builder's own platform and cross-compiles.
+# The builder runs on the builder's own platform and cross-compiles. Its tag is for people: the digest decides.
 
-FROM --platform=$BUILDPLATFORM golang:1.26 AS builder
+FROM --platform=$BUILDPLATFORM golang:1.26.5@sha256:3aff6657219a4d9c14e27fb1d8976c49c29fddb70ba835014f477e1c70636647 AS builder
 ARG TARGETOS
 ARG TARGETARCH
 WORKDIR /src

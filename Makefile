@@ -89,6 +89,10 @@ vet: ## Run go vet.
 lint: ## Run golangci-lint with the import rules and the Kubernetes API linter.
 	$(TOOL) golangci-lint run
 
+.PHONY: vulncheck
+vulncheck: ## Look for known vulnerabilities in what the operator calls, where the database vuln.go.dev can be reached.
+	@hack/vulncheck.sh
+
 .PHONY: verify
 verify: ## Check that generated files, go.mod files, formatting and manifests are up to date.
 	hack/verify.sh

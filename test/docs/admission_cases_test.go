@@ -30,7 +30,7 @@ var admissions = map[string]admission{
 	"duration-malformed": {kind: "AuthorizationServer", set: `spec: {defaultTokenLifetime: 5 minutes}`},
 	"scope-malformed":    {kind: "APIResource", set: `spec: {scopes: [{name: "payments read"}]}`},
 	"audience-cluster": {kind: "M2MClient",
-		set: `spec: {authorizationServerRef: {name: auth}, credentials: {serviceAccount: {name: cart, audience: "https://kubernetes.default.svc"}}}`},
+		set: `spec: {credentials: {clientSecret: null, serviceAccount: {name: cart, audience: "https://kubernetes.default.svc"}}}`},
 	"client-id-malformed": {kind: "M2MClient",
 		set: `spec: {credentials: {clientSecret: {clientID: "cärt", secretRef: {name: a}}}}`},
 
