@@ -33,7 +33,7 @@ type APIResourceSpec struct {
 
 	// identifier is the API's identifier at the authorization server, and the
 	// aud claim that its tokens must carry: an absolute URI without fragment
-	// (RFC 8707), or an opaque audience. At one issuer it belongs to the oldest
+	// (RFC 8707), or an opaque audience. At one issuer it belongs to the first
 	// APIResource that claims it. It cannot be changed.
 	//
 	// +required
@@ -169,6 +169,14 @@ type Verification struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9!#$&^_.+/-]+$')",message="must be a media type, such as at+jwt"
 	TokenType string `json:"tokenType,omitempty"`
 
+	// namespaces are those, besides the API's own, whose pods verify tokens for
+	// the API, such as a gateway's. A token that is signed with a new key waits
+	// for their pods, too, while its predecessor works. Any namespace can have
+	// the bundle; no other can delay a token. Unset, none.
+	//
+	// +optional
+	Namespaces NamespaceSelection `json:"namespaces,omitzero"`
+
 	// files are extra files of the verification bundle, at most 16.
 	//
 	// +optional
@@ -218,6 +226,13 @@ type APIResourceStatus struct {
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
+	// identifierHold is written when the APIResource is accepted and goes when it
+	// is refused. While it is there, no other APIResource can have the identifier
+	// at that issuer.
+	//
+	// +optional
+	IdentifierHold IdentifierHold `json:"identifierHold,omitzero"`
+
 	// bundle is the verification bundle of this API.
 	//
 	// +optional
@@ -227,6 +242,22 @@ type APIResourceStatus struct {
 	//
 	// +optional
 	Provisioning APIResourceProvisioning `json:"provisioning,omitzero"`
+}
+
+// IdentifierHold is where and since when an APIResource has its identifier.
+type IdentifierHold struct {
+	// issuer is the issuer at which the identifier is this APIResource's.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=2048
+	Issuer string `json:"issuer,omitempty"`
+
+	// since is when it was accepted there. Of two that were, the first has the
+	// identifier.
+	//
+	// +required
+	Since *metav1.Time `json:"since,omitempty"`
 }
 
 // VerificationBundle says where an API's verification bundle is to be found.
@@ -242,6 +273,14 @@ type VerificationBundle struct {
 	// +required
 	// +kubebuilder:validation:Minimum=0
 	Namespaces *int32 `json:"namespaces,omitempty"`
+
+	// undelivered is the number of other namespaces that ask for the bundle and
+	// do not have it: it is on its way, or something there is in its way. Unset,
+	// none.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Undelivered int32 `json:"undelivered,omitempty"`
 }
 
 // APIResource is an API that clients call with tokens of an authorization

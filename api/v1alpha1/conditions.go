@@ -8,8 +8,8 @@ const (
 	//
 	// On an AuthorizationServer it is True while its token endpoint and at
 	// least one signing key are known, on an APIResource while it is accepted
-	// and its bundle is in every namespace that needs it, and on an M2MClient
-	// while every access has a token that works.
+	// and its namespace has the bundle if it needs it, and on an M2MClient while
+	// every access has a token that works.
 	//
 	// Possible reasons for this condition to be True are Ready. Where it is
 	// False or Unknown, its reason and message are those of the condition that
@@ -43,8 +43,9 @@ const (
 	// IdentifierClaimed, IdentifierNotAllowed.
 	ConditionAccepted = "Accepted"
 
-	// ConditionDistributed, on an APIResource, says whether the verification
-	// bundle is in every namespace whose workloads are annotated for it.
+	// ConditionDistributed, on an APIResource, says whether its namespace has the
+	// verification bundle where workloads there are annotated for it. What other
+	// namespaces have does not matter to it: status.bundle counts them.
 	//
 	// Possible reasons for this condition to be True are Distributed; to be
 	// False: ConfigMapNotOwned, InvalidTemplate, NoKeys, NotAccepted,
@@ -55,9 +56,12 @@ const (
 	//
 	// Possible reasons for this condition to be True are Granted; to be False:
 	// NotGranted, ScopeNotGranted, APIResourceNotFound, APIResourceNotAccepted,
-	// IssuerMismatch, ServerMismatch. The token of an access that is not allowed
-	// is withdrawn. A client that the operator registers keeps a token with
-	// those of its scopes that are granted.
+	// APIResourceNotWatched, AuthorizationServerNotFound,
+	// AuthorizationServerNotAllowed, IssuerMismatch, ServerMismatch; to be
+	// Unknown: APIResourceNotWatched, AuthorizationServerNotFound. The token of
+	// an access that somebody decided not to allow is withdrawn. What is not
+	// watched or not found takes nothing away. A client that the operator
+	// registers keeps a token with those of its scopes that are granted.
 	ConditionGranted = "Granted"
 
 	// ConditionFresh, on an M2MClient, says whether tokens are replaced when
@@ -152,11 +156,11 @@ const (
 	// ReasonAuthorizationServerNotAllowed: the ClusterAuthorizationServer does
 	// not allow the namespace.
 	ReasonAuthorizationServerNotAllowed = "AuthorizationServerNotAllowed"
-	// ReasonIdentifierClaimed: an older APIResource at the same issuer has the
+	// ReasonIdentifierClaimed: another APIResource at the same issuer has the
 	// identifier.
 	ReasonIdentifierClaimed = "IdentifierClaimed"
-	// ReasonIdentifierNotAllowed: the ClusterAuthorizationServer lets the
-	// namespace declare no API with this identifier.
+	// ReasonIdentifierNotAllowed: the ClusterAuthorizationServer of the issuer
+	// lets the namespace declare no API with this identifier, or none at all.
 	ReasonIdentifierNotAllowed = "IdentifierNotAllowed"
 	// ReasonInvalidTemplate: a template cannot be rendered, or a Secret cannot
 	// have a label or annotation of spec.secret.
@@ -179,6 +183,9 @@ const (
 	ReasonScopeNotGranted = "ScopeNotGranted"
 	// ReasonAPIResourceNotFound: the APIResource does not exist.
 	ReasonAPIResourceNotFound = "APIResourceNotFound"
+	// ReasonAPIResourceNotWatched: the APIResource is in a namespace that the
+	// operator does not watch.
+	ReasonAPIResourceNotWatched = "APIResourceNotWatched"
 	// ReasonAPIResourceNotAccepted: the APIResource is not accepted.
 	ReasonAPIResourceNotAccepted = "APIResourceNotAccepted"
 
@@ -289,7 +296,8 @@ const (
 	ReasonKeysChanged = "KeysChanged"
 	// ReasonBundleWritten: a verification bundle was written.
 	ReasonBundleWritten = "BundleWritten"
-	// ReasonBundleRefused: the API server does not take a verification bundle.
+	// ReasonBundleRefused, on a bundle's ConfigMap: the API server does not take
+	// it in its namespace, by a quota, an admission policy or its own validation.
 	ReasonBundleRefused = "BundleRefused"
 
 	// ReasonTokenNotReady, on a pod: the Secret that it mounts for its M2MClient

@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
@@ -83,6 +84,7 @@ func (r *APIResourceReconciler) reconcile(ctx context.Context, api *v1alpha1.API
 	if refused != nil {
 		accepted = conditionOf(v1alpha1.ConditionAccepted, refused)
 	}
+	r.hold(api, srv, refused)
 	provisioned := apiProvisioned(api, srv, refused)
 	distributed, namespaces, err := r.distribution(ctx, api, srv, refused)
 	if err != nil {
@@ -103,6 +105,17 @@ func (r *APIResourceReconciler) reconcile(ctx context.Context, api *v1alpha1.API
 		Namespaces:    ptr.To(int32(min(namespaces, 1<<30))), //nolint:gosec // bounded
 	}
 	return nil
+}
+
+// hold writes down that an APIResource has its identifier, or that it has it no
+// more. What is not known for the moment changes nothing.
+func (r *APIResourceReconciler) hold(api *v1alpha1.APIResource, srv *server, refused *problem) {
+	switch {
+	case refused != nil && rules.Decided(refused.reason):
+		api.Status.IdentifierHold = v1alpha1.IdentifierHold{}
+	case refused == nil && !rules.Holds(api, srv.spec.Issuer):
+		api.Status.IdentifierHold = v1alpha1.IdentifierHold{Issuer: srv.spec.Issuer, Since: timeOf(r.servers.clock.Now())}
+	}
 }
 
 // distribution says whether the bundle is in every namespace that needs it, and

@@ -17,13 +17,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 )
 
 // Indexes of the cache: from what an object names to the objects that name it.
 const (
 	byServer      = "authorizationServer" // APIResource, M2MClient → serverKey
 	byAPIResource = "apiResource"         // M2MClient, ConfigMap → "namespace/name"
-	byIdentifier  = "identifier"          // APIResource → its identifier
+	byIdentifier  = rules.ByIdentifier    // APIResource → its identifier
 	bySecret      = "secret"              // AuthorizationServer → names of Secrets
 	bySecretGroup = "secretGroup"         // M2MClient → groups of the names of Secrets
 	byConfigMap   = "configMap"           // AuthorizationServer → names of ConfigMaps
@@ -125,7 +126,7 @@ func apiResourcesOf(o client.Object) []string {
 	var refs []string
 	for i := range c.Spec.Access {
 		if a := &c.Spec.Access[i]; a.APIResourceRef.Name != "" {
-			refs = append(refs, apiResourceOf(c, a).String())
+			refs = append(refs, rules.APIResourceOf(c, a).String())
 		}
 	}
 	return refs

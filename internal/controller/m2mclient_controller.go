@@ -132,7 +132,7 @@ func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 func (r *M2MClientReconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClient) (*pass, time.Duration, error) {
 	p := &pass{client: c, now: r.clock.Now()}
 	for _, step := range []func(context.Context, *pass) error{
-		r.access.resolveServer, r.access.resolveAccess, r.judgeProvisioning, r.readSecret, r.readWaiting, r.resolveCredentials, r.refreshTokens, r.writeSecret, r.writeWaiting,
+		r.access.resolve, r.judgeProvisioning, r.readSecret, r.readWaiting, r.resolveCredentials, r.refreshTokens, r.writeSecret, r.writeWaiting,
 	} {
 		if err := step(ctx, p); err != nil {
 			return nil, 0, err

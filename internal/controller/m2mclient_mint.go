@@ -68,6 +68,11 @@ func (r *M2MClientReconciler) mint(ctx context.Context, p *pass, a *access, inpu
 		}
 		return nil, err
 	}
+	// Looked at last: it was long ago that the pass began.
+	if ok, err := r.access.stillAllowed(ctx, p, a); !ok {
+		r.servers.abandon(ticket)
+		return nil, err
+	}
 	token, failure := r.request(ctx, hc, p, a, auth)
 	if failure != nil && ctx.Err() != nil {
 		r.servers.abandon(ticket)

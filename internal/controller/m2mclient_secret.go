@@ -169,6 +169,9 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 	if p.secret.current == nil && len(want.Data) == 0 {
 		return nil // nothing to publish yet
 	}
+	if ok, err := r.stillAllowed(ctx, p); !ok {
+		return err
+	}
 	name := client.ObjectKeyFromObject(p.client)
 	changed := !equality.Semantic.DeepEqual(p.secret.current, want)
 	if changed {
@@ -220,6 +223,20 @@ func (r *M2MClientReconciler) writeSecret(ctx context.Context, p *pass) error {
 		}
 	}
 	return r.removeFormerSecret(ctx, p)
+}
+
+// stillAllowed reports whether every access that gets a token by this pass may
+// still have it. What was issued stays held for the next pass.
+func (r *M2MClientReconciler) stillAllowed(ctx context.Context, p *pass) (bool, error) {
+	for _, a := range p.accesses {
+		if a.issued == "" {
+			continue
+		}
+		if ok, err := r.access.stillAllowed(ctx, p, a); !ok {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // wholeSecret stands for all accesses of a client.

@@ -111,6 +111,8 @@ func (p *pass) isFresh() condition {
 	}
 	for _, a := range p.accesses {
 		switch {
+		case a.withdraw && p.serverProblem != nil:
+			return conditionOf(v1alpha1.ConditionFresh, p.serverProblem)
 		case a.withdraw:
 			return isFalse(v1alpha1.ConditionFresh, v1alpha1.ReasonNotGranted, p.about(a, a.denied.message))
 		case a.problem != nil && slices.Contains(verificationReasons, a.problem.reason):

@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
@@ -106,7 +107,7 @@ func (r *M2MClientProvisioner) gone(ctx context.Context, name types.NamespacedNa
 
 // isProvisioned says whether the operator registers a client.
 func isProvisioned(c *v1alpha1.M2MClient) bool {
-	return c.Spec.Credentials == (v1alpha1.ClientCredentials{})
+	return rules.Registered(c)
 }
 
 func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) (time.Duration, error) {
@@ -114,7 +115,7 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 		return 0, nil // there is no place for its secret
 	}
 	p := &pass{client: c, now: r.clock.Now()}
-	if err := r.access.resolveServer(ctx, p); err != nil {
+	if err := r.access.resolve(ctx, p); err != nil {
 		return 0, err
 	}
 	if p.serverProblem != nil || !provisions(p.server.spec) || !p.server.object.GetDeletionTimestamp().IsZero() {
@@ -122,9 +123,6 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 	}
 	if p.server.status.Endpoints.Token == "" {
 		return 0, nil // a new secret could not be tried; the server's change wakes this
-	}
-	if err := r.access.resolveAccess(ctx, p); err != nil {
-		return 0, err
 	}
 	if at := c.Status.Provisioning.Server; at.Name != "" && !isAt(at, p.server) {
 		if after, err := r.leave(ctx, c); after > 0 || err != nil {

@@ -11,9 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/lru"
@@ -21,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
@@ -46,29 +44,13 @@ type serverKey struct {
 
 func (k serverKey) String() string { return string(k.kind) + "/" + k.namespace + "/" + k.name }
 
-// title names the server for people of another namespace.
-func (k serverKey) title() string {
-	title := fmt.Sprintf("%s %q", k.kind, k.name)
-	if k.namespace != "" {
-		title += fmt.Sprintf(" of namespace %q", k.namespace)
-	}
-	return title
-}
-
 // object returns an empty object of the server's kind with its name.
 func (k serverKey) object() client.Object {
-	meta := metav1.ObjectMeta{Namespace: k.namespace, Name: k.name}
-	if k.kind == v1alpha1.KindClusterAuthorizationServer {
-		return &v1alpha1.ClusterAuthorizationServer{ObjectMeta: meta}
-	}
-	return &v1alpha1.AuthorizationServer{ObjectMeta: meta}
+	return rules.Named(v1alpha1.AuthorizationServerReference{Kind: k.kind, Name: v1alpha1.ObjectName(k.name)}, k.namespace)
 }
 
 func keyOf(ref v1alpha1.AuthorizationServerReference, namespace string) serverKey {
-	if ref.Kind == v1alpha1.KindClusterAuthorizationServer {
-		return serverKey{kind: ref.Kind, name: string(ref.Name)}
-	}
-	return serverKey{kind: v1alpha1.KindAuthorizationServer, namespace: namespace, name: string(ref.Name)}
+	return keyOfObject(rules.Named(ref, namespace))
 }
 
 func keyOfObject(o client.Object) serverKey {
@@ -80,27 +62,30 @@ func keyOfObject(o client.Object) serverKey {
 }
 
 // specOf and statusOf return what both kinds of authorization server share.
-func specOf(o client.Object) *v1alpha1.AuthorizationServerSpec {
-	if c, ok := o.(*v1alpha1.ClusterAuthorizationServer); ok {
-		return &c.Spec.AuthorizationServerSpec
-	}
-	return &o.(*v1alpha1.AuthorizationServer).Spec
-}
+func specOf(o client.Object) *v1alpha1.AuthorizationServerSpec     { return rules.ServerOf(o).Spec }
+func statusOf(o client.Object) *v1alpha1.AuthorizationServerStatus { return rules.ServerOf(o).Status }
 
-func statusOf(o client.Object) *v1alpha1.AuthorizationServerStatus {
-	if c, ok := o.(*v1alpha1.ClusterAuthorizationServer); ok {
-		return &c.Status
-	}
-	return &o.(*v1alpha1.AuthorizationServer).Status
-}
-
-// server is an authorization server as an APIResource or M2MClient sees it: the
-// cache's, not to be changed.
+// server is an authorization server as an APIResource or M2MClient sees it,
+// shared with the cache: read only.
 type server struct {
 	key    serverKey
 	object client.Object
 	spec   *v1alpha1.AuthorizationServerSpec
 	status *v1alpha1.AuthorizationServerStatus
+}
+
+func asServer(found *rules.Server) *server {
+	if found == nil {
+		return nil
+	}
+	return &server{key: keyOfObject(found.Object), object: found.Object, spec: found.Spec, status: found.Status}
+}
+
+func (s *server) asRules() *rules.Server {
+	if s == nil {
+		return nil
+	}
+	return &rules.Server{Object: s.object, Spec: s.spec, Status: s.status}
 }
 
 func (s *server) revoked(keyID string) bool {
@@ -128,6 +113,7 @@ func (s *server) keysKnown() bool {
 // lives only as long as the process: its HTTP client, budget and breaker. All
 // else is in the objects.
 type servers struct {
+	rules             rules.Resolver // who may use which
 	policy            egress.Policy
 	optIn             bool // only Secrets that carry v1alpha1.CredentialsLabel are sent anywhere
 	operatorNamespace string
@@ -165,7 +151,7 @@ type servers struct {
 }
 
 func newServers(o Options, foreign *foreignObjects, reader client.Reader) *servers {
-	return &servers{
+	s := &servers{
 		policy: o.Egress, optIn: o.RequireCredentialLabel, operatorNamespace: o.OperatorNamespace, cluster: o.ClusterID, watched: o.WatchNamespaces, foreign: foreign, client: reader, clock: o.Clock,
 		shares:   o.Shards,
 		runtimes: map[serverKey]*serverRuntime{}, drivers: lru.New(maxDrivers), gone: lru.New(maxGone),
@@ -175,6 +161,8 @@ func newServers(o Options, foreign *foreignObjects, reader client.Reader) *serve
 		},
 		gate: traffic.NewGate(o.Workers), administration: traffic.NewGate(o.Workers), inFlightMax: max(1, o.Workers/2), requestsPerSecond: o.RequestsPerSecond,
 	}
+	s.rules = rules.Resolver{Reader: reader, Watches: s.watches, Cut: isCut}
+	return s
 }
 
 // watches says whether the operator sees the objects of a namespace. The cache
@@ -193,54 +181,15 @@ type problem struct {
 // resolve returns the server that an object of a namespace names, or the
 // problem that keeps it from being used.
 func (s *servers) resolve(ctx context.Context, ref v1alpha1.AuthorizationServerReference, namespace string) (*server, *problem, error) {
-	key := keyOf(ref, namespace)
-	obj := key.object()
-	err := s.client.Get(ctx, client.ObjectKeyFromObject(obj), obj, client.UnsafeDisableDeepCopy)
-	if apierrors.IsNotFound(err) {
-		p := &problem{
-			reason:  v1alpha1.ReasonAuthorizationServerNotFound,
-			message: fmt.Sprintf("%s %q does not exist", key.kind, key.name),
-		}
-		if key.namespace != "" {
-			p.message += fmt.Sprintf(" in namespace %q", key.namespace)
-		}
-		return nil, p, nil
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("get %s: %w", key, err)
-	}
-	if cluster, ok := obj.(*v1alpha1.ClusterAuthorizationServer); ok {
-		allowed, err := s.selects(ctx, cluster.Spec.AllowedNamespaces, namespace)
-		if err != nil {
-			return nil, nil, err
-		}
-		if !allowed {
-			return nil, &problem{
-				reason:  v1alpha1.ReasonAuthorizationServerNotAllowed,
-				message: fmt.Sprintf("ClusterAuthorizationServer %q does not allow namespace %q; see its spec.allowedNamespaces", key.name, namespace),
-			}, nil
-		}
-	}
-	return &server{key: key, object: obj, spec: specOf(obj), status: statusOf(obj)}, nil, nil
+	srv, refused, err := s.rules.Server(ctx, ref, namespace)
+	return asServer(srv), problemOf(refused), err
 }
 
-// selects says whether a selection chooses a namespace.
-func (s *servers) selects(ctx context.Context, sel v1alpha1.NamespaceSelection, namespace string) (bool, error) {
-	if slices.Contains(sel.Names, v1alpha1.NamespaceName(namespace)) {
-		return true, nil
-	}
-	if sel.Selector == nil {
-		return false, nil
-	}
-	selector, err := metav1.LabelSelectorAsSelector(sel.Selector)
-	if err != nil {
-		return false, nil //nolint:nilerr // an invalid selector chooses nothing; nobody's access may depend on a typo
-	}
-	ns := metadataOf("Namespace")
-	if err := s.client.Get(ctx, types.NamespacedName{Name: namespace}, ns, client.UnsafeDisableDeepCopy); err != nil {
-		return false, client.IgnoreNotFound(err)
-	}
-	return !isCut(ns) && selector.Matches(labels.Set(ns.Labels)), nil
+// accept reports whether an APIResource may describe its API, and at which
+// server.
+func (s *servers) accept(ctx context.Context, api *v1alpha1.APIResource) (*server, *problem, error) {
+	srv, refused, err := s.rules.Accept(ctx, api)
+	return asServer(srv), problemOf(refused), err
 }
 
 // serverRuntime is what of a server lives as long as the process.

@@ -199,7 +199,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 	servers := newServers(o, foreign, c)
 	budget := newEventBudget(o.Clock)
 	events := func(name string) recorder.EventRecorder { return boundedEvents{mgr.GetEventRecorder(name), budget} }
-	access := accessResolver{client: c, servers: servers}
+	access := accessResolver{servers: servers}
 	apiWishes, clientWishes := newWishes(o.Clock), newWishes(o.Clock)
 	remover := func(events recorder.EventRecorder, w *wishes) *remover {
 		return &remover{since: lru.New(maxMoving), client: c, servers: servers, timeout: o.DeletionTimeout, wake: w.wake, events: events}

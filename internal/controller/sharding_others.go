@@ -43,10 +43,8 @@ func (r *OthersReconciler) Reconcile(ctx context.Context, req reconcile.Request)
 		return ctrl.Result{}, nil
 	}
 	p := &pass{client: &c, now: r.clock.Now()}
-	for _, step := range []func(context.Context, *pass) error{r.access.resolveServer, r.access.resolveAccess} {
-		if err := step(ctx, p); err != nil {
-			return ctrl.Result{}, fmt.Errorf("resolve the servers of a client: %w", err)
-		}
+	if err := r.access.resolve(ctx, p); err != nil {
+		return ctrl.Result{}, fmt.Errorf("resolve the servers of a client: %w", err)
 	}
 	var again time.Duration
 	for _, a := range p.accesses {

@@ -213,29 +213,6 @@ func TestClaimsMoveWithTheServer(t *testing.T) {
 	}
 }
 
-func TestOlderThan(t *testing.T) {
-	noon := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
-	at := func(uid types.UID, d time.Duration) *v1alpha1.APIResource {
-		return &v1alpha1.APIResource{ObjectMeta: metav1.ObjectMeta{UID: uid, CreationTimestamp: metav1.NewTime(noon.Add(d))}}
-	}
-	for name, tc := range map[string]struct {
-		a, b *v1alpha1.APIResource
-		want bool
-	}{
-		"the one created before":               {at("b", 0), at("a", time.Second), true},
-		"the one created after":                {at("a", time.Second), at("b", 0), false},
-		"of one second, the UID decides":       {at("a", 0), at("b", 0), true},
-		"of one second, and only for one side": {at("b", 0), at("a", 0), false},
-		"itself":                               {at("a", 0), at("a", 0), false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := olderThan(tc.a, tc.b); got != tc.want {
-				t.Errorf("got %v", got)
-			}
-		})
-	}
-}
-
 // clusterServer returns a ClusterAuthorizationServer for the world's server,
 // which is deleted when the test ends.
 func (w *world) clusterServer(t *testing.T, spec v1alpha1.ClusterAuthorizationServerSpec) *v1alpha1.ClusterAuthorizationServer {
@@ -295,8 +272,15 @@ func TestClusterServerServesAllowedNamespaces(t *testing.T) {
 	// The label decides, at once.
 	withLabels(t, evil.namespace, map[string]string{"m2m": w.shop})
 	isReady(t, claim)
+	change(t, cart, func(c *v1alpha1.M2MClient) {
+		c.Spec.Access[0].APIResourceRef.Namespace = v1alpha1.NamespaceName(w.payments)
+	})
+	isReady(t, cart)
 	withLabels(t, w.shop, nil)
 	hasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotAllowed)
+	if tokenIn(t, w.shop, "cart-token", "payment-api") != "" {
+		t.Error("the token of a server that does not allow the namespace any more is still there")
+	}
 }
 
 // TestIdentifierClaims has a namespace declare APIs that the platform reserved
@@ -351,10 +335,13 @@ func TestIdentifierClaims(t *testing.T) {
 	}
 	getsNothing(t, evil.cart, v1alpha1.ConditionGranted, v1alpha1.ReasonAPIResourceNotAccepted)
 
-	// Without the claims the first to come has it, and with them again not.
+	// Without the claims whoever has it keeps it, though others came first.
 	claims := cas.Spec.IdentifierClaims
 	change(t, cas, func(c *v1alpha1.ClusterAuthorizationServer) { c.Spec.IdentifierClaims = nil })
-	hasCondition(t, api, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
+	for _, a := range refused[:2] {
+		hasCondition(t, a, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
+	}
+	isReady(t, api)
 	change(t, cas, func(c *v1alpha1.ClusterAuthorizationServer) { c.Spec.IdentifierClaims = claims })
 	hasCondition(t, api, v1alpha1.ConditionAccepted, metav1.ConditionTrue, v1alpha1.ReasonAccepted)
 	getsNothing(t, evil.cart, v1alpha1.ConditionGranted, v1alpha1.ReasonAPIResourceNotAccepted)

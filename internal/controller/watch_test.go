@@ -286,8 +286,8 @@ func TestAPIsThatAreNotWatched(t *testing.T) {
 			create(t, late)
 			startOperator(t, watching(watched...))
 			want := fmt.Sprintf(`APIResource "%s/payment-api" is in a namespace that the operator does not watch (--watch-namespaces)`, w.payments)
-			says(t, cart, v1alpha1.ConditionGranted, v1alpha1.ReasonAPIResourceNotFound, want)
-			says(t, late, v1alpha1.ConditionReady, v1alpha1.ReasonAPIResourceNotFound, want)
+			says(t, cart, v1alpha1.ConditionGranted, v1alpha1.ReasonAPIResourceNotWatched, want)
+			says(t, late, v1alpha1.ConditionReady, v1alpha1.ReasonAPIResourceNotWatched, want)
 			hasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonReady)
 			eventually(t, func() error { return idle(t, everyController...) })
 			if tokenIn(t, w.shop, "cart-token", "payment-api") != token {

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package access decides who may have what: which namespace may use which
+// authorization server, which APIResource an identifier belongs to, and what an
+// M2MClient may ask for. All rules between tenants are here. It reads objects
+// and returns values; it writes nothing.
+package access
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// ByIdentifier is the index from an identifier to its APIResources that the
+// reader of a Resolver must have.
+const ByIdentifier = "identifier"
+
+// Resolver answers questions about the objects that a reader sees.
+type Resolver struct {
+	// Reader is a cache: it is asked often. What it returns is shared with it
+	// and only read.
+	Reader client.Reader
+	// Watches reports whether the reader can see the objects of a namespace.
+	Watches func(namespace string) bool
+	// Cut reports whether the reader left out labels of an object, for they are
+	// too long. No selector matches it.
+	Cut func(client.Object) bool
+}
+
+// Problem is why something is not allowed: the reason and message of a
+// condition.
+type Problem struct {
+	Reason, Message string
+}
+
+// Decided reports whether somebody decided so. See [Decided].
+func (p *Problem) Decided() bool { return p != nil && Decided(p.Reason) }
+
+func problemf(reason, format string, args ...any) *Problem {
+	return &Problem{Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// Server is an authorization server of either kind. It is shared with the
+// cache: read only.
+type Server struct {
+	Object client.Object
+	Spec   *v1alpha1.AuthorizationServerSpec
+	Status *v1alpha1.AuthorizationServerStatus
+}
+
+// ServerOf returns what both kinds of authorization server share.
+func ServerOf(o client.Object) *Server {
+	if c, ok := o.(*v1alpha1.ClusterAuthorizationServer); ok {
+		return &Server{o, &c.Spec.AuthorizationServerSpec, &c.Status}
+	}
+	s := o.(*v1alpha1.AuthorizationServer)
+	return &Server{o, &s.Spec, &s.Status}
+}
+
+// Named returns an empty object for the server that a reference in a namespace
+// means.
+func Named(ref v1alpha1.AuthorizationServerReference, namespace string) client.Object {
+	if ref.Kind == v1alpha1.KindClusterAuthorizationServer {
+		return &v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: string(ref.Name)}}
+	}
+	return &v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: string(ref.Name)}}
+}
+
+func kindOf(o client.Object) v1alpha1.AuthorizationServerKind {
+	if _, ok := o.(*v1alpha1.ClusterAuthorizationServer); ok {
+		return v1alpha1.KindClusterAuthorizationServer
+	}
+	return v1alpha1.KindAuthorizationServer
+}
+
+// isServer reports whether two objects are the same server.
+func isServer(a, b client.Object) bool {
+	return kindOf(a) == kindOf(b) && client.ObjectKeyFromObject(a) == client.ObjectKeyFromObject(b)
+}
+
+// title names a server for people of another namespace.
+func title(o client.Object) string {
+	title := fmt.Sprintf("%s %q", kindOf(o), o.GetName())
+	if o.GetNamespace() != "" {
+		title += fmt.Sprintf(" of namespace %q", o.GetNamespace())
+	}
+	return title
+}
+
+// Server returns the server that an object of a namespace names, or the problem
+// that keeps it from being used.
+func (r Resolver) Server(ctx context.Context, ref v1alpha1.AuthorizationServerReference, namespace string) (*Server, *Problem, error) {
+	obj := Named(ref, namespace)
+	err := r.Reader.Get(ctx, client.ObjectKeyFromObject(obj), obj, client.UnsafeDisableDeepCopy)
+	if apierrors.IsNotFound(err) {
+		p := problemf(v1alpha1.ReasonAuthorizationServerNotFound, "%s %q does not exist", kindOf(obj), string(ref.Name))
+		if kindOf(obj) == v1alpha1.KindAuthorizationServer {
+			p.Message += fmt.Sprintf(" in namespace %q", namespace)
+		}
+		return nil, p, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("get %s: %w", title(obj), err)
+	}
+	if cluster, ok := obj.(*v1alpha1.ClusterAuthorizationServer); ok {
+		allowed, err := r.Selects(ctx, cluster.Spec.AllowedNamespaces, namespace)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !allowed {
+			return nil, problemf(v1alpha1.ReasonAuthorizationServerNotAllowed,
+				"ClusterAuthorizationServer %q does not allow namespace %q; see its spec.allowedNamespaces", cluster.Name, namespace), nil
+		}
+	}
+	return ServerOf(obj), nil, nil
+}
+
+// Selects reports whether a selection chooses a namespace.
+func (r Resolver) Selects(ctx context.Context, sel v1alpha1.NamespaceSelection, namespace string) (bool, error) {
+	if slices.Contains(sel.Names, v1alpha1.NamespaceName(namespace)) {
+		return true, nil
+	}
+	if sel.Selector == nil {
+		return false, nil
+	}
+	selector, err := metav1.LabelSelectorAsSelector(sel.Selector)
+	if err != nil {
+		return false, nil //nolint:nilerr // an invalid selector chooses nothing; no access may depend on a typo
+	}
+	ns := &metav1.PartialObjectMetadata{}
+	ns.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	if err := r.Reader.Get(ctx, types.NamespacedName{Name: namespace}, ns, client.UnsafeDisableDeepCopy); err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	return !r.Cut(ns) && selector.Matches(labels.Set(ns.Labels)), nil
+}
+
+// APIResourceOf returns the APIResource that an access of a client names.
+func APIResourceOf(c *v1alpha1.M2MClient, a *v1alpha1.Access) types.NamespacedName {
+	return types.NamespacedName{
+		Namespace: cmp.Or(string(a.APIResourceRef.Namespace), c.Namespace),
+		Name:      string(a.APIResourceRef.Name),
+	}
+}
+
+// Registered reports whether the operator registers a client, which then has
+// no credentials of its own.
+func Registered(c *v1alpha1.M2MClient) bool {
+	return c.Spec.Credentials == (v1alpha1.ClientCredentials{})
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package access
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// Accept reports whether an APIResource may describe its API: its server is
+// known and allows it, and the identifier is no other APIResource's. The server
+// is nil where it cannot be used.
+//
+// Whoever lets an APIResource decide about tokens asks here and does not read
+// its Accepted condition, which speaks of a moment ago: an APIResource could be
+// accepted at one issuer and then be pointed at another.
+func (r Resolver) Accept(ctx context.Context, api *v1alpha1.APIResource) (*Server, *Problem, error) {
+	srv, refused, err := r.Server(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
+	if refused != nil || err != nil {
+		return nil, refused, err
+	}
+	refused, err = r.mayClaim(ctx, srv.Spec.Issuer, api)
+	if refused != nil || err != nil {
+		return srv, refused, err
+	}
+	var others v1alpha1.APIResourceList
+	err = r.Reader.List(ctx, &others, client.MatchingFields{ByIdentifier: string(api.Spec.Identifier)}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list APIResources with the same identifier: %w", err)
+	}
+	for i := range others.Items {
+		other := &others.Items[i]
+		if !precedes(other, api, srv.Spec.Issuer) {
+			continue
+		}
+		claims, err := r.claims(ctx, other, srv.Spec.Issuer)
+		if err != nil {
+			return nil, nil, err
+		}
+		if claims {
+			// The other's name is its team's business.
+			return srv, problemf(v1alpha1.ReasonIdentifierClaimed,
+				"Another APIResource has this identifier at the same issuer; use that one, or choose another identifier"), nil
+		}
+	}
+	return srv, nil, nil
+}
+
+// claims reports whether an APIResource claims its identifier at an issuer and
+// may do so. One that has it keeps it while its server cannot be found, which
+// may be a slip: others would take the identifier for good.
+func (r Resolver) claims(ctx context.Context, api *v1alpha1.APIResource, issuer string) (bool, error) {
+	srv, unresolved, err := r.Server(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
+	switch {
+	case err != nil, unresolved.Decided():
+		return false, err
+	case unresolved != nil && !Holds(api, issuer), srv != nil && srv.Spec.Issuer != issuer:
+		return false, nil
+	}
+	refused, err := r.mayClaim(ctx, issuer, api)
+	return refused == nil, err
+}
+
+// Holds reports whether an APIResource has its identifier at an issuer, as the
+// operator wrote it down when it accepted it there.
+func Holds(api *v1alpha1.APIResource, issuer string) bool {
+	return api.Status.IdentifierHold.Issuer == issuer
+}
+
+// precedes reports whether the claim of a goes before that of b at an issuer. A
+// claim that was accepted goes before any that was not: creating or changing an
+// APIResource takes no identifier from another.
+func precedes(a, b *v1alpha1.APIResource, issuer string) bool {
+	if a.UID == b.UID {
+		return false
+	}
+	holdsA, holdsB := Holds(a, issuer), Holds(b, issuer)
+	if holdsA != holdsB {
+		return holdsA
+	}
+	if sinceA, sinceB := a.Status.IdentifierHold.Since, b.Status.IdentifierHold.Since; holdsA && !sinceA.Equal(sinceB) {
+		return sinceA.Before(sinceB)
+	}
+	if !a.CreationTimestamp.Equal(&b.CreationTimestamp) {
+		return a.CreationTimestamp.Before(&b.CreationTimestamp)
+	}
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name)) < 0
+}
+
+// mayClaim returns what keeps an APIResource from having its identifier at an
+// issuer, nil for nothing. Where ClusterAuthorizationServers have the issuer,
+// they decide, whatever server object the APIResource names: otherwise a
+// namespace could get around them with an AuthorizationServer of its own.
+func (r Resolver) mayClaim(ctx context.Context, issuer string, api *v1alpha1.APIResource) (*Problem, error) {
+	var clusters v1alpha1.ClusterAuthorizationServerList
+	if err := r.Reader.List(ctx, &clusters, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("list ClusterAuthorizationServers: %w", err)
+	}
+	var binding, claiming string // names of ClusterAuthorizationServers, the last of each
+	var allowed, claimed bool
+	for i := range clusters.Items {
+		cluster := &clusters.Items[i]
+		if !sameServer(cluster.Spec.Issuer, issuer) {
+			continue
+		}
+		binding = cluster.Name
+		allows, err := r.Selects(ctx, cluster.Spec.AllowedNamespaces, api.Namespace)
+		if err != nil {
+			return nil, err
+		}
+		allowed = allowed || allows
+		for _, claim := range cluster.Spec.IdentifierClaims {
+			claiming = cluster.Name
+			if claimed || !hasPrefix(string(api.Spec.Identifier), claim.Prefixes) {
+				continue
+			}
+			if claimed, err = r.Selects(ctx, claim.Namespaces, api.Namespace); err != nil {
+				return nil, err
+			}
+		}
+	}
+	switch {
+	case binding == "":
+		return nil, nil
+	case !allowed:
+		return problemf(v1alpha1.ReasonIdentifierNotAllowed,
+			"ClusterAuthorizationServer %q has the same issuer and does not allow namespace %q; see its spec.allowedNamespaces", binding, api.Namespace), nil
+	case claiming != "" && !claimed:
+		return problemf(v1alpha1.ReasonIdentifierNotAllowed,
+			"ClusterAuthorizationServer %q lets namespace %q declare no API with this identifier; see its spec.identifierClaims", claiming, api.Namespace), nil
+	}
+	return nil, nil
+}
+
+// hasPrefix reports whether an identifier has one of the prefixes, both as it is
+// written and as a server might read it.
+func hasPrefix(identifier string, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool {
+		return strings.HasPrefix(identifier, p) && strings.HasPrefix(normal(identifier), normal(p))
+	})
+}
+
+// sameServer reports whether two issuers may be one server, however they are
+// spelled. Tokens are compared with the exact issuer; only the claims of
+// ClusterAuthorizationServers bind by this, which can but refuse more.
+func sameServer(a, b string) bool {
+	plain := func(issuer string) string {
+		_, rest, _ := strings.Cut(normal(issuer), "://")
+		return strings.TrimSuffix(rest, "/")
+	}
+	return a == b || plain(a) == plain(b)
+}
+
+var defaultPorts = map[string]string{"http": "80", "https": "443"}
+
+// normal returns the normal form of a URL (RFC 3986 section 6.2): scheme and
+// host in lower case and without the default port, the path decoded and without
+// dot segments. User information is left out, and so is the dot that may end a
+// host. What is no URL stays as it is.
+func normal(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" {
+		return s
+	}
+	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
+	if port := u.Port(); port != "" && port != defaultPorts[u.Scheme] {
+		host += ":" + port
+	}
+	clean := u.Path
+	if clean != "" {
+		clean = path.Clean(clean)
+		if strings.HasSuffix(u.Path, "/") && clean != "/" {
+			clean += "/"
+		}
+	}
+	normal := strings.ToLower(u.Scheme) + "://" + host + clean
+	if u.RawQuery != "" {
+		normal += "?" + u.RawQuery
+	}
+	return normal
+}

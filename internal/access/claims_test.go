@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package access
+
+import (
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+var noon = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+
+const issuer = "https://auth.example.com/oidc"
+
+// claimant returns an APIResource that was created so long after noon.
+func claimant(namespace string, created time.Duration, change ...func(*v1alpha1.APIResource)) *v1alpha1.APIResource {
+	api := &v1alpha1.APIResource{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace, Name: "payment-api", UID: types.UID("uid-of-" + namespace), CreationTimestamp: metav1.NewTime(noon.Add(created)),
+		},
+		Spec: v1alpha1.APIResourceSpec{
+			AuthorizationServerRef: v1alpha1.AuthorizationServerReference{Name: "auth"}, Identifier: "https://payment.example.com/api",
+		},
+	}
+	for _, f := range change {
+		f(api)
+	}
+	return api
+}
+
+// holdingAt has an APIResource accepted at an issuer so long after noon.
+func holdingAt(issuer string, since time.Duration) func(*v1alpha1.APIResource) {
+	return func(a *v1alpha1.APIResource) {
+		at := metav1.NewTime(noon.Add(since))
+		a.Status.IdentifierHold = v1alpha1.IdentifierHold{Issuer: issuer, Since: &at}
+	}
+}
+
+func TestWhichClaimGoesFirst(t *testing.T) {
+	for name, tc := range map[string]struct{ first, second *v1alpha1.APIResource }{
+		"the one created before": {claimant("b", 0), claimant("a", time.Second)},
+		"of one second, the name decides": {
+			claimant("a", 0, func(a *v1alpha1.APIResource) { a.UID = "z" }), claimant("b", 0, func(a *v1alpha1.APIResource) { a.UID = "a" }),
+		},
+		"of one namespace and second, the name decides": {
+			claimant("a", 0, func(a *v1alpha1.APIResource) { a.Name, a.UID = "one", "z" }), claimant("a", 0, func(a *v1alpha1.APIResource) { a.Name, a.UID = "two", "a" }),
+		},
+		"the one that has it, though it is younger":            {claimant("b", time.Hour, holdingAt(issuer, time.Hour)), claimant("a", 0)},
+		"the one that has it, though of the same second":       {claimant("b", 0, holdingAt(issuer, 0)), claimant("a", 0)},
+		"the one that has it here, and not elsewhere":          {claimant("b", time.Hour, holdingAt(issuer, time.Hour)), claimant("a", 0, holdingAt("https://evil.example.com", 0))},
+		"having it elsewhere says nothing":                     {claimant("b", 0), claimant("a", time.Hour, holdingAt("https://evil.example.com", 0))},
+		"of two that have it, the one that was accepted first": {claimant("b", time.Hour, holdingAt(issuer, time.Hour)), claimant("a", 0, holdingAt(issuer, 2*time.Hour))},
+		"of two accepted in one second, the older":             {claimant("b", 0, holdingAt(issuer, time.Hour)), claimant("a", time.Second, holdingAt(issuer, time.Hour))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if !precedes(tc.first, tc.second, issuer) || precedes(tc.second, tc.first, issuer) {
+				t.Error("the claims come in the other order, or in none")
+			}
+			if precedes(tc.first, tc.first, issuer) {
+				t.Error("it precedes itself")
+			}
+		})
+	}
+}
+
+// own is an AuthorizationServer of a namespace.
+func own(namespace, issuer string) *v1alpha1.AuthorizationServer {
+	return &v1alpha1.AuthorizationServer{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "auth"}, Spec: v1alpha1.AuthorizationServerSpec{Issuer: issuer},
+	}
+}
+
+// cluster is a ClusterAuthorizationServer that allows namespaces.
+func cluster(name, issuer string, allowed ...v1alpha1.NamespaceName) *v1alpha1.ClusterAuthorizationServer {
+	return &v1alpha1.ClusterAuthorizationServer{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: v1alpha1.ClusterAuthorizationServerSpec{
+			AuthorizationServerSpec: v1alpha1.AuthorizationServerSpec{Issuer: issuer}, AllowedNamespaces: v1alpha1.NamespaceSelection{Names: allowed},
+		},
+	}
+}
+
+func reserving(c *v1alpha1.ClusterAuthorizationServer, prefix string, namespaces ...v1alpha1.NamespaceName) *v1alpha1.ClusterAuthorizationServer {
+	c.Spec.IdentifierClaims = append(c.Spec.IdentifierClaims, v1alpha1.IdentifierClaim{
+		Namespaces: v1alpha1.NamespaceSelection{Names: namespaces}, Prefixes: []string{prefix},
+	})
+	return c
+}
+
+func TestAccept(t *testing.T) {
+	atCluster := func(name string) func(*v1alpha1.APIResource) {
+		return func(a *v1alpha1.APIResource) {
+			a.Spec.AuthorizationServerRef = v1alpha1.AuthorizationServerReference{Kind: v1alpha1.KindClusterAuthorizationServer, Name: v1alpha1.ObjectName(name)}
+		}
+	}
+	identified := func(identifier string) func(*v1alpha1.APIResource) {
+		return func(a *v1alpha1.APIResource) { a.Spec.Identifier = v1alpha1.ResourceIdentifier(identifier) }
+	}
+	const prefix = "https://payment.example.com/"
+	for name, tc := range map[string]struct {
+		api    *v1alpha1.APIResource // of namespace payments, if it is the owner's
+		others objects
+		want   string // the reason of a refusal
+	}{
+		"alone":              {claimant("payments", 0), objects{own("payments", issuer)}, ""},
+		"without a server":   {claimant("payments", 0), nil, v1alpha1.ReasonAuthorizationServerNotFound},
+		"the older is first": {claimant("payments", 1), objects{own("payments", issuer), own("evil", issuer), claimant("evil", -time.Hour)}, v1alpha1.ReasonIdentifierClaimed},
+		"the older is of another issuer": {
+			claimant("payments", 0), objects{own("payments", issuer), own("evil", "https://other.example.com"), claimant("evil", -time.Hour)}, ""},
+		"the older has no server": {claimant("payments", 0), objects{own("payments", issuer), claimant("evil", -time.Hour)}, ""},
+		"the one that has it has lost its server": {
+			claimant("evil", -time.Hour), objects{own("evil", issuer), claimant("payments", 0, holdingAt(issuer, 0))}, v1alpha1.ReasonIdentifierClaimed},
+		"the one that has it has lost its server, and another issuer is asked": {
+			claimant("evil", -time.Hour), objects{own("evil", "https://other.example.com"), claimant("payments", 0, holdingAt(issuer, 0))}, ""},
+		"the one that had it has turned to another issuer": {
+			claimant("evil", 0), objects{own("evil", issuer), own("payments", "https://other.example.com"), claimant("payments", 0, holdingAt(issuer, 0))}, ""},
+		"the one that had it is not allowed any more": {
+			claimant("evil", 0, atCluster("company")),
+			objects{cluster("company", issuer, "evil"), own("payments", issuer), claimant("payments", 0, holdingAt(issuer, 0))}, ""},
+		"the one that had it is not allowed at its own server any more": {
+			claimant("evil", 0, atCluster("company")),
+			objects{cluster("company", issuer, "evil"), claimant("payments", 0, atCluster("company"), holdingAt(issuer, 0))}, ""},
+
+		"the cluster's server allows it": {claimant("payments", 0, atCluster("company")), objects{cluster("company", issuer, "payments")}, ""},
+		"the cluster's server does not":  {claimant("evil", 0, atCluster("company")), objects{cluster("company", issuer, "payments")}, v1alpha1.ReasonAuthorizationServerNotAllowed},
+		"an own server of its issuer":    {claimant("evil", 0), objects{own("evil", issuer), cluster("company", issuer, "payments")}, v1alpha1.ReasonIdentifierNotAllowed},
+		"an own server of its issuer, shouted": {
+			claimant("evil", 0), objects{own("evil", "https://AUTH.Example.com.:443/x/../%6Fidc/"), cluster("company", issuer, "payments")}, v1alpha1.ReasonIdentifierNotAllowed},
+		"an own server of another issuer":   {claimant("evil", 0), objects{own("evil", issuer+"2"), cluster("company", issuer, "payments")}, ""},
+		"an own server, and it is allowed":  {claimant("payments", 0), objects{own("payments", issuer), cluster("company", issuer, "payments")}, ""},
+		"two of the cluster, one allows it": {claimant("payments", 0), objects{own("payments", issuer), cluster("a", issuer, "payments"), cluster("b", issuer, "shop")}, ""},
+		"the older is not allowed": {
+			claimant("payments", 0), objects{own("payments", issuer), own("evil", issuer), cluster("company", issuer, "payments"), claimant("evil", -time.Hour)}, ""},
+		"the one that is not allowed had it": {
+			claimant("payments", 0),
+			objects{own("payments", issuer), own("evil", issuer), cluster("company", issuer, "payments"), claimant("evil", -time.Hour, holdingAt(issuer, -time.Hour))}, ""},
+
+		"a reserved identifier": {
+			claimant("payments", 0), objects{own("payments", issuer), reserving(cluster("company", issuer, "payments"), prefix, "payments")}, ""},
+		"a reserved identifier, for others": {
+			claimant("evil", 0), objects{own("evil", issuer), reserving(cluster("company", issuer, "evil"), prefix, "payments")}, v1alpha1.ReasonIdentifierNotAllowed},
+		"a reserved identifier, by a server without claims": {
+			claimant("evil", 0, atCluster("b")), objects{reserving(cluster("a", issuer, "payments"), prefix, "payments"), cluster("b", issuer, "evil")},
+			v1alpha1.ReasonIdentifierNotAllowed},
+		"a reserved identifier, spelled otherwise": {
+			claimant("evil", 0, identified("https://PAYMENT.example.com:443/api")),
+			objects{own("evil", issuer), reserving(reserving(cluster("company", issuer, "evil"), prefix, "payments"), "https://evil.example.com/", "evil")},
+			v1alpha1.ReasonIdentifierNotAllowed},
+		"a way out of the own prefix": {
+			claimant("evil", 0, identified("https://apis.example.com/evil/%2e%2e/payment")),
+			objects{own("evil", issuer), reserving(cluster("company", issuer, "evil"), "https://apis.example.com/evil/", "evil")}, v1alpha1.ReasonIdentifierNotAllowed},
+		"a host as user information": {
+			claimant("evil", 0, identified("https://evil.example.com@payment.example.com/")),
+			objects{own("evil", issuer), reserving(cluster("company", issuer, "evil"), "https://evil.example.com", "evil")}, v1alpha1.ReasonIdentifierNotAllowed},
+		"a prefix that is no URL": {
+			claimant("payments", 0, identified("urn:payments:api")),
+			objects{own("payments", issuer), reserving(cluster("company", issuer, "payments"), "urn:payments:", "payments")}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := resolver(append(tc.others, tc.api)...)
+			_, refused, err := r.Accept(t.Context(), tc.api)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if refused != nil {
+				got = refused.Reason
+			}
+			if got != tc.want {
+				t.Errorf("refused for %q, want %q: %+v", got, tc.want, refused)
+			}
+		})
+	}
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package access
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// Client is what an M2MClient may have.
+type Client struct {
+	// Server is where its tokens come from, nil where Problem says why not.
+	Server  *Server
+	Problem *Problem
+	// Accesses are those of its spec, in their order.
+	Accesses []Access
+}
+
+// Access is what a client may have of one API.
+type Access struct {
+	Key      string
+	API      types.NamespacedName // empty for a plain resource
+	Resource string               // the API's identifier
+	Scopes   []string             // sorted
+
+	Denied  *Problem // it is not allowed
+	Reduced *Problem // it is allowed, and some of the scopes are not; Scopes are those that are
+
+	// Server is the one whose keys the API verifies with, and Spec the API.
+	// Both are nil where the access is denied, Spec also for a plain resource.
+	Server *Server
+	Spec   *v1alpha1.APIResource
+}
+
+// keyOf returns the key of an access in the client's Secret.
+func keyOf(a *v1alpha1.Access) string {
+	return cmp.Or(string(a.Key), string(a.APIResourceRef.Name))
+}
+
+// Client returns what a client may have.
+func (r Resolver) Client(ctx context.Context, c *v1alpha1.M2MClient) (Client, error) {
+	srv, problem, err := r.clientServer(ctx, c)
+	if err != nil {
+		return Client{}, err
+	}
+	all := Client{Server: srv, Problem: problem}
+	for i := range c.Spec.Access {
+		a, err := r.access(ctx, c, &c.Spec.Access[i], srv, problem)
+		if err != nil {
+			return Client{}, err
+		}
+		all.Accesses = append(all.Accesses, a)
+	}
+	return all, nil
+}
+
+// StillAllowed reports whether a client may have now what it was found to be
+// allowed a moment ago: the same scopes of the same API from the same server.
+func (r Resolver) StillAllowed(ctx context.Context, c *v1alpha1.M2MClient, from *Server, a Access) (bool, error) {
+	var now v1alpha1.M2MClient
+	err := r.Reader.Get(ctx, client.ObjectKeyFromObject(c), &now, client.UnsafeDisableDeepCopy)
+	if err != nil || now.UID != c.UID || !now.DeletionTimestamp.IsZero() {
+		return false, client.IgnoreNotFound(err)
+	}
+	i := slices.IndexFunc(now.Spec.Access, func(b v1alpha1.Access) bool { return keyOf(&b) == a.Key })
+	if i < 0 {
+		return false, nil
+	}
+	srv, problem, err := r.clientServer(ctx, &now)
+	if err != nil || problem != nil || !same(srv, from) {
+		return false, err
+	}
+	b, err := r.access(ctx, &now, &now.Spec.Access[i], srv, problem)
+	if err != nil || b.Denied != nil {
+		return false, err
+	}
+	return b.API == a.API && b.Resource == a.Resource && slices.Equal(b.Scopes, a.Scopes) && same(b.Server, a.Server), nil
+}
+
+// same reports whether two servers are one, with the same issuer.
+func same(a, b *Server) bool {
+	return a != nil && b != nil && isServer(a.Object, b.Object) && a.Spec.Issuer == b.Spec.Issuer
+}
+
+// clientServer finds the server that a client's tokens come from: the one it
+// names, or that of its APIs if the operator registers it.
+func (r Resolver) clientServer(ctx context.Context, c *v1alpha1.M2MClient) (*Server, *Problem, error) {
+	ref := c.Spec.AuthorizationServerRef
+	if !Registered(c) {
+		return r.Server(ctx, ref, c.Namespace)
+	}
+	unseen := false
+	for i := range c.Spec.Access {
+		name := APIResourceOf(c, &c.Spec.Access[i])
+		if !r.Watches(name.Namespace) {
+			unseen = true
+			continue
+		}
+		api, err := r.apiResource(ctx, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		if api != nil {
+			return r.serverOfAPI(ctx, c, name, api)
+		}
+	}
+	if unseen {
+		return nil, problemf(v1alpha1.ReasonAPIResourceNotWatched,
+			"The client's APIResources are in namespaces that the operator does not watch, and so its authorization server is not known"), nil
+	}
+	return nil, problemf(v1alpha1.ReasonAPIResourceNotFound,
+		"None of the client's APIResources exists, and so its authorization server is not known"), nil
+}
+
+// serverOfAPI returns the server that a client is registered at for an API.
+func (r Resolver) serverOfAPI(ctx context.Context, c *v1alpha1.M2MClient, name types.NamespacedName, api *v1alpha1.APIResource) (*Server, *Problem, error) {
+	srv, problem, err := r.Server(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
+	if err != nil || srv == nil {
+		return nil, problem, err
+	}
+	if kindOf(srv.Object) == v1alpha1.KindClusterAuthorizationServer {
+		// The client would be registered there: its own namespace must be allowed too.
+		if srv, problem, err = r.Server(ctx, api.Spec.AuthorizationServerRef, c.Namespace); err != nil || srv == nil {
+			return nil, problem, err
+		}
+	}
+	if ref := c.Spec.AuthorizationServerRef; ref.Name != "" && !isServer(Named(ref, c.Namespace), srv.Object) {
+		return nil, problemf(v1alpha1.ReasonServerMismatch,
+			"APIResource %q belongs to %s, not to the client's authorizationServerRef; leave that out", name, title(srv.Object)), nil
+	}
+	return srv, nil, nil
+}
+
+// apiResource returns an APIResource, nil if it does not exist or is on its way
+// out.
+func (r Resolver) apiResource(ctx context.Context, name types.NamespacedName) (*v1alpha1.APIResource, error) {
+	var api v1alpha1.APIResource
+	err := r.Reader.Get(ctx, name, &api, client.UnsafeDisableDeepCopy)
+	if apierrors.IsNotFound(err) || err == nil && !api.DeletionTimestamp.IsZero() {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get APIResource %q: %w", name, err)
+	}
+	return &api, nil
+}
+
+// access finds what an access is for and whether it is allowed. The client's
+// server is nil where a problem says why.
+func (r Resolver) access(ctx context.Context, c *v1alpha1.M2MClient, spec *v1alpha1.Access, srv *Server, problem *Problem) (Access, error) {
+	a := Access{Key: keyOf(spec), Resource: string(spec.Resource)}
+	for _, s := range spec.Scopes {
+		a.Scopes = append(a.Scopes, string(s))
+	}
+	slices.Sort(a.Scopes)
+	if spec.APIResourceRef.Name == "" {
+		a.Server = srv
+	} else {
+		a.API = APIResourceOf(c, spec)
+		if err := r.resolveAPI(ctx, c, srv, &a); err != nil {
+			return Access{}, err
+		}
+	}
+	if a.Denied == nil && problem.Decided() {
+		a.Denied = problem // without its server a client has nothing
+	}
+	return a, nil
+}
+
+// resolveAPI finds what a client may have of an API.
+func (r Resolver) resolveAPI(ctx context.Context, c *v1alpha1.M2MClient, srv *Server, a *Access) error {
+	if !r.Watches(a.API.Namespace) {
+		a.Denied = problemf(v1alpha1.ReasonAPIResourceNotWatched,
+			"APIResource %q is in a namespace that the operator does not watch (--watch-namespaces)", a.API)
+		return nil
+	}
+	api, err := r.apiResource(ctx, a.API)
+	if err != nil {
+		return err
+	}
+	if api == nil {
+		a.Denied = problemf(v1alpha1.ReasonAPIResourceNotFound, "APIResource %q does not exist", a.API)
+		return nil
+	}
+	a.Resource = string(api.Spec.Identifier)
+	if srv == nil {
+		return nil // without an issuer to compare nothing can be said
+	}
+	its, refused, err := r.Accept(ctx, api)
+	if err != nil {
+		return err
+	}
+	if a.Denied = mismatch(c, srv, its, refused, a.API); a.Denied != nil {
+		return nil
+	}
+	if err := r.grant(ctx, c, api, a); err != nil || a.Denied != nil {
+		return err
+	}
+	a.Server, a.Spec = its, api
+	return nil
+}
+
+// mismatch returns what keeps a client of a server from an API at all. The API's
+// server is nil where it cannot be used.
+func mismatch(c *v1alpha1.M2MClient, srv, its *Server, refused *Problem, api types.NamespacedName) *Problem {
+	switch {
+	case its == nil && !refused.Decided():
+		return problemf(refused.Reason, "APIResource %q names an authorization server that does not exist", api)
+	case its == nil:
+		return problemf(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q names an authorization server that it cannot use (%s)", api, refused.Reason)
+	case Registered(c) && !isServer(its.Object, srv.Object):
+		return problemf(v1alpha1.ReasonServerMismatch, "APIResource %q belongs to %s, the client's other APIs to %s; a client without credentials has one server",
+			api, title(its.Object), title(srv.Object))
+	case its.Spec.Issuer != srv.Spec.Issuer:
+		return problemf(v1alpha1.ReasonIssuerMismatch, "APIResource %q belongs to another issuer than %s %q", api, kindOf(srv.Object), srv.Object.GetName())
+	case refused != nil:
+		return problemf(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q is not accepted (%s)", api, refused.Reason)
+	}
+	return nil
+}
+
+// grant limits an access to what the API's owner grants.
+func (r Resolver) grant(ctx context.Context, c *v1alpha1.M2MClient, api *v1alpha1.APIResource, a *Access) error {
+	granted, known, err := r.granted(ctx, api, c)
+	if err != nil {
+		return err
+	}
+	if !known {
+		a.Denied = problemf(v1alpha1.ReasonNotGranted, "APIResource %q grants nothing to M2MClient %q of namespace %q; its owner can add a grant",
+			a.API, c.Name, c.Namespace)
+		return nil
+	}
+	missing := slices.DeleteFunc(slices.Clone(a.Scopes), func(s string) bool { return slices.Contains(granted, s) })
+	if len(missing) == 0 {
+		return nil
+	}
+	what := "does not grant this client the scopes %s; its owner can add them to a grant"
+	if api.Namespace == c.Namespace {
+		what = "does not have the scopes %s in its spec.scopes"
+	}
+	refusal := problemf(v1alpha1.ReasonScopeNotGranted, "APIResource %q "+what, a.API, strings.Join(missing, ", "))
+	if !Registered(c) || len(missing) == len(a.Scopes) {
+		a.Denied = refusal
+		return nil
+	}
+	// Its token lists what it can do, and what is registered is what is granted.
+	a.Reduced = refusal
+	a.Scopes = slices.DeleteFunc(a.Scopes, func(s string) bool { return slices.Contains(missing, s) })
+	return nil
+}
+
+// granted returns the scopes that a client may ask an API for, and whether it
+// may ask at all. Clients of the API's own namespace may ask for everything.
+func (r Resolver) granted(ctx context.Context, api *v1alpha1.APIResource, c *v1alpha1.M2MClient) (scopes []string, known bool, err error) {
+	if api.Namespace == c.Namespace {
+		for _, s := range api.Spec.Scopes {
+			scopes = append(scopes, string(s.Name))
+		}
+		return scopes, true, nil
+	}
+	for _, g := range api.Spec.Grants {
+		if len(g.Clients.Names) > 0 && !slices.Contains(g.Clients.Names, v1alpha1.ObjectName(c.Name)) {
+			continue
+		}
+		selected, err := r.Selects(ctx, g.Clients.Namespaces, c.Namespace)
+		if err != nil {
+			return nil, false, err
+		}
+		if selected {
+			known = true
+			for _, s := range g.Scopes {
+				scopes = append(scopes, string(s))
+			}
+		}
+	}
+	return scopes, known, nil
+}

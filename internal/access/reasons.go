@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package access
+
+import "github.com/m2m-operator/m2m-operator/api/v1alpha1"
+
+// kind is what a reason means for what somebody has already.
+type kind int
+
+const (
+	// decision: somebody who may decide so did. It withdraws at once.
+	decision kind = iota + 1
+	// unknown: it cannot be told now, or fails for the moment. It takes nothing
+	// away and adds nothing.
+	unknown
+)
+
+// reasons says of each reason that can keep somebody from an access, a token or
+// an identifier which of the two it is.
+var reasons = map[string]kind{
+	// Of servers.
+	v1alpha1.ReasonAuthorizationServerNotAllowed:  decision, // by the platform
+	v1alpha1.ReasonAuthorizationServerNotFound:    unknown,  // deleting one may be a slip
+	v1alpha1.ReasonAuthorizationServerNotReady:    unknown,
+	v1alpha1.ReasonAuthorizationServerUnavailable: unknown,
+
+	// Of APIs.
+	v1alpha1.ReasonIdentifierNotAllowed:   decision, // by the platform
+	v1alpha1.ReasonIdentifierClaimed:      decision, // by who has it
+	v1alpha1.ReasonAPIResourceNotFound:    decision, // by its owner, who deleted it
+	v1alpha1.ReasonAPIResourceNotAccepted: decision, // for one of the decisions above
+	v1alpha1.ReasonAPIResourceNotWatched:  unknown,
+	v1alpha1.ReasonNotAccepted:            unknown, // Accepted has the reason that counts
+
+	// Of grants.
+	v1alpha1.ReasonNotGranted:      decision, // by the API's owner
+	v1alpha1.ReasonScopeNotGranted: decision,
+	v1alpha1.ReasonIssuerMismatch:  decision, // by the API's owner, who chose another issuer
+	v1alpha1.ReasonServerMismatch:  decision, // by the client's owner
+
+	// Of what is at a server.
+	v1alpha1.ReasonExistsAtServer:            decision, // by the server's owner, who does not list it
+	v1alpha1.ReasonProvisioningForbidden:     decision,
+	v1alpha1.ReasonProvisioningNotConfigured: unknown,
+	v1alpha1.ReasonProvisioning:              unknown,
+	v1alpha1.ReasonProvisioningRefused:       unknown,
+	v1alpha1.ReasonProvisioningFailed:        unknown,
+	v1alpha1.ReasonAdoptedNotFound:           unknown,
+	v1alpha1.ReasonDrifted:                   unknown,
+	v1alpha1.ReasonScopeNotProvisioned:       unknown,
+
+	// Of tokens and the Secret that they go to.
+	v1alpha1.ReasonCredentialsNotFound: unknown,
+	v1alpha1.ReasonCredentialsInvalid:  unknown,
+	v1alpha1.ReasonTokenRequestFailed:  unknown,
+	v1alpha1.ReasonTokenRequestRefused: unknown,
+	v1alpha1.ReasonTokenNotVerified:    unknown,
+	v1alpha1.ReasonWaitingForBudget:    unknown,
+	v1alpha1.ReasonSecretNotOwned:      unknown,
+	v1alpha1.ReasonSecretRefused:       unknown,
+	v1alpha1.ReasonInvalidTemplate:     unknown,
+}
+
+// Decided reports whether a reason is a decision of somebody who may decide so.
+// It withdraws at once what was given. Anything else is unknown: it takes
+// nothing away and adds nothing.
+func Decided(reason string) bool { return reasons[reason] == decision }

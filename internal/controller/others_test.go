@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// What is somebody else's decides nothing about an owner: these are attacks on
+// the conditions of an API's owner and on the tokens of his clients.
+
+// TestANamespaceThatIsNotAllowedClaimsNothing: the platform's server of an issuer
+// says which namespaces may use it. Another one makes a server of its own with
+// that issuer, takes the identifier first, and lies in wait for the owner's
+// APIResource to be made again.
+func TestANamespaceThatIsNotAllowedClaimsNothing(t *testing.T) {
+	op := startStepped(t)
+	w := newWorld(t)
+	evil := w.attacker()
+	cas := w.clusterServer(t, v1alpha1.ClusterAuthorizationServerSpec{AllowedNamespaces: namesOf(w.payments, w.shop)})
+	claim := evil.api(w)
+	create(t, w.server(evil.namespace), claim, evil.cart)
+	laterThan(t, claim)
+	secret := newSecret()
+	w.setClient(cartID, secret)
+	api, cart := w.api(), w.cart()
+	api.Spec.AuthorizationServerRef, cart.Spec.AuthorizationServerRef = refTo(cas), refTo(cas)
+	create(t, w.secret("cart-credentials", cartID, secret), api, cart)
+	all := []string{w.payments, w.shop, evil.namespace}
+
+	op.settle(all...)
+	isReady(t, api)
+	isReady(t, cart)
+	hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierNotAllowed)
+	getsNothingNow(t, evil.cart)
+
+	remove(t, api)
+	op.settle(all...)
+	hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierNotAllowed)
+	api = w.api()
+	api.Spec.AuthorizationServerRef = refTo(cas)
+	create(t, api)
+	op.settle(all...)
+	isReady(t, api)
+	isReady(t, cart)
+	getsNothingNow(t, evil.cart)
+
+	// Spelled otherwise it is the same server.
+	shouted := w.server(evil.namespace)
+	shouted.Name, shouted.Spec.Issuer = "shouted", shout(w.as.Issuer())
+	shouted.Spec.Endpoints = v1alpha1.AuthorizationServerEndpoints{
+		Token: v1alpha1.EndpointURL(w.as.TokenURL()), JWKS: v1alpha1.EndpointURL(w.as.JWKSURL()),
+	}
+	create(t, shouted)
+	change(t, claim, func(a *v1alpha1.APIResource) { a.Spec.AuthorizationServerRef.Name = "shouted" })
+	op.settle(all...)
+	hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierNotAllowed)
+}
+
+// shout spells an issuer with another scheme and host that mean the same.
+func shout(issuer string) string {
+	const scheme = "http://127.0.0.1"
+	if len(issuer) < len(scheme) || issuer[:len(scheme)] != scheme {
+		return issuer + "/."
+	}
+	return scheme + "." + issuer[len(scheme):]
+}
+
+// TestAClaimThatIsHeldStays has an older APIResource turn to an issuer where its
+// identifier is another's already, by pointing it at another server. It gets
+// nothing, and takes nothing away, whatever the owner does meanwhile.
+func TestAClaimThatIsHeldStays(t *testing.T) {
+	op := startStepped(t)
+	w := newWorld(t)
+	evil := w.attacker()
+	own := w.server(evil.namespace)
+	own.Name, own.Spec.Issuer = "own", w.as.Issuer()+"/own"
+	claim := evil.api(w)
+	claim.Spec.AuthorizationServerRef.Name = "own"
+	create(t, own, w.server(evil.namespace), claim, evil.cart)
+	laterThan(t, claim)
+	api, cart := w.story()
+	all := []string{w.payments, w.shop, evil.namespace}
+	op.settle(all...)
+	hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionTrue, v1alpha1.ReasonAccepted)
+	isReady(t, cart)
+	token := tokenIn(t, w.shop, "cart-token", "payment-api")
+
+	stays := func(what string) {
+		t.Helper()
+		op.settle(all...)
+		hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
+		isReady(t, cart)
+		if tokenIn(t, w.shop, "cart-token", "payment-api") != token {
+			t.Errorf("%s: the token of the owner's client is another one or gone", what)
+		}
+		getsNothingNow(t, evil.cart)
+	}
+	change(t, claim, func(a *v1alpha1.APIResource) { a.Spec.AuthorizationServerRef.Name = "auth" })
+	op.catchUp(all...)
+	for _, c := range []*v1alpha1.M2MClient{cart, evil.cart} { // before either APIResource is looked at
+		if err := op.reconcileClient(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stays("the older one is pointed at the issuer")
+	change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Scopes[0].Description = "changed" })
+	op.catchUp(all...)
+	if err := op.reconcileClient(evil.cart); err != nil { // the owner's new generation is not judged yet
+		t.Fatal(err)
+	}
+	stays("the owner changes his APIResource")
+
+	// That the owner's server is gone may be a slip.
+	remove(t, w.server(w.payments))
+	stays("the owner's server is gone")
+	create(t, w.server(w.payments))
+	stays("the owner's server is back")
+	isReady(t, api)
+}
+
+// getsNothingNow fails if a client has a token at this moment.
+func getsNothingNow(t *testing.T, c *v1alpha1.M2MClient) {
+	t.Helper()
+	if keys := keysIn(t, c); len(keys) > 0 {
+		t.Errorf("client %s/%s has a Secret with the keys %v", c.Namespace, c.Name, keys)
+	}
+}
+
+// TestAGrantThatGoesDuringARequest withdraws a client's grants while the server
+// takes its time with the first of its requests. No other request is sent, and
+// what the server answers is not published for a moment.
+func TestAGrantThatGoesDuringARequest(t *testing.T) {
+	for name, tc := range map[string]struct {
+		withdraw func(*testing.T, *v1alpha1.APIResource)
+		want     string
+	}{
+		"the grant": {func(t *testing.T, api *v1alpha1.APIResource) {
+			change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
+		}, v1alpha1.ReasonNotGranted},
+		"the scope": {func(t *testing.T, api *v1alpha1.APIResource) {
+			change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants[0].Scopes = []v1alpha1.ScopeName{"payments:read"} })
+		}, v1alpha1.ReasonScopeNotGranted},
+		"the API": {func(t *testing.T, api *v1alpha1.APIResource) { remove(t, api) }, v1alpha1.ReasonAPIResourceNotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			op := startStepped(t)
+			w := newWorld(t)
+			api, cart := w.story()
+			w.alsoKnows(ordersAPI)
+			orders := w.api()
+			orders.Name, orders.Spec.Identifier = "orders-api", ordersAPI
+			create(t, orders)
+			change(t, cart, func(c *v1alpha1.M2MClient) {
+				c.Spec.Access = append(c.Spec.Access, v1alpha1.Access{
+					APIResourceRef: v1alpha1.APIResourceReference{Name: "orders-api", Namespace: v1alpha1.NamespaceName(w.payments)},
+					Scopes:         []v1alpha1.ScopeName{"payments:write"},
+				})
+			})
+			op.catchUp(w.payments, w.shop)
+			for _, s := range []string{w.payments, w.shop} {
+				if _, err := op.server[0].Reconcile(t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Namespace: s, Name: "auth"}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			op.catchUp(w.payments, w.shop)
+			w.as.AddFault(oidctest.Token, &oidctest.Fault{Times: 1, Match: duringTheFirst(func() {
+				tc.withdraw(t, api)
+				tc.withdraw(t, orders)
+				op.catchUp(w.payments, w.shop)
+			})})
+
+			if err := op.reconcileClient(cart); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(w.as.TokenRequests()); n != 1 {
+				t.Errorf("%d token requests were sent, want the one that was under way", n)
+			}
+			for _, wrote := range op.requests.writes() {
+				if strings.Contains(wrote, " secrets") {
+					t.Errorf("a Secret was written: %s", wrote)
+				}
+			}
+			op.settle(w.payments, w.shop)
+			hasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, tc.want)
+			getsNothingNow(t, cart)
+			if n := len(w.as.TokenRequests()); n != 1 {
+				t.Errorf("%d token requests were sent in the end, want 1", n)
+			}
+		})
+	}
+}
+
+// duringTheFirst makes a fault's Match of what happens during the first request.
+func duringTheFirst(during func()) func(*http.Request) bool {
+	once := sync.OnceFunc(during)
+	return func(*http.Request) bool { once(); return false }
+}
