@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,11 +87,15 @@ func (r *APIResourceReconciler) reconcile(ctx context.Context, api *v1alpha1.API
 	}
 	r.hold(api, srv, refused)
 	provisioned := apiProvisioned(api, srv, refused)
-	distributed, namespaces, err := r.distribution(ctx, api, srv, refused)
+	held, needed, err := r.delivery(ctx, client.ObjectKeyFromObject(api))
 	if err != nil {
 		return err
 	}
-	ready := isTrue(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The APIResource is accepted and its verification bundle is where it is needed")
+	distributed, err := r.distribution(ctx, api, srv, refused, needed.Has(api.Namespace) && !held.Has(api.Namespace))
+	if err != nil {
+		return err
+	}
+	ready := isTrue(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The APIResource is accepted and its verification bundle is where its own workloads need it")
 	for _, c := range []condition{distributed, provisioned, accepted} {
 		// What is only observed may differ.
 		if c.Type != "" && c.Status != metav1.ConditionTrue && c.Reason != v1alpha1.ReasonDrifted {
@@ -102,9 +107,15 @@ func (r *APIResourceReconciler) reconcile(ctx context.Context, api *v1alpha1.API
 	api.Status.ObservedGeneration = api.Generation
 	api.Status.Bundle = v1alpha1.VerificationBundle{
 		ConfigMapName: v1alpha1.ObjectName(render.ConfigMapName(api.Namespace, api.Name)),
-		Namespaces:    ptr.To(int32(min(namespaces, 1<<30))), //nolint:gosec // bounded
+		Namespaces:    ptr.To(numberOf(held)),
+		Undelivered:   numberOf(needed.Difference(held).Delete(api.Namespace)),
 	}
 	return nil
+}
+
+// numberOf returns how many namespaces these are.
+func numberOf(namespaces sets.Set[string]) int32 {
+	return int32(min(len(namespaces), 1<<30)) //nolint:gosec // bounded
 }
 
 // hold writes down that an APIResource has its identifier, or that it has it no
@@ -118,19 +129,24 @@ func (r *APIResourceReconciler) hold(api *v1alpha1.APIResource, srv *server, ref
 	}
 }
 
-// distribution says whether the bundle is in every namespace that needs it, and
-// in how many it is.
-func (r *APIResourceReconciler) distribution(ctx context.Context, api *v1alpha1.APIResource, srv *server, refused *problem) (condition, int, error) {
-	needed, err := namespacesThatVerify(ctx, r.client, client.ObjectKeyFromObject(api))
-	if err != nil {
-		return condition{}, 0, err
+// delivery returns the namespaces that have an API's bundle, and those that need
+// it.
+func (r *APIResourceReconciler) delivery(ctx context.Context, api types.NamespacedName) (held, needed sets.Set[string], err error) {
+	if needed, err = namespacesThatVerify(ctx, r.client, api); err != nil {
+		return nil, nil, err
 	}
-	held, err := namespacesWithBundle(ctx, r.client, client.ObjectKeyFromObject(api))
-	if err != nil {
-		return condition{}, 0, err
-	}
-	no := func(reason, message string) (condition, int, error) {
-		return isFalse(v1alpha1.ConditionDistributed, reason, message), len(held), nil
+	held, err = namespacesWithBundle(ctx, r.client, api)
+	return held, needed, err
+}
+
+// distribution says whether the API's own namespace has the bundle. What is in
+// its way elsewhere is told there, and decides nothing about the API: whoever may
+// write to another namespace could have it fail.
+func (r *APIResourceReconciler) distribution(
+	ctx context.Context, api *v1alpha1.APIResource, srv *server, refused *problem, missing bool,
+) (condition, error) {
+	no := func(reason, message string) (condition, error) {
+		return isFalse(v1alpha1.ConditionDistributed, reason, message), nil
 	}
 	if refused != nil {
 		return no(v1alpha1.ReasonNotAccepted, "The APIResource is not accepted")
@@ -141,30 +157,20 @@ func (r *APIResourceReconciler) distribution(ctx context.Context, api *v1alpha1.
 	if _, err := r.rendered.files(client.ObjectKeyFromObject(api), bundleOf(api, srv), extraFiles(api)); err != nil {
 		return no(v1alpha1.ReasonInvalidTemplate, "A part of the verification bundle cannot be rendered: "+err.Error())
 	}
-	missing := needed.Difference(held)
-	name := render.ConfigMapName(api.Namespace, api.Name)
-	var taken []string
-	for _, ns := range sets.List(missing) {
-		// One that is the operator's has only not reached this cache yet.
-		anothers, err := r.foreign.isAnothers(ctx, "ConfigMap", types.NamespacedName{Namespace: ns, Name: name})
-		if err != nil {
-			return condition{}, 0, err
-		}
-		if anothers {
-			taken = append(taken, ns)
-		}
+	if !missing {
+		return isTrue(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, "The verification bundle is where the API's own workloads need it"), nil
 	}
-	switch {
-	case len(taken) > 0:
-		where := fmt.Sprintf("namespace %q", taken[0])
-		if len(taken) > 1 {
-			where += fmt.Sprintf(" and %d others", len(taken)-1)
-		}
-		return no(v1alpha1.ReasonConfigMapNotOwned, fmt.Sprintf("ConfigMap %q exists in %s and is not the operator's; delete or rename it", name, where))
-	case len(missing) > 0:
-		return no(v1alpha1.ReasonDistributing, "The verification bundle is on its way")
+	// One that is the operator's has only not reached this cache yet.
+	name := types.NamespacedName{Namespace: api.Namespace, Name: render.ConfigMapName(api.Namespace, api.Name)}
+	anothers, err := r.foreign.isAnothers(ctx, "ConfigMap", name)
+	if err != nil {
+		return condition{}, err
 	}
-	return isTrue(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, "The verification bundle is in every namespace that needs it"), len(held), nil
+	if anothers {
+		return no(v1alpha1.ReasonConfigMapNotOwned, fmt.Sprintf(
+			"ConfigMap %q exists in namespace %q and is not the operator's; delete or rename it", name.Name, name.Namespace))
+	}
+	return no(v1alpha1.ReasonDistributing, "The verification bundle is on its way")
 }
 
 // namespacesThatVerify returns the namespaces with pods or workloads that are
@@ -198,15 +204,17 @@ func namespacesWithBundle(ctx context.Context, c client.Reader, api types.Namesp
 	return namespaces, nil
 }
 
-// bundlesOf returns the ConfigMaps of an APIResource's bundle. They are the
-// cache's own: read only.
+// bundlesOf returns the ConfigMaps of an APIResource's bundle: those of its
+// name, for anybody can write label and annotation. They are shared with the
+// cache: read only.
 func bundlesOf(ctx context.Context, c client.Reader, api types.NamespacedName) ([]corev1.ConfigMap, error) {
 	var list corev1.ConfigMapList
 	err := c.List(ctx, &list, client.MatchingFields{byAPIResource: api.String()}, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
 	if err != nil {
 		return nil, fmt.Errorf("list the bundles of %q: %w", api, err)
 	}
-	return list.Items, nil
+	name := render.ConfigMapName(api.Namespace, api.Name)
+	return slices.DeleteFunc(list.Items, func(m corev1.ConfigMap) bool { return m.Name != name }), nil
 }
 
 // SetupWithManager watches what decides whether an APIResource is accepted, and
@@ -227,7 +235,9 @@ func (r *APIResourceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	})
 	// An APIResource that goes, changes its server or is no longer accepted may
 	// free its identifier.
-	acceptedDiffers := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool { return isAccepted(e.ObjectOld) != isAccepted(e.ObjectNew) }}
+	acceptedDiffers := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		return isAccepted(e.ObjectOld) != isAccepted(e.ObjectNew) || heldAt(e.ObjectOld) != heldAt(e.ObjectNew)
+	}}
 	rivals := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{},
 			client.MatchingFields{byIdentifier: string(o.(*v1alpha1.APIResource).Spec.Identifier)})
@@ -261,6 +271,9 @@ func (r *APIResourceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 func isAccepted(o client.Object) bool {
 	return meta.IsStatusConditionTrue(o.(*v1alpha1.APIResource).Status.Conditions, v1alpha1.ConditionAccepted)
 }
+
+// heldAt returns the issuer at which an APIResource has its identifier.
+func heldAt(o client.Object) string { return o.(*v1alpha1.APIResource).Status.IdentifierHold.Issuer }
 
 // settled enqueues what a function names, a little later, so that many events
 // cost one reconcile.

@@ -275,24 +275,34 @@ func TestBundleIsKept(t *testing.T) {
 		change(t, m, func(m *corev1.ConfigMap) { m.Labels = good.Labels })
 		restored(t)
 	})
+	t.Run("another's ConfigMap of its name in the API's own namespace", func(t *testing.T) {
+		remove(t, bundleIn(t, w.payments, api))
+		restored(t)
+		m := bundleIn(t, w.payments, api)
+		change(t, m, func(m *corev1.ConfigMap) { m.Labels = nil })
+		c := hasCondition(t, api, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonConfigMapNotOwned)
+		for _, s := range []string{w.payments, good.Name} {
+			if !strings.Contains(c.Message, s) {
+				t.Errorf("the message %q does not name %s", c.Message, s)
+			}
+		}
+		remove(t, m)
+		restored(t)
+	})
 	t.Run("another's ConfigMap of its name", func(t *testing.T) {
 		ns := newVerifiers(t)
 		foreign := &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: good.Name}, Data: map[string]string{"mine": "yes"},
 		}
 		create(t, foreign, verifyWith(ns, "payment", w.payments+"/payment-api"))
-		c := hasCondition(t, api, v1alpha1.ConditionDistributed, metav1.ConditionFalse, v1alpha1.ReasonConfigMapNotOwned)
-		for _, s := range []string{ns, good.Name} {
-			if !strings.Contains(c.Message, s) {
-				t.Errorf("the message %q does not name %s", c.Message, s)
-			}
-		}
-		hasCondition(t, api, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonConfigMapNotOwned)
+		lacking(t, api, 1)
+		isReady(t, api)
 		if b := bundleIn(t, ns, api); b.ResourceVersion != foreign.ResourceVersion {
 			t.Errorf("another's ConfigMap was changed: %v", b.Data)
 		}
 		remove(t, foreign)
 		hasBundle(t, ns, api)
+		lacking(t, api, 0)
 		isReady(t, api)
 	})
 	t.Run("another's ConfigMap of its name is not removed", func(t *testing.T) {
@@ -300,12 +310,28 @@ func TestBundleIsKept(t *testing.T) {
 		foreign := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: good.Name}}
 		d := verifyWith(ns, "payment", w.payments+"/payment-api")
 		create(t, foreign, d)
-		hasCondition(t, api, v1alpha1.ConditionDistributed, metav1.ConditionFalse, v1alpha1.ReasonConfigMapNotOwned)
+		lacking(t, api, 1)
 		discard(t, d)
+		lacking(t, api, 0)
 		isReady(t, api)
 		if b := bundleIn(t, ns, api); b == nil || b.UID != foreign.UID {
 			t.Error("another's ConfigMap was removed")
 		}
+	})
+}
+
+// lacking waits until the status says that so many other namespaces lack the
+// bundle.
+func lacking(t *testing.T, api *v1alpha1.APIResource, want int32) {
+	t.Helper()
+	eventually(t, func() error {
+		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(api), api); err != nil {
+			return err
+		}
+		if got := api.Status.Bundle.Undelivered; got != want {
+			return fmt.Errorf("%d namespaces lack the bundle, want %d", got, want)
+		}
+		return nil
 	})
 }
 

@@ -56,13 +56,13 @@ func (r *M2MClientReconciler) delivered(ctx context.Context, p *pass, a *access,
 	if a.spec == nil || claims == nil {
 		return time.Time{}, nil
 	}
-	bundles, err := bundlesOf(ctx, r.client, a.api)
-	if err != nil || len(bundles) == 0 {
+	bundles, err := r.awaitedBundles(ctx, a)
+	if err != nil {
 		return time.Time{}, err
 	}
 	want := render.ContentsOf(bundleOf(a.spec, a.server), extraFiles(a.spec))
-	for i := range bundles {
-		is, _ := contentsIn(&bundles[i])
+	for _, bundle := range bundles {
+		is, _ := contentsIn(bundle)
 		key, wantKey := is.Keys[claims.KeyID], want.Keys[claims.KeyID]
 		if is.Terms != want.Terms || key.Hash != wantKey.Hash {
 			return p.now.Add(holdPoll), nil
@@ -71,10 +71,10 @@ func (r *M2MClientReconciler) delivered(ctx context.Context, p *pass, a *access,
 		if key.Since.After(since) {
 			since = key.Since
 		}
-		if since.IsZero() || !p.now.Before(since.Add(kubeletDelay)) {
-			continue
+		if since.IsZero() || !p.now.Before(since.Add(kubeletDelay)) || since.After(p.now.Add(clockSkew)) {
+			continue // seen long ago, or a moment that the operator never wrote
 		}
-		later, err := r.seen(ctx, p, bundles[i].Namespace, a.api, since)
+		later, err := r.seen(ctx, p, bundle.Namespace, a.api, since)
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -85,18 +85,50 @@ func (r *M2MClientReconciler) delivered(ctx context.Context, p *pass, a *access,
 	return look, nil
 }
 
+// awaitedBundles returns the bundles that tokens for an API wait for: those of
+// its own namespace and of the namespaces that its owner names, where pods verify
+// with them. Others may have the bundle, and delay nothing: any namespace can
+// annotate a pod, and write what it wants to a ConfigMap of its own.
+func (r *M2MClientReconciler) awaitedBundles(ctx context.Context, a *access) ([]*corev1.ConfigMap, error) {
+	bundles, err := bundlesOf(ctx, r.client, a.api)
+	if err != nil {
+		return nil, err
+	}
+	var awaited []*corev1.ConfigMap
+	for i := range bundles {
+		namespace := bundles[i].Namespace
+		counts := namespace == a.api.Namespace
+		if !counts {
+			if counts, err = r.servers.rules.Selects(ctx, a.spec.Spec.Verification.Namespaces, namespace); err != nil {
+				return nil, err
+			}
+		}
+		if !counts {
+			continue
+		}
+		pods, err := r.verifyingPods(ctx, namespace, a.api)
+		if err != nil {
+			return nil, err
+		}
+		if len(pods.Items) > 0 {
+			awaited = append(awaited, &bundles[i])
+		}
+	}
+	return awaited, nil
+}
+
 // bundleAhead says whether the key that a token is signed with is on its way to the
 // API's pods: it is in every bundle, and the pods that can be touched were.
 func (r *M2MClientReconciler) bundleAhead(ctx context.Context, a *access, claims *jwks.Claims) (bool, error) {
 	if a.spec == nil || claims == nil {
 		return true, nil
 	}
-	bundles, err := bundlesOf(ctx, r.client, a.api)
+	bundles, err := r.awaitedBundles(ctx, a)
 	if err != nil {
 		return false, err
 	}
-	for i := range bundles {
-		is, _ := contentsIn(&bundles[i])
+	for _, bundle := range bundles {
+		is, _ := contentsIn(bundle)
 		key, ok := is.Keys[claims.KeyID]
 		if !ok {
 			return false, nil
@@ -104,7 +136,7 @@ func (r *M2MClientReconciler) bundleAhead(ctx context.Context, a *access, claims
 		if !r.prompt || key.Since.IsZero() {
 			continue
 		}
-		pods, err := r.verifyingPods(ctx, bundles[i].Namespace, a.api)
+		pods, err := r.verifyingPods(ctx, bundle.Namespace, a.api)
 		if err != nil {
 			return false, err
 		}

@@ -3,17 +3,26 @@
 package controller
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
 // What is somebody else's decides nothing about an owner: these are attacks on
@@ -205,4 +214,179 @@ func TestAGrantThatGoesDuringARequest(t *testing.T) {
 func duringTheFirst(during func()) func(*http.Request) bool {
 	once := sync.OnceFunc(during)
 	return func(*http.Request) bool { once(); return false }
+}
+
+// bundleOfAnother creates a ConfigMap that looks like a bundle of the stage's API
+// whose contents are not what the API's pods need.
+func (s *stage) bundleOfAnother(namespace, name string) {
+	s.t.Helper()
+	create(s.t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+		Namespace: namespace, Name: name, Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
+		Annotations: map[string]string{
+			v1alpha1.APIResourceAnnotation: s.payments + "/payment-api",
+			v1alpha1.ContentsAnnotation:    `{"terms":"forged","keys":{}}`,
+		},
+	}})
+}
+
+// TestOtherNamespacesDelayNoToken has another namespace do what it can to hold
+// back the tokens of an API's clients when the server signs with a new key. Only
+// the API's own namespace, and those that its owner names, are waited for.
+func TestOtherNamespacesDelayNoToken(t *testing.T) {
+	op := startStepped(t)
+	for name, tc := range map[string]struct {
+		hinder func(s *stage, evil string)
+		named  bool // the API's owner names the namespace
+		held   bool
+	}{
+		"a labelled ConfigMap of any name, with forged contents": {hinder: func(s *stage, evil string) { s.bundleOfAnother(evil, "forged") }},
+		"a labelled ConfigMap of the bundle's name, and no pod": {hinder: func(s *stage, evil string) {
+			s.bundleOfAnother(evil, render.ConfigMapName(s.payments, "payment-api"))
+		}},
+		"a labelled ConfigMap of any name in the API's own namespace": {hinder: func(s *stage, _ string) {
+			paymentPod(s, false)
+			s.settle()
+			op.advance(2 * kubeletDelay)
+			s.bundleOfAnother(s.payments, "forged")
+		}, held: true}, // for its pod alone, and no longer than that takes
+		"a pod that verifies and that nobody touches": {hinder: func(s *stage, evil string) {
+			create(s.t, annotatedPod(evil, "x", v1alpha1.VerifyAnnotation, s.payments+"/payment-api"))
+		}},
+		"a pod that verifies, in a namespace that the owner names": {hinder: func(s *stage, evil string) {
+			create(s.t, annotatedPod(evil, "x", v1alpha1.VerifyAnnotation, s.payments+"/payment-api"))
+		}, named: true, held: true},
+		"a ConfigMap of any name, in a namespace that the owner names": {hinder: func(s *stage, evil string) { s.bundleOfAnother(evil, "forged") }, named: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, op)
+			evil := newNamespace(t, "evil", nil)
+			if tc.named {
+				change(t, s.api, func(a *v1alpha1.APIResource) { a.Spec.Verification.Namespaces = namesOf(evil) })
+			}
+			tc.hinder(s, evil)
+			op.settle(s.payments, s.shop, evil)
+			s.due()
+			if _, err := s.as.RotateKey(); err != nil {
+				t.Fatal(err)
+			}
+			s.as.ResetRequests()
+			op.settle(s.payments, s.shop, evil)
+			if !tc.held {
+				s.isPublished()
+				return
+			}
+			s.isHeld()
+			op.advance(kubeletDelay)
+			op.settle(s.payments, s.shop, evil)
+			s.isPublished()
+		})
+	}
+}
+
+// TestAMomentThatLiesAheadDelaysNoToken: nobody but the operator says since when
+// a key is in a bundle, and it never says tomorrow.
+func TestAMomentThatLiesAheadDelaysNoToken(t *testing.T) {
+	op := startStepped(t)
+	s := newStage(t, op)
+	paymentPod(s, false)
+	s.settle()
+	op.advance(2 * kubeletDelay)
+	s.settle()
+	bundle := bundleIn(t, s.payments, s.api)
+	change(t, bundle, func(m *corev1.ConfigMap) {
+		var c render.Contents
+		if err := json.Unmarshal([]byte(m.Annotations[v1alpha1.ContentsAnnotation]), &c); err != nil {
+			t.Fatal(err)
+		}
+		c.TermsSince = op.clock.Now().Add(24 * time.Hour)
+		encoded, err := json.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Annotations[v1alpha1.ContentsAnnotation] = string(encoded)
+	})
+	s.due()
+	s.as.ResetRequests()
+	old := s.token()
+	s.settle()
+	if s.token() == old || s.as.Count(oidctest.Token) != 1 {
+		t.Error("the token waits for a moment that the operator did not write")
+	}
+}
+
+// TestOtherNamespacesLeaveAnAPIReady has another namespace keep the bundle out:
+// by a ConfigMap of its name, and by a policy. The owner's conditions do not
+// change, and it is told where it happens.
+func TestOtherNamespacesLeaveAnAPIReady(t *testing.T) {
+	op := startStepped(t)
+	events := noteEvents(op)
+	w := newWorld(t)
+	api, cart := w.story()
+	paymentPod(&stage{world: w, op: op}, false)
+	op.settle(w.payments, w.shop)
+	isReady(t, api)
+	transition := meta.FindStatusCondition(api.Status.Conditions, v1alpha1.ConditionReady).LastTransitionTime
+	name := render.ConfigMapName(w.payments, "payment-api")
+
+	evil, strict := newNamespace(t, "evil", nil), newNamespace(t, "strict", nil)
+	create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: evil, Name: name}, Data: map[string]string{"jwks.json": "{}"}})
+	lift := refuse(t, strict, "configmaps", "m2m-verify", "'not here'")
+	for _, ns := range []string{evil, strict} {
+		create(t, annotatedPod(ns, "gateway", v1alpha1.VerifyAnnotation, w.payments+"/payment-api"))
+	}
+	all := []string{w.payments, w.shop, evil, strict}
+	rounds := func() { // it does not come to rest: what is refused is tried again in each round
+		t.Helper()
+		for range 3 {
+			op.catchUp(all...)
+			op.round(all...)
+		}
+	}
+	undelivered := func(want int32) {
+		t.Helper()
+		rounds()
+		isReady(t, api)
+		hasCondition(t, api, v1alpha1.ConditionDistributed, metav1.ConditionTrue, v1alpha1.ReasonDistributed)
+		if got := api.Status.Bundle.Undelivered; got != want {
+			t.Errorf("the status says that %d namespaces lack the bundle, want %d", got, want)
+		}
+		if now := meta.FindStatusCondition(api.Status.Conditions, v1alpha1.ConditionReady).LastTransitionTime; !now.Equal(&transition) {
+			t.Error("the condition Ready has changed")
+		}
+		isReady(t, cart)
+	}
+	op.catchUp(all...)
+	op.advance(time.Minute) // the pods are old enough to be told
+	undelivered(2)
+
+	want := fmt.Sprintf("gateway: VerificationNotReady: ConfigMap %q exists and is not the operator's", name)
+	if notes := events.take(); !slices.ContainsFunc(notes, func(n string) bool { return strings.HasPrefix(n, want) }) {
+		t.Errorf("the pod beside the foreign ConfigMap was told %q, want %q", notes, want)
+	}
+	eventually(t, func() error {
+		var list eventsv1.EventList
+		if err := kube.List(t.Context(), &list, client.InNamespace(strict)); err != nil {
+			return err
+		}
+		for _, e := range list.Items {
+			if e.Reason == v1alpha1.ReasonBundleRefused && e.Regarding.Name == name && strings.Contains(e.Note, "not here") {
+				return nil
+			}
+		}
+		return fmt.Errorf("no event in the namespace of the policy says so: %d events", len(list.Items))
+	})
+	lift()
+	op.advance(refusalWait)
+	undelivered(1)
+	remove(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: evil, Name: name}})
+	undelivered(0)
+
+	// In the API's own namespace it counts.
+	remove(t, bundleIn(t, w.payments, api))
+	create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.payments, Name: name}})
+	rounds()
+	hasCondition(t, api, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonConfigMapNotOwned)
+	if got := api.Status.Bundle.Undelivered; got != 0 {
+		t.Errorf("the API's own namespace is counted among the others: %d", got)
+	}
 }

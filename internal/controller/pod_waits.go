@@ -122,12 +122,21 @@ func (r *PodReconciler) tokenWait(ctx context.Context, pod client.Object) (*wait
 // APIResource.
 func (r *PodReconciler) verificationWait(ctx context.Context, namespace string, ref types.NamespacedName) (*wait, error) {
 	bundle := types.NamespacedName{Namespace: namespace, Name: render.ConfigMapName(ref.Namespace, ref.Name)}
-	there, err := r.exists(ctx, "ConfigMap", &corev1.ConfigMap{}, bundle)
-	if there || err != nil {
-		return nil, err
-	}
 	api := v1alpha1.APIResource{ObjectMeta: metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name}}
 	w := &wait{reason: v1alpha1.ReasonVerificationNotReady, about: &api}
+	there, err := r.exists(ctx, "ConfigMap", &corev1.ConfigMap{}, bundle)
+	if err != nil {
+		return nil, err
+	}
+	if there {
+		anothers, err := r.foreign.isAnothers(ctx, "ConfigMap", bundle)
+		if err != nil || !anothers {
+			return nil, err
+		}
+		w.cause = v1alpha1.ReasonConfigMapNotOwned
+		w.message = fmt.Sprintf("ConfigMap %q exists and is not the operator's, so that this pod does not get what it verifies with; delete or rename it", bundle.Name)
+		return w, nil
+	}
 	because := func(cause, format string, args ...any) (*wait, error) {
 		w.cause, w.message = cause, fmt.Sprintf("Waiting for ConfigMap %q: ", bundle.Name)+fmt.Sprintf(format, args...)
 		return w, nil

@@ -81,6 +81,15 @@ func TestRedactedLeavesNoPieces(t *testing.T) {
 // until lift is called or the test ends.
 func refuseSecrets(t *testing.T, namespace string) (lift func()) {
 	t.Helper()
+	// A careless policy shows what it saw.
+	return refuse(t, namespace, "secrets", "cart-token",
+		"'no token Secrets here: ' + (has(object.data) && 'payment-api' in object.data ? string(object.data['payment-api']) : '')")
+}
+
+// refuse has the API server refuse the Secrets or ConfigMaps of a namespace
+// whose names begin so, until lift is called or the test ends.
+func refuse(t *testing.T, namespace, resource, prefix, message string) (lift func()) {
+	t.Helper()
 	name := "refuse-" + namespace + "-" + strings.ToLower(time.Now().Format("150405.000000"))
 	policy := &admissionv1.ValidatingAdmissionPolicy{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -89,13 +98,12 @@ func refuseSecrets(t *testing.T, namespace string) (lift func()) {
 				NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: namespace}},
 				ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
 					Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
-					Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"}},
+					Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{resource}},
 				}}},
 			},
 			Validations: []admissionv1.Validation{{
-				Expression: "!object.metadata.name.startsWith('cart-token')",
-				// A careless policy shows what it saw.
-				MessageExpression: "'no token Secrets here: ' + (has(object.data) && 'payment-api' in object.data ? string(object.data['payment-api']) : '')",
+				Expression:        "!object.metadata.name.startsWith('" + prefix + "')",
+				MessageExpression: message,
 			}},
 		},
 	}
@@ -107,8 +115,13 @@ func refuseSecrets(t *testing.T, namespace string) (lift func()) {
 	}
 	create(t, policy, binding)
 	probe := func() error {
-		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "cart-token-probe"}}
-		return kube.Create(t.Context(), s, client.DryRunAll)
+		var o client.Object = &corev1.Secret{}
+		if resource == "configmaps" {
+			o = &corev1.ConfigMap{}
+		}
+		o.SetNamespace(namespace)
+		o.SetName(prefix + "-probe")
+		return kube.Create(t.Context(), o, client.DryRunAll)
 	}
 	eventually(t, func() error {
 		if probe() == nil {
