@@ -73,8 +73,8 @@ const (
 	// AuthorizationServerNotReady, AuthorizationServerUnavailable,
 	// CredentialsNotFound, CredentialsInvalid, CredentialsNotAllowed, TokenRequestFailed,
 	// TokenRequestRefused, TokenNotVerified, SecretNotOwned, SecretRefused,
-	// InvalidTemplate, NotGranted, or a reason of the condition Provisioned; to
-	// be Unknown: WaitingForBudget, Provisioning.
+	// InvalidTemplate, NotGranted, APIResourceNotWatched, or a reason of the
+	// condition Provisioned; to be Unknown: WaitingForBudget, Provisioning.
 	ConditionFresh = "Fresh"
 
 	// ConditionVerified, on an M2MClient, says whether the tokens pass the
@@ -96,7 +96,7 @@ const (
 	// ProvisioningRefused, ProvisioningFailed, ProvisioningNotConfigured,
 	// ProvisioningForbidden, NotAccepted, ScopeNotProvisioned,
 	// AuthorizationServerNotReady; to be Unknown: Provisioning,
-	// APIResourceNotFound, AuthorizationServerNotFound,
+	// APIResourceNotFound, APIResourceNotWatched, AuthorizationServerNotFound,
 	// AuthorizationServerNotAllowed, ServerMismatch.
 	ConditionProvisioned = "Provisioned"
 

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
@@ -269,14 +270,14 @@ func TestNamespaceWithTooManyLabelsIsNotSelected(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &servers{client: theNamespace{ns.(*metav1.PartialObjectMetadata)}}
+	r := rules.Resolver{Reader: theNamespace{ns.(*metav1.PartialObjectMetadata)}, Cut: isCut}
 	lacks := v1alpha1.NamespaceSelection{Selector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
 		{Key: "example.com/a1", Operator: metav1.LabelSelectorOpDoesNotExist}}}}
-	if chosen, err := s.selects(t.Context(), lacks, "evil"); chosen || err != nil {
+	if chosen, err := r.Selects(t.Context(), lacks, "evil"); chosen || err != nil {
 		t.Errorf("it is selected: %t, %v", chosen, err)
 	}
 	lacks.Names = []v1alpha1.NamespaceName{"evil"}
-	if chosen, err := s.selects(t.Context(), lacks, "evil"); !chosen || err != nil {
+	if chosen, err := r.Selects(t.Context(), lacks, "evil"); !chosen || err != nil {
 		t.Errorf("by its name it is selected: %t, %v", chosen, err)
 	}
 }

@@ -103,7 +103,8 @@ data: {ca.crt: "MIIB..."}
 	},
 	"identifier-claimed": {also: strings.ReplaceAll(story["payments-auth"]+"\n---\n"+story["payment-api"], "$PAYMENTS", "$SHOP"),
 		without: []string{"auth"}, older: true},
-	"identifier-bound": {also: company + `  identifierClaims: [{namespaces: {names: [$SHOP]}, prefixes: ["https://payment.example.com/"]}]` + "\n"},
+	"identifier-bound":   {also: company + `  identifierClaims: [{namespaces: {names: [$SHOP]}, prefixes: ["https://payment.example.com/"]}]` + "\n"},
+	"issuer-not-allowed": {also: strings.Replace(company, "$PAYMENTS", "$SHOP", 1)},
 	"identifier-not-allowed": {
 		also: company + `  identifierClaims: [{namespaces: {names: [$SHOP]}, prefixes: ["https://payment.example.com/"]}]` + "\n",
 		set:  map[string]string{"payment-api": `spec: {authorizationServerRef: {kind: ClusterAuthorizationServer, name: $CLUSTER}}`},
@@ -132,7 +133,8 @@ metadata: {name: m2m-verify.$PAYMENTS.payment-api, namespace: $PAYMENTS}
 	"client-server-not-ready": {prepare: serverDown},
 	"api-unknown":             {set: map[string]string{"cart": `spec: {access: [{apiResourceRef: {name: payments-api, namespace: $PAYMENTS}}]}`}},
 	"api-other-namespace":     {set: map[string]string{"cart": `spec: {access: [{apiResourceRef: {name: payment-api}}]}`}},
-	"api-not-accepted":        {without: []string{"payments-auth"}},
+	"api-without-server":      {without: []string{"payments-auth"}},
+	"api-not-accepted":        {also: strings.Replace(company, "$PAYMENTS", "$SHOP", 1)},
 	"api-other-issuer": {
 		also: company,
 		set: map[string]string{
