@@ -29,7 +29,7 @@ func TestFlags(t *testing.T) {
 			Options:        controller.Options{OperatorNamespace: "system", Workers: 20, RequestsPerSecond: 100, PromptDelivery: true, DeletionTimeout: 5 * time.Minute, Shards: 1},
 			metricsAddress: ":8443", probeAddress: ":8081", profileAddress: "0", leaderElect: true,
 			leaseDuration: 15 * time.Second, renewDeadline: 10 * time.Second, qps: 500, burst: 1000,
-			inject: true,
+			controllers: true, inject: true,
 			webhook: webhookv1.Options{
 				Port: 9443, OperatorNamespace: "system", Service: "m2m-operator-webhook", Configuration: "m2m-operator-pod-injection",
 			},
@@ -81,6 +81,9 @@ func TestFlags(t *testing.T) {
 		},
 		"profiles for oneself": {
 			[]string{"--pprof-bind-address=[::1]:6060"}, def(func(o *options) { o.profileAddress = "[::1]:6060" }),
+		},
+		"the webhook only, which needs no lease": {
+			[]string{"--controllers=false"}, def(func(o *options) { o.controllers, o.leaderElect = false, false }),
 		},
 		"no injection": {[]string{"--webhook=false"}, def(func(o *options) { o.inject = false })},
 		"a webhook of other names, at another address": {
@@ -196,6 +199,9 @@ func TestFlagErrors(t *testing.T) {
 		},
 		"a webhook at a port that is none": {
 			[]string{elsewhere, "--webhook-bind-address=:0"}, `--webhook-bind-address: ":0" is no address, such as :9443`,
+		},
+		"nothing to do": {
+			[]string{elsewhere, "--controllers=false", "--webhook=false"}, "--controllers=false leaves nothing to do without the webhook, which a shard does not have",
 		},
 		"names that nobody vouches for": {
 			[]string{elsewhere, "--webhook-client-names=kube-apiserver"}, "--webhook-client-names needs --webhook-client-ca",

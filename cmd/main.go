@@ -67,7 +67,7 @@ type options struct {
 	leaseDuration, renewDeadline time.Duration
 	qps                          float64
 	burst                        int
-	inject                       bool
+	controllers, inject          bool
 	webhook                      webhookv1.Options
 	log                          zap.Options
 }
@@ -95,6 +95,7 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 		"How long a deleted object is held until what was provisioned of it is removed at its authorization server.")
 	flags.IntVar(&o.RequestsPerSecond, "default-requests-per-second", 100, "Requests per second to an authorization server that names no budget of its own.")
 	flags.BoolVar(&o.PromptDelivery, "prompt-delivery", true, "Touch the pods that must see a change at once. It needs the permission to patch pods.")
+	flags.BoolVar(&o.controllers, "controllers", true, "Run the controllers. Without them an instance serves the webhook only, and needs no lease.")
 	flags.BoolVar(&o.inject, "webhook", true, "Serve the webhook that injects tokens and verification bundles into annotated pods.")
 	flags.StringVar(&webhookAddress, "webhook-bind-address", ":9443", "Where the webhook is served.")
 	flags.StringVar(&o.webhook.CertDir, "webhook-cert-dir", "",
@@ -125,6 +126,7 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	slices.Sort(o.WatchNamespaces)
 	o.WatchNamespaces = slices.Compact(o.WatchNamespaces)
 	o.inject = o.inject && o.Shard == ""
+	o.leaderElect = o.leaderElect && o.controllers
 	o.webhook.OperatorNamespace, o.webhook.WatchNamespaces = o.OperatorNamespace, o.WatchNamespaces
 	if err := o.validate(); err != nil {
 		return nil, err
@@ -165,6 +167,8 @@ func (o *options) validate() error {
 	switch {
 	case !off(o.profileAddress) && !loopback(o.profileAddress):
 		return fmt.Errorf("--pprof-bind-address: %q is no loopback address with a port, such as 127.0.0.1:6060; profiles are for nobody else", o.profileAddress)
+	case !o.controllers && !o.inject:
+		return errors.New("--controllers=false leaves nothing to do without the webhook, which a shard does not have")
 	case o.inject && o.webhook.CertDir == "" && o.OperatorNamespace == "":
 		return errors.New("--operator-namespace is needed for the webhook's certificate; set it, or POD_NAMESPACE, or --webhook=false")
 	case o.inject && o.webhook.CertDir == "" && (o.webhook.Service == "" || o.webhook.Configuration == ""):
@@ -263,8 +267,10 @@ func run() error {
 	if err != nil {
 		return fmt.Errorf("make the manager: %w", err)
 	}
-	if err := controller.Setup(mgr, o.Options); err != nil {
-		return err
+	if o.controllers {
+		if err := controller.Setup(mgr, o.Options); err != nil {
+			return err
+		}
 	}
 	if o.inject {
 		served, err := webhookv1.Setup(mgr, o.webhook)

@@ -15,6 +15,9 @@ const (
 	certManager  = "and $.Values.webhook.enabled $.Values.webhook.certManager.enabled"
 	selfManaged  = "and $.Values.webhook.enabled (not $.Values.webhook.certManager.enabled)"
 	ownIssuer    = "and (" + certManager + ") (not $.Values.webhook.certManager.issuerRef)"
+	ownPods      = "and $.Values.webhook.enabled $.Values.webhook.deployment.enabled"
+	ownSecret    = "and (" + ownPods + ") (not $.Values.webhook.certManager.enabled)"
+	sharedPods   = "and $.Values.webhook.enabled (not $.Values.webhook.deployment.enabled)"
 	egressOn     = "$.Values.networkPolicy.egress.enabled"
 	watched      = `include "m2m-operator.namespaces" $ | fromJsonArray`
 )
@@ -69,9 +72,9 @@ var rules = map[string][]edit{
 		add(webhook+"namespaceSelector.matchExpressions", onlyWatched),
 		add("metadata", "{{- if "+certManager+" }}\nannotations:\n  cert-manager.io/inject-ca-from: {{ $.Release.Namespace }}/"+fullname+"webhook\n{{- end }}"),
 	},
-	"Service/webhook":                        {when(webhookOn)},
+	"Service/webhook":                        {when(webhookOn), set("spec.selector[app.kubernetes.io/component]", servedBy)},
 	"ClusterRole/webhook-certificate":        {when(selfManaged)},
-	"ClusterRoleBinding/webhook-certificate": {when(selfManaged)},
+	"ClusterRoleBinding/webhook-certificate": {when(selfManaged), set("subjects[0].name", fullname+servedBy)},
 	"Issuer/webhook-selfsigned":              {when(ownIssuer)},
 	"Certificate/webhook-ca": {
 		when(ownIssuer),
@@ -88,16 +91,31 @@ var rules = map[string][]edit{
 
 	"Service/metrics":       {when(metricsServe)},
 	"Service/shard-metrics": {when("and (" + metricsServe + ") $.Values.shards")},
-	"Deployment/controller-manager": slices.Concat(replicas(selector), []edit{
-		add(manager+"args", webhookArgs),
+	"Deployment/controller-manager": slices.Concat(replicas(selector), controllers, []edit{
+		add(manager+"args", "{{- if "+sharedPods+" }}\n"+webhookArgs+"\n{{- else }}\n- --webhook=false\n{{- end }}"),
 		add(manager+"args", extraArgs),
-		only(manager+"ports[name=webhook]", webhookOn),
-		add("spec.template.spec.containers[name=manager]", "{{- if "+certManager+" }}\nvolumeMounts:\n- name: webhook-certificate\n  mountPath: "+certDir+"\n  readOnly: true\n{{- end }}"),
-		add("spec.template.spec", "{{- if "+certManager+" }}\nvolumes:\n- name: webhook-certificate\n  secret:\n    secretName: "+fullname+"webhook-tls\n{{- end }}"),
-	}),
+		only(manager+"ports[name=webhook]", sharedPods),
+	}, certificateFrom("and ("+sharedPods+") $.Values.webhook.certManager.enabled")),
+
+	"ServiceAccount/webhook":                  {when(ownPods)},
+	"ClusterRole/webhook-reader":              {when(ownPods)},
+	"ClusterRoleBinding/webhook-reader":       {when(ownPods), perNamespace(watched)},
+	"ClusterRoleBinding/webhook-metrics-auth": {when("and (" + ownPods + ") " + metricsOn)},
+	"Role/webhook-secret":                     {when(ownSecret), set("rules[1].resourceNames[0]", fullname+"webhook-certificate")},
+	"RoleBinding/webhook-secret":              {when(ownSecret)},
+	"PodDisruptionBudget/webhook": {
+		when("and (" + ownPods + ") $.Values.podDisruptionBudget.enabled"), set("spec.maxUnavailable", "{{ $.Values.podDisruptionBudget.maxUnavailable }}"),
+	},
+	"Deployment/webhook": slices.Concat([]edit{when(ownPods)}, replicas(webhookSelector), []edit{
+		set("spec.replicas", "{{ $.Values.webhook.deployment.replicas }}"),
+		block(manager+"resources", "{{- toYaml $.Values.webhook.deployment.resources | nindent <indent> }}"),
+		add(manager+"args", watchArgs),
+		add(manager+"args", webhookArgs),
+		add(manager+"args", "{{- with $.Values.webhook.deployment.extraArgs }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
+	}, certificateFrom(certManager)),
 	"PodDisruptionBudget/controller-manager": {when("$.Values.podDisruptionBudget.enabled"), set("spec.maxUnavailable", "{{ $.Values.podDisruptionBudget.maxUnavailable }}")},
 
-	"Deployment/shard": slices.Concat([]edit{perShard}, replicas(shardSelector), []edit{add(manager+"args", extraArgs)}),
+	"Deployment/shard": slices.Concat([]edit{perShard}, replicas(shardSelector), controllers, []edit{add(manager+"args", extraArgs)}),
 	"PodDisruptionBudget/shard": {
 		perShard, when("$.Values.podDisruptionBudget.enabled"), set("spec.maxUnavailable", "{{ $.Values.podDisruptionBudget.maxUnavailable }}"),
 	},
@@ -111,6 +129,7 @@ var rules = map[string][]edit{
 	},
 	"NetworkPolicy/webhook": {
 		when("and $.Values.networkPolicy.enabled " + webhookOn),
+		set("spec.podSelector.matchLabels[app.kubernetes.io/component]", servedBy),
 		add("spec.ingress[0]", "{{- with $.Values.networkPolicy.webhookFrom }}\nfrom:\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"),
 	},
 	"ServiceMonitor/metrics": {
@@ -125,11 +144,10 @@ const (
 	webhook = "webhooks[name=pods.m2m-operator.io]."
 )
 
-// replicas are the edits of the Deployments, whose pods are alike and are found by
+// replicas are the edits of all Deployments, whose pods are alike and are found by
 // labels of which a helper knows some.
 func replicas(selector string) []edit {
 	return []edit{
-		set("spec.replicas", "{{ $.Values.replicas }}"),
 		add("spec.template.metadata.annotations", "{{- with $.Values.podAnnotations }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
 		add("spec.template.metadata.labels", "{{- with $.Values.podLabels }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
 		block("spec.template.spec.topologySpreadConstraints", fmt.Sprintf(topologySpread, selector)),
@@ -137,18 +155,34 @@ func replicas(selector string) []edit {
 		set(manager+"image", `{{ include "m2m-operator.image" $ | quote }}`),
 		set(manager+"imagePullPolicy", "{{ $.Values.image.pullPolicy }}"),
 		set(manager+"args[--metrics-bind-address]", "--metrics-bind-address={{ if $.Values.metrics.enabled }}:8443{{ else }}0{{ end }}"),
-		add(manager+"args", "{{- with $.Values.shards }}\n- --shards={{ add1 (len .) }}\n{{- end }}"),
-		add(manager+"args", "{{- with $.Values.watchNamespaces }}\n- --watch-namespaces={{ join \",\" . }}\n{{- end }}"),
-		add(manager+"args", "{{- if $.Values.credentials.requireLabel }}\n- --require-credential-label\n{{- end }}"),
-		add(manager+"args", "{{- with $.Values.egress.allow }}\n- --egress-allow={{ join \",\" . }}\n{{- end }}"),
-		add(manager+"args", "{{- if not $.Values.promptDelivery.enabled }}\n- --prompt-delivery=false\n{{- end }}"),
 		only(manager+"ports[name=metrics]", metricsOn),
-		block(manager+"resources", "{{- toYaml $.Values.resources | nindent <indent> }}"),
 		add("spec.template.spec", optional("imagePullSecrets")),
 		add("spec.template.spec", optional("nodeSelector")),
 		add("spec.template.spec", optional("affinity")),
 		add("spec.template.spec", optional("tolerations")),
 		add("spec.template.spec", "{{- with $.Values.priorityClassName }}\npriorityClassName: {{ . | quote }}\n{{- end }}"),
+	}
+}
+
+const watchArgs = "{{- with $.Values.watchNamespaces }}\n- --watch-namespaces={{ join \",\" . }}\n{{- end }}"
+
+// controllers are the edits of the Deployments that run the controllers.
+var controllers = []edit{
+	set("spec.replicas", "{{ $.Values.replicas }}"),
+	add(manager+"args", "{{- with $.Values.shards }}\n- --shards={{ add1 (len .) }}\n{{- end }}"),
+	add(manager+"args", watchArgs),
+	add(manager+"args", "{{- if $.Values.credentials.requireLabel }}\n- --require-credential-label\n{{- end }}"),
+	add(manager+"args", "{{- with $.Values.egress.allow }}\n- --egress-allow={{ join \",\" . }}\n{{- end }}"),
+	add(manager+"args", "{{- if not $.Values.promptDelivery.enabled }}\n- --prompt-delivery=false\n{{- end }}"),
+	block(manager+"resources", "{{- toYaml $.Values.resources | nindent <indent> }}"),
+}
+
+// certificateFrom are the edits of a Deployment whose pods serve the webhook with
+// cert-manager's certificate, under a condition.
+func certificateFrom(condition string) []edit {
+	return []edit{
+		add("spec.template.spec.containers[name=manager]", "{{- if "+condition+" }}\nvolumeMounts:\n- name: webhook-certificate\n  mountPath: "+certDir+"\n  readOnly: true\n{{- end }}"),
+		add("spec.template.spec", "{{- if "+condition+" }}\nvolumes:\n- name: webhook-certificate\n  secret:\n    secretName: "+fullname+"webhook-tls\n{{- end }}"),
 	}
 }
 
@@ -158,9 +192,7 @@ const extraArgs = "{{- with $.Values.extraArgs }}\n{{- toYaml . | nindent <inden
 const certDir = "/var/run/m2m-operator/webhook"
 
 // The operator knows by what name the API server calls it, unless the release has another one.
-const webhookArgs = `{{- if not $.Values.webhook.enabled }}
-- --webhook=false
-{{- else if $.Values.webhook.certManager.enabled }}
+const webhookArgs = `{{- if $.Values.webhook.certManager.enabled }}
 - --webhook-cert-dir=` + certDir + `
 {{- else if ne (include "m2m-operator.fullname" $) "m2m-operator" }}
 - --webhook-service={{ include "m2m-operator.fullname" $ }}-webhook
@@ -186,9 +218,12 @@ const onlyWatched = `{{- with $.Values.watchNamespaces }}
 // the namespace is the installation's to choose, it is known by its name alone.
 func theOperator(o *object) error {
 	const path = "spec.matchConditions[name=the-operator].expression"
+	const account = "request.userInfo.username.endsWith(':%s')"
+	main := fmt.Sprintf(account, fullname+"controller-manager")
 	for _, e := range []edit{
 		replace(path, "'system:serviceaccount:'", "'system:serviceaccount:{{ $.Release.Namespace }}:'"),
-		replace(path, "':"+prefix, "':"+fullname),
+		replace(path, fmt.Sprintf(account, prefix+"controller-manager"),
+			"{{ if "+ownPods+" }}("+main+" || "+fmt.Sprintf(account, fullname+"webhook")+"){{ else }}"+main+"{{ end }}"),
 	} {
 		if err := e(o); err != nil {
 			return err
@@ -202,10 +237,15 @@ func optional(field string) string {
 	return "{{- with $.Values." + field + " }}\n" + field + ":\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"
 }
 
-// What the pods are found by: of the instance that has everything, and of a shard.
+// servedBy is the component whose pods serve the webhook, and the account's name.
+const servedBy = "{{ if $.Values.webhook.deployment.enabled }}webhook{{ else }}controller-manager{{ end }}"
+
+// What the pods are found by: of the instance that has everything, of the webhook,
+// and of a shard.
 const (
-	selector      = `{{- include "m2m-operator.selector" $ | nindent 12 }}`
-	shardSelector = `{{- include "m2m-operator.shardSelector" (list $ $shard) | nindent 12 }}`
+	webhookSelector = `{{- include "m2m-operator.webhookSelector" $ | nindent 12 }}`
+	selector        = `{{- include "m2m-operator.selector" $ | nindent 12 }}`
+	shardSelector   = `{{- include "m2m-operator.shardSelector" (list $ $shard) | nindent 12 }}`
 )
 
 // A constraint without a selector is about the operator's pods.

@@ -205,9 +205,8 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// operatorConfig returns a connection with a token of the operator's
-// ServiceAccount.
-func operatorConfig(t *testing.T) *rest.Config {
+// configOf returns a connection with a token of a ServiceAccount of the operator.
+func configOf(t *testing.T, account string) *rest.Config {
 	t.Helper()
 	request := &authenticationv1.TokenRequest{}
 	sa := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: systemNamespace, Name: account}}
@@ -223,7 +222,13 @@ func operatorConfig(t *testing.T) *rest.Config {
 // start starts a replica and waits until it is ready.
 func start(t *testing.T, change ...func(*webhookv1.Options)) *replica {
 	t.Helper()
-	r := launch(t, change...)
+	return startAs(t, account, change...)
+}
+
+// startAs starts it with the permissions of a ServiceAccount.
+func startAs(t *testing.T, account string, change ...func(*webhookv1.Options)) *replica {
+	t.Helper()
+	r := launchAs(t, account, change...)
 	eventually(t, func() error { return r.served(nil) })
 	return r
 }
@@ -235,8 +240,13 @@ var beforeRequest atomic.Pointer[func(*http.Request)]
 // launch starts a replica as the operator does.
 func launch(t *testing.T, change ...func(*webhookv1.Options)) *replica {
 	t.Helper()
+	return launchAs(t, account, change...)
+}
+
+func launchAs(t *testing.T, account string, change ...func(*webhookv1.Options)) *replica {
+	t.Helper()
 	r := &replica{port: freePort(t), forbidden: sets.New[string](), lists: sets.New[string]()}
-	cfg := operatorConfig(t)
+	cfg := configOf(t, account)
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(req *http.Request) (*http.Response, error) {
 			if f := beforeRequest.Load(); f != nil {

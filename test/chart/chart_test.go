@@ -58,6 +58,8 @@ var installations = map[string]string{
 	"closed with nobody to let in": "{webhook: {enabled: false}, metrics: {enabled: false}}",
 	"without a metrics service":    "{metrics: {service: {enabled: false}, serviceMonitor: {enabled: true}}}",
 	"with cert-manager":            "{webhook: {certManager: {enabled: true}}}",
+	"with the webhook apart":       "{webhook: {deployment: {enabled: true}}, shards: [a]}",
+	"with all of it apart":         "{webhook: {deployment: {enabled: true, replicas: 3, extraArgs: [--zap-log-level=debug]}, certManager: {enabled: true}}, watchNamespaces: [shop]}",
 	"in one namespace":             "{watchNamespaces: [shop]}",
 	"with limits on egress":        "{networkPolicy: {egress: {enabled: true}}}",
 	"with shards":                  "{shards: [a, b], metrics: {serviceMonitor: {enabled: true}}}",
@@ -88,6 +90,7 @@ func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
 		"with cert-manager":        {"webhook: {certManager: {enabled: true}}", "cert-manager"},
 		"without the webhook":      {"webhook: {enabled: false}", "no-webhook"},
 		"without prompt delivery":  {"promptDelivery: {enabled: false}", "no-prompt-delivery"},
+		"with the webhook apart":   {"webhook: {deployment: {enabled: true}}", "webhook-deployment"},
 		"with two shards":          {"shards: [a, b]", "shards"},
 	}
 	config := t.TempDir()

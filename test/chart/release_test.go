@@ -78,6 +78,9 @@ func flagsOf(t *testing.T, o *unstructured.Unstructured) []string {
 	}
 	flags := slices.Clone(d.Spec.Template.Spec.Containers[0].Args)
 	for _, e := range d.Spec.Template.Spec.Containers[0].Env {
+		if e.ValueFrom.FieldRef == nil {
+			continue // the limit of memory
+		}
 		label, ok := strings.CutPrefix(e.ValueFrom.FieldRef.FieldPath, "metadata.labels['")
 		for i := range flags {
 			if ok {

@@ -26,6 +26,13 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: controller-manager
 {{- end }}
 
+{{- /* What the pods of the webhook's own Deployment are found by. */}}
+{{- define "m2m-operator.webhookSelector" -}}
+app.kubernetes.io/name: m2m-operator
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/component: webhook
+{{- end }}
+
 {{- /* What a shard's pods are found by: of the root and the shard's name. */}}
 {{- define "m2m-operator.shardSelector" -}}
 app.kubernetes.io/name: m2m-operator

@@ -16,9 +16,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/serving"
 	"github.com/m2m-operator/m2m-operator/internal/webhook/certificate"
 )
@@ -61,6 +64,7 @@ type Options struct {
 // APIResources. The check that it returns is ready when the webhook is served.
 func Setup(mgr ctrl.Manager, o Options) (healthz.Checker, error) {
 	certified := healthz.Ping
+	read := []client.Object{&v1alpha1.M2MClient{}, &v1alpha1.APIResource{}}
 	serve := func(ctx context.Context) (*tls.Config, error) { return fromFiles(ctx, o.CertDir) }
 	if o.CertDir == "" {
 		store, err := certificate.Setup(mgr, certificate.Options{
@@ -88,6 +92,11 @@ func Setup(mgr ctrl.Manager, o Options) (healthz.Checker, error) {
 			reader:  mgr.GetCache(), // past what makes the client wait for its own writes
 			watched: sets.New(o.WatchNamespaces...),
 		}).http(),
+	}
+	for _, o := range read { // from the start, and not only when a pod comes
+		if _, err := mgr.GetCache().GetInformer(context.Background(), o, cache.BlockUntilSynced(false)); err != nil {
+			return nil, fmt.Errorf("watch what pods name: %w", err)
+		}
 	}
 	if err := mgr.Add(server); err != nil {
 		return nil, fmt.Errorf("add the webhook server: %w", err)
