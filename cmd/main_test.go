@@ -539,3 +539,28 @@ func TestMemoryLimitIsBelowTheContainers(t *testing.T) {
 		})
 	}
 }
+
+// TestTheWebhookOnly: an instance without controllers serves the webhook, takes no
+// lease and works on no client.
+func TestTheWebhookOnly(t *testing.T) {
+	as, cart := story(t)
+	op := start(t, "controller-manager", "--controllers=false")
+	op.answers("/readyz", http.StatusOK)
+	op.servesWebhook()
+	if who := leader(t); who != "" {
+		t.Errorf("the lease is held by %s", who)
+	}
+	scraper := reader(t, "scraper-of-the-webhook", true)
+	if v := op.metric(scraper, `controller_runtime_max_concurrent_reconciles{controller="m2m-webhookcertificate"}`); v == "" {
+		t.Error("the webhook's certificate is not kept")
+	}
+	if v := op.metric(scraper, `controller_runtime_max_concurrent_reconciles{controller="m2mclient"}`); v != "" {
+		t.Error("M2MClients are worked on")
+	}
+	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(cart), cart); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(as.TokenRequests()); n > 0 || len(cart.Status.Conditions) > 0 {
+		t.Errorf("%d token requests were sent, and the client's conditions are %v", n, cart.Status.Conditions)
+	}
+}
