@@ -91,6 +91,7 @@ func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
 		"without the webhook":      {"webhook: {enabled: false}", "no-webhook"},
 		"without prompt delivery":  {"promptDelivery: {enabled: false}", "no-prompt-delivery"},
 		"with the webhook apart":   {"webhook: {deployment: {enabled: true}}", "webhook-deployment"},
+		"credentials opt in":       {"credentials: {requireLabel: true}", "require-credential-label"},
 		"with two shards":          {"shards: [a, b]", "shards"},
 	}
 	config := t.TempDir()
