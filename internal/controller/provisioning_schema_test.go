@@ -64,6 +64,10 @@ func TestProvisioningSchema(t *testing.T) {
 			"two clients adopted by one":        {adopted(clients, `{clientID: a, namespace: shop, name: cart}`, `{clientID: b, namespace: shop, name: cart}`), "spec.provisioning.adoption.clients[1]: Duplicate value"},
 			"clients of one name adopted":       {adopted(clients, `{clientID: a, namespace: shop, name: cart}`, `{clientID: b, namespace: bank, name: cart}`), ""},
 			"a registration endpoint":           {`endpoints: {registration: "https://auth.example.com/register"}`, ""},
+			"a key ID as long as it can be":     {`jwks: {revokedKeyIDs: ["` + strings.Repeat("~", 128) + `"]}`, ""},
+			"a key ID too long":                 {`jwks: {revokedKeyIDs: ["` + strings.Repeat("k", 129) + `"]}`, "may not be more than 128"},
+			"a key ID with a line break":        {`jwks: {revokedKeyIDs: ["k\nReady"]}`, "should match '^[ -~]+$'"},
+			"a key ID with a delete character":  {`jwks: {revokedKeyIDs: ["k\x7f"]}`, "should match '^[ -~]+$'"},
 			"a registration endpoint at no URL": {`endpoints: {registration: /register}`, "must be an absolute https:// URL"},
 		})
 	}

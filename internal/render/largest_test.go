@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package render
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// TestTheLargestBundle is what a server and an owner make who do their worst: 32
+// keys of RSA-4096 that say no algorithm, with the longest IDs, and the most scopes
+// with the longest descriptions. It fits beside the owner's files, and what every
+// verifier needs is in it.
+func TestTheLargestBundle(t *testing.T) {
+	b := payment()
+	b.Keys, b.Scopes = nil, nil
+	for i := range 32 {
+		modulus := strings.Repeat("\xff", 511) + string(rune('a'+i%26))
+		kid := fmt.Sprintf("%03d%s", i, strings.Repeat("<", 125))
+		jwk, err := json.Marshal(map[string]string{
+			"kty": "RSA", "kid": kid, "use": "sig", "e": "AQAB", "n": base64.RawURLEncoding.EncodeToString([]byte(modulus)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Keys = append(b.Keys, Key{ID: kid, JWK: string(jwk)})
+	}
+	b.Algorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+	for i := range MaxScopes {
+		b.Scopes = append(b.Scopes, Scope{Name: fmt.Sprintf("%d%s", i, strings.Repeat("s", 120)), Description: strings.Repeat("\U0001F511", 256)})
+	}
+	extra := map[string]string{}
+	for i := range 16 {
+		extra[fmt.Sprintf("file-%02d", i)] = "{{ .JWKS }}"
+	}
+	files, err := Verification(b, extra)
+	size := 0
+	for name, content := range files {
+		size += len(name) + len(content)
+	}
+	t.Logf("%d files of %d KiB in all, jwks.json %d KiB, Envoy's %d KiB, verification.json %d KiB: %v", len(files), size>>10,
+		len(files[FileJWKS])>>10, len(files[FileEnvoy])>>10, len(files[FileVerification])>>10, err)
+	if size > MaxBundleTotal {
+		t.Errorf("the bundle has %d KiB", size>>10)
+	}
+	for _, name := range []string{FileJWKS, FileIssuer, FileAudience, FileVerification} {
+		if files[name] == "" {
+			t.Errorf("%s was left out", name)
+		}
+	}
+}
