@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,6 +57,10 @@ type Cluster struct {
 	dir         string // of kubeconfigs
 	webhook     string // address of the operator's webhook
 
+	// Manager is the operator's program, and Launch the command that is given it and
+	// its flags: empty runs it as it is.
+	Manager string
+	Launch  []string
 	// KubectlPath is the program, Kubeconfig the file of an administrator.
 	KubectlPath, Kubeconfig string
 	// Client and Clientset may do everything; no rate is set for them.
@@ -72,7 +77,7 @@ func StartCluster(dir string) (*Cluster, error) {
 	ctrl.SetLogger(zap.New(zap.WriteTo(io.Discard)))
 	c := &Cluster{
 		environment: &envtest.Environment{CRDDirectoryPaths: []string{"config/crd/bases"}, ErrorIfCRDPathMissing: true},
-		KubectlPath: filepath.Join(assets, "kubectl"), dir: dir, Kubeconfig: filepath.Join(dir, "admin.kubeconfig"),
+		Manager:     "bin/manager", KubectlPath: filepath.Join(assets, "kubectl"), dir: dir, Kubeconfig: filepath.Join(dir, "admin.kubeconfig"),
 	}
 	config, err := c.environment.Start()
 	if err != nil {
@@ -100,6 +105,9 @@ func Scheme() *runtime.Scheme {
 // Config says how an administrator reaches the API server, without a limit on
 // requests.
 func (c *Cluster) Config() *rest.Config { return rest.CopyConfig(c.environment.Config) }
+
+// Webhook is the address at which the operator serves its webhook.
+func (c *Cluster) Webhook() string { return c.webhook }
 
 // Stop stops the control plane.
 func (c *Cluster) Stop() error { return c.environment.Stop() }
@@ -214,7 +222,7 @@ func (c *Cluster) OperatorKubeconfig(ctx context.Context) (string, error) {
 	return path, clientcmd.WriteToFile(*config, path)
 }
 
-// StartOperator starts bin/manager, with more flags than those that a cluster
+// StartOperator starts the operator, with more flags than those that a cluster
 // without nodes needs. Its log goes to logPath. The URL probe is where its health
 // is asked for.
 func (c *Cluster) StartOperator(ctx context.Context, logPath string, flags ...string) (p *Process, probe string, err error) {
@@ -231,11 +239,13 @@ func (c *Cluster) StartOperator(ctx context.Context, logPath string, flags ...st
 	if err != nil {
 		return nil, "", err
 	}
-	p, err = Start("operator", log, false, "bin/manager", append([]string{
-		"--kubeconfig=" + kubeconfig, "--operator-namespace=" + OperatorNamespace, "--leader-elect=true",
-		"--webhook-bind-address=" + c.webhook,
-		"--allow-insecure-http", "--allow-loopback", "--health-probe-bind-address=" + address, "--metrics-bind-address=0",
-	}, flags...)...)
+	command := append(slices.Clone(c.Launch), c.Manager,
+		"--kubeconfig="+kubeconfig, "--operator-namespace="+OperatorNamespace, "--leader-elect=true",
+		"--webhook-bind-address="+c.webhook,
+		"--allow-insecure-http", "--allow-loopback", "--health-probe-bind-address="+address, "--metrics-bind-address=0",
+	)
+	command = append(command, flags...)
+	p, err = Start("operator", log, false, command[0], command[1:]...)
 	return p, "http://" + address, err
 }
 

@@ -15,76 +15,28 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/m2m-operator/m2m-operator/hack/cgroup"
 )
 
-// A hierarchy is one mount of cgroup v1, and where in it this process is.
-type hierarchy struct {
-	controllers string // "memory", "cpu,cpuacct" or "name=systemd"
-	mount       string // below /sys/fs/cgroup
-	own         string // directory of this process
-}
-
-// hierarchies lists the machine's mounted cgroup v1 hierarchies.
-func hierarchies() ([]hierarchy, error) {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	memberships, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		return nil, err
-	}
-	return parseHierarchies(string(memberships), string(mounts)), nil
-}
-
-// parseHierarchies reads /proc/self/cgroup and /proc/self/mountinfo.
-func parseHierarchies(memberships, mounts string) []hierarchy {
-	var found []hierarchy
-	for line := range strings.Lines(memberships) {
-		parts := strings.SplitN(strings.TrimSpace(line), ":", 3) // 4:memory:/path
-		if len(parts) != 3 || parts[1] == "" {
-			continue // of version 2
-		}
-		for mount := range strings.Lines(mounts) {
-			before, after, _ := strings.Cut(strings.TrimSpace(mount), " - ")
-			fields, super := strings.Fields(before), strings.Fields(after)
-			if len(fields) < 5 || len(super) < 3 || super[0] != "cgroup" || !hasAll(super[2], parts[1]) {
-				continue
-			}
-			found = append(found, hierarchy{
-				controllers: parts[1],
-				mount:       fields[4],
-				own:         filepath.Join(fields[4], strings.TrimPrefix(parts[2], strings.TrimSuffix(fields[3], "/"))),
-			})
-			break
-		}
-	}
-	return found
-}
-
-func hasAll(options, wanted string) bool {
-	have := strings.Split(options, ",")
-	return !slices.ContainsFunc(strings.Split(wanted, ","), func(w string) bool { return !slices.Contains(have, w) })
-}
-
 // makeCgroups makes a cgroup of the given name below the own one of each hierarchy.
-func makeCgroups(all []hierarchy, name string) error {
+func makeCgroups(all []cgroup.Hierarchy, name string) error {
 	for _, needed := range []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"} {
-		if !slices.ContainsFunc(all, func(h hierarchy) bool { return hasAll(h.controllers, needed) }) {
+		if !slices.ContainsFunc(all, func(h cgroup.Hierarchy) bool { return h.Has(needed) }) {
 			return fmt.Errorf("this machine has no cgroup v1 hierarchy for %s, and this node knows no other: "+
 				"set KUBECONFIG to a cluster of yours instead", needed)
 		}
 	}
 	for _, h := range all {
-		dir := filepath.Join(h.own, name)
+		dir := filepath.Join(h.Own, name)
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return fmt.Errorf("make a cgroup for the node: %w", err)
 		}
-		if !hasAll(h.controllers, "cpuset") {
+		if !h.Has("cpuset") {
 			continue
 		}
 		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} { // empty at first, and then nothing can enter
-			value, err := os.ReadFile(filepath.Join(h.own, file))
+			value, err := os.ReadFile(filepath.Join(h.Own, file))
 			if err != nil {
 				return err
 			}
@@ -98,9 +50,9 @@ func makeCgroups(all []hierarchy, name string) error {
 
 // enter moves this process into the cgroup name below the own ones, or back where
 // it was if the name is empty.
-func enter(all []hierarchy, name string) error {
+func enter(all []cgroup.Hierarchy, name string) error {
 	for _, h := range all {
-		if err := os.WriteFile(filepath.Join(h.own, name, "cgroup.procs"), []byte("0"), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(h.Own, name, "cgroup.procs"), []byte("0"), 0o644); err != nil {
 			return fmt.Errorf("enter the cgroup: %w", err)
 		}
 	}
@@ -109,10 +61,10 @@ func enter(all []hierarchy, name string) error {
 
 // findCgroups looks for cgroups of a name anywhere: the shell that made them may
 // have been in another one than this.
-func findCgroups(all []hierarchy, name string) []string {
+func findCgroups(all []cgroup.Hierarchy, name string) []string {
 	var found []string
 	for _, h := range all {
-		_ = filepath.WalkDir(h.mount, func(path string, d fs.DirEntry, err error) error {
+		_ = filepath.WalkDir(h.Mount, func(path string, d fs.DirEntry, err error) error {
 			switch {
 			case err != nil || !d.IsDir():
 				return nil // others make and remove theirs meanwhile
@@ -147,7 +99,7 @@ func members(cgroup string) (pids []int, dirs []string) {
 }
 
 // removeCgroups kills whatever is in the cgroups of a name and removes them.
-func removeCgroups(all []hierarchy, name string) error {
+func removeCgroups(all []cgroup.Hierarchy, name string) error {
 	var left []string
 	for range 100 {
 		cgroups := findCgroups(all, name)

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/m2m-operator/m2m-operator/hack/cgroup"
 )
 
 // What the node's first process inherits from `up`.
@@ -81,7 +83,7 @@ func inside(dir string, listener, report *os.File) error {
 // mounts makes everything private that the node writes to. The mount namespace
 // goes with its last process, and with it all of this.
 func mounts(dir string) error {
-	all, err := hierarchies() // while the machine's are still to be seen
+	all, err := cgroup.Hierarchies() // while the machine's are still to be seen
 	if err != nil {
 		return err
 	}
@@ -91,7 +93,7 @@ func mounts(dir string) error {
 	m.mount("sysfs", "/sys", "sysfs", 0, "")
 	m.mount("tmpfs", "/sys/fs/cgroup", "tmpfs", 0, "mode=755")
 	for _, h := range all { // name=systemd too, or the kubelet misses it
-		target, options := "/sys/fs/cgroup/"+strings.TrimPrefix(h.controllers, "name="), h.controllers
+		target, options := "/sys/fs/cgroup/"+strings.TrimPrefix(h.Controllers, "name="), h.Controllers
 		if strings.HasPrefix(options, "name=") {
 			options = "none," + options
 		}

@@ -33,6 +33,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/m2m-operator/m2m-operator/hack/cgroup"
 )
 
 func main() {
@@ -85,7 +87,7 @@ func run(command, dir, programs string, port int, args []string) error {
 type node struct {
 	dir         string // absolute
 	cgroup      string // name of its cgroups, of this directory's node alone
-	hierarchies []hierarchy
+	hierarchies []cgroup.Hierarchy
 	lock        *os.File
 }
 
@@ -96,7 +98,7 @@ func open(dir string) (*node, error) {
 		return nil, err
 	}
 	n := &node{dir: dir, cgroup: fmt.Sprintf("m2m-node-%.4x", sha256.Sum256([]byte(dir)))}
-	if n.hierarchies, err = hierarchies(); err != nil {
+	if n.hierarchies, err = cgroup.Hierarchies(); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//go:build linux
-
-package main
+package cgroup
 
 import (
 	"testing"
@@ -13,7 +11,7 @@ import (
 func TestParseHierarchies(t *testing.T) {
 	cases := map[string]struct {
 		memberships, mounts string
-		want                []hierarchy
+		want                []Hierarchy
 	}{
 		"a machine with both versions has the mounts of version 1": {
 			memberships: "9:name=systemd:/\n4:memory:/shell/one\n1:cpu,cpuacct:/\n0::/user.slice\n",
@@ -23,7 +21,7 @@ func TestParseHierarchies(t *testing.T) {
 40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 `,
-			want: []hierarchy{
+			want: []Hierarchy{
 				{"name=systemd", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/systemd"},
 				{"memory", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory/shell/one"},
 				{"cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct"},
@@ -32,7 +30,7 @@ func TestParseHierarchies(t *testing.T) {
 		"a container that sees only its own part finds itself at the mount": {
 			memberships: "4:memory:/docker/abc/sub\n",
 			mounts:      "35 31 0:32 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n",
-			want:        []hierarchy{{"memory", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory/sub"}},
+			want:        []Hierarchy{{"memory", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory/sub"}},
 		},
 		"a machine with version 2 alone has none": {
 			memberships: "0::/user.slice\n",
@@ -41,8 +39,8 @@ func TestParseHierarchies(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			got := parseHierarchies(tc.memberships, tc.mounts)
-			if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(hierarchy{})); diff != "" {
+			got := parse(tc.memberships, tc.mounts)
+			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
