@@ -158,6 +158,12 @@ bench-counts: build ## Check that the counts of a small benchmark (mints, writes
 	@$(WITH_CONTROL_PLANE); mkdir -p bin; go build -o bin/bench ./hack/bench && \
 	bin/bench -n 200 -guard -only 'cold start,restart,steady state,leader killed,key rotation'
 
+.PHONY: attacks
+attacks: ## Let hostile tenants do their worst at once, in full size, for 10 minutes; make test has it smaller.
+	@$(WITH_CONTROL_PLANE); rm -f out/attacks.json out/attacks.txt; status=0; \
+	M2M_ATTACKS=full go test -json -count=1 -timeout=30m $(TESTFLAGS) ./test/attacks | go run ./hack/testreport -o out/tests/attacks.json || status=$$?; \
+	if [ -f out/attacks.txt ]; then cat out/attacks.txt; fi; exit $$status
+
 .PHONY: e2e
 e2e: ## Run the whole on a real node, or on the cluster of KUBECONFIG, and measure it. KEEP=1 leaves the node running.
 	@KEEP='$(KEEP)' TESTFLAGS='$(TESTFLAGS)' test/e2e/run.sh

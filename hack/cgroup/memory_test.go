@@ -28,7 +28,7 @@ func TestTheLimitHolds(t *testing.T) {
 	for mib, survives := range map[int]bool{4: true, 128: false} {
 		// dd keeps a block in memory.
 		args := append(m.Command(), "dd", "if=/dev/zero", "of=/dev/null", "count=1", fmt.Sprintf("bs=%dM", mib))
-		err := exec.CommandContext(t.Context(), args[0], args[1:]...).Run() //nolint:gosec // the command is this test's own
+		err := exec.CommandContext(t.Context(), args[0], args[1:]...).Run()
 		if (err == nil) != survives {
 			t.Errorf("a process that needs %d of 32 MiB ended with %v", mib, err)
 		}

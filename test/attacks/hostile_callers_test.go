@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attacks
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+const reviewPath = "/inject-pod"
+
+// anyCertificate is how an attacker connects: whom he speaks to, he knows.
+var anyCertificate = &tls.Config{InsecureSkipVerify: true}
+
+// fromPod is an HTTP client at the address of some pod.
+func fromPod(n int) *http.Client {
+	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+		DialContext:     func(ctx context.Context, _, address string) (net.Conn, error) { return dialFrom(ctx, n, address) },
+		TLSClientConfig: anyCertificate,
+	}}
+}
+
+// answered sends a request and reports an error only where nothing came back: a
+// refusal is what an attack must expect.
+func answered(c *http.Client, req *http.Request) error {
+	resp, err := c.Do(req)
+	if err != nil {
+		return err
+	}
+	drain(resp.Body)
+	return nil
+}
+
+// largeReviews has the webhook asked by somebody else than the API server, with as
+// much as it may ever read.
+func largeReviews(ctx context.Context, a *attacker) {
+	p := pod(a.namespace, "large", map[string]string{v1alpha1.ClientAnnotation: cart, "example.com/padding": strings.Repeat("x", 6<<20)})
+	raw, err := json.Marshal(p)
+	if err != nil {
+		a.did(err)
+		return
+	}
+	body, err := json.Marshal(&admissionv1.AdmissionReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"},
+		Request: &admissionv1.AdmissionRequest{
+			UID: "large", Operation: admissionv1.Create, Namespace: a.namespace,
+			Kind:     metav1.GroupVersionKind{Version: "v1", Kind: "Pod"},
+			Resource: metav1.GroupVersionResource{Version: "v1", Resource: "pods"},
+			Object:   runtime.RawExtension{Raw: raw},
+		},
+	})
+	if err != nil {
+		a.did(err)
+		return
+	}
+	together(a.sizes.reviews, func(i int) {
+		c := fromPod(i)
+		often(ctx, 500*time.Millisecond, func(int) {
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+cluster.Webhook()+reviewPath, bytes.NewReader(body))
+			if err == nil {
+				req.Header.Set("Content-Type", "application/json")
+				err = answered(c, req)
+			}
+			a.did(err)
+		})
+	})
+}
+
+// slowConnections opens connections to the webhook, says that much comes, and sends
+// a little now and then. A connection that is closed is opened again.
+func slowConnections(ctx context.Context, a *attacker) {
+	together(a.sizes.connections, func(i int) {
+		often(ctx, 2*time.Second, func(int) { a.did(slowReview(ctx, i)) })
+	})
+}
+
+func slowReview(ctx context.Context, i int) error {
+	conn, err := dialFrom(ctx, i, cluster.Webhook())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	c := tls.Client(conn, anyCertificate)
+	if err := c.HandshakeContext(ctx); err != nil {
+		return nil //nolint:nilerr // it was closed, as it should
+	}
+	_, err = fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: webhook\r\nContent-Type: application/json\r\nContent-Length: 5000000\r\n\r\n", reviewPath)
+	for err == nil && wait(ctx, time.Second) {
+		_, err = c.Write(bytes.Repeat([]byte(" "), 1000))
+	}
+	return nil
+}
+
+// largePods has the API server ask the webhook about pods as large as etcd takes
+// them, and larger than their namespace could ever hold.
+func largePods(ctx context.Context, a *attacker) {
+	together(a.sizes.pods, func(i int) {
+		often(ctx, 500*time.Millisecond, func(int) {
+			p := pod(a.namespace, fmt.Sprintf("large-%d", i), map[string]string{v1alpha1.VerifyAnnotation: payments + "/" + paymentAPI})
+			p.Spec.Containers[0].Command = []string{strings.Repeat("x", 1300<<10)}
+			err := a.client.Create(ctx, p, client.DryRunAll)
+			if err != nil && ctx.Err() == nil {
+				err = nil // that he is refused one is no harm
+			}
+			a.did(err)
+		})
+	})
+}
+
+// junkTokens asks for the metrics with a new bearer token each time.
+func junkTokens(ctx context.Context, a *attacker) {
+	c := fromPod(0)
+	for i := range a.sizes.junk {
+		if ctx.Err() != nil {
+			return
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+a.operator.metrics+"/metrics", nil)
+		if err == nil {
+			req.Header.Set("Authorization", fmt.Sprintf("Bearer junk-%d", i))
+			err = answered(c, req)
+		}
+		a.did(err)
+	}
+}
