@@ -75,17 +75,22 @@ func (b *bench) newNeighbourhood() *neighbourhood {
 	ownServer := func(_ int, c *v1alpha1.M2MClient) {
 		c.Spec.AuthorizationServerRef = v1alpha1.AuthorizationServerReference{Kind: v1alpha1.KindAuthorizationServer, Name: own}
 	}
-	// Each kind of noise is one namespace's, and the slow servers are two's.
 	noise := func(prefix string, n int) fleet { return fleet{prefix: prefix, n: n, server: shared, per: n} }
+	// What the server does to two namespaces alike might be the server's own trouble.
+	twice := func(prefix string, n int) fleet {
+		f := noise(prefix, n)
+		f.per = (n + 1) / 2
+		return f
+	}
 	h := &neighbourhood{
 		budget:    int32(max(20, n/10)),
 		healthy:   fleet{prefix: "healthy", n: all, server: shared, per: (all + healthyNamespaces - 1) / healthyNamespaces},
 		residents: n,
-		drawled:   noise("drawled", 2*operatorWorkers), refused: noise("refused", b.n/4),
-		failing: noise("failing", b.n/12), garbled: noise("garbled", b.n/12), postponed: noise("postponed", b.n/12),
+		drawled:   twice("drawled", 2*operatorWorkers), refused: noise("refused", b.n/4),
+		failing: twice("failing", b.n/12), garbled: twice("garbled", b.n/12), postponed: twice("postponed", b.n/12),
 		rotating: noise("rotating", b.n/4), flood: noise("flood", b.n),
 	}
-	h.drawled.per, h.drawled.change = operatorWorkers, func(i int, c *v1alpha1.M2MClient) {
+	h.drawled.change = func(i int, c *v1alpha1.M2MClient) {
 		ownServer(i, c)
 		c.Spec.Access = nil
 		for k := range drawledAccesses {
