@@ -50,15 +50,16 @@ var reasons = map[string]kind{
 	v1alpha1.ReasonScopeNotProvisioned:       unknown,
 
 	// Of tokens and the Secret that they go to.
-	v1alpha1.ReasonCredentialsNotFound: unknown,
-	v1alpha1.ReasonCredentialsInvalid:  unknown,
-	v1alpha1.ReasonTokenRequestFailed:  unknown,
-	v1alpha1.ReasonTokenRequestRefused: unknown,
-	v1alpha1.ReasonTokenNotVerified:    unknown,
-	v1alpha1.ReasonWaitingForBudget:    unknown,
-	v1alpha1.ReasonSecretNotOwned:      unknown,
-	v1alpha1.ReasonSecretRefused:       unknown,
-	v1alpha1.ReasonInvalidTemplate:     unknown,
+	v1alpha1.ReasonCredentialsNotFound:   unknown,
+	v1alpha1.ReasonCredentialsInvalid:    unknown,
+	v1alpha1.ReasonCredentialsNotAllowed: unknown, // no new token; what was issued stays
+	v1alpha1.ReasonTokenRequestFailed:    unknown,
+	v1alpha1.ReasonTokenRequestRefused:   unknown,
+	v1alpha1.ReasonTokenNotVerified:      unknown,
+	v1alpha1.ReasonWaitingForBudget:      unknown,
+	v1alpha1.ReasonSecretNotOwned:        unknown,
+	v1alpha1.ReasonSecretRefused:         unknown,
+	v1alpha1.ReasonInvalidTemplate:       unknown,
 }
 
 // Decided reports whether a reason is a decision of somebody who may decide so.
