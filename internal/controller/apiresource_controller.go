@@ -115,7 +115,7 @@ func (r *APIResourceReconciler) reconcile(ctx context.Context, api *v1alpha1.API
 
 // numberOf returns how many namespaces these are.
 func numberOf(namespaces sets.Set[string]) int32 {
-	return int32(min(len(namespaces), 1<<30)) //nolint:gosec // bounded
+	return int32(min(len(namespaces), 1<<30))
 }
 
 // hold writes down that an APIResource has its identifier, or that it has it no
