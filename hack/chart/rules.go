@@ -62,8 +62,16 @@ var rules = map[string][]edit{
 	"ValidatingAdmissionPolicyBinding/fence":           {},
 	"ValidatingAdmissionPolicy/finalizer-fence":        {theOperator},
 	"ValidatingAdmissionPolicyBinding/finalizer-fence": {},
+	"ValidatingAdmissionPolicy/event-fence":            {theOperator},
+	"ValidatingAdmissionPolicyBinding/event-fence":     {},
+	"ValidatingAdmissionPolicy/lease-fence":            {theOperator},
+	"ValidatingAdmissionPolicyBinding/lease-fence":     {},
+	"ValidatingAdmissionPolicy/status-fence":           {theOperator},
+	"ValidatingAdmissionPolicyBinding/status-fence":    {},
 	"ValidatingAdmissionPolicy/pod-fence":              {theOperator},
 	"ValidatingAdmissionPolicyBinding/pod-fence":       {},
+	"ValidatingAdmissionPolicy/webhook-fence":          {when(webhookOn), theOperator},
+	"ValidatingAdmissionPolicyBinding/webhook-fence":   {when(webhookOn)},
 
 	"MutatingWebhookConfiguration/pod-injection": {
 		when(webhookOn),

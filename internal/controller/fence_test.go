@@ -46,9 +46,12 @@ func TestFence(t *testing.T) {
 		return nil
 	})
 
-	lost := secret("cart-token", nil)
-	lost.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(
-		&v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Name: "cart", UID: "1"}}, v1alpha1.GroupVersion.WithKind("M2MClient"))}
+	owned := func(s *corev1.Secret) *corev1.Secret {
+		s.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(
+			&v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Name: "cart", UID: "1"}}, v1alpha1.GroupVersion.WithKind("M2MClient"))}
+		return s
+	}
+	lost := owned(secret("cart-token", nil))
 	create(t, lost)
 
 	labelled := func(o client.Object) client.Object {
@@ -56,18 +59,18 @@ func TestFence(t *testing.T) {
 		c.SetLabels(own)
 		return c
 	}
-	accountToken := secret("account-token", own)
+	accountToken := owned(secret("account-token", own))
 	accountToken.Type = corev1.SecretTypeServiceAccountToken
 	accountToken.Annotations = map[string]string{corev1.ServiceAccountNameKey: "default"}
 	tests := map[string]struct {
 		do      func() error
 		allowed bool
 	}{
-		"it creates a labelled Secret":             {func() error { return operator.Create(t.Context(), secret("mine", own)) }, true},
-		"it updates its own Secret":                {func() error { return operator.Update(t.Context(), secret("mine", own)) }, true},
+		"it creates a client's Secret":             {func() error { return operator.Create(t.Context(), owned(secret("mine", own))) }, true},
+		"it updates its own Secret":                {func() error { return operator.Update(t.Context(), owned(secret("mine", own))) }, true},
 		"it gives its Secret the lost label back":  {func() error { return operator.Update(t.Context(), labelled(lost)) }, true},
-		"it takes the label off":                   {func() error { return operator.Update(t.Context(), secret("mine", nil)) }, false},
-		"it creates a Secret without label":        {func() error { return operator.Create(t.Context(), secret("other", nil)) }, false},
+		"it takes the label off":                   {func() error { return operator.Update(t.Context(), owned(secret("mine", nil))) }, false},
+		"it creates a Secret without label":        {func() error { return operator.Create(t.Context(), owned(secret("other", nil))) }, false},
 		"it creates a ServiceAccount token":        {func() error { return operator.Create(t.Context(), accountToken) }, false},
 		"it overwrites another's Secret":           {func() error { return operator.Update(t.Context(), foreign) }, false},
 		"it labels another's Secret as its own":    {func() error { return operator.Update(t.Context(), labelled(foreign)) }, false},
@@ -76,7 +79,7 @@ func TestFence(t *testing.T) {
 		"it deletes another's ConfigMap":           {func() error { return operator.Delete(t.Context(), foreignMap) }, false},
 		"somebody else updates a Secret":           {func() error { return kube.Update(t.Context(), foreign.DeepCopy()) }, true},
 	}
-	for _, name := range []string{"it creates a labelled Secret"} { // what the others need
+	for _, name := range []string{"it creates a client's Secret"} { // what the others need
 		if err := tests[name].do(); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

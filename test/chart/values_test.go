@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 func read(t *testing.T, path string) []byte {
@@ -106,5 +107,28 @@ func TestTheSchemaKnowsEveryValue(t *testing.T) {
 	slices.Sort(want)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-values.yaml +schema):\n%s", diff)
+	}
+}
+
+// TestThePoliciesAreAboutTheRelease: whatever the release is called and wherever it
+// is, each policy is about its ServiceAccount and no other.
+func TestThePoliciesAreAboutTheRelease(t *testing.T) {
+	policies := 0
+	for _, o := range render(t, "tokens", "platform", "") {
+		if o.GetKind() != "ValidatingAdmissionPolicy" {
+			continue
+		}
+		policies++
+		conditions, _, err := unstructured.NestedSlice(o.Object, "spec", "matchConditions")
+		if err != nil || len(conditions) != 1 {
+			t.Fatalf("%s has the conditions %v: %v", o.GetName(), conditions, err)
+		}
+		const want = "request.userInfo.username.startsWith('system:serviceaccount:platform:') && request.userInfo.username.endsWith(':tokens-m2m-operator-controller-manager')"
+		if got := conditions[0].(map[string]any)["expression"]; got != want {
+			t.Errorf("%s is about %s", o.GetName(), got)
+		}
+	}
+	if policies != 7 {
+		t.Errorf("there are %d policies", policies)
 	}
 }

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package fences attacks with the operator's own ServiceAccount. Whatever the
+// installation's roles let it write, an admission policy of config/admission
+// narrows to what the operator writes, and an attack here shows it.
+package fences
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/kubetest"
+)
+
+const (
+	root            = "../.."
+	systemNamespace = "m2m-operator-system"
+	operatorAccount = "system:serviceaccount:" + systemNamespace + ":m2m-operator-controller-manager"
+)
+
+var (
+	restConfig *rest.Config
+	kube       client.Client // an administrator's
+	kustomize  string
+)
+
+func TestMain(m *testing.M) {
+	ctrl.SetLogger(zap.New(zap.WriteTo(io.Discard)))
+	kubetest.Main(root, func(environment *envtest.Environment) (code int, err error) {
+		tool := exec.Command(filepath.Join(root, "hack", "tool.sh"), "--path", "kustomize")
+		tool.Stderr = os.Stderr
+		out, err := tool.Output()
+		if err != nil {
+			return 1, fmt.Errorf("hack/tool.sh --path kustomize: %w", err)
+		}
+		kustomize = strings.TrimSpace(string(out))
+		restConfig = environment.Config
+		if kube, err = client.New(restConfig, client.Options{Scheme: controller.Scheme()}); err != nil {
+			return 1, err
+		}
+		if err := install(); err != nil {
+			return 1, err
+		}
+		return m.Run(), nil
+	})
+}
+
+// install creates what config/default has, save what needs nodes, and lets the
+// operator's ServiceAccount do everything: only the policies are in its way.
+func install() error {
+	objects, err := build(filepath.Join(root, "config", "default"))
+	if err != nil {
+		return err
+	}
+	everything := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "everything"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+		Subjects:   []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: operatorAccount}},
+	}
+	if err := kube.Create(context.Background(), everything); err != nil {
+		return err
+	}
+	var rest []*unstructured.Unstructured
+	for _, o := range objects {
+		switch o.GetKind() {
+		case "CustomResourceDefinition", "Deployment", "PodDisruptionBudget":
+		case "Namespace":
+			if err := kube.Create(context.Background(), o); err != nil {
+				return err
+			}
+		default:
+			rest = append(rest, o)
+		}
+	}
+	for _, o := range rest {
+		if err := kube.Create(context.Background(), o); err != nil {
+			return fmt.Errorf("create %s %s: %w", o.GetKind(), o.GetName(), err)
+		}
+	}
+	return nil
+}
+
+// build returns what kustomize makes of a folder.
+func build(dir string) ([]*unstructured.Unstructured, error) {
+	var stderr bytes.Buffer
+	cmd := exec.Command(kustomize, "build", dir)
+	cmd.Stderr = &stderr
+	manifests, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("kustomize build %s: %w: %s", dir, err, stderr.String())
+	}
+	var objects []*unstructured.Unstructured
+	for decoder := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifests), 4096); ; {
+		o := &unstructured.Unstructured{}
+		if err := decoder.Decode(o); errors.Is(err, io.EOF) {
+			return objects, nil
+		} else if err != nil {
+			return nil, err
+		}
+		objects = append(objects, o)
+	}
+}
+
+// installations are what config/default makes alone and with each component.
+func installations(t *testing.T) map[string][]*unstructured.Unstructured {
+	t.Helper()
+	config := t.TempDir()
+	if err := os.CopyFS(config, os.DirFS(filepath.Join(root, "config"))); err != nil {
+		t.Fatal(err)
+	}
+	components, err := os.ReadDir(filepath.Join(config, "components"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string][]*unstructured.Unstructured{}
+	add := func(name, dir string) {
+		if all[name], err = build(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("config/default", filepath.Join(config, "default"))
+	with := filepath.Join(config, "with-component")
+	if err := os.Mkdir(with, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range components {
+		text := "resources: [../default]\ncomponents: [../components/" + c.Name() + "]\n"
+		if err := os.WriteFile(filepath.Join(with, "kustomization.yaml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		add("component "+c.Name(), with)
+	}
+	return all
+}
+
+// as converts an object to its Go type.
+func as[T any](t *testing.T, o *unstructured.Unstructured) *T {
+	t.Helper()
+	into := new(T)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, into); err != nil {
+		t.Fatal(err)
+	}
+	return into
+}
+
+func newNamespace(t *testing.T, name string) string {
+	t.Helper()
+	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	return name
+}
+
+func create(t *testing.T, objects ...client.Object) {
+	t.Helper()
+	for _, o := range objects {
+		if err := kube.Create(t.Context(), o); err != nil {
+			t.Fatalf("create %T %q: %v", o, o.GetName(), err)
+		}
+	}
+}
