@@ -24,7 +24,7 @@ const maxScrapes = 4
 
 // serveMetrics adds a server of the metrics to a manager.
 func serveMetrics(mgr ctrl.Manager, address string, insecure bool) error {
-	var handler http.Handler = promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{
+	handler := promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.HTTPErrorOnError, MaxRequestsInFlight: maxScrapes,
 	})
 	server := &serving.Server{Address: address}
