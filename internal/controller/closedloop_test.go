@@ -90,10 +90,11 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 	}
 	heals := func(t *testing.T, s *stage, undo func()) {
 		t.Helper()
+		next := s.status().Failure.NextAttemptAt.Time
 		s.as.ClearFaults()
 		undo()
 		s.as.ResetRequests()
-		s.until(op.clock.Now().Add(6 * time.Minute))
+		s.until(next.Add(35 * time.Second))
 		isReady(t, s.cart)
 		hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionTrue, v1alpha1.ReasonTokensVerified)
 		hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)

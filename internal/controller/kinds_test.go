@@ -46,7 +46,7 @@ func TestKindsAreFoundByCategory(t *testing.T) {
 func TestColumns(t *testing.T) {
 	w := newWorld(t)
 	api, cart := w.story()
-	cas := w.clusterServer(t, v1alpha1.ClusterAuthorizationServerSpec{AllowedNamespaces: namesOf(w.shop)})
+	cas := w.clusterServer(t, v1alpha1.ClusterAuthorizationServerSpec{AllowedNamespaces: namesOf(w.payments, w.shop)})
 	waiting := w.cart()
 	waiting.Name = "waiting"
 	waiting.Spec.Credentials.ClientSecret.SecretRef.Name = "none"
@@ -73,7 +73,7 @@ func TestColumns(t *testing.T) {
 		}},
 		{"an API", "apiresources", api, map[string]string{
 			"Name": "payment-api", "Identifier": paymentAPI, "Ready": "True", "Reason": "Ready", "Namespaces": "0",
-			"Message": "The APIResource is accepted and its verification bundle is where it is needed",
+			"Message": "The APIResource is accepted and its verification bundle is where its own workloads need it",
 		}},
 		{"a server", "authorizationservers", server, map[string]string{
 			"Name": "auth", "Issuer": w.as.Issuer(), "Ready": "True", "Reason": "Ready", "Message": "The token endpoint and the signing keys are known",

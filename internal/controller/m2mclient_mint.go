@@ -166,9 +166,6 @@ func (r *M2MClientReconciler) refused(p *pass, a *access, inputs string, e *oaut
 	if e.Class == oauth.ClassRetryable {
 		backoff, reason, what = refresh.RetryBackoff, v1alpha1.ReasonTokenRequestFailed, "did not issue a token"
 	}
-	if a.token != "" {
-		backoff = backoff.Within(a.record.ExpiresAt.Sub(p.now)) // it is tried before it expires
-	}
 	message := fmt.Sprintf("%s %q %s: %s", p.server.key.kind, p.server.key.name, what, e.Error())
 	if isProvisioned(p.client) {
 		if e.Class != oauth.ClassRetryable {
@@ -204,6 +201,9 @@ func refusalHint(p *pass, a *access, e *oauth.Error) string {
 func (r *M2MClientReconciler) failed(p *pass, a *access, inputs, reason, message string, backoff refresh.Backoff, retryAfter time.Duration) {
 	basis := p.basis(a, inputs, reason)
 	attempts := a.attempts(basis)
+	if a.token != "" {
+		backoff = backoff.Within(a.record.ExpiresAt.Sub(p.now)) // no token that works expires untried
+	}
 	wait := backoff.Next(attempts, retryAfter, a.seed(p))
 	a.fail(&v1alpha1.TokenFailure{
 		Reason: reason, Message: truncate(message, 1024), Attempts: int32(min(attempts, 1<<30)), //nolint:gosec // bounded

@@ -339,10 +339,9 @@ func TestPodsAreNotToldOfWhatIsOnItsWay(t *testing.T) {
 func TestANoteFitsIntoAnEvent(t *testing.T) {
 	w := newWorld(t)
 	op := startStepped(t)
-	pod := annotatedPod(w.shop, "pod", v1alpha1.ClientAnnotation, "x"+strings.Repeat("ü", 3000), v1alpha1.InjectedAnnotation, "secret/cart-token")
+	pod := annotatedPod(w.shop, "pod", v1alpha1.InjectedAnnotation, "secret/cart-token")
 	create(t, pod)
-	op.advance(time.Minute)
-	op.settle(w.shop)
+	op.reconcilers.pod.events.Eventf(pod, nil, corev1.EventTypeWarning, v1alpha1.ReasonTokenNotReady, "Deliver", "x%s", strings.Repeat("ü", 3000))
 	eventually(t, func() error {
 		events := eventsOfPod(t, pod)
 		if len(events) != 1 || !strings.HasSuffix(events[0], "…") || strings.ContainsRune(events[0], utf8.RuneError) {
