@@ -173,7 +173,7 @@ func boundsOf(s *apiextensionsv1.JSONSchemaProps) (bounds []bound) {
 		add([]any{entry, entry}, "[1]: Duplicate value")
 	}
 	if s.Pattern != "" {
-		add("\x7f", "in body should match") // they are about printable characters; rules say more
+		add("\x7f", " in body should match") // they are about printable characters; rules say more
 	}
 	return bounds
 }
