@@ -70,6 +70,7 @@ type fetchState struct {
 	discoveryFailures      int
 	keysFailures           int
 	keysURL                string
+	endpoints              v1alpha1.AuthorizationServerEndpoints // that this process discovered
 	etag, lastModified     string
 	keysFetchedAt          time.Time
 	discovered, keysResult *problem // how the last attempt ended; nil: not attempted, or well
@@ -131,6 +132,7 @@ func (r *AuthorizationServerReconciler) Reconcile(ctx context.Context, req recon
 func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj client.Object) (time.Duration, error) {
 	spec, status, now := specOf(obj), statusOf(obj), r.clock.Now()
 	state := r.state(obj)
+	known, told := state.endpoints, status.Endpoints
 
 	hc, changed, unusable, err := r.servers.httpClient(ctx, obj)
 	if err != nil {
@@ -155,10 +157,13 @@ func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj clien
 	}
 
 	setOrRemove(&status.Conditions, obj.GetGeneration(), v1alpha1.ConditionProvisioningReady, provisioning)
-	setConditions(&status.Conditions, obj.GetGeneration(), discovered, keys, serverReady(obj, discovered, keys, provisioning))
+	setConditions(&status.Conditions, obj.GetGeneration(), discovered, keys, serverReady(obj, usableEndpoints(spec, state.endpoints, status.Endpoints).Token, discovered, keys, provisioning))
 	status.ObservedGeneration = obj.GetGeneration()
 
 	r.keep(obj, state)
+	if usableEndpoints(spec, known, told) != usableEndpoints(spec, state.endpoints, told) {
+		r.servers.learnt.tell(ctx, obj)
+	}
 	var prune time.Duration
 	if at := jwks.NextPrune(records, spec.JWKS.Retention.Or(defaultKeyRetention)); !at.IsZero() {
 		prune = max(time.Second, at.Sub(now))
@@ -252,7 +257,7 @@ func (r *AuthorizationServerReconciler) discover(ctx context.Context, hc *http.C
 		if err != nil {
 			state.discovered = fetchProblem("The server's metadata cannot be used", err)
 		} else {
-			state.discovered = adopt(status, spec, metadata)
+			state.discovered = adopt(state, spec, metadata)
 		}
 		if state.discovered != nil {
 			state.discoveryFailures++
@@ -261,9 +266,9 @@ func (r *AuthorizationServerReconciler) discover(ctx context.Context, hc *http.C
 			state.discoveryFailures, state.discoveryDue = 0, now.Add(discoveryInterval)
 		}
 	}
-	status.Endpoints.Token = cmp.Or(spec.Endpoints.Token, status.Endpoints.Token)
-	status.Endpoints.JWKS = cmp.Or(spec.Endpoints.JWKS, status.Endpoints.JWKS)
-	status.Endpoints.Registration = cmp.Or(spec.Endpoints.Registration, status.Endpoints.Registration)
+	// Somebody else's edit of the status is put right. What only the status tells stays
+	// there until it is discovered, and is not used unless it is the issuer's own.
+	status.Endpoints = firstEndpoints(spec.Endpoints, state.endpoints, status.Endpoints)
 	if state.discovered != nil {
 		return conditionOf(v1alpha1.ConditionDiscovered, state.discovered)
 	}
@@ -272,15 +277,13 @@ func (r *AuthorizationServerReconciler) discover(ctx context.Context, hc *http.C
 
 // adopt takes over the endpoints that the metadata names, and says which one it
 // does not. One that was known stays in use.
-func adopt(status *v1alpha1.AuthorizationServerStatus, spec *v1alpha1.AuthorizationServerSpec, metadata *jwks.Metadata) *problem {
-	token, keys := v1alpha1.EndpointURL(metadata.TokenEndpoint), v1alpha1.EndpointURL(metadata.JWKSURI)
-	status.Endpoints.Token = cmp.Or(token, status.Endpoints.Token)
-	status.Endpoints.JWKS = cmp.Or(keys, status.Endpoints.JWKS)
-	status.Endpoints.Registration = cmp.Or(spec.Endpoints.Registration, v1alpha1.EndpointURL(metadata.RegistrationEndpoint), status.Endpoints.Registration)
+func adopt(state *fetchState, spec *v1alpha1.AuthorizationServerSpec, metadata *jwks.Metadata) *problem {
+	named := endpointsOf(metadata)
+	state.endpoints = firstEndpoints(named, state.endpoints)
 	switch {
-	case cmp.Or(spec.Endpoints.Token, token) == "":
+	case cmp.Or(spec.Endpoints.Token, named.Token) == "":
 		return &problem{reason: v1alpha1.ReasonEndpointMissing, message: "The server's metadata names no token endpoint; set spec.endpoints.token"}
-	case cmp.Or(spec.Endpoints.JWKS, keys) == "":
+	case cmp.Or(spec.Endpoints.JWKS, named.JWKS) == "":
 		return &problem{reason: v1alpha1.ReasonEndpointMissing, message: "The server's metadata names no JWKS; set spec.endpoints.jwks"}
 	}
 	return nil
@@ -288,7 +291,7 @@ func adopt(status *v1alpha1.AuthorizationServerStatus, spec *v1alpha1.Authorizat
 
 // fetchKeys follows the server's signing keys.
 func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.Client, spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.AuthorizationServerStatus, state *fetchState, now time.Time) condition {
-	url := string(status.Endpoints.JWKS)
+	url := string(usableEndpoints(spec, state.endpoints, status.Endpoints).JWKS)
 	if url == "" {
 		state.keysDue = state.discoveryDue
 		return isFalse(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonEndpointMissing, "The server's JWKS is not known")
@@ -384,10 +387,10 @@ func leftOut(skipped []jwks.Skipped) string {
 }
 
 // serverReady sums up: what works goes on working while discovery fails.
-func serverReady(obj client.Object, discovered, keys, provisioning condition) condition {
+func serverReady(obj client.Object, token v1alpha1.EndpointURL, discovered, keys, provisioning condition) condition {
 	status := statusOf(obj)
 	switch {
-	case status.Endpoints.Token == "":
+	case token == "":
 		return discovered.asReady()
 	case len(status.Keys) == 0 && keys.Status == metav1.ConditionTrue:
 		return isFalse(v1alpha1.ConditionReady, v1alpha1.ReasonNoKeys, "Every signing key of the server is revoked")
@@ -491,7 +494,7 @@ func (r *AuthorizationServerReconciler) SetupWithManager(mgr ctrl.Manager, forei
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(strings.ToLower(string(r.kind))).
-		For(serverKey{kind: r.kind}.object(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, changedOrDeleted))).
+		For(serverKey{kind: r.kind}.object(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, changedOrDeleted, r.servers.endpointsEdited()))).
 		WatchesRawSource(sourceKind(foreign, "Secret", byCABundle(bySecret))).
 		WatchesRawSource(sourceKind(foreign, "ConfigMap", byCABundle(byConfigMap))).
 		WatchesRawSource(source.Channel(r.servers.wake[r.kind], &handler.EnqueueRequestForObject{})).

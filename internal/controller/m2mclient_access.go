@@ -59,9 +59,9 @@ func (r accessResolver) resolve(ctx context.Context, p *pass) error {
 	if err != nil {
 		return err
 	}
-	p.server, p.serverProblem = asServer(found.Server), problemOf(found.Problem)
+	p.server, p.serverProblem = r.servers.asServer(found.Server), problemOf(found.Problem)
 	for i := range found.Accesses {
-		p.accesses = append(p.accesses, accessOf(found.Accesses[i]))
+		p.accesses = append(p.accesses, r.accessOf(found.Accesses[i]))
 	}
 	return nil
 }
@@ -78,11 +78,11 @@ func (r accessResolver) stillAllowed(ctx context.Context, p *pass, a *access) (b
 }
 
 // accessOf returns an access of which nothing is known but what it may have.
-func accessOf(found rules.Access) *access {
+func (r accessResolver) accessOf(found rules.Access) *access {
 	a := &access{
 		allowed: found, key: found.Key, api: found.API, resource: found.Resource, scopes: found.Scopes,
 		denied: problemOf(found.Denied), withdraw: found.Denied.Decided(), reduced: problemOf(found.Reduced),
-		server: asServer(found.Server), spec: found.Spec,
+		server: r.servers.asServer(found.Server), spec: found.Spec,
 	}
 	if a.server == nil {
 		return a

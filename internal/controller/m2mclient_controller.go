@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
@@ -249,6 +250,7 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 		Watches(&v1alpha1.APIResource{}, ofAPIResource, builder.WithPredicates(notJustCompared)).
 		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WatchesRawSource(sourceKind(r.foreign, "Secret", ofSecret)).
+		WatchesRawSource(source.Channel(r.servers.learnt.clients, ofServer)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: fairly(namespaceOf, r.rank)})
 	if r.shard != "" { // else the servers' own controller forgets them
 		gone := handler.Funcs{DeleteFunc: func(_ context.Context, e event.DeleteEvent, _ queue) {

@@ -504,6 +504,7 @@ func (r *M2MClientProvisioner) SetupWithManager(mgr ctrl.Manager, workers int) e
 		For(&v1alpha1.M2MClient{}, builder.WithPredicates(clientChanged)).
 		Watches(&v1alpha1.AuthorizationServer{}, clientsOfServer(r.client, r.shard), builder.WithPredicates(provisioningChanged)).
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, clientsOfServer(r.client, r.shard), builder.WithPredicates(provisioningChanged)).
+		WatchesRawSource(source.Channel(r.servers.learnt.provisioning, clientsOfServer(r.client, r.shard))).
 		Watches(&v1alpha1.APIResource{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 			return clients(ctx, client.MatchingFields{byAPIResource: client.ObjectKeyFromObject(o).String()})
 		}), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, comparedAPI, acceptedChanged))).

@@ -92,9 +92,10 @@ func (s *servers) driver(ctx context.Context, obj client.Object) (d provision.Dr
 	if p != nil || err != nil {
 		return nil, "", p, err
 	}
+	endpoint := s.registrationEndpoint(obj)
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
-	version = provision.Hash(spec.Provisioning, registrationEndpoint(obj), spec.Requests, secretVersion, rt.caVersion)
+	version = provision.Hash(spec.Provisioning, endpoint, spec.Requests, secretVersion, rt.caVersion)
 	if rt.provisioning.driver != nil && rt.provisioning.version == version {
 		return rt.provisioning.driver, version, nil, nil
 	}
@@ -105,7 +106,6 @@ func (s *servers) driver(ctx context.Context, obj client.Object) (d provision.Dr
 			ClientID: secret.id, ClientSecret: secret.value, HTTP: paced, Now: s.clock.Now,
 		})
 	} else {
-		endpoint := registrationEndpoint(obj)
 		if endpoint == "" {
 			return nil, "", &problem{
 				reason:  v1alpha1.ReasonEndpointMissing,
@@ -125,8 +125,8 @@ func (s *servers) driver(ctx context.Context, obj client.Object) (d provision.Dr
 	return d, version, nil, nil
 }
 
-func registrationEndpoint(obj client.Object) string {
-	return string(cmp.Or(specOf(obj).Provisioning.DynamicRegistration.Endpoint, statusOf(obj).Endpoints.Registration))
+func (s *servers) registrationEndpoint(obj client.Object) string {
+	return string(cmp.Or(specOf(obj).Provisioning.DynamicRegistration.Endpoint, s.endpoints(obj).Registration))
 }
 
 // driverKey names a driver of a server.

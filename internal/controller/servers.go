@@ -74,11 +74,11 @@ type server struct {
 	status *v1alpha1.AuthorizationServerStatus
 }
 
-func asServer(found *rules.Server) *server {
+func (s *servers) asServer(found *rules.Server) *server {
 	if found == nil {
 		return nil
 	}
-	return &server{key: keyOfObject(found.Object), object: found.Object, spec: found.Spec, status: found.Status}
+	return &server{key: keyOfObject(found.Object), object: found.Object, spec: found.Spec, status: s.trustedStatus(found.Object)}
 }
 
 func (s *server) asRules() *rules.Server {
@@ -138,6 +138,8 @@ type servers struct {
 
 	// wake has the AuthorizationServer of a key reconciled at once.
 	wake map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent
+	// learnt has what depends on a server's endpoints look at it again.
+	learnt learnt
 	// gate decides when a token request may go.
 	gate *traffic.Gate
 	// administration decides what is provisioned now: that may fail while tokens are
@@ -155,6 +157,7 @@ func newServers(o Options, foreign *foreignObjects, reader client.Reader) *serve
 		policy: o.Egress, optIn: o.RequireCredentialLabel, operatorNamespace: o.OperatorNamespace, cluster: o.ClusterID, watched: o.WatchNamespaces, foreign: foreign, client: reader, clock: o.Clock,
 		shares:   o.Shards,
 		runtimes: map[serverKey]*serverRuntime{}, drivers: lru.New(maxDrivers), gone: lru.New(maxGone),
+		learnt: newLearnt(),
 		wake: map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent{
 			v1alpha1.KindAuthorizationServer:        make(chan event.GenericEvent, 16),
 			v1alpha1.KindClusterAuthorizationServer: make(chan event.GenericEvent, 16),
@@ -182,14 +185,14 @@ type problem struct {
 // problem that keeps it from being used.
 func (s *servers) resolve(ctx context.Context, ref v1alpha1.AuthorizationServerReference, namespace string) (*server, *problem, error) {
 	srv, refused, err := s.rules.Server(ctx, ref, namespace)
-	return asServer(srv), problemOf(refused), err
+	return s.asServer(srv), problemOf(refused), err
 }
 
 // accept reports whether an APIResource may describe its API, and at which
 // server.
 func (s *servers) accept(ctx context.Context, api *v1alpha1.APIResource) (*server, *problem, error) {
 	srv, refused, err := s.rules.Accept(ctx, api)
-	return asServer(srv), problemOf(refused), err
+	return s.asServer(srv), problemOf(refused), err
 }
 
 // serverRuntime is what of a server lives as long as the process.

@@ -258,6 +258,12 @@ func Setup(mgr ctrl.Manager, o Options) error {
 		return fmt.Errorf("set up the provisioning of M2MClients: %w", err)
 	}
 	if o.Shard != "" {
+		for _, s := range r.server {
+			e := &EndpointReconciler{kind: s.kind, client: mgr.GetClient(), servers: r.servers, failures: map[serverKey]int{}}
+			if err := e.SetupWithManager(mgr); err != nil {
+				return fmt.Errorf("set up the endpoints of %s: %w", s.kind, err)
+			}
+		}
 		return nil // all else is the affair of the instance without a shard
 	}
 	if err := r.others.SetupWithManager(mgr); err != nil {
