@@ -172,7 +172,7 @@ type Verification struct {
 	// namespaces are those, besides the API's own, whose pods verify tokens for
 	// the API, such as a gateway's. A token that is signed with a new key waits
 	// for their pods, too, while its predecessor works. Any namespace can have
-	// the bundle; no other can delay a token. Unset, none.
+	// the bundle; any other can delay a token by 10 seconds at most. Unset, none.
 	//
 	// +optional
 	Namespaces NamespaceSelection `json:"namespaces,omitzero"`

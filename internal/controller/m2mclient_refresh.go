@@ -23,6 +23,11 @@ const (
 	// to the predecessor is the other bound.
 	holdMax = kubeletDelay + 30*time.Second
 
+	// othersPatience is how long it waits for pods of namespaces that are neither the
+	// API's nor named by its owner: long enough for a bundle to be written and a pod to
+	// be touched.
+	othersPatience = 10 * time.Second
+
 	// holdPoll is how often a held token is looked at again.
 	holdPoll = time.Second
 
@@ -202,7 +207,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 		return nil
 	}
 	if p.working(in) && p.now.Before(held.publishAt(in.Recorded)) {
-		look, err := r.delivered(ctx, p, a, claims)
+		look, err := r.delivered(ctx, p, a, held, claims)
 		if err != nil {
 			return err
 		}

@@ -52,7 +52,7 @@ func (a *access) hold(h heldToken, claims *jwks.Claims, look time.Time, before *
 // delivered says when to look again whether the API's pods have what they
 // verify a token with: the key that signed it, and the terms that it was issued
 // by. The zero time says that they have.
-func (r *M2MClientReconciler) delivered(ctx context.Context, p *pass, a *access, claims *jwks.Claims) (look time.Time, err error) {
+func (r *M2MClientReconciler) delivered(ctx context.Context, p *pass, a *access, held heldToken, claims *jwks.Claims) (look time.Time, err error) {
 	if a.spec == nil || claims == nil {
 		return time.Time{}, nil
 	}
@@ -61,8 +61,12 @@ func (r *M2MClientReconciler) delivered(ctx context.Context, p *pass, a *access,
 		return time.Time{}, err
 	}
 	want := render.ContentsOf(bundleOf(a.spec, a.server), extraFiles(a.spec))
+	patience := held.record.IssuedAt.Add(othersPatience)
 	for _, bundle := range bundles {
-		is, _ := contentsIn(bundle)
+		if !bundle.owners && !p.now.Before(patience) {
+			continue
+		}
+		is, _ := contentsIn(bundle.ConfigMap)
 		key, wantKey := is.Keys[claims.KeyID], want.Keys[claims.KeyID]
 		if is.Terms != want.Terms || key.Hash != wantKey.Hash {
 			return p.now.Add(holdPoll), nil
@@ -78,6 +82,9 @@ func (r *M2MClientReconciler) delivered(ctx context.Context, p *pass, a *access,
 		if err != nil {
 			return time.Time{}, err
 		}
+		if !bundle.owners && later.After(patience) {
+			later = patience
+		}
 		if !later.IsZero() && (look.IsZero() || later.Before(look)) {
 			look = later
 		}
@@ -85,33 +92,29 @@ func (r *M2MClientReconciler) delivered(ctx context.Context, p *pass, a *access,
 	return look, nil
 }
 
-// awaitedBundles returns the bundles that tokens for an API wait for: those of
-// its own namespace and of the namespaces that its owner names, where pods verify
-// with them. Others may have the bundle, and delay nothing: any namespace can
-// annotate a pod, and write what it wants to a ConfigMap of its own.
-func (r *M2MClientReconciler) awaitedBundles(ctx context.Context, a *access) ([]*corev1.ConfigMap, error) {
+// awaitedBundle is a bundle that tokens for an API wait for.
+type awaitedBundle struct {
+	*corev1.ConfigMap
+	// owners reports that it is in the API's namespace, or in one that its owner names.
+	owners bool
+}
+
+// awaitedBundles returns an API's bundles. Those of other namespaces than its owner's
+// delay a token for othersPatience at most: any namespace can annotate a pod, and do to
+// its own ConfigMaps what it wants.
+func (r *M2MClientReconciler) awaitedBundles(ctx context.Context, a *access) ([]awaitedBundle, error) {
 	bundles, err := bundlesOf(ctx, r.client, a.api)
 	if err != nil {
 		return nil, err
 	}
-	var awaited []*corev1.ConfigMap
+	awaited := make([]awaitedBundle, len(bundles))
 	for i := range bundles {
-		namespace := bundles[i].Namespace
-		counts := namespace == a.api.Namespace
-		if !counts {
-			if counts, err = r.servers.rules.Selects(ctx, a.spec.Spec.Verification.Namespaces, namespace); err != nil {
-				return nil, err
-			}
-		}
-		if !counts {
+		awaited[i] = awaitedBundle{&bundles[i], bundles[i].Namespace == a.api.Namespace}
+		if awaited[i].owners {
 			continue
 		}
-		pods, err := r.verifyingPods(ctx, namespace, a.api)
-		if err != nil {
+		if awaited[i].owners, err = r.servers.rules.Selects(ctx, a.spec.Spec.Verification.Namespaces, bundles[i].Namespace); err != nil {
 			return nil, err
-		}
-		if len(pods.Items) > 0 {
-			awaited = append(awaited, &bundles[i])
 		}
 	}
 	return awaited, nil
@@ -128,7 +131,7 @@ func (r *M2MClientReconciler) bundleAhead(ctx context.Context, a *access, claims
 		return false, err
 	}
 	for _, bundle := range bundles {
-		is, _ := contentsIn(bundle)
+		is, _ := contentsIn(bundle.ConfigMap)
 		key, ok := is.Keys[claims.KeyID]
 		if !ok {
 			return false, nil

@@ -278,7 +278,7 @@ func TestProvisioningOfWhatIsOutOfSight(t *testing.T) {
 	first.stop()
 
 	startOperator(t, watching(w.shop))
-	hasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonAPIResourceNotFound)
+	hasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonAPIResourceNotWatched)
 	change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Access[1].Scopes = []v1alpha1.ScopeName{"payments:read"} })
 	eventually(t, func() error {
 		for _, r := range w.logto.Snapshot().Roles {

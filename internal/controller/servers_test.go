@@ -249,8 +249,10 @@ func TestAnotherServerOfTheSameNameStartsAfresh(t *testing.T) {
 	s.admitted(after, newcomer("second"))
 	s.done(late, &oauth.Error{Class: oauth.ClassRetryable, RetryAfter: time.Hour}) // late news of the former one's
 	s.waits(after, newcomer("third"))
+	again := serverAt("shop", "auth", "https://idp", "https://idp/token", 1, 1)
+	again.object.SetUID("made again")
 	s.forget(after.key)
-	s.admitted(after, newcomer("third"))
+	s.admitted(again, newcomer("third"))
 }
 
 // TestADeletedClientLeavesEveryLine: its place at a server is another's.
