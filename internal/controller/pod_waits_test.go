@@ -341,7 +341,7 @@ func TestANoteFitsIntoAnEvent(t *testing.T) {
 	op := startStepped(t)
 	pod := annotatedPod(w.shop, "pod", v1alpha1.InjectedAnnotation, "secret/cart-token")
 	create(t, pod)
-	op.reconcilers.pod.events.Eventf(pod, nil, corev1.EventTypeWarning, v1alpha1.ReasonTokenNotReady, "Deliver", "x%s", strings.Repeat("ü", 3000))
+	op.pod.events.Eventf(pod, nil, corev1.EventTypeWarning, v1alpha1.ReasonTokenNotReady, "Deliver", "x%s", strings.Repeat("ü", 3000))
 	eventually(t, func() error {
 		events := eventsOfPod(t, pod)
 		if len(events) != 1 || !strings.HasSuffix(events[0], "…") || strings.ContainsRune(events[0], utf8.RuneError) {
