@@ -504,6 +504,7 @@ func statuses(t *testing.T) []attempt {
 			attempt{kind + ": has secrets sent in the clear", patchesStatus(o, `{"status":{"endpoints":{"token":"http://tokens.example.com/"}}}`), false},
 		)
 	}
+	objects["M2MClient"].(*v1alpha1.M2MClient).Spec.Access[0].APIResourceRef.Namespace = "apis"
 	for _, kind := range []string{"APIResource", "M2MClient"} {
 		o := objects[kind]
 		create(t, o)
@@ -513,6 +514,7 @@ func statuses(t *testing.T) []attempt {
 		all = append(all,
 			attempt{kind + ": says where it is registered", patchesStatus(o, at(ns)), true},
 			attempt{kind + ": says that it is registered at another namespace's server", patchesStatus(o, at("payments")), false},
+			attempt{kind + ": says that it is registered at the server of its API", patchesStatus(o, at("apis")), kind == "M2MClient"},
 		)
 	}
 	return all
