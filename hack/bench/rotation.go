@@ -27,8 +27,8 @@ import (
 )
 
 const (
-	bundlePrefix = "verifier"     // of the namespaces that have a bundle
-	floorBundle  = "floor-bundle" // name of the floor's ConfigMaps, which lie beside the bundles
+	bundlePrefix = "verifier"                // of the namespaces that have a bundle
+	floorBundle  = "m2m-verify.floor.bundle" // name of the floor's ConfigMaps, which lie beside the bundles; the fence knows them by how it begins
 
 	// rotations is how often a key is rotated and the floor is taken, in turn: the
 	// median counts, for one time of a second or two says little on a machine that
