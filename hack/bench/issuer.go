@@ -40,7 +40,7 @@ type order struct {
 	Reset    bool          // forget what was counted
 }
 
-// trouble is what the clients Prefix-0 and so on get instead of a token.
+// trouble answers the clients Prefix-0 and so on instead of a token.
 type trouble struct {
 	Prefix     string
 	Status     int    // zero: an answer that cannot be read

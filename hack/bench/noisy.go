@@ -319,7 +319,7 @@ func (b *bench) listen(ctx context.Context, h *neighbourhood, from int) (r heard
 func isOf(f fleet, namespace string) bool { return fleetOf(namespace) == f.prefix }
 
 // firstToken makes a client and returns how long it waited for its token, or until
-// when it waited in vain.
+// when it waited without one.
 func (b *bench) firstToken(ctx context.Context, c *v1alpha1.M2MClient, over time.Time) (took time.Duration, arrived bool, err error) {
 	secret := client.ObjectKey{Namespace: c.Namespace, Name: c.SecretName()}
 	started := time.Now()

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestTheLimitHolds has a process ask for more than it may have: it is killed. Where
+// TestTheLimitHolds: the kernel kills a process that asks for more than it may have. Where
 // no cgroup can be made the error says so, and whoever wanted one measures instead.
 func TestTheLimitHolds(t *testing.T) {
 	m, err := LimitMemory(fmt.Sprintf("m2m-test-%d", os.Getpid()), 32<<20)

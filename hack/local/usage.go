@@ -16,7 +16,7 @@ import (
 // programs.
 const userHz = 100
 
-// Usage is what the kernel says of a process.
+// Usage holds the kernel's figures of a process.
 type Usage struct {
 	CPU            time.Duration // user and system, since its start
 	Resident, Peak float64       // MiB

@@ -32,7 +32,7 @@ func claimant(namespace string, created time.Duration, change ...func(*v1alpha1.
 	return api
 }
 
-// holdingAt has an APIResource accepted at an issuer so long after noon.
+// holdingAt returns a change by which an APIResource holds its identifier since so long after noon.
 func holdingAt(issuer string, since time.Duration) func(*v1alpha1.APIResource) {
 	return func(a *v1alpha1.APIResource) {
 		at := metav1.NewTime(noon.Add(since))

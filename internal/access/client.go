@@ -25,7 +25,7 @@ type Client struct {
 	Accesses []Access
 }
 
-// Access is what a client may have of one API.
+// Access describes what a client may have of one API, or why it may have nothing.
 type Access struct {
 	Key      string
 	API      types.NamespacedName // empty for a plain resource

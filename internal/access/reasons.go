@@ -4,7 +4,7 @@ package access
 
 import "github.com/m2m-operator/m2m-operator/api/v1alpha1"
 
-// kind is what a reason means for what somebody has already.
+// kind tells whether a reason takes away what somebody has already.
 type kind int
 
 const (
