@@ -57,9 +57,10 @@ const (
 	// Possible reasons for this condition to be True are Granted; to be False:
 	// NotGranted, ScopeNotGranted, APIResourceNotFound, APIResourceNotAccepted,
 	// APIResourceNotWatched, AuthorizationServerNotFound,
-	// AuthorizationServerNotAllowed, IssuerMismatch, ServerMismatch; to be
-	// Unknown: APIResourceNotWatched, AuthorizationServerNotFound. The token of
-	// an access that somebody decided not to allow is withdrawn. What is not
+	// AuthorizationServerNotAllowed, IssuerMismatch, ServerMismatch,
+	// ExistsAtServer, ProvisioningForbidden; to be Unknown:
+	// APIResourceNotWatched, AuthorizationServerNotFound. The token of an
+	// access that somebody decided not to allow is withdrawn. What is not
 	// watched or not found takes nothing away. A client that the operator
 	// registers keeps a token with those of its scopes that are granted.
 	ConditionGranted = "Granted"

@@ -211,6 +211,13 @@ type CredentialRotation struct {
 // +kubebuilder:validation:Enum=Created;Adopted;Observed
 type ProvisioningOrigin string
 
+// The origins.
+const (
+	OriginCreated  ProvisioningOrigin = "Created"
+	OriginAdopted  ProvisioningOrigin = "Adopted"
+	OriginObserved ProvisioningOrigin = "Observed"
+)
+
 // ProvisioningDriver is how an authorization server is provisioned.
 //
 // +kubebuilder:validation:Enum=Logto;DynamicRegistration

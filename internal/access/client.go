@@ -99,6 +99,7 @@ func (r Resolver) clientServer(ctx context.Context, c *v1alpha1.M2MClient) (*Ser
 		return r.Server(ctx, ref, c.Namespace)
 	}
 	unseen := false
+	var denied *Problem
 	for i := range c.Spec.Access {
 		name := APIResourceOf(c, &c.Spec.Access[i])
 		if !r.Watches(name.Namespace) {
@@ -109,9 +110,23 @@ func (r Resolver) clientServer(ctx context.Context, c *v1alpha1.M2MClient) (*Ser
 		if err != nil {
 			return nil, nil, err
 		}
-		if api != nil {
-			return r.serverOfAPI(ctx, c, name, api)
+		if api == nil {
+			continue
 		}
+		// That a server is not for the API's namespace takes nothing but this API from
+		// the client.
+		_, refused, err := r.Server(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
+		if err != nil {
+			return nil, nil, err
+		}
+		if refused.Decided() {
+			denied = cmp.Or(denied, refused)
+			continue
+		}
+		return r.serverOfAPI(ctx, c, name, api)
+	}
+	if denied != nil {
+		return nil, denied, nil
 	}
 	if unseen {
 		return nil, problemf(v1alpha1.ReasonAPIResourceNotWatched,
@@ -200,6 +215,9 @@ func (r Resolver) resolveAPI(ctx context.Context, c *v1alpha1.M2MClient, srv *Se
 		return err
 	}
 	if a.Denied = mismatch(c, srv, its, refused, a.API); a.Denied != nil {
+		return nil
+	}
+	if a.Denied = refusedAt(api, its); a.Denied != nil {
 		return nil
 	}
 	if err := r.grant(ctx, c, api, a); err != nil || a.Denied != nil {

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
@@ -38,6 +39,9 @@ func (r *M2MClientReconciler) judgeProvisioning(_ context.Context, p *pass) erro
 	}
 	st := p.client.Status.Provisioning
 	here := p.server != nil && isAt(st.Server, p.server)
+	if here && rules.Decided(st.Failure.Reason) {
+		denyAll(p, &problem{reason: st.Failure.Reason, message: st.Failure.Message})
+	}
 	var missing *problem
 	for _, a := range p.accesses {
 		if p.server == nil || a.denied != nil || a.spec == nil {
@@ -55,6 +59,15 @@ func (r *M2MClientReconciler) judgeProvisioning(_ context.Context, p *pass) erro
 	}
 	p.provisioned = r.clientProvisioned(p, here, missing)
 	return nil
+}
+
+// denyAll withdraws all accesses of a client that its server must not have.
+func denyAll(p *pass, why *problem) {
+	for _, a := range p.accesses {
+		if a.denied == nil || !a.withdraw {
+			a.denied, a.withdraw = why, true
+		}
+	}
 }
 
 // clientProvisioned returns the condition Provisioned of a registered client.

@@ -4,7 +4,6 @@ package controller
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
@@ -150,9 +150,7 @@ func declaredAPI(api *v1alpha1.APIResource, owner provision.Owner, srv *server) 
 	want := provision.API{
 		Owner: owner, Identifier: string(api.Spec.Identifier), TokenLifetime: api.Spec.AccessTokenLifetime.Or(0),
 		Observe: api.Spec.ManagementPolicy == v1alpha1.ManagementObserve,
-		Adopt: slices.ContainsFunc(srv.spec.Provisioning.Adoption.APIResources, func(a v1alpha1.AdoptedAPIResource) bool {
-			return a.Identifier == api.Spec.Identifier && string(a.Namespace) == api.Namespace
-		}),
+		Adopt:   rules.Adopts(srv.spec, api),
 	}
 	for _, s := range api.Spec.Scopes {
 		want.Scopes = append(want.Scopes, provision.Scope{Name: string(s.Name), Description: s.Description})

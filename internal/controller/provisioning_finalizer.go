@@ -107,6 +107,7 @@ type removal struct {
 	object client.Object
 	server v1alpha1.ProvisioningServer
 	what   string // what is there, for whoever has to clean up by hand
+	must   bool   // nothing waits for it, and it is not given up while its server is there
 	remove func(context.Context, provision.Driver) error
 }
 
@@ -157,9 +158,14 @@ func (r *remover) run(ctx context.Context, rm removal, now time.Time) (time.Dura
 		}
 		why = provisioningProblem(err)
 	}
+	retry := spread(rm.object.GetUID(), 4*time.Second, 8*time.Second)
+	if rm.must && exists && why.reason != v1alpha1.ReasonProvisioningNotConfigured {
+		log.FromContext(ctx).V(1).Info("Waits to withdraw what was provisioned", "reason", why.reason)
+		return retry, nil
+	}
 	if waited := now.Sub(r.begun(rm.object, now)); waited < r.timeout {
 		log.FromContext(ctx).V(1).Info("Waits to remove what was provisioned", "reason", why.reason)
-		return min(spread(rm.object.GetUID(), 4*time.Second, 8*time.Second), r.timeout-waited), nil
+		return min(retry, r.timeout-waited), nil
 	}
 	r.since.Remove(rm.object.GetUID())
 	return 0, r.giveUp(ctx, rm, obj, exists, why, now)

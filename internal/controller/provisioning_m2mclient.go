@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -118,10 +119,16 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 	if err := r.access.resolve(ctx, p); err != nil {
 		return 0, err
 	}
-	if p.serverProblem != nil || !provisions(p.server.spec) || !p.server.object.GetDeletionTimestamp().IsZero() {
+	without := p.serverProblem != nil // a server of its own: what it has is withdrawn, or stays
+	if without {
+		if after, err := r.withdraw(ctx, p); p.server == nil || err != nil {
+			return after, err
+		}
+	}
+	if !provisions(p.server.spec) || !p.server.object.GetDeletionTimestamp().IsZero() {
 		return 0, nil // nothing can be said, and nothing is taken away
 	}
-	if p.server.status.Endpoints.Token == "" {
+	if p.server.status.Endpoints.Token == "" && !without {
 		return 0, nil // a new secret could not be tried; the server's change wakes this
 	}
 	if at := c.Status.Provisioning.Server; at.Name != "" && !isAt(at, p.server) {
@@ -160,6 +167,30 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 		return wait, nil
 	}
 	return r.apply(ctx, p, driver, version, want, plan, store, secret, leave)
+}
+
+// withdraw takes from a client what it has at its server, where somebody decided
+// that it has none any more: all of it, if the server is not for its namespace;
+// else its access, for which it puts the server into the pass. Where nothing was
+// decided, nothing is taken away.
+func (r *M2MClientProvisioner) withdraw(ctx context.Context, p *pass) (time.Duration, error) {
+	at := p.client.Status.Provisioning.Server
+	if !rules.Decided(p.serverProblem.reason) || at.Name == "" {
+		return 0, nil
+	}
+	ref := v1alpha1.AuthorizationServerReference{Kind: at.Kind, Name: at.Name}
+	srv, refused, err := r.servers.rules.Server(ctx, ref, cmp.Or(string(at.Namespace), p.client.Namespace))
+	if err != nil || refused != nil && !refused.Decided() {
+		return 0, err
+	}
+	if refused == nil {
+		p.server, p.serverProblem = r.servers.asServer(srv), nil
+		return 0, nil
+	}
+	if after, err := r.depart(ctx, p.client, true); after > 0 || err != nil {
+		return after, err
+	}
+	return 0, release(ctx, r.client, p.client)
 }
 
 // observe notes that a changed spec says nothing else about the server.
@@ -447,6 +478,12 @@ func (r *M2MClientProvisioner) finish(ctx context.Context, c *v1alpha1.M2MClient
 
 // leave removes a client from the server where it was registered.
 func (r *M2MClientProvisioner) leave(ctx context.Context, c *v1alpha1.M2MClient) (time.Duration, error) {
+	return r.depart(ctx, c, false)
+}
+
+// depart is leave, of a client's own accord or because it has to: then it is tried
+// for as long as the client exists, and what deletionPolicy retains has no access.
+func (r *M2MClientProvisioner) depart(ctx context.Context, c *v1alpha1.M2MClient, must bool) (time.Duration, error) {
 	name, st := client.ObjectKeyFromObject(c), c.Status.Provisioning
 	store, _, err := readCredentials(ctx, r.client, r.servers.operatorNamespace, name)
 	if err != nil {
@@ -460,10 +497,10 @@ func (r *M2MClientProvisioner) leave(ctx context.Context, c *v1alpha1.M2MClient)
 		if err != nil {
 			return 0, err
 		}
-		want := provision.Client{Owner: owner, Retain: c.Spec.DeletionPolicy == v1alpha1.DeletionRetain}
+		want := provision.Client{Owner: owner, Retain: c.Spec.DeletionPolicy == v1alpha1.DeletionRetain, Denied: must}
 		state := clientState(&st, store)
 		after, err := r.remover.run(ctx, removal{
-			kind: "M2MClient", object: c, server: st.Server, what: describe("client", string(st.ClientID), "with grant", st.GrantID),
+			kind: "M2MClient", object: c, server: st.Server, what: describe("client", string(st.ClientID), "with grant", st.GrantID), must: must,
 			remove: func(ctx context.Context, d provision.Driver) error {
 				nothing := func(context.Context) error { return nil } // a second time finds what the first one left
 				return provision.RemoveClient(ctx, d, want, state, nothing)

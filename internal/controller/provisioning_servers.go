@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 	"github.com/m2m-operator/m2m-operator/internal/provision/logto"
 	"github.com/m2m-operator/m2m-operator/internal/provision/registration"
@@ -56,18 +57,12 @@ func provisions(spec *v1alpha1.AuthorizationServerSpec) bool { return driverOf(s
 
 // registers says whether it does so by dynamic registration.
 func registers(spec *v1alpha1.AuthorizationServerSpec) bool {
-	return spec.Provisioning.DynamicRegistration != (v1alpha1.DynamicRegistrationProvisioning{})
+	return driverOf(spec) == v1alpha1.DriverDynamicRegistration
 }
 
 // driverOf returns how a server is provisioned, "" if it is not.
 func driverOf(spec *v1alpha1.AuthorizationServerSpec) v1alpha1.ProvisioningDriver {
-	switch {
-	case spec.Provisioning.Logto.Endpoint != "":
-		return v1alpha1.DriverLogto
-	case registers(spec):
-		return v1alpha1.DriverDynamicRegistration
-	}
-	return ""
+	return rules.Driver(spec)
 }
 
 func resyncInterval(spec *v1alpha1.AuthorizationServerSpec) time.Duration {

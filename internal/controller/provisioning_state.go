@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
@@ -107,10 +108,7 @@ func deleteCredentials(ctx context.Context, c client.Client, operatorNamespace s
 
 // provisioningServerOf names a server in a status.
 func provisioningServerOf(srv *server) v1alpha1.ProvisioningServer {
-	return v1alpha1.ProvisioningServer{
-		Kind: srv.key.kind, Namespace: v1alpha1.NamespaceName(srv.key.namespace), Name: v1alpha1.ObjectName(srv.key.name), Issuer: srv.spec.Issuer,
-		Driver: driverOf(srv.spec),
-	}
+	return rules.ProvisioningServer(srv.asRules())
 }
 
 // isAt says whether something was provisioned at a server as it is configured
@@ -243,13 +241,17 @@ func (s syncPlan) wait(now time.Time) time.Duration {
 	return max(0, next.Sub(now))
 }
 
-// failed notes a failed attempt.
+// failed notes a failed attempt. What somebody decided is not undone by a failure
+// of the next attempt that says nothing about it: only a success undoes it.
 func (s syncPlan) failed(now time.Time, err error, who types.UID) v1alpha1.TokenFailure {
 	attempts := int32(1)
 	if s.failure.Reason != "" && s.failure.Inputs == s.tries {
 		attempts = min(s.failure.Attempts, 1<<30) + 1
 	}
 	p := provisioningProblem(err)
+	if rules.Decided(s.failure.Reason) && !rules.Decided(p.reason) {
+		p = &problem{reason: s.failure.Reason, message: s.failure.Message}
+	}
 	return v1alpha1.TokenFailure{
 		Reason: p.reason, Message: truncate(p.message, 1024), Attempts: attempts, Inputs: s.tries,
 		NextAttemptAt: timeOf(now.Add(provisioningWait(err, int(attempts), who) + time.Second - 1)),

@@ -454,7 +454,7 @@ func TestProvisioningAdoption(t *testing.T) {
 	if !strings.Contains(c.Message, "adoption") {
 		t.Errorf("the condition does not say who can allow it: %s", c.Message)
 	}
-	hasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonScopeNotProvisioned)
+	hasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonExistsAtServer)
 	for _, r := range w.logto.Snapshot().Roles {
 		if len(r.Scopes[string(api.Spec.Identifier)]) > 0 {
 			t.Errorf("role %q has scopes of an API that is not the APIResource's", r.Name)

@@ -45,7 +45,8 @@ type Driver interface {
 	SyncClient(ctx context.Context, want Client, state *ClientState, keep Keep) ([]Drift, error)
 
 	// RemoveClient deletes the client and all that came with it; of an adopted one, only what the operator added. With
-	// want.Retain it only takes the client's credentials, where the server has it without them.
+	// want.Retain it only takes the client's credentials, where the server has it without them, and with want.Denied
+	// its access as well.
 	RemoveClient(ctx context.Context, want Client, state *ClientState, keep Keep) error
 
 	// Issue fills in c: a new credential of the client under c.Name. Where the server has one of that name already,
@@ -112,6 +113,8 @@ type Client struct {
 	Adopt string
 	// Retain has RemoveClient leave the client.
 	Retain bool
+	// Denied has RemoveClient take the access also from a client that it leaves.
+	Denied bool `json:",omitempty"`
 }
 
 // Access is the right to ask for a token of an API with scopes.

@@ -98,6 +98,7 @@ var provisioningSituations = map[string]situation{
 	"logto-down": {logto: func(_ *testing.T, _ *world, l *logtotest.Server) { l.SetDown(true) }},
 
 	"api-exists":           {logto: withAPI("payments:write")},
+	"api-exists-client":    {logto: withAPI("payments:write")},
 	"api-observed-missing": {logto: asItIs, set: observed},
 	"api-observed-differs": {logto: withAPI("payments:write"), set: observed},
 	"api-is-management": {logto: asItIs, set: map[string]string{

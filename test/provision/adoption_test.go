@@ -46,7 +46,7 @@ func testAdoptAPI(t *testing.T, w *world) {
 	if !strings.Contains(c.Message, "adoption") {
 		t.Errorf("the condition does not say who can allow it: %s", c.Message)
 	}
-	w.hasCondition(cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonScopeNotProvisioned)
+	w.hasCondition(cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonExistsAtServer)
 	if diff := cmp.Diff(before, w.resource(paymentAPI)); diff != "" {
 		t.Errorf("the API was changed all the same (-before +after):\n%s", diff)
 	}

@@ -297,6 +297,13 @@ func (s *clientSync) restoreApplication(ctx context.Context) error {
 
 // adopt takes over the application that want names. What it is called and who made it stays as it is.
 func (s *clientSync) adopt(ctx context.Context) error {
+	// The server's owner names another one: what was taken over is given back,
+	// whatever becomes of the other.
+	if s.state.Origin == provision.Adopted && s.state.ID != s.want.Adopt {
+		if err := s.leave(ctx); err != nil {
+			return err
+		}
+	}
 	app, err := get[application](ctx, s.d, readingApplication, application{ID: s.want.Adopt}.path())
 	switch {
 	case err != nil:

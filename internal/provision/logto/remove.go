@@ -157,7 +157,8 @@ func (s *clientSync) removeSecrets(ctx context.Context, id string) error {
 }
 
 // retain takes the client's secrets and leaves application and role. They get back their names and marks, by which the
-// next object of that name finds them: their identifiers go with this one.
+// next object of that name finds them: their identifiers go with this one. A client that is denied its access loses the
+// role.
 func (s *clientSync) retain(ctx context.Context) error {
 	if s.adopted() {
 		if err := s.removeSecrets(ctx, cmp.Or(s.state.ID, s.want.Adopt)); err != nil {
@@ -176,6 +177,12 @@ func (s *clientSync) retain(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	if s.want.Denied {
+		if err := s.removeRole(ctx); err != nil {
+			return err
+		}
+		s.state.GrantID, s.state.Access = "", nil
 	}
 	roles, err := s.leftRoles(ctx)
 	if err != nil {

@@ -163,8 +163,9 @@ func (d *Driver) Revoke(ctx context.Context, want provision.Client, state *provi
 }
 
 // RemoveClient deletes all registrations of the client. With want.Retain it forgets them: there is no client without.
+// With want.Denied it deletes them all the same, for their access would stay.
 func (d *Driver) RemoveClient(ctx context.Context, want provision.Client, state *provision.ClientState, keep provision.Keep) error {
-	if want.Retain {
+	if want.Retain && !want.Denied {
 		state.Credentials = nil
 	}
 	for len(state.Credentials) > 0 {
