@@ -90,7 +90,7 @@ func (s *servers) driver(ctx context.Context, obj client.Object) (d provision.Dr
 	endpoint := s.registrationEndpoint(obj)
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
-	version = provision.Hash(spec.Provisioning, endpoint, spec.Requests, secretVersion, rt.caVersion)
+	version = provision.Hash(spec.Provisioning, endpoint, spec.Requests, spec.AudienceParameter, secretVersion, rt.caVersion)
 	if rt.provisioning.driver != nil && rt.provisioning.version == version {
 		return rt.provisioning.driver, version, nil, nil
 	}
@@ -113,6 +113,7 @@ func (s *servers) driver(ctx context.Context, obj client.Object) (d provision.Dr
 		}
 		d = registration.New(registration.Config{
 			Endpoint: endpoint, InitialAccessToken: secret.value, AuthenticationMethod: method, HTTP: paced, Now: s.clock.Now,
+			Audience: spec.AudienceParameter == v1alpha1.AudienceParameterAudience,
 		})
 	}
 	rt.provisioning.driver, rt.provisioning.kind, rt.provisioning.version = d, driverOf(spec), version

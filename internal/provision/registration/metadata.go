@@ -36,7 +36,47 @@ func (d *Driver) metadata(want provision.Client, c *provision.Credential) map[st
 	if all := scopes(want.Access); len(all) > 0 {
 		m["scope"] = strings.Join(all, " ")
 	}
+	if d.config.Audience {
+		m[audienceMember] = audiences(want.Access)
+	}
 	return m
+}
+
+const audienceMember = "audience"
+
+// audiences are the identifiers of all APIs, sorted.
+func audiences(access []provision.Access) []string {
+	all := []string{}
+	for _, a := range access {
+		all = append(all, a.Resource)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// audience is what the registration's audience should be: the APIs of the client,
+// and what an administrator added.
+func (s *syncing) audience(r *registered) []string {
+	own := audiences(s.want.Access)
+	all := slices.Clone(own)
+	for _, a := range r.audience {
+		if !slices.Contains(s.beforeAudience, a) {
+			all = append(all, a)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// rightAudience says whether a registration names the APIs that it should. A server
+// that does not tell is taken to do so.
+func (s *syncing) rightAudience(r *registered) bool {
+	if !s.config.Audience || r.audience == nil {
+		return true
+	}
+	has := slices.Clone(r.audience)
+	slices.Sort(has)
+	return slices.Equal(slices.Compact(has), s.audience(r))
 }
 
 // replacement is what a registration is updated with: all of it, but what must not be there (RFC 7592 section 2.2), and
@@ -58,6 +98,9 @@ func (s *syncing) replacement(found *registered, c *provision.Credential) map[st
 		m["redirect_uris"] = []string{}
 	}
 	maps.Copy(m, s.metadata(s.want, c))
+	if s.config.Audience {
+		m[audienceMember] = s.audience(found)
+	}
 	m["client_id"] = c.ClientID
 	return m
 }
@@ -65,7 +108,7 @@ func (s *syncing) replacement(found *registered, c *provision.Credential) map[st
 // matches says whether a registration is as it should be. What the server does not tell is taken for right, except for
 // the scopes.
 func (s *syncing) matches(r *registered, c *provision.Credential) bool {
-	return slices.Equal(r.scopes(), s.wanted) && r.grants() &&
+	return slices.Equal(r.scopes(), s.wanted) && r.grants() && s.rightAudience(r) &&
 		(r.name == "" || r.name == clientName(s.want, c)) &&
 		(r.method == "" || r.method == s.config.AuthenticationMethod)
 }
@@ -106,6 +149,7 @@ type registered struct {
 	token, uri   string
 	name, method string
 	grantTypes   []string
+	audience     []string // nil if it is not told
 	scope        *string
 }
 
@@ -137,6 +181,9 @@ func parse(body []byte) (*registered, error) {
 		if raw, ok := r.members[name]; ok && json.Unmarshal(raw, into) != nil {
 			return nil, errMalformed
 		}
+	}
+	if raw, ok := r.members[audienceMember]; ok && json.Unmarshal(raw, &r.audience) != nil {
+		r.audience = nil // no member of the standard: somebody else's may be anything
 	}
 	for name, into := range map[string]*string{"registration_access_token": &r.token, "registration_client_uri": &r.uri} {
 		if raw, ok := r.members[name]; ok && json.Unmarshal(raw, into) != nil {

@@ -35,6 +35,10 @@ type Config struct {
 	InitialAccessToken provision.Sensitive
 	// AuthenticationMethod is ClientSecretBasic (the default) or ClientSecretPost.
 	AuthenticationMethod string
+	// Audience has a client registered with the identifiers of its APIs as the
+	// member audience, a list: servers that name an API by the request parameter
+	// of that name may issue tokens for listed ones only (Ory Hydra).
+	Audience bool
 	// HTTP makes the requests. Redirects are not followed, whatever it is set to.
 	HTTP *http.Client
 	// Now is the clock. Default: time.Now.

@@ -28,9 +28,9 @@ func (d *Driver) SyncClient(ctx context.Context, want provision.Client, state *p
 	}
 	s := &syncing{
 		Driver: d, want: want, state: state, keep: keep, uncertain: state.Creating,
-		before: scopes(state.Access), wanted: scopes(want.Access),
+		before: scopes(state.Access), wanted: scopes(want.Access), beforeAudience: audiences(state.Access),
 	}
-	if less := slices.ContainsFunc(s.before, func(scope string) bool { return !slices.Contains(s.wanted, scope) }); less {
+	if lacks(s.wanted, s.before) || d.config.Audience && lacks(audiences(want.Access), s.beforeAudience) {
 		s.endOverlap()
 	}
 	for i := 0; i < len(state.Credentials); {
@@ -52,6 +52,16 @@ func (d *Driver) SyncClient(ctx context.Context, want provision.Client, state *p
 	return s.drift, nil
 }
 
+// lacks says whether a list does not hold all of another.
+func lacks(list, of []string) bool {
+	return slices.ContainsFunc(of, func(s string) bool { return !slices.Contains(list, s) })
+}
+
+// changed says whether a client should have other access than the last call left.
+func (s *syncing) changed() bool {
+	return !slices.Equal(s.before, s.wanted) || s.config.Audience && !slices.Equal(s.beforeAudience, audiences(s.want.Access))
+}
+
 // syncing is one call of SyncClient.
 type syncing struct {
 	*Driver
@@ -61,6 +71,7 @@ type syncing struct {
 
 	uncertain      bool     // the answer to an earlier update was lost
 	before, wanted []string // the scopes
+	beforeAudience []string // the identifiers of the APIs before
 	told           *string  // what the server says that the scopes are, nil if it does not
 	stale          bool     // the scopes have changed, and a registration cannot be updated
 	drift          []provision.Drift
@@ -81,7 +92,7 @@ func (s *syncing) credential(ctx context.Context, c *provision.Credential) (ther
 		return true, nil
 	}
 	if !s.managed(c) {
-		s.stale = s.stale || !slices.Equal(s.before, s.wanted)
+		s.stale = s.stale || s.changed()
 		return true, nil
 	}
 	a, err := s.send(ctx, http.MethodGet, c.RegistrationURI, c.RegistrationToken, nil)
@@ -153,7 +164,7 @@ func (s *syncing) update(ctx context.Context, c *provision.Credential, found *re
 	case a.busy():
 		return unavailable(a, "the server did not update a registration")
 	case slices.Contains(unsupported, a.status) || a.status/100 == 3:
-		s.stale = s.stale || !slices.Equal(s.before, s.wanted)
+		s.stale = s.stale || s.changed()
 		s.drift = append(s.drift, differences...)
 		return nil
 	default:
@@ -193,6 +204,9 @@ func (s *syncing) differences(r *registered, c *provision.Credential) (drift []p
 		if !slices.Contains(s.before, scope) {
 			drift = append(drift, provision.Driftf("Scope %q had been added", provision.Printable(scope, 128)))
 		}
+	}
+	if s.config.Audience && r.audience != nil && lacks(r.audience, s.beforeAudience) {
+		drift = append(drift, "An API was missing from the client's audience")
 	}
 	if r.name != "" && r.name != clientName(s.want, c) {
 		drift = append(drift, "The client had been renamed")
