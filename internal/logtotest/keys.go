@@ -163,7 +163,14 @@ func (s *Server) rotateKeys(c *call) answer {
 	s.rotate(newKey(false), time.Duration(seconds)*time.Second)
 	shown := []any{}
 	for _, k := range s.keys.published() {
-		shown = append(shown, map[string]any{"id": k.public.KeyID, "signingKeyAlgorithm": "EC"})
+		status, from := "Previous", s.now()
+		switch k {
+		case s.keys.current:
+			status = "Current"
+		case s.keys.next:
+			status, from = "Next", s.keys.nextAt
+		}
+		shown = append(shown, map[string]any{"id": k.public.KeyID, "status": status, "effectiveAt": from.Unix()})
 	}
 	return reply(http.StatusOK, shown)
 }

@@ -211,8 +211,10 @@ func (s *Server) authorize(r *http.Request) *answer {
 	exp, _ := made.claims["exp"].(int64)
 	scope, _ := made.claims["scope"].(string)
 	switch {
-	case !ok || !s.publishes(made.keyID):
+	case !ok:
 		return unauthorized("ERR_JWS_SIGNATURE_VERIFICATION_FAILED", unverified(token))
+	case !s.publishes(made.keyID): // two rotations after it was issued
+		return unauthorized("ERR_JWKS_NO_MATCHING_KEY", made.claims)
 	case exp <= s.now().Unix():
 		return unauthorized("ERR_JWT_EXPIRED", made.claims)
 	case made.claims["aud"] != ManagementAPI:

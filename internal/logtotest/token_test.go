@@ -4,7 +4,9 @@ package logtotest_test
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -353,6 +355,37 @@ func TestKeyRotation(t *testing.T) {
 			w.t.Fatalf("rotate: %d %s", got.status, got.raw)
 		}
 	}
+	t.Run("The answer lists the keys", func(t *testing.T) {
+		w := newWorld(t)
+		first := signer(w)
+		got := w.do("POST", "/api/configs/oidc/private-keys/rotate", object{})
+		for _, want := range []string{`"status":"Current"`, `"id":"` + first + `","status":"Previous"`, `"effectiveAt":`} {
+			if !strings.Contains(string(got.raw), want) {
+				t.Errorf("the answer lacks %s: %s", want, got.raw)
+			}
+		}
+	})
+	t.Run("A management token of a key that was dropped", func(t *testing.T) {
+		w := newWorld(t)
+		token := w.token(w.ManagementClientID(), w.ManagementClientSecret(), "resource", logtotest.ManagementAPI, "scope", "all").member("access_token").(string)
+		w.RotateKeys(logtotest.Rotation{})
+		w.RotateKeys(logtotest.Rotation{})
+		r := httptest.NewRequest(http.MethodGet, w.Endpoint()+"/api/applications", nil)
+		r.Header.Set("Authorization", "Bearer "+token)
+		r.RequestURI = ""
+		resp, err := w.Transport().RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != http.StatusUnauthorized || !strings.Contains(string(body), "ERR_JWKS_NO_MATCHING_KEY") {
+			t.Errorf("answered with %d %s", resp.StatusCode, body)
+		}
+	})
 	t.Run("The new key signs at once, and one previous key is kept", func(t *testing.T) {
 		w := newWorld(t)
 		first := signer(w)

@@ -286,3 +286,15 @@ func TestOddCustomData(t *testing.T) {
 		}
 	}
 }
+
+// The key of the driver's own token is dropped by two quick rotations: it gets
+// another token at once, and nobody notices.
+func TestManagementTokenOfADroppedKey(t *testing.T) {
+	w := newWorld(t)
+	w.mustSyncAPI(readWrite(payment))
+	w.server.RotateKeys(logtotest.Rotation{})
+	w.server.RotateKeys(logtotest.Rotation{})
+	if drift := w.mustSyncAPI(readWrite(payment)); drift != nil {
+		t.Errorf("drift: %q", drift)
+	}
+}
