@@ -360,7 +360,7 @@ func TestKeyRotation(t *testing.T) {
 		first := signer(w)
 		got := w.do("POST", "/api/configs/oidc/private-keys/rotate", object{})
 		for _, want := range []string{`"status":"Current"`, `"id":"` + first + `","status":"Previous"`, `"effectiveAt":`} {
-			if !strings.Contains(string(got.raw), want) {
+			if !strings.Contains(got.raw, want) {
 				t.Errorf("the answer lacks %s: %s", want, got.raw)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +22,8 @@ import (
 // namedServer is a server that exists, and an application there, as the environment names them.
 type namedServer struct {
 	issuer            string
+	tokenEndpoint     string // "" for that of its metadata, and so for the next
+	jwksEndpoint      string
 	clientID          string
 	secret            string // or
 	privateKey        string // PEM or JWK
@@ -70,6 +73,8 @@ func parseNamedServer(getenv func(string) string, readFile func(string) ([]byte,
 	}
 	s := &namedServer{
 		issuer:            required("ISSUER", "the issuer identifier of the authorization server, exactly as its metadata says it"),
+		tokenEndpoint:     get("TOKEN_ENDPOINT"),
+		jwksEndpoint:      get("JWKS_ENDPOINT"),
 		clientID:          required("CLIENT_ID", "the identifier of an application that may use client_credentials"),
 		secret:            get("CLIENT_SECRET"),
 		privateKey:        file("PRIVATE_KEY_FILE"),
@@ -84,6 +89,11 @@ func parseNamedServer(getenv func(string) string, readFile func(string) ([]byte,
 		scopes: strings.Fields(get("SCOPES")),
 		caPEM:  file("CA_FILE"),
 		egress: egress.Policy{AllowHTTP: flag("ALLOW_HTTP"), AllowLoopback: flag("ALLOW_LOOPBACK")},
+	}
+	for _, name := range []string{"TOKEN_ENDPOINT", "JWKS_ENDPOINT"} {
+		if u, err := url.Parse(get(name)); get(name) != "" && (err != nil || u.Host == "") {
+			fail(name, "is not an absolute URL")
+		}
 	}
 	switch path := get("PRIVATE_KEY_FILE"); {
 	case s.secret == "" && path == "":
@@ -110,6 +120,7 @@ func choice[T any](fail func(name, format string, args ...any), name, value stri
 // describe makes an AuthorizationServer of the server.
 func (s *namedServer) describe(w *world, as *v1alpha1.AuthorizationServer) {
 	as.Spec.AudienceParameter = s.audienceParameter
+	as.Spec.Endpoints.Token, as.Spec.Endpoints.JWKS = v1alpha1.EndpointURL(s.tokenEndpoint), v1alpha1.EndpointURL(s.jwksEndpoint)
 	if s.caPEM == "" {
 		return
 	}
@@ -168,6 +179,8 @@ func TestNamedServerVariables(t *testing.T) {
 		"a client secret is enough":            {complete(nil), ""},
 		"a private key is enough":              {complete(map[string]string{"CLIENT_SECRET": "", "PRIVATE_KEY_FILE": "key.pem"}), ""},
 		"everything":                           {complete(map[string]string{"AUTH_METHOD": "post", "AUDIENCE_PARAMETER": "Audience", "SCOPES": "a b", "CA_FILE": "ca.crt", "ALLOW_HTTP": "1", "ALLOW_LOOPBACK": "1"}), ""},
+		"endpoints":                            {complete(map[string]string{"TOKEN_ENDPOINT": "https://auth.example.com/token", "JWKS_ENDPOINT": "https://auth.example.com/jwks"}), ""},
+		"an endpoint that is only a path":      {complete(map[string]string{"JWKS_ENDPOINT": "/jwks"}), "M2M_INTEROP_JWKS_ENDPOINT is not an absolute URL"},
 		"no issuer":                            {complete(map[string]string{"ISSUER": ""}), "M2M_INTEROP_ISSUER is not set"},
 		"no client":                            {complete(map[string]string{"CLIENT_ID": " "}), "M2M_INTEROP_CLIENT_ID is not set"},
 		"no resource":                          {complete(map[string]string{"RESOURCE": ""}), "M2M_INTEROP_RESOURCE is not set"},

@@ -4,6 +4,7 @@ package interop
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -38,7 +39,7 @@ func testProbe(t *testing.T, w *world) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	metadata, err := jwks.Discover(t.Context(), hc, w.issuer)
+	metadata, err := w.metadata(t, hc)
 	if err != nil {
 		t.Fatalf("discovery: %v", err)
 	}
@@ -49,6 +50,20 @@ func testProbe(t *testing.T, w *world) {
 	note("grant types listed", "%s", orNone(metadata.GrantTypes))
 	noteKeys(t, note, hc, metadata.JWKSURI)
 	noteToken(t, note, hc, w, metadata.TokenEndpoint)
+}
+
+// metadata is what the server says of itself, with the endpoints that were named in
+// its place. With both of them it need not say anything.
+func (w *world) metadata(t *testing.T, hc *http.Client) (*jwks.Metadata, error) {
+	n := w.named
+	if n != nil && n.tokenEndpoint != "" && n.jwksEndpoint != "" {
+		return &jwks.Metadata{Issuer: w.issuer, TokenEndpoint: n.tokenEndpoint, JWKSURI: n.jwksEndpoint}, nil
+	}
+	m, err := jwks.Discover(t.Context(), hc, w.issuer)
+	if err == nil && n != nil {
+		m.TokenEndpoint, m.JWKSURI = cmp.Or(n.tokenEndpoint, m.TokenEndpoint), cmp.Or(n.jwksEndpoint, m.JWKSURI)
+	}
+	return m, err
 }
 
 type noteFunc func(name, format string, args ...any)
