@@ -132,6 +132,28 @@ func noteToken(t *testing.T, note noteFunc, hc *http.Client, w *world, endpoint 
 	note("aud", "%s", claim(claims, "aud"))
 	note("scope claim", "scope %s, scp %s", claim(claims, "scope"), claim(claims, "scp"))
 	note("claims", "%s", strings.Join(slices.Sorted(maps.Keys(claims)), " "))
+	if w.named != nil && !names(token.Value, w.resource) {
+		t.Fatalf("aud is %s and does not name %q: no token would be published; compare %sRESOURCE and %sAUDIENCE_PARAMETER with the server",
+			claim(claims, "aud"), w.resource, prefix, prefix)
+	}
+}
+
+// names says whether the aud of a JWT holds the identifier of an API.
+func names(token, resource string) bool {
+	claims, err := jwks.Inspect(token)
+	return err == nil && slices.Contains(claims.Audience, resource)
+}
+
+func TestNames(t *testing.T) {
+	for payload, want := range map[string]bool{
+		`{"aud":"https://api"}`: true, `{"aud":["x","https://api"]}`: true, `{"aud":"https://api/"}`: false, `{}`: false,
+	} {
+		encode := base64.RawURLEncoding.EncodeToString
+		token := encode([]byte(`{"alg":"ES256","kid":"k"}`)) + "." + encode([]byte(payload)) + "." + encode([]byte("signature"))
+		if got := names(token, "https://api"); got != want {
+			t.Errorf("%s names the API: %t, want %t", payload, got, want)
+		}
+	}
 }
 
 // probeAuthentication is how the probe proves itself.
