@@ -79,6 +79,10 @@ func StartCluster(dir string) (*Cluster, error) {
 		environment: &envtest.Environment{CRDDirectoryPaths: []string{"config/crd/bases"}, ErrorIfCRDPathMissing: true},
 		Manager:     "bin/manager", KubectlPath: filepath.Join(assets, "kubectl"), dir: dir, Kubeconfig: filepath.Join(dir, "admin.kubeconfig"),
 	}
+	// Tests write in minutes what a cluster does in months, and the API server lets
+	// etcd forget old revisions every five minutes only.
+	c.environment.ControlPlane.Etcd = &envtest.Etcd{}
+	c.environment.ControlPlane.Etcd.Configure().Set("quota-backend-bytes", strconv.Itoa(8<<30))
 	config, err := c.environment.Start()
 	if err != nil {
 		return c, fmt.Errorf("start the control plane: %w", err)
