@@ -42,13 +42,18 @@ func (b *Bucket) Force(r Rate, n int, now time.Time) {
 	b.full = now.Add(min(b.missing(r, now)+time.Duration(n)*r.Every, time.Duration(r.Burst)*r.Every))
 }
 
+// setBack is by how much a moment must be earlier than those before it for the
+// clock to have been set back. One that is earlier by less was read before others
+// took, and comes after them.
+const setBack = 10 * time.Second
+
 // missing is how long it takes until the bucket is full.
 func (b *Bucket) missing(r Rate, now time.Time) time.Duration {
-	missing := b.full.Sub(now)
-	if missing < 0 || missing > time.Duration(r.Burst)*r.Every { // the clock was set back
+	missing, empty := b.full.Sub(now), time.Duration(r.Burst)*r.Every
+	if missing < 0 || missing > empty+setBack {
 		return 0
 	}
-	return missing
+	return min(missing, empty)
 }
 
 // Buckets are buckets by key. They are safe for concurrent use.

@@ -50,6 +50,21 @@ func TestForce(t *testing.T) {
 	}
 }
 
+// TestMomentsOutOfOrder: workers read the clock, and then take in another order. An
+// empty bucket is not full because of that.
+func TestMomentsOutOfOrder(t *testing.T) {
+	b := New[string](rate)
+	late := t0.Add(-100 * time.Millisecond)
+	for range 3 {
+		b.Take("a", 1, t0)
+	}
+	for range 100 {
+		if got := b.Take("a", 1, late); got != 10*time.Second {
+			t.Fatalf("wait %v for what is not there, want 10s", got)
+		}
+	}
+}
+
 // TestQuietOnesAreForgotten: many who come once leave nothing behind.
 func TestQuietOnesAreForgotten(t *testing.T) {
 	b := New[int](rate)
