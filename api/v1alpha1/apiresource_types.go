@@ -197,8 +197,8 @@ type VerificationFile struct {
 	Name FileName `json:"name,omitempty"`
 
 	// template is a Go template of the file. It sees .Issuer, .Audience, .JWKS,
-	// .JWKSURI, .Algorithms, .Scopes, .ClockSkewSeconds, .TokenType, .Namespace
-	// and .Name, and the functions join, json, quote, base64 and indent.
+	// .JWKSURI, .Algorithms, .Scopes, .ScopeClaims, .ClockSkewSeconds, .TokenType,
+	// .Namespace and .Name, and the functions join, json, quote, base64 and indent.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1

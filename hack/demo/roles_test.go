@@ -43,6 +43,7 @@ func bundleFiles(t *testing.T, server *oidctest.Server) map[string][]byte {
 	t.Helper()
 	rules, err := json.Marshal(map[string]any{
 		"issuer": server.Issuer(), "audience": paymentIdentifier, "algorithms": []string{"ES256"},
+		"scopes": []map[string]any{{"name": "payments:write", "claims": []string{"scope", "scp"}}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -420,7 +420,7 @@ func bundleOf(api *v1alpha1.APIResource, srv *server) render.Bundle {
 		b.Algorithms = append(b.Algorithms, string(a))
 	}
 	for _, s := range api.Spec.Scopes {
-		b.Scopes = append(b.Scopes, render.Scope{Name: string(s.Name), Description: s.Description})
+		b.Scopes = append(b.Scopes, render.Scope{Name: string(s.Name), Description: s.Description, Claims: scopeClaims(string(s.Name))})
 	}
 	for _, k := range srv.keys() {
 		b.Keys = append(b.Keys, render.Key{ID: k.ID, Algorithm: k.Algorithm, JWK: k.JWK})

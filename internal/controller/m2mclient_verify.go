@@ -84,10 +84,19 @@ func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 	return nil, nil
 }
 
-// checkable leaves out what is asked for as a scope and never is one: Entra's
-// "<API>/.default" stands for whatever the application was granted.
+// scopeClaims returns the claims that carry a scope: in the first of them that
+// there is, it must be. There is none for what is asked for as a scope and never
+// is one: Entra's "<API>/.default" stands for whatever the application was granted.
+func scopeClaims(scope string) []string {
+	if strings.HasSuffix(scope, "/.default") {
+		return nil
+	}
+	return jwks.ScopeClaims()
+}
+
+// checkable leaves out the scopes that tokens do not carry.
 func checkable(scopes []string) []string {
-	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return strings.HasSuffix(s, "/.default") })
+	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return len(scopeClaims(s)) == 0 })
 }
 
 // storable returns what of a server's scopes fits into a status: not more than

@@ -92,6 +92,10 @@ type Claims struct {
 	ScopePresent bool
 }
 
+// ScopeClaims are the claims that carry scopes (RFC 9068 section 2.2.3, and the
+// one that Hydra, Okta and others use instead): the first that a token has counts.
+func ScopeClaims() []string { return []string{"scope", "scp"} }
+
 // VerifyError is why a token is not accepted.
 type VerifyError struct {
 	// Reason is one of the constants above.
@@ -253,14 +257,15 @@ func Inspect(token string) (*Claims, error) {
 		Issuer: p.text("iss"), Subject: p.text("sub"), Audience: p.list("aud"),
 		ExpiresAt: p.date("exp"), NotBefore: p.date("nbf"), IssuedAt: p.date("iat"),
 	}
-	name := "scope"
-	if payload[name] == nil {
-		name = "scp"
+	for _, name := range ScopeClaims() {
+		if c.ScopePresent = payload[name] != nil; !c.ScopePresent {
+			continue
+		}
+		for _, s := range p.list(name) {
+			c.Scopes = append(c.Scopes, strings.Fields(s)...)
+		}
+		break
 	}
-	for _, s := range p.list(name) {
-		c.Scopes = append(c.Scopes, strings.Fields(s)...)
-	}
-	c.ScopePresent = payload[name] != nil
 	if wrong := cmp.Or(h.wrong, p.wrong); wrong != "" {
 		return nil, refuse(ReasonMalformed, "token's %s is malformed", wrong)
 	}

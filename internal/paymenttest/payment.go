@@ -59,9 +59,9 @@ func (v *Verifier) protect(scope, result string) http.Handler {
 			answer(http.StatusServiceUnavailable, "", reply{"cannot verify", err.Error()})
 		case err != nil:
 			answer(http.StatusUnauthorized, `Bearer error="invalid_token"`, reply{"invalid_token", err.Error()})
-		case !slices.Contains(strings.Fields(claims.Scope), scope):
+		case !slices.Contains(claims.Scopes, scope):
 			answer(http.StatusForbidden, fmt.Sprintf(`Bearer error="insufficient_scope", scope=%q`, scope),
-				reply{"insufficient_scope", fmt.Sprintf("needs %s, the token carries %q", scope, claims.Scope)})
+				reply{"insufficient_scope", fmt.Sprintf("needs %s, the token has %q", scope, strings.Join(claims.Scopes, " "))})
 		default:
 			answer(http.StatusOK, "", reply{Result: result, Detail: "for " + claims.ClientID})
 		}
@@ -79,13 +79,18 @@ type verification struct {
 	Algorithms       []jose.SignatureAlgorithm `json:"algorithms"`
 	ClockSkewSeconds int                       `json:"clockSkewSeconds"`
 	TokenType        string                    `json:"tokenType"`
+	Scopes           []struct {
+		Name   string   `json:"name"`
+		Claims []string `json:"claims"`
+	} `json:"scopes"`
 }
 
 // Claims are those that the payment API looks at.
 type Claims struct {
 	jwt.Claims
 	ClientID string `json:"client_id"`
-	Scope    string `json:"scope"`
+	// Scopes are those of the API's scopes that the token has.
+	Scopes []string `json:"-"`
 }
 
 // Verifier checks tokens with the files of a verification bundle, and with
@@ -168,7 +173,8 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 		return nil, fmt.Errorf("typ is not %s", rules.TokenType)
 	}
 	var claims Claims
-	if err := verifySignature(parsed, keys.Key(header.KeyID), &claims); err != nil {
+	var all map[string]any
+	if err := verifySignature(parsed, keys.Key(header.KeyID), &claims, &all); err != nil {
 		return nil, err
 	}
 	if claims.Expiry == nil {
@@ -180,17 +186,39 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, s := range rules.Scopes {
+		if carries(all, s.Claims, s.Name) {
+			claims.Scopes = append(claims.Scopes, s.Name)
+		}
+	}
 	return &claims, nil
+}
+
+// carries reports whether the first of some claims that a token has names a
+// value: as a word of a string, or as an item of a list.
+func carries(token map[string]any, claims []string, value string) bool {
+	for _, name := range claims {
+		switch claim := token[name].(type) {
+		case nil:
+			continue
+		case string:
+			return slices.Contains(strings.Fields(claim), value)
+		case []any:
+			return slices.Contains(claim, any(value))
+		}
+		return false
+	}
+	return false
 }
 
 // verifySignature tries the keys of the token's kid. A key that says what it is
 // for is used for nothing else.
-func verifySignature(parsed *jwt.JSONWebToken, candidates []jose.JSONWebKey, claims *Claims) error {
+func verifySignature(parsed *jwt.JSONWebToken, candidates []jose.JSONWebKey, claims ...any) error {
 	if len(candidates) == 0 {
 		return errors.New("signed with a key that is not in the bundle")
 	}
 	for _, key := range candidates {
-		if key.IsPublic() && (key.Algorithm == "" || key.Algorithm == parsed.Headers[0].Algorithm) && parsed.Claims(key.Key, claims) == nil {
+		if key.IsPublic() && (key.Algorithm == "" || key.Algorithm == parsed.Headers[0].Algorithm) && parsed.Claims(key.Key, claims...) == nil {
 			return nil
 		}
 	}

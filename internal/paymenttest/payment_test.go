@@ -70,6 +70,9 @@ func bundleFiles(t *testing.T, rules map[string]any, keys ...signer) map[string]
 	t.Helper()
 	all := map[string]any{
 		"issuer": testIssuer, "audience": testAudience, "algorithms": []string{"ES256", "RS256"}, "clockSkewSeconds": 30,
+		"scopes": []map[string]any{
+			{"name": "payments:read", "claims": []string{"scope", "scp"}}, {"name": "payments:write", "claims": []string{"scope", "scp"}},
+		},
 	}
 	for name, value := range rules {
 		all[name] = value
@@ -134,6 +137,11 @@ func TestPayment(t *testing.T) {
 		}
 		return c
 	}
+	both := func(scope, scp any) map[string]any {
+		c := with("scope", scope)
+		c["scp"] = scp
+		return c
+	}
 	signed := func(claims map[string]any) string { return current.sign(t, "at+jwt", claims) }
 	at := func(d time.Duration) int64 { return noon.Add(d).Unix() }
 	hmac := signer{jose.JSONWebKey{Key: []byte(strings.Repeat("k", 32)), KeyID: "k1", Algorithm: "HS256"}}
@@ -152,6 +160,11 @@ func TestPayment(t *testing.T) {
 		"a token without the scope":                  {token: signed(with("scope", "payments:read")), want: 403},
 		"a scope that only begins alike":             {token: signed(with("scope", "payments:write.all")), want: 403},
 		"no scope at all":                            {token: signed(with("scope", nil)), want: 403},
+		"the scope in scp, a list":                   {token: signed(both(nil, []string{"a", "payments:write"})), want: 200},
+		"the scope in scp, a string":                 {token: signed(both(nil, "a payments:write")), want: 200},
+		"another scope in scp":                       {token: signed(both(nil, []string{"payments:read"})), want: 403},
+		"scp where there is a scope":                 {token: signed(both("payments:read", "payments:write")), want: 403},
+		"a scope claim that is a number":             {token: signed(with("scope", 7)), want: 403},
 		"no token":                                   {want: 401},
 		"no JWT":                                     {token: "opaque", want: 401},
 		"a forged signature under a known kid":       {token: other.sign(t, "at+jwt", goodClaims()), want: 401},

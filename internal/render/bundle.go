@@ -39,6 +39,9 @@ const (
 	// maxAlgorithms does the same for the algorithms: there are no more.
 	maxAlgorithms = 10
 
+	// maxScopeClaims does the same for the claims that carry scopes.
+	maxScopeClaims = 72
+
 	// MaxBundleTotal bounds the sum of all names and contents of a bundle, which
 	// lies in etcd once for each namespace that verifies. Only what every
 	// verifier needs may go beyond: its parts have bounds of their own.
@@ -81,7 +84,12 @@ type Bundle struct {
 }
 
 // Scope is a scope of an API.
-type Scope struct{ Name, Description string }
+type Scope struct {
+	Name, Description string
+	// Claims are where tokens carry the scope: in the first of these claims that
+	// a token has. Without any, tokens do not carry it.
+	Claims []string
+}
 
 // Key is a public key of the issuer.
 type Key struct {
@@ -109,7 +117,8 @@ type Key struct {
 //
 // A template sees .Name, .Namespace, .Issuer, .Audience, .JWKS (the content of
 // jwks.json), .JWKSURI, .Algorithms (list), .Scopes (list of names),
-// .ClockSkewSeconds (whole number) and .TokenType; see CheckBundleTemplate.
+// .ScopeClaims (list of all claims that carry one), .ClockSkewSeconds (whole
+// number) and .TokenType; see CheckBundleTemplate.
 //
 // The same bundle gives the same bytes, whatever the order of its keys and
 // algorithms. What cannot be rendered is left out, for a revoked key must leave
@@ -223,6 +232,9 @@ func (b Bundle) validate() error {
 	if len(b.Scopes) > MaxScopes {
 		return fmt.Errorf("the API has %d scopes, more than %d", len(b.Scopes), MaxScopes)
 	}
+	if n := len(b.scopeClaims()); n > maxScopeClaims {
+		return fmt.Errorf("the API's scopes are in %d claims, more than %d", n, maxScopeClaims)
+	}
 	return nil
 }
 
@@ -244,8 +256,9 @@ type verification struct {
 }
 
 type verificationScope struct {
-	Name        string `json:"name"`
-	Description string `json:"description,omitempty"`
+	Name        string   `json:"name"`
+	Description string   `json:"description,omitempty"`
+	Claims      []string `json:"claims"`
 }
 
 func (b Bundle) verification() verification {
@@ -255,7 +268,7 @@ func (b Bundle) verification() verification {
 	}
 	v.APIResource.Namespace, v.APIResource.Name = b.Namespace, b.Name
 	for _, s := range b.Scopes {
-		v.Scopes = append(v.Scopes, verificationScope(s))
+		v.Scopes = append(v.Scopes, verificationScope{s.Name, s.Description, append([]string{}, s.Claims...)})
 	}
 	return v
 }
@@ -289,11 +302,24 @@ func (b Bundle) scopeNames() []string {
 	return apply(b.Scopes, func(s Scope) string { return s.Name })
 }
 
+// scopeClaims adds to a list all claims that carry a scope, each once, in the
+// order in which they first come.
+func (b Bundle) scopeClaims(claims ...string) []string {
+	for _, s := range b.Scopes {
+		for _, c := range s.Claims {
+			if !slices.Contains(claims, c) {
+				claims = append(claims, c)
+			}
+		}
+	}
+	return claims
+}
+
 // data is what templates see.
 func (b Bundle) data(jwks string) map[string]any {
 	return map[string]any{
 		"Name": b.Name, "Namespace": b.Namespace, "Issuer": b.Issuer, "Audience": b.Audience,
-		"JWKS": jwks, "JWKSURI": b.JWKSURI, "Algorithms": b.Algorithms, "Scopes": b.scopeNames(),
+		"JWKS": jwks, "JWKSURI": b.JWKSURI, "Algorithms": b.Algorithms, "Scopes": b.scopeNames(), "ScopeClaims": b.scopeClaims(),
 		"ClockSkewSeconds": b.ClockSkewSeconds, "TokenType": b.TokenType,
 	}
 }

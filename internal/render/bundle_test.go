@@ -23,12 +23,15 @@ const (
 	okpJWK = `{"kty":"OKP","crv":"Ed25519","kid":"ed","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`
 )
 
+// inScope are the claims of a scope that is carried as most are.
+var inScope = []string{"scope", "scp"}
+
 func payment() Bundle {
 	return Bundle{
 		Name: "payment-api", Namespace: "payments",
 		Issuer: "https://auth.example.com/oidc", Audience: "https://payment.example.com/api",
 		JWKSURI: "https://auth.example.com/oidc/jwks", ClockSkewSeconds: 30, TokenType: "at+jwt",
-		Scopes: []Scope{{"payments:read", ""}, {"payments:write", "Create and refund payments"}},
+		Scopes: []Scope{{"payments:read", "", inScope}, {"payments:write", "Create and refund payments", inScope}},
 		Keys:   []Key{{"2026-02", "ES256", ecJWK}, {"2026-01", "", rsaJWK}},
 	}
 }
@@ -47,7 +50,7 @@ func hostile() Bundle {
 	b.Audience = `"quoted': - {audience}`
 	b.TokenType = evil
 	b.JWKSURI = evil
-	b.Scopes = []Scope{{evil, evil}}
+	b.Scopes = []Scope{{evil, evil, []string{evil}}, {"none", "", nil}}
 	b.Name = evil
 	return b
 }
@@ -108,13 +111,17 @@ func TestEnvoyFilterHoldsWhatIsMeant(t *testing.T) {
 			provider := providers[b.Namespace+"/"+b.Name].(map[string]any)
 			inline := provider["local_jwks"].(map[string]any)["inline_string"].(string)
 			delete(provider, "local_jwks")
+			claims := []any{"scope", "scp"} // and others, if scopes are carried there
+			if name == "hostile" {
+				claims = append(claims, b.Scopes[0].Claims[0])
+			}
 
 			want := map[string]any{
 				"issuer": b.Issuer, "audiences": []any{b.Audience}, "require_expiration": true,
 				"clock_skew_seconds": float64(max(b.ClockSkewSeconds, 1)), "forward": true,
 				"from_headers":                  []any{map[string]any{"name": "Authorization", "value_prefix": "Bearer "}},
 				"payload_in_metadata":           "jwt_payload",
-				"normalize_payload_in_metadata": map[string]any{"space_delimited_claims": []any{"scope"}},
+				"normalize_payload_in_metadata": map[string]any{"space_delimited_claims": claims},
 			}
 			if diff := cmp.Diff(map[string]any{b.Namespace + "/" + b.Name: any(want)}, providers); diff != "" {
 				t.Errorf("providers (-want +got):\n%s", diff)
@@ -436,7 +443,7 @@ func FuzzVerification(f *testing.F) {
 		_ = json.Unmarshal([]byte(jwk), &id)
 		files, err := Verification(Bundle{
 			Name: "n", Namespace: "ns", Issuer: issuer, Audience: audience,
-			Scopes: []Scope{{scope, description}}, Keys: []Key{{ID: id.Kid, JWK: jwk}},
+			Scopes: []Scope{{scope, description, []string{scope}}}, Keys: []Key{{ID: id.Kid, JWK: jwk}},
 		}, nil)
 		if files == nil || err != nil && !errors.As(err, new(*Incomplete)) {
 			return
@@ -516,15 +523,17 @@ func TestSchemaNamesEveryMember(t *testing.T) {
 
 func TestSchemaRefuses(t *testing.T) {
 	tests := map[string]func(map[string]any){
-		"no issuer":              func(v map[string]any) { delete(v, "issuer") },
-		"an empty audience":      func(v map[string]any) { v["audience"] = "" },
-		"a symmetric algorithm":  func(v map[string]any) { v["algorithms"] = []any{"HS256"} },
-		"an algorithm twice":     func(v map[string]any) { v["algorithms"] = []any{"RS256", "RS256"} },
-		"a negative clock skew":  func(v map[string]any) { v["clockSkewSeconds"] = -1.0 },
-		"half a second of skew":  func(v map[string]any) { v["clockSkewSeconds"] = 0.5 },
-		"tokens that do not end": func(v map[string]any) { v["requireExpiration"] = false },
-		"a scope without a name": func(v map[string]any) { v["scopes"] = []any{map[string]any{}} },
-		"scopes that are null":   func(v map[string]any) { v["scopes"] = nil },
+		"no issuer":                          func(v map[string]any) { delete(v, "issuer") },
+		"an empty audience":                  func(v map[string]any) { v["audience"] = "" },
+		"a symmetric algorithm":              func(v map[string]any) { v["algorithms"] = []any{"HS256"} },
+		"an algorithm twice":                 func(v map[string]any) { v["algorithms"] = []any{"RS256", "RS256"} },
+		"a negative clock skew":              func(v map[string]any) { v["clockSkewSeconds"] = -1.0 },
+		"half a second of skew":              func(v map[string]any) { v["clockSkewSeconds"] = 0.5 },
+		"tokens that do not end":             func(v map[string]any) { v["requireExpiration"] = false },
+		"a scope without a name":             func(v map[string]any) { v["scopes"] = []any{map[string]any{"claims": []any{}}} },
+		"scopes that are null":               func(v map[string]any) { v["scopes"] = nil },
+		"a scope that is nobody knows where": func(v map[string]any) { delete(v["scopes"].([]any)[0].(map[string]any), "claims") },
+		"a scope in a claim without a name":  func(v map[string]any) { v["scopes"].([]any)[0].(map[string]any)["claims"] = []any{""} },
 	}
 	for name, change := range tests {
 		t.Run(name, func(t *testing.T) {

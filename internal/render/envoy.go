@@ -84,7 +84,7 @@ func (b Bundle) envoy(keys []publicKey) (string, error) {
 				FromHeaders:       []envoyHeader{{Name: "Authorization", ValuePrefix: "Bearer "}},
 				Forward:           true,
 				PayloadInMetadata: "jwt_payload",
-				Normalize:         envoyNormalized{SpaceDelimitedClaims: []string{"scope"}},
+				Normalize:         envoyNormalized{SpaceDelimitedClaims: b.scopeClaims("scope", "scp")},
 			}},
 			Rules: []envoyRule{rule},
 		},

@@ -30,7 +30,7 @@ func TestTheLargestBundle(t *testing.T) {
 	}
 	b.Algorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 	for i := range MaxScopes {
-		b.Scopes = append(b.Scopes, Scope{Name: fmt.Sprintf("%d%s", i, strings.Repeat("s", 120)), Description: strings.Repeat("\U0001F511", 256)})
+		b.Scopes = append(b.Scopes, Scope{Name: fmt.Sprintf("%d%s", i, strings.Repeat("s", 120)), Description: strings.Repeat("\U0001F511", 256), Claims: []string{fmt.Sprintf("%d%s", i%maxScopeClaims, strings.Repeat("\"", 120))}})
 	}
 	extra := map[string]string{}
 	for i := range 16 {

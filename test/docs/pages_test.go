@@ -251,6 +251,16 @@ func TestSchemaOfVerification(t *testing.T) {
 	sameSet(t, "member of verification.json", documented, existing)
 }
 
+// TestExampleOfScopes finds the page's function that looks for a scope in the
+// payment service, whose tests run it.
+func TestExampleOfScopes(t *testing.T) {
+	_, after, found := strings.Cut(read(t, filepath.Join(root, "docs/verification.md")), "```go\nfunc carries(")
+	example, _, _ := strings.Cut(after, "```")
+	if !found || !strings.Contains(read(t, filepath.Join(root, "internal/paymenttest/payment.go")), "func carries("+example) {
+		t.Errorf("docs/verification.md and internal/paymenttest/payment.go differ in how a token carries a scope:\n%s", example)
+	}
+}
+
 // TestPagesAreIndexed finds every page in docs/README.md.
 func TestPagesAreIndexed(t *testing.T) {
 	index := read(t, filepath.Join(root, "docs/README.md"))

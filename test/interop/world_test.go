@@ -332,6 +332,10 @@ func verifyWithFiles(files map[string]string, token string, now time.Time, scope
 		Issuer, Audience, TokenType string
 		Algorithms                  []jose.SignatureAlgorithm
 		ClockSkewSeconds            int
+		Scopes                      []struct {
+			Name   string
+			Claims []string
+		}
 	}
 	var set jose.JSONWebKeySet
 	err := errors.Join(json.Unmarshal([]byte(files["verification.json"]), &want), json.Unmarshal([]byte(files["jwks.json"]), &set))
@@ -348,10 +352,7 @@ func verifyWithFiles(files map[string]string, token string, now time.Time, scope
 		keys = set.Key(header.KeyID)
 	}
 	var claims jwt.Claims
-	var more struct { // go-jose tells upper from lower case
-		Scope spaceSeparated `json:"scope"`
-		SCP   spaceSeparated `json:"scp"`
-	}
+	var more map[string]any
 	err = fmt.Errorf("no key %q in %d", header.KeyID, len(set.Keys))
 	for _, key := range keys {
 		if err = parsed.Claims(key, &claims, &more); err == nil {
@@ -372,7 +373,12 @@ func verifyWithFiles(files map[string]string, token string, now time.Time, scope
 	typ, _ := header.ExtraHeaders[jose.HeaderType].(string)
 	v := &verified{
 		kid: header.KeyID, algorithm: header.Algorithm, typ: typ, audience: claims.Audience,
-		scopes: append(more.Scope, more.SCP...), expiresAt: claims.Expiry.Time(),
+		expiresAt: claims.Expiry.Time(),
+	}
+	for _, s := range want.Scopes {
+		if carries(more, s.Claims, s.Name) {
+			v.scopes = append(v.scopes, s.Name)
+		}
 	}
 	for _, s := range scopes {
 		if !slices.Contains(v.scopes, s) {
@@ -382,14 +388,18 @@ func verifyWithFiles(files map[string]string, token string, now time.Time, scope
 	return v, nil
 }
 
-// spaceSeparated is a claim that is a list, or a string of words.
-type spaceSeparated []string
-
-func (s *spaceSeparated) UnmarshalJSON(b []byte) error {
-	var words string
-	if json.Unmarshal(b, &words) == nil {
-		*s = strings.Fields(words)
-		return nil
+// carries reports whether the first of some claims that a token has, a string of words or a list, names a scope.
+func carries(token map[string]any, claims []string, scope string) bool {
+	for _, c := range claims {
+		switch v := token[c].(type) {
+		case nil:
+			continue
+		case string:
+			return slices.Contains(strings.Fields(v), scope)
+		case []any:
+			return slices.Contains(v, any(scope))
+		}
+		return false
 	}
-	return json.Unmarshal(b, (*[]string)(s))
+	return false
 }
