@@ -3,7 +3,7 @@
 // Package egress makes the HTTP clients that speak to authorization servers. Tenants supply the URLs and the servers
 // behind them are not trusted, so every client is fenced: HTTPS only, no redirects, no connection to the operator's
 // own host or to a cloud's metadata service, bodies and headers bounded, a time limit on every step. The operator's
-// flags, gathered in Policy, relax single rules for development.
+// flags, gathered in Policy, relax single rules for development. Every request says that it is the operator's.
 package egress
 
 import (
@@ -37,6 +37,12 @@ const (
 	// end, because a request that meets such a close fails.
 	IdleTimeout = 4 * time.Second
 )
+
+// Version is the operator's version. It is that of the chart.
+const Version = "0.1.0"
+
+// userAgent tells the owner of a server who asks. Many firewalls refuse the name of a library.
+const userAgent = "m2m-operator/" + Version
 
 // maxHeaderBytes bounds an answer's header; the standard library's default is 10 MiB.
 const maxHeaderBytes = 1 << 16
@@ -93,6 +99,7 @@ func (p Policy) NewClient(caPEM []byte) (*http.Client, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &guard{policy: p, base: &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
+			ProxyConnectHeader:     http.Header{"User-Agent": {userAgent}},
 			DialContext:            dialer.DialContext,
 			TLSClientConfig:        tlsConfig,
 			TLSHandshakeTimeout:    ConnectTimeout,
@@ -168,7 +175,9 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	resp, err := g.base.RoundTrip(req.WithContext(ctx))
+	req = req.Clone(ctx) // a RoundTripper leaves the request as it is
+	req.Header.Set("User-Agent", userAgent)
+	resp, err := g.base.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +83,54 @@ func TestBlockedConnections(t *testing.T) {
 				t.Fatalf("Post() = %v, want a BlockedError that names %s", err, tc.wantFlag)
 			}
 		})
+	}
+}
+
+// Firewalls refuse the name of a library, and a server's owner wants to know who asks. That holds on the way through a
+// proxy as well.
+func TestEveryRequestSaysWhoAsks(t *testing.T) {
+	agents := map[string]string{}
+	note := func(_ http.ResponseWriter, r *http.Request) { agents[r.Method] = r.UserAgent() }
+	server, want := serve(t, note), "m2m-operator/"+Version
+
+	c := client(t, development, nil)
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		req, err := http.NewRequestWithContext(t.Context(), method, server, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if len(req.Header) != 0 {
+			t.Errorf("the caller's request has the header %v, want it left as it was", req.Header)
+		}
+	}
+	proxied := client(t, development, nil)
+	at, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxied.Transport.(*guard).base.Proxy = func(*http.Request) (*url.URL, error) { return at, nil }
+	if resp, err := proxied.Get("https://auth.example.com/"); err == nil { // the proxy makes no tunnel
+		resp.Body.Close()
+	}
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodConnect} {
+		if agents[method] != want {
+			t.Errorf("%s was sent as %q, want %q", method, agents[method], want)
+		}
+	}
+}
+
+func TestVersionIsTheCharts(t *testing.T) {
+	chart, err := os.ReadFile("../../charts/m2m-operator/Chart.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(chart), "\nappVersion: "+Version+"\n") {
+		t.Errorf("the chart's appVersion is not %s", Version)
 	}
 }
 
