@@ -167,34 +167,13 @@ func (r *M2MClientReconciler) refused(p *pass, a *access, inputs string, e *oaut
 		backoff, reason, what = refresh.RetryBackoff, v1alpha1.ReasonTokenRequestFailed, "did not issue a token"
 	}
 	message := fmt.Sprintf("%s %q %s: %s", p.server.key.kind, p.server.key.name, what, e.Error())
-	if isProvisioned(p.client) {
-		if e.Class != oauth.ClassRetryable {
-			r.compare(p, a) // somebody may have changed it at the server
-		}
-	} else if hint := refusalHint(p, a, e); hint != "" {
+	if isProvisioned(p.client) && e.Class != oauth.ClassRetryable {
+		r.compare(p, a) // somebody may have changed it at the server
+	}
+	if hint := refusalHint(p, a, e); hint != "" {
 		message += "; " + hint
 	}
 	r.failed(p, a, inputs, reason, message, backoff, e.RetryAfter)
-}
-
-// refusalHint says what to change after a refusal, where that can be told.
-func refusalHint(p *pass, a *access, e *oauth.Error) string {
-	switch {
-	case e.Code == "invalid_client":
-		if s := credentialSecret(p.client).Name; s != "" {
-			return fmt.Sprintf("check Secret %q", s)
-		}
-		return fmt.Sprintf("register ServiceAccount %q of this cluster there", p.client.Spec.Credentials.ServiceAccount.Name)
-	case e.Code == "invalid_target":
-		return fmt.Sprintf("register the API there as %q", a.resource)
-	case e.Code == "invalid_scope":
-		return "register the scopes there, and grant them to the client"
-	case e.Code == "unauthorized_client", e.Code == "unsupported_grant_type":
-		return "allow the client the grant type client_credentials there"
-	case e.Code == "" && (e.Status == http.StatusNotFound || e.Status == http.StatusMethodNotAllowed || e.Status/100 == 3):
-		return "check the token endpoint in the server's status"
-	}
-	return ""
 }
 
 // failed notes that an attempt went wrong and when the next one is.

@@ -4,6 +4,7 @@ package controller
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -79,7 +80,8 @@ func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 	}
 	missing := slices.DeleteFunc(slices.Clone(expect.Scopes), func(s string) bool { return slices.Contains(h.record.Scopes, s) })
 	if len(missing) > 0 {
-		return nil, &jwks.VerifyError{Reason: jwks.ReasonMissingScopes, Message: "the server did not grant the scopes " + strings.Join(missing, ", ")}
+		return nil, &jwks.VerifyError{Reason: jwks.ReasonMissingScopes, Message: fmt.Sprintf(
+			"the server did not grant the scopes %s; its answer says scope %.256q", strings.Join(missing, ", "), strings.Join(h.record.Scopes, " "))}
 	}
 	return nil, nil
 }

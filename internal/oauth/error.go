@@ -70,8 +70,9 @@ func classify(status int, code string) Class {
 	return ClassRetryable
 }
 
-// maxDescription bounds Error.Description, in runes.
-const maxDescription = 200
+// maxDescription bounds a description, in runes. Hydra and Entra begin theirs with general words, and what helps comes
+// after 200 of them.
+const maxDescription = 500
 
 // Error is why there is no token. All of it may be shown to the client's owner: it holds no credential, no raw
 // answer, and nothing that differs between two equal failures.
@@ -80,7 +81,7 @@ type Error struct {
 	Class Class
 	// Code is the server's RFC 6749 error code, "" if it sent none that is well-formed ([A-Za-z0-9_.:-]{1,64}).
 	Code string
-	// Description is the server's error_description: printable, at most 200 runes, "" if none.
+	// Description is the server's error_description: printable, at most 500 runes, "" if none.
 	Description string
 	// Status is the HTTP status, 0 when no answer came.
 	Status int
@@ -118,7 +119,7 @@ func (e *Error) Unwrap() error { return e.cause }
 // identify fills in what the server calls its refusal.
 func (e *Error) identify(code, description string, sent []string) {
 	e.Class = classify(e.Status, code)
-	e.Description = printable(description, sent)
+	e.Description = describe(description, sent)
 	_, known := classByCode[code]
 	switch {
 	case known, wellFormed(code) && !contains(code, sent):
@@ -136,9 +137,15 @@ func wellFormed(code string) bool { return codePattern.MatchString(code) }
 // passing are the parts of a description that differ from request to request, as Microsoft Entra ID appends them.
 var passing = regexp.MustCompile(`(?i)\b((trace|correlation|request)[ _-]?id:? ?[0-9a-f-]{16,}|timestamp:? ?\d{4}-\d\d-\d\d[T ][\d:.]+(Z|[+-][\d:]+)?)`)
 
-// printable makes a server's text fit to be shown: what we sent is taken out of it, what is not printable becomes a
-// space, what passes is dropped, and what is left is cut at 200 runes.
-func printable(text string, sent []string) string {
+// Describe makes a server's text fit to be shown, as Error.Description is: without the credentials, in any spelling,
+// that the server may repeat.
+func Describe(text string, credentials ...string) string {
+	return describe(text, spellings(credentials...))
+}
+
+// describe takes what we sent out of a server's text, makes a space of what is not printable, drops what passes, and
+// cuts what is left at 500 runes.
+func describe(text string, sent []string) string {
 	text = redact(text, sent)
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
@@ -159,6 +166,9 @@ func printable(text string, sent []string) string {
 func spellings(credentials ...string) []string {
 	var all []string
 	for _, c := range credentials {
+		if c == "" {
+			continue // it would be found between all letters
+		}
 		all = append(all, c, url.QueryEscape(c), url.PathEscape(c), html.EscapeString(c),
 			base64.RawStdEncoding.EncodeToString([]byte(c)))
 		for part := range strings.SplitSeq(c, ".") {

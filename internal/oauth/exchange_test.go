@@ -306,16 +306,20 @@ func TestDescription(t *testing.T) {
 	for name, tc := range map[string]struct{ sent, want string }{
 		"is trimmed and kept in one line":     {" bad\r\n\tsecret ", "bad secret"},
 		"loses control characters and colour": {"a\x1b[31mb\u202ec\x00", "a [31mb c"},
-		"is cut at 200 runes":                 {strings.Repeat("ü", 300), strings.Repeat("ü", 199) + "…"},
-		"may have 200 runes":                  {strings.Repeat("ü", 200), strings.Repeat("ü", 200)},
-		"loses the secret":                    {"secret " + secret + " is wrong", "secret [redacted] is wrong"},
-		"loses the secret at the cut":         {strings.Repeat("x", 190) + secret, strings.Repeat("x", 190) + "[redacted]"},
-		"loses the encoded secret":            {"got " + url.QueryEscape(secret), "got [redacted]"},
-		"loses the escaped secret":            {"got s3ntinel +/%&amp;=&#34;&lt;ü&gt;", "got [redacted]"},
-		"loses the header":                    {"header Basic Y2FydDpzM250aW5lbCslMkIlMkYlMjUlMjYlM0QlMjIlM0MlQzMlQkMlM0U=", "header Basic [redacted]="},
-		"loses a secret that is broken up":    {strings.Replace(secret, " ", "\x00", 1), "[redacted]"},
-		"loses ids and times of the request":  {"AADSTS7000215: Invalid client secret provided. Trace ID: 0d4b2a1c-6a2e-4b7c-9d0e-1f2a3b4c5d6e\r\nCorrelation ID: 5f4e3d2c-1b0a-4c9d-8e7f-6a5b4c3d2e1f\r\nTimestamp: 2026-03-07 20:30:00Z", "AADSTS7000215: Invalid client secret provided."},
-		"keeps a time that stays":             {"secret expired at 2026-03-07T20:30:00Z", "secret expired at 2026-03-07T20:30:00Z"},
+		"is cut at 500 runes":                 {strings.Repeat("ü", 600), strings.Repeat("ü", 499) + "…"},
+		"may have 500 runes":                  {strings.Repeat("ü", 500), strings.Repeat("ü", 500)},
+		"keeps what Hydra says at the end": {
+			"The requested scope is invalid, unknown, or malformed. The OAuth 2.0 Client is not allowed to request scope 'payments:write'. Check that the client's configuration lists the scope and that the request spells it as it is there. Only payments:read is listed.",
+			"The requested scope is invalid, unknown, or malformed. The OAuth 2.0 Client is not allowed to request scope 'payments:write'. Check that the client's configuration lists the scope and that the request spells it as it is there. Only payments:read is listed.",
+		},
+		"loses the secret":                   {"secret " + secret + " is wrong", "secret [redacted] is wrong"},
+		"loses the secret at the cut":        {strings.Repeat("x", 490) + secret, strings.Repeat("x", 490) + "[redacted]"},
+		"loses the encoded secret":           {"got " + url.QueryEscape(secret), "got [redacted]"},
+		"loses the escaped secret":           {"got s3ntinel +/%&amp;=&#34;&lt;ü&gt;", "got [redacted]"},
+		"loses the header":                   {"header Basic Y2FydDpzM250aW5lbCslMkIlMkYlMjUlMjYlM0QlMjIlM0MlQzMlQkMlM0U=", "header Basic [redacted]="},
+		"loses a secret that is broken up":   {strings.Replace(secret, " ", "\x00", 1), "[redacted]"},
+		"loses ids and times of the request": {"AADSTS7000215: Invalid client secret provided. Trace ID: 0d4b2a1c-6a2e-4b7c-9d0e-1f2a3b4c5d6e\r\nCorrelation ID: 5f4e3d2c-1b0a-4c9d-8e7f-6a5b4c3d2e1f\r\nTimestamp: 2026-03-07 20:30:00Z", "AADSTS7000215: Invalid client secret provided."},
+		"keeps a time that stays":            {"secret expired at 2026-03-07T20:30:00Z", "secret expired at 2026-03-07T20:30:00Z"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			body, err := json.Marshal(map[string]string{"error": "invalid_client", "error_description": tc.sent})
@@ -333,7 +337,7 @@ func TestDescription(t *testing.T) {
 // Credentials that tidying up would change are found before it.
 func TestRedactionComesBeforeTidying(t *testing.T) {
 	for _, odd := range []string{"two  spaces", "a\x01bell", "request id 0123456789abcdef01"} {
-		if got := printable("<"+odd+">", spellings(odd)); got != "<[redacted]>" {
+		if got := Describe("<"+odd+">", odd, ""); got != "<[redacted]>" {
 			t.Errorf("%q became %q", odd, got)
 		}
 	}

@@ -68,7 +68,7 @@ func FuzzTokenResponse(f *testing.F) {
 		if strings.Contains(text, sentinel) {
 			t.Errorf("%q holds the secret", text)
 		}
-		if !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) || utf8.RuneCountInString(text) > 400 {
+		if !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) || utf8.RuneCountInString(text) > 700 {
 			t.Errorf("%q is not fit to be shown", text)
 		}
 	})

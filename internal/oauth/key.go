@@ -10,10 +10,13 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/asn1"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -186,7 +189,7 @@ func parsePEM(data []byte) (crypto.Signer, error) {
 	}
 	switch {
 	case blocks == 0:
-		return nil, errors.New("private key is neither PEM nor a JWK")
+		return nil, notPEM(data)
 	case len(found) == 0 && public:
 		return nil, errors.New("PEM holds a public key or certificate only, the private key is needed")
 	case len(found) == 0:
@@ -199,6 +202,50 @@ func parsePEM(data []byte) (crypto.Signer, error) {
 		return nil, errors.New("private key is for key agreement, not for signatures")
 	}
 	return signer, nil
+}
+
+var (
+	indentedPEM = regexp.MustCompile(`(?m)^[ \t]+-----(BEGIN|END) `)
+	blanks      = strings.NewReplacer(" ", "", "\t", "", "\r", "", "\n", "")
+)
+
+// notPEM says what has become of a private key on its way into the Secret.
+func notPEM(data []byte) error {
+	text := string(data)
+	begins, ends := strings.Contains(text, "-----BEGIN "), strings.Contains(text, "-----END ")
+	decoded, _ := base64.StdEncoding.DecodeString(blanks.Replace(text))
+	switch {
+	case strings.HasPrefix(text, "\ufeff"), strings.HasPrefix(text, "\xff\xfe"), strings.HasPrefix(text, "\xfe\xff"):
+		return errors.New("private key begins with a byte order mark, store it as UTF-8 without one")
+	case begins && strings.Contains(text, `\n`):
+		return errors.New(`private key has \n in the place of line breaks, store it with line breaks`)
+	case indentedPEM.MatchString(text):
+		return errors.New("private key is indented, its lines -----BEGIN and -----END must begin without blanks")
+	case begins && ends && !strings.Contains(text, "\n"):
+		return errors.New("private key is on one line, store it with its line breaks")
+	case begins && !ends:
+		return errors.New("private key has no line -----END, it was cut off")
+	case begins:
+		return errors.New("private key is damaged PEM")
+	case bytes.Contains(decoded, []byte("-----BEGIN ")), bytes.HasPrefix(decoded, []byte("{")):
+		return errors.New("private key is in base64 once more than it should be, encode it once (kubectl create secret does) or use stringData")
+	case isDER(decoded):
+		return errors.New("private key is PEM without its lines -----BEGIN and -----END, add them")
+	case isDER(data):
+		return errors.New("private key is DER, convert it to PEM (openssl pkey -inform DER)")
+	case strings.HasPrefix(text, `"`):
+		return errors.New("private key is in quotes, store it without them")
+	}
+	return errors.New("private key is neither PEM nor a JWK")
+}
+
+// isDER reports whether data is one ASN.1 sequence, as keys in DER are. Bytes at its end that look like blanks may have
+// been cut off.
+func isDER(data []byte) bool {
+	const cut = 2
+	var sequence asn1.RawValue
+	rest, err := asn1.Unmarshal(append(bytes.Clone(data), make([]byte, cut)...), &sequence)
+	return err == nil && len(rest) <= cut && sequence.Tag == asn1.TagSequence
 }
 
 // parseBlock returns a block's private key, nil if it is of another kind.

@@ -12,6 +12,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -131,6 +132,7 @@ func TestParseSigningKey(t *testing.T) {
 
 func TestParseSigningKeyMistakes(t *testing.T) {
 	p256, other := ecKey(elliptic.P256()), ecKey(elliptic.P256())
+	text := pkcs8(t, p256)
 	x25519 := must(ecdh.X25519().GenerateKey(rand.Reader))
 	small := must(rsa.GenerateKey(rand.Reader, 1024))
 	encrypted := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED"}, Bytes: []byte("x")})
@@ -149,7 +151,21 @@ func TestParseSigningKeyMistakes(t *testing.T) {
 		"an unknown algorithm":           {pkcs8(t, p256), "HS256", "", "use one of RS256, PS256, ES256, ES384, EdDSA"},
 		"far too much":                   {bytes.Repeat([]byte("a"), maxKeyBytes+1), "", "", "larger than 16384 bytes"},
 		"a password":                     {[]byte("hunter2hunter2hunter2hunter2"), "", "", "neither PEM nor a JWK"},
-		"DER":                            {must(x509.MarshalPKCS8PrivateKey(p256)), "", "", "neither PEM nor a JWK"},
+		"DER":                            {must(x509.MarshalPKCS8PrivateKey(p256)), "", "", "is DER, convert it to PEM"},
+		"DER in base64":                  {[]byte(base64.StdEncoding.EncodeToString(must(x509.MarshalPKCS8PrivateKey(p256)))), "", "", "without its lines -----BEGIN and -----END"},
+		"backslash and n for a newline":  {bytes.ReplaceAll(text, []byte("\n"), []byte(`\n`)), "", "", `has \n in the place of line breaks`},
+		"the same in quotes":             {must(json.Marshal(string(text))), "", "", `has \n in the place of line breaks`},
+		"quotes":                         {[]byte(`"secret"`), "", "", "in quotes"},
+		"a byte order mark":              {append([]byte("\ufeff"), text...), "", "", "byte order mark"},
+		"a byte order mark and a JWK":    {append([]byte("\ufeff"), jwk(p256, nil)...), "", "", "byte order mark"},
+		"UTF-16":                         {[]byte("\xff\xfe-\x00-\x00"), "", "", "byte order mark"},
+		"base64 once more":               {[]byte(base64.StdEncoding.EncodeToString(text)), "", "", "in base64 once more"},
+		"base64 in lines once more":      {[]byte(base64.StdEncoding.EncodeToString(text)[:64] + "\n" + base64.StdEncoding.EncodeToString(text)[64:]), "", "", "in base64 once more"},
+		"a JWK in base64 once more":      {[]byte(base64.StdEncoding.EncodeToString(jwk(p256, nil))), "", "", "in base64 once more"},
+		"indented":                       {bytes.ReplaceAll(text, []byte("\n"), []byte("\n  ")), "", "", "is indented"},
+		"one line":                       {bytes.ReplaceAll(text, []byte("\n"), []byte(" ")), "", "", "on one line"},
+		"cut off":                        {text[:80], "", "", "cut off"},
+		"a body that is not base64":      {bytes.Replace(text, []byte("KEY-----\n"), []byte("KEY-----\n***"), 1), "", "", "damaged PEM"},
 		"an encrypted PKCS #8":           {block("ENCRYPTED PRIVATE KEY", []byte("x")), "", "", "encrypted, store it decrypted"},
 		"an encrypted PKCS #1":           {encrypted, "", "", "encrypted, store it decrypted"},
 		"an OpenSSH key":                 {block("OPENSSH PRIVATE KEY", []byte("x")), "", "", "ssh-keygen -p -m PKCS8"},

@@ -32,7 +32,8 @@ const (
 // secret, no answer as it came, and nothing that differs between two equal failures.
 type Error struct {
 	Kind ErrorKind
-	// Message is a sentence fragment in our words that says what failed and, where that can be told, what to change.
+	// Message is a sentence fragment in our words that says what failed and, where that can be told, what to change. A
+	// server's own description may follow, made fit to be shown.
 	Message string
 	// Code is the server's own word for it, "" for none; printable, at most 64 bytes.
 	Code string

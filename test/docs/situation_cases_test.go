@@ -162,6 +162,9 @@ metadata: {name: m2m-verify.$PAYMENTS.payment-api, namespace: $PAYMENTS}
 	"client-unknown":    {set: map[string]string{"cart-credentials": `stringData: {client-id: card}`}},
 	"method-wrong":      {prepare: application(oidctest.Client{Method: oidctest.SecretPost, Secret: "correct-horse"})},
 	"key-no-pem":        {prepare: withKey("ES256", func(string) string { return "secret" }), set: key},
+	"key-newlines": {prepare: withKey("ES256", func(s string) string {
+		return strings.ReplaceAll(s, "\n", `\\n`)
+	}), set: key},
 	"key-certificate": {prepare: withKey("ES256", func(s string) string {
 		return strings.ReplaceAll(s, "PRIVATE KEY", "CERTIFICATE")
 	}), set: key},
@@ -200,6 +203,11 @@ kind: ServiceAccount
 metadata: {name: cart, namespace: $SHOP}
 `,
 		set: map[string]string{"cart": `spec: {credentials: {clientSecret: null, serviceAccount: {name: cart}}}`},
+	},
+	"refused-silently": {prepare: fault(oidctest.Token, oidctest.Fault{Status: http.StatusForbidden})},
+	"audience-refused": {
+		prepare: fault(oidctest.Token, oidctest.Fault{Status: 400, Body: `{"error": "invalid_request", "error_description": "Requested audience has not been whitelisted"}`}),
+		set:     map[string]string{"auth": `spec: {audienceParameter: Audience}`},
 	},
 	"resource-unknown": {prepare: func(_ *testing.T, w *world) { w.as.RemoveResource(paymentAPI) }},
 	"scope-refused":    {prepare: application(oidctest.Client{Secret: "correct-horse", Scopes: map[string][]string{paymentAPI: {"payments:read"}}})},

@@ -250,6 +250,14 @@ func TestIssueFails(t *testing.T) {
 	}{
 		"metadata that the server does not take": {
 			reply{status: 400, body: `{"error":"invalid_client_metadata","error_description":"initial-hush"}`},
+			&provision.Error{Kind: provision.Refused, Status: 400, Code: "invalid_client_metadata", Message: "the server refused to register the client (invalid_client_metadata): [redacted]"},
+		},
+		"metadata that the server does not take, and why": {
+			reply{status: 400, body: `{"error":"invalid_client_metadata","error_description":"The field \"redirect_uris\" is required,\nnot initial-hush"}`},
+			&provision.Error{Kind: provision.Refused, Status: 400, Code: "invalid_client_metadata", Message: `the server refused to register the client (invalid_client_metadata): The field "redirect_uris" is required, not [redacted]`},
+		},
+		"a description that is no text": {
+			reply{status: 400, body: `{"error":"invalid_client_metadata","error_description":{"en":"initial-hush"}}`},
 			&provision.Error{Kind: provision.Refused, Status: 400, Code: "invalid_client_metadata", Message: "the server refused to register the client (invalid_client_metadata)"},
 		},
 		"a code with the token in it": {

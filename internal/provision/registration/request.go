@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
@@ -28,7 +29,7 @@ type answer struct {
 	status  int
 	body    []byte
 	wait    time.Duration
-	secrets []string // what the request carried
+	secrets []string // what the request carried, and what else the answer may repeat
 }
 
 // busy says that the answer says nothing about the request.
@@ -68,6 +69,17 @@ func (a *answer) code() string {
 		}
 	}
 	return e.Error
+}
+
+// description is what the server says beside its code, without what the request carried.
+func (a *answer) description() string {
+	var e struct {
+		Description string `json:"error_description"`
+	}
+	if json.Unmarshal(a.body, &e) != nil {
+		return ""
+	}
+	return oauth.Describe(e.Description, a.secrets...)
 }
 
 // send makes one request. Its error is an *Error, or the context's.
@@ -151,6 +163,9 @@ func rejected(a *answer, message string) *provision.Error {
 	e.Status, e.Code = a.status, a.code()
 	if e.Code != "" {
 		e.Message += " (" + e.Code + ")"
+	}
+	if said := a.description(); said != "" {
+		e.Message += ": " + said
 	}
 	return e
 }

@@ -172,6 +172,7 @@ func (s *syncing) update(ctx context.Context, c *provision.Credential, found *re
 		if err := s.keep(ctx); err != nil {
 			return err
 		}
+		a.secrets = append(a.secrets, c.Secret.Reveal())
 		return rejected(a, "the server refused to update a registration")
 	}
 	now, err := s.read(ctx, c, a)

@@ -165,8 +165,8 @@ func TestSyncClient(t *testing.T) {
 
 		"an update that is refused": {
 			credentials: current, before: []provision.Access{access(payment, "read")}, access: []provision.Access{access(payment, "read")},
-			answers: []reply{registered("read", ""), {status: 400, body: `{"error":"invalid_client_metadata"}`}}, asked: []string{get, put},
-			err: &provision.Error{Kind: provision.Refused, Status: 400, Code: "invalid_client_metadata", Message: "the server refused to update a registration (invalid_client_metadata)"},
+			answers: []reply{registered("read", ""), {status: 400, body: `{"error":"invalid_client_metadata","error_description":"Not for hush-1 with rat-hush-1"}`}}, asked: []string{get, put},
+			err: &provision.Error{Kind: provision.Refused, Status: 400, Code: "invalid_client_metadata", Message: "the server refused to update a registration (invalid_client_metadata): Not for [redacted] with [redacted]"},
 		},
 		"an update whose answer is lost": {
 			credentials: current, before: []provision.Access{access(payment, "read")}, access: []provision.Access{access(payment, "read")},
