@@ -225,6 +225,11 @@ func (s *Server) serveMetadata(c *call) answer {
 // serveNothing is where other servers have their metadata.
 func (s *Server) serveNothing(*call) answer { return plain(http.StatusNotFound) }
 
+// serveUnrecognized is where below the issuer nothing is.
+func (s *Server) serveUnrecognized(*call) answer {
+	return oauthError(http.StatusNotFound, "invalid_request", "unrecognized route or not allowed method (POST on /oidc/token)")
+}
+
 // selfSigned makes a CA and a certificate from it for the loopback addresses and the endpoint's host.
 func selfSigned(endpoint string) (certificate tls.Certificate, caPEM []byte, err error) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -37,6 +37,8 @@ var (
 func routes() []route {
 	return []route{
 		{method: "POST", path: "/oidc/token", handle: (*Server).serveToken, public: true},
+		// Of a client whose endpoint is the issuer.
+		{method: "POST", path: "/oidc/oidc/token", handle: (*Server).serveUnrecognized, public: true},
 		{method: "GET", path: "/oidc/jwks", handle: (*Server).serveJWKS, public: true},
 		{method: "GET", path: "/oidc/.well-known/openid-configuration", handle: (*Server).serveDiscovery, public: true},
 		{method: "GET", path: "/oidc/.well-known/oauth-authorization-server", handle: (*Server).serveMetadata, public: true},

@@ -95,6 +95,9 @@ var provisioningSituations = map[string]situation{
 	"management-other": {logto: asItIs, set: map[string]string{
 		"auth": `spec: {provisioning: {logto: {managementAPI: "https://other.logto.app/api"}}}`,
 	}},
+	"logto-endpoint": {logto: func(_ *testing.T, w *world, l *logtotest.Server) {
+		w.names["$PROVISIONING"] = strings.ReplaceAll(w.names["$PROVISIONING"], l.Endpoint(), l.Issuer())
+	}},
 	"logto-down": {logto: func(_ *testing.T, _ *world, l *logtotest.Server) { l.SetDown(true) }},
 
 	"api-exists":           {logto: withAPI("payments:write")},

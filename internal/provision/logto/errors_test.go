@@ -86,7 +86,7 @@ func TestCheck(t *testing.T) {
 		"the client is unknown":              {config: func(c *logto.Config) { c.ClientID = "nobody" }, want: provision.Refused, words: []string{"invalid_client", "400"}},
 		"the secret is missing":              {config: func(c *logto.Config) { c.ClientSecret = "" }, want: provision.Refused, words: []string{"secret is empty"}},
 		"the Management API is another":      {config: func(c *logto.Config) { c.ManagementAPI = "https://x.logto.app/api" }, want: provision.Refused, words: []string{"invalid_target", "identifier of the Management API"}},
-		"nobody listens":                     {config: func(c *logto.Config) { c.Endpoint = "https://nobody.example.com" }, want: provision.Unavailable},
+		"nobody listens":                     {config: func(c *logto.Config) { c.Endpoint = "https://nobody.example.com" }, want: provision.Unavailable, words: []string{"check the endpoint"}},
 		"the server is down":                 {fault: answer("", 500, "", nil), want: provision.Unavailable},
 		"too many requests":                  {fault: answer("/api/", 429, "", http.Header{"Retry-After": {"7"}}), want: provision.Unavailable, after: 7 * time.Second},
 		"too many requests until a date":     {fault: answer("/api/", 503, "", http.Header{"Retry-After": {"Sun, 01 Mar 2026 12:00:09 GMT"}}), want: provision.Unavailable, after: 9 * time.Second},
@@ -98,8 +98,11 @@ func TestCheck(t *testing.T) {
 		"the code is an echo":                {fault: answer("/api/", 400, `{"code":"`+sentinel+`.value"}`, nil), want: provision.Refused, words: []string{"status 400"}},
 		"the code is no text":                {fault: answer("/api/", 400, `{"code":{"a":"`+sentinel+`"}}`, nil), want: provision.Refused, words: []string{"status 400"}},
 		"the endpoint redirects":             {fault: answer("/api/", 302, "", http.Header{"Location": {"https://evil.example.com/" + sentinel}}), want: provision.Refused, words: []string{"redirect"}},
-		"the token endpoint redirects":       {fault: answer("/oidc/token", 307, "", http.Header{"Location": {"https://evil.example.com"}}), want: provision.Refused, words: []string{"307"}},
-		"the token endpoint is not there":    {fault: answer("/oidc/token", 404, sentinel, nil), want: provision.Refused},
+		"the token endpoint redirects":       {fault: answer("/oidc/token", 307, "", http.Header{"Location": {"https://evil.example.com"}}), want: provision.Refused, words: []string{"307", "a redirect", "check the endpoint"}},
+		"the token endpoint is not there":    {fault: answer("/oidc/token", 404, sentinel, nil), want: provision.Refused, words: []string{"404", "check the endpoint"}},
+		"the endpoint is the issuer":         {config: func(c *logto.Config) { c.Endpoint += "/oidc" }, want: provision.Refused, words: []string{"invalid_request (HTTP 404)", "check the endpoint"}},
+		"the endpoint is the API":            {config: func(c *logto.Config) { c.Endpoint += "/api" }, fault: answer("/oidc/token", 404, "Not Found", nil), want: provision.Refused, words: []string{"404", "check the endpoint"}},
+		"the endpoint is a console":          {fault: answer("/oidc/token", 200, "<html>"+sentinel, nil), want: provision.Unavailable, words: []string{"status 200: answer is not JSON", "check the endpoint"}},
 		"the API is not there":               {fault: answer("/api/", 404, "<html>"+sentinel, nil), want: provision.Unavailable, words: []string{"check the endpoint"}},
 		"the body is another":                {fault: answer("/api/", 200, `{"secret":"`+sentinel+`"}`, nil), want: provision.Unavailable, words: []string{"not what Logto"}},
 		"the body is no JSON":                {fault: answer("/api/", 200, sentinel, nil), want: provision.Unavailable},
@@ -107,7 +110,7 @@ func TestCheck(t *testing.T) {
 		"the connection breaks":              {fault: func(*http.Request) logtotest.Fault { return logtotest.Fault{Drop: true} }, want: provision.Unavailable},
 		"the connection breaks at the API":   {fault: onPath("/api/", logtotest.Fault{Drop: true}), want: provision.Unavailable},
 		"the token has not the scope":        {fault: answer("/oidc/token", 200, `{"access_token":"`+sentinel+`","expires_in":3600,"token_type":"Bearer"}`, nil), want: provision.Refused, words: []string{"Logto Management API access"}},
-		"the secret of the operator expired": {fault: answer("/oidc/token", 400, `{"error":"invalid_request","error_description":"client secret has expired"}`, nil), want: provision.Refused, words: []string{"invalid_request"}},
+		"the secret of the operator expired": {fault: answer("/oidc/token", 400, `{"error":"invalid_request","error_description":"client secret has expired"}`, nil), want: provision.Refused, words: []string{"invalid_request", "may have expired"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

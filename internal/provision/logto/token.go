@@ -101,13 +101,34 @@ func tokenError(ctx context.Context, err error) error {
 		p.Message = fmt.Sprintf("%sLogto answered invalid_client (HTTP %d); check the client id and secret", gettingToken, e.Status)
 	case e.Code == "invalid_target":
 		p.Message = fmt.Sprintf("%sLogto answered invalid_target (HTTP %d); check the identifier of the Management API", gettingToken, e.Status)
+	case e.Code == "invalid_request" && e.Status != http.StatusNotFound:
+		p.Message = fmt.Sprintf("%sLogto answered invalid_request (HTTP %d); the client secret may have expired", gettingToken, e.Status)
 	case e.Code != "":
-		// Logto answers invalid_request for a secret that has expired.
 		p.Message = fmt.Sprintf("%sLogto answered %s (HTTP %d)", gettingToken, e.Code, e.Status)
+	case e.Status/100 == 3:
+		p.Message = fmt.Sprintf("%sLogto answered with status %d, a redirect, which is not followed", gettingToken, e.Status)
 	case e.Status != 0:
 		p.Message = fmt.Sprintf("%sLogto answered with status %d", gettingToken, e.Status)
+		if e.Detail != "" {
+			p.Message += ": " + e.Detail
+		}
 	default:
 		p.Message = gettingToken + e.Detail
 	}
+	if elsewhere(e) {
+		p.Message += "; check the endpoint"
+	}
 	return p
+}
+
+// elsewhere reports whether an answer to a token request, or that there is none, speaks of an endpoint that is not
+// Logto's. Below other paths than its own Logto answers 404, also with the code invalid_request, or with a page.
+func elsewhere(e *oauth.Error) bool {
+	switch e.Status {
+	case 0:
+		return e.Class != oauth.ClassTerminal // which is ours: a policy, or an empty secret
+	case http.StatusOK, http.StatusNotFound, http.StatusMethodNotAllowed:
+		return true
+	}
+	return e.Status/100 == 3
 }
