@@ -51,7 +51,8 @@ type APIResourceSpec struct {
 
 	// grants say which M2MClients of other namespaces may ask for which scopes.
 	// Clients of the API's own namespace may ask for any of its scopes. Unset,
-	// no other namespace may call the API. At most 32, with at most 512 names and
+	// no other namespace may call the API: to take the last one away, remove the
+	// field, for an empty list is refused. At most 32, with at most 512 names and
 	// scopes together.
 	//
 	// +optional

@@ -169,15 +169,23 @@ const (
 )
 
 // ClientSecretCredentials are a client identifier and a client secret.
+//
+// +kubebuilder:validation:AtMostOneOf=clientID;clientIDKey
 type ClientSecretCredentials struct {
-	// clientID is the client identifier. Unset, it is read from the key
-	// client-id of the Secret.
+	// clientID is the client identifier. Unset, it is read from the Secret.
 	//
 	// +optional
 	ClientID ClientID `json:"clientID,omitempty"`
 
+	// clientIDKey is the key of the Secret with the client identifier, such as
+	// CLIENT_ID. It is not set together with clientID. Defaults to client-id.
+	//
+	// +optional
+	ClientIDKey FileName `json:"clientIDKey,omitempty"`
+
 	// secretRef names the Secret with the client secret, in the client's
-	// namespace. The key defaults to client-secret.
+	// namespace. Its key defaults to client-secret; a Secret that others make
+	// may have another, such as CLIENT_SECRET.
 	//
 	// +required
 	SecretRef SecretKeyReference `json:"secretRef,omitzero"`
@@ -210,12 +218,19 @@ const (
 )
 
 // PrivateKeyJWTCredentials are a client identifier and a private key.
+//
+// +kubebuilder:validation:AtMostOneOf=clientID;clientIDKey
 type PrivateKeyJWTCredentials struct {
-	// clientID is the client identifier. Unset, it is read from the key
-	// client-id of the Secret.
+	// clientID is the client identifier. Unset, it is read from the Secret.
 	//
 	// +optional
 	ClientID ClientID `json:"clientID,omitempty"`
+
+	// clientIDKey is the key of the Secret with the client identifier, such as
+	// CLIENT_ID. It is not set together with clientID. Defaults to client-id.
+	//
+	// +optional
+	ClientIDKey FileName `json:"clientIDKey,omitempty"`
 
 	// secretRef names the Secret with the private key, as PEM (PKCS #1, PKCS
 	// #8, SEC 1) or as JSON Web Key, in the client's namespace. The key

@@ -101,6 +101,11 @@ func TestClientSecrets(t *testing.T) {
 			v1alpha1.ClientSecretCredentials{SecretRef: v1alpha1.SecretKeyReference{Name: "cart-credentials", Key: "password"}, ClientID: cartID},
 			map[string]string{"password": plain},
 		},
+		"keys as hydra-maester names them": {
+			oidctest.SecretBasic, plain,
+			v1alpha1.ClientSecretCredentials{SecretRef: v1alpha1.SecretKeyReference{Name: "cart-credentials", Key: "CLIENT_SECRET"}, ClientIDKey: "CLIENT_ID"},
+			map[string]string{"CLIENT_ID": cartID, "CLIENT_SECRET": plain, v1alpha1.ClientIDKey: "another"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -132,15 +137,15 @@ func TestUnusableSecrets(t *testing.T) {
 		},
 		"no such key": {
 			map[string]string{v1alpha1.ClientIDKey: cartID, "password": good},
-			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret"`,
+			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret"; if it has another, name that in secretRef.key`,
 		},
 		"nothing but a newline": {
 			map[string]string{v1alpha1.ClientIDKey: cartID, v1alpha1.ClientSecretKey: "\n"},
-			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret"`,
+			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret"; if it has another, name that in secretRef.key`,
 		},
 		"no client identifier": {
 			map[string]string{v1alpha1.ClientSecretKey: good},
-			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-id", and the spec names no clientID`,
+			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-id", and the spec names no clientID; if it has another, name that in clientIDKey`,
 		},
 		"a secret that is no text": {
 			map[string]string{v1alpha1.ClientIDKey: cartID, v1alpha1.ClientSecretKey: sentinel + "\x00\x01"},
@@ -315,7 +320,7 @@ func TestUnusablePrivateKeys(t *testing.T) {
 			key: sentinel + " is no key", want: "private key is neither PEM nor a JWK",
 		},
 		"a PEM that breaks off": {
-			key: string(pemKey[:len(pemKey)/2]), want: "private key is neither PEM nor a JWK",
+			key: string(pemKey[:len(pemKey)/2]), want: "private key has no line -----END, it was cut off",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -197,7 +197,7 @@ func TestTooLongCredentialsAreTold(t *testing.T) {
 	name := f.set("credentials", map[string][]byte{v1alpha1.ClientIDKey: []byte("cart"), v1alpha1.ClientSecretKey: bytes.Repeat([]byte("x"), maxCredential+1)})
 	s := &servers{foreign: f.foreignObjects}
 	r := &M2MClientReconciler{foreign: f.foreignObjects, servers: s}
-	_, _, bad, err := r.readCredential(t.Context(), name, v1alpha1.ClientSecretKey, "")
+	_, _, bad, err := r.readCredential(t.Context(), name, credentialKeys{content: v1alpha1.ClientSecretKey, id: v1alpha1.ClientIDKey})
 	if err != nil || bad == nil || bad.reason != v1alpha1.ReasonCredentialsInvalid || !strings.Contains(bad.message, "65536") {
 		t.Errorf("%+v, %v", bad, err)
 	}

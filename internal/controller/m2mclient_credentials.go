@@ -45,6 +45,23 @@ type credentialRecord struct {
 	ClientID string `json:"clientID,omitempty"`
 }
 
+// credentialKeys are where in a Secret the parts of a credential are.
+type credentialKeys struct {
+	content  string
+	declared string // the client identifier that the spec names
+	id       string // the key of the one in the Secret, if the spec names none
+}
+
+// credentialKeysOf returns where a client's credentials are in their Secret.
+func credentialKeysOf(c *v1alpha1.M2MClient) credentialKeys {
+	secret, key := c.Spec.Credentials.ClientSecret, c.Spec.Credentials.PrivateKeyJWT
+	return credentialKeys{
+		content:  string(credentialSecret(c).Key),
+		declared: string(cmp.Or(secret.ClientID, key.ClientID)),
+		id:       string(cmp.Or(secret.ClientIDKey, key.ClientIDKey, v1alpha1.ClientIDKey)),
+	}
+}
+
 // credentialSecret returns the reference to the Secret that a client's
 // credentials are in, with its default key. It is empty for a ServiceAccount.
 func credentialSecret(c *v1alpha1.M2MClient) v1alpha1.SecretKeyReference {
@@ -70,7 +87,7 @@ func (r *M2MClientReconciler) resolveCredentials(ctx context.Context, p *pass) e
 	}
 	ref := credentialSecret(p.client)
 	name := types.NamespacedName{Namespace: p.client.Namespace, Name: string(ref.Name)}
-	declared := cmp.Or(p.client.Spec.Credentials.ClientSecret.ClientID, p.client.Spec.Credentials.PrivateKeyJWT.ClientID)
+	keys := credentialKeysOf(p.client)
 	version, err := r.foreign.version(ctx, "Secret", name)
 	if err != nil {
 		return err
@@ -79,10 +96,13 @@ func (r *M2MClientReconciler) resolveCredentials(ctx context.Context, p *pass) e
 		p.credProblem = &problem{reason: v1alpha1.ReasonCredentialsNotFound, message: fmt.Sprintf("Secret %q does not exist", name.Name)}
 		return nil
 	}
-	source := strings.Join([]string{name.Name, string(ref.Key), string(declared), version}, "/")
+	source := strings.Join([]string{name.Name, keys.content, keys.declared, version}, "/")
+	if keys.id != v1alpha1.ClientIDKey {
+		source += "/" + keys.id
+	}
 	known := p.secret.records.Credential
 	if known.Source != source {
-		content, clientID, bad, err := r.readCredential(ctx, name, string(ref.Key), string(declared))
+		content, clientID, bad, err := r.readCredential(ctx, name, keys)
 		if bad != nil || err != nil {
 			p.credProblem = bad
 			return err
@@ -90,7 +110,7 @@ func (r *M2MClientReconciler) resolveCredentials(ctx context.Context, p *pass) e
 		known = credentialRecord{Source: source, Revision: revision(name, content), ClientID: clientID}
 	}
 	p.credentials = &credentials{credentialRecord: known, authenticate: func(ctx context.Context) (oauth.Authentication, *problem, error) {
-		content, clientID, bad, err := r.readCredential(ctx, name, string(ref.Key), string(declared))
+		content, clientID, bad, err := r.readCredential(ctx, name, keys)
 		if bad != nil || err != nil {
 			return nil, bad, err
 		}
@@ -101,8 +121,8 @@ func (r *M2MClientReconciler) resolveCredentials(ctx context.Context, p *pass) e
 
 // readCredential returns what a Secret's key holds, and the client identifier:
 // the declared one or the Secret's.
-func (r *M2MClientReconciler) readCredential(ctx context.Context, name types.NamespacedName, key, declared string) (content []byte, clientID string, bad *problem, err error) {
-	secret, err := r.foreign.get(ctx, "Secret", name, maxCredential, key, v1alpha1.ClientIDKey)
+func (r *M2MClientReconciler) readCredential(ctx context.Context, name types.NamespacedName, keys credentialKeys) (content []byte, clientID string, bad *problem, err error) {
+	secret, err := r.foreign.get(ctx, "Secret", name, maxCredential, keys.content, keys.id)
 	if err != nil {
 		return nil, "", nil, err
 	}
@@ -119,17 +139,17 @@ func (r *M2MClientReconciler) readCredential(ctx context.Context, name types.Nam
 		return nil, "", tooLongCredential(name.Name, secret.tooLong[0]), nil
 	}
 	// kubectl create secret --from-file keeps the newline that editors add.
-	content = []byte(strings.TrimRight(string(secret.data[key]), "\r\n"))
+	content = []byte(strings.TrimRight(string(secret.data[keys.content]), "\r\n"))
 	if len(content) == 0 {
-		return missing("Secret %q has no key %q", name.Name, key)
+		return missing("Secret %q has no key %q; if it has another, name that in secretRef.key", name.Name, keys.content)
 	}
-	clientID = cmp.Or(declared, strings.TrimSpace(string(secret.data[v1alpha1.ClientIDKey])))
+	clientID = cmp.Or(keys.declared, strings.TrimSpace(string(secret.data[keys.id])))
 	if clientID == "" {
-		return missing("Secret %q has no key %q, and the spec names no clientID", name.Name, v1alpha1.ClientIDKey)
+		return missing("Secret %q has no key %q, and the spec names no clientID; if it has another, name that in clientIDKey", name.Name, keys.id)
 	}
 	if len(clientID) > maxClientID || strings.ContainsFunc(clientID, notPrintable) {
 		return nil, "", &problem{reason: v1alpha1.ReasonCredentialsInvalid, message: fmt.Sprintf(
-			"Key %q of Secret %q holds no client identifier: up to %d printable ASCII characters", v1alpha1.ClientIDKey, name.Name, maxClientID)}, nil
+			"Key %q of Secret %q holds no client identifier: up to %d printable ASCII characters", keys.id, name.Name, maxClientID)}, nil
 	}
 	return content, clientID, nil, nil
 }

@@ -120,6 +120,19 @@ func TestChangedInputsMintOnce(t *testing.T) {
 			},
 			want: &oidctest.Request{ClientID: "till-app", Resource: paymentAPI, Scope: "payments:write"},
 		},
+		"the client identifier under another key": {
+			change: func(t *testing.T, w *world, c *v1alpha1.M2MClient) {
+				s := w.credentialsOf(t)
+				change(t, s, func(s *corev1.Secret) { s.Data["CLIENT_ID"] = []byte("till-app") })
+				change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Credentials.ClientSecret.ClientIDKey = "CLIENT_ID" })
+			},
+			want: &oidctest.Request{ClientID: "till-app", Resource: paymentAPI, Scope: "payments:write"},
+		},
+		"the client identifier's key, said as it is": {
+			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) {
+				change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Credentials.ClientSecret.ClientIDKey = v1alpha1.ClientIDKey })
+			},
+		},
 		"the same client identifier in the spec": {
 			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) {
 				change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Credentials.ClientSecret.ClientID = cartID })
