@@ -30,7 +30,22 @@ const (
 	AudienceParameterNone AudienceParameter = "None"
 )
 
+// TokenFormat is what the access tokens of a server are.
+//
+// +kubebuilder:validation:Enum=JWT;Opaque
+type TokenFormat string
+
+// The formats of access tokens.
+const (
+	// TokenFormatJWT are JWTs that an API verifies with the server's keys.
+	TokenFormatJWT TokenFormat = "JWT"
+	// TokenFormatOpaque are tokens that only the server can judge.
+	TokenFormatOpaque TokenFormat = "Opaque"
+)
+
 // AuthorizationServerSpec describes an OAuth 2.0 authorization server.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.tokenFormat) || self.tokenFormat != 'Opaque' || !has(self.jwks) && (!has(self.endpoints) || !has(self.endpoints.jwks))",message="opaque tokens are verified with no key: leave out jwks and endpoints.jwks",fieldPath=".tokenFormat"
 type AuthorizationServerSpec struct {
 	// issuer is the server's issuer identifier, exactly as its metadata and its
 	// tokens' iss claim say it (RFC 8414 section 2): an https URL without query
@@ -45,7 +60,8 @@ type AuthorizationServerSpec struct {
 	Issuer string `json:"issuer,omitempty"`
 
 	// endpoints overrides what discovery finds, or names what is not published.
-	// With both endpoints set, discovery is not needed.
+	// With token and jwks set, or with token alone for opaque tokens, discovery
+	// is not needed.
 	//
 	// +optional
 	Endpoints AuthorizationServerEndpoints `json:"endpoints,omitzero"`
@@ -65,6 +81,16 @@ type AuthorizationServerSpec struct {
 	// +optional
 	// +default="Resource"
 	AudienceParameter AudienceParameter `json:"audienceParameter,omitempty"`
+
+	// tokenFormat is what the server's access tokens are: JWT, or Opaque where
+	// only the server can judge them and may publish no keys. With Opaque no JWKS
+	// is looked for, tokens are published without a check of their contents, and
+	// APIs get no verification bundle: they have to ask the server (RFC 7662).
+	// Defaults to JWT.
+	//
+	// +optional
+	// +default="JWT"
+	TokenFormat TokenFormat `json:"tokenFormat,omitempty"`
 
 	// defaultTokenLifetime is taken as a token's lifetime where the server says
 	// none: no expires_in in its answer and no exp in the token. From 10s to
@@ -204,8 +230,8 @@ type JWKSPolicy struct {
 //
 // +kubebuilder:validation:MinProperties=1
 type AuthorizationServerStatus struct {
-	// conditions are Ready, Discovered, KeysFresh and, with spec.provisioning,
-	// ProvisioningReady.
+	// conditions are Ready, Discovered, KeysFresh unless tokens are opaque, and,
+	// with spec.provisioning, ProvisioningReady.
 	//
 	// +optional
 	// +listType=map

@@ -6,8 +6,8 @@ package v1alpha1
 const (
 	// ConditionReady says whether the object does its job now.
 	//
-	// On an AuthorizationServer it is True while its token endpoint and at
-	// least one signing key are known, on an APIResource while it is accepted
+	// On an AuthorizationServer it is True while its token endpoint and, unless
+	// its tokens are opaque, at least one signing key are known, on an APIResource while it is accepted
 	// and its namespace has the bundle if it needs it, and on an M2MClient while
 	// every access has a token that works.
 	//
@@ -26,8 +26,8 @@ const (
 	// use.
 	ConditionDiscovered = "Discovered"
 
-	// ConditionKeysFresh, on an AuthorizationServer, says whether the last
-	// fetch of the signing keys succeeded.
+	// ConditionKeysFresh, on an AuthorizationServer whose tokens are not opaque,
+	// says whether the last fetch of the signing keys succeeded.
 	//
 	// Possible reasons for this condition to be True are KeysFetched; to be
 	// False: Unreachable, BadStatus, Malformed, NoKeys, Refused,
@@ -47,9 +47,10 @@ const (
 	// verification bundle where workloads there are annotated for it. What other
 	// namespaces have does not matter to it: status.bundle counts them.
 	//
-	// Possible reasons for this condition to be True are Distributed; to be
-	// False: ConfigMapNotOwned, InvalidTemplate, NoKeys, NotAccepted,
-	// Distributing.
+	// Possible reasons for this condition to be True are Distributed,
+	// OpaqueToken; to be False: ConfigMapNotOwned, InvalidTemplate, NoKeys,
+	// NotAccepted, Distributing, OpaqueToken. With OpaqueToken there is no bundle;
+	// it is False where workloads of the namespace wait for one.
 	ConditionDistributed = "Distributed"
 
 	// ConditionGranted, on an M2MClient, says whether every access is allowed.
@@ -118,7 +119,7 @@ const (
 
 	// ReasonDiscovered: the server's metadata was read and names the issuer.
 	ReasonDiscovered = "Discovered"
-	// ReasonEndpointsConfigured: the spec names both endpoints.
+	// ReasonEndpointsConfigured: the spec names every endpoint that is needed.
 	ReasonEndpointsConfigured = "EndpointsConfigured"
 	// ReasonUnreachable: the server gave no answer.
 	ReasonUnreachable = "Unreachable"
@@ -233,7 +234,8 @@ const (
 	// ReasonTokensVerified: the tokens pass the verification that their APIs
 	// are given.
 	ReasonTokensVerified = "TokensVerified"
-	// ReasonOpaqueToken: the token is no JWT, so that it could not be checked.
+	// ReasonOpaqueToken: the token is no JWT, or none of the server's is said to
+	// be one, so that it could not be checked.
 	ReasonOpaqueToken = "OpaqueToken"
 	// ReasonNoToken: there is no token to verify.
 	ReasonNoToken = "NoToken"

@@ -151,6 +151,13 @@ func (r *APIResourceReconciler) distribution(
 	if refused != nil {
 		return no(v1alpha1.ReasonNotAccepted, "The APIResource is not accepted")
 	}
+	if srv.opaque() {
+		message := fmt.Sprintf("There is no verification bundle, for the tokens of %s %q are opaque", srv.key.kind, srv.key.name)
+		if missing {
+			return no(v1alpha1.ReasonOpaqueToken, message+"; take the annotation "+v1alpha1.VerifyAnnotation+" off the API's workloads")
+		}
+		return isTrue(v1alpha1.ConditionDistributed, v1alpha1.ReasonOpaqueToken, message), nil
+	}
 	if !srv.keysKnown() {
 		return no(v1alpha1.ReasonNoKeys, fmt.Sprintf("No signing key of %s %q is known yet", srv.key.kind, srv.key.name))
 	}

@@ -151,13 +151,17 @@ func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj clien
 	}
 	records := jwks.Merge(recordsOf(status.Keys), nil, mergePolicy(spec, now))
 	status.Keys = signingKeys(records)
+	if opaque(spec) {
+		status.Keys, records, keys = nil, nil, condition{}
+	}
 	provisioning, checkDue, err := r.provisioning(ctx, obj, now)
 	if err != nil {
 		return 0, err
 	}
 
 	setOrRemove(&status.Conditions, obj.GetGeneration(), v1alpha1.ConditionProvisioningReady, provisioning)
-	setConditions(&status.Conditions, obj.GetGeneration(), discovered, keys, serverReady(obj, usableEndpoints(spec, state.endpoints, status.Endpoints).Token, discovered, keys, provisioning))
+	setOrRemove(&status.Conditions, obj.GetGeneration(), v1alpha1.ConditionKeysFresh, keys)
+	setConditions(&status.Conditions, obj.GetGeneration(), discovered, serverReady(obj, usableEndpoints(spec, state.endpoints, status.Endpoints).Token, discovered, keys, provisioning))
 	status.ObservedGeneration = obj.GetGeneration()
 
 	r.keep(obj, state)
@@ -247,9 +251,12 @@ func (r *AuthorizationServerReconciler) keep(obj client.Object, state *fetchStat
 
 // discover finds the endpoints, from the spec or from the server's metadata.
 func (r *AuthorizationServerReconciler) discover(ctx context.Context, hc *http.Client, spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.AuthorizationServerStatus, state *fetchState, now time.Time) condition {
-	if spec.Endpoints.Token != "" && spec.Endpoints.JWKS != "" {
+	if spec.Endpoints.Token != "" && (spec.Endpoints.JWKS != "" || opaque(spec)) {
 		status.Endpoints = spec.Endpoints
 		state.discoveryDue, state.discovered = now.Add(discoveryInterval), nil
+		if opaque(spec) {
+			return isTrue(v1alpha1.ConditionDiscovered, v1alpha1.ReasonEndpointsConfigured, "The spec names the token endpoint")
+		}
 		return isTrue(v1alpha1.ConditionDiscovered, v1alpha1.ReasonEndpointsConfigured, "The spec names both endpoints")
 	}
 	if !now.Before(state.discoveryDue) {
@@ -275,6 +282,11 @@ func (r *AuthorizationServerReconciler) discover(ctx context.Context, hc *http.C
 	return isTrue(v1alpha1.ConditionDiscovered, v1alpha1.ReasonDiscovered, "The server's metadata names the issuer and its endpoints")
 }
 
+// opaque says that a server's tokens are verified with no key.
+func opaque(spec *v1alpha1.AuthorizationServerSpec) bool {
+	return spec.TokenFormat == v1alpha1.TokenFormatOpaque
+}
+
 // adopt takes over the endpoints that the metadata names, and says which one it
 // does not. One that was known stays in use.
 func adopt(state *fetchState, spec *v1alpha1.AuthorizationServerSpec, metadata *jwks.Metadata) *problem {
@@ -283,8 +295,8 @@ func adopt(state *fetchState, spec *v1alpha1.AuthorizationServerSpec, metadata *
 	switch {
 	case cmp.Or(spec.Endpoints.Token, named.Token) == "":
 		return &problem{reason: v1alpha1.ReasonEndpointMissing, message: "The server's metadata names no token endpoint; set spec.endpoints.token"}
-	case cmp.Or(spec.Endpoints.JWKS, named.JWKS) == "":
-		return &problem{reason: v1alpha1.ReasonEndpointMissing, message: "The server's metadata names no JWKS; set spec.endpoints.jwks"}
+	case cmp.Or(spec.Endpoints.JWKS, named.JWKS) == "" && !opaque(spec):
+		return &problem{reason: v1alpha1.ReasonEndpointMissing, message: "The server's metadata names no JWKS; set spec.endpoints.jwks, or spec.tokenFormat to Opaque if its tokens are no JWTs"}
 	}
 	return nil
 }
@@ -292,7 +304,7 @@ func adopt(state *fetchState, spec *v1alpha1.AuthorizationServerSpec, metadata *
 // fetchKeys follows the server's signing keys.
 func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.Client, spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.AuthorizationServerStatus, state *fetchState, now time.Time) condition {
 	url := string(usableEndpoints(spec, state.endpoints, status.Endpoints).JWKS)
-	if url == "" {
+	if url == "" || opaque(spec) {
 		state.keysDue = state.discoveryDue
 		return isFalse(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonEndpointMissing, "The server's JWKS is not known")
 	}
@@ -392,12 +404,17 @@ func serverReady(obj client.Object, token v1alpha1.EndpointURL, discovered, keys
 	switch {
 	case token == "":
 		return discovered.asReady()
+	case keys.Type == "": // the tokens are opaque
 	case len(status.Keys) == 0 && keys.Status == metav1.ConditionTrue:
 		return isFalse(v1alpha1.ConditionReady, v1alpha1.ReasonNoKeys, "Every signing key of the server is revoked")
 	case len(status.Keys) == 0:
 		return keys.asReady()
+	}
+	switch {
 	case provisioning.Status == metav1.ConditionFalse:
 		return provisioning.asReady()
+	case keys.Type == "":
+		return isTrue(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The token endpoint is known; tokens are opaque and not checked")
 	}
 	return isTrue(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The token endpoint and the signing keys are known")
 }
@@ -409,7 +426,7 @@ func (r *AuthorizationServerReconciler) tell(ctx context.Context, before, after 
 		log.FromContext(ctx).Info("Signing keys changed", "server", klog.KObj(after), "keys", is)
 		if len(was) > 0 {
 			r.events.Eventf(after, nil, corev1.EventTypeNormal, v1alpha1.ReasonKeysChanged, "Fetch",
-				"Signing keys changed to %s", strings.Join(is, ", "))
+				"Signing keys changed to %s", cmp.Or(strings.Join(is, ", "), "none"))
 		}
 	}
 }

@@ -128,8 +128,14 @@ func (r *BundleReconciler) distribute(ctx context.Context, req bundleRequest, ap
 		return ctrl.Result{}, nil
 	}
 	srv, unresolved, err := r.servers.resolve(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
-	if unresolved != nil || err != nil || !srv.keysKnown() {
+	if unresolved != nil || err != nil {
 		return ctrl.Result{}, err
+	}
+	if srv.opaque() {
+		return ctrl.Result{}, r.remove(ctx, current, req)
+	}
+	if !srv.keysKnown() {
+		return ctrl.Result{}, nil
 	}
 	d := &draft{request: req, api: api, srv: srv, current: current, bundle: bundleOf(api, srv), extra: extraFiles(api)}
 	want, err := r.configMap(ctx, d, r.rendered.files)

@@ -136,8 +136,11 @@ func (p *pass) isVerified() condition {
 		case a.token == "" || a.withdraw:
 			c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonNoToken, p.about(a, "There is no token to verify")
 		case a.record.Opaque:
-			c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonOpaqueToken,
-				p.about(a, "The token is no JWT, so that it could not be checked")
+			c.Status, c.Reason = metav1.ConditionUnknown, v1alpha1.ReasonOpaqueToken
+			c.Message = p.about(a, "The token is no JWT, so that it could not be checked")
+			if a.server != nil && a.server.opaque() {
+				c.Message = p.about(a, fmt.Sprintf("The token was not checked, for those of %s %q are opaque", a.server.key.kind, a.server.key.name))
+			}
 		}
 	}
 	return c

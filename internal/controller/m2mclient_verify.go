@@ -60,8 +60,9 @@ func (a *access) hopeless(p *pass, h heldToken) bool {
 	return bad != nil && bad.Reason == jwks.ReasonUnknownKey
 }
 
-// verify checks a token as the API will. A token that is no JWT cannot be
-// checked, save for the scopes that the server said it has.
+// verify checks a token as the API will. A token that is no JWT, or whose server
+// says that none of its tokens is one, cannot be checked, save for the scopes that
+// the server said it has.
 func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 	if !p.now.Before(h.record.ExpiresAt) {
 		return nil, &jwks.VerifyError{Reason: jwks.ReasonExpired, Message: "the token had expired when it was issued; compare the clocks"}
@@ -70,13 +71,15 @@ func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 	expect.Now, expect.Scopes = p.now, checkable(a.scopes)
 	// What either server has revoked would be minted anew over and over.
 	keys := slices.DeleteFunc(a.server.keys(), func(k jwks.Key) bool { return p.server.revoked(k.ID) })
-	claims, err := jwks.Verify(h.value, keys, expect)
-	var bad *jwks.VerifyError
-	if !errors.As(err, &bad) {
-		return claims, nil
-	}
-	if bad.Reason != jwks.ReasonOpaque {
-		return nil, bad
+	if !a.server.opaque() {
+		claims, err := jwks.Verify(h.value, keys, expect)
+		var bad *jwks.VerifyError
+		if !errors.As(err, &bad) {
+			return claims, nil
+		}
+		if bad.Reason != jwks.ReasonOpaque {
+			return nil, bad
+		}
 	}
 	missing := slices.DeleteFunc(slices.Clone(expect.Scopes), func(s string) bool { return slices.Contains(h.record.Scopes, s) })
 	if len(missing) > 0 {

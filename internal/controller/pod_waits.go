@@ -156,7 +156,8 @@ func (r *PodReconciler) verificationWait(ctx context.Context, namespace string, 
 		{v1alpha1.ConditionAccepted, "is not accepted"}, {v1alpha1.ConditionDistributed, "is not distributed"},
 	} {
 		c := meta.FindStatusCondition(api.Status.Conditions, judged.condition)
-		if c == nil || c.Status != metav1.ConditionFalse || c.Reason == v1alpha1.ReasonDistributing {
+		none := c != nil && c.Reason == v1alpha1.ReasonOpaqueToken // whatever the API's own namespace needs
+		if c == nil || c.Status != metav1.ConditionFalse && !none || c.Reason == v1alpha1.ReasonDistributing {
 			continue
 		}
 		if ref.Namespace != namespace {

@@ -133,6 +133,15 @@ func TestWhatPodsAreTold(t *testing.T) {
 			annotations: payment,
 			want:        []string{bundleFor + `APIResource "payment-api" is not distributed: No signing key of AuthorizationServer "auth" is known yet`},
 		},
+		"the server's tokens are opaque": {
+			set: func(t *testing.T, w *world) {
+				as := w.server(w.payments)
+				as.Spec.TokenFormat = v1alpha1.TokenFormatOpaque
+				create(t, as, w.api())
+			},
+			annotations: payment,
+			want:        []string{bundleFor + `APIResource "payment-api" of namespace "$PAYMENTS" is not distributed (OpaqueToken)`},
+		},
 		"the APIResource's namespace is not watched": {
 			set:         func(_ *testing.T, w *world) { w.story() },
 			watched:     true,

@@ -103,6 +103,9 @@ func (s *server) keys() []jwks.Key {
 	return keys
 }
 
+// opaque says that only the server itself can judge its tokens.
+func (s *server) opaque() bool { return opaque(s.spec) }
+
 // keysKnown says whether a verification bundle can be made: signing keys are
 // known, or every one of them is revoked and nothing must verify.
 func (s *server) keysKnown() bool {

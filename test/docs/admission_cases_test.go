@@ -38,6 +38,7 @@ var admissions = map[string]admission{
 	"issuer-query":      {kind: "AuthorizationServer", set: `spec: {issuer: "https://auth.example.com/?tenant=1"}`},
 	"issuer-user":       {kind: "AuthorizationServer", set: `spec: {issuer: "https://admin:pw@auth.example.com"}`},
 	"issuer-changed":    {kind: "AuthorizationServer", then: `spec: {issuer: https://other.example.com}`},
+	"opaque-keys":       {kind: "AuthorizationServer", set: `spec: {tokenFormat: Opaque, jwks: {retention: 1h}}`},
 	"endpoint-no-url":   {kind: "AuthorizationServer", set: `spec: {endpoints: {token: /token}}`},
 	"ca-bundle-both":    {kind: "AuthorizationServer", set: `spec: {caBundle: {configMapRef: {name: a}, secretRef: {name: a}}}`},
 	"ca-bundle-none":    {kind: "AuthorizationServer", set: `spec: {caBundle: {}}`},

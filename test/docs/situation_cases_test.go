@@ -110,6 +110,7 @@ data: {ca.crt: "MIIB..."}
 		set:  map[string]string{"payment-api": `spec: {authorizationServerRef: {kind: ClusterAuthorizationServer, name: $CLUSTER}}`},
 	},
 	"api-no-keys": {prepare: serverDown},
+	"api-opaque":  {set: opaqueServers},
 	"bundle-not-owned": {also: `
 apiVersion: v1
 kind: ConfigMap
@@ -249,6 +250,7 @@ metadata: {name: cart, namespace: $SHOP}
 	"born-expired":  {prepare: claims(func(c map[string]any) { c["exp"] = time.Now().Add(-time.Hour).Unix() })},
 	"not-yet-valid": {prepare: claims(func(c map[string]any) { c["nbf"] = time.Now().Add(time.Hour).Unix() })},
 	"opaque":        {prepare: application(oidctest.Client{Secret: "correct-horse", Opaque: true})},
+	"opaque-server": {set: opaqueServers},
 	"secret-taken": {also: `
 apiVersion: v1
 kind: Secret
@@ -277,6 +279,9 @@ metadata: {name: cart-token, namespace: $SHOP}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: cart-token}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: ` + operatorUser + `}]
 `
+
+// opaqueServers have both servers issue opaque tokens.
+var opaqueServers = map[string]string{"auth": `spec: {tokenFormat: Opaque}`, "payments-auth": `spec: {tokenFormat: Opaque}`}
 
 // file gives the API an extra file.
 func file(text string) map[string]string {
