@@ -191,15 +191,24 @@ type Verification struct {
 // VerificationFile is a file that is rendered from a template.
 type VerificationFile struct {
 	// name is the file's name, a key of the ConfigMap. The names of the files
-	// that the operator writes itself are taken.
+	// that the operator writes itself are taken. With an asterisk in it, such as
+	// key-*.pem, there is a file for each of the issuer's keys: the template's .Key
+	// is the key, its thumbprint (RFC 7638) takes the asterisk's place, and where
+	// the template renders to nothing there is no file.
 	//
 	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[-._a-zA-Z0-9]*[*]?[-._a-zA-Z0-9]*$') && !self.startsWith('..') && self != '.'",message="must be a plain file name: letters, digits, '-', '_' and '.', not '.' and not starting with '..'; one '*' stands for a key's thumbprint"
+	// +kubebuilder:validation:XValidation:rule="!self.contains('*') || size(self) <= 211",message="with '*' must have at most 211 characters"
 	// +kubebuilder:validation:XValidation:rule="!(self in ['jwks.json','issuer','audience','verification.json','protected-resource.json','envoy-jwt-authn.yaml'])",message="is the name of a file that the operator writes itself; choose another"
-	Name FileName `json:"name,omitempty"`
+	Name string `json:"name,omitempty"`
 
 	// template is a Go template of the file. It sees .Issuer, .Audience, .JWKS,
 	// .JWKSURI, .Algorithms, .Scopes, .ScopeClaims, .ClockSkewSeconds, .TokenType,
 	// .Namespace and .Name, and the functions join, json, quote, base64 and indent.
+	// .Keys are the issuer's keys, each with .ID, .Type (RSA, EC or OKP),
+	// .Algorithm, .JWK, .PEM and .Thumbprint.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1

@@ -441,7 +441,7 @@ func clockSkewSeconds(v v1alpha1.Verification) int {
 func extraFiles(api *v1alpha1.APIResource) map[string]string {
 	files := make(map[string]string, len(api.Spec.Verification.Files))
 	for _, f := range api.Spec.Verification.Files {
-		files[string(f.Name)] = f.Template
+		files[f.Name] = f.Template
 	}
 	return files
 }

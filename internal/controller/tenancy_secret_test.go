@@ -363,7 +363,7 @@ func TestNamesWithAPathAreRefused(t *testing.T) {
 		"secret.template": clientWith(func(c *v1alpha1.M2MClient, n string) { c.Spec.Secret.Template = map[string]string{n: "text"} }),
 		"verification.files.name": func(n string) client.Object {
 			api := w.api()
-			api.Spec.Verification.Files = []v1alpha1.VerificationFile{{Name: v1alpha1.FileName(n), Template: "text"}}
+			api.Spec.Verification.Files = []v1alpha1.VerificationFile{{Name: n, Template: "text"}}
 			return api
 		},
 		"caBundle.secretRef.name": func(n string) client.Object {

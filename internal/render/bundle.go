@@ -36,6 +36,9 @@ const (
 	// range can cost.
 	MaxScopes = 256
 
+	// MaxKeys does the same for the keys. Those who collect them keep as many.
+	MaxKeys = 32
+
 	// maxAlgorithms does the same for the algorithms: there are no more.
 	maxAlgorithms = 10
 
@@ -118,7 +121,10 @@ type Key struct {
 // A template sees .Name, .Namespace, .Issuer, .Audience, .JWKS (the content of
 // jwks.json), .JWKSURI, .Algorithms (list), .Scopes (list of names),
 // .ScopeClaims (list of all claims that carry one), .ClockSkewSeconds (whole
-// number) and .TokenType; see CheckBundleTemplate.
+// number), .TokenType and .Keys (list), each with .ID, .Type (RSA, EC or OKP),
+// .Algorithm, .JWK, .PEM and .Thumbprint; see CheckBundleTemplate. An asterisk
+// in the name of an extra file renders it for each key: the key is .Key, and its
+// thumbprint stands for the asterisk. What is empty then is no file.
 //
 // The same bundle gives the same bytes, whatever the order of its keys and
 // algorithms. What cannot be rendered is left out, for a revoked key must leave
@@ -149,6 +155,12 @@ func Verification(b Bundle, extra map[string]string) (map[string]string, error) 
 		size += len(name) + len(content)
 	}
 	add := func(name, content string, err error) {
+		if former, ok := files[name]; ok && err == nil {
+			if former == content {
+				return
+			}
+			err = fmt.Errorf("file %q: there are two of this name", name)
+		}
 		if total := size + len(name) + len(content); err == nil && total > MaxBundleTotal {
 			err = fmt.Errorf("file %q: with it the bundle would hold %d bytes, more than %d", name, total, MaxBundleTotal)
 		}
@@ -165,10 +177,11 @@ func Verification(b Bundle, extra map[string]string) (map[string]string, error) 
 	}
 	filter, err := b.envoy(keys)
 	add(FileEnvoy, filter, err)
-	data := b.data(files[FileJWKS])
-	for _, name := range slices.Sorted(maps.Keys(extra)) {
-		content, err := extraFile(name, extra[name], data)
-		add(name, content, err)
+	if len(extra) > 0 {
+		data := b.data(files[FileJWKS], keys)
+		for _, name := range slices.Sorted(maps.Keys(extra)) {
+			extraFile(name, extra[name], data, add)
+		}
 	}
 	if len(left.problems) > 0 {
 		return files, left
@@ -316,31 +329,66 @@ func (b Bundle) scopeClaims(claims ...string) []string {
 }
 
 // data is what templates see.
-func (b Bundle) data(jwks string) map[string]any {
+func (b Bundle) data(jwks string, keys []publicKey) map[string]any {
 	return map[string]any{
-		"Name": b.Name, "Namespace": b.Namespace, "Issuer": b.Issuer, "Audience": b.Audience,
+		fieldKeys: apply(keys, publicKey.data),
+		"Name":    b.Name, "Namespace": b.Namespace, "Issuer": b.Issuer, "Audience": b.Audience,
 		"JWKS": jwks, "JWKSURI": b.JWKSURI, "Algorithms": b.Algorithms, "Scopes": b.scopeNames(), "ScopeClaims": b.scopeClaims(),
 		"ClockSkewSeconds": b.ClockSkewSeconds, "TokenType": b.TokenType,
 	}
 }
 
-// extraFile renders a template of the owner's.
-func extraFile(name, src string, data map[string]any) (string, error) {
-	if err := ValidFileName(name); err != nil {
-		return "", fmt.Errorf("extra file: %w", err)
+// eachKey in a file's name has it rendered for each key.
+const eachKey = "*"
+
+// extraFile renders a template of the owner's, and gives add each file, or why
+// there is none.
+func extraFile(name, src string, data map[string]any, add func(name, content string, err error)) {
+	keys := data[fieldKeys].([]keyData)
+	names := []string{name}
+	if strings.Contains(name, eachKey) {
+		names = apply(keys, func(k keyData) string { return strings.Replace(name, eachKey, k.Thumbprint, 1) })
+	}
+	t, err := checkExtraFile(name, src, len(keys))
+	if err != nil {
+		for _, name := range names {
+			add(name, "", err)
+		}
+		return
+	}
+	m := &machine{limit: t.maxOutput}
+	for i, n := range names {
+		if n != name {
+			data = maps.Clone(data)
+			data[fieldKey] = keys[i]
+		}
+		content, err := t.executeOn(m, data)
+		if err != nil {
+			err = fmt.Errorf("extra file %q: %w", name, err)
+		}
+		if n == name || content != "" || err != nil {
+			add(n, content, err)
+		}
+	}
+}
+
+// checkExtraFile checks all that can be known before the template runs.
+func checkExtraFile(name, src string, keys int) (*checked, error) {
+	example := strings.Replace(name, eachKey, strings.Repeat("x", thumbprintLength), 1)
+	if err := ValidFileName(example); err != nil {
+		return nil, fmt.Errorf("extra file: %w", err)
 	}
 	if slices.Contains(fixedFiles, name) {
-		return "", fmt.Errorf("extra file %q is part of every bundle; choose another name", name)
+		return nil, fmt.Errorf("extra file %q is part of every bundle; choose another name", name)
 	}
-	t, err := parseTemplate(bundleRules, src)
+	if keys > MaxKeys {
+		return nil, fmt.Errorf("extra file %q: there are %d keys, more than the %d that a template can walk", name, keys, MaxKeys)
+	}
+	t, err := parseTemplate(rulesOf(name), src)
 	if err != nil {
-		return "", fmt.Errorf("extra file %q: %w", name, err)
+		return nil, fmt.Errorf("extra file %q: %w", name, err)
 	}
-	content, err := t.execute(data, nil)
-	if err != nil {
-		return "", fmt.Errorf("extra file %q: %w", name, err)
-	}
-	return content, nil
+	return t, nil
 }
 
 // Revision is a short name for the files of a bundle, 16 hexadecimal digits:

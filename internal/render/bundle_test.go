@@ -357,7 +357,7 @@ func TestKeysLoseWhatVerifiersDoNotNeed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "{\"keys\":[\n{\"crv\":\"Ed25519\",\"kty\":\"OKP\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}\n]}\n"
+	want := "{\"keys\":[\n{\"alg\":\"EdDSA\",\"crv\":\"Ed25519\",\"kty\":\"OKP\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}\n]}\n"
 	if diff := cmp.Diff(want, files[FileJWKS]); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -3,13 +3,19 @@
 package render
 
 import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"unicode"
+
+	"github.com/go-jose/go-jose/v4"
 )
 
 var (
@@ -62,6 +68,42 @@ func (k publicKey) withAlgorithm(alg string) json.RawMessage {
 	members := maps.Clone(k.members)
 	members["alg"] = alg
 	return encode(members)
+}
+
+// keyData is what templates see of a key.
+type keyData struct{ ID, Type, Algorithm, JWK, PEM, Thumbprint string }
+
+// keyFields are the fields of keyData that templates may name.
+var keyFields = []string{"Algorithm", "ID", "JWK", "PEM", "Thumbprint", "Type"}
+
+// String is the key's id: what a template prints that names no field.
+func (k keyData) String() string { return k.ID }
+
+// data is the key for templates. A key that is none after all has no PEM.
+func (k publicKey) data() keyData {
+	d := keyData{
+		ID: k.members["kid"], Type: k.members["kty"], Algorithm: k.algorithm(), JWK: string(k.json()), Thumbprint: k.thumbprint(),
+	}
+	var parsed jose.JSONWebKey
+	if parsed.UnmarshalJSON(k.json()) == nil {
+		if der, err := x509.MarshalPKIXPublicKey(parsed.Key); err == nil {
+			d.PEM = string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+		}
+	}
+	return d
+}
+
+// thumbprintLength is the length of every thumbprint.
+const thumbprintLength = 43
+
+// thumbprint is that of RFC 7638 with SHA-256: a name that fits into a file's.
+func (k publicKey) thumbprint() string {
+	required := map[string]string{"kty": k.members["kty"]}
+	for _, name := range requiredMembers[k.members["kty"]] {
+		required[name] = k.members[name]
+	}
+	sum := sha256.Sum256(encode(required))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // parseKey takes what is public out of a JWK and refuses whatever is not a
@@ -121,6 +163,9 @@ func parseKey(k Key) (publicKey, error) {
 			return publicKey{}, fmt.Errorf("algorithm %.20q does not fit, want one of %s", stated, quoted(algorithms))
 		}
 		algorithms = []string{stated}
+	}
+	if len(algorithms) == 1 {
+		members["alg"] = algorithms[0] // there is no other; some libraries take no key without (jwx)
 	}
 	return publicKey{members: members, algorithms: algorithms}, nil
 }

@@ -15,7 +15,8 @@ import (
 )
 
 // Templates come from tenants, so they are a small part of text/template: text,
-// actions, variables, if, with, and range over a list among the data. What a
+// actions, variables, if, with, and range over a list among the data; the list of
+// keys has elements with fields. What a
 // template may say is checked on its parse tree before it runs; what it may
 // cost is bounded while it runs (see machine).
 
@@ -49,12 +50,13 @@ func CheckSecretTemplate(src string) error {
 	return err
 }
 
-// CheckBundleTemplate says whether src can be a template of a verification
-// bundle: at most 4 KiB, with the functions base64, json, quote, join, indent,
+// CheckBundleTemplate says whether src can be the template of a file of a
+// verification bundle, of one that is rendered for each key if the name has an
+// asterisk: at most 4 KiB, with the functions base64, json, quote, join, indent,
 // and, or, not, eq, ne, len and index, and the fields listed at Verification.
 // Errors give line and column and say what to change.
-func CheckBundleTemplate(src string) error {
-	_, err := parseTemplate(bundleRules, src)
+func CheckBundleTemplate(name, src string) error {
+	_, err := parseTemplate(rulesOf(name), src)
 	return err
 }
 
@@ -62,6 +64,8 @@ func CheckBundleTemplate(src string) error {
 type rules struct {
 	funcs     map[string]arity
 	fields    map[string]int // name → how long a list can be that range may walk, 0 for what is none
+	records   []string       // the fields that have, or whose elements have, the fields of a key
+	times     int            // how often the template is run
 	maxOutput int
 }
 
@@ -74,6 +78,7 @@ var (
 			"token": {1, 1}, "base64": {1, 1}, "json": {1, 1}, "quote": {1, 1},
 			"and": {1, 9}, "or": {1, 9}, "not": {1, 1}, "eq": {2, 2}, "ne": {2, 2}, "len": {1, 1}, "index": {2, 2},
 		},
+		times:     1,
 		maxOutput: MaxSecretOutput,
 	}
 	bundleRules = rules{
@@ -83,11 +88,37 @@ var (
 		},
 		fields: map[string]int{
 			"Name": 0, "Namespace": 0, "Issuer": 0, "Audience": 0, "JWKS": 0, "JWKSURI": 0,
-			"Algorithms": maxAlgorithms, "Scopes": MaxScopes, "ScopeClaims": maxScopeClaims, "ClockSkewSeconds": 0, "TokenType": 0,
+			"Algorithms": maxAlgorithms, "Scopes": MaxScopes, "ScopeClaims": maxScopeClaims, "ClockSkewSeconds": 0, "TokenType": 0, fieldKeys: MaxKeys,
 		},
+		records:   []string{fieldKeys},
+		times:     1,
 		maxOutput: MaxBundleOutput,
 	}
+	perKeyRules = forEachKey(bundleRules)
 )
+
+// The fields of the data that are keys.
+const (
+	fieldKeys = "Keys"
+	fieldKey  = "Key" // in a file for each key: the one that it is for
+)
+
+// forEachKey are the rules of a template that is rendered for each key.
+func forEachKey(r rules) rules {
+	r.fields = maps.Clone(r.fields)
+	r.fields[fieldKey] = 0
+	r.records = append(slices.Clip(r.records), fieldKey)
+	r.times = MaxKeys
+	return r
+}
+
+// rulesOf are the rules for the file of a bundle.
+func rulesOf(name string) rules {
+	if strings.Contains(name, eachKey) {
+		return perKeyRules
+	}
+	return bundleRules
+}
 
 // checked is a template that passed its rules.
 type checked struct {
@@ -111,7 +142,7 @@ func parseTemplate(r rules, src string) (*checked, error) {
 		return nil, errors.New("define and block are not available")
 	}
 	c := checker{&checked{rules: r, src: src, template: t}}
-	if err := c.node(t.Root, scope{times: 1}); err != nil {
+	if err := c.node(t.Root, scope{times: r.times}); err != nil {
 		return nil, err
 	}
 	return c.checked, nil
@@ -143,6 +174,8 @@ type checker struct{ *checked }
 // scope is what the enclosing nodes mean for a node.
 type scope struct {
 	rebound bool     // dot is not the data but what with or range made it
+	key     bool     // dot is a key
+	keys    []string // the variables that are keys
 	ranges  []string // the fields that enclosing ranges walk
 	times   int      // how often the node can run
 }
@@ -186,7 +219,9 @@ func (c checker) node(n parse.Node, s scope) error {
 	case *parse.IfNode:
 		return c.branch(&n.BranchNode, s, s)
 	case *parse.WithNode:
-		return c.branch(&n.BranchNode, s, scope{rebound: true, ranges: s.ranges, times: s.times})
+		inside := s
+		inside.rebound, inside.key = true, false
+		return c.branch(&n.BranchNode, s, inside)
 	case *parse.RangeNode:
 		field := c.listField(n.Pipe)
 		if field == "" {
@@ -197,9 +232,14 @@ func (c checker) node(n parse.Node, s scope) error {
 		if slices.Contains(s.ranges, field) {
 			return c.errAt(n, "range over %s lies inside another one", field)
 		}
-		return c.branch(&n.BranchNode, s, scope{
-			rebound: true, ranges: append(slices.Clip(s.ranges), field), times: s.times * c.fields[field],
-		})
+		inside := scope{
+			rebound: true, key: slices.Contains(c.records, field), keys: s.keys,
+			ranges: append(slices.Clip(s.ranges), field), times: s.times * c.fields[field],
+		}
+		if declared := n.Pipe.Decl; inside.key && len(declared) > 0 {
+			inside.keys = append(slices.Clip(s.keys), declared[len(declared)-1].Ident[0])
+		}
+		return c.branch(&n.BranchNode, s, inside)
 	default:
 		return c.errAt(n, "only text, values, if, with and range are available")
 	}
@@ -315,21 +355,23 @@ func (c checker) operand(n parse.Node, s scope) error {
 		}
 		return nil
 	case *parse.VariableNode:
-		switch {
-		case n.Ident[0] != "$" && len(n.Ident) == 1:
+		switch path := n.Ident[1:]; {
+		case n.Ident[0] == "$" && len(path) > 0:
+			return c.field(n, path)
+		case n.Ident[0] != "$" && len(path) == 0:
 			return nil
-		case n.Ident[0] == "$" && len(n.Ident) == 2:
-			return c.field(n, n.Ident[1])
+		case slices.Contains(s.keys, n.Ident[0]):
+			return c.keyField(n, path)
 		}
 		return c.errAt(n, "%.60s is no field; %s", n, c.fieldHint())
 	case *parse.FieldNode:
 		switch {
-		case len(n.Ident) > 1:
-			return c.errAt(n, "%.60s is no field; %s", n, c.fieldHint())
-		case s.rebound && len(c.fields) > 0:
+		case s.key:
+			return c.keyField(n, n.Ident)
+		case s.rebound && len(c.fields) > 0 && len(n.Ident) == 1:
 			return c.errAt(n, "inside with and range write $.%.60s", n.Ident[0])
 		}
-		return c.field(n, n.Ident[0])
+		return c.field(n, n.Ident)
 	case *parse.IdentifierNode:
 		return c.errAt(n, "put the call of %.60s in parentheses", n.Ident)
 	default:
@@ -337,9 +379,25 @@ func (c checker) operand(n parse.Node, s scope) error {
 	}
 }
 
-func (c checker) field(n parse.Node, name string) error {
-	if _, ok := c.fields[name]; !ok {
+// field checks the path to a field of the data.
+func (c checker) field(n parse.Node, path []string) error {
+	name := path[0]
+	switch _, ok := c.fields[name]; {
+	case len(path) > 1 && c.fields[name] == 0 && slices.Contains(c.records, name):
+		return c.keyField(n, path[1:])
+	case len(path) > 1:
+		return c.errAt(n, "%.60s is no field; %s", n, c.fieldHint())
+	case !ok:
 		return c.errAt(n, "there is no field %.60q; %s", name, c.fieldHint())
+	}
+	return nil
+}
+
+// keyField checks the path to a field of a key.
+func (c checker) keyField(n parse.Node, path []string) error {
+	if len(path) > 1 || !slices.Contains(keyFields, path[0]) {
+		return c.errAt(n, "%.60s is no field of a key, which has %s; what is not the key's is written $.%.60s",
+			n, strings.Join(keyFields, ", "), path[0])
 	}
 	return nil
 }
@@ -357,7 +415,13 @@ var execPosition = regexp.MustCompile(`^template: ` + templateName + `:(\d+):(\d
 // execute runs the template, once. An error never holds a value: text/template
 // prints some, so only the position is kept of what it says.
 func (c *checked) execute(data map[string]any, token func(key string) string) (string, error) {
-	m := &machine{limit: c.maxOutput, token: token}
+	return c.executeOn(&machine{limit: c.maxOutput, token: token}, data)
+}
+
+// executeOn runs the template on a machine, which goes on counting what its
+// former runs have cost.
+func (c *checked) executeOn(m *machine, data map[string]any) (string, error) {
+	m.out.Reset()
 	if err := c.template.Option("missingkey=error").Funcs(m.funcs()).Execute(m, data); err != nil {
 		why := errArgument
 		errors.As(err, &why)

@@ -39,6 +39,9 @@ func TestCheckTemplates(t *testing.T) {
 		"range with an index":     {`{{ range $i, $s := $.Scopes }}{{ $i }}{{ $s }}{{ end }}`, want{[]string{"range takes"}, fine}},
 		"range in a range":        {`{{ range .Scopes }}{{ range $.Algorithms }}{{ . }}{{ end }}{{ end }}`, want{[]string{"range takes"}, fine}},
 		"two ranges in a row":     {`{{ range .Scopes }}{{ end }}{{ range .Scopes }}{{ end }}`, want{[]string{"range takes"}, fine}},
+		"range over the keys":     {`{{ range .Keys }}{{ .ID }}{{ .Type }}{{ .Algorithm }}{{ .JWK }}{{ .PEM }}{{ .Thumbprint }}{{ $.Name }}{{ end }}`, want{[]string{"range takes"}, fine}},
+		"a key as a variable":     {`{{ range $i, $k := $.Keys }}{{ range $.Scopes }}{{ $k.ID }}{{ end }}{{ if $i }}{{ $k.PEM }}{{ end }}{{ end }}`, want{[]string{"range takes"}, fine}},
+		"a field of a key's":      {`{{ range .Keys }}{{ with .ID }}{{ . }}{{ end }}{{ end }}{{ len .Keys }}`, want{[]string{"range takes"}, fine}},
 		"join and indent":         {`{{ .Scopes | join "," | indent 2 }}`, want{[]string{"no field"}, fine}},
 
 		"range over the same list inside": {`{{ range .Scopes }}{{ range $.Scopes }}{{ end }}{{ end }}`, want{[]string{"range takes"}, []string{"lies inside"}}},
@@ -53,6 +56,16 @@ func TestCheckTemplates(t *testing.T) {
 		"continue":                       {`{{ range .Scopes }}{{ if true }}{{ else }}{{ continue }}{{ end }}{{ end }}`, want{[]string{"range takes"}, []string{"only text, values"}}},
 		"a field inside range":           {`{{ range .Scopes }}{{ .Name }}{{ end }}`, want{[]string{"range takes"}, []string{"write $.Name"}}},
 		"a field inside with":            {`{{ with "a" }}{{ .Name }}{{ end }}`, want{[]string{"no field"}, []string{"write $.Name"}}},
+		"no field of a key":              {`{{ range .Keys }}{{ .Kid }}{{ end }}`, want{[]string{"range takes"}, []string{".Kid is no field of a key", "Algorithm, ID"}}},
+		"no field of a key's variable":   {`{{ range $k := .Keys }}{{ $k.Kid }}{{ end }}`, want{[]string{"range takes"}, []string{"$k.Kid is no field of a key"}}},
+		"a field of a field of a key":    {`{{ range .Keys }}{{ .ID.X }}{{ end }}`, want{[]string{"range takes"}, []string{".ID.X is no field of a key"}}},
+		"the API's field at a key":       {`{{ range .Keys }}{{ .Issuer }}{{ end }}`, want{[]string{"range takes"}, []string{"is written $.Issuer"}}},
+		"a key's field inside with":      {`{{ range .Keys }}{{ with .ID }}{{ .PEM }}{{ end }}{{ end }}`, want{[]string{"range takes"}, []string{"write $.PEM"}}},
+		"a key's field after the range":  {`{{ range .Keys }}{{ end }}{{ .PEM }}`, want{[]string{"range takes"}, []string{`no field "PEM"`}}},
+		"a key's field at a scope":       {`{{ range .Keys }}{{ range $.Scopes }}{{ .PEM }}{{ end }}{{ end }}`, want{[]string{"range takes"}, []string{"write $.PEM"}}},
+		"a field of the list of keys":    {`{{ .Keys.PEM }}`, want{[]string{"no field"}, []string{".Keys.PEM is no field"}}},
+		"a method of a key":              {`{{ range .Keys }}{{ .String }}{{ end }}`, want{[]string{"range takes"}, []string{".String is no field of a key"}}},
+		"a key where there is a list":    {`{{ .Key.PEM }}`, want{[]string{"no field"}, []string{".Key.PEM is no field"}}},
 		"a mistake in the else":          {`{{ if true }}{{ else }}{{ .X }}{{ end }}`, both("no field")},
 		"a mistake in the condition":     {`{{ if .X }}{{ end }}`, both("no field")},
 		"a field of a field":             {`{{ .Issuer.Host }}`, both(".Issuer.Host is no field")},
@@ -95,8 +108,8 @@ func TestCheckTemplates(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Run("secret", func(t *testing.T) { checkError(t, CheckSecretTemplate(tc.src), tc.want.secret...) })
-			t.Run("bundle", func(t *testing.T) { checkError(t, CheckBundleTemplate(tc.src), tc.want.bundle...) })
-			if err := CheckBundleTemplate(tc.src); err != nil && (len(err.Error()) > 500 || strings.Contains(err.Error(), "\n")) {
+			t.Run("bundle", func(t *testing.T) { checkError(t, CheckBundleTemplate("f", tc.src), tc.want.bundle...) })
+			if err := CheckBundleTemplate("f", tc.src); err != nil && (len(err.Error()) > 500 || strings.Contains(err.Error(), "\n")) {
 				t.Errorf("error is no short line: %v", err)
 			}
 		})
@@ -187,11 +200,15 @@ func TestBundleTemplateOutput(t *testing.T) {
 			want: "payments:read=ES256 payments:read=RS256 payments:write=ES256 payments:write=RS256 "},
 		"indented": {
 			src: "a: |\n{{ indent 2 \"x\\n\\ny\\n\" }}b", want: "a: |\n  x\n\n  y\nb"},
-		"no indentation":       {src: `{{ indent 0 "x" }}`, want: "x"},
-		"too deep":             {src: `{{ indent 33 "x" }}`, wantErr: []string{`extra file "f"`, "indent takes 0 to 32"}},
-		"negative indentation": {src: `{{ indent -1 "x" }}`, wantErr: []string{"indent takes"}},
-		"join of a string":     {src: `{{ join "," "a" }}`, wantErr: []string{"cannot work"}},
-		"a field inside loops": {src: `{{ range .Scopes }}{{ with $.JWKS }}{{ eq . $.JWKS }}{{ end }}{{ end }}`, want: "truetrue"},
+		"keys": {
+			src:  `{{ range $i, $k := .Keys }}{{ if ne $k.Type "OKP" }}{{ $i }} {{ .ID }} {{ .Type }} {{ .Algorithm }} {{ . }}; {{ end }}{{ end }}{{ len .Keys }}`,
+			want: "0 2026-01 RSA RS256 2026-01; 1 2026-02 EC ES256 2026-02; 2"},
+		"a list of keys as JSON": {src: `{{ json .Keys }}`, wantErr: []string{"json takes"}},
+		"no indentation":         {src: `{{ indent 0 "x" }}`, want: "x"},
+		"too deep":               {src: `{{ indent 33 "x" }}`, wantErr: []string{`extra file "f"`, "indent takes 0 to 32"}},
+		"negative indentation":   {src: `{{ indent -1 "x" }}`, wantErr: []string{"indent takes"}},
+		"join of a string":       {src: `{{ join "," "a" }}`, wantErr: []string{"cannot work"}},
+		"a field inside loops":   {src: `{{ range .Scopes }}{{ with $.JWKS }}{{ eq . $.JWKS }}{{ end }}{{ end }}`, want: "truetrue"},
 		"an indent that grows beyond the limit": {
 			src: `{{ $x := "` + strings.Repeat(`a\n`, 1000) + `" }}{{ $x` + strings.Repeat(` | indent 32`, 9) + ` }}`, wantErr: []string{"a value becomes too long"}},
 		"a separator that grows beyond the limit": {
@@ -213,6 +230,10 @@ func TestBundleTemplateOutput(t *testing.T) {
 func TestBundleTemplateIsQuick(t *testing.T) {
 	b := payment()
 	b.Algorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+	b.Keys = slices.Repeat(b.Keys, MaxKeys/len(b.Keys))
+	for i, k := range b.Keys {
+		b.Keys[i].ID, b.Keys[i].JWK = fmt.Sprint(i), strings.Replace(k.JWK, `"kid":"`+k.ID, `"kid":"`+fmt.Sprint(i), 1)
+	}
 	b.Scopes = nil
 	for i := range MaxScopes {
 		b.Scopes = append(b.Scopes, Scope{Name: fmt.Sprintf("%d:%s", i, strings.Repeat("s", 200))})
@@ -226,7 +247,7 @@ func TestBundleTemplateIsQuick(t *testing.T) {
 	flat := func(body string) string { // as much as may be said
 		for n := 1; ; n++ {
 			src := `{{ $x := "a" }}{{ $all := join "," .Scopes }}{{ range .Scopes }}` + strings.Repeat(body, n) + `{{ end }}`
-			if CheckBundleTemplate(strings.Replace(src, body, body+body, 1)) != nil {
+			if CheckBundleTemplate("f", strings.Replace(src, body, body+body, 1)) != nil {
 				return src
 			}
 		}
@@ -249,6 +270,8 @@ func TestBundleTemplateIsQuick(t *testing.T) {
 		"assignments":  {flat(`{{$x = .}}`), nil},
 		"conditions":   {flat(`{{if .}}{{end}}`), nil},
 		"lengths":      {flat(`{{$x = len .}}`), nil},
+		"keys":         {flat(`{{range $.Keys}}{{$x = .PEM}}{{end}}`), nil},
+		"encoded keys": {`{{range .Keys}}` + strings.Repeat(`{{$x := base64 $.JWKS}}`, 80) + `{{end}}`, []string{"too much work"}},
 		"indexes":      {flat(`{{$x = index $.Scopes 1}}`), nil},
 		"comparisons":  {flat(`{{$x = eq $all $all}}`), []string{"too much work"}},
 		"equal starts": {flat(`{{$x = eq . $.JWKS}}`), nil},
@@ -273,11 +296,12 @@ func TestBundleTemplateIsQuick(t *testing.T) {
 // depend on how many scopes there are today.
 func TestTemplateCostIsOfTheLongestData(t *testing.T) {
 	for src, want := range map[string]int{
-		``:                             1,
-		`a`:                            2,
-		`{{ .Name }}`:                  3,
-		`{{ len .Name }}`:              3 + callCost,
-		`{{ range .Scopes }}{{ end }}`: 3 + MaxScopes,
+		``:                                     1,
+		`a`:                                    2,
+		`{{ .Name }}`:                          3,
+		`{{ len .Name }}`:                      3 + callCost,
+		`{{ range .Scopes }}{{ end }}`:         3 + MaxScopes,
+		`{{ range .Keys }}{{ .PEM }}{{ end }}`: 3 + 3*MaxKeys,
 		`{{ range .Scopes }}a{{ else }}b{{ end }}`:                                      5 + 2*MaxScopes,
 		`{{ range .Scopes }}{{ range $.Algorithms }}{{ . }}{{ end }}{{ end }}`:          3 + MaxScopes*(3+3*maxAlgorithms),
 		`{{ if .Name }}{{ range .Algorithms }}a{{ end }}{{ else }}{{ .Name }}{{ end }}`: 9 + 2*maxAlgorithms,
@@ -301,7 +325,7 @@ func fuzzSeeds(f *testing.F) {
 		`{{ range $i, $s := .Scopes }}{{ if $i }},{{ end }}{{ $s | json }}{{ end }}`, `{{ .JWKS | indent 4 }}`,
 		`{{ define "x" }}{{ template "x" }}{{ end }}`, `{{ $x := "a" }}{{ $x = index $x 0 }}`, `{{ index (token "a") 99 }}`,
 		`{{ eq (len .Scopes) 2 }}{{ join "," .Scopes }}`, `{{ break }}`, "{{ (token `a`).X }}", `{{ printf "%s" . }}`, `{{- /* c */ -}}`,
-		`{{ $ := 1 }}{{ $.Name }}`, `{{ "\xff" }}`, `{{ 'a' }}{{ 1i }}{{ 0x1p-2 }}{{ json 1e3 }}`,
+		`{{ range $i, $k := .Keys }}{{ $k.PEM }}{{ .ID | json }}{{ $k }}{{ end }}{{ index .Keys 0 }}`, `{{ $ := 1 }}{{ $.Name }}`, `{{ "\xff" }}`, `{{ 'a' }}{{ 1i }}{{ 0x1p-2 }}{{ json 1e3 }}`,
 	} {
 		f.Add(src)
 	}
@@ -321,7 +345,7 @@ func FuzzBundleTemplate(f *testing.F) {
 	fuzzSeeds(f)
 	b := payment()
 	f.Fuzz(func(t *testing.T, src string) {
-		checked := CheckBundleTemplate(src)
+		checked := CheckBundleTemplate("f", src)
 		got, err := bundleTemplate(b, src)
 		checkFuzzed(t, checked, got, err, MaxBundleOutput)
 	})

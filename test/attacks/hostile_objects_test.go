@@ -132,7 +132,7 @@ func costlyTemplates(ctx context.Context, a *attacker) {
 		}
 		for f := range 8 {
 			api.Spec.Verification.Files = append(api.Spec.Verification.Files, v1alpha1.VerificationFile{
-				Name: v1alpha1.FileName(fmt.Sprintf("file-%d", f)), Template: costly,
+				Name: fmt.Sprintf("file-%d", f), Template: costly,
 			})
 		}
 		a.create(ctx, api, verifier(a.namespace, api.Name, api.Name))

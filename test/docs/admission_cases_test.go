@@ -76,6 +76,9 @@ var admissions = map[string]admission{
 	"algorithm":          {kind: "APIResource", set: `spec: {verification: {algorithms: [HS256]}}`},
 	"token-type":         {kind: "APIResource", set: `spec: {verification: {tokenType: "at jwt"}}`},
 	"file-reserved":      {kind: "APIResource", set: `spec: {verification: {files: [{name: jwks.json, template: a}]}}`},
+	"file-name":          {kind: "APIResource", set: `spec: {verification: {files: [{name: "*-*.pem", template: a}]}}`},
+	"file-name-long": {kind: "APIResource",
+		set: `spec: {verification: {files: [{name: "` + strings.Repeat("k", 207) + `*.pem", template: a}]}}`},
 
 	"client-name-long": {kind: "M2MClient", set: `metadata: {name: ` + strings.Repeat("a", 64) + `}`},
 	"access-both":      {kind: "M2MClient", set: `spec: {access: [{apiResourceRef: {name: a}, resource: b}]}`},

@@ -122,6 +122,7 @@ metadata: {name: m2m-verify.$PAYMENTS.payment-api, namespace: $PAYMENTS}
 	"file-arguments": {set: file(`scopes: {{ join .Scopes }}`)},
 	"file-range":     {set: file(`{{ range .Issuer }}{{ . }}{{ end }}`)},
 	"file-dot":       {set: file(`{{ range .Scopes }}{{ .Issuer }}{{ end }}`)},
+	"file-key":       {set: file(`{{ range .Keys }}{{ .Kid }}{{ end }}`)},
 	"file-define":    {set: file(`{{ define "a" }}b{{ end }}`)},
 	"file-piece":     {set: file(`{{ index .Scopes 7 }}`)},
 
