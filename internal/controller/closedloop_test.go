@@ -192,6 +192,9 @@ func TestServersDiffer(t *testing.T) {
 		}
 	}
 	opaque := application(func(c *oidctest.Client) { c.Opaque = true })
+	answers := func(name string, value any) func(*stage) {
+		return func(s *stage) { s.as.SetFault(oidctest.Token, &oidctest.Fault{Rewrite: member(name, value)}) }
+	}
 	tests := map[string]struct {
 		server   func(*oidctest.Options)
 		spec     func(*v1alpha1.AuthorizationServerSpec)
@@ -203,6 +206,10 @@ func TestServersDiffer(t *testing.T) {
 	}{
 		"expires_in is missing, and exp counts": {server: func(o *oidctest.Options) { o.OmitExpiresIn = true }},
 		"expires_in is a text":                  {server: func(o *oidctest.Options) { o.ExpiresInString = true }},
+		"expires_in is zero, and exp counts":    {prepare: answers("expires_in", 0)},
+		"expires_in is negative":                {prepare: answers("expires_in", -1)},
+		"expires_in is empty":                   {prepare: answers("expires_in", "")},
+		"scope is a list in the answer":         {prepare: answers("scope", []string{"payments:write"})},
 		"scope is missing in the answer":        {server: func(o *oidctest.Options) { o.OmitScope = true }},
 		"exp is earlier than expires_in": {
 			prepare: func(s *stage) { s.as.SetFault(oidctest.Token, in("exp", 10*time.Minute)(s)) }, lives: 10 * time.Minute,
@@ -216,6 +223,10 @@ func TestServersDiffer(t *testing.T) {
 		"tokens are opaque":             {prepare: opaque, verified: v1alpha1.ReasonOpaqueToken},
 		"tokens are opaque and say no lifetime": {
 			server: func(o *oidctest.Options) { o.OmitExpiresIn = true }, prepare: opaque,
+			verified: v1alpha1.ReasonOpaqueToken, lives: 5 * time.Minute,
+		},
+		"tokens are opaque and say that they have expired": {
+			prepare:  func(s *stage) { opaque(s); answers("expires_in", 0)(s) },
 			verified: v1alpha1.ReasonOpaqueToken, lives: 5 * time.Minute,
 		},
 		"tokens are opaque and the spec has a lifetime": {

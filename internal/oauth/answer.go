@@ -129,20 +129,15 @@ func readValue(m members, t *Token) (err error) {
 	return nil
 }
 
-// readExpiry takes expires_in: a number, or a string with one, as some servers send.
+// readExpiry takes expires_in: a number, or a string with one, as some servers send. Whatever else a server sends, such
+// as 0, -1 or an empty string for a lifetime that it does not tell, says nothing: the token is no worse for it.
 func readExpiry(m members, t *Token) error {
-	raw, ok := m["expires_in"]
-	if !ok {
+	var n json.Number
+	if json.Unmarshal(m["expires_in"], &n) != nil {
 		return nil
 	}
-	var n json.Number
-	if err := json.Unmarshal(raw, &n); err != nil {
-		return errors.New("expires_in in the answer is not a number")
-	}
-	seconds, _ := n.Float64() // what is out of range comes as an infinity of the right sign
-	switch {
+	switch seconds, _ := n.Float64(); { // what is out of range comes as an infinity of the right sign
 	case seconds < 1:
-		return errors.New("answer says the token has already expired")
 	case seconds >= maxLifetime.Seconds():
 		t.ExpiresIn = maxLifetime
 	default:
@@ -151,11 +146,16 @@ func readExpiry(m members, t *Token) error {
 	return nil
 }
 
-// readScopes takes scope, whose tokens are visible ASCII without quote and backslash (RFC 6749 §3.3).
+// readScopes takes scope, whose tokens are visible ASCII without quote and backslash (RFC 6749 §3.3): one string, or,
+// as some servers send, a list of them.
 func readScopes(m members, t *Token) error {
+	var list []string
 	scope, err := m.string("scope")
 	if err != nil {
-		return err
+		if json.Unmarshal(m["scope"], &list) != nil {
+			return errors.New("scope in the answer is neither a string nor a list of strings")
+		}
+		scope = strings.Join(list, " ")
 	}
 	if strings.ContainsFunc(scope, func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }) {
 		return errors.New("scope in the answer has characters that do not belong into a scope")
