@@ -58,6 +58,8 @@ var rules = map[string][]edit{
 		only("metadata.labels[rbac.authorization.k8s.io/aggregate-to-admin]", "$.Values.userRoles.aggregate"),
 	},
 
+	"ValidatingAdmissionPolicy/metadata-bounds":        {},
+	"ValidatingAdmissionPolicyBinding/metadata-bounds": {},
 	"ValidatingAdmissionPolicy/fence":                  {theOperator},
 	"ValidatingAdmissionPolicyBinding/fence":           {},
 	"ValidatingAdmissionPolicy/finalizer-fence":        {theOperator},

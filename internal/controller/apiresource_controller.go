@@ -185,7 +185,8 @@ func (r *APIResourceReconciler) distribution(
 func namespacesThatVerify(ctx context.Context, c client.Reader, api types.NamespacedName) (sets.Set[string], error) {
 	namespaces := sets.New[string]()
 	for _, list := range verifierLists() {
-		err := c.List(ctx, list, client.MatchingFields{byVerify: api.String()}, client.UnsafeDisableDeepCopy)
+		err := c.List(ctx, list, client.MatchingFields{byVerify: api.String()},
+			client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
 		if err != nil {
 			return nil, fmt.Errorf("list workloads that verify: %w", err)
 		}

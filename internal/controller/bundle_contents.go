@@ -61,7 +61,8 @@ func (r *BundleReconciler) contents(
 // token still waits.
 func (r *BundleReconciler) used(ctx context.Context, api *v1alpha1.APIResource, keyID string) (bool, error) {
 	var clients v1alpha1.M2MClientList
-	err := r.client.List(ctx, &clients, client.MatchingFields{byAPIResource: client.ObjectKeyFromObject(api).String()}, client.UnsafeDisableDeepCopy)
+	err := r.client.List(ctx, &clients, client.MatchingFields{byAPIResource: client.ObjectKeyFromObject(api).String()},
+		client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
 	if err != nil {
 		return false, fmt.Errorf("list the clients of an API: %w", err)
 	}

@@ -104,7 +104,7 @@ func (r *BundleReconciler) Reconcile(ctx context.Context, req bundleRequest) (ct
 func (r *BundleReconciler) needed(ctx context.Context, req bundleRequest) (bool, error) {
 	for _, list := range verifierLists() {
 		err := r.client.List(ctx, list, client.InNamespace(req.namespace), client.MatchingFields{byVerify: req.api.String()},
-			client.Limit(1), client.UnsafeDisableDeepCopy)
+			client.Limit(1), client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
 		if err != nil {
 			return false, fmt.Errorf("list workloads that verify: %w", err)
 		}

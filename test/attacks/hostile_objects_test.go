@@ -21,6 +21,7 @@ import (
 
 const (
 	annotations = 250 << 10 // what an object's annotations may hold, nearly
+	ownNotes    = 63 << 10  // what those of one of the operator's kinds may
 	megabyte    = 1000_000  // what a Secret or a ConfigMap may, nearly
 )
 
@@ -68,7 +69,7 @@ func labelledConfigMaps(ctx context.Context, a *attacker) {
 }
 
 func longAnnotations(ctx context.Context, a *attacker) {
-	long := map[string]string{"example.com/note": strings.Repeat("x", annotations)}
+	long := map[string]string{"example.com/note": strings.Repeat("x", ownNotes)}
 	for i := range a.sizes.clients {
 		c := m2mClient(a.namespace, fmt.Sprintf("noted-%d", i), v1alpha1.KindClusterAuthorizationServer, company)
 		c.Annotations, c.Spec.Access = long, []v1alpha1.Access{paymentAccess()}

@@ -23,7 +23,7 @@ type attack struct {
 var attacks = []attack{
 	{"deployments that verify names in half a megabyte", deployments},
 	{"config maps of a megabyte with the operator's label and forged contents", labelledConfigMaps},
-	{"clients with annotations of 250 KiB", longAnnotations},
+	{"clients with annotations as long as they may be", longAnnotations},
 	{"certificates of a megabyte, made and deleted", churnCertificates},
 	{"credentials of a megabyte, made and deleted", churnCredentials},
 	{"costly templates", costlyTemplates},

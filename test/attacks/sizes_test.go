@@ -16,7 +16,7 @@ type sizes struct {
 
 	deployments int // whose annotations hold names in 500 KiB
 	configMaps  int // of 1 MB, with the operator's label
-	clients     int // with annotations of 250 KiB
+	clients     int // with annotations of 63 KiB
 	churnEvery  time.Duration
 	templates   int // APIResources with costly files
 

@@ -81,6 +81,9 @@ func install() error {
 	if err := kube.Create(context.Background(), everything); err != nil {
 		return err
 	}
+	if err := kube.Create(context.Background(), filled()); err != nil {
+		return err
+	}
 	var rest []*unstructured.Unstructured
 	for _, o := range objects {
 		switch o.GetKind() {

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fences
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/kubetest"
+)
+
+// An annotation of atBound characters is, with its key, as long as all may be together.
+const (
+	noteKey = "example.com/note"
+	atBound = 64<<10 - len(noteKey)
+)
+
+// filled is a client whose metadata exceeds every bound. It is there before the
+// policies are.
+func filled() *v1alpha1.M2MClient {
+	c := plainClient("filled")
+	c.Annotations = map[string]string{noteKey: strings.Repeat("x", atBound+1)}
+	c.Labels = map[string]string{}
+	for i := range 129 {
+		c.Labels[fmt.Sprintf("label-%d", i)] = ""
+	}
+	for i := range 33 {
+		c.Finalizers = append(c.Finalizers, fmt.Sprintf("example.com/finalizer-%d", i))
+		c.OwnerReferences = append(c.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: fmt.Sprintf("owner-%d", i), UID: "owner"})
+	}
+	return c
+}
+
+func plainClient(name string) *v1alpha1.M2MClient {
+	return &v1alpha1.M2MClient{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec:       v1alpha1.M2MClientSpec{Access: []v1alpha1.Access{{APIResourceRef: v1alpha1.APIResourceReference{Name: "api"}}}},
+	}
+}
+
+// TestMetadataIsBounded: nobody's metadata makes what the API server sends to the
+// operator much longer than specs can.
+func TestMetadataIsBounded(t *testing.T) {
+	probe := filled()
+	probe.Name = "probe"
+	kubetest.Eventually(t, func() error {
+		if err := kube.Create(t.Context(), probe.DeepCopy(), client.DryRunAll); !refusedByPolicy(err) {
+			return fmt.Errorf("metadata is not bounded yet: %w", err)
+		}
+		return nil
+	})
+	for name, part := range map[string]func(from, to *v1alpha1.M2MClient){
+		"annotations are longer than 65536": func(from, to *v1alpha1.M2MClient) { to.Annotations = from.Annotations },
+		"more than 128 labels":              func(from, to *v1alpha1.M2MClient) { to.Labels = from.Labels },
+		"more than 32 finalizers":           func(from, to *v1alpha1.M2MClient) { to.Finalizers = from.Finalizers },
+		"more than 32 owner references":     func(from, to *v1alpha1.M2MClient) { to.OwnerReferences = from.OwnerReferences },
+	} {
+		t.Run(name, func(t *testing.T) {
+			over, at := plainClient("over"), plainClient("at")
+			part(filled(), over)
+			err := kube.Create(t.Context(), over, client.DryRunAll)
+			if words := strings.Fields(name); !refusedByPolicy(err) || !strings.Contains(err.Error(), strings.Join(words[max(0, len(words)-3):], " ")) {
+				t.Errorf("created: %.300v", err)
+			}
+			bounded := filled()
+			bounded.Annotations[noteKey] = strings.Repeat("x", atBound)
+			delete(bounded.Labels, "label-0")
+			bounded.Finalizers, bounded.OwnerReferences = bounded.Finalizers[1:], bounded.OwnerReferences[1:]
+			part(bounded, at)
+			if err := kube.Create(t.Context(), at, client.DryRunAll); err != nil {
+				t.Errorf("refused at the bound: %.300v", err)
+			}
+		})
+	}
+}
+
+// TestWhatWasThereBeforeTheBounds can be changed and deleted, and gets no larger.
+func TestWhatWasThereBeforeTheBounds(t *testing.T) {
+	c := &v1alpha1.M2MClient{}
+	update := func(change func()) error {
+		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(filled()), c); err != nil {
+			t.Fatal(err)
+		}
+		change()
+		return kube.Update(t.Context(), c)
+	}
+	if err := update(func() { c.Spec.DeletionPolicy = "Retain" }); err != nil {
+		t.Errorf("change the spec: %.300v", err)
+	}
+	if err := update(func() { c.Annotations[noteKey] += "x" }); !refusedByPolicy(err) {
+		t.Errorf("lengthen an annotation: %.300v", err)
+	}
+	if err := update(func() { c.Finalizers = c.Finalizers[:32] }); err != nil {
+		t.Errorf("take a finalizer off: %.300v", err)
+	}
+	if err := kube.Delete(t.Context(), c); err != nil {
+		t.Error(err)
+	}
+	if err := update(func() { c.Finalizers = nil }); err != nil {
+		t.Errorf("take the finalizers off: %.300v", err)
+	}
+}
