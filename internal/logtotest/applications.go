@@ -25,6 +25,13 @@ func (s *Server) showApplication(a *application) map[string]any {
 	return shown
 }
 
+func (a *application) describe() string {
+	if a.description == nil {
+		return ""
+	}
+	return *a.description
+}
+
 func (s *Server) showAny(a *application) any { return s.showApplication(a) }
 
 func (c *secret) show(a *application) map[string]any {
@@ -47,7 +54,7 @@ func (s *Server) listApplications(c *call) answer {
 	if refused != nil {
 		return *refused
 	}
-	found := unordered(s, s.state.applications, func(a *application) bool { return matches(a.name) })
+	found := unordered(s, s.state.applications, func(a *application) bool { return matches(a.id, a.name, a.describe()) })
 	slices.SortFunc(found, func(a, b *application) int { return b.sequence - a.sequence })
 	return paging(c, found, true, s.showAny)
 }
@@ -212,7 +219,7 @@ func (s *Server) listRolesOfApplication(c *call) answer {
 	if refused != nil {
 		return *refused
 	}
-	found := unordered(s, s.state.roles, func(r *role) bool { return a.roles[r.id] && matches(r.name) })
+	found := unordered(s, s.state.roles, func(r *role) bool { return a.roles[r.id] && matches(r.id, r.name, r.description) })
 	return paging(c, found, false, func(r *role) any { return r.show() })
 }
 

@@ -151,3 +151,34 @@ func TestSearch(t *testing.T) {
 	}
 	w.wantNoViolations()
 }
+
+// TestSearchOfEverything: a search that names no field looks at names and descriptions, and never at custom data.
+func TestSearchOfEverything(t *testing.T) {
+	w := newWorld(t)
+	must(t, w.SetCustomData(w.CreateApplication("by its custom data", ""), map[string]any{"mark": "shop/cart"}))
+	w.CreateApplication("by its name: shop/cart", "")
+	w.CreateApplication("by its description", "of shop/cart")
+	w.CreateApplication("by another case", "of Shop/Cart")
+	for name, description := range map[string]string{"by its name: shop/cart": "d", "by its description": "of shop/cart", "by another case": "of Shop/Cart"} {
+		role, err := w.CreateRole(name, description)
+		must(t, err)
+		must(t, w.AssignRole(role, w.app))
+	}
+	for query, want := range map[string][]string{
+		"search=%25shop/cart%25":                                              {"by another case", "by its description", "by its name: shop/cart"},
+		"search=%25shop/cart%25&isCaseSensitive=true":                         {"by its description", "by its name: shop/cart"},
+		"search=of+shop/cart&mode=exact":                                      {"by another case", "by its description"},
+		"search=of+Shop/Cart&isCaseSensitive=true&search.name=%25its+name%25": {"by another case", "by its name: shop/cart"},
+	} {
+		for _, path := range []string{"/api/applications", "/api/roles", w.at("applications", w.app, "roles")} {
+			var got []string
+			for _, item := range w.do("GET", path+"?"+query, nil).list() {
+				got = append(got, item["name"].(string))
+			}
+			if diff := cmp.Diff(want, got, cmpopts.SortSlices(strings.Compare)); diff != "" {
+				t.Errorf("%s?%s (-want +got):\n%s", path, query, diff)
+			}
+		}
+	}
+	w.wantNoViolations()
+}

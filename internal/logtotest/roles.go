@@ -27,7 +27,7 @@ func (s *Server) listRoles(c *call) answer {
 		return *refused
 	}
 	found := unordered(s, s.state.roles, func(r *role) bool {
-		return matches(r.name) && (kind == "" || kind == r.kind)
+		return matches(r.id, r.name, r.description) && (kind == "" || kind == r.kind)
 	})
 	return paging(c, found, false, func(r *role) any {
 		featured := []any{}

@@ -31,7 +31,7 @@ func (r *route) pattern() string { return r.method + " " + r.path }
 
 var (
 	paged    = []string{"page", "page_size"}
-	searched = append(slices.Clone(paged), "search.name", "mode.name", "isCaseSensitive")
+	searched = append(slices.Clone(paged), "search", "mode", "search.name", "mode.name", "isCaseSensitive")
 )
 
 func routes() []route {
@@ -47,7 +47,7 @@ func routes() []route {
 		{method: "POST", path: "/api/configs/oidc/private-keys/rotate", handle: (*Server).rotateKeys},
 
 		{method: "GET", path: "/api/resources", handle: (*Server).listResources,
-			query: append(slices.Clone(searched), "search", "mode", "includeScopes")},
+			query: append(slices.Clone(searched), "includeScopes")},
 		{method: "POST", path: "/api/resources", handle: (*Server).createResource},
 		{method: "GET", path: "/api/resources/{id}", handle: (*Server).getResource},
 		{method: "PATCH", path: "/api/resources/{id}", handle: (*Server).patchResource},
@@ -375,20 +375,9 @@ func paging[T any](c *call, list []T, optional bool, show func(T) any) answer {
 	return answer{status: http.StatusOK, value: shown, header: header}
 }
 
-// matcher is what search.name, mode.name and isCaseSensitive ask for.
-func (c *call) matcher() (func(name string) bool, *answer) {
-	want, mode := c.query.Get("search.name"), c.query.Get("mode.name")
-	if !c.query.Has("search.name") {
-		if mode != "" {
-			a := breach("mode.name without search.name")
-			return nil, &a
-		}
-		return func(string) bool { return true }, nil
-	}
-	if want == "" {
-		a := fail(http.StatusBadRequest, "request.invalid_input")
-		return nil, &a
-	}
+// matcher is what search and search.name, their modes and isCaseSensitive ask for. One of the searches has to match; the
+// one without a field looks at id, name and description.
+func (c *call) matcher() (func(id, name, description string) bool, *answer) {
 	fold := strings.ToLower
 	switch sensitive := c.query.Get("isCaseSensitive"); sensitive {
 	case "true":
@@ -398,15 +387,34 @@ func (c *call) matcher() (func(name string) bool, *answer) {
 		a := breach("isCaseSensitive %q", sensitive)
 		return nil, &a
 	}
-	switch mode {
-	case "exact":
-		return func(name string) bool { return fold(name) == fold(want) }, nil
-	case "", "like":
-		return func(name string) bool { return like([]rune(fold(name)), []rune(fold(want))) }, nil
-	default:
-		a := breach("mode.name %q", mode)
-		return nil, &a
+	searches := map[string]func(text string) bool{}
+	for _, field := range []string{"", ".name"} {
+		want, mode := c.query.Get("search"+field), c.query.Get("mode"+field)
+		var refused answer
+		switch {
+		case !c.query.Has("search" + field):
+			if mode == "" {
+				continue
+			}
+			refused = breach("mode%s without search%s", field, field)
+		case want == "":
+			refused = fail(http.StatusBadRequest, "request.invalid_input")
+		case mode == "exact":
+			searches[field] = func(text string) bool { return fold(text) == fold(want) }
+			continue
+		case mode == "" || mode == "like":
+			searches[field] = func(text string) bool { return like([]rune(fold(text)), []rune(fold(want))) }
+			continue
+		default:
+			refused = breach("mode%s %q", field, mode)
+		}
+		return nil, &refused
 	}
+	return func(id, name, description string) bool {
+		byName, anywhere := searches[".name"], searches[""]
+		return len(searches) == 0 || byName != nil && byName(name) ||
+			anywhere != nil && slices.ContainsFunc([]string{id, name, description}, anywhere)
+	}, nil
 }
 
 // like is SQL's LIKE: _ stands for any character, % for any number of them, and a backslash takes that from them.

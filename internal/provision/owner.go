@@ -33,8 +33,11 @@ func (o Owner) ID() string {
 	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:10]))
 }
 
+// Tag is in every mark of the owner: it is what to search for.
+func (o Owner) Tag() string { return markPrefix + o.ID() }
+
 // Mark is put where the server keeps a text about what it has: it says who the owner is.
-func (o Owner) Mark() string { return markPrefix + o.ID() + "/" + o.UID }
+func (o Owner) Mark() string { return o.Tag() + "/" + o.UID }
 
 // DisplayName is what the server's own users see: "namespace/name@cluster (m2m-operator:ID)". It holds the mark, and is
 // unique among all owners of one kind.
@@ -43,7 +46,7 @@ func (o Owner) DisplayName() string {
 	if len(cluster) > 16 {
 		cluster = cluster[:8]
 	}
-	mark := " (" + markPrefix + o.ID() + ")"
+	mark := " (" + o.Tag() + ")"
 	readable := o.Namespace + "/" + o.Name + "@" + cluster
 	if most := MaxName - len(mark); len(readable) > most {
 		readable = readable[:most]
@@ -59,7 +62,7 @@ func (o Owner) Owns(text string) bool { return MarkIn(text) == o.ID() }
 
 // Annotate adds the mark to a text: "text [m2m-operator:ID]".
 func (o Owner) Annotate(text string) string {
-	return strings.TrimSpace(text + " [" + markPrefix + o.ID() + "]")
+	return strings.TrimSpace(text + " [" + o.Tag() + "]")
 }
 
 // MarkIn returns the ID of the owner whose mark a text carries, "" for none. The last mark counts: what comes before it

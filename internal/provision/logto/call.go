@@ -314,9 +314,9 @@ func listOnce[T thing](ctx context.Context, d *Driver, doing, path string, query
 	}
 }
 
-// named is the query for everything of exactly this name.
-func named(name string) url.Values {
-	return url.Values{"search.name": {name}, "mode.name": {"exact"}, "isCaseSensitive": {"true"}}
+// marked is the query for everything that has the owner's tag in its name or description. Neither _ nor % is in a tag.
+func marked(o provision.Owner) url.Values {
+	return url.Values{"search": {"%" + o.Tag() + "%"}, "isCaseSensitive": {"true"}}
 }
 
 // maxRetryAfter caps Retry-After, so that a server's slip does not silence the operator for days.

@@ -88,10 +88,11 @@ func description(o provision.Owner) string {
 
 // What requests are for, as errors say it.
 const (
-	readingApplication  = "read the application"
-	readingApplications = "read the applications"
-	readingRole         = "read the role"
-	readingRoles        = "read the roles"
+	readingApplication      = "read the application"
+	readingApplications     = "read the applications"
+	readingRole             = "read the role"
+	readingRoleApplications = "read the role's applications"
+	readingRoles            = "read the roles"
 )
 
 // SyncClient implements provision.Driver.
@@ -132,6 +133,8 @@ type clientSync struct {
 	role        role
 	roleCreated bool   // by this call: it has no scopes and no applications yet
 	roles       []role // those of the application
+	tagged      []role // by the owner's tag, as the search for them found at first
+	searched    bool
 }
 
 func (d *Driver) newClientSync(want provision.Client, state *provision.ClientState, keep provision.Keep) *clientSync {
@@ -196,7 +199,7 @@ func (s *clientSync) syncApplication(ctx context.Context) error {
 
 // findApplications returns the applications of the owner, the one to keep first.
 func (s *clientSync) findApplications(ctx context.Context) ([]application, error) {
-	all, err := list[application](ctx, s.d, readingApplications, "/applications", named(s.want.Owner.DisplayName()))
+	all, err := list[application](ctx, s.d, readingApplications, "/applications", marked(s.want.Owner))
 	if err != nil {
 		return nil, err
 	}
@@ -215,11 +218,10 @@ func (s *clientSync) findApplications(ctx context.Context) ([]application, error
 			s.changed("The application was missing")
 		}
 	}
-	if s.creating && s.state.ID == "" && len(mine) == 0 { // it may have been renamed since it was made
-		if all, err = list[application](ctx, s.d, readingApplications, "/applications", nil); err != nil {
+	if s.state.ID == "" && len(mine) == 0 { // name and description may have been changed while nothing was recorded
+		if mine, err = s.applicationsByCustomData(ctx); err != nil {
 			return nil, err
 		}
-		mine = s.ownApplications(all)
 	}
 	rank := func(a application) string {
 		if a.ID == s.state.ID {
@@ -229,6 +231,22 @@ func (s *clientSync) findApplications(ctx context.Context) ([]application, error
 	}
 	slices.SortFunc(mine, func(a, b application) int { return cmp.Compare(rank(a), rank(b)) })
 	return mine, nil
+}
+
+// applicationsByCustomData returns the applications of the owner that only their custom data tells, for which there is
+// no search. All are read where one may just have been made; else those that have the role of the owner, for all of them
+// would be too many to read for each new client.
+func (s *clientSync) applicationsByCustomData(ctx context.Context) ([]application, error) {
+	path, doing := "/applications", readingApplications
+	if !s.creating {
+		roles, err := s.rolesByTag(ctx)
+		if err != nil || len(roles) == 0 {
+			return nil, err
+		}
+		path, doing = roles[0].path()+"/applications", readingRoleApplications
+	}
+	all, err := list[application](ctx, s.d, doing, path, nil)
+	return s.ownApplications(all), err
 }
 
 func (s *clientSync) ownApplications(all []application) []application {

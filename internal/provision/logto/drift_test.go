@@ -282,6 +282,47 @@ func TestNextObjectOfTheNameTakesOver(t *testing.T) {
 	}
 }
 
+// What somebody changed while no object owned it is found by any of its marks: no second one is made.
+func TestNextObjectFindsWhatWasChangedMeanwhile(t *testing.T) {
+	for name, change := range map[string]func(w *world, app, role string) error{
+		"the application's name": func(w *world, app, _ string) error { return w.server.RenameApplication(app, "tidy") },
+		"the role's name":        func(w *world, _, role string) error { return w.server.RenameRole(role, "tidy") },
+		"both names": func(w *world, app, role string) error {
+			return cmpErr(w.server.RenameApplication(app, "tidy"), w.server.RenameRole(role, "tidy"))
+		},
+		"name and custom data": func(w *world, app, _ string) error {
+			return cmpErr(w.server.RenameApplication(app, "tidy"), w.server.ClearCustomData(app))
+		},
+		"all but custom data": func(w *world, app, role string) error {
+			return cmpErr(w.server.RenameApplication(app, "tidy"), w.server.DescribeApplication(app, "tidy"), w.server.RenameRole(role, "tidy"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			if err := withClient(w); err != nil {
+				t.Fatal(err)
+			}
+			id, grant := w.client.ID, w.client.GrantID
+			former := cart("read")
+			former.Retain = true
+			if err := provision.RemoveClient(t.Context(), w.driver, former, &w.client, w.keep); err != nil {
+				t.Fatal(err)
+			}
+			w.client = provision.ClientState{}
+			if err := change(w, id, grant); err != nil {
+				t.Fatal(err)
+			}
+			next := cart("read")
+			next.Owner.UID = "99999999-9999-4999-8999-999999999999"
+			w.mustSyncClient(next)
+			if w.client.ID != id || w.client.GrantID != grant {
+				t.Errorf("found application %q and role %q, want %q and %q", w.client.ID, w.client.GrantID, id, grant)
+			}
+			w.wantWhole("read")
+		})
+	}
+}
+
 // An expired secret is as good as none.
 func TestExpiredSecretIsReplaced(t *testing.T) {
 	w := newWorld(t)

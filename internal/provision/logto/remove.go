@@ -64,16 +64,10 @@ func (s *clientSync) leftRoles(ctx context.Context) ([]role, error) {
 			}
 		}
 	}
-	var others []role
-	var err error
-	switch {
-	case s.creating:
-		others, err = s.rolesByMark(ctx)
-	case len(mine) == 0:
-		if others, err = s.rolesByName(ctx); provision.KindOf(err) == provision.Conflict { // not the client's: it stays
-			err = nil
-		}
+	if len(mine) > 0 && !s.creating {
+		return mine, nil
 	}
+	others, _, err := s.searchRoles(ctx) // one of the name that is not the client's stays
 	for _, r := range others {
 		if !slices.ContainsFunc(mine, func(m role) bool { return m.ID == r.ID }) {
 			mine = append(mine, r)
@@ -109,9 +103,9 @@ func (s *clientSync) adopted() bool {
 
 // leftApplications returns the applications of the client, of which there is more than one only if an answer was lost.
 func (s *clientSync) leftApplications(ctx context.Context) ([]application, error) {
-	query := named(s.want.Owner.DisplayName())
+	query := marked(s.want.Owner)
 	if s.creating {
-		query = nil // it may have been renamed since it was made
+		query = nil // name and description may have been changed since it was made
 	}
 	all, err := list[application](ctx, s.d, readingApplications, "/applications", query)
 	if err != nil {

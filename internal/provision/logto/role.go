@@ -62,11 +62,10 @@ func (s *clientSync) findRoles(ctx context.Context) ([]role, error) {
 			s.changed("The role was missing")
 		}
 	}
-	mine, err := s.rolesByName(ctx)
-	if err != nil || len(mine) > 0 || !s.creating {
-		return mine, err
+	if s.searched { // for the application
+		return s.tagged, nil
 	}
-	return s.rolesByMark(ctx) // it may have been renamed since it was made
+	return s.rolesByTag(ctx)
 }
 
 // recordedRole returns the role that the state speaks of, nil if it is gone.
@@ -77,34 +76,41 @@ func (s *clientSync) recordedRole(ctx context.Context) (*role, error) {
 	return get[role](ctx, s.d, readingRole, role{ID: s.state.GrantID}.path())
 }
 
-// rolesByName returns the role of the owner's name, which is unique.
-func (s *clientSync) rolesByName(ctx context.Context) ([]role, error) {
-	name := s.want.Owner.DisplayName()
-	all, err := list[role](ctx, s.d, readingRoles, "/roles", named(name))
-	if err != nil {
-		return nil, err
+// rolesByTag returns the roles of the owner, the one of its name first, which is unique. One of that name that is not
+// the owner's is an error.
+func (s *clientSync) rolesByTag(ctx context.Context) ([]role, error) {
+	mine, taken, err := s.searchRoles(ctx)
+	if taken {
+		return nil, &provision.Error{Kind: provision.Conflict, Message: fmt.Sprintf(
+			"role %q exists at the server and is not this M2MClient's; delete it there or give it another name", s.want.Owner.DisplayName())}
 	}
-	for _, r := range all {
-		switch {
-		case r.Name != name:
-		case !s.want.Owner.Owns(r.Description) || r.Type != machineToMachine:
-			return nil, &provision.Error{Kind: provision.Conflict, Message: fmt.Sprintf(
-				"role %q exists at the server and is not this M2MClient's; delete it there or give it another name", name)}
-		default:
-			return []role{r}, nil
-		}
-	}
-	return nil, nil
+	s.tagged, s.searched = mine, err == nil
+	return mine, err
 }
 
-func (s *clientSync) rolesByMark(ctx context.Context) ([]role, error) {
-	all, err := list[role](ctx, s.d, readingRoles, "/roles", nil)
+// searchRoles returns the roles of the owner, and whether one of its name is not the owner's.
+func (s *clientSync) searchRoles(ctx context.Context) (mine []role, taken bool, err error) {
+	all, err := list[role](ctx, s.d, readingRoles, "/roles", marked(s.want.Owner))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	all = slices.DeleteFunc(all, func(r role) bool { return !s.want.Owner.Owns(r.Description) || r.Type != machineToMachine })
-	slices.SortFunc(all, func(a, b role) int { return cmp.Compare(a.ID, b.ID) })
-	return all, nil
+	name := s.want.Owner.DisplayName()
+	for _, r := range all {
+		switch {
+		case s.want.Owner.Owns(r.Description) && r.Type == machineToMachine:
+			mine = append(mine, r)
+		case r.Name == name:
+			taken = true
+		}
+	}
+	rank := func(r role) string {
+		if r.Name == name {
+			return ""
+		}
+		return r.ID
+	}
+	slices.SortFunc(mine, func(a, b role) int { return cmp.Compare(rank(a), rank(b)) })
+	return mine, taken, nil
 }
 
 // createRole makes the role without scopes: with scopes that turn out not to exist, Logto leaves it behind and answers
@@ -117,7 +123,7 @@ func (s *clientSync) createRole(ctx context.Context) ([]role, error) {
 		"name": s.want.Owner.DisplayName(), "description": description(s.want.Owner), "type": machineToMachine,
 	})
 	if disputed(err) {
-		if mine, lookErr := s.rolesByName(ctx); lookErr != nil || len(mine) > 0 {
+		if mine, lookErr := s.rolesByTag(ctx); lookErr != nil || len(mine) > 0 {
 			return mine, lookErr
 		}
 	}
@@ -198,7 +204,7 @@ func (s *clientSync) assigned(ctx context.Context) (assigned bool, err error) {
 	if s.roleCreated {
 		return false, nil
 	}
-	all, err := list[application](ctx, s.d, "read the role's applications", s.rolePath()+"/applications", nil)
+	all, err := list[application](ctx, s.d, readingRoleApplications, s.rolePath()+"/applications", nil)
 	if err != nil {
 		return false, err
 	}
