@@ -147,7 +147,9 @@ func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj clien
 		state.discoveryDue, state.keysDue = now.Add(discoveryInterval), now.Add(discoveryInterval)
 	} else {
 		discovered = r.discover(ctx, hc, spec, status, state, now)
-		keys = r.fetchKeys(ctx, hc, spec, status, state, now)
+		if keys, err = r.fetchKeys(ctx, hc, obj, state, now); err != nil {
+			return 0, err
+		}
 	}
 	records := jwks.Merge(recordsOf(status.Keys), nil, mergePolicy(spec, now))
 	status.Keys = signingKeys(records)
@@ -302,11 +304,12 @@ func adopt(state *fetchState, spec *v1alpha1.AuthorizationServerSpec, metadata *
 }
 
 // fetchKeys follows the server's signing keys.
-func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.Client, spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.AuthorizationServerStatus, state *fetchState, now time.Time) condition {
+func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.Client, obj client.Object, state *fetchState, now time.Time) (condition, error) {
+	spec, status := specOf(obj), statusOf(obj)
 	url := string(usableEndpoints(spec, state.endpoints, status.Endpoints).JWKS)
 	if url == "" || opaque(spec) {
 		state.keysDue = state.discoveryDue
-		return isFalse(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonEndpointMissing, "The server's JWKS is not known")
+		return isFalse(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonEndpointMissing, "The server's JWKS is not known"), nil
 	}
 	if url != state.keysURL {
 		state.keysURL, state.etag, state.lastModified, state.keysDue = url, "", "", time.Time{}
@@ -315,7 +318,14 @@ func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.
 		if len(status.Keys) == 0 {
 			state.etag, state.lastModified = "", "" // nothing to fall back on
 		}
-		fetched, err := jwks.Fetch(ctx, hc, url, state.etag, state.lastModified)
+		named, err := r.namedKeys(ctx, obj)
+		if err != nil {
+			return condition{}, err
+		}
+		if !hasKeys(status, named) {
+			state.etag, state.lastModified = "", "" // the set may not have changed, and has them
+		}
+		fetched, err := jwks.Fetch(ctx, hc, url, state.etag, state.lastModified, append(knownIDs(status), named...)...)
 		if err != nil {
 			state.keysFailures++
 			state.keysResult = fetchProblem("The signing keys cannot be fetched", err)
@@ -324,7 +334,7 @@ func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.
 			state.keysFailures, state.keysResult = 0, nil
 			state.keysDue = now.Add(spec.JWKS.RefreshInterval.Or(defaultKeyRefreshInterval))
 			if !fetched.NotModified {
-				r.takeKeys(ctx, spec, status, state, fetched, now)
+				r.takeKeys(ctx, obj, state, fetched, named, now)
 			}
 			if state.keysResult == nil {
 				state.keysFetchedAt = now
@@ -332,18 +342,20 @@ func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.
 		}
 	}
 	if state.keysResult != nil {
-		return conditionOf(v1alpha1.ConditionKeysFresh, state.keysResult)
+		return conditionOf(v1alpha1.ConditionKeysFresh, state.keysResult), nil
 	}
-	return isTrue(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, "The signing keys are current"+state.leftOut)
+	return isTrue(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, "The signing keys are current"+state.leftOut), nil
 }
 
 // takeKeys brings the status up to date with fetched keys, unless they change too
 // often.
 func (r *AuthorizationServerReconciler) takeKeys(
-	ctx context.Context, spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.AuthorizationServerStatus,
-	state *fetchState, fetched *jwks.Fetched, now time.Time,
+	ctx context.Context, obj client.Object, state *fetchState, fetched *jwks.Fetched, named []string, now time.Time,
 ) {
-	keys := signingKeys(jwks.Merge(recordsOf(status.Keys), fetched.Keys, mergePolicy(spec, now)))
+	status, policy := statusOf(obj), mergePolicy(specOf(obj), now)
+	policy.Named = named
+	records := jwks.Merge(recordsOf(status.Keys), fetched.Keys, policy)
+	keys := signingKeys(records)
 	if changes := changesOf(status.Keys, keys); len(status.Keys) > 0 && changes > 0 {
 		if wait := state.newKeys.Take(newKeyRate, changes, now); wait > 0 {
 			state.keysResult = &problem{reason: v1alpha1.ReasonKeysChangeTooOften, message: fmt.Sprintf(
@@ -354,8 +366,9 @@ func (r *AuthorizationServerReconciler) takeKeys(
 	}
 	status.Keys = keys
 	state.etag, state.lastModified = fetched.ETag, fetched.LastModified
-	state.leftOut = leftOut(fetched.Skipped)
-	for _, s := range fetched.Skipped {
+	skipped := append(fetched.Skipped, jwks.Beyond(records, fetched.Keys, policy)...)
+	state.leftOut = leftOut(skipped)
+	for _, s := range skipped {
 		log.FromContext(ctx).V(1).Info("Left out a key of the JWKS", "keyID", s.ID, "reason", s.Reason)
 	}
 }
@@ -381,22 +394,52 @@ func changesOf(before, after []v1alpha1.SigningKey) int {
 	return added
 }
 
-// leftOut tells which keys of a set cannot be used, of those that are meant for
-// signatures.
+// leftOut tells how many keys of a set are not used and why, of those that are meant
+// for signatures.
 func leftOut(skipped []jwks.Skipped) string {
-	odd := slices.DeleteFunc(slices.Clone(skipped), func(s jwks.Skipped) bool { return s.OtherUse })
-	if len(odd) == 0 {
+	type group struct {
+		told string
+		keys int
+	}
+	var groups []*group
+	byReason := map[string]*group{}
+	total := 0
+	for _, s := range skipped {
+		if s.OtherUse {
+			continue
+		}
+		g := byReason[s.Reason]
+		if g == nil {
+			g = &group{told: "a key without an ID " + s.Reason}
+			if s.ID != "" {
+				g.told = fmt.Sprintf("the key \"%s\" %s", truncate(s.ID, 64), s.Reason) // escaped by Parse
+			}
+			byReason[s.Reason], groups = g, append(groups, g)
+		}
+		g.keys += 1 + s.More
+		total += 1 + s.More
+	}
+	if total == 0 {
 		return ""
 	}
-	told := "a key without an ID " + odd[0].Reason
-	if odd[0].ID != "" {
-		told = fmt.Sprintf("the key \"%s\" %s", truncate(odd[0].ID, 64), odd[0].Reason) // escaped by Parse
+	var told []string
+	for _, g := range groups[:min(len(groups), leftOutReasons)] {
+		if g.keys > 1 {
+			g.told += fmt.Sprintf(" (and %d more)", g.keys-1)
+		}
+		told = append(told, g.told)
 	}
-	if len(odd) == 1 {
-		return "; left out: " + told
+	if len(groups) > leftOutReasons {
+		told = append(told, "and others")
 	}
-	return fmt.Sprintf("; left out %d keys of the JWKS: %s, and others", len(odd), told)
+	if total == 1 {
+		return "; left out: " + told[0]
+	}
+	return fmt.Sprintf("; left out %d keys of the JWKS: %s", total, strings.Join(told, ", "))
 }
+
+// leftOutReasons bounds the reasons in one message.
+const leftOutReasons = 5
 
 // serverReady sums up: what works goes on working while discovery fails.
 func serverReady(obj client.Object, token v1alpha1.EndpointURL, discovered, keys, provisioning condition) condition {

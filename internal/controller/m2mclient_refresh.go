@@ -178,7 +178,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 	claims, bad := verify(held, p, a)
 	switch {
 	case bad != nil && bad.Reason == jwks.ReasonUnknownKey:
-		r.servers.refetchKeys(a.server)
+		r.servers.refetchKeys(a.server, keyNamedBy(held.value))
 		again := a.failure != nil && a.failure.Reason == bad.Reason
 		if p.working(in) && !again && p.now.Before(held.record.IssuedAt.Add(keyPatience)) {
 			// The claims say which key is waited for; nothing is believed of them.
@@ -197,7 +197,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 		return nil
 	case bad != nil:
 		if bad.Reason == jwks.ReasonBadSignature || bad.Reason == jwks.ReasonAlgorithm {
-			r.servers.refetchKeys(a.server) // a new key may have come under an old ID
+			r.servers.refetchKeys(a.server, keyNamedBy(held.value)) // a new key may have come under an old ID
 		}
 		if bad.Reason == jwks.ReasonMissingScopes && isProvisioned(p.client) {
 			r.compare(p, a) // somebody may have taken them away at the server

@@ -99,6 +99,15 @@ func scopeClaims(scope string) []string {
 	return jwks.ScopeClaims()
 }
 
+// keyNamedBy returns the ID of the key that a token says it is signed with.
+func keyNamedBy(token string) string {
+	claims, err := jwks.Inspect(token)
+	if err != nil {
+		return ""
+	}
+	return claims.KeyID
+}
+
 // checkable leaves out the scopes that tokens do not carry.
 func checkable(scopes []string) []string {
 	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return len(scopeClaims(s)) == 0 })

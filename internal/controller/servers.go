@@ -211,7 +211,8 @@ type serverRuntime struct {
 	fetchState fetchState
 
 	provisioning provisioningRuntime
-	keysWanted   bool // fetch the keys now
+	keysWanted   bool     // fetch the keys now
+	namedKeys    []string // IDs of keys that were not known and that tokens are signed with, the last ones
 }
 
 // runtime returns a server's runtime, made anew when the server is another one
@@ -343,12 +344,19 @@ func (s *servers) caBundle(ctx context.Context, obj client.Object) (version stri
 	return content.version + "/" + key, content.data[key], nil, nil
 }
 
+// maxNamedKeys bounds the keys that are remembered to be looked for in a server's set.
+const maxNamedKeys = jwks.MaxRecords
+
 // refetchKeys has a server's keys fetched at once because a token was signed
 // with one that is not known, at most once in keyRefetchInterval. It says
 // whether they are fetched.
-func (s *servers) refetchKeys(srv *server) bool {
+func (s *servers) refetchKeys(srv *server, keyID string) bool {
 	rt, now := s.runtime(srv.object), s.clock.Now()
 	rt.mu.Lock()
+	if keyID != "" && jwks.ValidKeyID(keyID) && !slices.Contains(rt.namedKeys, keyID) {
+		rt.namedKeys = append(rt.namedKeys, keyID)
+		rt.namedKeys = rt.namedKeys[max(0, len(rt.namedKeys)-maxNamedKeys):]
+	}
 	allowed := rt.refetch.AllowN(now, 1)
 	if allowed {
 		rt.keysWanted = true

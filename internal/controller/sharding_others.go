@@ -52,7 +52,7 @@ func (r *OthersReconciler) Reconcile(ctx context.Context, req reconcile.Request)
 			continue
 		}
 		t := p.previous(a.key)
-		if wantsKeys(&t, a.server) && (!r.servers.refetchKeys(a.server) || t.Failure.Reason == "") {
+		if wantsKeys(&t, a.server) && (!r.servers.refetchKeys(a.server, t.Pending.KeyID) || t.Failure.Reason == "") {
 			again = keyRefetchInterval // too soon, or the server may not publish the key yet
 		}
 		if a.spec != nil && isProvisioned(&c) && wantsComparison(&t) {

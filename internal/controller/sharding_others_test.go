@@ -48,7 +48,7 @@ func TestAKeyThatAShardDoesNotKnow(t *testing.T) {
 			s.due()
 			if tc.tooSoon {
 				srv, _, err := s.main.servers.resolve(t.Context(), s.api.Spec.AuthorizationServerRef, s.payments)
-				if err != nil || !s.main.servers.refetchKeys(srv) {
+				if err != nil || !s.main.servers.refetchKeys(srv, "") {
 					t.Fatalf("the keys are not fetched: %v", err)
 				}
 				s.main.settleServers(s.world)

@@ -40,8 +40,8 @@ type Fetched struct {
 // (RFC 9110 §13.1) if etag or lastModified, as an earlier Fetch returned them,
 // is not "". Every error is an *Error. A set that has no usable key is the error
 // NoKeys, so that a caller who keeps the last good set cannot lose it to an
-// empty one.
-func Fetch(ctx context.Context, hc *http.Client, url string, etag, lastModified string) (*Fetched, error) {
+// empty one. Of a large set those keys are read in any case that are named.
+func Fetch(ctx context.Context, hc *http.Client, url string, etag, lastModified string, named ...string) (*Fetched, error) {
 	u, ok := endpoint(url)
 	if !ok {
 		return nil, &Error{Reason: Refused, Message: fmt.Sprintf("key set URL %s is not an absolute http or https URL", quote(url))}
@@ -70,7 +70,7 @@ func Fetch(ctx context.Context, hc *http.Client, url string, etag, lastModified 
 		return f, nil
 	}
 	var err error
-	if f.Keys, f.Skipped, err = Parse(body); err != nil {
+	if f.Keys, f.Skipped, err = Parse(body, named...); err != nil {
 		var malformed *Error
 		if errors.As(err, &malformed) {
 			malformed.Message = shown(u) + ": " + malformed.Message

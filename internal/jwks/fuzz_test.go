@@ -61,7 +61,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("parsing the result again: %s, skipped %v, %v", diff, left, err)
 		}
 		records := Merge(nil, keys, MergePolicy{Retention: time.Hour, Now: t0})
-		if len(records) != min(len(keys), maxRecords) {
+		if len(records) != min(len(keys), MaxRecords) {
 			t.Fatalf("%d keys became %d records", len(keys), len(records))
 		}
 	})

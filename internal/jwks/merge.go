@@ -4,13 +4,14 @@ package jwks
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 )
 
-// maxRecords bounds what Merge keeps: it ends up in one object's status and in
+// MaxRecords bounds what Merge keeps: it ends up in one object's status and in
 // every bundle.
-const maxRecords = 32
+const MaxRecords = 32
 
 // Record is a key with its history; what the operator persists.
 type Record struct {
@@ -31,6 +32,9 @@ type MergePolicy struct {
 	// key is also known by its RFC 7638 SHA-256 thumbprint in base64url, so that
 	// one without a kid can be revoked as well.
 	Revoked []string
+	// Named lists kids that tokens are signed with, the most important first. Where
+	// there are more keys than can be kept, those with these kids stay, published or not.
+	Named []string
 	// Now is the present time.
 	Now time.Time
 }
@@ -38,28 +42,30 @@ type MergePolicy struct {
 // Merge brings the known records up to date with a freshly fetched key set and
 // returns the records to keep, sorted by FirstSeenAt and then ID: the same
 // arguments in any order of known give the same result, and merging again
-// without a change is no change. A key is the same one if both its kid and its
-// public key are: a known key under the kid of a new one is retired and kept
-// beside it. A fetched key keeps its FirstSeenAt, takes over the server's latest
-// form (an alg added, say) and is not retired any more.
+// without a change is no change. A key is the same one if its kid, its public key
+// and its algorithm are: a known key under the kid of a new one is retired and
+// kept beside it. A fetched key keeps its FirstSeenAt, takes over the server's
+// latest form (an alg stated that was understood, say) and is not retired any more.
 //
 // An empty fetched set means that there was no usable answer: nobody is retired,
-// only revocations and the retention are applied. Of more than 32 fetched keys
-// the first 32 in the server's order count as published; where records would be
-// more than 32, those retired longest ago go first. A known record whose JWK
+// only revocations and the retention are applied. Of more than 32 keys those are
+// kept that are named, then the published ones, those seen first and of these the
+// first in the server's order, then those retired last. A known record whose JWK
 // does not parse is dropped, as it can verify nothing.
 func Merge(known []Record, fetched []Key, p MergePolicy) []Record {
 	now := p.Now.UTC().Truncate(time.Second)
 	published := map[identity]Key{}
+	order := map[identity]int{}
 	answered := false
-	for _, key := range fetched {
+	for i, key := range fetched {
 		key, public, err := parseKey([]byte(key.JWK))
 		if err != nil {
 			continue
 		}
 		answered = true
-		if id := identify(key, public); !p.revokes(id) && len(published) < maxRecords {
-			published[id] = key
+		id := identify(key, public)
+		if _, twice := published[id]; !twice && !p.revokes(id) {
+			published[id], order[id] = key, i
 		}
 	}
 	records := map[identity]Record{}
@@ -90,7 +96,7 @@ func Merge(known []Record, fetched []Key, p MergePolicy) []Record {
 		r.Key, r.RetiredAt = key, time.Time{}
 		records[id] = r
 	}
-	return keep(records, p.Retention, now)
+	return p.keep(records, order, now)
 }
 
 // revokes tells whether a key is on the list, by its kid or its thumbprint.
@@ -106,28 +112,54 @@ func (p MergePolicy) Revokes(key Key) bool {
 	return err == nil && p.revokes(identify(parsed, public))
 }
 
-// keep drops what is past its retention or too much, and sorts the rest.
-func keep(records map[identity]Record, retention time.Duration, now time.Time) []Record {
-	var kept []Record
-	for _, r := range records {
-		if r.RetiredAt.IsZero() || r.RetiredAt.Add(retention).After(now) {
-			kept = append(kept, r)
-		}
+// keep drops what is past its retention or too much, and sorts the rest. The order
+// is that of the published keys at their server.
+func (p MergePolicy) keep(records map[identity]Record, order map[identity]int, now time.Time) []Record {
+	type ranked struct {
+		Record
+		rank, order int // among the named kids, and at the server
 	}
-	if len(kept) > maxRecords {
-		slices.SortFunc(kept, func(a, b Record) int {
-			if a.RetiredAt.IsZero() != b.RetiredAt.IsZero() {
-				if a.RetiredAt.IsZero() {
-					return -1
-				}
-				return 1
-			}
-			return cmp.Or(b.RetiredAt.Compare(a.RetiredAt), compare(a, b))
-		})
-		kept = kept[:maxRecords]
+	var all []ranked
+	for id, r := range records {
+		if !r.RetiredAt.IsZero() && !r.RetiredAt.Add(p.Retention).After(now) {
+			continue
+		}
+		rank := slices.Index(p.Named, id.id)
+		if rank < 0 || id.id == "" {
+			rank = len(p.Named)
+		}
+		all = append(all, ranked{r, rank, order[id]})
+	}
+	slices.SortFunc(all, func(a, b ranked) int {
+		return cmp.Or(a.rank-b.rank, latest(a.RetiredAt, b.RetiredAt), a.FirstSeenAt.Compare(b.FirstSeenAt), a.order-b.order, compare(a.Record, b.Record))
+	})
+	var kept []Record
+	for _, r := range all[:min(len(all), MaxRecords)] {
+		kept = append(kept, r.Record)
 	}
 	slices.SortFunc(kept, compare)
 	return kept
+}
+
+// latest orders the moments at which keys were retired: those that were not come
+// first, then those that were last.
+func latest(a, b time.Time) int {
+	if a.IsZero() || b.IsZero() {
+		return a.Compare(b)
+	}
+	return b.Compare(a)
+}
+
+// Beyond returns which fetched keys Merge left out of the records for their number.
+func Beyond(records []Record, fetched []Key, p MergePolicy) []Skipped {
+	var beyond []Skipped
+	for _, key := range fetched {
+		kept := slices.ContainsFunc(records, func(r Record) bool { return r.JWK == key.JWK })
+		if !kept && !p.Revokes(key) {
+			beyond = append(beyond, Skipped{ID: key.ID, Reason: fmt.Sprintf("is beyond the %d keys that are kept", MaxRecords)})
+		}
+	}
+	return beyond
 }
 
 // compare is a total order: the JWK, and of twins the one published, decide last.

@@ -34,6 +34,7 @@ func TestMerge(t *testing.T) {
 	aWithAlg := edNumber(t, 1, "a", `,"alg":"EdDSA"`)
 	_, public, _ := parseKey([]byte(unnamed.JWK))
 	thumbprint := identify(unnamed, public).thumbprint
+	rsaFor := func(alg string) Key { return parsed(t, publicJWK(t, rsaKey(), "r", alg))[0] }
 
 	for name, tc := range map[string]struct {
 		known   []Record
@@ -98,6 +99,21 @@ func TestMerge(t *testing.T) {
 			fetched: []Key{aWithAlg},
 			policy:  MergePolicy{Retention: hour, Now: at(hour)},
 			want:    []Record{{Key: aWithAlg, FirstSeenAt: t0}},
+		},
+		"the alg that RSA keys are used with is the same key": {
+			known:   []Record{{Key: rsaFor(""), FirstSeenAt: t0}},
+			fetched: []Key{rsaFor(`,"alg":"RS256"`)},
+			policy:  MergePolicy{Retention: hour, Now: at(hour)},
+			want:    []Record{{Key: rsaFor(`,"alg":"RS256"`), FirstSeenAt: t0}},
+		},
+		"an alg that changes makes an entry of its own": {
+			known:   []Record{{Key: rsaFor(`,"alg":"RS256"`), FirstSeenAt: t0}},
+			fetched: []Key{rsaFor(`,"alg":"PS256"`)},
+			policy:  MergePolicy{Retention: hour, Now: at(hour)},
+			want: []Record{
+				{Key: rsaFor(`,"alg":"RS256"`), FirstSeenAt: t0, RetiredAt: at(hour)},
+				{Key: rsaFor(`,"alg":"PS256"`), FirstSeenAt: at(hour)},
+			},
 		},
 		"an empty answer retires nobody": {
 			known:  []Record{{Key: a, FirstSeenAt: t0}, {Key: b, FirstSeenAt: t0, RetiredAt: at(hour)}},
@@ -183,7 +199,7 @@ func TestMergeDropsTheOldestRetiredFirst(t *testing.T) {
 	for _, r := range got {
 		ids[r.ID] = true
 	}
-	if len(got) != maxRecords || ids["30"] || !ids["29"] || !ids["new"] || !ids["newer"] {
+	if len(got) != MaxRecords || ids["30"] || !ids["29"] || !ids["new"] || !ids["newer"] {
 		t.Errorf("got %d records: %v", len(got), ids)
 	}
 
@@ -204,6 +220,56 @@ func TestMergeDropsTheOldestRetiredFirst(t *testing.T) {
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// TestMergeKeepsWhatTokensName: of a set that is too large those keys stay that tokens
+// are signed with, and otherwise those that were there, whatever order the server has.
+func TestMergeKeepsWhatTokensName(t *testing.T) {
+	var many []Key
+	for i := range 40 {
+		many = append(many, edNumber(t, i, fmt.Sprint(i), ""))
+	}
+	has := func(records []Record, ids ...string) {
+		t.Helper()
+		if len(records) != MaxRecords {
+			t.Errorf("got %d records", len(records))
+		}
+		for _, id := range ids {
+			if !slices.ContainsFunc(records, func(r Record) bool { return r.ID == id }) {
+				t.Errorf("the key %s is gone", id)
+			}
+		}
+	}
+	policy := MergePolicy{Retention: time.Hour, Now: t0}
+	first := Merge(nil, many, policy)
+	has(first, "0", "31")
+	beyond := Beyond(first, many, policy)
+	if len(beyond) != 8 || beyond[0] != (Skipped{ID: "32", Reason: "is beyond the 32 keys that are kept"}) {
+		t.Errorf("beyond the limit are %v", beyond)
+	}
+	if beyond := Beyond(first, many, MergePolicy{Revoked: []string{"32"}}); len(beyond) != 7 {
+		t.Errorf("beyond the limit are, without a revoked one, %v", beyond)
+	}
+
+	policy.Now = at(time.Minute)
+	turned := slices.Clone(many)
+	slices.Reverse(turned)
+	if diff := cmp.Diff(first, Merge(first, turned, policy)); diff != "" {
+		t.Errorf("another order makes other keys: %s", diff)
+	}
+	policy.Named = []string{"36", "39", ""}
+	named := Merge(first, many, policy)
+	has(named, "0", "29", "36", "39")
+	if diff := cmp.Diff(named, Merge(named, turned, policy)); diff != "" {
+		t.Errorf("merging again is a change: %s", diff)
+	}
+
+	var others []Key
+	for i := range 40 {
+		others = append(others, edNumber(t, 100+i, fmt.Sprint("other-", i), ""))
+	}
+	policy.Now = at(2 * time.Minute)
+	has(Merge(named, others, policy), "36", "39", "other-0", "other-29")
 }
 
 func TestNextPrune(t *testing.T) {
@@ -269,7 +335,7 @@ func TestMergeHoldsWhateverTheServerDoes(t *testing.T) {
 
 func checkMerged(t *testing.T, where string, before []Record, fetched []Key, after []Record, p MergePolicy) {
 	t.Helper()
-	if len(after) > maxRecords || !slices.IsSortedFunc(after, compare) {
+	if len(after) > MaxRecords || !slices.IsSortedFunc(after, compare) {
 		t.Fatalf("%s: %d records, or not sorted", where, len(after))
 	}
 	has := func(list []Record, key Key) (Record, bool) {
@@ -295,7 +361,7 @@ func checkMerged(t *testing.T, where string, before []Record, fetched []Key, aft
 		}
 	}
 	for _, key := range fetched {
-		if r, there := has(after, key); !slices.Contains(p.Revoked, key.ID) && len(fetched) <= maxRecords && (!there || !r.RetiredAt.IsZero()) {
+		if r, there := has(after, key); !slices.Contains(p.Revoked, key.ID) && len(fetched) <= MaxRecords && (!there || !r.RetiredAt.IsZero()) {
 			t.Fatalf("%s: %s is published and not kept", where, key.ID)
 		}
 	}

@@ -3,6 +3,8 @@
 package jwks
 
 import (
+	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
@@ -17,7 +19,8 @@ import (
 )
 
 const (
-	// maxKeys bounds the keys taken from one set, and the list of those left out.
+	// maxKeys bounds the keys taken from one set in its own order, those taken
+	// besides because they are named, and the list of those left out.
 	maxKeys = 64
 	// maxKeySize bounds what is read of one key, in bytes; a certificate chain
 	// beside it does not count, as it is not read.
@@ -37,6 +40,8 @@ type Skipped struct {
 	ID string
 	// Reason is a sentence fragment: "is symmetric". The same for the same key.
 	Reason string
+	// More is how many further keys it stands for, which were not looked at.
+	More int
 	// OtherUse: the key is not meant for signatures, so nothing is amiss.
 	OtherUse bool
 }
@@ -58,15 +63,20 @@ func (e errOtherUse) Error() string { return string(e) }
 // what was left out. Left out are symmetric and encryption keys, keys not meant
 // for verifying (use, key_ops), unsupported types, curves and algorithms, RSA
 // keys below 2048 or above 4096 bits, keys whose kid is not valid (ValidKeyID),
-// malformed keys, and all after the 64th.
+// malformed keys, and all after the 64th whose kid is not among the named ones.
 // An identical key under an identical kid is taken once; different keys under
-// the same kid are all taken, and a token may be signed by any of them, since
-// refusing the set would turn a server's slip into an outage and picking one
-// would be a guess.
+// the same kid are all taken, and so is one key with different algorithms, and a
+// token may be signed by any of them, since refusing the set would turn a
+// server's slip into an outage and picking one would be a guess.
+//
+// What is clear is read though RFC 7518 wants it written otherwise: padded or
+// standard base64, EC coordinates without or with additional leading zeros, and
+// alg "Ed25519" (RFC 9864) for "EdDSA". The result is written as the RFCs want
+// it, and as verifiers read it.
 //
 // The error, always an *Error with reason Malformed, means that the body is no
 // JWK Set at all. A set without a usable key is no error here.
-func Parse(body []byte) (keys []Key, skipped []Skipped, err error) {
+func Parse(body []byte, named ...string) (keys []Key, skipped []Skipped, err error) {
 	var list []json.RawMessage
 	members, ok := object(body)
 	if ok {
@@ -83,10 +93,11 @@ func Parse(body []byte) (keys []Key, skipped []Skipped, err error) {
 		}
 	}
 	seen := map[identity]bool{}
-	for i, raw := range list {
-		if len(keys) == maxKeys {
-			skip("", fmt.Errorf("%d more keys follow the %d that are read", len(list)-i, maxKeys))
-			break
+	unread := 0
+	for _, raw := range list {
+		if len(keys) >= maxKeys && (len(keys) >= 2*maxKeys || !isNamed(raw, named)) {
+			unread++
+			continue
 		}
 		key, public, err := parseKey(raw)
 		if err != nil {
@@ -101,20 +112,39 @@ func Parse(body []byte) (keys []Key, skipped []Skipped, err error) {
 		seen[id] = true
 		keys = append(keys, key)
 	}
+	if unread > 0 {
+		unreadKeys := Skipped{Reason: fmt.Sprintf("is after the first %d, which are read", maxKeys), More: unread - 1}
+		skipped = append(skipped[:min(len(skipped), maxKeys-1)], unreadKeys)
+	}
 	return keys, skipped, nil
+}
+
+// isNamed reports whether a key that is not read otherwise has one of these kids.
+func isNamed(raw json.RawMessage, named []string) bool {
+	if len(named) == 0 {
+		return false
+	}
+	members, ok := object(raw)
+	id, isText := text(members, "kid")
+	return ok && isText && id != "" && slices.Contains(named, id)
 }
 
 var errTwice = errors.New("is there twice")
 
 // identity tells whether two keys are the same one: the same public key under
-// the same kid. A server that adds an alg to a key has not changed the key.
-type identity struct{ id, thumbprint string }
+// the same kid for the same algorithm. A server that adds to a key the alg that
+// it was used with all along has not changed the key.
+type identity struct{ id, thumbprint, alg string }
+
+// usualAlgorithms are what a key is taken to be for that does not say: all that its
+// family can do, or what RSA keys without an alg are used with.
+var usualAlgorithms = map[string]string{"RSA": "RS256", "P-256": "ES256", "P-384": "ES384", "P-521": "ES512", "Ed25519": "EdDSA"}
 
 // identify computes a key's identity; the thumbprint is RFC 7638's, with SHA-256.
 func identify(key Key, public any) identity {
 	// A public key that came out of parseKey always has a thumbprint.
 	sum, _ := (&jose.JSONWebKey{Key: public}).Thumbprint(crypto.SHA256)
-	return identity{key.ID, base64.RawURLEncoding.EncodeToString(sum)}
+	return identity{key.ID, base64.RawURLEncoding.EncodeToString(sum), cmp.Or(key.Algorithm, usualAlgorithms[family(public)])}
 }
 
 // publicMembers lists, for each supported kty, the members of a public key. All
@@ -182,6 +212,11 @@ func readMembers(members map[string]json.RawMessage) (map[string]string, error) 
 	if !ValidKeyID(values["kid"]) {
 		return nil, fmt.Errorf("has a kid that is not of at most %d printable ASCII characters", MaxKeyID)
 	}
+	if values["alg"] == "Ed25519" {
+		// RFC 9864 renames EdDSA for this curve. Verifiers that do not know the new
+		// name, which are most, refuse the key or all of the set for it.
+		values["alg"] = "EdDSA"
+	}
 	return values, nil
 }
 
@@ -194,6 +229,9 @@ func publicKey(values map[string]string) (any, error) {
 	document := map[string]string{"kty": kty}
 	for _, name := range publicMembers[kty] {
 		document[name] = values[name]
+		if name != "crv" {
+			document[name] = base64url(values[name], coordinateSizes[kty+" "+values["crv"]])
+		}
 	}
 	encoded, _ := json.Marshal(document) // a map of strings always encodes
 	var jwk jose.JSONWebKey
@@ -211,6 +249,24 @@ func publicKey(values map[string]string) (any, error) {
 		}
 	}
 	return jwk.Key, nil
+}
+
+// coordinateSizes are how long a coordinate must be, in bytes (RFC 7518 §6.2.1.2).
+var coordinateSizes = map[string]int{"EC P-256": 32, "EC P-384": 48, "EC P-521": 66}
+
+// base64url rewrites a number as RFC 7518 wants it: in base64url without padding,
+// and, where size is not 0, of that many bytes. What is no base64 stays as it is.
+func base64url(s string, size int) string {
+	s = strings.NewReplacer("+", "-", "/", "_").Replace(strings.TrimRight(s, "="))
+	raw, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil || size == 0 || len(raw) == 0 {
+		return s
+	}
+	raw = bytes.TrimLeft(raw, "\x00")
+	if len(raw) < size {
+		raw = append(make([]byte, size-len(raw)), raw...)
+	}
+	return base64.RawURLEncoding.EncodeToString(raw)
 }
 
 // family names the kind of key as the values of keyFamilies do.

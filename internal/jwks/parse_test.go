@@ -3,7 +3,11 @@
 package jwks
 
 import (
+	"bytes"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -114,7 +118,7 @@ func TestParseGivesOneFormOfAKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(identity{"a<b", "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"}, identify(got, public), cmp.AllowUnexported(identity{})); diff != "" {
+	if diff := cmp.Diff(identity{"a<b", "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k", "EdDSA"}, identify(got, public), cmp.AllowUnexported(identity{})); diff != "" {
 		t.Error(diff)
 	}
 
@@ -222,10 +226,117 @@ func TestParseIsBounded(t *testing.T) {
 	for i := range 70 {
 		many = append(many, publicJWK(t, edKey(), fmt.Sprint(i), ""))
 	}
-	_, skipped, _ = Parse(set(many...))
-	if diff := cmp.Diff([]Skipped{{Reason: "6 more keys follow the 64 that are read"}}, skipped); diff != "" {
+	keys, skipped, _ = Parse(set(many...), "69", "0")
+	if diff := cmp.Diff([]Skipped{{Reason: "is after the first 64, which are read", More: 4}}, skipped); diff != "" {
 		t.Error(diff)
 	}
+	if len(keys) != maxKeys+1 || keys[maxKeys].ID != "69" {
+		t.Errorf("got %d keys, the last %q: one that is named is read wherever it is", len(keys), keys[len(keys)-1].ID)
+	}
+	for i := range 200 {
+		many = append(many, publicJWK(t, edKey(), "named", fmt.Sprintf(`,"x5t":"%d"`, i)), publicJWK(t, edKey(), fmt.Sprint(70+i), ""))
+	}
+	var all []string
+	for i := range 270 {
+		all = append(all, fmt.Sprint(i))
+	}
+	if keys, _, _ = Parse(set(many...), all...); len(keys) != 2*maxKeys {
+		t.Errorf("got %d keys of which all are named", len(keys))
+	}
+}
+
+// TestParseReadsWhatIsClear: keys that RFC 7518 would have written otherwise are the
+// same keys, and are written as it wants them.
+func TestParseReadsWhatIsClear(t *testing.T) {
+	numbers := func(change func([]byte) string) func(name, value string) string {
+		return func(name, value string) string {
+			raw, err := b64.DecodeString(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return change(raw)
+		}
+	}
+	coordinates := func(change func([]byte) []byte) func(name, value string) string {
+		return numbers(func(raw []byte) string { return b64.EncodeToString(change(raw)) })
+	}
+	stripped := func(raw []byte) []byte { return bytes.TrimLeft(raw, "\x00") }
+	signed := func(raw []byte) []byte { return append([]byte{0}, raw...) }
+	ec := []crypto.Signer{shortEC(t, elliptic.P256()), shortEC(t, elliptic.P384()), shortEC(t, elliptic.P521())}
+	all := append([]crypto.Signer{rsaKey(), edKey()}, ec...)
+	for name, tc := range map[string]struct {
+		keys  []crypto.Signer
+		write func(name, value string) string
+	}{
+		"padded base64url":            {all, numbers(base64.URLEncoding.EncodeToString)},
+		"standard base64":             {all, numbers(base64.StdEncoding.EncodeToString)},
+		"standard base64, no padding": {all, numbers(base64.RawStdEncoding.EncodeToString)},
+		"no leading zeros":            {ec, coordinates(stripped)},
+		"a sign byte":                 {append([]crypto.Signer{rsaKey()}, ec...), coordinates(signed)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			changed := 0
+			for _, key := range tc.keys {
+				proper := publicJWK(t, key, "k", "")
+				var members map[string]string
+				if err := json.Unmarshal([]byte(proper), &members); err != nil {
+					t.Fatal(err)
+				}
+				for _, name := range []string{"n", "x", "y"} {
+					if value, ok := members[name]; ok {
+						members[name] = tc.write(name, value)
+						if members[name] != value {
+							changed++
+						}
+					}
+				}
+				odd, err := json.Marshal(members)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(parsed(t, proper), parsed(t, string(odd))); diff != "" {
+					t.Errorf("a %T (-want +got):\n%s", key, diff)
+				}
+			}
+			if changed < len(tc.keys)-1 { // 48 bytes need no padding
+				t.Errorf("%d numbers of %d keys are written in another way", changed, len(tc.keys))
+			}
+		})
+	}
+	if diff := cmp.Diff(parsed(t, publicJWK(t, edKey(), "k", `,"alg":"EdDSA"`)), parsed(t, publicJWK(t, edKey(), "k", `,"alg":"Ed25519"`))); diff != "" {
+		t.Errorf("the name that RFC 9864 gives EdDSA (-want +got):\n%s", diff)
+	}
+	good := signedByEd(t)
+	if claims, err := Verify(good, parsed(t, publicJWK(t, edKey(), "k", `,"alg":"Ed25519"`)), expectation()); err != nil || claims.KeyID != "k" {
+		t.Errorf("a token of a key for Ed25519: %v, %v", claims, err)
+	}
+}
+
+func signedByEd(t *testing.T) string {
+	t.Helper()
+	return signed(t, "EdDSA", edKey(), `{"alg":"EdDSA","kid":"k"}`, goodPayload)
+}
+
+// shortEC returns a key with a coordinate that begins with a zero byte, as one of 128
+// keys on P-256 has.
+func shortEC(t *testing.T, curve elliptic.Curve) *ecdsa.PrivateKey {
+	t.Helper()
+	for n := 1; n < 10000; n++ {
+		size := (curve.Params().BitSize + 7) / 8
+		key, err := ecdsa.ParseRawPrivateKey(curve, big.NewInt(int64(n)).FillBytes(make([]byte, size)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		point, err := key.PublicKey.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if point[1] == 0 || point[1+size] == 0 {
+			return key
+		}
+	}
+	t.Fatal("found no such key")
+	return nil
 }
 
 func TestAlgorithmsAreTheOnesThatKeysServe(t *testing.T) {

@@ -3,6 +3,7 @@
 package oidctest
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -79,6 +80,27 @@ func (s *Server) RotateKeyHard() error {
 	return s.keys.replace()
 }
 
+// ReuseKeyID makes a new key under the kid of the current one, which signs at once and is alone in the JWKS: what comes of
+// a key that is replaced under a name in the server's configuration.
+func (s *Server) ReuseKeyID() error {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	kid := s.keys.current.KeyID
+	if err := s.keys.replace(); err != nil {
+		return err
+	}
+	s.keys.current.KeyID, s.keys.published[0].KeyID = kid, kid
+	return nil
+}
+
+// ChangeKeyAlgorithm has the current key sign with another algorithm, under the same kid.
+func (s *Server) ChangeKeyAlgorithm(alg string) {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	s.keys.current.Algorithm, s.keys.next = alg, nil
+	s.keys.published = []jose.JSONWebKey{s.keys.current.Public()}
+}
+
 // AnnounceKey publishes a new key behind the current one without signing with it, and returns its kid. It replaces a
 // key that was announced earlier and not promoted.
 func (s *Server) AnnounceKey() (kid string, err error) {
@@ -118,6 +140,28 @@ func (s *Server) RevokeKey(kid string) {
 
 // KeyID is the kid of the key that signs now.
 func (s *Server) KeyID() string { return s.keys.now().current.KeyID }
+
+// loosen rewrites a JWKS as [Options.LooseKeys] says.
+func loosen(set map[string]any) {
+	keys, _ := set["keys"].([]any)
+	for _, key := range keys {
+		members, _ := key.(map[string]any)
+		for _, name := range []string{"n", "e", "x", "y"} {
+			value, _ := members[name].(string)
+			raw, err := base64.RawURLEncoding.DecodeString(value)
+			if err != nil || value == "" {
+				continue
+			}
+			if members["kty"] == "EC" {
+				raw = bytes.TrimLeft(raw, "\x00")
+			}
+			members[name] = base64.StdEncoding.EncodeToString(raw)
+		}
+		if members["alg"] == "EdDSA" {
+			members["alg"] = "Ed25519"
+		}
+	}
+}
 
 func (k *keyring) replace() error {
 	key, err := newKey(k.alg)

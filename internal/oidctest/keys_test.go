@@ -3,6 +3,7 @@
 package oidctest_test
 
 import (
+	"encoding/json"
 	"net/http"
 	"testing"
 	"time"
@@ -110,6 +111,40 @@ func TestRotation(t *testing.T) {
 	expect("after what failed", kid, kid)
 	if _, _, _, err := oidctest.NewKeyPair("none"); err == nil {
 		t.Error("made a key pair for an algorithm that is none")
+	}
+}
+
+func TestKeysUnderAnOldID(t *testing.T) {
+	s := start(t, oidctest.Options{Algorithm: "RS256"})
+	kid, old := s.KeyID(), asCart(t, s).token()
+	if err := s.ReuseKeyID(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{kid}, kids(t, s)); diff != "" {
+		t.Errorf("JWKS (-want +got):\n%s", diff)
+	}
+	if _, _, err := verify(t, s, old); err == nil {
+		t.Error("a token of the key that was replaced verifies")
+	}
+	mustVerify(t, s, asCart(t, s).token())
+
+	s.ChangeKeyAlgorithm("PS256")
+	header, _ := mustVerify(t, s, asCart(t, s).token())
+	if key := keySet(t, s).Keys[0]; header.KeyID != kid || header.Algorithm != "PS256" || key.Algorithm != "PS256" {
+		t.Errorf("signed by %s with %s, published for %s", header.KeyID, header.Algorithm, key.Algorithm)
+	}
+}
+
+func TestLooseKeys(t *testing.T) {
+	for alg, want := range map[string]string{"EdDSA": "Ed25519", "ES256": "ES256"} {
+		s := start(t, oidctest.Options{Algorithm: alg, LooseKeys: true})
+		var set struct{ Keys []struct{ Alg, X string } }
+		if err := json.Unmarshal([]byte(get(t, s.JWKSURL()).raw), &set); err != nil {
+			t.Fatal(err)
+		}
+		if key := set.Keys[0]; key.Alg != want || key.X[len(key.X)-1] != '=' {
+			t.Errorf("%s: published is %+v", alg, key)
+		}
 	}
 }
 

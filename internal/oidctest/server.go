@@ -61,6 +61,9 @@ type Options struct {
 	Algorithm string
 	// OmitKeyAlgorithm publishes keys without their "alg".
 	OmitKeyAlgorithm bool
+	// LooseKeys publishes keys as some servers do and RFC 7518 does not allow: numbers in standard base64 with padding,
+	// EC coordinates without leading zeros, and "Ed25519" (RFC 9864) for "EdDSA".
+	LooseKeys bool
 	// JWKSMaxAge is the max-age that JWKS answers carry. Default: none, they say no-cache.
 	JWKSMaxAge time.Duration
 
@@ -298,6 +301,9 @@ func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
 	a := faulty(r, f)
 	if a == nil {
 		a = s.ask(r, "/jwks")
+		if s.opts.LooseKeys {
+			a.rewrite(&Fault{Rewrite: loosen})
+		}
 		a.rewrite(f)
 		s.conditional(r, a)
 	}

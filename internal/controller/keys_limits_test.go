@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// TestMoreKeysThanAreKept: of a set with more keys than can be kept those stay that
+// tokens are signed with, wherever they are in it.
+func TestMoreKeysThanAreKept(t *testing.T) {
+	op := startStepped(t)
+	for name, count := range map[string]int{"more than are kept": 40, "more than are read": 90} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, op)
+			s.verifies()
+			var others []any
+			for i := range count {
+				others = append(others, oddKey(t, fmt.Sprintf("other-%d", i)))
+			}
+			s.as.AddFault(oidctest.JWKS, &oidctest.Fault{Rewrite: func(m map[string]any) {
+				m["keys"] = slices.Concat(others, m["keys"].([]any))
+			}})
+			old := s.as.KeyID()
+			op.advance(defaultKeyRefreshInterval)
+			s.settle()
+			if !slices.Contains(bundledKeys(t, s.bundle()), old) {
+				t.Error("the bundle has lost the key of the token in use")
+			}
+			c := hasCondition(t, s.server(s.payments), v1alpha1.ConditionKeysFresh, metav1.ConditionTrue, v1alpha1.ReasonKeysFetched)
+			want := fmt.Sprintf("left out %d keys of the JWKS", count+1-jwks.MaxRecords)
+			if !strings.Contains(c.Message, want) || !strings.Contains(c.Message, "is beyond the 32 keys that are kept (and ") {
+				t.Errorf("the message %q does not say %q and why", c.Message, want)
+			}
+
+			// The set is fetched before a token names the new key, and then once more though
+			// it has not changed.
+			kid, err := s.as.RotateKey()
+			if err != nil {
+				t.Fatal(err)
+			}
+			op.advance(defaultKeyRefreshInterval)
+			s.settle()
+			s.due()
+			s.until(op.clock.Now().Add(20 * time.Second))
+			if got := keyOfToken(t, s.token()); got != kid {
+				t.Errorf("the token is signed by %s, want %s", got, kid)
+			}
+			keys := bundledKeys(t, s.bundle())
+			if len(keys) != jwks.MaxRecords || !slices.Contains(keys, old) || !slices.Contains(keys, kid) {
+				t.Errorf("the bundle has %d keys, which are %v", len(keys), keys)
+			}
+			isReady(t, s.cart)
+		})
+	}
+}
+
+// TestKeysThatServersWriteOtherwise: keys that RFC 7518 would have written otherwise
+// are in the bundle, as it wants them.
+func TestKeysThatServersWriteOtherwise(t *testing.T) {
+	op := startStepped(t)
+	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
+		t.Run(alg, func(t *testing.T) {
+			s := newStage(t, op, func(o *oidctest.Options) { o.LooseKeys, o.Algorithm = true, alg })
+			s.verifies()
+			if err := verifyWithFiles(s.token(), s.bundle()); err != nil {
+				t.Error(err)
+			}
+			file := s.bundle().Data["jwks.json"]
+			if !strings.Contains(file, `"alg":"`+alg+`"`) || strings.Contains(file, "=") {
+				t.Errorf("the bundle has the keys %s", file)
+			}
+		})
+	}
+}
