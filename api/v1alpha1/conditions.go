@@ -297,6 +297,9 @@ const (
 	ReasonLeftBehind = "LeftBehind"
 	// ReasonKeysChanged: the server's signing keys changed.
 	ReasonKeysChanged = "KeysChanged"
+	// ReasonFormerKeyLeft: the server had replaced a signing key under the same ID,
+	// and the former one left the bundles because no token in use needs it.
+	ReasonFormerKeyLeft = "FormerKeyLeft"
 	// ReasonBundleWritten: a verification bundle was written.
 	ReasonBundleWritten = "BundleWritten"
 	// ReasonBundleRefused, on a bundle's ConfigMap: the API server does not take

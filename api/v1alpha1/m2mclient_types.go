@@ -438,6 +438,22 @@ type TokenStatus struct {
 	// +kubebuilder:validation:Pattern=`^[ -~]+$`
 	KeyID string `json:"keyID,omitempty"`
 
+	// keyThumbprint is the SHA-256 thumbprint (RFC 7638) of the key that signed the
+	// token, in base64url: servers give one ID to several keys.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=43
+	// +kubebuilder:validation:MaxLength=43
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_-]+$`
+	KeyThumbprint string `json:"keyThumbprint,omitempty"`
+
+	// algorithm is the algorithm (alg) that the token is signed with.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=16
+	Algorithm string `json:"algorithm,omitempty"`
+
 	// pending is a newer token that waits until the API's pods have what they
 	// verify it with. Unset when none waits.
 	//

@@ -76,6 +76,7 @@ type fetchState struct {
 	discovered, keysResult *problem // how the last attempt ended; nil: not attempted, or well
 	leftOut                string   // what the last key set holds that cannot be used
 	newKeys                pace.Bucket
+	supersededUntil        map[string]time.Time // JWK → until when a key stays that was replaced under its ID
 }
 
 // What no namespace holds is a role of its own, so that the rest can be granted in
@@ -151,8 +152,14 @@ func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj clien
 			return 0, err
 		}
 	}
-	records := jwks.Merge(recordsOf(status.Keys), nil, mergePolicy(spec, now))
+	records, superseded, supersededDue, err := r.supersede(ctx, obj, state, jwks.Merge(recordsOf(status.Keys), nil, mergePolicy(spec, now)), now)
+	if err != nil {
+		return 0, err
+	}
 	status.Keys = signingKeys(records)
+	if keys.Status == metav1.ConditionTrue {
+		keys.Message += superseded
+	}
 	if opaque(spec) {
 		status.Keys, records, keys = nil, nil, condition{}
 	}
@@ -174,11 +181,14 @@ func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj clien
 	if at := jwks.NextPrune(records, spec.JWKS.Retention.Or(defaultKeyRetention)); !at.IsZero() {
 		prune = max(time.Second, at.Sub(now))
 	}
-	var check time.Duration
+	var check, leave time.Duration
+	if !supersededDue.IsZero() {
+		leave = max(time.Second, supersededDue.Sub(now))
+	}
 	if !checkDue.IsZero() {
 		check = max(time.Second, checkDue.Sub(now))
 	}
-	return soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), prune, check), nil
+	return soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), prune, check, leave), nil
 }
 
 // place takes a worker's place for a server that is to be asked now, and returns what
@@ -470,6 +480,10 @@ func (r *AuthorizationServerReconciler) tell(ctx context.Context, before, after 
 		if len(was) > 0 {
 			r.events.Eventf(after, nil, corev1.EventTypeNormal, v1alpha1.ReasonKeysChanged, "Fetch",
 				"Signing keys changed to %s", cmp.Or(strings.Join(is, ", "), "none"))
+		}
+		if ids := superseded(statusOf(before).Keys, statusOf(after).Keys); len(ids) > 0 {
+			r.events.Eventf(after, nil, corev1.EventTypeNormal, v1alpha1.ReasonFormerKeyLeft, "Fetch",
+				"The server has replaced %s under the same ID, and the former key is gone: no token in use needs it", quotedIDs(ids))
 		}
 	}
 }

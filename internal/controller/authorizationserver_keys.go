@@ -6,6 +6,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -78,4 +81,94 @@ func knownIDs(status *v1alpha1.AuthorizationServerStatus) []string {
 		ids[i] = k.KeyID
 	}
 	return ids
+}
+
+const (
+	// supersededPoll is how often the tokens in use are looked at while a key that
+	// was replaced under its ID waits for them.
+	supersededPoll = 5 * time.Second
+
+	// supersededGrace is how long such a key stays when no token needs it any more:
+	// that is how long a pod may read the last one that did.
+	supersededGrace = kubeletDelay
+)
+
+// supersede has those keys leave that the server has replaced under their IDs, once no
+// token in use needs them: of two keys with one ID most verifiers take one, which
+// may be the wrong one, or refuse both. It returns the records that stay, what to
+// tell of those that were replaced, and when to look again.
+func (r *AuthorizationServerReconciler) supersede(
+	ctx context.Context, obj client.Object, state *fetchState, records []jwks.Record, now time.Time,
+) (stay []jwks.Record, told string, due time.Time, err error) {
+	superseded := jwks.Superseded(records)
+	if len(superseded) == 0 {
+		state.supersededUntil = nil
+		return records, "", time.Time{}, nil
+	}
+	until := map[string]time.Time{} // a new one: the state is a copy
+	for _, k := range superseded {
+		at, known := state.supersededUntil[k.JWK]
+		if until[k.JWK] = at; !known {
+			until[k.JWK] = now.Add(supersededGrace)
+		}
+	}
+	type signature struct{ keyID, thumbprint, algorithm string }
+	seen := map[signature]bool{} // ten thousand tokens are signed with a handful of keys
+	err = r.eachToken(ctx, keyOfObject(obj), func(t *v1alpha1.TokenStatus) {
+		signed := signature{t.KeyID, t.KeyThumbprint, t.Algorithm}
+		if seen[signed] {
+			return
+		}
+		seen[signed] = true
+		for _, k := range superseded {
+			// Of a token that an earlier version issued the key cannot be told.
+			if t.KeyID == k.ID && (t.KeyThumbprint == "" || k.OnlyVerifies(records, t.KeyThumbprint, t.Algorithm)) {
+				until[k.JWK] = now.Add(supersededGrace)
+			}
+		}
+	})
+	if err != nil {
+		return nil, "", time.Time{}, err
+	}
+	state.supersededUntil = until
+	var ids []string
+	stay = slices.DeleteFunc(records, func(k jwks.Record) bool {
+		at, isSuperseded := until[k.JWK]
+		leaves := isSuperseded && !now.Before(at)
+		if isSuperseded && !leaves && !slices.Contains(ids, k.ID) {
+			ids = append(ids, k.ID)
+		}
+		return leaves
+	})
+	if len(ids) == 0 {
+		return stay, "", time.Time{}, nil
+	}
+	return stay, fmt.Sprintf("; the server has replaced %s under the same ID, and the former key stays until no token in use needs it", quotedIDs(ids)),
+		now.Add(supersededPoll), nil
+}
+
+// superseded returns the IDs under which a key has left that was replaced.
+func superseded(before, after []v1alpha1.SigningKey) []string {
+	var ids []string
+	for _, k := range jwks.Superseded(recordsOf(before)) {
+		has := func(same func(v1alpha1.SigningKey) bool) bool { return slices.ContainsFunc(after, same) }
+		if !slices.Contains(ids, k.ID) && has(func(a v1alpha1.SigningKey) bool { return a.KeyID == k.ID }) &&
+			!has(func(a v1alpha1.SigningKey) bool { return a.PublicKey == k.JWK }) {
+			ids = append(ids, k.ID)
+		}
+	}
+	return ids
+}
+
+// quotedIDs lists the IDs of keys, the first ones.
+func quotedIDs(ids []string) string {
+	const most = 5
+	var told []string
+	for _, id := range ids[:min(len(ids), most)] {
+		told = append(told, strconv.Quote(truncate(id, 64)))
+	}
+	if len(ids) > most {
+		told = append(told, "others")
+	}
+	return strings.Join(told, ", ")
 }

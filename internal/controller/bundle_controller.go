@@ -428,8 +428,8 @@ func bundleOf(api *v1alpha1.APIResource, srv *server) render.Bundle {
 	for _, s := range api.Spec.Scopes {
 		b.Scopes = append(b.Scopes, render.Scope{Name: string(s.Name), Description: s.Description, Claims: scopeClaims(string(s.Name))})
 	}
-	for _, k := range srv.keys() {
-		b.Keys = append(b.Keys, render.Key{ID: k.ID, Algorithm: k.Algorithm, JWK: k.JWK})
+	for _, k := range srv.records() {
+		b.Keys = append(b.Keys, render.Key{ID: k.ID, Algorithm: k.Algorithm, JWK: k.JWK, Retired: !k.RetiredAt.IsZero()})
 	}
 	return b
 }

@@ -264,7 +264,7 @@ func (r *M2MClientReconciler) publish(ctx context.Context, p *pass, a *access, h
 	wasShort := a.record != nil && a.plan.ShortLived
 	h.record.Opaque = claims == nil
 	if claims != nil {
-		h.record.KeyID = claims.KeyID
+		h.record.KeyID, h.record.Thumbprint, h.record.Algorithm = claims.KeyID, claims.KeyThumbprint, claims.Algorithm
 		if claims.ScopePresent {
 			h.record.Scopes = claims.Scopes
 		}

@@ -65,6 +65,8 @@ type tokenRecord struct {
 	IssuedAt   time.Time `json:"issuedAt"`
 	ExpiresAt  time.Time `json:"expiresAt"`
 	KeyID      string    `json:"keyID,omitempty"`
+	Thumbprint string    `json:"thumbprint,omitempty"` // of the key: servers give one ID to several
+	Algorithm  string    `json:"algorithm,omitempty"`
 	Scopes     []string  `json:"scopes,omitempty"`
 	Opaque     bool      `json:"opaque,omitempty"`
 }

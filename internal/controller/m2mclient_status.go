@@ -3,6 +3,8 @@
 package controller
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -72,6 +74,9 @@ func summarize(p *pass) {
 			if jwks.ValidKeyID(a.record.KeyID) { // the record may be forged
 				t.KeyID = a.record.KeyID
 			}
+			if isThumbprint(a.record.Thumbprint) && slices.Contains(jwks.Algorithms(), a.record.Algorithm) {
+				t.KeyThumbprint, t.Algorithm = a.record.Thumbprint, a.record.Algorithm
+			}
 			if first.IsZero() || a.record.ExpiresAt.Before(first) {
 				first = a.record.ExpiresAt
 			}
@@ -79,6 +84,12 @@ func summarize(p *pass) {
 		status.Tokens = append(status.Tokens, t)
 	}
 	status.ExpiresAt = timeOf(first)
+}
+
+// isThumbprint reports whether a string can be a SHA-256 thumbprint in base64url.
+func isThumbprint(s string) bool {
+	sum, err := base64.RawURLEncoding.DecodeString(s)
+	return err == nil && len(sum) == sha256.Size && !strings.ContainsAny(s, "\r\n")
 }
 
 // about says of which access a problem is, if there are several.

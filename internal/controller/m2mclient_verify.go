@@ -43,11 +43,17 @@ func (r *M2MClientReconciler) genuine(p *pass, a *access, stored string) bool {
 	switch {
 	case errors.As(err, &bad) && (bad.Reason != jwks.ReasonOpaque || !a.record.Opaque):
 		return false
-	case bad == nil && (a.record.Opaque || a.record.ExpiresAt.After(claims.ExpiresAt) || a.record.KeyID != claims.KeyID):
+	case bad == nil && (a.record.Opaque || a.record.ExpiresAt.After(claims.ExpiresAt) || !a.record.signedAs(claims)):
 		return false
 	}
 	r.written.put(name, a.key, a.record.digest())
 	return true
+}
+
+// signedAs reports whether a token was signed as its record says. Records of earlier
+// versions name the key only.
+func (t *tokenRecord) signedAs(c *jwks.Claims) bool {
+	return t.KeyID == c.KeyID && (t.Thumbprint == "" || t.Thumbprint == c.KeyThumbprint && t.Algorithm == c.Algorithm)
 }
 
 // hopeless says of a held token that its key was waited for long enough: by now

@@ -92,13 +92,16 @@ func (s *server) revoked(keyID string) bool {
 	return keyID != "" && slices.Contains(s.spec.JWKS.RevokedKeyIDs, keyID)
 }
 
-// keys returns the public keys that are trusted now.
+// records returns the public keys that are trusted now.
+func (s *server) records() []jwks.Record {
+	return slices.DeleteFunc(recordsOf(s.status.Keys), func(k jwks.Record) bool { return s.revoked(k.ID) || !jwks.ValidKeyID(k.ID) })
+}
+
+// keys is records without their history.
 func (s *server) keys() []jwks.Key {
 	var keys []jwks.Key
-	for _, k := range s.status.Keys {
-		if !s.revoked(k.KeyID) && jwks.ValidKeyID(k.KeyID) {
-			keys = append(keys, jwks.Key{ID: k.KeyID, Algorithm: k.Algorithm, JWK: k.PublicKey})
-		}
+	for _, k := range s.records() {
+		keys = append(keys, k.Key)
 	}
 	return keys
 }

@@ -197,6 +197,8 @@ func slimClient(in any) (any, error) {
 		t := &c.Status.Tokens[i]
 		share(&t.Key)
 		share(&t.KeyID)
+		share(&t.KeyThumbprint)
+		share(&t.Algorithm)
 		shareAll(t.Scopes)
 	}
 	return c, nil

@@ -167,6 +167,35 @@ func compare(a, b Record) int {
 	return cmp.Or(a.FirstSeenAt.Compare(b.FirstSeenAt), cmp.Compare(a.ID, b.ID), cmp.Compare(a.JWK, b.JWK), a.RetiredAt.Compare(b.RetiredAt))
 }
 
+// Superseded returns the retired records under whose kid another key is published.
+// Verifiers take one of two keys with the same kid, or none at all: a superseded one
+// should stay no longer than tokens that only it verifies.
+func Superseded(records []Record) []Record {
+	var superseded []Record
+	for _, r := range records {
+		if !r.RetiredAt.IsZero() && r.ID != "" && slices.ContainsFunc(records, r.successor) {
+			superseded = append(superseded, r)
+		}
+	}
+	return superseded
+}
+
+// successor reports whether a key is published under the same kid.
+func (r Record) successor(other Record) bool { return other.ID == r.ID && other.RetiredAt.IsZero() }
+
+// OnlyVerifies reports whether a superseded key is the only one of its kid that
+// verifies a token, told by its key's thumbprint and its alg.
+func (r Record) OnlyVerifies(records []Record, thumbprint, alg string) bool {
+	return r.verifies(thumbprint, alg) && !slices.ContainsFunc(records, func(other Record) bool {
+		return r.successor(other) && other.verifies(thumbprint, alg)
+	})
+}
+
+func (r Record) verifies(thumbprint, alg string) bool {
+	public, ok := knownKeys.public(r.JWK)
+	return ok && (r.Algorithm == "" || r.Algorithm == alg) && thumbprintOf(public) == thumbprint
+}
+
 // NextPrune returns when the first of the records is past its retention and so
 // Merge has something to drop; zero if none is retired.
 func NextPrune(records []Record, retention time.Duration) time.Time {

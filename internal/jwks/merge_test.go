@@ -272,6 +272,64 @@ func TestMergeKeepsWhatTokensName(t *testing.T) {
 	has(Merge(named, others, policy), "36", "39", "other-0", "other-29")
 }
 
+// TestSuperseded: of two keys under one ID the one that is no longer published is
+// needed by the tokens that the other does not verify.
+func TestSuperseded(t *testing.T) {
+	rsaFor := func(alg string) Key { return parsed(t, publicJWK(t, rsaKey(), "k", `,"alg":"`+alg+`"`))[0] }
+	thumbprint := func(k Key) string {
+		_, public, err := parseKey([]byte(k.JWK))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return thumbprintOf(public)
+	}
+	old, now, other := edNumber(t, 1, "k", ""), edNumber(t, 2, "k", ""), edNumber(t, 3, "other", "")
+	retired := func(k Key) Record { return Record{Key: k, RetiredAt: t0} }
+	for name, tc := range map[string]struct {
+		records []Record
+		want    []Record
+		token   Key    // that a token is signed with
+		alg     string // of the token
+		needed  bool   // the first superseded one, for that token
+	}{
+		"a key that was replaced, and its token": {
+			records: []Record{retired(old), {Key: now}, retired(other)}, want: []Record{retired(old)}, token: old, alg: "EdDSA", needed: true,
+		},
+		"a key that was replaced, and the other's token": {
+			records: []Record{retired(old), {Key: now}}, want: []Record{retired(old)}, token: now, alg: "EdDSA",
+		},
+		"another algorithm, and a token of the former": {
+			records: []Record{retired(rsaFor("RS256")), {Key: rsaFor("PS256")}}, want: []Record{retired(rsaFor("RS256"))},
+			token: rsaFor("RS256"), alg: "RS256", needed: true,
+		},
+		"another algorithm, and a token of the present one": {
+			records: []Record{retired(rsaFor("RS256")), {Key: rsaFor("PS256")}}, want: []Record{retired(rsaFor("RS256"))},
+			token: rsaFor("RS256"), alg: "PS256",
+		},
+		"no algorithm any more": {
+			records: []Record{retired(rsaFor("PS256")), {Key: parsed(t, publicJWK(t, rsaKey(), "k", ""))[0]}}, want: []Record{retired(rsaFor("PS256"))},
+			token: rsaFor("PS256"), alg: "PS256",
+		},
+		"both are retired":       {records: []Record{retired(old), retired(now)}},
+		"both are published":     {records: []Record{{Key: old}, {Key: now}}},
+		"keys without an ID":     {records: []Record{retired(edNumber(t, 1, "", "")), {Key: edNumber(t, 2, "", "")}}},
+		"nothing was replaced":   {records: []Record{retired(other), {Key: now}}},
+		"there are no keys":      {},
+		"a key that is retired":  {records: []Record{retired(old)}},
+		"a key that is not used": {records: []Record{{Key: old}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := Superseded(tc.records)
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Fatal(diff)
+			}
+			if len(got) > 0 && got[0].OnlyVerifies(tc.records, thumbprint(tc.token), tc.alg) != tc.needed {
+				t.Errorf("needed: %v, want %v", !tc.needed, tc.needed)
+			}
+		})
+	}
+}
+
 func TestNextPrune(t *testing.T) {
 	for name, tc := range map[string]struct {
 		records []Record

@@ -140,11 +140,16 @@ type identity struct{ id, thumbprint, alg string }
 // family can do, or what RSA keys without an alg are used with.
 var usualAlgorithms = map[string]string{"RSA": "RS256", "P-256": "ES256", "P-384": "ES384", "P-521": "ES512", "Ed25519": "EdDSA"}
 
-// identify computes a key's identity; the thumbprint is RFC 7638's, with SHA-256.
+// identify computes a key's identity.
 func identify(key Key, public any) identity {
-	// A public key that came out of parseKey always has a thumbprint.
+	return identity{key.ID, thumbprintOf(public), cmp.Or(key.Algorithm, usualAlgorithms[family(public)])}
+}
+
+// thumbprintOf is RFC 7638's thumbprint, with SHA-256.
+func thumbprintOf(public any) string {
+	// A public key that came out of parseKey always has one.
 	sum, _ := (&jose.JSONWebKey{Key: public}).Thumbprint(crypto.SHA256)
-	return identity{key.ID, base64.RawURLEncoding.EncodeToString(sum), cmp.Or(key.Algorithm, usualAlgorithms[family(public)])}
+	return base64.RawURLEncoding.EncodeToString(sum)
 }
 
 // publicMembers lists, for each supported kty, the members of a public key. All

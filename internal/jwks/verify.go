@@ -79,6 +79,9 @@ type Claims struct {
 	// KeyID: the kid of the key that verified the token, or, from Inspect, the
 	// kid of its header. Algorithm, Type: the header's alg and typ.
 	KeyID, Algorithm, Type string
+	// KeyThumbprint: the thumbprint (RFC 7638, SHA-256) of the key that verified the
+	// token; "" from Inspect.
+	KeyThumbprint string
 	// Audience is aud, as a list in the token's order.
 	Audience []string
 	// ExpiresAt, NotBefore, IssuedAt: exp, nbf and iat in UTC, fractions of a second cut off;
@@ -198,7 +201,7 @@ func verifySignature(token string, claims *Claims, keys []Key, allowed []string)
 	}
 	for i, public := range candidates {
 		if _, err := jws.Verify(public); err == nil {
-			claims.KeyID = ids[i]
+			claims.KeyID, claims.KeyThumbprint = ids[i], thumbprintOf(public)
 			return nil
 		}
 	}

@@ -3,6 +3,7 @@
 package jwks
 
 import (
+	"crypto"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -91,6 +92,7 @@ func TestVerifyWithEveryAlgorithm(t *testing.T) {
 					Issuer: testIssuer, Subject: "cart", ClientID: "cart", KeyID: kid, Algorithm: alg, Audience: []string{testAudience},
 					ExpiresAt: now.Add(time.Hour), NotBefore: now.Add(-10 * time.Second), IssuedAt: now.Add(-10 * time.Second),
 					Scopes: []string{"payments:read", "payments:write"}, ScopePresent: true,
+					KeyThumbprint: thumbprintOf(signers[kid].(crypto.Signer).Public()),
 				}
 				if diff := cmp.Diff(want, claims); diff != "" {
 					t.Error(diff)
@@ -109,7 +111,7 @@ func TestVerifyTheExampleOfTheStandard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(&Claims{Issuer: "joe", Algorithm: "RS256", ExpiresAt: expiry}, claims); diff != "" {
+	if diff := cmp.Diff(&Claims{Issuer: "joe", Algorithm: "RS256", ExpiresAt: expiry, KeyThumbprint: "IsUn6_e04MaShXFIISMp4kG62LWzMIPy_MvSA5pJgX8"}, claims); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -320,11 +322,16 @@ func looseBits(token string, part int) string {
 func TestVerifyAmongKeysThatShareAKid(t *testing.T) {
 	keys := parsed(t, publicJWK(t, rsaKey(), "k", ""), publicJWK(t, otherEd(), "k", ""), publicJWK(t, edKey(), "k", ""))
 	good := signed(t, "EdDSA", edKey(), `{"alg":"EdDSA","kid":"k"}`, goodPayload)
-	if _, err := Verify(good, keys, expectation()); err != nil {
-		t.Errorf("the third key of that kid is not tried: %v", err)
+	claims, err := Verify(good, keys, expectation())
+	if err != nil {
+		t.Fatalf("the third key of that kid is not tried: %v", err)
+	}
+	// RFC 8037 appendix A.3 gives this key's thumbprint.
+	if claims.KeyThumbprint != "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k" {
+		t.Errorf("it was verified with the key of thumbprint %q", claims.KeyThumbprint)
 	}
 	forged := signed(t, "EdDSA", edKey(), `{"alg":"EdDSA","kid":"k"}`, goodPayload)
-	_, err := Verify(forged, keys[:2], expectation())
+	_, err = Verify(forged, keys[:2], expectation())
 	checkRefused(t, forged, err, ReasonBadSignature, `signature is not from the key "k" in the key set`)
 }
 

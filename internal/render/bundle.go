@@ -103,6 +103,9 @@ type Key struct {
 	// JWK is the key in JSON (RFC 7517). Members that a verifier does not need
 	// are left out of the bundle; a private or symmetric key is an error.
 	JWK string
+	// Retired says that the issuer no longer publishes the key. Of keys with the
+	// same ID it comes after those that are published: many verifiers take the first.
+	Retired bool
 }
 
 // Verification renders the files of a verification bundle by name, and the

@@ -32,13 +32,13 @@ func payment() Bundle {
 		Issuer: "https://auth.example.com/oidc", Audience: "https://payment.example.com/api",
 		JWKSURI: "https://auth.example.com/oidc/jwks", ClockSkewSeconds: 30, TokenType: "at+jwt",
 		Scopes: []Scope{{"payments:read", "", inScope}, {"payments:write", "Create and refund payments", inScope}},
-		Keys:   []Key{{"2026-02", "ES256", ecJWK}, {"2026-01", "", rsaJWK}},
+		Keys:   []Key{{ID: "2026-02", Algorithm: "ES256", JWK: ecJWK}, {ID: "2026-01", Algorithm: "", JWK: rsaJWK}},
 	}
 }
 
 // opaque is the least there can be: an audience that is no URI, no scopes.
 func opaque() Bundle {
-	return Bundle{Name: "orders", Namespace: "shop", Issuer: "http://127.0.0.1:8080", Audience: "orders", Keys: []Key{{"ed", "EdDSA", okpJWK}}}
+	return Bundle{Name: "orders", Namespace: "shop", Issuer: "http://127.0.0.1:8080", Audience: "orders", Keys: []Key{{ID: "ed", Algorithm: "EdDSA", JWK: okpJWK}}}
 }
 
 // hostile puts what a template or a format might stumble over wherever a
@@ -95,6 +95,45 @@ func TestVerificationGolden(t *testing.T) {
 	}
 }
 
+// TestThePublishedKeyComesFirst: of keys with the same ID many verifiers take the first.
+func TestThePublishedKeyComesFirst(t *testing.T) {
+	b := payment()
+	keys := b.Keys[:0:0]
+	for i, k := range payment().Keys {
+		var members map[string]any
+		if err := json.Unmarshal([]byte(k.JWK), &members); err != nil {
+			t.Fatal(err)
+		}
+		members["kid"] = "main"
+		encoded, err := json.Marshal(members)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, Key{ID: "main", Algorithm: k.Algorithm, JWK: string(encoded), Retired: i != 0})
+	}
+	if len(keys) < 2 {
+		t.Fatal("there are no two keys")
+	}
+	for range keys {
+		b.Keys = keys
+		files, err := Verification(b, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := slices.IndexFunc(keys, func(k Key) bool { return !k.Retired })
+		var want map[string]string
+		if err := json.Unmarshal([]byte(keys[first].JWK), &want); err != nil {
+			t.Fatal(err)
+		}
+		if got := parseSet(t, files[FileJWKS])[0]; got["x"] != want["x"] || got["n"] != want["n"] {
+			t.Errorf("the first key is %v, want %v", got, want)
+		}
+		published := slices.IndexFunc(keys, func(k Key) bool { return !k.Retired })
+		keys = slices.Clone(keys)
+		keys[published].Retired, keys[(published+1)%len(keys)].Retired = true, false
+	}
+}
+
 func TestEnvoyFilterHoldsWhatIsMeant(t *testing.T) {
 	for name, b := range map[string]Bundle{"payment": payment(), "hostile": hostile(), "opaque": opaque()} {
 		t.Run(name, func(t *testing.T) {
@@ -145,12 +184,12 @@ func TestEnvoyKeysAssertTheAlgorithms(t *testing.T) {
 		keys       []Key
 		want       []string // kid/alg
 	}{
-		"an RSA key that does not say is RS256":         {nil, []Key{{"2026-01", "", rsaJWK}}, []string{"2026-01/RS256"}},
-		"an RSA key whose owner says PS256":             {nil, []Key{{"2026-01", "PS256", rsaJWK}}, []string{"2026-01/PS256"}},
-		"an RSA key under a list of two":                {[]string{"RS256", "PS256"}, []Key{{"2026-01", "", rsaJWK}}, []string{"2026-01/RS256", "2026-01/PS256"}},
+		"an RSA key that does not say is RS256":         {nil, []Key{{ID: "2026-01", Algorithm: "", JWK: rsaJWK}}, []string{"2026-01/RS256"}},
+		"an RSA key whose owner says PS256":             {nil, []Key{{ID: "2026-01", Algorithm: "PS256", JWK: rsaJWK}}, []string{"2026-01/PS256"}},
+		"an RSA key under a list of two":                {[]string{"RS256", "PS256"}, []Key{{ID: "2026-01", Algorithm: "", JWK: rsaJWK}}, []string{"2026-01/RS256", "2026-01/PS256"}},
 		"a key that the list excludes is left out":      {[]string{"ES256"}, payment().Keys, []string{"2026-02/ES256"}},
 		"a list that no key fits leaves nothing":        {[]string{"ES384"}, payment().Keys, nil},
-		"a stated algorithm is not stretched to others": {[]string{"RS256", "PS256"}, []Key{{"2026-01", "RS256", rsaJWK}}, []string{"2026-01/RS256"}},
+		"a stated algorithm is not stretched to others": {[]string{"RS256", "PS256"}, []Key{{ID: "2026-01", Algorithm: "RS256", JWK: rsaJWK}}, []string{"2026-01/RS256"}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -213,7 +252,7 @@ func TestVerificationDoesNotDependOnOrder(t *testing.T) {
 func TestVerificationRefuses(t *testing.T) {
 	const private = `"d":"SENTINEL"`
 	key := func(jwk string) func(*Bundle) {
-		return func(b *Bundle) { b.Keys = []Key{{"k", "", jwk}} }
+		return func(b *Bundle) { b.Keys = []Key{{ID: "k", Algorithm: "", JWK: jwk}} }
 	}
 	tests := map[string]struct {
 		change  func(*Bundle)

@@ -3,6 +3,7 @@
 package render
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -55,6 +56,8 @@ type publicKey struct {
 	// algorithms are what it may verify: the one it states, or all that its
 	// type can.
 	algorithms []string
+
+	retired bool
 }
 
 // algorithm is the one the key states, or else the usual one of its type.
@@ -167,7 +170,7 @@ func parseKey(k Key) (publicKey, error) {
 	if len(algorithms) == 1 {
 		members["alg"] = algorithms[0] // there is no other; some libraries take no key without (jwx)
 	}
-	return publicKey{members: members, algorithms: algorithms}, nil
+	return publicKey{members: members, algorithms: algorithms, retired: k.Retired}, nil
 }
 
 // parseKeys parses each key by itself, in an order that does not depend on
@@ -182,13 +185,18 @@ func parseKeys(keys []Key) (parsed []publicKey, problems []error) {
 		parsed = append(parsed, p)
 	}
 	order := func(a, b publicKey) int {
-		if c := strings.Compare(a.members["kid"], b.members["kid"]); c != 0 {
-			return c
-		}
-		return strings.Compare(string(a.json()), string(b.json()))
+		return cmp.Or(strings.Compare(a.members["kid"], b.members["kid"]), last(a.retired)-last(b.retired), strings.Compare(string(a.json()), string(b.json())))
 	}
 	slices.SortFunc(parsed, order)
 	return slices.CompactFunc(parsed, func(a, b publicKey) bool { return order(a, b) == 0 }), problems
+}
+
+// last is 1 for what comes last, and 0 for the rest.
+func last(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // keySet is a JWK Set (RFC 7517 section 5) of canonical keys, one a line.

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+)
+
+// TestAKeyIsReplacedUnderItsID: the published key is the first of the bundle, and the
+// other leaves when the tokens that it signed have.
+func TestAKeyIsReplacedUnderItsID(t *testing.T) {
+	op := startStepped(t)
+	for name, replace := range map[string]func(*oidctest.Server) error{
+		"another key":       (*oidctest.Server).ReuseKeyID,
+		"another algorithm": func(as *oidctest.Server) error { as.ChangeKeyAlgorithm("PS256"); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, op, func(o *oidctest.Options) { o.Algorithm = "RS256" })
+			s.verifies()
+			kid, old := s.as.KeyID(), s.token()
+			keys := func() []jwks.Key {
+				t.Helper()
+				keys, left, err := jwks.Parse([]byte(s.bundle().Data["jwks.json"]))
+				if err != nil || len(left) > 0 {
+					t.Fatalf("the bundle's keys: %v, left out %v", err, left)
+				}
+				return keys
+			}
+			verified := func(token string, by []jwks.Key) bool {
+				_, err := jwks.Verify(token, by, jwks.Expectation{Issuer: s.as.Issuer(), Now: op.clock.Now()})
+				return err == nil
+			}
+			isTold := func() bool {
+				c := hasCondition(t, s.server(s.payments), v1alpha1.ConditionKeysFresh, metav1.ConditionTrue, v1alpha1.ReasonKeysFetched)
+				return strings.Contains(c.Message, `has replaced "`+kid+`" under the same ID`)
+			}
+			if err := replace(s.as); err != nil {
+				t.Fatal(err)
+			}
+			op.advance(defaultKeyRefreshInterval)
+			s.settle()
+			s.until(op.clock.Now().Add(2 * supersededGrace))
+			fresh, err := s.as.SignToken(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if k := keys(); len(k) != 2 || !verified(fresh, k[:1]) || !verified(old, k) {
+				t.Fatalf("the bundle has %d keys; the first is the published one: %v; the token in use verifies: %v",
+					len(k), verified(fresh, k[:1]), verified(old, k))
+			}
+			if s.token() != old || !isTold() {
+				t.Errorf("the token is the same: %v; it is told that the key was replaced: %v", s.token() == old, isTold())
+			}
+
+			s.due()
+			s.until(op.clock.Now().Add(supersededGrace - 30*time.Second))
+			if len(keys()) != 2 || s.token() == old {
+				t.Fatalf("the bundle has %d keys while pods may read the former token; there is a new one: %v", len(keys()), s.token() != old)
+			}
+			s.until(op.clock.Now().Add(supersededGrace))
+			if k := keys(); len(k) != 1 || !verified(s.token(), k) || isTold() {
+				t.Errorf("the bundle has %d keys, the token verifies: %v, the replaced key is told of: %v", len(k), verified(s.token(), k), isTold())
+			}
+			isReady(t, s.cart)
+			server := s.server(s.payments)
+			isReady(t, server)
+			told(t, server, v1alpha1.ReasonFormerKeyLeft, `has replaced "`+kid+`"`)
+		})
+	}
+}
