@@ -73,8 +73,8 @@ const (
 	// Possible reasons for this condition to be True are TokensFresh; to be
 	// False: AuthorizationServerNotFound, AuthorizationServerNotAllowed,
 	// AuthorizationServerNotReady, AuthorizationServerUnavailable,
-	// CredentialsNotFound, CredentialsInvalid, CredentialsNotAllowed, TokenRequestFailed,
-	// TokenRequestRefused, TokenNotVerified, SecretNotOwned, SecretRefused,
+	// CredentialsNotFound, CredentialsInvalid, CredentialsNotAllowed,
+	// ParameterNotAllowed, TokenRequestFailed, TokenRequestRefused, TokenNotVerified, SecretNotOwned, SecretRefused,
 	// InvalidTemplate, NotGranted, APIResourceNotWatched, or a reason of the
 	// condition Provisioned; to be Unknown: WaitingForBudget, Provisioning.
 	ConditionFresh = "Fresh"
@@ -211,6 +211,9 @@ const (
 	// carry the label m2m-operator.io/credentials=true, without which this
 	// operator sends no Secret anywhere.
 	ReasonCredentialsNotAllowed = "CredentialsNotAllowed"
+	// ReasonParameterNotAllowed: a parameter of an access is one that the
+	// operator sets itself at this server.
+	ReasonParameterNotAllowed = "ParameterNotAllowed"
 	// ReasonTokenRequestFailed: the server could not answer; the request is
 	// repeated soon.
 	ReasonTokenRequestFailed = "TokenRequestFailed"

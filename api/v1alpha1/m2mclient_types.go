@@ -96,12 +96,52 @@ type Access struct {
 	// +kubebuilder:validation:MaxItems=64
 	Scopes []ScopeName `json:"scopes,omitempty"`
 
+	// parameters are more parameters of the token request, which some servers
+	// require: organization_id at Logto and Auth0, audience beside resource. The
+	// server decides what they do; the token is verified as any other. Secrets do
+	// not belong here. At most 8. Unset, only those are sent that the operator
+	// sets itself.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=8
+	Parameters []RequestParameter `json:"parameters,omitempty"`
+
 	// key is the key of the token in the Secret, and so the name of its file.
 	// Defaults to the name of the APIResource; required with resource. At most
 	// 63 characters.
 	//
 	// +optional
 	Key AccessKey `json:"key,omitempty"`
+}
+
+// ParameterName is the name of a parameter of a token request. RFC 6749 allows
+// dots, too, which some servers read as underscores.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=64
+// +kubebuilder:validation:XValidation:rule="self.matches('^[-_a-zA-Z0-9]+$')",message="must be the name of a parameter: letters, digits, '-' and '_'"
+// +kubebuilder:validation:XValidation:rule="!self.matches('^(?i:grant_type|scope|resource|client_(id|secret|assertion|assertion_type))$')",message="is a parameter that the operator sets itself"
+type ParameterName string
+
+// RequestParameter is a parameter of a token request.
+type RequestParameter struct {
+	// name is the name of the parameter: at most 64 letters, digits, '-' and
+	// '_'. What the operator sets itself cannot be named: grant_type, scope,
+	// resource, what begins with client_ in OAuth 2.0, and audience where the
+	// server's spec.audienceParameter is Audience.
+	//
+	// +required
+	Name ParameterName `json:"name,omitempty"`
+
+	// value is the value of the parameter, of at most 1024 characters.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Value string `json:"value,omitempty"`
 }
 
 // AccessKey is a FileName of at most 63 characters.

@@ -53,6 +53,7 @@ var reasons = map[string]kind{
 	v1alpha1.ReasonCredentialsNotFound:   unknown,
 	v1alpha1.ReasonCredentialsInvalid:    unknown,
 	v1alpha1.ReasonCredentialsNotAllowed: unknown, // no new token; what was issued stays
+	v1alpha1.ReasonParameterNotAllowed:   unknown,
 	v1alpha1.ReasonTokenRequestFailed:    unknown,
 	v1alpha1.ReasonTokenRequestRefused:   unknown,
 	v1alpha1.ReasonTokenNotVerified:      unknown,

@@ -23,6 +23,8 @@ type access struct {
 	resource string               // the API's identifier
 	scopes   []string             // sorted
 
+	parameters map[string]string // more ones of the token request
+
 	denied   *problem // it is not allowed
 	withdraw bool     // its token has to go: somebody decided so
 	reduced  *problem // it is allowed, and some of the scopes are not; scopes are those that are
@@ -61,7 +63,9 @@ func (r accessResolver) resolve(ctx context.Context, p *pass) error {
 	}
 	p.server, p.serverProblem = r.servers.asServer(found.Server), problemOf(found.Problem)
 	for i := range found.Accesses {
-		p.accesses = append(p.accesses, r.accessOf(found.Accesses[i]))
+		a := r.accessOf(found.Accesses[i])
+		a.parameters = parametersOf(p.client.Spec.Access[i])
+		p.accesses = append(p.accesses, a)
 	}
 	return nil
 }
@@ -97,6 +101,15 @@ func (r accessResolver) accessOf(found rules.Access) *access {
 		a.expect.Algorithms = append(a.expect.Algorithms, string(alg))
 	}
 	return a
+}
+
+// parametersOf returns the parameters that an access adds to a token request.
+func parametersOf(a v1alpha1.Access) map[string]string {
+	parameters := map[string]string{}
+	for _, p := range a.Parameters {
+		parameters[string(p.Name)] = p.Value
+	}
+	return parameters
 }
 
 func problemOf(p *rules.Problem) *problem {

@@ -39,7 +39,7 @@ func refusalHint(p *pass, a *access, e *oauth.Error) string {
 	case e.Code == "invalid_request" && a.inputs.Audience != "":
 		return fmt.Sprintf("allow the client the audience %q there, and see the server's spec.audienceParameter", a.inputs.Audience)
 	case e.Code == "invalid_request":
-		return "see whether the credentials have expired there, and the server's spec.audienceParameter"
+		return "see whether the credentials have expired there, whether the server wants more parameters (spec.access[].parameters), and its spec.audienceParameter"
 	}
 	return ""
 }

@@ -48,7 +48,7 @@ func TestRefusalHint(t *testing.T) {
 		"an audience that is not allowed": {credentials: basic, inputs: refresh.Inputs{Audience: "https://payment.example.com/api"}, status: 400, code: "invalid_request",
 			want: `allow the client the audience "https://payment.example.com/api" there, and see the server's spec.audienceParameter`},
 		"a secret that has expired, at Logto": {credentials: basic, inputs: refresh.Inputs{Resource: "https://payment.example.com/api"}, status: 400, code: "invalid_request",
-			want: "see whether the credentials have expired there, and the server's spec.audienceParameter"},
+			want: "see whether the credentials have expired there, whether the server wants more parameters (spec.access[].parameters), and its spec.audienceParameter"},
 		"another address":                                  {credentials: basic, status: 404, want: endpoint},
 		"another address of a Logto":                       {credentials: basic, status: 404, code: "invalid_request", want: endpoint},
 		"another address, of a client that is registered":  {status: 404, want: endpoint},

@@ -4,6 +4,7 @@ package controller
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -120,6 +121,15 @@ func TestChangedInputsMintOnce(t *testing.T) {
 			},
 			want: &oidctest.Request{ClientID: "till-app", Resource: paymentAPI, Scope: "payments:write"},
 		},
+		"a parameter more": {
+			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) {
+				change(t, c, func(c *v1alpha1.M2MClient) {
+					c.Spec.Access[0].Parameters = []v1alpha1.RequestParameter{{Name: "organization_id", Value: "shop"}, {Name: "audience", Value: "payments"}}
+				})
+			},
+			want: &oidctest.Request{ClientID: cartID, Resource: paymentAPI, Audience: "payments", Scope: "payments:write",
+				Parameters: map[string]string{"organization_id": "shop"}},
+		},
 		"the client identifier under another key": {
 			change: func(t *testing.T, w *world, c *v1alpha1.M2MClient) {
 				s := w.credentialsOf(t)
@@ -194,7 +204,8 @@ func TestChangedInputsMintOnce(t *testing.T) {
 				return
 			}
 			got := requests[0]
-			if got.ClientID != tc.want.ClientID || got.Resource != tc.want.Resource || got.Audience != tc.want.Audience || got.Scope != tc.want.Scope {
+			if got.ClientID != tc.want.ClientID || got.Resource != tc.want.Resource || got.Audience != tc.want.Audience || got.Scope != tc.want.Scope ||
+				!maps.Equal(got.Parameters, tc.want.Parameters) {
 				t.Errorf("the request was %+v, want %+v", got, *tc.want)
 			}
 			if oidctest.Hash(after) != got.TokenHash {

@@ -118,7 +118,7 @@ func (r *M2MClientReconciler) prepare(ctx context.Context, p *pass) (oauth.Authe
 func (r *M2MClientReconciler) request(ctx context.Context, hc *http.Client, p *pass, a *access, auth oauth.Authentication) (*oauth.Token, *oauth.Error) {
 	token, err := oauth.Exchange(ctx, hc, oauth.TokenRequest{
 		Endpoint: string(p.server.status.Endpoints.Token), Authentication: auth,
-		Scopes: a.scopes, Resource: a.inputs.Resource, Audience: a.inputs.Audience, Now: p.now,
+		Scopes: a.scopes, Resource: a.inputs.Resource, Audience: a.inputs.Audience, Parameters: a.parameters, Now: p.now,
 	})
 	failure := asOAuth(err)
 	if !r.servers.isGone(p.server.object) { // whose series were deleted

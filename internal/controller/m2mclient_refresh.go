@@ -5,6 +5,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
@@ -114,6 +116,7 @@ func (r *M2MClientReconciler) present(p *pass, a *access) refresh.Input {
 func (p *pass) inputs(a *access) refresh.Inputs {
 	in := refresh.Inputs{
 		Issuer: p.server.spec.Issuer, ClientID: p.credentials.ClientID, Credential: p.credentials.Revision, Scopes: a.scopes,
+		Parameters: a.parameters,
 	}
 	in.Resource, in.Audience = audience(p.server.spec, a.resource)
 	return in
@@ -245,6 +248,8 @@ func (p *pass) obstacle(a *access) *problem {
 		return a.denied
 	case p.credProblem != nil:
 		return p.credProblem
+	case p.misplaced(a) != nil:
+		return p.misplaced(a)
 	case a.waiting != nil:
 		return a.waiting
 	case p.server.status.Endpoints.Token == "":
@@ -252,6 +257,23 @@ func (p *pass) obstacle(a *access) *problem {
 			"The token endpoint of %s %q is not known; see its conditions", p.server.key.kind, p.server.key.name)}
 	}
 	return nil
+}
+
+// misplaced says that an access sets a parameter that the operator sets itself. The
+// API server refuses most of them; which one names the API is the server's to say.
+func (p *pass) misplaced(a *access) *problem {
+	req := oauth.TokenRequest{Parameters: a.parameters}
+	req.Resource, req.Audience = audience(p.server.spec, a.resource)
+	name := req.Misplaced()
+	if name == "" {
+		return nil
+	}
+	message := fmt.Sprintf("The parameter %q is one that the operator sets itself; remove it from the access", name)
+	if strings.EqualFold(name, "audience") {
+		message = fmt.Sprintf("The parameter %q is the one that names the API at %s %q (audienceParameter); remove it from the access",
+			name, p.server.key.kind, p.server.key.name)
+	}
+	return &problem{reason: v1alpha1.ReasonParameterNotAllowed, message: message}
 }
 
 // working says whether the token in the Secret can be used for now.

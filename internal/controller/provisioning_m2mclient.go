@@ -424,6 +424,11 @@ func (r *M2MClientProvisioner) probe(p *pass) provision.Probe {
 			Endpoint: endpoint, Authentication: provisionedAuthentication(p.server.spec, c.ClientID, c.Secret), Scopes: state.Access[0].Scopes, Now: r.clock.Now(),
 		}
 		req.Resource, req.Audience = audience(p.server.spec, state.Access[0].Resource)
+		for _, a := range p.accesses {
+			if a.resource == state.Access[0].Resource {
+				req.Parameters = a.parameters
+			}
+		}
 		paced := r.servers.pace(hc, r.servers.runtime(p.server.object), p.server.object)
 		_, err = oauth.Exchange(ctx, paced, req)
 		if err == nil || ctx.Err() != nil {

@@ -10,9 +10,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,8 +37,30 @@ type TokenRequest struct {
 	Resource string
 	// Audience is the audience parameter that some servers take instead; "" means no parameter.
 	Audience string
+	// Parameters are other parameters that a server requires, by their names.
+	Parameters map[string]string
 	// Now is the time of the request: assertions are dated by it, and the token's life is counted from it.
 	Now time.Time
+}
+
+// ownParameters are those of a token request that only this package sets.
+var ownParameters = []string{
+	"grant_type", "scope", "resource", "client_id", "client_secret", "client_assertion", "client_assertion_type",
+}
+
+// Misplaced returns a name among Parameters that is not the caller's to set, "" if there is none: servers differ in whether
+// they tell names in capitals apart, and in which of two values counts.
+func (r TokenRequest) Misplaced() string {
+	own := ownParameters
+	if r.Audience != "" {
+		own = append(slices.Clone(own), "audience")
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Parameters)) {
+		if slices.Contains(own, strings.ToLower(name)) {
+			return name
+		}
+	}
+	return ""
 }
 
 // Exchange makes exactly one HTTP request and returns the token it yields. hc should come from package egress: its
@@ -47,7 +72,13 @@ func Exchange(ctx context.Context, hc *http.Client, req TokenRequest) (*Token, e
 	if err := anywhere.CheckURL(req.Endpoint); err != nil {
 		return nil, &Error{Class: ClassTerminal, Detail: "token endpoint: " + err.Error()}
 	}
+	if name := req.Misplaced(); name != "" {
+		return nil, &Error{Class: ClassTerminal, Detail: fmt.Sprintf("parameter %.64q is not to be set", name)}
+	}
 	cfg := clientcredentials.Config{TokenURL: req.Endpoint, Scopes: req.Scopes, EndpointParams: url.Values{}}
+	for name, value := range req.Parameters {
+		cfg.EndpointParams.Set(name, value)
+	}
 	if req.Resource != "" {
 		cfg.EndpointParams.Set("resource", req.Resource)
 	}

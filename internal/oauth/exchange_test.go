@@ -109,6 +109,10 @@ func TestRequest(t *testing.T) {
 			url.Values{"grant_type": {"client_credentials"}, "scope": {"a b:c"}, "resource": {"https://payment.example.com/api"}, "audience": {"payment"}},
 			true,
 		},
+		"parameters of the server's own": {
+			TokenRequest{Authentication: auth, Resource: "r", Parameters: map[string]string{"organization_id": "a&b=c", "audience": "payment"}},
+			url.Values{"grant_type": {"client_credentials"}, "resource": {"r"}, "organization_id": {"a&b=c"}, "audience": {"payment"}}, true,
+		},
 		"basic, no parameters": {TokenRequest{Authentication: auth}, url.Values{"grant_type": {"client_credentials"}}, true},
 		"post": {
 			TokenRequest{Authentication: ClientSecretPost("cart", secret)},
@@ -149,6 +153,39 @@ func TestRequest(t *testing.T) {
 			}, time.Second, tc.req)
 			if err != nil {
 				t.Error(err)
+			}
+		})
+	}
+}
+
+// What the package sets itself nobody else does, in whatever spelling: x/oauth2 would let grant_type through.
+func TestMisplacedParameters(t *testing.T) {
+	for name, tc := range map[string]struct {
+		parameter string
+		req       TokenRequest
+	}{
+		"grant_type":            {"grant_type", TokenRequest{}},
+		"grant_type, capitals":  {"Grant_Type", TokenRequest{}},
+		"scope":                 {"scope", TokenRequest{}},
+		"resource":              {"resource", TokenRequest{Audience: "payment"}},
+		"client_id":             {"client_id", TokenRequest{}},
+		"client_secret":         {"client_secret", TokenRequest{}},
+		"client_assertion":      {"client_assertion", TokenRequest{}},
+		"client_assertion_type": {"client_assertion_type", TokenRequest{}},
+		"audience in use":       {"Audience", TokenRequest{Audience: "payment"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req := tc.req
+			req.Endpoint, req.Authentication, req.Now = "https://auth.example.com/token", auth, now
+			req.Parameters = map[string]string{"a": "b", tc.parameter: secret}
+			hc := &http.Client{Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+				t.Error("a request was sent")
+				return nil, io.EOF
+			})}
+			_, err := Exchange(t.Context(), hc, req)
+			want := Error{Class: ClassTerminal, Detail: fmt.Sprintf("parameter %q is not to be set", tc.parameter)}
+			if diff := cmp.Diff(want, *asError(t, err), ignoreCause); diff != "" {
+				t.Errorf("error (-want +got):\n%s", diff)
 			}
 		})
 	}

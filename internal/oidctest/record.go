@@ -25,6 +25,8 @@ type Request struct {
 	CredentialID string
 	// GrantType, Resource, Audience and Scope are the parameters of these names; of several resources, the first.
 	GrantType, Resource, Audience, Scope string
+	// Parameters are the parameters that no standard says, nil for none.
+	Parameters map[string]string
 	// AssertionHeader and AssertionClaims are the client assertion's, not verified; nil without one.
 	AssertionHeader, AssertionClaims map[string]any
 
@@ -93,6 +95,16 @@ func newRequest(at time.Time, r *http.Request, c credentials) *Request {
 		At: at, ClientID: c.id, Method: c.method,
 		GrantType: r.PostForm.Get("grant_type"), Scope: r.PostForm.Get("scope"),
 		Resource: r.PostForm.Get("resource"), Audience: r.PostForm.Get("audience"),
+	}
+	for name := range r.PostForm {
+		switch name {
+		case "grant_type", "scope", "resource", "audience", "client_id", "client_secret", "client_assertion", "client_assertion_type":
+			continue
+		}
+		if entry.Parameters == nil {
+			entry.Parameters = map[string]string{}
+		}
+		entry.Parameters[name] = r.PostForm.Get(name)
 	}
 	switch {
 	case c.assertion != nil:

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"maps"
 	"slices"
 	"time"
 )
@@ -154,6 +155,9 @@ type Inputs struct {
 
 	// Scopes are a set: order and repetition do not matter.
 	Scopes []string
+
+	// Parameters are the other parameters of the token request.
+	Parameters map[string]string
 }
 
 // HashInputs is a short name for inputs: 32 hexadecimal digits, the same for
@@ -162,7 +166,14 @@ func HashInputs(in Inputs) string {
 	scopes := slices.Clone(in.Scopes)
 	slices.Sort(scopes)
 	parts := []string{in.Issuer, in.TokenEndpoint, in.ClientID, in.Credential, in.Resource, in.Audience}
-	return short(digest(append(parts, slices.Compact(scopes)...)...))
+	parts = append(parts, slices.Compact(scopes)...)
+	if len(in.Parameters) > 0 { // without any, a token that was minted before there were parameters stays
+		parts = append(parts, "\x00parameters") // which is no scope
+	}
+	for _, name := range slices.Sorted(maps.Keys(in.Parameters)) {
+		parts = append(parts, name, in.Parameters[name])
+	}
+	return short(digest(parts...))
 }
 
 // HashValue is a short name for a token: 32 hexadecimal digits that tell

@@ -131,6 +131,8 @@ func TestHashInputs(t *testing.T) {
 		"a scope less":          {func(in *Inputs) { in.Scopes = in.Scopes[:1] }, false},
 		"no scope":              {func(in *Inputs) { in.Scopes = nil }, false},
 		"two scopes joined":     {func(in *Inputs) { in.Scopes = []string{"payments:read payments:write"} }, false},
+		"a parameter":           {func(in *Inputs) { in.Parameters = map[string]string{"tenant": "shop"} }, false},
+		"no parameters":         {func(in *Inputs) { in.Parameters = map[string]string{} }, true},
 		"a character that moves from one field to the next": {
 			func(in *Inputs) { in.ClientID, in.Credential = "car", "tuid/7" }, false},
 		"a scope that moves into the audience": {
@@ -152,6 +154,17 @@ func TestHashInputs(t *testing.T) {
 				t.Errorf("the caller's scopes changed (-before +after):\n%s", diff)
 			}
 		})
+	}
+	with := func(scopes []string, parameters map[string]string) string {
+		in := base()
+		in.Scopes, in.Parameters = scopes, parameters
+		return HashInputs(in)
+	}
+	if with(nil, map[string]string{"a": "bc"}) == with(nil, map[string]string{"ab": "c"}) {
+		t.Error("a character that moves from a parameter's name to its value changes nothing")
+	}
+	if with(nil, map[string]string{"a": "b"}) == with([]string{"a", "b"}, nil) {
+		t.Error("a parameter and two scopes are the same")
 	}
 	empty := base()
 	empty.Scopes = []string{}

@@ -206,6 +206,10 @@ metadata: {name: cart, namespace: $SHOP}
 `,
 		set: map[string]string{"cart": `spec: {credentials: {clientSecret: null, serviceAccount: {name: cart}}}`},
 	},
+	"parameter-audience": {set: map[string]string{
+		"auth": `spec: {audienceParameter: Audience}`,
+		"cart": `spec: {access: [{apiResourceRef: {name: payment-api, namespace: $PAYMENTS}, parameters: [{name: audience, value: payments}]}]}`,
+	}},
 	"refused-silently": {prepare: fault(oidctest.Token, oidctest.Fault{Status: http.StatusForbidden})},
 	"audience-refused": {
 		prepare: fault(oidctest.Token, oidctest.Fault{Status: 400, Body: `{"error": "invalid_request", "error_description": "Requested audience has not been whitelisted"}`}),
