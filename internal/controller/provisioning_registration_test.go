@@ -35,6 +35,7 @@ func TestRegistrationStory(t *testing.T) {
 	}}
 	cart.Spec.AuthorizationServerRef, cart.Spec.Credentials = v1alpha1.AuthorizationServerReference{}, v1alpha1.ClientCredentials{}
 	cart.Spec.CredentialRotation.Overlap = "0s"
+	cart.Spec.Access[0].Parameters = []v1alpha1.RequestParameter{{Name: "organization_id", Value: "shop"}}
 	create(t, as, api, cart, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: "initial", Namespace: w.payments},
 		StringData: map[string]string{v1alpha1.InitialAccessTokenKey: initial},
@@ -76,6 +77,11 @@ func TestRegistrationStory(t *testing.T) {
 		t.Error("the client was not registered anew")
 	}
 	isReady(t, cart)
+	for _, r := range w.as.TokenRequests() { // those that try a new secret, too
+		if diff := cmp.Diff(map[string]string{"organization_id": "shop"}, r.Parameters); diff != "" {
+			t.Errorf("a token request had the parameters (-want +got):\n%s", diff)
+		}
+	}
 
 	remove(t, cart)
 	isGone(t, cart)
