@@ -13,7 +13,7 @@ const (
 	//
 	// Possible reasons for this condition to be True are Ready. Where it is
 	// False or Unknown, its reason and message are those of the condition that
-	// keeps it so.
+	// keeps it so, or Pending as long as the operator has not seen the object.
 	ConditionReady = "Ready"
 
 	// ConditionDiscovered, on an AuthorizationServer, says whether the server's
@@ -116,6 +116,9 @@ const (
 const (
 	// ReasonReady: the object does its job.
 	ReasonReady = "Ready"
+	// ReasonPending: the operator has not seen the object yet. The schema says so
+	// of every new one.
+	ReasonPending = "Pending"
 
 	// ReasonDiscovered: the server's metadata was read and names the issuer.
 	ReasonDiscovered = "Discovered"
