@@ -40,7 +40,7 @@ const (
 	//
 	// Possible reasons for this condition to be True are Accepted; to be False:
 	// AuthorizationServerNotFound, AuthorizationServerNotAllowed,
-	// IdentifierClaimed, IdentifierNotAllowed.
+	// IdentifierClaimed, IdentifierContested, IdentifierNotAllowed.
 	ConditionAccepted = "Accepted"
 
 	// ConditionDistributed, on an APIResource, says whether its namespace has the
@@ -58,7 +58,8 @@ const (
 	// Possible reasons for this condition to be True are Granted; to be False:
 	// NotGranted, ScopeNotGranted, APIResourceNotFound, APIResourceNotAccepted,
 	// APIResourceNotWatched, AuthorizationServerNotFound,
-	// AuthorizationServerNotAllowed, IssuerMismatch, ServerMismatch,
+	// AuthorizationServerNotAllowed, IdentifierContested, IssuerMismatch,
+	// ServerMismatch,
 	// ExistsAtServer, ProvisioningForbidden; to be Unknown:
 	// APIResourceNotWatched, AuthorizationServerNotFound. The token of an
 	// access that somebody decided not to allow is withdrawn. What is not
@@ -164,6 +165,10 @@ const (
 	// ReasonIdentifierClaimed: another APIResource at the same issuer has the
 	// identifier.
 	ReasonIdentifierClaimed = "IdentifierClaimed"
+	// ReasonIdentifierContested: APIResources of several namespaces at one issuer
+	// have the identifier, and none of them was accepted before. None is, until
+	// one is left or a ClusterAuthorizationServer decides.
+	ReasonIdentifierContested = "IdentifierContested"
 	// ReasonIdentifierNotAllowed: the ClusterAuthorizationServer of the issuer
 	// lets the namespace declare no API with this identifier, or none at all.
 	ReasonIdentifierNotAllowed = "IdentifierNotAllowed"

@@ -87,9 +87,9 @@ const (
 	// operator registered: each new value has its client secret replaced once.
 	RotateCredentialAnnotation = "m2m-operator.io/rotate-credential"
 
-	// OwnerAnnotation, on a Secret with a registered client's credentials in
-	// the operator's namespace, says which M2MClient it belongs to, as
-	// "namespace/name".
+	// OwnerAnnotation, on a Secret with a client's tokens, and on one with a
+	// registered client's credentials in the operator's namespace, says which
+	// M2MClient it belongs to, as "namespace/name".
 	OwnerAnnotation = "m2m-operator.io/m2m-client"
 
 	// TokensAnnotation, on a token Secret, records as JSON when each token was

@@ -37,22 +37,29 @@ func (r Resolver) Accept(ctx context.Context, api *v1alpha1.APIResource) (*Serve
 	if err != nil {
 		return nil, nil, fmt.Errorf("list APIResources with the same identifier: %w", err)
 	}
+	var contested *Problem
 	for i := range others.Items {
 		other := &others.Items[i]
-		if !precedes(other, api, srv.Spec.Issuer) {
+		first, known := precedes(other, api, srv.Spec.Issuer)
+		if known && !first {
 			continue
 		}
 		claims, err := r.claims(ctx, other, srv.Spec.Issuer)
 		if err != nil {
 			return nil, nil, err
 		}
-		if claims {
-			// The other's name is its team's business.
+		// The other's name is its team's business.
+		switch {
+		case claims && known:
 			return srv, problemf(v1alpha1.ReasonIdentifierClaimed,
 				"Another APIResource has this identifier at the same issuer; use that one, or choose another identifier"), nil
+		case claims:
+			contested = problemf(v1alpha1.ReasonIdentifierContested,
+				"Another namespace declares this identifier at the same issuer, and neither was accepted before: "+
+					"delete one of the APIResources, or let spec.identifierClaims of a ClusterAuthorizationServer decide")
 		}
 	}
-	return srv, nil, nil
+	return srv, contested, nil
 }
 
 // claims reports whether an APIResource claims its identifier at an issuer and
@@ -76,24 +83,29 @@ func Holds(api *v1alpha1.APIResource, issuer string) bool {
 	return api.Status.IdentifierHold.Issuer == issuer
 }
 
-// precedes reports whether the claim of a goes before that of b at an issuer. A
-// claim that was accepted goes before any that was not: creating or changing an
-// APIResource takes no identifier from another.
-func precedes(a, b *v1alpha1.APIResource, issuer string) bool {
+// precedes reports whether the claim of a goes before that of b at an issuer, and
+// whether that is known. A claim that was accepted goes before any that was not:
+// creating or changing an APIResource takes no identifier from another.
+//
+// Where neither was accepted, two namespaces are not told apart by when the
+// objects were created: a backup that is restored without the status creates all
+// of them anew, in an order that whoever names a namespace may choose.
+func precedes(a, b *v1alpha1.APIResource, issuer string) (first, known bool) {
 	if a.UID == b.UID {
-		return false
+		return false, true
 	}
 	holdsA, holdsB := Holds(a, issuer), Holds(b, issuer)
 	if holdsA != holdsB {
-		return holdsA
+		return holdsA, true
 	}
 	if sinceA, sinceB := a.Status.IdentifierHold.Since, b.Status.IdentifierHold.Since; holdsA && !sinceA.Equal(sinceB) {
-		return sinceA.Before(sinceB)
+		return sinceA.Before(sinceB), true
 	}
+	known = holdsA || a.Namespace == b.Namespace
 	if !a.CreationTimestamp.Equal(&b.CreationTimestamp) {
-		return a.CreationTimestamp.Before(&b.CreationTimestamp)
+		return a.CreationTimestamp.Before(&b.CreationTimestamp), known
 	}
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name)) < 0
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name)) < 0, known
 }
 
 // mayClaim returns what keeps an APIResource from having its identifier at an

@@ -41,27 +41,47 @@ func holdingAt(issuer string, since time.Duration) func(*v1alpha1.APIResource) {
 }
 
 func TestWhichClaimGoesFirst(t *testing.T) {
+	named := func(name, uid string) func(*v1alpha1.APIResource) {
+		return func(a *v1alpha1.APIResource) { a.Name, a.UID = name, types.UID(uid) }
+	}
 	for name, tc := range map[string]struct{ first, second *v1alpha1.APIResource }{
-		"the one created before": {claimant("b", 0), claimant("a", time.Second)},
-		"of one second, the name decides": {
-			claimant("a", 0, func(a *v1alpha1.APIResource) { a.UID = "z" }), claimant("b", 0, func(a *v1alpha1.APIResource) { a.UID = "a" }),
-		},
+		"of one namespace, the one created before": {claimant("a", 0, named("two", "z")), claimant("a", time.Second, named("one", "a"))},
 		"of one namespace and second, the name decides": {
-			claimant("a", 0, func(a *v1alpha1.APIResource) { a.Name, a.UID = "one", "z" }), claimant("a", 0, func(a *v1alpha1.APIResource) { a.Name, a.UID = "two", "a" }),
+			claimant("a", 0, named("one", "z")), claimant("a", 0, named("two", "a")),
 		},
 		"the one that has it, though it is younger":            {claimant("b", time.Hour, holdingAt(issuer, time.Hour)), claimant("a", 0)},
 		"the one that has it, though of the same second":       {claimant("b", 0, holdingAt(issuer, 0)), claimant("a", 0)},
 		"the one that has it here, and not elsewhere":          {claimant("b", time.Hour, holdingAt(issuer, time.Hour)), claimant("a", 0, holdingAt("https://evil.example.com", 0))},
-		"having it elsewhere says nothing":                     {claimant("b", 0), claimant("a", time.Hour, holdingAt("https://evil.example.com", 0))},
 		"of two that have it, the one that was accepted first": {claimant("b", time.Hour, holdingAt(issuer, time.Hour)), claimant("a", 0, holdingAt(issuer, 2*time.Hour))},
 		"of two accepted in one second, the older":             {claimant("b", 0, holdingAt(issuer, time.Hour)), claimant("a", time.Second, holdingAt(issuer, time.Hour))},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if !precedes(tc.first, tc.second, issuer) || precedes(tc.second, tc.first, issuer) {
-				t.Error("the claims come in the other order, or in none")
+			if first, known := precedes(tc.first, tc.second, issuer); !first || !known {
+				t.Errorf("first: %t, known: %t", first, known)
 			}
-			if precedes(tc.first, tc.first, issuer) {
+			if first, known := precedes(tc.second, tc.first, issuer); first || !known {
+				t.Errorf("the other way round: first: %t, known: %t", first, known)
+			}
+			if first, known := precedes(tc.first, tc.first, issuer); first || !known {
 				t.Error("it precedes itself")
+			}
+		})
+	}
+}
+
+// TestCreationSaysNothingBetweenNamespaces: a restored backup creates everything
+// anew, in an order that the names of namespaces decide.
+func TestCreationSaysNothingBetweenNamespaces(t *testing.T) {
+	for name, tc := range map[string]struct{ a, b *v1alpha1.APIResource }{
+		"created one after the other":      {claimant("b", 0), claimant("a", time.Hour)},
+		"created in one second":            {claimant("a", 0), claimant("b", 0)},
+		"having it elsewhere says nothing": {claimant("b", 0), claimant("a", time.Hour, holdingAt("https://evil.example.com", 0))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, pair := range [][2]*v1alpha1.APIResource{{tc.a, tc.b}, {tc.b, tc.a}} {
+				if _, known := precedes(pair[0], pair[1], issuer); known {
+					t.Errorf("%s is known to be first or second", pair[0].Namespace)
+				}
 			}
 		})
 	}
@@ -106,9 +126,24 @@ func TestAccept(t *testing.T) {
 		others objects
 		want   string // the reason of a refusal
 	}{
-		"alone":              {claimant("payments", 0), objects{own("payments", issuer)}, ""},
-		"without a server":   {claimant("payments", 0), nil, v1alpha1.ReasonAuthorizationServerNotFound},
-		"the older is first": {claimant("payments", 1), objects{own("payments", issuer), own("evil", issuer), claimant("evil", -time.Hour)}, v1alpha1.ReasonIdentifierClaimed},
+		"alone":            {claimant("payments", 0), objects{own("payments", issuer)}, ""},
+		"without a server": {claimant("payments", 0), nil, v1alpha1.ReasonAuthorizationServerNotFound},
+		"the other has it": {
+			claimant("payments", 0), objects{own("payments", issuer), own("evil", issuer), claimant("evil", time.Hour, holdingAt(issuer, time.Hour))},
+			v1alpha1.ReasonIdentifierClaimed},
+		"nobody has it, and the other is older": {
+			claimant("payments", 0), objects{own("payments", issuer), own("evil", issuer), claimant("evil", -time.Hour)}, v1alpha1.ReasonIdentifierContested},
+		"nobody has it, and the other is younger": {
+			claimant("payments", 0), objects{own("payments", issuer), own("evil", issuer), claimant("evil", time.Hour)}, v1alpha1.ReasonIdentifierContested},
+		"nobody has it, and a third one does": {
+			claimant("payments", 0), objects{
+				own("payments", issuer), own("evil", issuer), claimant("evil", -time.Hour),
+				own("shop", issuer), claimant("shop", time.Hour, holdingAt(issuer, time.Hour)),
+			}, v1alpha1.ReasonIdentifierClaimed},
+		"nobody has it, and it is reserved": {
+			claimant("payments", 0),
+			objects{own("payments", issuer), own("evil", issuer), reserving(cluster("company", issuer, "evil", "payments"), prefix, "payments"), claimant("evil", -time.Hour)},
+			""},
 		"the older is of another issuer": {
 			claimant("payments", 0), objects{own("payments", issuer), own("evil", "https://other.example.com"), claimant("evil", -time.Hour)}, ""},
 		"the older has no server": {claimant("payments", 0), objects{own("payments", issuer), claimant("evil", -time.Hour)}, ""},

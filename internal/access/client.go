@@ -240,6 +240,8 @@ func mismatch(c *v1alpha1.M2MClient, srv, its *Server, refused *Problem, api typ
 			api, title(its.Object), title(srv.Object))
 	case its.Spec.Issuer != srv.Spec.Issuer:
 		return problemf(v1alpha1.ReasonIssuerMismatch, "APIResource %q belongs to another issuer than %s %q", api, kindOf(srv.Object), srv.Object.GetName())
+	case refused != nil && !refused.Decided():
+		return problemf(refused.Reason, "APIResource %q is not accepted for now (%s)", api, refused.Reason)
 	case refused != nil:
 		return problemf(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q is not accepted (%s)", api, refused.Reason)
 	}

@@ -27,6 +27,7 @@ var reasons = map[string]kind{
 	// Of APIs.
 	v1alpha1.ReasonIdentifierNotAllowed:   decision, // by the platform
 	v1alpha1.ReasonIdentifierClaimed:      decision, // by who has it
+	v1alpha1.ReasonIdentifierContested:    unknown,  // nobody has it
 	v1alpha1.ReasonAPIResourceNotFound:    decision, // by its owner, who deleted it
 	v1alpha1.ReasonAPIResourceNotAccepted: decision, // for one of the decisions above
 	v1alpha1.ReasonAPIResourceNotWatched:  unknown,

@@ -245,6 +245,7 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 		Watches(&v1alpha1.M2MClient{}, gone).
 		Owns(&corev1.Secret{}, builder.WithPredicates(r.changedByOthers(), r.shard.ownedBy(r.client))).
 		Watches(&corev1.Secret{}, room).
+		Watches(&corev1.Secret{}, r.ownerless()).
 		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
 		Watches(&v1alpha1.APIResource{}, ofAPIResource, builder.WithPredicates(notJustCompared)).

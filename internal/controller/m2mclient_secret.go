@@ -45,8 +45,8 @@ type tokenSecret struct {
 // secretRecords is the annotation that is kept with the tokens. It is written
 // with them in one go, so that it survives whatever happens next.
 type secretRecords struct {
-	// Client is the UID of the client that the Secret belongs to. It tells an
-	// edited Secret that lost its owner from another's.
+	// Client is the UID of the client that the Secret was written for. With
+	// another one it was written for an earlier object of the client's name.
 	Client     types.UID              `json:"client,omitempty"`
 	Credential credentialRecord       `json:"credential,omitzero"`
 	Tokens     map[string]tokenRecord `json:"tokens,omitempty"`
@@ -106,14 +106,19 @@ func (r *M2MClientReconciler) readSecret(ctx context.Context, p *pass) error {
 	if json.Unmarshal([]byte(found.Annotations[v1alpha1.TokensAnnotation]), &records) != nil {
 		records = secretRecords{}
 	}
-	orphaned := metav1.GetControllerOf(found) == nil && records.Client == p.client.UID &&
-		found.Labels[v1alpha1.ManagedByLabel] == v1alpha1.ManagedByValue
-	if !metav1.IsControlledBy(found, p.client) && !orphaned {
+	mine, err := r.belongs(ctx, found, p.client)
+	if err != nil {
+		return err
+	}
+	if !mine {
 		p.secretProblem = &problem{
 			reason:  v1alpha1.ReasonSecretNotOwned,
 			message: fmt.Sprintf("Secret %q exists and is not this client's; delete it, or choose another spec.secret.name", p.secret.name),
 		}
 		return nil
+	}
+	if records.Client != p.client.UID {
+		records.doubtOpaque()
 	}
 	p.secret.owned, p.secret.current, p.secret.records = true, found, records
 	p.secret.tokens = map[string]string{}
@@ -352,6 +357,7 @@ func remainder(p *pass, want *corev1.Secret) *corev1.Secret {
 		less.Annotations = map[string]string{}
 	}
 	less.Annotations[v1alpha1.TokensAnnotation] = string(encoded)
+	less.OwnerReferences = owned(less.OwnerReferences, p.client)
 	return less
 }
 
@@ -406,8 +412,7 @@ func (r *M2MClientReconciler) wantedSecret(p *pass) *corev1.Secret {
 	if err != nil {
 		panic(err) // strings and times only
 	}
-	want.Annotations = merged(want.Annotations, p.secret.records.Annotations, spec.Annotations,
-		map[string]string{v1alpha1.TokensAnnotation: string(encoded)})
+	want.Annotations = merged(want.Annotations, p.secret.records.Annotations, spec.Annotations, ownAnnotations(p.client, encoded))
 	if r.promptly(p, data) {
 		want.Annotations[v1alpha1.PromptSinceAnnotation] = formatMoment(p.now)
 	}
@@ -470,11 +475,21 @@ func merged(there map[string]string, formerly []string, now ...map[string]string
 	return m
 }
 
+// ownAnnotations are the annotations of every Secret with a client's tokens.
+func ownAnnotations(c *v1alpha1.M2MClient, records []byte) map[string]string {
+	return map[string]string{
+		v1alpha1.TokensAnnotation: string(records), v1alpha1.OwnerAnnotation: client.ObjectKeyFromObject(c).String(),
+	}
+}
+
+// owned returns the owners of a Secret with a client as its controller, and not
+// one that is gone.
 func owned(refs []metav1.OwnerReference, c *v1alpha1.M2MClient) []metav1.OwnerReference {
-	if slices.ContainsFunc(refs, func(o metav1.OwnerReference) bool { return o.UID == c.UID && ptr.Deref(o.Controller, false) }) {
+	controls := func(o metav1.OwnerReference) bool { return ptr.Deref(o.Controller, false) }
+	if slices.ContainsFunc(refs, func(o metav1.OwnerReference) bool { return o.UID == c.UID && controls(o) }) {
 		return refs
 	}
-	return append(refs, *metav1.NewControllerRef(c, v1alpha1.GroupVersion.WithKind("M2MClient")))
+	return append(slices.DeleteFunc(slices.Clone(refs), controls), *metav1.NewControllerRef(c, v1alpha1.GroupVersion.WithKind("M2MClient")))
 }
 
 // removeFormerSecret deletes the Secret that the client had under another name.
@@ -485,8 +500,11 @@ func (r *M2MClientReconciler) removeFormerSecret(ctx context.Context, p *pass) e
 	}
 	var s corev1.Secret
 	err := r.client.Get(ctx, types.NamespacedName{Namespace: p.client.Namespace, Name: former}, &s)
-	if err != nil || !metav1.IsControlledBy(&s, p.client) {
+	if err != nil {
 		return client.IgnoreNotFound(err)
+	}
+	if mine, err := r.belongs(ctx, &s, p.client); err != nil || !mine {
+		return err
 	}
 	if err := r.client.Delete(ctx, &s, preconditions(&s)); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("delete Secret %q: %w", former, err)

@@ -237,6 +237,7 @@ func TestSecretFollowsItsSpec(t *testing.T) {
 			got := tokensOf(t, cart)
 			delete(got.Annotations, v1alpha1.TokensAnnotation)
 			delete(got.Annotations, v1alpha1.PromptSinceAnnotation)
+			delete(got.Annotations, v1alpha1.OwnerAnnotation)
 			for _, diff := range []string{
 				cmp.Diff(want.Labels, got.Labels), cmp.Diff(want.Annotations, got.Annotations),
 				cmp.Diff(slices.Sorted(maps.Keys(want.Data)), slices.Sorted(maps.Keys(got.Data))),
@@ -263,8 +264,12 @@ func TestSecretFollowsItsSpec(t *testing.T) {
 func TestOthersSecretIsRefused(t *testing.T) {
 	w := newWorld(t)
 	_, cart := w.story()
+	living := w.cart()
+	living.Name = "living"
+	create(t, living)
 	op := startOperator(t)
 	isReady(t, cart)
+	isReady(t, living)
 	ours := tokensOf(t, cart)
 	op.stop()
 
@@ -290,8 +295,18 @@ func TestOthersSecretIsRefused(t *testing.T) {
 			s.Annotations = map[string]string{v1alpha1.TokensAnnotation: forgeRecord(t, ours, func(r map[string]any) { delete(r, "client") })}
 		},
 		"a copy of another client's": func(s *corev1.Secret) {
-			s.Labels = ours.Labels
-			s.Annotations = map[string]string{v1alpha1.TokensAnnotation: forgeRecord(t, ours, func(r map[string]any) { r["client"] = "1234" })}
+			s.Labels, s.Annotations = ours.Labels, maps.Clone(ours.Annotations)
+			s.Annotations[v1alpha1.OwnerAnnotation] = w.shop + "/other"
+		},
+		"a copy of another namespace's": func(s *corev1.Secret) {
+			s.Labels, s.Annotations = ours.Labels, maps.Clone(ours.Annotations)
+			s.Annotations[v1alpha1.OwnerAnnotation] = w.payments + "/cart"
+		},
+		"a copy of ours that a living client controls": func(s *corev1.Secret) {
+			s.Labels, s.Annotations, s.OwnerReferences = ours.Labels, ours.Annotations, owner("M2MClient", living.Name, living.UID)
+		},
+		"a copy of ours of another type": func(s *corev1.Secret) {
+			s.Labels, s.Annotations, s.Type = ours.Labels, ours.Annotations, "example.com/theirs"
 		},
 		// The fence would keep the operator from writing it.
 		"one of ours that lost label and owner": func(s *corev1.Secret) { s.Annotations = ours.Annotations },

@@ -202,8 +202,9 @@ func (r *M2MClientReconciler) readWaiting(ctx context.Context, p *pass) error {
 	if err := r.client.Get(ctx, waitingName(p.client), &s); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	if p.waitingTaken = !metav1.IsControlledBy(&s, p.client); p.waitingTaken {
-		return nil
+	mine, err := r.belongs(ctx, &s, p.client)
+	if p.waitingTaken = !mine; err != nil || !mine {
+		return err
 	}
 	p.waiting = &s
 	var records secretRecords
@@ -263,7 +264,7 @@ func (r *M2MClientReconciler) writeWaiting(ctx context.Context, p *pass) error {
 	}
 	want.Data = data
 	want.Labels = merged(want.Labels, nil, map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
-	want.Annotations = merged(want.Annotations, nil, map[string]string{v1alpha1.TokensAnnotation: string(encoded)})
+	want.Annotations = merged(want.Annotations, nil, ownAnnotations(p.client, encoded))
 	want.OwnerReferences = owned(want.OwnerReferences, p.client)
 	switch {
 	case p.waiting == nil:

@@ -5,14 +5,13 @@ package controller
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -49,6 +48,7 @@ type M2MClientProvisioner struct {
 	servers *servers
 	remover *remover
 	wishes  *wishes
+	seen    *sync.Map // names of the clients that this process saw; not in a shard
 	clock   clock.PassiveClock
 	events  recorder.EventRecorder
 }
@@ -62,10 +62,14 @@ func (r *M2MClientProvisioner) Reconcile(ctx context.Context, req reconcile.Requ
 	var c v1alpha1.M2MClient
 	err := r.client.Get(ctx, req.NamespacedName, &c)
 	if apierrors.IsNotFound(err) {
-		return ctrl.Result{}, r.gone(ctx, req.NamespacedName)
+		after, err := r.gone(ctx, req.NamespacedName)
+		return ctrl.Result{RequeueAfter: after}, err
 	}
 	if err != nil {
 		return ctrl.Result{}, err
+	}
+	if r.shard == "" {
+		r.seen.Store(req.NamespacedName, nil)
 	}
 	if !r.shard.serves(&c) {
 		r.wishes.forget(req.NamespacedName)
@@ -81,29 +85,37 @@ func (r *M2MClientProvisioner) Reconcile(ctx context.Context, req reconcile.Requ
 	return ctrl.Result{RequeueAfter: after}, client.IgnoreNotFound(err)
 }
 
+// restoreGrace is how old a credential Secret is before it is deleted whose client
+// this process never saw: a backup may bring back Secrets first, and clients later.
+const restoreGrace = time.Hour
+
 // gone forgets a client that the cache does not have, and deletes its credentials
-// if there are any: somebody took its finalizer away.
-func (r *M2MClientProvisioner) gone(ctx context.Context, name types.NamespacedName) error {
+// if there are any: somebody took its finalizer away. It returns how long to wait
+// with that.
+func (r *M2MClientProvisioner) gone(ctx context.Context, name types.NamespacedName) (time.Duration, error) {
 	r.wishes.forget(name)
 	if r.shard != "" || r.servers.operatorNamespace == "" {
-		return nil // to a shard that is what a client looks like that was handed over
+		return 0, nil // to a shard that is what a client looks like that was handed over
 	}
 	_, secret, err := readCredentials(ctx, r.client, r.servers.operatorNamespace, name)
-	if err != nil || secret == nil {
-		return err
+	if err != nil {
+		return 0, err
+	}
+	if secret == nil {
+		r.seen.Delete(name)
+		return 0, nil
+	}
+	_, seen := r.seen.Load(name)
+	if wait := secret.CreationTimestamp.Add(restoreGrace).Sub(r.clock.Now()); wait > 0 && !seen {
+		return wait, nil
 	}
 	// Another instance may have registered a client that this cache does not have
 	// yet.
-	there := &metav1.PartialObjectMetadataList{}
-	there.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("M2MClientList"))
-	err = r.live.List(ctx, there, client.InNamespace(name.Namespace), client.MatchingFields{metav1.ObjectNameField: name.Name})
-	if err != nil {
-		return fmt.Errorf("look for M2MClient %q: %w", name, err)
+	there, err := clientUID(ctx, r.live, name)
+	if err != nil || there != "" {
+		return 0, err // its own event comes
 	}
-	if len(there.Items) > 0 {
-		return nil // its own event comes
-	}
-	return deleteCredentials(ctx, r.client, r.servers.operatorNamespace, name)
+	return 0, deleteCredentials(ctx, r.client, r.servers.operatorNamespace, name)
 }
 
 // isProvisioned says whether the operator registers a client.
@@ -131,14 +143,22 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 	if p.server.status.Endpoints.Token == "" && !without {
 		return 0, nil // a new secret could not be tried; the server's change wakes this
 	}
-	if at := c.Status.Provisioning.Server; at.Name != "" && !isAt(at, p.server) {
+	store, secret, err := readCredentials(ctx, r.client, r.servers.operatorNamespace, client.ObjectKeyFromObject(c))
+	if err != nil {
+		return 0, err
+	}
+	if at := cmp.Or(c.Status.Provisioning.Server, store.Server); at.Name != "" && !isAt(at, p.server) {
 		if after, err := r.leave(ctx, c); after > 0 || err != nil {
 			return after, err
 		}
+		store, secret = credentialStore{}, nil // they went with what is left
 	}
 	driver, version, unusable, err := r.servers.driver(ctx, p.server.object)
 	if unusable != nil || err != nil {
 		return 0, err // the server's own condition says so, and its change wakes this
+	}
+	if err := r.recall(ctx, c, store); err != nil {
+		return 0, err
 	}
 	want, err := r.declared(ctx, p)
 	if err != nil {
@@ -147,26 +167,35 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 	if len(want.Access) == 0 && c.Status.Provisioning.Server.Name == "" {
 		return 0, nil // nothing is granted yet
 	}
-	store, secret, err := readCredentials(ctx, r.client, r.servers.operatorNamespace, client.ObjectKeyFromObject(c))
-	if err != nil {
-		return 0, err
-	}
 	plan := r.plan(p, want, clientState(&c.Status.Provisioning, store), version)
-	if wait := plan.wait(p.now); wait > 0 {
-		return wait, r.observe(ctx, c, plan)
-	}
-	// Before anything of it exists.
+	// Before anything of it exists, and again after a restore without finalizers.
 	if err := holdServer(ctx, r.client, p.server); err != nil {
 		return 0, err
 	}
 	if err := hold(ctx, r.client, c); err != nil {
 		return 0, err
 	}
+	if wait := plan.wait(p.now); wait > 0 {
+		return wait, r.observe(ctx, c, plan)
+	}
 	leave, wait, busy := r.servers.enter(p.server.object, c, r.wishes.wake)
 	if busy != nil {
 		return wait, nil
 	}
 	return r.apply(ctx, p, driver, version, want, plan, store, secret, leave)
+}
+
+// recall puts back into the status what the credential Secret knows of a client
+// that has none: it was restored without. The server is asked next.
+func (r *M2MClientProvisioner) recall(ctx context.Context, c *v1alpha1.M2MClient, store credentialStore) error {
+	st := &c.Status.Provisioning
+	if st.Server.Name != "" || len(store.Access) == 0 {
+		return nil
+	}
+	before := c.DeepCopy()
+	st.Server = store.Server
+	showClientState(st, &store.ClientState, rotationOf(c))
+	return r.client.Status().Patch(ctx, c, client.MergeFrom(before))
 }
 
 // withdraw takes from a client what it has at its server, where somebody decided
@@ -356,7 +385,7 @@ type clientKeeper struct {
 }
 
 func (k *clientKeeper) keep(ctx context.Context) (err error) {
-	store := credentialStore{Server: k.server, Sequence: k.state.Sequence, Rotation: k.state.Rotation, Credentials: k.state.Credentials, LeftBehind: k.state.LeftBehind}
+	store := credentialStore{Server: k.server, ClientState: *k.state}
 	if !k.refused && (k.secret != nil || len(store.Credentials) > 0) {
 		k.secret, err = writeCredentials(ctx, k.r.client, k.r.servers.operatorNamespace, client.ObjectKeyFromObject(k.client), k.secret, store)
 		if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsNotFound(err) {
@@ -494,18 +523,16 @@ func (r *M2MClientProvisioner) depart(ctx context.Context, c *v1alpha1.M2MClient
 	if err != nil {
 		return 0, err
 	}
-	if st.Server.Name == "" && store.Server.Name != "" {
-		st.Server = store.Server // the status was lost
-	}
+	state := clientState(&st, store)
+	st.Server = cmp.Or(st.Server, store.Server) // the status was lost
 	if st.Server.Name != "" {
 		owner, err := r.servers.owner(ctx, "M2MClient", c)
 		if err != nil {
 			return 0, err
 		}
 		want := provision.Client{Owner: owner, Retain: c.Spec.DeletionPolicy == v1alpha1.DeletionRetain, Denied: must}
-		state := clientState(&st, store)
 		after, err := r.remover.run(ctx, removal{
-			kind: "M2MClient", object: c, server: st.Server, what: describe("client", string(st.ClientID), "with grant", st.GrantID), must: must,
+			kind: "M2MClient", object: c, server: st.Server, what: describe("client", state.ID, "with grant", state.GrantID), must: must,
 			remove: func(ctx context.Context, d provision.Driver) error {
 				nothing := func(context.Context) error { return nil } // a second time finds what the first one left
 				return provision.RemoveClient(ctx, d, want, state, nothing)

@@ -34,13 +34,11 @@ func credentialSecretName(c types.NamespacedName) string {
 }
 
 // credentialStore is the content of a credential Secret: the part of a
-// provision.ClientState that no status may show.
+// provision.ClientState that no status may show. The other part is kept with it,
+// for most backups are restored without any status.
 type credentialStore struct {
-	Server      v1alpha1.ProvisioningServer `json:"server"`
-	Sequence    int                         `json:"sequence,omitempty"`
-	Rotation    string                      `json:"rotation,omitempty"`
-	Credentials []provision.Credential      `json:"credentials,omitempty"`
-	LeftBehind  []string                    `json:"leftBehind,omitempty"`
+	Server v1alpha1.ProvisioningServer `json:"server"`
+	provision.ClientState
 }
 
 // readCredentials returns what a credential Secret holds, and the Secret, nil if
@@ -125,8 +123,12 @@ func keyOfProvisioning(s v1alpha1.ProvisioningServer) serverKey {
 	return serverKey{s.Kind, string(s.Namespace), string(s.Name)}
 }
 
-// clientState puts together what the status and the credential Secret hold.
+// clientState puts together what the status and the credential Secret hold. Where
+// there is no status, it was lost.
 func clientState(st *v1alpha1.M2MClientProvisioning, store credentialStore) *provision.ClientState {
+	if st.Server.Name == "" {
+		return &store.ClientState
+	}
 	state := &provision.ClientState{
 		ID: string(st.ClientID), GrantID: st.GrantID, Origin: provision.Origin(st.Origin), Creating: ptr.Deref(st.Creating, false),
 		LeftBehind: slices.Clone(st.LeftBehind),

@@ -59,10 +59,24 @@ func haveOperatorNamespace(t *testing.T) {
 	}
 }
 
-// letGo takes the finalizers away that no operator is left to remove.
+// letGo takes the finalizers away that no operator is left to remove, and what it
+// would keep of the credentials for a while.
 func letGo(t *testing.T, namespaces ...string) {
 	t.Helper()
 	ctx := context.Background()
+	var secrets corev1.SecretList
+	if err := kube.List(ctx, &secrets, client.InNamespace(operatorNamespace)); err != nil {
+		t.Error(err)
+	}
+	for i := range secrets.Items {
+		of, _, _ := strings.Cut(secrets.Items[i].Annotations[v1alpha1.OwnerAnnotation], "/")
+		if !slices.Contains(namespaces, of) {
+			continue
+		}
+		if err := kube.Delete(ctx, &secrets.Items[i]); client.IgnoreNotFound(err) != nil {
+			t.Error(err)
+		}
+	}
 	for _, ns := range namespaces {
 		for _, list := range []client.ObjectList{&v1alpha1.M2MClientList{}, &v1alpha1.APIResourceList{}, &v1alpha1.AuthorizationServerList{}} {
 			if err := kube.List(ctx, list, client.InNamespace(ns)); err != nil {

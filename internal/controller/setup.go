@@ -10,6 +10,7 @@ package controller
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -233,7 +234,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		client: c, servers: servers, remover: remover(apiEvents, apiWishes), wishes: apiWishes, clock: o.Clock, events: apiEvents,
 	}
 	r.clientProvisioner = &M2MClientProvisioner{
-		shard: mine, client: c, live: mgr.GetAPIReader(), access: access, servers: servers, remover: remover(clientEvents, clientWishes), wishes: clientWishes, clock: o.Clock, events: clientEvents,
+		shard: mine, client: c, live: mgr.GetAPIReader(), access: access, servers: servers, remover: remover(clientEvents, clientWishes), wishes: clientWishes, seen: &sync.Map{}, clock: o.Clock, events: clientEvents,
 	}
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
 		r.server = append(r.server, &AuthorizationServerReconciler{

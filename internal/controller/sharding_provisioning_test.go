@@ -7,14 +7,17 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
 // TestARegisteredClientIsHandedOver: its application and the credentials in the
@@ -70,7 +73,7 @@ func TestARegisteredClientIsHandedOver(t *testing.T) {
 	provision(a.clientProvisioner)
 	kept("the shard has lost the client")
 	late := *a.clientProvisioner // knows no more than the shard, and cleans up
-	late.shard = ""
+	late.shard, late.clock = "", clocktesting.NewFakePassiveClock(a.clock.Now().Add(2*restoreGrace))
 	provision(&late)
 	kept("an instance does not have the client in its cache yet")
 
@@ -99,14 +102,26 @@ func TestCredentialsOfAShardsClientGoWithIt(t *testing.T) {
 	w := newTenant(t)
 	op := startStepped(t, ofShard(""))
 	name := types.NamespacedName{Namespace: w.shop, Name: "cart"}
-	if _, err := writeCredentials(t.Context(), op.client, operatorNamespace, name, nil, credentialStore{Sequence: 1}); err != nil {
+	if _, err := writeCredentials(t.Context(), op.client, operatorNamespace, name, nil, credentialStore{ClientState: provision.ClientState{Sequence: 1}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := op.clientProvisioner.Reconcile(t.Context(), requestOf(name)); err != nil {
-		t.Fatal(err)
+	credentials := func() error {
+		result, err := op.clientProvisioner.Reconcile(t.Context(), requestOf(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = kube.Get(t.Context(), types.NamespacedName{Namespace: operatorNamespace, Name: credentialSecretName(name)}, &corev1.Secret{})
+		if (err == nil) != (result.RequeueAfter > 0) {
+			t.Errorf("it is looked at again after %s, and its credentials: %v", result.RequeueAfter, err)
+		}
+		return err
 	}
-	var s corev1.Secret
-	if err := kube.Get(t.Context(), types.NamespacedName{Namespace: operatorNamespace, Name: credentialSecretName(name)}, &s); !apierrors.IsNotFound(err) {
+	// It may be a backup that is being restored.
+	if err := credentials(); err != nil {
+		t.Errorf("the credentials of a client that may come: %v", err)
+	}
+	op.advance(restoreGrace + time.Second)
+	if err := credentials(); !apierrors.IsNotFound(err) {
 		t.Errorf("the credentials of a client that is gone: %v", err)
 	}
 }

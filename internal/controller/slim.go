@@ -235,7 +235,12 @@ func slimSecret(operatorNamespace string) toolscache.TransformFunc {
 func holdsTokens(s *corev1.Secret) bool {
 	_, recorded := s.Annotations[v1alpha1.TokensAnnotation]
 	owner := metav1.GetControllerOfNoCopy(s)
-	return recorded && owner != nil && owner.Kind == "M2MClient" && groupOf(owner) == v1alpha1.GroupVersion.Group
+	return recorded && owner != nil && isClient(owner)
+}
+
+// isClient reports whether an owner is an M2MClient.
+func isClient(owner *metav1.OwnerReference) bool {
+	return owner.Kind == "M2MClient" && groupOf(owner) == v1alpha1.GroupVersion.Group
 }
 
 func groupOf(o *metav1.OwnerReference) string {

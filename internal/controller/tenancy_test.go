@@ -129,15 +129,15 @@ func (w *world) requestsOf(id string) (n int) {
 func TestIdentifierHasOneOwner(t *testing.T) {
 	w := newWorld(t)
 	api, cart := w.story()
+	startOperator(t)
+	isReady(t, api)
 	evil := w.attacker()
 	server := w.server(evil.namespace)
-	laterThan(t, api)
 	claim := evil.api(w)
 	create(t, server, claim, evil.cart)
 	ref := evil.namespace + "/payment-api"
 	verifyingPod(t, w.shop, "verifies-evil", ref)
 	verifyingPod(t, w.shop, "verifies", w.payments+"/payment-api")
-	startOperator(t)
 
 	hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
 	c := hasCondition(t, claim, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)

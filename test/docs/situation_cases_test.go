@@ -102,7 +102,12 @@ data: {ca.crt: "MIIB..."}
 		set:  map[string]string{"payment-api": `spec: {authorizationServerRef: {kind: ClusterAuthorizationServer, name: $CLUSTER}}`},
 	},
 	"identifier-claimed": {also: strings.ReplaceAll(story["payments-auth"]+"\n---\n"+story["payment-api"], "$PAYMENTS", "$SHOP"),
-		without: []string{"auth"}, older: true},
+		without: []string{"auth"}, accepted: true},
+	"identifier-contested": {
+		also: strings.NewReplacer("$PAYMENTS", "$SHOP", "{name: auth}", "{kind: ClusterAuthorizationServer, name: $CLUSTER}").Replace(story["payment-api"]),
+		set:  map[string]string{"payment-api": `spec: {authorizationServerRef: {kind: ClusterAuthorizationServer, name: $CLUSTER}}`},
+		last: strings.Replace(company, "[$PAYMENTS]", "[$PAYMENTS, $SHOP]", 1),
+	},
 	"identifier-bound":   {also: company + `  identifierClaims: [{namespaces: {names: [$SHOP]}, prefixes: ["https://payment.example.com/"]}]` + "\n"},
 	"issuer-not-allowed": {also: strings.Replace(company, "$PAYMENTS", "$SHOP", 1)},
 	"identifier-not-allowed": {

@@ -98,9 +98,10 @@ type situation struct {
 	without []string
 	// also are more manifests, created before the story's.
 	also string
-	// older has the story wait until also is older by the API server's clock,
-	// which counts in seconds.
-	older bool
+	// accepted has the story wait until the APIResource in also is accepted.
+	accepted bool
+	// last is one more manifest, created after the story's.
+	last string
 	// strict runs the operator without the flags that allow HTTP and loopback
 	// addresses.
 	strict bool
@@ -164,13 +165,16 @@ func newWorld(t *testing.T, id string, s situation) *world {
 			w.create(t, patched(t, w.fill(manifest), ""))
 		}
 	}
-	for second := time.Now().Unix(); s.older && time.Now().Unix() == second; {
+	for s.accepted && !strings.Contains(w.conditionOf(t, "APIResource", "Accepted", types.NamespacedName{Namespace: w.names["$SHOP"], Name: "payment-api"}), "Accepted=True") {
 		time.Sleep(10 * time.Millisecond)
 	}
 	for _, name := range slices.Sorted(maps.Keys(told)) {
 		if !slices.Contains(s.without, name) {
 			w.create(t, patched(t, w.fill(told[name]), w.fill(s.set[name])))
 		}
+	}
+	if s.last != "" {
+		w.create(t, patched(t, w.fill(s.last), ""))
 	}
 	return w
 }
@@ -310,6 +314,11 @@ func (w *world) condition(t *testing.T, kind, conditionType string) string {
 		"APIResource":         {Namespace: w.names["$PAYMENTS"], Name: "payment-api"},
 		"M2MClient":           {Namespace: w.names["$SHOP"], Name: "cart"},
 	}[kind]
+	return w.conditionOf(t, kind, conditionType, name)
+}
+
+func (w *world) conditionOf(t *testing.T, kind, conditionType string, name types.NamespacedName) string {
+	t.Helper()
 	obj := &unstructured.Unstructured{}
 	obj.SetAPIVersion("m2m-operator.io/v1alpha1")
 	obj.SetKind(kind)
