@@ -67,6 +67,13 @@ type APIResourceSpec struct {
 	// +optional
 	Verification Verification `json:"verification,omitzero"`
 
+	// bundle says what the ConfigMap of the verification bundle carries in the
+	// API's own namespace. Unset, what the operator itself needs. In other
+	// namespaces it never carries anything else.
+	//
+	// +optional
+	Bundle BundleMetadata `json:"bundle,omitzero"`
+
 	// accessTokenLifetime is how long access tokens for this API live, where
 	// its server is provisioned and can say so for each API: whole seconds from
 	// 1m to 24h. Unset, the server decides.
@@ -188,6 +195,31 @@ type Verification struct {
 	Files []VerificationFile `json:"files,omitempty"`
 }
 
+// BundleMetadata is added to the ConfigMap of a verification bundle.
+//
+// +kubebuilder:validation:MinProperties=1
+type BundleMetadata struct {
+	// labels are added to the ConfigMap. At most 32, of 8192 characters
+	// together. Unset, none.
+	//
+	// +optional
+	// +kubebuilder:validation:MinProperties=1
+	// +kubebuilder:validation:MaxProperties=32
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/') && k != 'app.kubernetes.io/managed-by')",message="labels of m2m-operator.io/ and app.kubernetes.io/managed-by are set by the operator"
+	// +kubebuilder:validation:XValidation:rule="self.map(k, size(k) + size(self[k])).sum() <= 8192",message="labels must have at most 8192 characters together"
+	Labels map[string]string `json:"labels,omitempty"`
+
+	// annotations are added to the ConfigMap. At most 32, of 8192 characters
+	// together. Unset, none.
+	//
+	// +optional
+	// +kubebuilder:validation:MinProperties=1
+	// +kubebuilder:validation:MaxProperties=32
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/'))",message="annotations of m2m-operator.io/ are set by the operator"
+	// +kubebuilder:validation:XValidation:rule="self.map(k, size(k) + size(self[k])).sum() <= 8192",message="annotations must have at most 8192 characters together"
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
 // VerificationFile is a file that is rendered from a template.
 type VerificationFile struct {
 	// name is the file's name, a key of the ConfigMap. The names of the files
@@ -285,8 +317,8 @@ type VerificationBundle struct {
 	Namespaces *int32 `json:"namespaces,omitempty"`
 
 	// undelivered is the number of other namespaces that ask for the bundle and
-	// do not have it: it is on its way, or something there is in its way. Unset,
-	// none.
+	// do not have it as it is now: it is on its way, or something there is in its
+	// way. Unset, none.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=1

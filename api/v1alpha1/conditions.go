@@ -48,9 +48,10 @@ const (
 	// namespaces have does not matter to it: status.bundle counts them.
 	//
 	// Possible reasons for this condition to be True are Distributed,
-	// OpaqueToken; to be False: ConfigMapNotOwned, InvalidTemplate, NoKeys,
-	// NotAccepted, Distributing, OpaqueToken. With OpaqueToken there is no bundle;
-	// it is False where workloads of the namespace wait for one.
+	// OpaqueToken; to be False: BundleRefused, ConfigMapNotOwned,
+	// InvalidTemplate, NoKeys, NotAccepted, Distributing, OpaqueToken. With
+	// OpaqueToken there is no bundle; it is False where workloads of the namespace
+	// wait for one.
 	ConditionDistributed = "Distributed"
 
 	// ConditionGranted, on an M2MClient, says whether every access is allowed.
@@ -173,7 +174,7 @@ const (
 	// lets the namespace declare no API with this identifier, or none at all.
 	ReasonIdentifierNotAllowed = "IdentifierNotAllowed"
 	// ReasonInvalidTemplate: a template cannot be rendered, or a Secret cannot
-	// have a label or annotation of spec.secret.
+	// have a label or annotation of spec.secret, or a bundle one of spec.bundle.
 	ReasonInvalidTemplate = "InvalidTemplate"
 
 	// ReasonDistributed: the bundle is where it is needed.
@@ -183,6 +184,11 @@ const (
 	// ReasonConfigMapNotOwned: a ConfigMap of the bundle's name exists and is
 	// not the operator's.
 	ReasonConfigMapNotOwned = "ConfigMapNotOwned"
+
+	// ReasonBundleRefused: the API server does not take the bundle, by a quota, an
+	// admission policy or its own validation. An APIResource says so of its own
+	// namespace; an event on the ConfigMap, of each.
+	ReasonBundleRefused = "BundleRefused"
 
 	// ReasonGranted: every access is allowed.
 	ReasonGranted = "Granted"
@@ -313,14 +319,11 @@ const (
 	ReasonFormerKeyLeft = "FormerKeyLeft"
 	// ReasonBundleWritten: a verification bundle was written.
 	ReasonBundleWritten = "BundleWritten"
-	// ReasonBundleRefused, on a bundle's ConfigMap: the API server does not take
-	// it in its namespace, by a quota, an admission policy or its own validation.
-	ReasonBundleRefused = "BundleRefused"
 
 	// ReasonTokenNotReady, on a pod: the Secret that it mounts for its M2MClient
 	// does not exist, or is not the client's any more.
 	ReasonTokenNotReady = "TokenNotReady"
 	// ReasonVerificationNotReady, on a pod: a verification bundle that it asks
-	// for does not exist.
+	// for does not exist, or is not up to date.
 	ReasonVerificationNotReady = "VerificationNotReady"
 )

@@ -83,6 +83,10 @@ const (
 	// the keys in it, separated by commas.
 	KeyIDsAnnotation = "m2m-operator.io/key-ids"
 
+	// MetadataAnnotation, on a verification bundle's ConfigMap, lists as JSON the
+	// labels and annotations that spec.bundle of its APIResource has set.
+	MetadataAnnotation = "m2m-operator.io/metadata"
+
 	// RotateCredentialAnnotation is set by users on an M2MClient that the
 	// operator registered: each new value has its client secret replaced once.
 	RotateCredentialAnnotation = "m2m-operator.io/rotate-credential"

@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
@@ -47,6 +48,7 @@ type APIResourceReconciler struct {
 	events  recorder.EventRecorder
 
 	rendered *renderedBundles // shared with BundleReconciler
+	refusals *refusals        // which tells of them
 }
 
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources,verbs=list;watch
@@ -91,7 +93,7 @@ func (r *APIResourceReconciler) reconcile(ctx context.Context, api *v1alpha1.API
 	if err != nil {
 		return err
 	}
-	distributed, err := r.distribution(ctx, api, srv, refused, needed.Has(api.Namespace) && !held.Has(api.Namespace))
+	distributed, err := r.distribution(ctx, api, srv, refused, needed.Has(api.Namespace), held.Has(api.Namespace))
 	if err != nil {
 		return err
 	}
@@ -108,9 +110,21 @@ func (r *APIResourceReconciler) reconcile(ctx context.Context, api *v1alpha1.API
 	api.Status.Bundle = v1alpha1.VerificationBundle{
 		ConfigMapName: v1alpha1.ObjectName(render.ConfigMapName(api.Namespace, api.Name)),
 		Namespaces:    ptr.To(numberOf(held)),
-		Undelivered:   numberOf(needed.Difference(held).Delete(api.Namespace)),
+		Undelivered:   numberOf(r.undelivered(client.ObjectKeyFromObject(api), held, needed)),
 	}
 	return nil
+}
+
+// undelivered returns the other namespaces that ask for a bundle and do not have it
+// as it is now.
+func (r *APIResourceReconciler) undelivered(api types.NamespacedName, held, needed sets.Set[string]) sets.Set[string] {
+	lacking := needed.Difference(held)
+	for namespace := range needed {
+		if said, _ := r.refusals.of(bundleRequest{namespace, api}); said != "" {
+			lacking.Insert(namespace)
+		}
+	}
+	return lacking.Delete(api.Namespace)
 }
 
 // numberOf returns how many namespaces these are.
@@ -143,7 +157,7 @@ func (r *APIResourceReconciler) delivery(ctx context.Context, api types.Namespac
 // its way elsewhere is told there, and decides nothing about the API: whoever may
 // write to another namespace could have it fail.
 func (r *APIResourceReconciler) distribution(
-	ctx context.Context, api *v1alpha1.APIResource, srv *server, refused *problem, missing bool,
+	ctx context.Context, api *v1alpha1.APIResource, srv *server, refused *problem, needed, held bool,
 ) (condition, error) {
 	no := func(reason, message string) (condition, error) {
 		return isFalse(v1alpha1.ConditionDistributed, reason, message), nil
@@ -153,7 +167,7 @@ func (r *APIResourceReconciler) distribution(
 	}
 	if srv.opaque() {
 		message := fmt.Sprintf("There is no verification bundle, for the tokens of %s %q are opaque", srv.key.kind, srv.key.name)
-		if missing {
+		if needed && !held {
 			return no(v1alpha1.ReasonOpaqueToken, message+"; take the annotation "+v1alpha1.VerifyAnnotation+" off the API's workloads")
 		}
 		return isTrue(v1alpha1.ConditionDistributed, v1alpha1.ReasonOpaqueToken, message), nil
@@ -164,11 +178,24 @@ func (r *APIResourceReconciler) distribution(
 	if _, err := r.rendered.files(client.ObjectKeyFromObject(api), bundleOf(api, srv), extraFiles(api)); err != nil {
 		return no(v1alpha1.ReasonInvalidTemplate, "A part of the verification bundle cannot be rendered: "+err.Error())
 	}
-	if !missing {
+	if invalid := invalidBundleMetadata(api); invalid != nil {
+		return no(invalid.reason, invalid.message)
+	}
+	name := types.NamespacedName{Namespace: api.Namespace, Name: render.ConfigMapName(api.Namespace, api.Name)}
+	if needed {
+		said, judged := r.refusals.of(bundleRequest{api.Namespace, client.ObjectKeyFromObject(api)})
+		before := meta.FindStatusCondition(api.Status.Conditions, v1alpha1.ConditionDistributed)
+		switch {
+		case said != "":
+			return no(v1alpha1.ReasonBundleRefused, fmt.Sprintf("The API server refuses ConfigMap %q in namespace %q: %s", name.Name, name.Namespace, said))
+		case !judged && before != nil && before.Reason == v1alpha1.ReasonBundleRefused:
+			return no(before.Reason, before.Message) // this process has not offered it yet
+		}
+	}
+	if !needed || held {
 		return isTrue(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, "The verification bundle is where the API's own workloads need it"), nil
 	}
 	// One that is the operator's has only not reached this cache yet.
-	name := types.NamespacedName{Namespace: api.Namespace, Name: render.ConfigMapName(api.Namespace, api.Name)}
 	anothers, err := r.foreign.isAnothers(ctx, "ConfigMap", name)
 	if err != nil {
 		return condition{}, err
@@ -269,6 +296,7 @@ func (r *APIResourceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 			}
 			return nil
 		}))).
+		WatchesRawSource(source.Channel(r.refusals.apis, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 5, NewQueue: fairly(namespaceOf, nil)})
 	for _, o := range verifiers() {
 		b = b.Watches(o, settled(verifyRefs))

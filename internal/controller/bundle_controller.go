@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -60,6 +61,7 @@ type BundleReconciler struct {
 
 	rendered *renderedBundles
 	writes   *pace.Buckets[bundleRequest] // of one bundle
+	refusals *refusals
 }
 
 // +kubebuilder:rbac:groups="",resources=configmaps,verbs=get;list;watch;create;update;delete
@@ -94,6 +96,7 @@ func (r *BundleReconciler) Reconcile(ctx context.Context, req bundleRequest) (ct
 		r.rendered.forget(req.api)
 	}
 	if !exists || !needed {
+		r.refusals.forget(req)
 		return ctrl.Result{}, r.remove(ctx, current, req)
 	}
 
@@ -132,6 +135,7 @@ func (r *BundleReconciler) distribute(ctx context.Context, req bundleRequest, ap
 		return ctrl.Result{}, err
 	}
 	if srv.opaque() {
+		r.refusals.forget(req)
 		return ctrl.Result{}, r.remove(ctx, current, req)
 	}
 	if !srv.keysKnown() {
@@ -147,6 +151,7 @@ func (r *BundleReconciler) distribute(ctx context.Context, req bundleRequest, ap
 	}
 	if current != nil {
 		if want = changed(current, want); want == nil {
+			r.refusals.taken(d)
 			return ctrl.Result{}, nil
 		}
 	}
@@ -162,8 +167,11 @@ func (r *BundleReconciler) distribute(ctx context.Context, req bundleRequest, ap
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
 	err = r.write(ctx, d, want)
-	if refused(err) {
+	switch {
+	case refused(err):
 		return r.refused(ctx, d, want, err)
+	case err == nil:
+		r.refusals.taken(d)
 	}
 	return ctrl.Result{}, err
 }
@@ -178,6 +186,8 @@ type draft struct {
 	extra   map[string]string
 
 	now map[string]string // what current holds; nil: not looked at
+
+	sameMetadata bool // it keeps the labels and annotations that it has
 }
 
 // weight is how much writing the bundle counts: 1, or its new keys.
@@ -257,14 +267,67 @@ func (r *BundleReconciler) configMap(
 	if !since.IsZero() {
 		annotations[v1alpha1.PromptSinceAnnotation] = formatMoment(since)
 	}
-	return &corev1.ConfigMap{
+	want := &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: d.request.namespace, Name: render.ConfigMapName(d.api.Namespace, d.api.Name),
 			Labels:      map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
 			Annotations: annotations,
 		},
 		Data: data,
-	}, nil
+	}
+	d.addMetadata(want)
+	return want, nil
+}
+
+// bundleMetadata are the keys of labels and annotations that the spec had set on a
+// bundle, so that they can be taken away again.
+type bundleMetadata struct {
+	Labels      []string `json:"labels,omitempty"`
+	Annotations []string `json:"annotations,omitempty"`
+}
+
+func metadataSetOn(bundle *corev1.ConfigMap) (set bundleMetadata) {
+	if bundle == nil || json.Unmarshal([]byte(bundle.Annotations[v1alpha1.MetadataAnnotation]), &set) != nil {
+		return bundleMetadata{}
+	}
+	return set
+}
+
+// addMetadata adds the labels and annotations of the spec to the bundle of the API's
+// own namespace. In another they could have what runs there take the bundle for
+// something of its own, and that is not for the API's owner to say.
+func (d *draft) addMetadata(want *corev1.ConfigMap) {
+	if d.request.namespace != d.api.Namespace {
+		return
+	}
+	labels, annotations := d.api.Spec.Bundle.Labels, d.api.Spec.Bundle.Annotations
+	if d.sameMetadata {
+		labels, annotations = map[string]string{}, map[string]string{}
+		set := metadataSetOn(d.current)
+		for _, k := range set.Labels {
+			labels[k] = d.current.Labels[k]
+		}
+		for _, k := range set.Annotations {
+			annotations[k] = d.current.Annotations[k]
+		}
+	} else if invalidBundleMetadata(d.api) != nil {
+		return // with them the API server would refuse the keys, too
+	}
+	if len(labels)+len(annotations) == 0 {
+		return
+	}
+	encoded, err := json.Marshal(bundleMetadata{slices.Sorted(maps.Keys(labels)), slices.Sorted(maps.Keys(annotations))})
+	if err != nil {
+		panic(err) // strings only
+	}
+	want.Labels = merged(labels, nil, want.Labels)
+	want.Annotations = merged(annotations, nil, want.Annotations, map[string]string{v1alpha1.MetadataAnnotation: string(encoded)})
+}
+
+// invalidBundleMetadata reports which label or annotation of the spec a bundle cannot
+// have.
+func invalidBundleMetadata(api *v1alpha1.APIResource) *problem {
+	return invalidMetadata(field.NewPath("spec", "bundle"), api.Spec.Bundle.Labels, api.Spec.Bundle.Annotations)
 }
 
 // keepFiles keeps files that cannot be rendered as they are, for a gateway may
@@ -288,10 +351,9 @@ func (d *draft) keepFiles(data map[string]string, left []string) {
 func changed(current, want *corev1.ConfigMap) *corev1.ConfigMap {
 	updated := current.DeepCopy()
 	updated.Immutable = nil
-	if updated.Annotations == nil {
-		updated.Annotations = map[string]string{}
-	}
-	maps.Copy(updated.Annotations, want.Annotations)
+	former := metadataSetOn(current)
+	updated.Labels = merged(current.Labels, former.Labels, want.Labels)
+	updated.Annotations = merged(current.Annotations, append(former.Annotations, v1alpha1.MetadataAnnotation), want.Annotations)
 	if contentDigest(current) == contentDigest(want) && equality.Semantic.DeepEqual(current, updated) {
 		return nil
 	}
@@ -357,9 +419,10 @@ func (r *BundleReconciler) refused(ctx context.Context, d *draft, want *corev1.C
 		}
 		told = "The API server refuses the verification bundle of APIResource %q, and so a smaller one or none takes its place without the revoked key: %s"
 	}
+	said := r.refusals.refused(d, want, refusal)
 	r.events.Eventf(want, d.api, corev1.EventTypeWarning, v1alpha1.ReasonBundleRefused, "Distribute", told,
-		client.ObjectKeyFromObject(d.api), refusal.Error())
-	log.FromContext(ctx).Info("Verification bundle was refused", "reason", truncate(refusal.Error(), 1024))
+		client.ObjectKeyFromObject(d.api), said)
+	log.FromContext(ctx).Info("Verification bundle was refused", "reason", said)
 	return ctrl.Result{RequeueAfter: refusalWait}, nil
 }
 
@@ -371,6 +434,7 @@ func (r *BundleReconciler) reduce(ctx context.Context, d *draft) error {
 	}
 	for _, onlyKnown := range []bool{false, true} {
 		smaller := *d
+		smaller.sameMetadata = true
 		if onlyKnown {
 			smaller.bundle.Keys = slices.DeleteFunc(slices.Clone(d.bundle.Keys), func(k render.Key) bool {
 				return !slices.ContainsFunc(now, func(n jwks.Key) bool { return n.ID == k.ID && n.JWK == k.JWK })

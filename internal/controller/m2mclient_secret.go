@@ -278,10 +278,12 @@ func (r *M2MClientReconciler) changedByOthers() predicate.Predicate {
 // refusalWait is how long a refused Secret is not offered again.
 const refusalWait = time.Minute
 
-// refused says whether the API server will go on refusing a write: a quota, an
-// admission policy, its validation or the operator's role forbid it.
+// refused reports whether the API server will go on refusing a write: a quota, an
+// admission policy, its validation or the operator's role forbid it. An admission
+// webhook that gives no code is answered for with 400.
 func refused(err error) bool {
-	return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsRequestEntityTooLargeError(err)
+	return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) ||
+		apierrors.IsRequestEntityTooLargeError(err)
 }
 
 // unpublish goes back to what lies in the Secret, for the API server does not
@@ -381,7 +383,7 @@ func (r *M2MClientReconciler) wantedSecret(p *pass) *corev1.Secret {
 		want = p.secret.current.DeepCopy()
 	}
 	spec := p.client.Spec.Secret
-	if p.templateProblem = invalidMetadata(spec); p.templateProblem != nil {
+	if p.templateProblem = invalidMetadata(field.NewPath("spec", "secret"), spec.Labels, spec.Annotations); p.templateProblem != nil {
 		spec.Labels, spec.Annotations = nil, nil // with them the API server would refuse the tokens, too
 	}
 	records := secretRecords{
@@ -443,13 +445,12 @@ func (r *M2MClientReconciler) promptly(p *pass, data map[string][]byte) bool {
 	return !issued && p.secret.current != nil && !maps.EqualFunc(p.secret.current.Data, data, bytes.Equal)
 }
 
-// invalidMetadata says which label or annotation of the spec a Secret cannot
+// invalidMetadata reports which label or annotation of a spec an object cannot
 // have. The schema cannot: its rules may not read so much.
-func invalidMetadata(spec v1alpha1.TokenSecret) *problem {
-	path := field.NewPath("spec", "secret")
+func invalidMetadata(path *field.Path, labels, annotations map[string]string) *problem {
 	errs := slices.Concat(
-		metav1validation.ValidateLabels(spec.Labels, path.Child("labels")),
-		apivalidation.ValidateAnnotations(spec.Annotations, path.Child("annotations")))
+		metav1validation.ValidateLabels(labels, path.Child("labels")),
+		apivalidation.ValidateAnnotations(annotations, path.Child("annotations")))
 	if len(errs) == 0 {
 		return nil
 	}

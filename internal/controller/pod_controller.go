@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
@@ -46,6 +47,8 @@ type PodReconciler struct {
 	events  recorder.EventRecorder
 	told    toldPods
 	touches *touchBudget
+
+	refusals *refusals // by BundleReconciler
 
 	// refusing says that the last touch was refused, so that the log need not
 	// say it again for every pod.
@@ -250,6 +253,9 @@ func (r *PodReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		Watches(&v1alpha1.APIResource{},
 			podsWith(byVerify, func(o client.Object) string { return client.ObjectKeyFromObject(o).String() }, anywhere),
 			builder.WithPredicates(readinessChanged)).
+		WatchesRawSource(source.Channel(r.refusals.pods, podsWith(byVerify, func(o client.Object) string {
+			return o.GetAnnotations()[v1alpha1.APIResourceAnnotation]
+		}, same))).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: fairly(namespaceOf, nil)}).
 		Complete(untilStopped(r))
 }

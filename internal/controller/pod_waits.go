@@ -128,14 +128,22 @@ func (r *PodReconciler) verificationWait(ctx context.Context, namespace string, 
 	if err != nil {
 		return nil, err
 	}
+	said, _ := r.refusals.of(bundleRequest{namespace, ref})
 	if there {
 		anothers, err := r.foreign.isAnothers(ctx, "ConfigMap", bundle)
-		if err != nil || !anothers {
+		switch {
+		case err != nil:
 			return nil, err
+		case anothers:
+			w.cause = v1alpha1.ReasonConfigMapNotOwned
+			w.message = fmt.Sprintf("ConfigMap %q exists and is not the operator's, so that this pod does not get what it verifies with; delete or rename it", bundle.Name)
+			return w, nil
+		case said != "":
+			w.cause = v1alpha1.ReasonBundleRefused
+			w.message = fmt.Sprintf("ConfigMap %q is not up to date: the API server refuses it in namespace %q: %s", bundle.Name, namespace, said)
+			return w, nil
 		}
-		w.cause = v1alpha1.ReasonConfigMapNotOwned
-		w.message = fmt.Sprintf("ConfigMap %q exists and is not the operator's, so that this pod does not get what it verifies with; delete or rename it", bundle.Name)
-		return w, nil
+		return nil, nil
 	}
 	because := func(cause, format string, args ...any) (*wait, error) {
 		w.cause, w.message = cause, fmt.Sprintf("Waiting for ConfigMap %q: ", bundle.Name)+fmt.Sprintf(format, args...)
@@ -157,7 +165,7 @@ func (r *PodReconciler) verificationWait(ctx context.Context, namespace string, 
 	} {
 		c := meta.FindStatusCondition(api.Status.Conditions, judged.condition)
 		none := c != nil && c.Reason == v1alpha1.ReasonOpaqueToken // whatever the API's own namespace needs
-		if c == nil || c.Status != metav1.ConditionFalse && !none || c.Reason == v1alpha1.ReasonDistributing {
+		if c == nil || c.Status != metav1.ConditionFalse && !none || c.Reason == v1alpha1.ReasonDistributing || c.Reason == v1alpha1.ReasonBundleRefused {
 			continue
 		}
 		if ref.Namespace != namespace {
@@ -165,6 +173,9 @@ func (r *PodReconciler) verificationWait(ctx context.Context, namespace string, 
 			return because(c.Reason, "APIResource %q of namespace %q %s (%s)", ref.Name, ref.Namespace, judged.text, c.Reason)
 		}
 		return because(c.Reason, "APIResource %q %s: %s", ref.Name, judged.text, c.Message)
+	}
+	if said != "" {
+		return because(v1alpha1.ReasonBundleRefused, "the API server refuses it in namespace %q: %s", namespace, said)
 	}
 	return nil, nil
 }

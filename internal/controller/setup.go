@@ -205,15 +205,16 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 	remover := func(events recorder.EventRecorder, w *wishes) *remover {
 		return &remover{since: lru.New(maxMoving), client: c, servers: servers, timeout: o.DeletionTimeout, wake: w.wake, events: events}
 	}
-	rendered := newRenderedBundles()
+	rendered, refusals := newRenderedBundles(), newRefusals(o.Clock)
 	r := &reconcilers{
 		foreign: foreign, servers: servers,
 		resource: &APIResourceReconciler{
-			client: c, servers: servers, foreign: foreign, events: events("m2m-apiresource"), rendered: rendered,
+			client: c, servers: servers, foreign: foreign, events: events("m2m-apiresource"),
+			rendered: rendered, refusals: refusals,
 		},
 		bundle: &BundleReconciler{
 			client: c, live: mgr.GetAPIReader(), servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-verificationbundle"),
-			rendered: rendered, writes: pace.New[bundleRequest](bundleWriteRate),
+			rendered: rendered, writes: pace.New[bundleRequest](bundleWriteRate), refusals: refusals,
 		},
 		client: &M2MClientReconciler{
 			shard: mine, client: c, live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens, audiences: newClusterAudiences(mgr.GetConfig()),
@@ -226,7 +227,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		},
 		pod: &PodReconciler{
 			client: c, servers: servers, foreign: foreign, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-pod"),
-			touches: newTouchBudget(),
+			touches: newTouchBudget(), refusals: refusals,
 		},
 	}
 	apiEvents, clientEvents := events("m2m-apiresource-provisioning"), events("m2m-m2mclient-provisioning")

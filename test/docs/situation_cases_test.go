@@ -3,11 +3,19 @@
 package docs
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/internal/kubetest"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 )
 
@@ -121,15 +129,17 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {name: m2m-verify.$PAYMENTS.payment-api, namespace: $PAYMENTS}
 `},
-	"file-syntax":    {set: file(`issuer: {{ .Issuer`)},
-	"file-field":     {set: file(`issuer: {{ .Issuers }}`)},
-	"file-function":  {set: file(`issuer: {{ toYaml .Issuer }}`)},
-	"file-arguments": {set: file(`scopes: {{ join .Scopes }}`)},
-	"file-range":     {set: file(`{{ range .Issuer }}{{ . }}{{ end }}`)},
-	"file-dot":       {set: file(`{{ range .Scopes }}{{ .Issuer }}{{ end }}`)},
-	"file-key":       {set: file(`{{ range .Keys }}{{ .Kid }}{{ end }}`)},
-	"file-define":    {set: file(`{{ define "a" }}b{{ end }}`)},
-	"file-piece":     {set: file(`{{ index .Scopes 7 }}`)},
+	"bundle-refused":     {prepare: bundlesRefused},
+	"bundle-label-value": {set: map[string]string{"payment-api": `spec: {bundle: {labels: {team: "the payments"}}}`}},
+	"file-syntax":        {set: file(`issuer: {{ .Issuer`)},
+	"file-field":         {set: file(`issuer: {{ .Issuers }}`)},
+	"file-function":      {set: file(`issuer: {{ toYaml .Issuer }}`)},
+	"file-arguments":     {set: file(`scopes: {{ join .Scopes }}`)},
+	"file-range":         {set: file(`{{ range .Issuer }}{{ . }}{{ end }}`)},
+	"file-dot":           {set: file(`{{ range .Scopes }}{{ .Issuer }}{{ end }}`)},
+	"file-key":           {set: file(`{{ range .Keys }}{{ .Kid }}{{ end }}`)},
+	"file-define":        {set: file(`{{ define "a" }}b{{ end }}`)},
+	"file-piece":         {set: file(`{{ index .Scopes 7 }}`)},
 
 	// Clients.
 	"client-server-unknown": {set: map[string]string{"cart": `spec: {authorizationServerRef: {name: oauth}}`}},
@@ -273,6 +283,45 @@ metadata: {name: cart-token, namespace: $SHOP}
 	"template-field":    {set: template(`{{ .Values.token }}`)},
 	"label-value":       {set: map[string]string{"cart": `spec: {secret: {labels: {team: "the shop"}}}`}},
 	"annotation-key":    {set: map[string]string{"cart": `spec: {secret: {annotations: {"the team": shop}}}`}},
+}
+
+// bundlesRefused has a policy of the cluster refuse the bundle.
+func bundlesRefused(t *testing.T, w *world) {
+	const name = "no-bundles"
+	bundle := "m2m-verify." + w.names["$PAYMENTS"] + "."
+	policy := &admissionv1.ValidatingAdmissionPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: admissionv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: &admissionv1.MatchResources{
+				ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
+					Operations: []admissionv1.OperationType{admissionv1.Create},
+					Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"configmaps"}},
+				}}},
+			},
+			Validations: []admissionv1.Validation{{Expression: "!object.metadata.name.startsWith('" + bundle + "')", Message: "not here"}},
+		},
+	}
+	binding := &admissionv1.ValidatingAdmissionPolicyBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       admissionv1.ValidatingAdmissionPolicyBindingSpec{PolicyName: name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny}},
+	}
+	for _, o := range []client.Object{policy, binding} {
+		if err := kube.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := kube.Delete(context.Background(), o); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	kubetest.Eventually(t, func() error {
+		probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: bundle + "probe"}}
+		if kube.Create(t.Context(), probe, client.DryRunAll) == nil {
+			return errors.New("the policy is not in force yet")
+		}
+		return nil
+	})
 }
 
 // accountRole allows the operator to request tokens of the ServiceAccount cart.

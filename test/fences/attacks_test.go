@@ -283,8 +283,18 @@ func configMaps(t *testing.T) []attempt {
 	annotated := configMap(ns, "m2m-verify.payments.annotated", managed)
 	annotated.Annotations["argocd.argoproj.io/tracking-id"] = "x"
 	content := func(c *corev1.ConfigMap) { c.Data = map[string]string{"Corefile": "evil"} }
+	dressed := configMap(ns, "m2m-verify.payments.dressed", with("team", "payments"))
+	dressed.Labels["app.kubernetes.io/part-of"] = "payments"
+	dressed.Annotations["example.com/contact"] = "payments"
+	elsewhere := configMap(ns, "m2m-verify.shop.annotated", managed)
+	elsewhere.Annotations["example.com/contact"] = "shop"
 	return []attempt{
 		{"makes a bundle", creates(configMap(ns, "m2m-verify.payments.api", managed)), true},
+		{"makes a bundle with what its APIResource asks for", creates(dressed), true},
+		{"labels a bundle for its namespace", updates(tagged, func(c *corev1.ConfigMap) { c.Labels["team"] = "payments" }), true},
+		{"labels a bundle of another namespace's API", creates(configMap(ns, "m2m-verify.shop.api", with("team", "shop"))), false},
+		{"annotates a bundle of another namespace's API", creates(elsewhere), false},
+		{"labels a bundle as a release of Helm", creates(configMap(ns, "m2m-verify.payments.mine", with("owner", "helm"))), false},
 		{"changes a bundle beside another's label", updates(tagged, content), true},
 		{"removes a bundle", deletes(old), true},
 
