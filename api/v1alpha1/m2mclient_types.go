@@ -97,10 +97,10 @@ type Access struct {
 	Scopes []ScopeName `json:"scopes,omitempty"`
 
 	// parameters are more parameters of the token request, which some servers
-	// require: organization_id at Logto and Auth0, audience beside resource. The
-	// server decides what they do; the token is verified as any other. Secrets do
-	// not belong here. At most 8. Unset, only those are sent that the operator
-	// sets itself.
+	// require: organization_id at Logto, organization at Auth0, audience beside
+	// resource. The server decides what they do; the token is verified as any
+	// other. Secrets do not belong here. At most 8. Unset, only those are sent
+	// that the operator sets itself.
 	//
 	// +optional
 	// +listType=map
