@@ -326,4 +326,11 @@ const (
 	// ReasonVerificationNotReady, on a pod: a verification bundle that it asks
 	// for does not exist, or is not up to date.
 	ReasonVerificationNotReady = "VerificationNotReady"
+	// ReasonContainersNotFound, on a pod: m2m-operator.io/containers names
+	// containers that it does not have.
+	ReasonContainersNotFound = "ContainersNotFound"
+	// ReasonMisplaced, on a pod or workload: it has an annotation of the
+	// operator's that belongs on its pod template, or one as a label. There it
+	// does nothing.
+	ReasonMisplaced = "Misplaced"
 )

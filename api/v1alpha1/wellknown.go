@@ -48,8 +48,14 @@ const (
 	ClientAnnotation = "m2m-operator.io/client"
 
 	// ContainersAnnotation is set by users on a pod. It limits injection to the
-	// containers and init containers that it names, separated by commas.
+	// containers and init containers that it names, separated by commas. It may
+	// name some that other webhooks add.
 	ContainersAnnotation = "m2m-operator.io/containers"
+
+	// MissingContainersAnnotation, on a pod, is set by the operator at admission.
+	// It lists what ContainersAnnotation names and the pod did not have then,
+	// separated by commas: containers that another webhook may add.
+	MissingContainersAnnotation = "m2m-operator.io/missing-containers"
 
 	// InjectionLabel, on a namespace, forbids injection into its pods with the
 	// value InjectionDisabled.

@@ -72,7 +72,7 @@ func (r *PodReconciler) Reconcile(ctx context.Context, req reconcile.Request) (c
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{RequeueAfter: soonest(0, touch, r.tell(pod, waits))}, nil
+	return ctrl.Result{RequeueAfter: soonest(0, touch, r.told.tell(r.events, pod, waits, r.clock.Now()))}, nil
 }
 
 // How often one pod is touched, and the pods of one namespace. One change of a

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/render"
@@ -59,6 +60,14 @@ func (r *PodReconciler) waitsOf(ctx context.Context, pod client.Object) ([]wait,
 	var waits []wait
 	if w != nil {
 		waits = append(waits, *w)
+	}
+	waits = append(waits, misplacedWait(pod, "write an annotation on the pod template")...)
+	if missing := pod.GetAnnotations()[v1alpha1.MissingContainersAnnotation]; missing != "" {
+		waits = append(waits, wait{
+			reason: v1alpha1.ReasonContainersNotFound, about: pod, cause: missing,
+			message: fmt.Sprintf("The annotation %s names containers that the pod did not have when it was created, so that nothing was injected into them: %q",
+				v1alpha1.ContainersAnnotation, strings.Split(missing, ",")),
+		})
 	}
 	refs, invalid := v1alpha1.ParseVerify(pod.GetAnnotations()[v1alpha1.VerifyAnnotation], pod.GetNamespace())
 	if len(invalid) > 0 {
@@ -244,20 +253,19 @@ func (t *toldPods) due(pod client.Object, waits []wait, now time.Time) (news []w
 	return news, after
 }
 
-// tell records events on a pod for what it waits for in vain, once it has waited
-// for a moment, and returns when to look again.
-func (r *PodReconciler) tell(pod client.Object, waits []wait) time.Duration {
+// tell records events on a pod or workload for what it waits for in vain, once it has
+// waited for a moment, and returns when to look again.
+func (t *toldPods) tell(events recorder.EventRecorder, o client.Object, waits []wait, now time.Time) time.Duration {
 	if len(waits) == 0 {
-		r.told.forget(client.ObjectKeyFromObject(pod))
+		t.forget(client.ObjectKeyFromObject(o))
 		return 0
 	}
-	now := r.clock.Now()
-	if grace := pod.GetCreationTimestamp().Add(waitGrace).Sub(now); grace > 0 {
+	if grace := o.GetCreationTimestamp().Add(waitGrace).Sub(now); grace > 0 {
 		return grace
 	}
-	news, after := r.told.due(pod, waits, now)
+	news, after := t.due(o, waits, now)
 	for _, w := range news {
-		r.events.Eventf(pod, w.about, corev1.EventTypeWarning, w.reason, "Deliver", "%s", w.message)
+		events.Eventf(o, w.about, corev1.EventTypeWarning, w.reason, "Deliver", "%s", w.message)
 	}
 	return after
 }

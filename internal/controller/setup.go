@@ -9,6 +9,7 @@ package controller
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -179,6 +180,7 @@ type reconcilers struct {
 	client   *M2MClientReconciler
 	others   *OthersReconciler
 	pod      *PodReconciler
+	workload []*WorkloadReconciler // one for each kind
 
 	apiProvisioner    *APIResourceProvisioner
 	clientProvisioner *M2MClientProvisioner
@@ -237,6 +239,11 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 	r.clientProvisioner = &M2MClientProvisioner{
 		shard: mine, client: c, live: mgr.GetAPIReader(), access: access, servers: servers, remover: remover(clientEvents, clientWishes), wishes: clientWishes, seen: &sync.Map{}, clock: o.Clock, events: clientEvents,
 	}
+	for _, w := range workloads() {
+		r.workload = append(r.workload, &WorkloadReconciler{
+			kind: reflect.TypeOf(w).Elem().Name(), empty: w, client: c, clock: o.Clock, events: events("m2m-workload"),
+		})
+	}
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
 		r.server = append(r.server, &AuthorizationServerReconciler{
 			kind: kind, client: c, servers: servers, places: traffic.NewPlaces(serverWorkers), clock: o.Clock, events: events("m2m-authorizationserver"),
@@ -287,6 +294,11 @@ func Setup(mgr ctrl.Manager, o Options) error {
 	}
 	if err := r.pod.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up pods: %w", err)
+	}
+	for _, w := range r.workload {
+		if err := w.SetupWithManager(mgr); err != nil {
+			return fmt.Errorf("set up %s: %w", w.kind, err)
+		}
 	}
 	return nil
 }

@@ -357,8 +357,36 @@ func stripNamespace(in any) (any, error) {
 	return ns, nil
 }
 
-// stripWorkload keeps of a workload its identity, and its and its pod template's
-// verify annotation.
+// misplacedMark is the annotation of a pod or workload in the cache that says which of
+// its labels and annotations do nothing where they are. It is no valid key: no object
+// of the API server has it.
+const misplacedMark = "m2m-operator.io/does nothing"
+
+// misplaced lists which of the annotations that belong on pods an object has as a label,
+// or, if it is a workload, as its own, while its pods do not have them. That those of a
+// workload carry the verify annotation is of use: it brings the bundle.
+func misplaced(o client.Object, onPods map[string]string, isWorkload bool) string {
+	if v, ok := o.GetAnnotations()[misplacedMark]; ok { // it is prepared once more
+		return v
+	}
+	var found []string
+	for _, key := range []string{v1alpha1.ClientAnnotation, v1alpha1.ContainersAnnotation, v1alpha1.VerifyAnnotation} {
+		_, asAnnotation := o.GetAnnotations()[key]
+		_, asLabel := o.GetLabels()[key]
+		_, seen := onPods[key]
+		switch {
+		case seen || asAnnotation && key == v1alpha1.VerifyAnnotation:
+		case asAnnotation && isWorkload:
+			found = append(found, "annotation "+key)
+		case asLabel:
+			found = append(found, "label "+key)
+		}
+	}
+	return strings.Join(found, ",")
+}
+
+// stripWorkload keeps of a workload its identity, its and its pod template's verify
+// annotation, and what is misplaced on it.
 func stripWorkload(in any) (any, error) {
 	obj, ok := in.(client.Object)
 	if !ok {
@@ -368,6 +396,10 @@ func stripWorkload(in any) (any, error) {
 	kept := metav1.ObjectMeta{
 		Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(),
 		Annotations: onlyVerify(obj.GetAnnotations()),
+	}
+	if v := misplaced(obj, templateAnnotations(obj), true); v != "" {
+		share(&v)
+		kept.Annotations = merged(kept.Annotations, nil, map[string]string{misplacedMark: v})
 	}
 	switch o := obj.(type) {
 	case *appsv1.Deployment:
@@ -402,7 +434,9 @@ var podAnnotations = map[string]func(string) (kept string, ok bool){
 	v1alpha1.InjectedAnnotation: func(v string) (string, bool) {
 		return v, len(v) <= maxInjected && strings.Count(v, ",") <= v1alpha1.VerifyMaxNames
 	},
-	v1alpha1.TouchedAtAnnotation: atMost(maxAnnotation),
+	v1alpha1.TouchedAtAnnotation:         atMost(maxAnnotation),
+	v1alpha1.MissingContainersAnnotation: atMost(maxAnnotation),
+	misplacedMark:                        atMost(maxAnnotation),
 }
 
 func atMost(bytes int) func(string) (string, bool) {
@@ -418,6 +452,10 @@ func stripPod(in any) (any, error) {
 	}
 	kept := metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, ResourceVersion: pod.ResourceVersion}
 	share(&kept.Namespace)
+	if v := misplaced(pod, pod.Annotations, false); v != "" {
+		share(&v)
+		pod.Annotations = merged(pod.Annotations, nil, map[string]string{misplacedMark: v})
+	}
 	for key, bound := range podAnnotations {
 		v, ok := pod.Annotations[key]
 		if !ok {

@@ -270,7 +270,7 @@ func TestAnotherWebhookAddsAContainer(t *testing.T) {
 
 	late, err := admission.StandaloneWebhook(&admission.Webhook{Handler: admission.HandlerFunc(
 		func(_ context.Context, req admission.Request) admission.Response {
-			if strings.Contains(string(req.Object.Raw), "mesh-proxy") {
+			if strings.Contains(string(req.Object.Raw), `"name":"mesh-proxy"`) {
 				return admission.Allowed("")
 			}
 			with := strings.Replace(string(req.Object.Raw), `"containers":[`, `"containers":[{"name":"mesh-proxy","image":"proxy"},`, 1)
@@ -304,4 +304,18 @@ func TestAnotherWebhookAddsAContainer(t *testing.T) {
 	for _, c := range p.Spec.Containers {
 		same(t, "mounts of "+c.Name, []string{"secret/cart-token (0444) at " + v1alpha1.TokenDir}, mountsOf(p, c))
 	}
+
+	// It may be named before it is there, and a container that never comes keeps no pod.
+	p = pod(shop, map[string]string{v1alpha1.ClientAnnotation: "cart", v1alpha1.ContainersAnnotation: "mesh-proxy,late"})
+	if err := kube.Create(t.Context(), p, client.DryRunAll); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range p.Spec.Containers {
+		var want []string
+		if c.Name == "mesh-proxy" {
+			want = []string{"secret/cart-token (0444) at " + v1alpha1.TokenDir}
+		}
+		same(t, "mounts of "+c.Name+" where the others are left out", want, mountsOf(p, c))
+	}
+	same(t, "the missing containers", "late", p.Annotations[v1alpha1.MissingContainersAnnotation])
 }

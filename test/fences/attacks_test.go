@@ -371,6 +371,11 @@ func events(t *testing.T) []attempt {
 		e.ReportingController, e.Regarding.APIVersion, e.Regarding.Kind = reporter, apiVersion, kind
 		return e
 	}
+	misplaced := func(name, apiVersion, kind, reason string) *eventsv1.Event {
+		e := about(name, apiVersion, kind, "m2m-workload")
+		e.Reason, e.Type = reason, corev1.EventTypeWarning
+		return e
+	}
 	legacy := func(namespace, kind, name, reporter string) *corev1.Event {
 		return &corev1.Event{
 			ObjectMeta:     metav1.ObjectMeta{Namespace: namespace, GenerateName: "legacy-"},
@@ -395,6 +400,10 @@ func events(t *testing.T) []attempt {
 		{"speaks for the kubelet", creates(about("mine", "v1", "Pod", "kubelet")), false},
 		{"speaks for the kubelet under its own name", creates(disguised), false},
 		{"speaks about a Deployment", creates(about("mine", "apps/v1", "Deployment", "m2m-pod")), false},
+		{"says of a Deployment that something is misplaced", creates(misplaced("deployment", "apps/v1", "Deployment", "Misplaced")), true},
+		{"says of a CronJob that something is misplaced", creates(misplaced("cronjob", "batch/v1", "CronJob", "Misplaced")), true},
+		{"says something else of a Deployment", creates(misplaced("mine", "apps/v1", "Deployment", "ScalingReplicaSet")), false},
+		{"says of a node that something is misplaced", creates(misplaced("mine", "v1", "Node", "Misplaced")), false},
 		{"speaks about a kind of that name", creates(about("mine", "example.com/v1", "M2MClient", "m2m-pod")), false},
 		{"changes another's event", patches(others, types.StrategicMergePatchType, series), false},
 		{"says elsewhere who leads", creates(legacy(ns, "Lease", "m2m-operator", "pod_1")), false},

@@ -26,8 +26,8 @@ const (
 	// maxMounts is how many mounts a pod gets in all its containers: what an
 	// answer can hold is more than what a request does.
 	maxMounts = 2048
-	// maxShown is how many containers a refusal names.
-	maxShown = 20
+	// maxMissing is how many bytes of the names of missing containers are told.
+	maxMissing = 250
 )
 
 // wish is what a pod's annotations ask for.
@@ -182,7 +182,7 @@ func inject(p *pod, annotations map[string]string, namespace string, w wish, sec
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := chosenOf(annotations, containers)
+	chosen, missing, err := chosenOf(annotations, containers)
 	if err != nil {
 		return nil, err
 	}
@@ -217,6 +217,11 @@ func inject(p *pod, annotations map[string]string, namespace string, w wish, sec
 	patch = append(patch, operation{"add", annotation(v1alpha1.InjectedAnnotation), strings.Join(objects, ",")})
 	if _, ok := annotations[v1alpha1.TouchedAtAnnotation]; ok { // of the pod that it was copied from
 		patch = append(patch, operation{Op: "remove", Path: annotation(v1alpha1.TouchedAtAnnotation)})
+	}
+	if missing != "" {
+		patch = append(patch, operation{"add", annotation(v1alpha1.MissingContainersAnnotation), missing})
+	} else if _, ok := annotations[v1alpha1.MissingContainersAnnotation]; ok { // they have come
+		patch = append(patch, operation{Op: "remove", Path: annotation(v1alpha1.MissingContainersAnnotation)})
 	}
 	return patch, nil
 }
@@ -260,38 +265,35 @@ func is[T any](text raw, want T) bool {
 	return decode(text, &got) == nil && equality.Semantic.DeepEqual(got, want)
 }
 
-// chosenOf returns the names of the containers to inject into, nil for all.
-func chosenOf(annotations map[string]string, containers []container) (sets.Set[string], error) {
+// chosenOf returns the names of the containers to inject into, nil for all, and a list
+// of those that the pod does not have. Another webhook may add them, and then the pod
+// comes once more.
+func chosenOf(annotations map[string]string, containers []container) (chosen sets.Set[string], missing string, err error) {
 	value, ok := annotations[v1alpha1.ContainersAnnotation]
 	if !ok {
-		return nil, nil
+		return nil, "", nil
 	}
 	existing := sets.New[string]()
-	var names []string
 	for _, c := range containers {
 		existing.Insert(c.Name)
-		names = append(names, c.Name)
 	}
-	if len(names) > maxShown {
-		names = append(names[:maxShown], "…")
-	}
-	list := strings.Join(names, ", ")
-	chosen := sets.New[string]()
+	chosen = sets.New[string]()
 	for name := range strings.SplitSeq(value, ",") {
 		switch name = strings.TrimSpace(name); {
-		case name == "":
-		case existing.Has(name):
-			chosen.Insert(name)
-		default:
-			return nil, fmt.Errorf("annotation %s: the pod has no container %s; it has %.500s",
-				v1alpha1.ContainersAnnotation, shown(name), list)
+		case name == "" || chosen.Has(name):
+			continue
+		case len(validation.IsDNS1123Label(name)) > 0:
+			return nil, "", fmt.Errorf("annotation %s: %s is no name of a container; separate names by commas",
+				v1alpha1.ContainersAnnotation, shown(name))
+		case !existing.Has(name) && len(missing)+len(name) < maxMissing:
+			missing = strings.TrimPrefix(missing+","+name, ",")
 		}
+		chosen.Insert(name)
 	}
 	if len(chosen) == 0 {
-		return nil, fmt.Errorf("annotation %s is empty: name containers (the pod has %.500s), or remove it",
-			v1alpha1.ContainersAnnotation, list)
+		return nil, "", fmt.Errorf("annotation %s is empty: name containers, or remove it", v1alpha1.ContainersAnnotation)
 	}
-	return chosen, nil
+	return chosen, missing, nil
 }
 
 // inject gives a container these mounts and no others of ours. The former volumes

@@ -125,30 +125,31 @@ func TestRefusals(t *testing.T) {
 		annotations map[string]string
 		want        string // "" for none
 	}{
-		"a client":                 {map[string]string{client: "cart"}, ""},
-		"a client with spaces":     {map[string]string{client: " cart "}, ""},
-		"the longest name":         {map[string]string{client: long[:63]}, ""},
-		"no client":                {map[string]string{client: " "}, `annotation m2m-operator.io/client is empty: name an M2MClient of namespace "shop", or remove it`},
-		"another namespace's":      {map[string]string{client: "payments/cart"}, `annotation m2m-operator.io/client: "payments/cart" has a slash; it names an M2MClient of the pod's own namespace only, by its name alone`},
-		"its own namespace's":      {map[string]string{client: "shop/cart"}, `annotation m2m-operator.io/client: "shop/cart" has a slash; it names an M2MClient of the pod's own namespace only, by its name alone`},
-		"two clients":              {map[string]string{client: "cart,reporting"}, `annotation m2m-operator.io/client: "cart,reporting" is no name of an M2MClient; write the name of one of namespace "shop"`},
-		"a name too long":          {map[string]string{client: long[:64]}, `annotation m2m-operator.io/client: "` + long[:64] + `" is no name of an M2MClient; write the name of one of namespace "shop"`},
-		"a name of several lines":  {map[string]string{client: "a\nb"}, `annotation m2m-operator.io/client: "a\nb" is no name of an M2MClient; write the name of one of namespace "shop"`},
-		"an API":                   {map[string]string{verify: "payment-api"}, ""},
-		"no API":                   {map[string]string{verify: ","}, `annotation m2m-operator.io/verify is empty: name APIResources, or remove it`},
-		"an API that is no name":   {map[string]string{verify: "payment-api,Stock"}, `annotation m2m-operator.io/verify: "Stock" is no name of an APIResource; write name or namespace/name, several separated by commas`},
-		"an API with two slashes":  {map[string]string{verify: "a/b/c"}, `annotation m2m-operator.io/verify: "a/b/c" is no name of an APIResource; write name or namespace/name, several separated by commas`},
-		"an API's name too long":   {map[string]string{verify: long}, `annotation m2m-operator.io/verify: "` + long[:80] + `…" is no name of an APIResource; write name or namespace/name, several separated by commas`},
-		"the same API twice":       {map[string]string{verify: "payment-api,shop/payment-api"}, ""},
-		"many commas":              {map[string]string{verify: strings.Repeat("a,", 200)}, `annotation m2m-operator.io/verify names too many APIResources; a pod can have 64`},
-		"an API in parentheses":    {map[string]string{verify: "(a)"}, `annotation m2m-operator.io/verify: "(a)" is no name of an APIResource; write name or namespace/name, several separated by commas`},
-		"65 APIs":                  {map[string]string{verify: numbered(65)}, `annotation m2m-operator.io/verify names too many APIResources; a pod can have 64`},
-		"a long annotation":        {map[string]string{verify: strings.Repeat("a,", 3000)}, `annotation m2m-operator.io/verify has 6000 bytes; it can have 4096`},
-		"64 APIs":                  {map[string]string{verify: numbered(64)}, ""},
-		"a collision of two paths": {map[string]string{verify: "b/x,a/x,b.x"}, `annotation m2m-operator.io/verify: "b/x" and "shop/b.x" would both be mounted at /var/run/secrets/m2m-operator.io/verify/b.x; leave one of them out`},
-		"a container":              {map[string]string{client: "cart", containers: "app"}, ""},
-		"a container that is not":  {map[string]string{client: "cart", containers: "app,ap"}, `annotation m2m-operator.io/containers: the pod has no container "ap"; it has init, app, logs`},
-		"no container":             {map[string]string{client: "cart", containers: " ,"}, `annotation m2m-operator.io/containers is empty: name containers (the pod has init, app, logs), or remove it`},
+		"a client":                  {map[string]string{client: "cart"}, ""},
+		"a client with spaces":      {map[string]string{client: " cart "}, ""},
+		"the longest name":          {map[string]string{client: long[:63]}, ""},
+		"no client":                 {map[string]string{client: " "}, `annotation m2m-operator.io/client is empty: name an M2MClient of namespace "shop", or remove it`},
+		"another namespace's":       {map[string]string{client: "payments/cart"}, `annotation m2m-operator.io/client: "payments/cart" has a slash; it names an M2MClient of the pod's own namespace only, by its name alone`},
+		"its own namespace's":       {map[string]string{client: "shop/cart"}, `annotation m2m-operator.io/client: "shop/cart" has a slash; it names an M2MClient of the pod's own namespace only, by its name alone`},
+		"two clients":               {map[string]string{client: "cart,reporting"}, `annotation m2m-operator.io/client: "cart,reporting" is no name of an M2MClient; write the name of one of namespace "shop"`},
+		"a name too long":           {map[string]string{client: long[:64]}, `annotation m2m-operator.io/client: "` + long[:64] + `" is no name of an M2MClient; write the name of one of namespace "shop"`},
+		"a name of several lines":   {map[string]string{client: "a\nb"}, `annotation m2m-operator.io/client: "a\nb" is no name of an M2MClient; write the name of one of namespace "shop"`},
+		"an API":                    {map[string]string{verify: "payment-api"}, ""},
+		"no API":                    {map[string]string{verify: ","}, `annotation m2m-operator.io/verify is empty: name APIResources, or remove it`},
+		"an API that is no name":    {map[string]string{verify: "payment-api,Stock"}, `annotation m2m-operator.io/verify: "Stock" is no name of an APIResource; write name or namespace/name, several separated by commas`},
+		"an API with two slashes":   {map[string]string{verify: "a/b/c"}, `annotation m2m-operator.io/verify: "a/b/c" is no name of an APIResource; write name or namespace/name, several separated by commas`},
+		"an API's name too long":    {map[string]string{verify: long}, `annotation m2m-operator.io/verify: "` + long[:80] + `…" is no name of an APIResource; write name or namespace/name, several separated by commas`},
+		"the same API twice":        {map[string]string{verify: "payment-api,shop/payment-api"}, ""},
+		"many commas":               {map[string]string{verify: strings.Repeat("a,", 200)}, `annotation m2m-operator.io/verify names too many APIResources; a pod can have 64`},
+		"an API in parentheses":     {map[string]string{verify: "(a)"}, `annotation m2m-operator.io/verify: "(a)" is no name of an APIResource; write name or namespace/name, several separated by commas`},
+		"65 APIs":                   {map[string]string{verify: numbered(65)}, `annotation m2m-operator.io/verify names too many APIResources; a pod can have 64`},
+		"a long annotation":         {map[string]string{verify: strings.Repeat("a,", 3000)}, `annotation m2m-operator.io/verify has 6000 bytes; it can have 4096`},
+		"64 APIs":                   {map[string]string{verify: numbered(64)}, ""},
+		"a collision of two paths":  {map[string]string{verify: "b/x,a/x,b.x"}, `annotation m2m-operator.io/verify: "b/x" and "shop/b.x" would both be mounted at /var/run/secrets/m2m-operator.io/verify/b.x; leave one of them out`},
+		"a container":               {map[string]string{client: "cart", containers: "app"}, ""},
+		"a container that may come": {map[string]string{client: "cart", containers: "app,proxy"}, ""},
+		"no name of a container":    {map[string]string{client: "cart", containers: "app;logs"}, `annotation m2m-operator.io/containers: "app;logs" is no name of a container; separate names by commas`},
+		"no container":              {map[string]string{client: "cart", containers: " ,"}, `annotation m2m-operator.io/containers is empty: name containers, or remove it`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := &corev1.Pod{Spec: corev1.PodSpec{
@@ -163,6 +164,52 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("refusal (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestContainersThatAreNotThere: a container that another webhook adds may be named
+// before it is there. What is missing is noted on the pod, and no more once it is there.
+func TestContainersThatAreNotThere(t *testing.T) {
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}, {Name: "logs"}}}}
+	pod.Annotations = map[string]string{
+		v1alpha1.ClientAnnotation: "cart", v1alpha1.ContainersAnnotation: "mesh-proxy, app, late, mesh-proxy",
+		v1alpha1.MissingContainersAnnotation: "of the pod that it was copied from",
+	}
+	for _, step := range []struct {
+		adds, missing string
+		injected      []string
+	}{
+		{"", "mesh-proxy,late", []string{"app"}},
+		{"mesh-proxy", "late", []string{"app", "mesh-proxy"}},
+		{"late", "", []string{"app", "mesh-proxy", "late"}},
+		{"other", "", []string{"app", "mesh-proxy", "late"}},
+	} {
+		if step.adds != "" {
+			pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: step.adds})
+		}
+		if err := injected(pod); err != nil {
+			t.Fatal(err)
+		}
+		var with []string
+		for _, c := range pod.Spec.Containers {
+			if len(c.VolumeMounts) > 0 {
+				with = append(with, c.Name)
+			}
+		}
+		if diff := cmp.Diff(step.injected, with); diff != "" {
+			t.Errorf("after %q: injected into (-want +got):\n%s", step.adds, diff)
+		}
+		if got := pod.Annotations[v1alpha1.MissingContainersAnnotation]; got != step.missing {
+			t.Errorf("after %q: missing are %q, want %q", step.adds, got, step.missing)
+		}
+	}
+
+	pod.Annotations[v1alpha1.ContainersAnnotation] = strings.ReplaceAll(numbered(1000), "api", "container")
+	if err := injected(pod); err != nil {
+		t.Fatal(err)
+	}
+	if got := pod.Annotations[v1alpha1.MissingContainersAnnotation]; len(got) == 0 || len(got) > maxMissing {
+		t.Errorf("of 1000 missing containers %d bytes are noted", len(got))
 	}
 }
 

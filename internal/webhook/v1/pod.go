@@ -54,6 +54,7 @@ func (p *pod) annotations() (map[string]string, error) {
 		Verify     *string `json:"m2m-operator.io/verify"`
 		Containers *string `json:"m2m-operator.io/containers"`
 		TouchedAt  *string `json:"m2m-operator.io/touched-at"`
+		Missing    *string `json:"m2m-operator.io/missing-containers"`
 	}
 	if err := decode(p.Metadata.Annotations, &ours); err != nil {
 		return nil, fmt.Errorf("decode the annotations: %w", err)
@@ -62,6 +63,7 @@ func (p *pod) annotations() (map[string]string, error) {
 	for key, value := range map[string]*string{
 		v1alpha1.ClientAnnotation: ours.Client, v1alpha1.VerifyAnnotation: ours.Verify,
 		v1alpha1.ContainersAnnotation: ours.Containers, v1alpha1.TouchedAtAnnotation: ours.TouchedAt,
+		v1alpha1.MissingContainersAnnotation: ours.Missing,
 	} {
 		if value != nil {
 			found[key] = *value
