@@ -123,7 +123,17 @@ func noteToken(t *testing.T, note noteFunc, hc *http.Client, w *world, endpoint 
 	note("expires_in in the answer", "%s", said("expires_in"))
 	note("scope in the answer", "%s", said("scope"))
 
-	header, claims := segment(token.Value, 0), segment(token.Value, 1)
+	noteClaims(note, token.Value)
+	if w.named == nil {
+		return
+	}
+	if why := unfit(token.Value, w.resource, asClaims(w.scopes)); why != "" {
+		t.Fatal(why) // the other checks would wait for what cannot come
+	}
+}
+
+func noteClaims(note noteFunc, token string) {
+	header, claims := segment(token, 0), segment(token, 1)
 	if header == nil || claims == nil {
 		note("token", "opaque: an API cannot check it with a verification bundle")
 		return
@@ -132,27 +142,52 @@ func noteToken(t *testing.T, note noteFunc, hc *http.Client, w *world, endpoint 
 	note("aud", "%s", claim(claims, "aud"))
 	note("scope claim", "scope %s, scp %s", claim(claims, "scope"), claim(claims, "scp"))
 	note("claims", "%s", strings.Join(slices.Sorted(maps.Keys(claims)), " "))
-	if w.named != nil && !names(token.Value, w.resource) {
-		t.Fatalf("aud is %s and does not name %q: no token would be published; compare %sRESOURCE and %sAUDIENCE_PARAMETER with the server",
-			claim(claims, "aud"), w.resource, prefix, prefix)
-	}
 }
 
-// names says whether the aud of a JWT holds the identifier of an API.
-func names(token, resource string) bool {
+// unfit says why an API could not use a token, and what to change, "" if it can.
+func unfit(token, resource string, scopes []string) string {
 	claims, err := jwks.Inspect(token)
-	return err == nil && slices.Contains(claims.Audience, resource)
+	if err != nil {
+		return fmt.Sprintf("%v: an API cannot check it with the distributed files; have the server issue JWTs, or set tokenFormat: Opaque on its AuthorizationServer", err)
+	}
+	if !slices.Contains(claims.Audience, resource) {
+		return fmt.Sprintf("aud is %q and does not name %q: no token would be published; compare %sRESOURCE and %sAUDIENCE_PARAMETER with the server",
+			claims.Audience, resource, prefix, prefix)
+	}
+	missing := slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return slices.Contains(claims.Scopes, s) })
+	switch {
+	case len(missing) == 0:
+		return ""
+	case !claims.ScopePresent:
+		return fmt.Sprintf("the token has no claim that says its scopes, and was asked to have %q: no token would be published; compare %sSCOPES with what the server puts into tokens", missing, prefix)
+	}
+	return fmt.Sprintf("the token has the scopes %q and lacks %q: no token would be published; grant them to the application at the server, or leave them out of %sSCOPES", claims.Scopes, missing, prefix)
 }
 
-func TestNames(t *testing.T) {
-	for payload, want := range map[string]bool{
-		`{"aud":"https://api"}`: true, `{"aud":["x","https://api"]}`: true, `{"aud":"https://api/"}`: false, `{}`: false,
+func TestUnfit(t *testing.T) {
+	encode := base64.RawURLEncoding.EncodeToString
+	for name, tc := range map[string]struct {
+		payload string // "" for an opaque token
+		want    string // how it begins
+	}{
+		"all is there":               {`{"aud":"https://api","scope":"read write more"}`, ""},
+		"several audiences, and scp": {`{"aud":["x","https://api"],"scp":["write","read"]}`, ""},
+		"a slash more":               {`{"aud":"https://api/","scope":"read write"}`, `aud is ["https://api/"] and does not name "https://api"`},
+		"no audience":                {`{"scope":"read write"}`, `aud is [] and does not name "https://api"`},
+		"a scope is missing":         {`{"aud":"https://api","scope":"read"}`, `the token has the scopes ["read"] and lacks ["write"]: `},
+		"no scope at all":            {`{"aud":"https://api"}`, `the token has no claim that says its scopes, and was asked to have ["read" "write"]: `},
+		"an opaque token":            {"", "token is not a signed JWT: an API cannot check it with the distributed files; "},
 	} {
-		encode := base64.RawURLEncoding.EncodeToString
-		token := encode([]byte(`{"alg":"ES256","kid":"k"}`)) + "." + encode([]byte(payload)) + "." + encode([]byte("signature"))
-		if got := names(token, "https://api"); got != want {
-			t.Errorf("%s names the API: %t, want %t", payload, got, want)
-		}
+		t.Run(name, func(t *testing.T) {
+			token := "2YotnFZFEjr1zCsicMWpAA"
+			if tc.payload != "" {
+				token = encode([]byte(`{"alg":"ES256","kid":"k"}`)) + "." + encode([]byte(tc.payload)) + "." + encode([]byte("signature"))
+			}
+			got := unfit(token, "https://api", []string{"read", "write"})
+			if !strings.HasPrefix(got, tc.want) || tc.want == "" && got != "" || strings.Contains(got, token) {
+				t.Errorf("it says %q, want %q", got, tc.want)
+			}
+		})
 	}
 }
 
