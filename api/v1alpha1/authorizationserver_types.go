@@ -259,6 +259,15 @@ type AuthorizationServerStatus struct {
 	// +kubebuilder:validation:MaxItems=64
 	Keys []SigningKey `json:"keys,omitempty"`
 
+	// keysLeftOut lists the keys that the server publishes for signatures and that
+	// cannot be used, the first 32. Tokens that they sign are refused. What is too
+	// much is not listed; the condition KeysFresh counts it.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	KeysLeftOut []KeyLeftOut `json:"keysLeftOut,omitempty"`
+
 	// leftBehind lists what the operator could not delete at the server before
 	// it let an object go, the newest 64.
 	//
@@ -304,6 +313,25 @@ type SigningKey struct {
 	//
 	// +optional
 	RetiredAt *metav1.Time `json:"retiredAt,omitempty"`
+}
+
+// KeyLeftOut is a published key that cannot be used.
+type KeyLeftOut struct {
+	// keyID is the key's identifier (kid), with quotation marks and backslashes
+	// escaped. Empty if it has none.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:Pattern=`^[ -~]+$`
+	KeyID string `json:"keyID,omitempty"`
+
+	// reason says why, such as "is an RSA key of less than 2048 bits".
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	Reason string `json:"reason,omitempty"`
 }
 
 // AuthorizationServer is an OAuth 2.0 authorization server that APIResources

@@ -161,7 +161,7 @@ func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj clien
 		keys.Message += superseded
 	}
 	if opaque(spec) {
-		status.Keys, records, keys = nil, nil, condition{}
+		status.Keys, status.KeysLeftOut, records, keys = nil, nil, nil, condition{}
 	}
 	provisioning, checkDue, err := r.provisioning(ctx, obj, now)
 	if err != nil {
@@ -377,7 +377,7 @@ func (r *AuthorizationServerReconciler) takeKeys(
 	status.Keys = keys
 	state.etag, state.lastModified = fetched.ETag, fetched.LastModified
 	skipped := append(fetched.Skipped, jwks.Beyond(records, fetched.Keys, policy)...)
-	state.leftOut = leftOut(skipped)
+	state.leftOut, status.KeysLeftOut = leftOut(skipped), keysLeftOut(skipped)
 	for _, s := range skipped {
 		log.FromContext(ctx).V(1).Info("Left out a key of the JWKS", "keyID", s.ID, "reason", s.Reason)
 	}

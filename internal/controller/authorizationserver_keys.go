@@ -172,3 +172,30 @@ func quotedIDs(ids []string) string {
 	}
 	return strings.Join(told, ", ")
 }
+
+// maxKeysLeftOut and maxLeftOutReason are the bounds of status.keysLeftOut.
+const (
+	maxKeysLeftOut   = 32
+	maxLeftOutReason = 256
+)
+
+// keysLeftOut lists those keys of a set, among the ones that are not used, of which a
+// token may say that it is signed with them.
+func keysLeftOut(skipped []jwks.Skipped) []v1alpha1.KeyLeftOut {
+	var list []v1alpha1.KeyLeftOut
+	for _, s := range skipped {
+		if !s.OtherUse && !s.Beyond && len(s.ID) <= 2*jwks.MaxKeyID && len(list) < maxKeysLeftOut {
+			list = append(list, v1alpha1.KeyLeftOut{KeyID: s.ID, Reason: truncate(s.Reason, maxLeftOutReason)})
+		}
+	}
+	return list
+}
+
+// leftOut is keysLeftOut for whoever verifies a token.
+func (s *server) leftOut() []jwks.Skipped {
+	var list []jwks.Skipped
+	for _, k := range s.status.KeysLeftOut {
+		list = append(list, jwks.Skipped{ID: k.KeyID, Reason: k.Reason})
+	}
+	return list
+}

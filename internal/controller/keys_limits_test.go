@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -81,5 +82,48 @@ func TestKeysThatServersWriteOtherwise(t *testing.T) {
 				t.Errorf("the bundle has the keys %s", file)
 			}
 		})
+	}
+}
+
+// TestAKeyThatCannotBeUsed: the server signs with a key that it publishes and that
+// no verifier should accept. Both it and the client are told which and why.
+func TestAKeyThatCannotBeUsed(t *testing.T) {
+	op := startStepped(t)
+	s := newStage(t, op, func(o *oidctest.Options) { o.Algorithm = "RS256" })
+	old := s.token()
+	s.as.SetRSABits(1024)
+	kid, err := s.as.RotateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.due()
+	s.until(op.clock.Now().Add(time.Minute))
+	const why = "is an RSA key of less than 2048 bits"
+	c := hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, jwks.ReasonUnusableKey)
+	if want := fmt.Sprintf("signed with the key %q, which the server publishes and which %s; have the server sign with another key", kid, why); !strings.Contains(c.Message, want) {
+		t.Errorf("the message is %q, want %q in it", c.Message, want)
+	}
+	if s.token() != old {
+		t.Error("a token that nobody verifies was published")
+	}
+	server := s.server(s.payments)
+	c = hasCondition(t, server, v1alpha1.ConditionKeysFresh, metav1.ConditionTrue, v1alpha1.ReasonKeysFetched)
+	if want := fmt.Sprintf("; left out: the key %q %s", kid, why); !strings.HasSuffix(c.Message, want) {
+		t.Errorf("the server's message is %q, want %q at its end", c.Message, want)
+	}
+	if diff := cmp.Diff([]v1alpha1.KeyLeftOut{{KeyID: kid, Reason: why}}, server.Status.KeysLeftOut); diff != "" {
+		t.Errorf("keys left out (-want +got):\n%s", diff)
+	}
+
+	s.as.SetRSABits(2048)
+	if err := s.as.RotateKeyHard(); err != nil {
+		t.Fatal(err)
+	}
+	s.until(op.clock.Now().Add(6*time.Minute + time.Second))
+	hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionTrue, v1alpha1.ReasonTokensVerified)
+	server = s.server(s.payments)
+	isReady(t, server)
+	if got := keyOfToken(t, s.token()); got != s.as.KeyID() || len(server.Status.KeysLeftOut) > 0 {
+		t.Errorf("the token is signed by %s, want %s; left out are %v", got, s.as.KeyID(), server.Status.KeysLeftOut)
 	}
 }

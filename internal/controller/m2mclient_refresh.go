@@ -5,6 +5,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -199,7 +200,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 		r.failed(p, a, in.WantInputsHash, bad.Reason, bad.Message, refresh.RefusalBackoff, 0)
 		return nil
 	case bad != nil:
-		if bad.Reason == jwks.ReasonBadSignature || bad.Reason == jwks.ReasonAlgorithm {
+		if slices.Contains(keyReasons, bad.Reason) {
 			r.servers.refetchKeys(a.server, keyNamedBy(held.value)) // a new key may have come under an old ID
 		}
 		if bad.Reason == jwks.ReasonMissingScopes && isProvisioned(p.client) {

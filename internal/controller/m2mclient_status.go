@@ -20,7 +20,7 @@ import (
 // issued and would be refused by its API.
 var verificationReasons = []string{
 	jwks.ReasonAlgorithm, jwks.ReasonBadSignature, jwks.ReasonExpired, jwks.ReasonMalformed, jwks.ReasonMissingScopes,
-	jwks.ReasonNotYetValid, jwks.ReasonUnknownKey, jwks.ReasonWrongAudience, jwks.ReasonWrongIssuer, jwks.ReasonWrongType,
+	jwks.ReasonNotYetValid, jwks.ReasonUnknownKey, jwks.ReasonUnusableKey, jwks.ReasonWrongAudience, jwks.ReasonWrongIssuer, jwks.ReasonWrongType,
 }
 
 // verificationHints say what to change.
@@ -30,6 +30,7 @@ var verificationHints = map[string]string{
 	jwks.ReasonMissingScopes: "grant them to the client at the server",
 	jwks.ReasonNotYetValid:   "compare the clocks",
 	jwks.ReasonUnknownKey:    "compare the server's JWKS with the endpoint in its status",
+	jwks.ReasonUnusableKey:   "have the server sign with another key",
 	jwks.ReasonWrongAudience: "compare the API's identifier with the server's, and see the server's spec.audienceParameter",
 	jwks.ReasonWrongIssuer:   "have the server name the same issuer in its metadata and its tokens",
 	jwks.ReasonWrongType:     "change the APIResource's spec.verification.tokenType, or the server",

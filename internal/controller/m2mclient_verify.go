@@ -74,7 +74,7 @@ func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 		return nil, &jwks.VerifyError{Reason: jwks.ReasonExpired, Message: "the token had expired when it was issued; compare the clocks"}
 	}
 	expect := a.expect
-	expect.Now, expect.Scopes = p.now, checkable(a.scopes)
+	expect.Now, expect.Scopes, expect.LeftOut = p.now, checkable(a.scopes), a.server.leftOut()
 	// What either server has revoked would be minted anew over and over.
 	keys := slices.DeleteFunc(a.server.keys(), func(k jwks.Key) bool { return p.server.revoked(k.ID) })
 	if !a.server.opaque() {

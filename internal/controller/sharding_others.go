@@ -73,7 +73,7 @@ func wantsKeys(t *v1alpha1.TokenStatus, srv *server) bool {
 }
 
 // keyReasons are the reasons of failures that a fetch of the keys may put right.
-var keyReasons = []string{jwks.ReasonUnknownKey, jwks.ReasonBadSignature, jwks.ReasonAlgorithm}
+var keyReasons = []string{jwks.ReasonUnknownKey, jwks.ReasonUnusableKey, jwks.ReasonBadSignature, jwks.ReasonAlgorithm}
 
 // wantsComparison says whether somebody may have changed the API at its server.
 func wantsComparison(t *v1alpha1.TokenStatus) bool {

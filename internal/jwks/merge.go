@@ -156,7 +156,7 @@ func Beyond(records []Record, fetched []Key, p MergePolicy) []Skipped {
 	for _, key := range fetched {
 		kept := slices.ContainsFunc(records, func(r Record) bool { return r.JWK == key.JWK })
 		if !kept && !p.Revokes(key) {
-			beyond = append(beyond, Skipped{ID: key.ID, Reason: fmt.Sprintf("is beyond the %d keys that are kept", MaxRecords)})
+			beyond = append(beyond, Skipped{ID: key.ID, Reason: fmt.Sprintf("is beyond the %d keys that are kept", MaxRecords), Beyond: true})
 		}
 	}
 	return beyond

@@ -244,7 +244,7 @@ func TestMergeKeepsWhatTokensName(t *testing.T) {
 	first := Merge(nil, many, policy)
 	has(first, "0", "31")
 	beyond := Beyond(first, many, policy)
-	if len(beyond) != 8 || beyond[0] != (Skipped{ID: "32", Reason: "is beyond the 32 keys that are kept"}) {
+	if len(beyond) != 8 || beyond[0] != (Skipped{ID: "32", Reason: "is beyond the 32 keys that are kept", Beyond: true}) {
 		t.Errorf("beyond the limit are %v", beyond)
 	}
 	if beyond := Beyond(first, many, MergePolicy{Revoked: []string{"32"}}); len(beyond) != 7 {

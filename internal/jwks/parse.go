@@ -44,6 +44,8 @@ type Skipped struct {
 	More int
 	// OtherUse: the key is not meant for signatures, so nothing is amiss.
 	OtherUse bool
+	// Beyond: there were too many keys, and nothing is said about this one.
+	Beyond bool
 }
 
 // ValidKeyID reports whether a kid can be used: printable ASCII, at most
@@ -113,7 +115,7 @@ func Parse(body []byte, named ...string) (keys []Key, skipped []Skipped, err err
 		keys = append(keys, key)
 	}
 	if unread > 0 {
-		unreadKeys := Skipped{Reason: fmt.Sprintf("is after the first %d, which are read", maxKeys), More: unread - 1}
+		unreadKeys := Skipped{Reason: fmt.Sprintf("is after the first %d, which are read", maxKeys), More: unread - 1, Beyond: true}
 		skipped = append(skipped[:min(len(skipped), maxKeys-1)], unreadKeys)
 	}
 	return keys, skipped, nil

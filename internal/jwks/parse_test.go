@@ -227,7 +227,7 @@ func TestParseIsBounded(t *testing.T) {
 		many = append(many, publicJWK(t, edKey(), fmt.Sprint(i), ""))
 	}
 	keys, skipped, _ = Parse(set(many...), "69", "0")
-	if diff := cmp.Diff([]Skipped{{Reason: "is after the first 64, which are read", More: 4}}, skipped); diff != "" {
+	if diff := cmp.Diff([]Skipped{{Reason: "is after the first 64, which are read", More: 4, Beyond: true}}, skipped); diff != "" {
 		t.Error(diff)
 	}
 	if len(keys) != maxKeys+1 || keys[maxKeys].ID != "69" {

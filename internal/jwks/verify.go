@@ -30,6 +30,9 @@ const (
 	// ReasonUnknownKey: the key set has no key of the token's kid, or none of its
 	// algorithm where it has no kid. A newer key set may have one.
 	ReasonUnknownKey = "UnknownKey"
+	// ReasonUnusableKey: the token names a key that its server publishes and that
+	// cannot be used. A newer key set may have another one of that kid.
+	ReasonUnusableKey = "UnusableKey"
 	// ReasonBadSignature: the signature is not the key's. A newer key set may
 	// help where a server reuses a kid for another key.
 	ReasonBadSignature = "BadSignature"
@@ -60,6 +63,9 @@ type Expectation struct {
 	// Algorithms is the allow-list (RFC 8725 §3.1); empty allows all that
 	// Algorithms lists. What is not supported stays refused when listed.
 	Algorithms []string
+	// LeftOut are the keys that Parse left out of the key set, with whole IDs, to say
+	// why a key is not known.
+	LeftOut []Skipped
 	// Scopes must all be granted by the token.
 	Scopes []string
 	// Type is the expected typ, compared as RFC 7515 §4.1.9 says: without regard
@@ -129,7 +135,7 @@ func Verify(token string, keys []Key, want Expectation) (*Claims, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := verifySignature(token, claims, keys, want.Algorithms); err != nil {
+	if err := verifySignature(token, claims, keys, want); err != nil {
 		return nil, err
 	}
 	if want.Type != "" && !strings.EqualFold(mediaType(claims.Type), mediaType(want.Type)) {
@@ -161,8 +167,8 @@ func Verify(token string, keys []Key, want Expectation) (*Claims, error) {
 }
 
 // verifySignature finds the key that signed the token and notes it in the claims.
-func verifySignature(token string, claims *Claims, keys []Key, allowed []string) error {
-	alg := claims.Algorithm
+func verifySignature(token string, claims *Claims, keys []Key, want Expectation) error {
+	alg, allowed := claims.Algorithm, want.Algorithms
 	if len(allowed) == 0 {
 		allowed = Algorithms()
 	}
@@ -187,7 +193,14 @@ func verifySignature(token string, claims *Claims, keys []Key, allowed []string)
 			candidates, ids = append(candidates, public), append(ids, key.ID)
 		}
 	}
+	unusable := slices.IndexFunc(want.LeftOut, func(s Skipped) bool { return s.ID == escaped(kid) })
 	switch {
+	case !known && !ValidKeyID(kid):
+		return refuse(ReasonUnusableKey, "signed with the key %s, whose ID is not of at most %d printable ASCII characters", quote(kid), MaxKeyID)
+	case !known && unusable >= 0:
+		return refuse(ReasonUnusableKey, "signed with the key %s, which the server publishes and which %s", quote(kid), want.LeftOut[unusable].Reason)
+	case len(candidates) == 0 && kid == "" && unusable >= 0:
+		return refuse(ReasonUnusableKey, "signed with an unnamed key, and the one that the server publishes %s", want.LeftOut[unusable].Reason)
 	case !known:
 		return refuse(ReasonUnknownKey, "signed with the key %s, which is not in the key set", quote(kid))
 	case len(candidates) == 0 && kid == "":

@@ -116,6 +116,11 @@ func TestVerifyTheExampleOfTheStandard(t *testing.T) {
 	}
 }
 
+// leavesOut has a key set's parsing have left out a key.
+func leavesOut(id string) func(*Expectation) {
+	return func(e *Expectation) { e.LeftOut = []Skipped{{ID: id, Reason: "is weak"}} }
+}
+
 func TestVerifyHoldsTheTokenToTheExpectation(t *testing.T) {
 	keys := parsed(t, publicJWK(t, edKey(), "k", ""))
 	const header = `{"alg":"EdDSA","kid":"k","typ":"at+jwt"}`
@@ -202,8 +207,23 @@ func TestVerifyHoldsTheTokenToTheExpectation(t *testing.T) {
 		"an algorithm outside the allow-list":     {want: func(e *Expectation) { e.Algorithms = []string{"RS256", "ES256"} }, reason: ReasonAlgorithm, message: `signed with "EdDSA", expected RS256, ES256`},
 		"an algorithm on the allow-list":          {want: func(e *Expectation) { e.Algorithms = []string{"RS256", "EdDSA"} }},
 		"a key that is not in the set":            {header: `{"alg":"EdDSA","kid":"next"}`, reason: ReasonUnknownKey, message: `signed with the key "next", which is not in the key set`},
-		"a kid that differs in case":              {header: `{"alg":"EdDSA","kid":"K"}`, reason: ReasonUnknownKey},
-		"no kid, and no key of that algorithm":    {header: `{"alg":"RS256"}`, reason: ReasonUnknownKey, message: "signed with an unnamed key, and the key set has none for RS256"},
+		"a key that was left out": {
+			header: `{"alg":"EdDSA","kid":"weak\""}`, want: leavesOut("weak\\\""), reason: ReasonUnusableKey,
+			message: `signed with the key "weak\"", which the server publishes and which is weak`,
+		},
+		"a key, and another was left out": {header: `{"alg":"EdDSA","kid":"next"}`, want: leavesOut("other"), reason: ReasonUnknownKey},
+		"no kid, and such a key was left out": {
+			header: `{"alg":"RS256"}`, want: leavesOut(""), reason: ReasonUnusableKey,
+			message: "signed with an unnamed key, and the one that the server publishes is weak",
+		},
+		"no kid, and a key suits though one was left out": {header: `{"alg":"EdDSA"}`, want: leavesOut("")},
+		"a key of that ID, though one was left out":       {header: `{"alg":"EdDSA","kid":"k"}`, want: leavesOut("k")},
+		"a kid that no key can have": {
+			header: `{"alg":"EdDSA","kid":"clé"}`, reason: ReasonUnusableKey,
+			message: `signed with the key "cl\u00e9", whose ID is not of at most 128 printable ASCII characters`,
+		},
+		"a kid that differs in case":           {header: `{"alg":"EdDSA","kid":"K"}`, reason: ReasonUnknownKey},
+		"no kid, and no key of that algorithm": {header: `{"alg":"RS256"}`, reason: ReasonUnknownKey, message: "signed with an unnamed key, and the key set has none for RS256"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, p := header, goodPayload

@@ -4,6 +4,7 @@ package oidctest
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -36,6 +37,7 @@ var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.PS256, jose.ES256, j
 type keyring struct {
 	mu        sync.Mutex
 	alg       string
+	rsaBits   int
 	current   jose.JSONWebKey
 	next      *jose.JSONWebKey  // announced and not yet promoted
 	published []jose.JSONWebKey // public halves, in the order of the JWKS
@@ -58,6 +60,13 @@ func (s *Server) SetAlgorithm(alg string) {
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()
 	s.keys.alg = alg
+}
+
+// SetRSABits says how long the RSA keys made from now on are; the default is 2048.
+func (s *Server) SetRSABits(bits int) {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	s.keys.rsaBits = bits
 }
 
 // RotateKey makes a new key that signs at once and unannounced. The JWKS becomes [new, previous]; older and announced
@@ -106,7 +115,7 @@ func (s *Server) ChangeKeyAlgorithm(alg string) {
 func (s *Server) AnnounceKey() (kid string, err error) {
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()
-	next, err := newKey(s.keys.alg)
+	next, err := newKey(s.keys.alg, s.keys.rsaBits)
 	if err != nil {
 		return "", err
 	}
@@ -164,7 +173,7 @@ func loosen(set map[string]any) {
 }
 
 func (k *keyring) replace() error {
-	key, err := newKey(k.alg)
+	key, err := newKey(k.alg, k.rsaBits)
 	if err != nil {
 		return err
 	}
@@ -186,7 +195,7 @@ func (s *Server) SignToken(claims map[string]any) (string, error) {
 // ForgeToken is [Server.SignToken] with a key that the server never had, under the kid of the one that it signs with.
 func (s *Server) ForgeToken(claims map[string]any) (string, error) {
 	current := s.keys.now().current
-	forged, err := newKey(current.Algorithm)
+	forged, err := newKey(current.Algorithm, 0)
 	if err != nil {
 		return "", err
 	}
@@ -241,7 +250,7 @@ func claimsOf(token string) (map[string]any, bool) {
 // NewKeyPair makes a key pair for RS256, PS256, ES256, ES384 or EdDSA: the private key in PEM (PKCS #8) and as a JWK, and
 // a JWKS of its public half. The kid is the key's thumbprint (RFC 7638).
 func NewKeyPair(alg string) (pemPrivate, jwkPrivate, publicJWKS []byte, err error) {
-	key, err := newKey(alg)
+	key, err := newKey(alg, 0)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -256,12 +265,12 @@ func NewKeyPair(alg string) (pemPrivate, jwkPrivate, publicJWKS []byte, err erro
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), jwkPrivate, publicJWKS, err
 }
 
-func newKey(alg string) (jose.JSONWebKey, error) {
+func newKey(alg string, rsaBits int) (jose.JSONWebKey, error) {
 	var private crypto.Signer
 	var err error
 	switch jose.SignatureAlgorithm(alg) {
 	case jose.RS256, jose.PS256:
-		private, err = rsa.GenerateKey(rand.Reader, 2048)
+		private, err = rsa.GenerateKey(rand.Reader, cmp.Or(rsaBits, 2048))
 	case jose.ES256:
 		private, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	case jose.ES384:

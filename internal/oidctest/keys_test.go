@@ -3,6 +3,7 @@
 package oidctest_test
 
 import (
+	"crypto/rsa"
 	"encoding/json"
 	"net/http"
 	"testing"
@@ -144,6 +145,20 @@ func TestLooseKeys(t *testing.T) {
 		}
 		if key := set.Keys[0]; key.Alg != want || key.X[len(key.X)-1] != '=' {
 			t.Errorf("%s: published is %+v", alg, key)
+		}
+	}
+}
+
+func TestRSAKeysOfAnyLength(t *testing.T) {
+	s := start(t, oidctest.Options{Algorithm: "RS256"})
+	s.SetRSABits(1024)
+	if _, err := s.RotateKey(); err != nil {
+		t.Fatal(err)
+	}
+	mustVerify(t, s, asCart(t, s).token())
+	for i, want := range []int{1024, 2048} {
+		if got := keySet(t, s).Keys[i].Key.(*rsa.PublicKey).N.BitLen(); got != want {
+			t.Errorf("key %d has %d bits, want %d", i, got, want)
 		}
 	}
 }

@@ -252,6 +252,13 @@ metadata: {name: cart, namespace: $SHOP}
 	"type-other": {server: oidctest.Options{TokenType: "JWT"}, set: map[string]string{
 		"payment-api": `spec: {verification: {tokenType: at+jwt}}`,
 	}},
+	"key-unusable": {prepare: func(t *testing.T, w *world) {
+		w.as.SetAlgorithm("RS256")
+		w.as.SetRSABits(1024)
+		if _, err := w.as.RotateKey(); err != nil {
+			t.Fatal(err)
+		}
+	}},
 	"keys-of-other": {
 		prepare: func(t *testing.T, w *world) {
 			other, err := oidctest.Start(oidctest.Options{})
