@@ -147,6 +147,22 @@ func (r *AuthorizationServerReconciler) supersede(
 		now.Add(supersededPoll), nil
 }
 
+// superseded reports whether the key that signed a token was replaced under its ID
+// after the token was issued. One that is issued later replaces nothing: a server may
+// go on signing with a key that it does not publish.
+func (s *server) superseded(t *tokenRecord) bool {
+	replaced := func(k v1alpha1.SigningKey) bool {
+		return t.KeyID != "" && k.KeyID == t.KeyID && k.RetiredAt != nil && t.IssuedAt.Before(k.RetiredAt.Time)
+	}
+	if !slices.ContainsFunc(s.status.Keys, replaced) {
+		return false
+	}
+	records := recordsOf(s.status.Keys)
+	return slices.ContainsFunc(jwks.Superseded(records), func(k jwks.Record) bool {
+		return k.ID == t.KeyID && t.IssuedAt.Before(k.RetiredAt) && k.OnlyVerifies(records, t.Thumbprint, t.Algorithm)
+	})
+}
+
 // superseded returns the IDs under which a key has left that was replaced.
 func superseded(before, after []v1alpha1.SigningKey) []string {
 	var ids []string

@@ -14,8 +14,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 )
 
-// TestAKeyIsReplacedUnderItsID: the published key is the first of the bundle, and the
-// other leaves when the tokens that it signed have.
+// TestAKeyIsReplacedUnderItsID: the published key is the first of the bundle, tokens
+// that the other one signed are replaced, and it leaves when they have gone.
 func TestAKeyIsReplacedUnderItsID(t *testing.T) {
 	op := startStepped(t)
 	for name, replace := range map[string]func(*oidctest.Server) error{
@@ -42,6 +42,7 @@ func TestAKeyIsReplacedUnderItsID(t *testing.T) {
 				c := hasCondition(t, s.server(s.payments), v1alpha1.ConditionKeysFresh, metav1.ConditionTrue, v1alpha1.ReasonKeysFetched)
 				return strings.Contains(c.Message, `has replaced "`+kid+`" under the same ID`)
 			}
+			s.as.SetFault(oidctest.Token, &oidctest.Fault{Status: 503}) // the token in use stays in use
 			if err := replace(s.as); err != nil {
 				t.Fatal(err)
 			}
@@ -59,15 +60,25 @@ func TestAKeyIsReplacedUnderItsID(t *testing.T) {
 			if s.token() != old || !isTold() {
 				t.Errorf("the token is the same: %v; it is told that the key was replaced: %v", s.token() == old, isTold())
 			}
+			isReady(t, s.cart)
 
-			s.due()
+			s.as.ClearFaults()
+			s.as.ResetRequests()
+			for range 60 {
+				if s.token() == old {
+					s.until(op.clock.Now().Add(10 * time.Second))
+				}
+			}
 			s.until(op.clock.Now().Add(supersededGrace - 30*time.Second))
 			if len(keys()) != 2 || s.token() == old {
 				t.Fatalf("the bundle has %d keys while pods may read the former token; there is a new one: %v", len(keys()), s.token() != old)
 			}
-			s.until(op.clock.Now().Add(supersededGrace))
+			s.until(op.clock.Now().Add(2 * supersededGrace))
 			if k := keys(); len(k) != 1 || !verified(s.token(), k) || isTold() {
 				t.Errorf("the bundle has %d keys, the token verifies: %v, the replaced key is told of: %v", len(k), verified(s.token(), k), isTold())
+			}
+			if n := s.as.Count(oidctest.Token); n != 1 {
+				t.Errorf("%d token requests, want 1", n)
 			}
 			isReady(t, s.cart)
 			server := s.server(s.payments)

@@ -96,6 +96,7 @@ func (r *M2MClientReconciler) present(p *pass, a *access) refresh.Input {
 	}
 	if a.record != nil && a.server != nil {
 		in.Revoked = a.server.revoked(a.record.KeyID) || p.server.revoked(a.record.KeyID)
+		in.Superseded = a.server.superseded(a.record)
 	}
 	if p.credentials != nil && a.server != nil {
 		a.inputs = p.inputs(a)

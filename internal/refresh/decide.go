@@ -44,6 +44,10 @@ type Input struct {
 	// Revoked says that the token was signed by a key that has been revoked.
 	Revoked bool
 
+	// Superseded says that the token was signed by a key that its server has
+	// replaced under the same ID since.
+	Superseded bool
+
 	// Now is the present moment.
 	Now time.Time
 }
@@ -67,6 +71,11 @@ const (
 	// KeyRevoked is the reason when the token was signed by a key that has
 	// been revoked, so that no API accepts it any more.
 	KeyRevoked Reason = "KeyRevoked"
+
+	// KeyReplaced is the reason when the key that signed the token was replaced
+	// under its ID: many verifiers know one key of an ID only. The token stays
+	// usable, for others know both.
+	KeyReplaced Reason = "KeyReplaced"
 
 	// Expired is the reason when the token's life is over. It makes a token
 	// unusable; it never causes a mint, which Due did long before.
@@ -131,6 +140,9 @@ func keyRevoked(in Input) (Reason, string, bool) {
 }
 
 func due(in Input) (Reason, string, bool) {
+	if in.Superseded {
+		return KeyReplaced, "The key that signed the token was replaced under its ID", true
+	}
 	return Due, "The token is due for its refresh", !in.Now.Before(in.RefreshAt)
 }
 

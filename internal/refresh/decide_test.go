@@ -44,6 +44,8 @@ func TestMintAndUsable(t *testing.T) {
 			func(in *Input) { in.WantInputsHash = "other" }, verdict{InputsChanged, true}, verdict{InputsChanged, false}},
 		"a revoked key replaces it": {
 			func(in *Input) { in.Revoked = true }, verdict{KeyRevoked, true}, verdict{KeyRevoked, false}},
+		"a key that was replaced under its ID replaces it, while it works": {
+			func(in *Input) { in.Superseded = true }, verdict{KeyReplaced, true}, verdict{"", true}},
 		"a nanosecond before it is due": {
 			func(in *Input) { in.Now = in.RefreshAt.Add(-1) }, verdict{"", false}, verdict{"", true}},
 		"due, and still usable": {
