@@ -332,6 +332,34 @@ func TestScopeIsDroppedSilently(t *testing.T) {
 	}
 }
 
+// TestScopesThatAnAnswerLacks: what the server did say shows its mistake, such as
+// commas in the place of blanks.
+func TestScopesThatAnAnswerLacks(t *testing.T) {
+	now := time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
+	srv := &server{spec: &v1alpha1.AuthorizationServerSpec{}, status: &v1alpha1.AuthorizationServerStatus{}}
+	a := &access{server: srv, scopes: []string{"payments:read", "payments:write"}}
+	for name, tc := range map[string]struct {
+		granted []string
+		want    string
+	}{
+		"commas":  {[]string{"payments:read,payments:write"}, `the server did not grant the scopes payments:read, payments:write; its answer says scope "payments:read,payments:write"`},
+		"one":     {[]string{"payments:read"}, `the server did not grant the scopes payments:write; its answer says scope "payments:read"`},
+		"nothing": {nil, `the server did not grant the scopes payments:read, payments:write; its answer says scope ""`},
+		"many": {
+			[]string{strings.Repeat("x", 300)},
+			`the server did not grant the scopes payments:read, payments:write; its answer says scope "` + strings.Repeat("x", 256) + `"`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := heldToken{value: "opaque", record: tokenRecord{ExpiresAt: now.Add(time.Hour), Scopes: tc.granted}}
+			_, bad := verify(h, &pass{now: now, server: srv}, a)
+			if bad == nil || bad.Reason != jwks.ReasonMissingScopes || bad.Message != tc.want {
+				t.Errorf("got %v, want %q", bad, tc.want)
+			}
+		})
+	}
+}
+
 // TestPlainResource: an API that no APIResource describes.
 func TestPlainResource(t *testing.T) {
 	op := startStepped(t)

@@ -131,10 +131,8 @@ func TestChangedInputsMintOnce(t *testing.T) {
 				Parameters: map[string]string{"organization_id": "shop"}},
 		},
 		"the client identifier under another key": {
-			change: func(t *testing.T, w *world, c *v1alpha1.M2MClient) {
-				s := w.credentialsOf(t)
-				change(t, s, func(s *corev1.Secret) { s.Data["CLIENT_ID"] = []byte("till-app") })
-				change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Credentials.ClientSecret.ClientIDKey = "CLIENT_ID" })
+			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) {
+				change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Credentials.ClientSecret.ClientIDKey = "TILL" })
 			},
 			want: &oidctest.Request{ClientID: "till-app", Resource: paymentAPI, Scope: "payments:write"},
 		},
@@ -166,7 +164,9 @@ func TestChangedInputsMintOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			_, cart := w.story()
-			secret := string(w.credentialsOf(t).Data[v1alpha1.ClientSecretKey])
+			credentials := w.credentialsOf(t)
+			change(t, credentials, func(s *corev1.Secret) { s.Data["TILL"] = []byte("till-app") })
+			secret := string(credentials.Data[v1alpha1.ClientSecretKey])
 			for _, id := range []string{cartID, "till-app"} {
 				// The server finds the right API whatever the request says.
 				err := w.as.SetClient(oidctest.Client{ID: id, Secret: secret, DefaultResource: paymentAPI, Scopes: map[string][]string{
