@@ -260,7 +260,27 @@ func (s *clientSync) had(g grant) bool {
 	})
 }
 
+// announceLess records the access without what is about to be withdrawn, so that nobody asks for a token with it
+// meanwhile. Until the call is complete, what the server has beside it was not changed by somebody.
+func (s *clientSync) announceLess(ctx context.Context) error {
+	var less []provision.Access
+	goes := false
+	for _, a := range s.state.Access {
+		kept := slices.DeleteFunc(slices.Clone(a.Scopes), func(name string) bool { return !s.wanted(grant{a.Resource, name}, a.ResourceID) })
+		goes = goes || len(kept) < len(a.Scopes)
+		less = append(less, provision.Access{Resource: a.Resource, ResourceID: a.ResourceID, Scopes: kept})
+	}
+	if !goes {
+		return nil
+	}
+	s.state.Access, s.state.Creating = less, true
+	return s.keep(ctx)
+}
+
 func (s *clientSync) withdraw(ctx context.Context, has grants) error {
+	if err := s.announceLess(ctx); err != nil {
+		return err
+	}
 	for _, g := range has.sorted() {
 		ids := has[g]
 		if s.wanted(g, ids.resourceID) {

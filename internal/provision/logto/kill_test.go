@@ -4,6 +4,7 @@ package logto_test
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -129,6 +130,38 @@ func TestChangeOfAccessIsCarriedOn(t *testing.T) {
 		w.mustSyncClient(cart("write"))
 		w.wantWhole("write")
 	})
+}
+
+// TestWhatIsWithdrawnIsNotRecordedAnyMore when the server is told: a token request in between must not ask for it. That
+// the process ends in between is no drift.
+func TestWhatIsWithdrawnIsNotRecordedAnyMore(t *testing.T) {
+	w := newWorld(t)
+	if err := withClient(w); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.keep(t.Context())
+	withdrawn := false
+	w.server.SetFault(func(r *http.Request, _ int) logtotest.Fault {
+		if r.Method != http.MethodDelete {
+			return logtotest.Fault{}
+		}
+		withdrawn = true
+		for _, a := range w.keptClient.Access {
+			if slices.Contains(a.Scopes, "read") {
+				t.Errorf("the scope is withdrawn, and the record is %+v", w.keptClient.Access)
+			}
+		}
+		return logtotest.Fault{Drop: true}
+	})
+	if _, err := w.syncClient(cart("write")); err == nil || !withdrawn {
+		t.Fatalf("nothing was withdrawn: %v", err)
+	}
+	w.server.SetFault(nil)
+	w.kill()
+	if drift := w.mustSyncClient(cart("write")); drift != nil {
+		t.Errorf("what was left is drift: %q", drift)
+	}
+	w.wantWhole("write")
 }
 
 // An administrator may tidy up what the operator made and does not know of yet.
