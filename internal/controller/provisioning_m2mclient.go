@@ -5,6 +5,7 @@ package controller
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -358,7 +359,7 @@ func (r *M2MClientProvisioner) apply(ctx context.Context, p *pass, driver provis
 	if err := k.keep(ctx); err != nil {
 		return 0, err
 	}
-	r.tell(p, was, currentName(k.state), drift)
+	r.tell(p, was, k.state, drift)
 	r.tellLeftBehind(p.client, left, k.state.LeftBehind)
 	next := r.plan(p, want, k.state, version)
 	return max(time.Millisecond, next.wait(p.now)), nil
@@ -412,16 +413,27 @@ func (k *clientKeeper) keep(ctx context.Context) (err error) {
 }
 
 // tell records events about what was done.
-func (r *M2MClientProvisioner) tell(p *pass, was, is string, drift []provision.Drift) {
+func (r *M2MClientProvisioner) tell(p *pass, was string, state *provision.ClientState, drift []provision.Drift) {
 	if len(drift) > 0 {
 		r.servers.observeDrift(p.server, len(drift))
 		r.events.Eventf(p.client, nil, corev1.EventTypeWarning, v1alpha1.ReasonDriftCorrected, "Provision",
 			"Put back at %s %q: %s", p.server.key.kind, p.server.key.name, driftText(drift))
 	}
-	if was != "" && is != "" && was != is {
+	if is := currentName(state); was != "" && is != "" && was != is {
 		r.events.Eventf(p.client, nil, corev1.EventTypeNormal, v1alpha1.ReasonCredentialRotated, "Provision",
-			"A new client secret is in use; the old one stays valid for %s", rotationOf(p.client).Overlap)
+			"A new client secret is in use; %s", whatOfTheOld(was, state, p.now))
 	}
+}
+
+// whatOfTheOld says what becomes of a replaced client secret: the server may have lost
+// it, which is why there is a new one.
+func whatOfTheOld(name string, state *provision.ClientState, now time.Time) string {
+	for _, c := range state.Credentials {
+		if left := c.RetireAt.Sub(now.Truncate(time.Second)); c.Name == name && left > 0 {
+			return fmt.Sprintf("the old one stays valid for %s", left)
+		}
+	}
+	return "the old one is not valid any more"
 }
 
 // tellLeftBehind tells what may newly remain at the server.

@@ -243,7 +243,12 @@ func (s *servers) enter(obj, o client.Object, wake chan<- event.GenericEvent) (l
 		}
 	}
 	rt.provisioning.inFlight++
-	return func(ctx context.Context, err error) { s.exit(ctx, rt, answer.Ticket, err) }, 0, nil
+	return func(ctx context.Context, err error) {
+		s.exit(ctx, rt, answer.Ticket, err)
+		if err == nil {
+			s.checkAgain(obj)
+		}
+	}, 0, nil
 }
 
 // administrationOf is the route to a server's administration. Its requests are paced
@@ -270,6 +275,25 @@ func (s *servers) exit(ctx context.Context, rt *serverRuntime, t *traffic.Ticket
 		s.administration.Done(now, t, traffic.Failed, e.RetryAfter)
 	default:
 		s.administration.Done(now, t, traffic.Served, 0)
+	}
+}
+
+// checkAgain has a server checked at once whose last check failed: something was
+// provisioned there since.
+func (s *servers) checkAgain(obj client.Object) {
+	rt, key := s.runtime(obj), keyOfObject(obj)
+	rt.mu.Lock()
+	failed := rt.provisioning.check != nil
+	if failed {
+		rt.provisioning.checkDue = time.Time{}
+	}
+	rt.mu.Unlock()
+	if !failed {
+		return
+	}
+	select {
+	case s.wake[key.kind] <- event.GenericEvent{Object: key.object()}:
+	default: // the controller is busy with others; it finds the check due
 	}
 }
 
