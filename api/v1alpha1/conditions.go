@@ -78,7 +78,8 @@ const (
 	// CredentialsNotFound, CredentialsInvalid, CredentialsNotAllowed,
 	// ParameterNotAllowed, TokenRequestFailed, TokenRequestRefused, TokenNotVerified, SecretNotOwned, SecretRefused,
 	// InvalidTemplate, NotGranted, APIResourceNotWatched, or a reason of the
-	// condition Provisioned; to be Unknown: WaitingForBudget, Provisioning.
+	// condition Provisioned; to be Unknown: WaitingForBudget, WaitingForKey,
+	// Provisioning.
 	ConditionFresh = "Fresh"
 
 	// ConditionVerified, on an M2MClient, says whether the tokens pass the
@@ -88,7 +89,8 @@ const (
 	// Unknown: OpaqueToken, NoToken; to be False: UnknownKey, BadSignature,
 	// WrongIssuer, WrongAudience, Expired, NotYetValid, MissingScopes,
 	// AlgorithmNotAllowed, WrongType, MalformedToken. A token that does not
-	// pass is not published.
+	// pass is not published. One in use is judged again when what its API is
+	// given changes, and replaced if a new one passes.
 	ConditionVerified = "Verified"
 
 	// ConditionProvisioned, on an APIResource of a server with
@@ -216,6 +218,9 @@ const (
 	// ReasonWaitingForBudget: the server's request budget is used up for the
 	// moment.
 	ReasonWaitingForBudget = "WaitingForBudget"
+	// ReasonWaitingForKey: the token is signed with a key that is not known yet,
+	// and the server's keys are being fetched.
+	ReasonWaitingForKey = "WaitingForKey"
 	// ReasonCredentialsNotFound: the Secret with the credentials, or a key in
 	// it, does not exist.
 	ReasonCredentialsNotFound = "CredentialsNotFound"
@@ -235,7 +240,8 @@ const (
 	// slowly, for the server may catch up.
 	ReasonTokenRequestRefused = "TokenRequestRefused"
 	// ReasonTokenNotVerified: the server issued a token that the API would
-	// refuse, see the Verified condition.
+	// refuse, see the Verified condition. As a reason of Ready: the token in
+	// use is one by now.
 	ReasonTokenNotVerified = "TokenNotVerified"
 	// ReasonTokenExpired: a token expired before it could be replaced.
 	ReasonTokenExpired = "TokenExpired"

@@ -494,6 +494,16 @@ type TokenStatus struct {
 	// +kubebuilder:validation:MaxLength=16
 	Algorithm string `json:"algorithm,omitempty"`
 
+	// terms is a short name of what the API demands of tokens, written once it is
+	// known that the token meets it, or that a new one would not either. The API's
+	// pods are given other demands after that, or after 2½ minutes. Unset for a
+	// token that cannot be verified, and for a plain resource.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Terms string `json:"terms,omitempty"`
+
 	// pending is a newer token that waits until the API's pods have what they
 	// verify it with. Unset when none waits.
 	//

@@ -41,8 +41,8 @@ type Access struct {
 	Spec   *v1alpha1.APIResource
 }
 
-// keyOf returns the key of an access in the client's Secret.
-func keyOf(a *v1alpha1.Access) string {
+// KeyOf returns the key of an access in the client's Secret.
+func KeyOf(a *v1alpha1.Access) string {
 	return cmp.Or(string(a.Key), string(a.APIResourceRef.Name))
 }
 
@@ -71,7 +71,7 @@ func (r Resolver) StillAllowed(ctx context.Context, c *v1alpha1.M2MClient, from 
 	if err != nil || now.UID != c.UID || !now.DeletionTimestamp.IsZero() {
 		return false, client.IgnoreNotFound(err)
 	}
-	i := slices.IndexFunc(now.Spec.Access, func(b v1alpha1.Access) bool { return keyOf(&b) == a.Key })
+	i := slices.IndexFunc(now.Spec.Access, func(b v1alpha1.Access) bool { return KeyOf(&b) == a.Key })
 	if i < 0 {
 		return false, nil
 	}
@@ -172,7 +172,7 @@ func (r Resolver) apiResource(ctx context.Context, name types.NamespacedName) (*
 // access finds what an access is for and whether it is allowed. The client's
 // server is nil where a problem says why.
 func (r Resolver) access(ctx context.Context, c *v1alpha1.M2MClient, spec *v1alpha1.Access, srv *Server, problem *Problem) (Access, error) {
-	a := Access{Key: keyOf(spec), Resource: string(spec.Resource)}
+	a := Access{Key: KeyOf(spec), Resource: string(spec.Resource)}
 	for _, s := range spec.Scopes {
 		a.Scopes = append(a.Scopes, string(s))
 	}

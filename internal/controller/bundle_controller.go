@@ -62,6 +62,7 @@ type BundleReconciler struct {
 	rendered *renderedBundles
 	writes   *pace.Buckets[bundleRequest] // of one bundle
 	refusals *refusals
+	terms    *newTerms
 }
 
 // +kubebuilder:rbac:groups="",resources=configmaps,verbs=get;list;watch;create;update;delete
@@ -94,6 +95,7 @@ func (r *BundleReconciler) Reconcile(ctx context.Context, req bundleRequest) (ct
 	}
 	if !exists {
 		r.rendered.forget(req.api)
+		r.terms.forget(req.api)
 	}
 	if !exists || !needed {
 		r.refusals.forget(req)
@@ -160,6 +162,12 @@ func (r *BundleReconciler) distribute(ctx context.Context, req bundleRequest, ap
 		return ctrl.Result{}, err
 	}
 	now, weight := r.clock.Now(), d.weight()
+	if !revoked {
+		wait, err := r.awaitTokens(ctx, d, now)
+		if wait > 0 || err != nil {
+			return ctrl.Result{RequeueAfter: wait}, err
+		}
+	}
 	if revoked {
 		r.writes.Force(req, weight, now)
 	} else if wait := r.writes.Take(req, weight, now); wait > 0 {

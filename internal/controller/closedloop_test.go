@@ -126,10 +126,18 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 				s.settle()
 			}
 			refused(t, s, tc.reason)
-			isReady(t, s.cart)
+			ready := func() {
+				t.Helper()
+				if tc.demand == nil {
+					isReady(t, s.cart)
+				} else { // the token in use does not meet it either
+					hasCondition(t, s.cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenNotVerified)
+				}
+			}
+			ready()
 			expires := s.status().ExpiresAt.Time
 			s.until(expires.Add(-time.Second))
-			isReady(t, s.cart)
+			ready()
 			if s.token() != old {
 				t.Error("the token that works is gone")
 			}

@@ -288,6 +288,42 @@ func TestUnknownKeyIsFetchedOnce(t *testing.T) {
 	}
 }
 
+// TestUnknownKeyWhereThereIsNoToken: nothing is called wrong while the keys are being
+// fetched, and what is wrong is told after keyPatience.
+func TestUnknownKeyWhereThereIsNoToken(t *testing.T) {
+	op := startStepped(t)
+	for name, published := range map[string]bool{"the key is published": true, "the key is never published": false} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, op)
+			s.rarely()
+			kid, err := s.as.RotateKey()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !published {
+				s.as.RevokeKey(kid)
+			}
+			remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.shop, Name: "cart-token"}})
+			op.catchUp(s.shop)
+			s.as.ResetRequests()
+			if _, err := op.reconcilers.client.Reconcile(t.Context(), requestOf(client.ObjectKeyFromObject(s.cart))); err != nil {
+				t.Fatal(err)
+			}
+			hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionUnknown, v1alpha1.ReasonWaitingForKey)
+			hasCondition(t, s.cart, v1alpha1.ConditionReady, metav1.ConditionUnknown, v1alpha1.ReasonWaitingForKey)
+			hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionUnknown, v1alpha1.ReasonNoToken)
+			s.until(op.clock.Now().Add(keyPatience))
+			s.requested(1)
+			if published {
+				isReady(t, s.cart)
+				return
+			}
+			hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, jwks.ReasonUnknownKey)
+			hasCondition(t, s.cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenNotVerified)
+		})
+	}
+}
+
 // TestKeyThatIsNeverPublished: the server signs with a key that is not in its
 // JWKS, and later with another one that is.
 func TestKeyThatIsNeverPublished(t *testing.T) {

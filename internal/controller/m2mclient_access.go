@@ -4,6 +4,7 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -33,6 +34,7 @@ type access struct {
 	server *server               // whose keys the API verifies with
 	spec   *v1alpha1.APIResource // shared with the cache: read only
 	expect jwks.Expectation      // what the API is told to check; without a time
+	terms  string                // its short name; empty for a plain resource
 
 	inputs refresh.Inputs
 	token  string       // what is to be in the Secret; empty for nothing
@@ -41,6 +43,9 @@ type access struct {
 
 	usable   bool
 	unusable *problem               // why pods cannot use the token
+	refused  *problem               // why its API would refuse it by now
+	tried    bool                   // another one was tried in its place, or cannot be
+	judgedBy string                 // the terms for which that is known
 	problem  *problem               // why there is no fresh one
 	failure  *v1alpha1.TokenFailure // how the attempts go wrong
 	pending  v1alpha1.PendingToken  // a newer one that waits
@@ -91,15 +96,12 @@ func (r accessResolver) accessOf(found rules.Access) *access {
 	if a.server == nil {
 		return a
 	}
-	a.expect = jwks.Expectation{Issuer: a.server.spec.Issuer, Audience: a.resource, Skew: defaultClockSkewSeconds * time.Second}
 	if a.spec == nil {
+		a.expect = jwks.Expectation{Issuer: a.server.spec.Issuer, Audience: a.resource, Skew: defaultClockSkewSeconds * time.Second}
 		return a
 	}
-	v := a.spec.Spec.Verification
-	a.expect.Type, a.expect.Skew = v.TokenType, time.Duration(clockSkewSeconds(v))*time.Second
-	for _, alg := range v.Algorithms {
-		a.expect.Algorithms = append(a.expect.Algorithms, string(alg))
-	}
+	a.expect = expectationOf(a.spec, a.server)
+	a.terms = termsOf(a.expect)
 	return a
 }
 
@@ -110,6 +112,29 @@ func parametersOf(a v1alpha1.Access) map[string]string {
 		parameters[string(p.Name)] = p.Value
 	}
 	return parameters
+}
+
+// expectationOf returns what an API is told to check of tokens, without a time and
+// without scopes.
+func expectationOf(api *v1alpha1.APIResource, srv *server) jwks.Expectation {
+	v := api.Spec.Verification
+	e := jwks.Expectation{
+		Issuer: srv.spec.Issuer, Audience: string(api.Spec.Identifier), Type: v.TokenType,
+		Skew: time.Duration(clockSkewSeconds(v)) * time.Second,
+	}
+	for _, alg := range v.Algorithms {
+		e.Algorithms = append(e.Algorithms, string(alg))
+	}
+	return e
+}
+
+// termsOf is a short name for an expectation.
+func termsOf(e jwks.Expectation) string {
+	encoded, err := json.Marshal(e)
+	if err != nil {
+		panic(err) // strings, numbers and times only
+	}
+	return refresh.HashValue(string(encoded))
 }
 
 func problemOf(p *rules.Problem) *problem {

@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
 )
 
 // M2MClientReconciler keeps a fresh, verified token for each access of each
@@ -43,6 +44,8 @@ type M2MClientReconciler struct {
 	held      *perAccess[heldToken]
 	written   *perAccess[digest] // of the tokens that this process wrote or has checked
 	wrote     *perAccess[digest] // of the Secret that this process wrote last, under the key wholeSecret
+	verdicts  *perAccess[verdict]
+	rejudged  *pace.Buckets[string] // of the requests that a verdict causes, by access
 
 	// clientWishes and apiWishes have a registered client and its API compared
 	// with their server.
@@ -152,6 +155,7 @@ func (r *M2MClientReconciler) forgetFormerAccesses(p *pass) {
 	}
 	r.held.retain(name, has)
 	r.written.retain(name, has)
+	r.verdicts.retain(name, has)
 }
 
 // next returns how long until something is to be done.
@@ -187,6 +191,7 @@ func (r *M2MClientReconciler) forget(name types.NamespacedName, uid types.UID) {
 	forgetTokens(name)
 	r.held.forgetClient(name)
 	r.written.forgetClient(name)
+	r.verdicts.forgetClient(name)
 	r.wrote.forgetClient(name)
 	if uid != "" {
 		r.servers.leave(uid)

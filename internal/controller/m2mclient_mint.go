@@ -73,6 +73,9 @@ func (r *M2MClientReconciler) mint(ctx context.Context, p *pass, a *access, inpu
 		r.servers.abandon(ticket)
 		return nil, err
 	}
+	if a.refused != nil {
+		r.rejudged.Force(a.seed(p), 1, p.now)
+	}
 	token, failure := r.request(ctx, hc, p, a, auth)
 	if failure != nil && ctx.Err() != nil {
 		r.servers.abandon(ticket)
@@ -191,8 +194,9 @@ func (r *M2MClientReconciler) failed(p *pass, a *access, inputs, reason, message
 }
 
 // basis stands for everything that an attempt depends on. When any of it changes,
-// the next attempt is made at once, and the back-off begins anew. Of the server's keys
-// only the verdict on a token depends.
+// the next attempt is made at once, and the back-off begins anew: also what a server is
+// known to grant a client that the operator registers. Of the server's keys only the
+// verdict on a token depends.
 func (p *pass) basis(a *access, inputs, reason string) string {
 	parts := []string{inputs, string(p.client.UID), strconv.FormatInt(p.client.Generation, 10)}
 	for _, srv := range []*server{p.server, a.server} {
@@ -202,6 +206,10 @@ func (p *pass) basis(a *access, inputs, reason string) string {
 	}
 	if a.spec != nil {
 		parts = append(parts, string(a.spec.UID), strconv.FormatInt(a.spec.Generation, 10))
+	}
+	if isProvisioned(p.client) {
+		got, _ := grantedAt(p.client, a.resource)
+		parts = append(parts, stringsOf(got.Scopes)...)
 	}
 	if a.server != nil && slices.Contains(verificationReasons, reason) {
 		for _, k := range a.server.keys() {
@@ -220,7 +228,7 @@ func (a *access) lastProblem() *problem {
 }
 
 func (a *access) fail(f *v1alpha1.TokenFailure) {
-	a.failure, a.wakeAt = f, momentOf(f.NextAttemptAt)
+	a.failure, a.wakeAt, a.tried = f, momentOf(f.NextAttemptAt), true
 	a.problem = a.lastProblem()
 }
 

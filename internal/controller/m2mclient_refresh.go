@@ -41,7 +41,7 @@ const (
 	revokedPoll = 50 * time.Millisecond
 
 	// keyPatience is how long a key may be unknown before that is called a
-	// problem while the predecessor works.
+	// problem: the keys are just being fetched.
 	keyPatience = 15 * time.Second
 )
 
@@ -69,6 +69,7 @@ func (r *M2MClientReconciler) refreshToken(ctx context.Context, p *pass, a *acce
 		return nil
 	}
 	in := r.present(p, a)
+	defer r.noteTerms(p, a)
 	reason, _, mint := refresh.Mint(in)
 	if mint {
 		if err := r.replace(ctx, p, a, in, reason); err != nil {
@@ -112,6 +113,8 @@ func (r *M2MClientReconciler) present(p *pass, a *access) refresh.Input {
 			a.token = stored
 		}
 	}
+	a.refused = r.refusedByNow(p, a, in)
+	in.Refused = a.refused != nil
 	return in
 }
 
@@ -153,6 +156,8 @@ func (p *pass) judge(a *access, in refresh.Input) {
 	switch reason {
 	case refresh.Expired:
 		a.unusable.reason = v1alpha1.ReasonTokenExpired
+	case refresh.NotVerified:
+		a.unusable = &problem{reason: v1alpha1.ReasonTokenNotVerified, message: notAccepted(a.refused)}
 	case refresh.Missing, refresh.Edited:
 	default:
 		a.unusable.reason = string(reason)
@@ -163,6 +168,7 @@ func (p *pass) judge(a *access, in refresh.Input) {
 // goes into a, to be published, only if the API would accept it.
 func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, in refresh.Input, reason refresh.Reason) error {
 	if a.problem = p.obstacle(a); a.problem != nil {
+		a.tried = !a.problem.unknown
 		return nil
 	}
 	name := client.ObjectKeyFromObject(p.client)
@@ -170,6 +176,13 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 	if !ok || held.record.Inputs != in.WantInputsHash || !p.now.Before(held.record.ExpiresAt) || a.hopeless(p, held) {
 		if a.failedLately(p, in.WantInputsHash) {
 			a.fail(a.failure)
+			return nil
+		}
+		if wait := r.rejudged.Wait(a.seed(p), 1, p.now); reason == refresh.NotVerified && wait > 0 {
+			if a.failure != nil && a.failure.Inputs != p.basis(a, in.WantInputsHash, a.failure.Reason) {
+				a.failure = nil
+			}
+			a.problem, a.wakeAt, a.tried = a.lastProblem(), p.now.Add(wait), true
 			return nil
 		}
 		minted, err := r.mint(ctx, p, a, in.WantInputsHash)
@@ -185,13 +198,17 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 	case bad != nil && bad.Reason == jwks.ReasonUnknownKey:
 		r.servers.refetchKeys(a.server, keyNamedBy(held.value))
 		again := a.failure != nil && a.failure.Reason == bad.Reason
-		if p.working(in) && !again && p.now.Before(held.record.IssuedAt.Add(keyPatience)) {
+		if !again && p.now.Before(held.record.IssuedAt.Add(keyPatience)) {
 			// The claims say which key is waited for; nothing is believed of them.
 			unverified, err := jwks.Inspect(held.value)
 			if err != nil || !jwks.ValidKeyID(unverified.KeyID) {
 				unverified = nil
 			}
-			a.hold(held, unverified, p.now.Add(holdPoll), in.Recorded)
+			if p.working(in) {
+				a.hold(held, unverified, p.now.Add(holdPoll), in.Recorded)
+			} else {
+				a.awaitKey(p, held, unverified)
+			}
 			return nil
 		}
 		if a.failedLately(p, in.WantInputsHash) {
@@ -294,7 +311,7 @@ func (r *M2MClientReconciler) publish(ctx context.Context, p *pass, a *access, h
 		}
 	}
 	h.record.Scopes = storable(h.record.Scopes)
-	a.token, a.record, a.issued, a.failure, a.problem = h.value, &h.record, reason, nil, nil
+	a.token, a.record, a.issued, a.failure, a.problem, a.refused = h.value, &h.record, reason, nil, nil, nil
 	a.plan = p.plan(a)
 	a.wakeAt = a.plan.RefreshAt
 

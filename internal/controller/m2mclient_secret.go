@@ -307,6 +307,7 @@ func (r *M2MClientReconciler) unpublish(p *pass, want *corev1.Secret, err error)
 		if a.issued != "" {
 			a.issued, a.token, a.record, a.unusable = "", "", nil, nil
 			p.judge(a, r.present(p, a))
+			r.noteTerms(p, a)
 		}
 	}
 }

@@ -38,7 +38,16 @@ var verificationHints = map[string]string{
 
 // notVerified says of a token why it is not published.
 func notVerified(p *problem) string {
-	message := "The server issued a token that the API would refuse: " + p.message
+	return hinted("The server issued a token that the API would refuse: ", p)
+}
+
+// notAccepted says of the token in the Secret why it is no good any more.
+func notAccepted(p *problem) string {
+	return hinted("The API would refuse the token that the client has: ", p)
+}
+
+func hinted(what string, p *problem) string {
+	message := what + p.message
 	if hint := verificationHints[p.reason]; hint != "" && !strings.HasSuffix(message, hint) {
 		message += "; " + hint
 	}
@@ -63,7 +72,7 @@ func summarize(p *pass) {
 	status.Tokens, status.ExpiresAt = nil, nil
 	var first time.Time
 	for _, a := range p.accesses {
-		t := v1alpha1.TokenStatus{Key: v1alpha1.AccessKey(a.key), Pending: a.pending}
+		t := v1alpha1.TokenStatus{Key: v1alpha1.AccessKey(a.key), Terms: a.judgedBy, Pending: a.pending}
 		if a.failure != nil {
 			t.Failure = *a.failure
 		}
@@ -131,7 +140,9 @@ func (p *pass) isFresh() condition {
 			return isFalse(v1alpha1.ConditionFresh, v1alpha1.ReasonTokenNotVerified, p.about(a, notVerified(a.problem)))
 		case a.problem != nil:
 			c := conditionOf(v1alpha1.ConditionFresh, a.problem)
-			c.Message = p.about(a, c.Message)
+			if a.problem != p.credProblem && a.problem != p.serverProblem { // these are the client's
+				c.Message = p.about(a, c.Message)
+			}
 			return c
 		}
 	}
@@ -144,6 +155,8 @@ func (p *pass) isVerified() condition {
 		switch {
 		case a.problem != nil && slices.Contains(verificationReasons, a.problem.reason):
 			return isFalse(v1alpha1.ConditionVerified, a.problem.reason, p.about(a, notVerified(a.problem)))
+		case a.refused != nil && !a.withdraw:
+			return isFalse(v1alpha1.ConditionVerified, a.refused.reason, p.about(a, notAccepted(a.refused)))
 		case c.Status != metav1.ConditionTrue:
 		case a.token == "" || a.withdraw:
 			c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonNoToken, p.about(a, "There is no token to verify")

@@ -75,10 +75,8 @@ func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 	}
 	expect := a.expect
 	expect.Now, expect.Scopes, expect.LeftOut = p.now, checkable(a.scopes), a.server.leftOut()
-	// What either server has revoked would be minted anew over and over.
-	keys := slices.DeleteFunc(a.server.keys(), func(k jwks.Key) bool { return p.server.revoked(k.ID) })
 	if !a.server.opaque() {
-		claims, err := jwks.Verify(h.value, keys, expect)
+		claims, err := jwks.Verify(h.value, p.keys(a), expect)
 		var bad *jwks.VerifyError
 		if !errors.As(err, &bad) {
 			return claims, nil
@@ -93,6 +91,12 @@ func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 			"the server did not grant the scopes %s; its answer says scope %.256q", strings.Join(missing, ", "), strings.Join(h.record.Scopes, " "))}
 	}
 	return nil, nil
+}
+
+// keys returns the keys that a token is verified with: what either server has
+// revoked would be minted anew over and over.
+func (p *pass) keys(a *access) []jwks.Key {
+	return slices.DeleteFunc(a.server.keys(), func(k jwks.Key) bool { return p.server.revoked(k.ID) })
 }
 
 // scopeClaims returns the claims that carry a scope: in the first of them that

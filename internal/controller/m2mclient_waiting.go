@@ -49,6 +49,17 @@ func (a *access) hold(h heldToken, claims *jwks.Claims, look time.Time, before *
 	}
 }
 
+// awaitKey has a token wait for its key where no predecessor works.
+func (a *access) awaitKey(p *pass, h heldToken, claims *jwks.Claims) {
+	a.wakeAt = p.now.Add(holdPoll)
+	a.pending = v1alpha1.PendingToken{Since: timeOf(h.record.IssuedAt), PublishAt: timeOf(h.record.IssuedAt.Add(keyPatience))}
+	if claims != nil {
+		a.pending.KeyID = claims.KeyID
+	}
+	a.problem = &problem{reason: v1alpha1.ReasonWaitingForKey, unknown: true,
+		message: "The token is signed with a key that is not known yet; the server's keys are being fetched"}
+}
+
 // delivered says when to look again whether the API's pods have what they
 // verify a token with: the key that signed it, and the terms that it was issued
 // by. The zero time says that they have.
@@ -68,12 +79,13 @@ func (r *M2MClientReconciler) delivered(ctx context.Context, p *pass, a *access,
 		}
 		is, _ := contentsIn(bundle.ConfigMap)
 		key, wantKey := is.Keys[claims.KeyID], want.Keys[claims.KeyID]
-		if is.Terms != want.Terms || key.Hash != wantKey.Hash {
+		// Terms that the predecessor does not meet wait for this token instead.
+		if is.Terms != want.Terms && a.refused == nil || key.Hash != wantKey.Hash {
 			return p.now.Add(holdPoll), nil
 		}
-		since := is.TermsSince
-		if key.Since.After(since) {
-			since = key.Since
+		since := key.Since
+		if a.refused == nil && is.TermsSince.After(since) {
+			since = is.TermsSince
 		}
 		if since.IsZero() || !p.now.Before(since.Add(kubeletDelay)) || since.After(p.now.Add(clockSkew)) {
 			continue // seen long ago, or a moment that the operator never wrote

@@ -216,12 +216,13 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		},
 		bundle: &BundleReconciler{
 			client: c, live: mgr.GetAPIReader(), servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-verificationbundle"),
-			rendered: rendered, writes: pace.New[bundleRequest](bundleWriteRate), refusals: refusals,
+			rendered: rendered, writes: pace.New[bundleRequest](bundleWriteRate), refusals: refusals, terms: newNewTerms(),
 		},
 		client: &M2MClientReconciler{
 			shard: mine, client: c, live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens, audiences: newClusterAudiences(mgr.GetConfig()),
 			clientWishes: clientWishes, apiWishes: apiWishes,
 			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[digest](), wrote: newPerAccess[digest](), events: events("m2m-m2mclient"),
+			verdicts: newPerAccess[verdict](), rejudged: pace.New[string](rejudgedRate),
 			prompt: o.PromptDelivery, confirmSecrets: len(o.WatchNamespaces) > 1,
 		},
 		others: &OthersReconciler{

@@ -199,6 +199,7 @@ func slimClient(in any) (any, error) {
 		share(&t.KeyID)
 		share(&t.KeyThumbprint)
 		share(&t.Algorithm)
+		share(&t.Terms)
 		shareAll(t.Scopes)
 	}
 	return c, nil

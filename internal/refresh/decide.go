@@ -48,6 +48,10 @@ type Input struct {
 	// replaced under the same ID since.
 	Superseded bool
 
+	// Refused says that the token's API would refuse it by what the API is given
+	// now.
+	Refused bool
+
 	// Now is the present moment.
 	Now time.Time
 }
@@ -77,6 +81,10 @@ const (
 	// usable, for others know both.
 	KeyReplaced Reason = "KeyReplaced"
 
+	// NotVerified is the reason when the token no longer passes the verification
+	// that its API is given.
+	NotVerified Reason = "NotVerified"
+
 	// Expired is the reason when the token's life is over. It makes a token
 	// unusable; it never causes a mint, which Due did long before.
 	Expired Reason = "Expired"
@@ -93,8 +101,8 @@ type check func(Input) (reason Reason, message string, violated bool)
 
 // The two chains differ in their last entry only.
 var (
-	mintChecks   = []check{missing, edited, inputsChanged, keyRevoked, due}
-	usableChecks = []check{missing, edited, inputsChanged, keyRevoked, expired}
+	mintChecks   = []check{missing, edited, inputsChanged, keyRevoked, notVerified, due}
+	usableChecks = []check{missing, edited, inputsChanged, keyRevoked, notVerified, expired}
 )
 
 // Mint says whether a token must be minted now, and if so, why. Nothing but
@@ -137,6 +145,10 @@ func inputsChanged(in Input) (Reason, string, bool) {
 
 func keyRevoked(in Input) (Reason, string, bool) {
 	return KeyRevoked, "The token was signed by a key that has been revoked", in.Revoked
+}
+
+func notVerified(in Input) (Reason, string, bool) {
+	return NotVerified, "The API would refuse the token by what it is given now", in.Refused
 }
 
 func due(in Input) (Reason, string, bool) {

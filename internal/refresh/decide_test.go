@@ -46,6 +46,8 @@ func TestMintAndUsable(t *testing.T) {
 			func(in *Input) { in.Revoked = true }, verdict{KeyRevoked, true}, verdict{KeyRevoked, false}},
 		"a key that was replaced under its ID replaces it, while it works": {
 			func(in *Input) { in.Superseded = true }, verdict{KeyReplaced, true}, verdict{"", true}},
+		"a token that its API would refuse by now is replaced": {
+			func(in *Input) { in.Refused = true }, verdict{NotVerified, true}, verdict{NotVerified, false}},
 		"a nanosecond before it is due": {
 			func(in *Input) { in.Now = in.RefreshAt.Add(-1) }, verdict{"", false}, verdict{"", true}},
 		"due, and still usable": {

@@ -252,6 +252,9 @@ metadata: {name: cart, namespace: $SHOP}
 	"type-other": {server: oidctest.Options{TokenType: "JWT"}, set: map[string]string{
 		"payment-api": `spec: {verification: {tokenType: at+jwt}}`,
 	}},
+	"type-demanded-later": {server: oidctest.Options{TokenType: "JWT"}, later: map[string]string{
+		"payment-api": `spec: {verification: {tokenType: at+jwt}}`,
+	}},
 	"key-unusable": {prepare: func(t *testing.T, w *world) {
 		w.as.SetAlgorithm("RS256")
 		w.as.SetRSABits(1024)

@@ -5,6 +5,7 @@ package docs
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -94,6 +95,8 @@ type situation struct {
 	// set are JSON merge patches, in YAML, by the names of the story's
 	// manifests.
 	set map[string]string
+	// later are the same, made when the client is ready.
+	later map[string]string
 	// without are the manifests that do not exist.
 	without []string
 	// also are more manifests, created before the story's.
@@ -271,10 +274,29 @@ func TestConditions(t *testing.T) {
 			}
 			for _, id := range ids {
 				if w, ok := all[id]; ok {
-					t.Run(id, func(t *testing.T) { w.expect(t, documented[id]) })
+					t.Run(id, func(t *testing.T) {
+						w.change(t, situations[id].later)
+						w.expect(t, documented[id])
+					})
 				}
 			}
 		})
+	}
+}
+
+// change patches objects of the story when its client is ready.
+func (w *world) change(t *testing.T, patches map[string]string) {
+	t.Helper()
+	for name, patch := range patches {
+		w.awaitCondition(t, "M2MClient", "Ready", "M2MClient Ready=True Ready: Every access has a token that works")
+		obj := patched(t, w.fill(story[name]), "")
+		encoded, err := json.Marshal(parse(t, w.fill(patch)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := kube.Patch(t.Context(), obj, client.RawPatch(types.MergePatchType, encoded)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -291,10 +313,16 @@ func (w *world) expect(t *testing.T, r row) {
 		t.Fatalf("%q is not a kind, a type with its status, and a reason", r.cells[1])
 	}
 	conditionType, _, _ := strings.Cut(words[1], "=")
+	w.awaitCondition(t, words[0], conditionType, want)
+}
+
+// awaitCondition waits until a condition says what is wanted.
+func (w *world) awaitCondition(t *testing.T, kind, conditionType, want string) {
+	t.Helper()
 	var got string
 	deadline := time.Now().Add(30 * time.Second)
 	for {
-		got = w.condition(t, words[0], conditionType)
+		got = w.condition(t, kind, conditionType)
 		if says(got, want) {
 			return
 		}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+)
+
+// rejudgedRate bounds how often a token is asked for because the API would refuse
+// the one in use. The API's owner can change what the API is given as often as he
+// likes, and the requests are made in the names of others.
+var rejudgedRate = pace.Rate{Every: 5 * time.Minute, Burst: 8}
+
+// verdict is what was found about a token in use, by what its API is given.
+type verdict struct {
+	basis   digest   // of the token and of all that it was judged by
+	refused *problem // nil: its API accepts it
+}
+
+// refusedByNow returns why the API would refuse the token that lies in the Secret,
+// nil if it would not, or if that cannot be told. The token was verified when it was
+// published; since then its keys may have gone, or the API's owner changed the terms.
+// It is looked at again only when something of that differs.
+func (r *M2MClientReconciler) refusedByNow(p *pass, a *access, in refresh.Input) *problem {
+	switch {
+	case a.token == "" || a.record.Opaque || in.Revoked || !p.now.Before(a.record.ExpiresAt):
+		return nil
+	case a.server == nil || p.server == nil || a.server.opaque():
+		return nil
+	}
+	keys := p.keys(a)
+	if len(keys) == 0 {
+		return nil // the server is new, or was made anew: that passes
+	}
+	expect := a.expect
+	// Its times were checked when it was issued, and the verdict must not depend on
+	// when it is made.
+	expect.Now, expect.Skew, expect.LeftOut = a.record.IssuedAt, genuineSkew, a.server.leftOut()
+	if p.credentials != nil && a.record.Inputs == in.WantInputsHash {
+		expect.Scopes = checkable(a.scopes) // else it was issued for others
+	}
+
+	name := client.ObjectKeyFromObject(p.client)
+	now := verdict{basis: verdictBasis(a.record.Value, keys, expect)}
+	if last, ok := r.verdicts.get(name, a.key); ok && last.basis == now.basis {
+		return last.refused
+	}
+	_, err := jwks.Verify(a.token, keys, expect)
+	if bad := (*jwks.VerifyError)(nil); errors.As(err, &bad) {
+		now.refused = &problem{reason: bad.Reason, message: bad.Message}
+	}
+	r.verdicts.put(name, a.key, now)
+	return now.refused
+}
+
+func verdictBasis(token string, keys []jwks.Key, expect jwks.Expectation) digest {
+	parts := make([]string, 0, 2+3*len(keys)+len(expect.Scopes))
+	parts = append(parts, token, termsOf(expect))
+	for _, k := range keys {
+		parts = append(parts, k.ID, k.Algorithm, k.JWK)
+	}
+	return digestOf([]byte(strings.Join(parts, "\n")))
+}
+
+// noteTerms decides which terms the status names: the present ones, once the token in
+// use meets them and pods see it, or once it is known that a new one does not meet
+// them either. Until then the API's bundles keep the former ones.
+func (r *M2MClientReconciler) noteTerms(p *pass, a *access) {
+	if a.token == "" || a.record.Opaque {
+		return
+	}
+	before := p.previous(a.key).Terms
+	a.judgedBy = a.terms
+	if a.server == nil {
+		a.judgedBy = before // not known for the moment
+	}
+	switch {
+	case before == a.judgedBy, before == "" && a.issued != "":
+	case before == "": // a token of a version that did not write this down: nothing waits for it
+		a.judgedBy = ""
+	case a.refused != nil:
+		if !a.tried {
+			a.judgedBy = before
+		}
+	default:
+		if seen := r.seenBySelf(p, a); p.now.Before(seen) {
+			a.judgedBy = before
+			a.wakeAt = soonestOf(a.wakeAt, seen)
+		}
+	}
+}
+
+// seenBySelf returns when the client's own pods see the token that is, or is about to
+// be, in its Secret.
+func (r *M2MClientReconciler) seenBySelf(p *pass, a *access) time.Time {
+	switch {
+	case a.issued != "" && r.prompt:
+		return p.now.Add(touchDelay)
+	case !r.prompt:
+		return a.record.IssuedAt.Add(kubeletDelay)
+	case p.secret.current == nil:
+		return time.Time{}
+	}
+	return momentIn(p.secret.current, v1alpha1.PromptSinceAnnotation).Add(touchDelay)
+}
+
+// soonestOf returns the earlier of two moments, of which zero ones do not count.
+func soonestOf(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}

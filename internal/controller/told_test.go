@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/logtotest"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// TestWhatBecomesOfAReplacedSecret: the server may have lost it.
+func TestWhatBecomesOfAReplacedSecret(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 500, time.UTC)
+	retiring := func(at time.Time) provision.Credential {
+		return provision.Credential{Name: "1", Stage: provision.Retiring, RetireAt: at}
+	}
+	current := provision.Credential{Name: "2", Stage: provision.Current}
+	for name, tc := range map[string]struct {
+		credentials []provision.Credential
+		want        string
+	}{
+		"it retires":         {[]provision.Credential{retiring(now.Truncate(time.Second).Add(10 * time.Minute)), current}, "the old one stays valid for 10m0s"},
+		"its time is over":   {[]provision.Credential{retiring(now.Truncate(time.Second)), current}, "the old one is not valid any more"},
+		"the server lost it": {[]provision.Credential{current}, "the old one is not valid any more"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := whatOfTheOld("1", &provision.ClientState{Credentials: tc.credentials}, now); got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+// TestASecretThatTheServerLost is replaced, and the event does not say that it is valid.
+func TestASecretThatTheServerLost(t *testing.T) {
+	w := newTenant(t)
+	startOperator(t)
+	_, api, cart := w.story()
+	isReady(t, cart)
+	app, _ := w.granted(api, "payments:write")
+	if err := w.logto.DeleteSecret(app.ID, app.Secrets[0]); err != nil {
+		t.Fatal(err)
+	}
+	told(t, cart, v1alpha1.ReasonCredentialRotated, "the old one is not valid any more")
+}
+
+// TestAccessesAreNamedOnce in a message: what a client waits for may be of one of its
+// accesses.
+func TestAccessesAreNamedOnce(t *testing.T) {
+	wait := &problem{reason: v1alpha1.ReasonProvisioning, unknown: true, message: `Access "cb": AuthorizationServer "logto" is being provisioned`}
+	own := &problem{reason: v1alpha1.ReasonTokenRequestFailed, message: "the server did not answer"}
+	for name, tc := range map[string]struct {
+		problem *problem
+		want    string
+	}{
+		"of the client": {wait, wait.message},
+		"of an access":  {own, `Access "ca": the server did not answer`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &pass{credProblem: wait, accesses: []*access{{key: "ca", problem: tc.problem}, {key: "cb"}}}
+			if got := p.isFresh().Message; got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+// TestARecoveredServerIsTold as soon as something is provisioned at it, and not when
+// its next check is due.
+func TestARecoveredServerIsTold(t *testing.T) {
+	w := newTenant(t)
+	op := startStepped(t)
+	as, _, cart := w.story()
+	op.settle(w.payments, w.shop)
+	isReady(t, cart)
+	w.logto.SetFault(func(*http.Request, int) logtotest.Fault { return logtotest.Fault{Status: 503} })
+	op.advance(time.Minute)
+	op.settle(w.payments, w.shop)
+	hasCondition(t, as, v1alpha1.ConditionProvisioningReady, metav1.ConditionFalse, v1alpha1.ReasonProvisioningFailed)
+	w.logto.SetFault(nil)
+	hasCondition(t, cart, v1alpha1.ConditionProvisioned, metav1.ConditionFalse, v1alpha1.ReasonProvisioningFailed)
+	// Only the client comes back.
+	op.clock.SetTime(cart.Status.Provisioning.Failure.NextAttemptAt.Time)
+	if _, err := op.clientProvisioner.Reconcile(t.Context(), requestOf(client.ObjectKeyFromObject(cart))); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case e := <-op.servers.wake[v1alpha1.KindAuthorizationServer]:
+		if _, err := op.server[0].Reconcile(t.Context(), requestOf(client.ObjectKeyFromObject(e.Object))); err != nil {
+			t.Fatal(err)
+		}
+	default:
+		t.Error("the server is not looked at")
+	}
+	hasCondition(t, as, v1alpha1.ConditionProvisioningReady, metav1.ConditionTrue, v1alpha1.ReasonProvisioningReady)
+}
+
+// TestAnAttemptDependsOnWhatTheServerGrants: what a token lacked may be there by then.
+func TestAnAttemptDependsOnWhatTheServerGrants(t *testing.T) {
+	basis := func(own bool, granted ...v1alpha1.ScopeName) string {
+		c := &v1alpha1.M2MClient{}
+		if own {
+			c.Spec.Credentials.ClientSecret.SecretRef.Name = "cart"
+		}
+		c.Status.Provisioning.Access = []v1alpha1.ProvisionedAccess{
+			{Resource: "https://other.example.com", Scopes: []v1alpha1.ScopeName{"other"}}, {Resource: paymentAPI, Scopes: granted},
+		}
+		return (&pass{client: c}).basis(&access{resource: paymentAPI}, "inputs", jwks.ReasonMissingScopes)
+	}
+	if basis(false, "payments:read") == basis(false, "payments:read", "payments:write") {
+		t.Error("nothing depends on the scopes that the server grants")
+	}
+	if basis(true, "payments:read") != basis(true) {
+		t.Error("what the status says of a client with credentials of its own counts")
+	}
+}
