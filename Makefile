@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Everything here needs Go, make, git and bash; `make test-race` also a C compiler
-# and `make interop-local` Node.js. Tools are pinned under hack/tools and built on first use.
+# and `make interop-local` Node.js and a C compiler. Tools are pinned under hack/tools and built on first use.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -135,13 +135,15 @@ interop: ## Run the interoperability suite against the server that M2M_INTEROP_I
 	if [ -f out/interop.txt ]; then cat out/interop.txt; fi; exit $$status
 
 .PHONY: interop-local
-interop-local: ## Run the interoperability suite against the npm package oidc-provider (needs Node.js).
+interop-local: ## Run the interoperability suite against oidc-provider and Ory Hydra, and our examples for web servers that are installed (needs Node.js and a C compiler).
 	@command -v npm >/dev/null || { \
 	  echo 'make interop-local needs Node.js and npm, and there is no npm here: on Debian, apt-get install nodejs npm' >&2; exit 1; }
+	@command -v cc >/dev/null || { \
+	  echo 'make interop-local needs a C compiler, and there is no cc here: on Debian, apt-get install gcc libc6-dev' >&2; exit 1; }
 	@npm ci --no-audit --no-fund --prefix hack/interop
-	@$(WITH_CONTROL_PLANE); \
-	M2M_INTEROP_NODE=1 M2M_INTEROP_OUT='$(CURDIR)/out' \
-	  go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... | go run ./hack/testreport -o out/tests/interop-local.json
+	@$(WITH_CONTROL_PLANE); hydra="$$($(TOOL) --path hydra)"; \
+	M2M_INTEROP_NODE=1 M2M_INTEROP_HYDRA="$$hydra" M2M_INTEROP_OUT='$(CURDIR)/out' M2M_VERIFIERS=1 \
+	  go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... ./test/verifiers/... | go run ./hack/testreport -o out/tests/interop-local.json
 
 .PHONY: provision-test
 provision-test: ## Run the provisioning scenarios against the servers that M2M_PROVISION_LOGTO_ENDPOINT and its relatives name, else stand-ins.

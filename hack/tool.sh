@@ -6,7 +6,8 @@
 # Runs a developer tool that is pinned by the module hack/tools/NAME. It is built
 # on first use and kept in the user's cache under a hash of its module files and
 # the Go version, so a changed pin builds anew and switching branches does not.
-# `hack/tool.sh --path NAME` only builds it and prints where it is.
+# `hack/tool.sh --path NAME` only builds it and prints where it is. A tool that needs
+# build tags or a C compiler says so in a build.sh of its module.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -33,6 +34,8 @@ build_tool() {
   local total package=tool # the pattern "tool" is what the go.mod file's tool line names
   if [ -f "$module/main.go" ]; then package=.; fi
   cd "$module"
+  # shellcheck disable=SC1091 # few modules have one
+  if [ -f build.sh ]; then . ./build.sh; fi
   say "building $name (once; it is then kept in $cache_root)"
   total="$(count_packages "$package")"
   go_build "$name" "$1/$name" "$total" -ldflags '-s -w' "$package"

@@ -102,11 +102,11 @@ func noteToken(t *testing.T, note noteFunc, hc *http.Client, w *world, endpoint 
 	req := oauth.TokenRequest{
 		Endpoint: endpoint, Authentication: w.probeAuthentication(endpoint), Scopes: w.scopes, Resource: w.resource, Now: time.Now(),
 	}
-	if w.named != nil && w.named.audienceParameter != v1alpha1.AudienceParameterResource {
+	switch w.audienceParameter() {
+	case v1alpha1.AudienceParameterAudience:
+		req.Resource, req.Audience = "", w.resource
+	case v1alpha1.AudienceParameterNone:
 		req.Resource = ""
-		if w.named.audienceParameter == v1alpha1.AudienceParameterAudience {
-			req.Audience = w.resource
-		}
 	}
 	answer := &lastAnswer{next: hc.Transport}
 	hc.Transport = answer
@@ -142,6 +142,14 @@ func noteClaims(note noteFunc, token string) {
 	note("aud", "%s", claim(claims, "aud"))
 	note("scope claim", "scope %s, scp %s", claim(claims, "scope"), claim(claims, "scp"))
 	note("claims", "%s", strings.Join(slices.Sorted(maps.Keys(claims)), " "))
+}
+
+// audienceParameter is how a token request names the API.
+func (w *world) audienceParameter() v1alpha1.AudienceParameter {
+	if w.named != nil {
+		return w.named.audienceParameter
+	}
+	return w.manner.audienceParameter
 }
 
 // unfit says why an API could not use a token, and what to change, "" if it can.

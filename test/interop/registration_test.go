@@ -101,9 +101,17 @@ func (s providerConsole) Change(to registrationtest.Registered) {
 
 func (s providerConsole) Delete(id string) { s.order(map[string]*registeredClient{id: nil}) }
 
-// registrationServers are those whose registration is tested: of ours each with and without tokens that rotate.
-var registrationServers = map[string]func(t *testing.T, rotate bool) registrationtest.Server{
-	"oidctest": func(t *testing.T, rotate bool) registrationtest.Server {
+// registrationServer is one whose registration is tested, with and without tokens that rotate.
+type registrationServer struct {
+	start         func(t *testing.T, rotate bool) registrationtest.Server
+	alwaysRotates bool // has no other choice
+	open          bool // wants no initial access token
+	knowsScopes   bool // registers no others
+	audience      bool // names APIs by audience, also in a registration
+}
+
+var registrationServers = map[string]registrationServer{
+	"oidctest": {start: func(t *testing.T, rotate bool) registrationtest.Server {
 		s, err := oidctest.Start(oidctest.Options{
 			DynamicRegistration: &oidctest.DynamicRegistration{InitialAccessToken: initialAccessToken, RotateTokens: rotate},
 		})
@@ -112,16 +120,20 @@ var registrationServers = map[string]func(t *testing.T, rotate bool) registratio
 		}
 		t.Cleanup(s.Close)
 		return goOIDC{newRegistrar(t, s.Issuer(), egressPolicy, nil), s}
-	},
-	"oidc-provider": func(t *testing.T, rotate bool) registrationtest.Server {
+	}},
+	"oidc-provider": {knowsScopes: true, start: func(t *testing.T, rotate bool) registrationtest.Server {
 		s := startProvider(t, serverOptions{lifetime: time.Hour}, &providerRegistration{InitialAccessToken: initialAccessToken, Rotate: rotate})
 		t.Cleanup(s.Close)
-		// It registers no scope that it does not know.
 		for _, a := range registrationAccess {
 			s.SetResource(a.Resource, a.Scopes...)
 		}
 		return providerConsole{newRegistrar(t, s.Issuer(), egressPolicy, nil), s}
-	},
+	}},
+	"hydra": {alwaysRotates: true, open: true, audience: true, start: func(t *testing.T, _ bool) registrationtest.Server {
+		s := newHydra(t, "", "", time.Hour)
+		t.Cleanup(s.Close)
+		return hydraConsole{newRegistrar(t, s.Issuer(), egressPolicy, nil), s}
+	}},
 }
 
 var registrationAccess = []provision.Access{
@@ -129,26 +141,30 @@ var registrationAccess = []provision.Access{
 }
 
 // eachRegistrationServer runs a test with the servers that TestInterop would use.
-func eachRegistrationServer(t *testing.T, run func(t *testing.T, name string, start func(t *testing.T, rotate bool) registrationtest.Server)) {
-	for _, s := range subjects {
-		if start := registrationServers[s.name]; start != nil {
-			t.Run("server="+s.name, func(t *testing.T) { run(t, s.name, start) })
+func eachRegistrationServer(t *testing.T, run func(t *testing.T, name string, s registrationServer)) {
+	for _, subject := range subjects {
+		if s, ok := registrationServers[subject.name]; ok {
+			t.Run("server="+subject.name, func(t *testing.T) { run(t, subject.name, s) })
 		}
 	}
 }
 
-func registrationConfig(s registrationtest.Server, method string) registrationtest.Config {
+// config describes a server that was started.
+func (s registrationServer) config(started registrationtest.Server, method string) registrationtest.Config {
 	return registrationtest.Config{
-		Server: s, InitialAccessToken: initialAccessToken, Access: registrationAccess, AuthenticationMethod: method,
+		Server: started, InitialAccessToken: initialAccessToken, Access: registrationAccess, AuthenticationMethod: method, Audience: s.audience,
 	}
 }
 
 func TestRegistration(t *testing.T) {
-	eachRegistrationServer(t, func(t *testing.T, name string, start func(t *testing.T, rotate bool) registrationtest.Server) {
+	eachRegistrationServer(t, func(t *testing.T, name string, s registrationServer) {
 		for _, rotate := range []bool{false, true} {
+			if s.alwaysRotates && !rotate {
+				continue
+			}
 			for _, method := range []string{registration.ClientSecretBasic, registration.ClientSecretPost} {
 				t.Run(fmt.Sprintf("tokens rotate: %t, %s", rotate, method), func(t *testing.T) {
-					seen := registrationtest.Story(registrationtest.NewWorld(t, registrationConfig(start(t, rotate), method)), true)
+					seen := registrationtest.Story(registrationtest.NewWorld(t, s.config(s.start(t, rotate), method)), true)
 					if seen.UpdateReplacesToken != rotate {
 						t.Errorf("the registration access token was replaced: %t", seen.UpdateReplacesToken)
 					}
@@ -180,8 +196,11 @@ func noteRegistration(server string, seen registrationtest.Behaviour) {
 
 // TestRegistrationRefused has the server judge what is wrong.
 func TestRegistrationRefused(t *testing.T) {
-	eachRegistrationServer(t, func(t *testing.T, name string, start func(t *testing.T, rotate bool) registrationtest.Server) {
-		config := registrationConfig(start(t, true), "")
+	eachRegistrationServer(t, func(t *testing.T, _ string, s registrationServer) {
+		if s.open {
+			return // it refuses nothing
+		}
+		config := s.config(s.start(t, true), "")
 		config.InitialAccessToken = "another"
 		w := registrationtest.NewWorld(t, config)
 		_, err := w.Sync()
@@ -189,8 +208,8 @@ func TestRegistrationRefused(t *testing.T) {
 		if !errors.As(err, &refused) || refused.Kind != provision.Refused || !strings.Contains(refused.Message, "initial access token") {
 			t.Errorf("another initial access token: %v", err)
 		}
-		if name != "oidc-provider" {
-			return // it registers every scope
+		if !s.knowsScopes {
+			return
 		}
 		config.InitialAccessToken, config.Access = initialAccessToken, []provision.Access{{Resource: paymentAPI, Scopes: []string{"root"}}}
 		_, err = registrationtest.NewWorld(t, config).Sync()
@@ -202,14 +221,14 @@ func TestRegistrationRefused(t *testing.T) {
 
 // TestRegistrationRandomSequences is registrationtest.Sequences with servers over the network.
 func TestRegistrationRandomSequences(t *testing.T) {
-	eachRegistrationServer(t, func(t *testing.T, _ string, start func(t *testing.T, rotate bool) registrationtest.Server) {
-		byRotation := map[bool]registrationtest.Server{true: start(t, true), false: start(t, false)}
+	eachRegistrationServer(t, func(t *testing.T, _ string, s registrationServer) {
+		byRotation := map[bool]registrationtest.Server{true: s.start(t, true), false: s.start(t, false)}
 		registrationtest.Sequences(t, registrationSequences, func(t *testing.T, seed uint64) *registrationtest.World {
-			s := byRotation[seed%2 == 0]
-			for _, c := range s.Registered() {
-				s.Delete(c.ID) // of the sequence before
+			started := byRotation[seed%2 == 0]
+			for _, c := range started.Registered() {
+				started.Delete(c.ID) // of the sequence before
 			}
-			return registrationtest.NewWorld(t, registrationConfig(s, ""))
+			return registrationtest.NewWorld(t, s.config(started, ""))
 		})
 	})
 }

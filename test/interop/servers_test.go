@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 )
 
@@ -44,9 +45,19 @@ type serverOptions struct {
 
 // subject is a server to test: one that is started for each test, or one that exists.
 type subject struct {
-	name  string
-	start func(*testing.T, serverOptions) authorizationServer
-	named *namedServer
+	name   string
+	start  func(*testing.T, serverOptions) authorizationServer
+	manner manner
+	named  *namedServer
+}
+
+// manner is in what a server of ours differs from the others. Its zero value is how most do it.
+type manner struct {
+	audienceParameter v1alpha1.AudienceParameter
+	assertionAudience v1alpha1.AssertionAudience // the only one that it takes
+	assertionsWithout []string                   // the algorithms that it does not take for assertions
+	unknownResource   string                     // the error of a request for an API that it does not know
+	neverDrops        bool                       // it refuses scopes that are not granted, and never leaves them out
 }
 
 // chooseSubjects says which servers are tested. What was asked for and cannot be had is an error.
@@ -69,7 +80,8 @@ func chooseSubjects(getenv func(string) string) ([]subject, error) {
 		}
 		all = append(all, subject{name: "oidc-provider", start: startOIDCProvider})
 	}
-	return all, nil
+	hydra, err := chooseHydra(getenv)
+	return append(all, hydra...), err
 }
 
 func startOIDCTest(t *testing.T, o serverOptions) authorizationServer {

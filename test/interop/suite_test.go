@@ -51,6 +51,9 @@ func TestMain(m *testing.M) {
 			return 1, err
 		}
 		code = m.Run()
+		if hydraTables != "" {
+			_ = os.RemoveAll(hydraTables)
+		}
 		if err := stop(); err != nil {
 			return 1, fmt.Errorf("the operator stopped: %w", err)
 		}

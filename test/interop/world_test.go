@@ -39,6 +39,7 @@ type world struct {
 	t        *testing.T
 	server   string              // its name in the report
 	as       authorizationServer // nil for a named server
+	manner   manner              // of one of ours
 	named    *namedServer        // nil for one of ours
 	issuer   string
 	resource string
@@ -55,7 +56,7 @@ var namespaces atomic.Int32 // made so far
 // the server is a named one.
 func newWorld(t *testing.T, s subject, o serverOptions) *world {
 	t.Helper()
-	w := &world{t: t, server: s.name, resource: paymentAPI, scopes: []string{writePayment}, notCheck: new(string)}
+	w := &world{t: t, server: s.name, manner: s.manner, resource: paymentAPI, scopes: []string{writePayment}, notCheck: new(string)}
 	if s.named != nil {
 		w.named, w.issuer, w.resource, w.scopes = s.named, s.named.issuer, s.named.resource, s.named.scopes
 	} else {
@@ -137,7 +138,7 @@ func (w *world) authServer() (ofShop *v1alpha1.AuthorizationServer) {
 		ofShop = &v1alpha1.AuthorizationServer{
 			ObjectMeta: metav1.ObjectMeta{Name: "auth", Namespace: ns},
 			Spec: v1alpha1.AuthorizationServerSpec{
-				Issuer: w.issuer, JWKS: v1alpha1.JWKSPolicy{RefreshInterval: "10s"},
+				Issuer: w.issuer, AudienceParameter: w.manner.audienceParameter, JWKS: v1alpha1.JWKSPolicy{RefreshInterval: "10s"},
 			},
 		}
 		if w.named != nil {

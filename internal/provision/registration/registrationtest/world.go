@@ -50,6 +50,8 @@ type Config struct {
 	Access []provision.Access
 	// AuthenticationMethod is that of registration.Config.
 	AuthenticationMethod string
+	// Audience is that of registration.Config; token requests then name an API by this parameter too.
+	Audience bool
 }
 
 // World is an operator with one client. The state lives as JSON, written by keep alone, and is read again for each call,
@@ -96,7 +98,7 @@ func NewWorld(t *testing.T, config Config) *World {
 	}
 	w.driver = registration.New(registration.Config{
 		Endpoint: config.Server.RegistrationEndpoint(), InitialAccessToken: provision.Sensitive(config.InitialAccessToken),
-		AuthenticationMethod: config.AuthenticationMethod, HTTP: &http.Client{Transport: w}, Now: w.clock,
+		AuthenticationMethod: config.AuthenticationMethod, Audience: config.Audience, HTTP: &http.Client{Transport: w}, Now: w.clock,
 	})
 	return w
 }
@@ -257,9 +259,11 @@ func (w *World) token(ctx context.Context, hc *http.Client, c *provision.Credent
 	if w.AuthenticationMethod == registration.ClientSecretPost {
 		authentication = oauth.ClientSecretPost(c.ClientID, c.Secret.Reveal())
 	}
-	token, err := oauth.Exchange(ctx, hc, oauth.TokenRequest{
-		Endpoint: w.Server.TokenEndpoint(), Authentication: authentication, Scopes: scopes, Resource: resource, Now: w.Now,
-	})
+	request := oauth.TokenRequest{Endpoint: w.Server.TokenEndpoint(), Authentication: authentication, Scopes: scopes, Resource: resource, Now: w.Now}
+	if w.Audience {
+		request.Resource, request.Audience = "", resource
+	}
+	token, err := oauth.Exchange(ctx, hc, request)
 	var failed *oauth.Error
 	switch {
 	case errors.As(err, &failed) && failed.Status/100 == 4:
