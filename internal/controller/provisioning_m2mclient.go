@@ -132,9 +132,13 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 	if err := r.access.resolve(ctx, p); err != nil {
 		return 0, err
 	}
+	store, secret, err := readCredentials(ctx, r.client, r.servers.operatorNamespace, client.ObjectKeyFromObject(c))
+	if err != nil {
+		return 0, err
+	}
 	without := p.serverProblem != nil // a server of its own: what it has is withdrawn, or stays
 	if without {
-		if after, err := r.withdraw(ctx, p); p.server == nil || err != nil {
+		if after, err := r.withdraw(ctx, p, store); p.server == nil || err != nil {
 			return after, err
 		}
 	}
@@ -143,10 +147,6 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 	}
 	if p.server.status.Endpoints.Token == "" && !without {
 		return 0, nil // a new secret could not be tried; the server's change wakes this
-	}
-	store, secret, err := readCredentials(ctx, r.client, r.servers.operatorNamespace, client.ObjectKeyFromObject(c))
-	if err != nil {
-		return 0, err
 	}
 	if at := cmp.Or(c.Status.Provisioning.Server, store.Server); at.Name != "" && !isAt(at, p.server) {
 		if after, err := r.leave(ctx, c); after > 0 || err != nil {
@@ -203,8 +203,8 @@ func (r *M2MClientProvisioner) recall(ctx context.Context, c *v1alpha1.M2MClient
 // that it has none any more: all of it, if the server is not for its namespace;
 // else its access, for which it puts the server into the pass. Where nothing was
 // decided, nothing is taken away.
-func (r *M2MClientProvisioner) withdraw(ctx context.Context, p *pass) (time.Duration, error) {
-	at := p.client.Status.Provisioning.Server
+func (r *M2MClientProvisioner) withdraw(ctx context.Context, p *pass, store credentialStore) (time.Duration, error) {
+	at := cmp.Or(p.client.Status.Provisioning.Server, store.Server)
 	if !rules.Decided(p.serverProblem.reason) || at.Name == "" {
 		return 0, nil
 	}
@@ -214,6 +214,9 @@ func (r *M2MClientProvisioner) withdraw(ctx context.Context, p *pass) (time.Dura
 		return 0, err
 	}
 	if refused == nil {
+		if p.client.Status.Provisioning.Server.Name == "" {
+			return 0, nil // a restore may bring its APIs later
+		}
 		p.server, p.serverProblem = r.servers.asServer(srv), nil
 		return 0, nil
 	}

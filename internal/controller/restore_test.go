@@ -264,6 +264,32 @@ func TestRestore(t *testing.T) {
 	}
 }
 
+// TestARestoreAfterADecision: while a cluster was away, the platform took a namespace
+// from a server. What its client has there goes, though no status says what that is.
+func TestARestoreAfterADecision(t *testing.T) {
+	w := newTenant(t)
+	op := startOperator(t)
+	cluster, secret := w.clusterServer(w.payments, w.shop)
+	api, cart := w.api(), w.cart()
+	api.Spec.AuthorizationServerRef = refTo(cluster)
+	create(t, secret, cluster, api, cart)
+	isReady(t, cart)
+	op.stop()
+	objects := backUp(t, w.shop, w.payments)
+	vanish(t, objects)
+	change(t, cluster, func(c *v1alpha1.ClusterAuthorizationServer) { c.Spec.AllowedNamespaces = namesOf(w.payments) })
+	restore(t, objects)
+	startOperator(t)
+	hasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotAllowed)
+	w.hasNoToken("cart-token")
+	eventually(t, func() error {
+		if n := w.applicationsOf(w.shop); n != 0 {
+			return fmt.Errorf("it has %d applications", n)
+		}
+		return nil
+	})
+}
+
 // TestIdentifiersAfterARestore: a namespace that sorts before the owner's had its
 // claim refused, and comes first now. Without the status nobody has the
 // identifier, and no token is lost for that; with it, the owner.
