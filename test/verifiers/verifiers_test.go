@@ -369,16 +369,17 @@ func run(t *testing.T, address, program string, args ...string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	var result error
+	ended := make(chan struct{})
+	go func() {
+		result = cmd.Wait()
+		close(ended)
+	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(10 * time.Second):
-			_ = cmd.Process.Kill()
-			<-ended
-		}
+		stubborn := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+		defer stubborn.Stop()
+		<-ended
 		if t.Failed() {
 			t.Logf("%s said:\n%s", program, &said)
 		}
@@ -390,9 +391,8 @@ func run(t *testing.T, address, program string, args ...string) {
 			return
 		}
 		select {
-		case err := <-ended:
-			ended <- err
-			t.Fatalf("%s ended: %v\n%s", program, err, &said)
+		case <-ended:
+			t.Fatalf("%s ended: %v\n%s", program, result, &said)
 		default:
 		}
 		if time.Now().After(deadline) {
