@@ -100,8 +100,11 @@ type APIResourceSpec struct {
 }
 
 // Scope is one permission of an API.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.claim) == (has(self.carriedIn) && self.carriedIn == 'OtherClaim')",message="claim is required with carriedIn: OtherClaim, and goes with nothing else"
 type Scope struct {
-	// name is the scope as tokens carry it (RFC 6749 section 3.3).
+	// name is the scope as it is asked for (RFC 6749 section 3.3), and as tokens
+	// carry it.
 	//
 	// +required
 	Name ScopeName `json:"name,omitempty"`
@@ -112,6 +115,23 @@ type Scope struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	Description string `json:"description,omitempty"`
+
+	// carriedIn is where tokens carry the scope, and so where the operator and
+	// the API's pods look for it. ScopeClaim: in the claim scope, or scp in a
+	// token without scope. OtherClaim: in the claim that claim names. Nowhere:
+	// tokens do not carry it, and nobody looks for it. Unset, ScopeClaim, save
+	// for a scope that ends in /.default, which stands for others and is carried
+	// nowhere.
+	//
+	// +optional
+	CarriedIn ScopeCarrier `json:"carriedIn,omitempty"`
+
+	// claim is the claim that carries the scope, with carriedIn: OtherClaim: a
+	// string of names separated by spaces, or a list of names, such as roles or
+	// permissions.
+	//
+	// +optional
+	Claim ClaimName `json:"claim,omitempty"`
 }
 
 // Grant lets clients ask for scopes.

@@ -33,6 +33,29 @@ func (d Duration) Or(def time.Duration) time.Duration {
 // +kubebuilder:validation:XValidation:rule="self.matches('^[!#-\\\\[\\\\]-~]+$')",message="must be one scope: printable ASCII without space, double quote and backslash (RFC 6749)"
 type ScopeName string
 
+// ClaimName is the name of a claim of a token, such as roles or
+// https://example.com/roles. A dot in it has no special meaning.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=128
+// +kubebuilder:validation:XValidation:rule="self.matches('^[!-~]+$')",message="must be the name of a claim, such as roles: printable ASCII without spaces"
+type ClaimName string
+
+// ScopeCarrier is where tokens carry a scope.
+//
+// +kubebuilder:validation:Enum=ScopeClaim;OtherClaim;Nowhere
+type ScopeCarrier string
+
+// The places where tokens carry scopes.
+const (
+	// CarriedInScopeClaim is the claim scope, or scp in a token without scope.
+	CarriedInScopeClaim ScopeCarrier = "ScopeClaim"
+	// CarriedInOtherClaim is a claim of another name, such as roles.
+	CarriedInOtherClaim ScopeCarrier = "OtherClaim"
+	// CarriedNowhere is for a scope that is asked for and that no token carries.
+	CarriedNowhere ScopeCarrier = "Nowhere"
+)
+
 // FileName is a key of a Secret or ConfigMap, and the name of the file it
 // becomes when mounted.
 //

@@ -73,6 +73,7 @@ type M2MClientSpec struct {
 //
 // +kubebuilder:validation:ExactlyOneOf=apiResourceRef;resource
 // +kubebuilder:validation:XValidation:rule="has(self.key) || has(self.apiResourceRef)",message="key is required with resource"
+// +kubebuilder:validation:XValidation:rule="has(self.resource) || !has(self.verification)",message="verification goes with resource: an APIResource says itself how its tokens are checked",fieldPath=".verification"
 type Access struct {
 	// apiResourceRef names the APIResource that describes the API. It must
 	// belong to the same issuer as the client's authorization server, and in
@@ -115,6 +116,32 @@ type Access struct {
 	//
 	// +optional
 	Key AccessKey `json:"key,omitempty"`
+
+	// verification says what the tokens of a resource look like, for the check
+	// before they are published. Unset, they have the resource in aud and the
+	// scopes in scope or scp.
+	//
+	// +optional
+	Verification ResourceVerification `json:"verification,omitzero"`
+}
+
+// ResourceVerification says what the tokens of an API look like that no
+// APIResource describes.
+//
+// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:rule="has(self.claim) == (has(self.carriedIn) && self.carriedIn == 'OtherClaim')",message="claim is required with carriedIn: OtherClaim, as in an APIResource, and goes with nothing else"
+type ResourceVerification struct {
+	// carriedIn is where tokens carry the scopes: ScopeClaim, OtherClaim or
+	// Nowhere, as in an APIResource. Unset, ScopeClaim, save for a scope that
+	// ends in /.default.
+	//
+	// +optional
+	CarriedIn ScopeCarrier `json:"carriedIn,omitempty"`
+
+	// claim is the claim that carries the scopes, with carriedIn: OtherClaim.
+	//
+	// +optional
+	Claim ClaimName `json:"claim,omitempty"`
 }
 
 // ParameterName is the name of a parameter of a token request. RFC 6749 allows

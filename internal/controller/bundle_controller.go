@@ -498,7 +498,7 @@ func bundleOf(api *v1alpha1.APIResource, srv *server) render.Bundle {
 		b.Algorithms = append(b.Algorithms, string(a))
 	}
 	for _, s := range api.Spec.Scopes {
-		b.Scopes = append(b.Scopes, render.Scope{Name: string(s.Name), Description: s.Description, Claims: scopeClaims(string(s.Name))})
+		b.Scopes = append(b.Scopes, render.Scope{Name: string(s.Name), Description: s.Description, Claims: carriers(string(s.Name), s.CarriedIn, s.Claim)})
 	}
 	for _, k := range srv.records() {
 		b.Keys = append(b.Keys, render.Key{ID: k.ID, Algorithm: k.Algorithm, JWK: k.JWK, Retired: !k.RetiredAt.IsZero()})

@@ -30,7 +30,7 @@ func (r *BundleReconciler) awaitTokens(ctx context.Context, d *draft, now time.T
 	if !known || before.Terms == next.Terms || !sameKeys {
 		return 0, nil
 	}
-	name, terms := client.ObjectKeyFromObject(d.api), termsOf(expectationOf(d.api, d.srv))
+	name, terms := client.ObjectKeyFromObject(d.api), termsOfAPI(d.api, d.srv)
 	judged, err := r.terms.judged(name, terms, now, func() (bool, error) { return r.allJudged(ctx, d.api, terms, now) })
 	if judged || err != nil {
 		return 0, err

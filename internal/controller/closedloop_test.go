@@ -345,7 +345,7 @@ func TestScopeIsDroppedSilently(t *testing.T) {
 func TestScopesThatAnAnswerLacks(t *testing.T) {
 	now := time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
 	srv := &server{spec: &v1alpha1.AuthorizationServerSpec{}, status: &v1alpha1.AuthorizationServerStatus{}}
-	a := &access{server: srv, scopes: []string{"payments:read", "payments:write"}}
+	a := &access{server: srv, expect: jwks.Expectation{Scopes: []string{"payments:read", "payments:write"}}}
 	for name, tc := range map[string]struct {
 		granted []string
 		want    string
@@ -361,8 +361,8 @@ func TestScopesThatAnAnswerLacks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := heldToken{value: "opaque", record: tokenRecord{ExpiresAt: now.Add(time.Hour), Scopes: tc.granted}}
 			_, bad := verify(h, &pass{now: now, server: srv}, a)
-			if bad == nil || bad.Reason != jwks.ReasonMissingScopes || bad.Message != tc.want {
-				t.Errorf("got %v, want %q", bad, tc.want)
+			if bad == nil || bad.Reason != jwks.ReasonMissingScopes || bad.Message != tc.want+"; "+scopesHint {
+				t.Errorf("got %v, want %q and the hint", bad, tc.want)
 			}
 		})
 	}

@@ -68,7 +68,7 @@ func (r accessResolver) resolve(ctx context.Context, p *pass) error {
 	}
 	p.server, p.serverProblem = r.servers.asServer(found.Server), problemOf(found.Problem)
 	for i := range found.Accesses {
-		a := r.accessOf(found.Accesses[i])
+		a := r.accessOf(found.Accesses[i], &p.client.Spec.Access[i])
 		a.parameters = parametersOf(p.client.Spec.Access[i])
 		p.accesses = append(p.accesses, a)
 	}
@@ -87,7 +87,7 @@ func (r accessResolver) stillAllowed(ctx context.Context, p *pass, a *access) (b
 }
 
 // accessOf returns an access of which nothing is known but what it may have.
-func (r accessResolver) accessOf(found rules.Access) *access {
+func (r accessResolver) accessOf(found rules.Access, spec *v1alpha1.Access) *access {
 	a := &access{
 		allowed: found, key: found.Key, api: found.API, resource: found.Resource, scopes: found.Scopes,
 		denied: problemOf(found.Denied), withdraw: found.Denied.Decided(), reduced: problemOf(found.Reduced),
@@ -98,10 +98,11 @@ func (r accessResolver) accessOf(found rules.Access) *access {
 	}
 	if a.spec == nil {
 		a.expect = jwks.Expectation{Issuer: a.server.spec.Issuer, Audience: a.resource, Skew: defaultClockSkewSeconds * time.Second}
-		return a
+	} else {
+		a.expect = expectationOf(a.spec, a.server)
+		a.terms = termsOfAPI(a.spec, a.server)
 	}
-	a.expect = expectationOf(a.spec, a.server)
-	a.terms = termsOf(a.expect)
+	a.expectScopes(spec)
 	return a
 }
 
@@ -126,6 +127,18 @@ func expectationOf(api *v1alpha1.APIResource, srv *server) jwks.Expectation {
 		e.Algorithms = append(e.Algorithms, string(alg))
 	}
 	return e
+}
+
+// termsOfAPI is a short name for what an API is told to check of tokens: an
+// expectation, and where scopes are if not where they usually are.
+func termsOfAPI(api *v1alpha1.APIResource, srv *server) string {
+	terms := termsOf(expectationOf(api, srv))
+	for _, s := range api.Spec.Scopes {
+		if s.CarriedIn != "" {
+			terms += "\n" + string(s.Name) + " " + string(s.CarriedIn) + " " + string(s.Claim)
+		}
+	}
+	return refresh.HashValue(terms)
 }
 
 // termsOf is a short name for an expectation.

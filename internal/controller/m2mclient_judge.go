@@ -45,8 +45,8 @@ func (r *M2MClientReconciler) refusedByNow(p *pass, a *access, in refresh.Input)
 	// Its times were checked when it was issued, and the verdict must not depend on
 	// when it is made.
 	expect.Now, expect.Skew, expect.LeftOut = a.record.IssuedAt, genuineSkew, a.server.leftOut()
-	if p.credentials != nil && a.record.Inputs == in.WantInputsHash {
-		expect.Scopes = checkable(a.scopes) // else it was issued for others
+	if p.credentials == nil || a.record.Inputs != in.WantInputsHash {
+		expect.Scopes, expect.Values = nil, nil // it was issued for others
 	}
 
 	name := client.ObjectKeyFromObject(p.client)
@@ -56,7 +56,7 @@ func (r *M2MClientReconciler) refusedByNow(p *pass, a *access, in refresh.Input)
 	}
 	_, err := jwks.Verify(a.token, keys, expect)
 	if bad := (*jwks.VerifyError)(nil); errors.As(err, &bad) {
-		now.refused = &problem{reason: bad.Reason, message: bad.Message}
+		now.refused = &problem{reason: bad.Reason, message: a.hinted(bad).Message}
 	}
 	r.verdicts.put(name, a.key, now)
 	return now.refused

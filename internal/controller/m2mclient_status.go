@@ -27,7 +27,6 @@ var verificationReasons = []string{
 var verificationHints = map[string]string{
 	jwks.ReasonAlgorithm:     "compare the APIResource's spec.verification.algorithms with the server's keys",
 	jwks.ReasonExpired:       "compare the clocks",
-	jwks.ReasonMissingScopes: "grant them to the client at the server",
 	jwks.ReasonNotYetValid:   "compare the clocks",
 	jwks.ReasonUnknownKey:    "compare the server's JWKS with the endpoint in its status",
 	jwks.ReasonUnusableKey:   "have the server sign with another key",

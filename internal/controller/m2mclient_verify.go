@@ -11,6 +11,7 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 )
 
@@ -74,7 +75,7 @@ func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 		return nil, &jwks.VerifyError{Reason: jwks.ReasonExpired, Message: "the token had expired when it was issued; compare the clocks"}
 	}
 	expect := a.expect
-	expect.Now, expect.Scopes, expect.LeftOut = p.now, checkable(a.scopes), a.server.leftOut()
+	expect.Now, expect.LeftOut = p.now, a.server.leftOut()
 	if !a.server.opaque() {
 		claims, err := jwks.Verify(h.value, p.keys(a), expect)
 		var bad *jwks.VerifyError
@@ -82,13 +83,14 @@ func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 			return claims, nil
 		}
 		if bad.Reason != jwks.ReasonOpaque {
-			return nil, bad
+			return nil, a.hinted(bad)
 		}
 	}
 	missing := slices.DeleteFunc(slices.Clone(expect.Scopes), func(s string) bool { return slices.Contains(h.record.Scopes, s) })
 	if len(missing) > 0 {
 		return nil, &jwks.VerifyError{Reason: jwks.ReasonMissingScopes, Message: fmt.Sprintf(
-			"the server did not grant the scopes %s; its answer says scope %.256q", strings.Join(missing, ", "), strings.Join(h.record.Scopes, " "))}
+			"the server did not grant the scopes %s; its answer says scope %.256q; %s",
+			strings.Join(missing, ", "), strings.Join(h.record.Scopes, " "), scopesHint)}
 	}
 	return nil, nil
 }
@@ -99,11 +101,15 @@ func (p *pass) keys(a *access) []jwks.Key {
 	return slices.DeleteFunc(a.server.keys(), func(k jwks.Key) bool { return p.server.revoked(k.ID) })
 }
 
-// scopeClaims returns the claims that carry a scope: in the first of them that
-// there is, it must be. There is none for what is asked for as a scope and never
-// is one: Entra's "<API>/.default" stands for whatever the application was granted.
-func scopeClaims(scope string) []string {
-	if strings.HasSuffix(scope, "/.default") {
+// carriers returns the claims that carry a scope: it must be in the first of them
+// that there is. Without being told so there is none for what is asked for as a
+// scope and never is one: Entra's "<API>/.default" stands for whatever the
+// application was granted.
+func carriers(scope string, in v1alpha1.ScopeCarrier, claim v1alpha1.ClaimName) []string {
+	switch {
+	case in == v1alpha1.CarriedInOtherClaim:
+		return []string{string(claim)}
+	case in == v1alpha1.CarriedNowhere, in == "" && strings.HasSuffix(scope, "/.default"):
 		return nil
 	}
 	return jwks.ScopeClaims()
@@ -118,9 +124,48 @@ func keyNamedBy(token string) string {
 	return claims.KeyID
 }
 
-// checkable leaves out the scopes that tokens do not carry.
-func checkable(scopes []string) []string {
-	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return len(scopeClaims(s)) == 0 })
+// expectScopes puts into what is expected of a token where its scopes must be.
+func (a *access) expectScopes(spec *v1alpha1.Access) {
+	for _, s := range a.scopes {
+		in, claim := spec.Verification.CarriedIn, spec.Verification.Claim
+		if a.spec != nil {
+			i := slices.IndexFunc(a.spec.Spec.Scopes, func(known v1alpha1.Scope) bool { return string(known.Name) == s })
+			if i >= 0 {
+				in, claim = a.spec.Spec.Scopes[i].CarriedIn, a.spec.Spec.Scopes[i].Claim
+			}
+		}
+		switch claims := carriers(s, in, claim); {
+		case len(claims) == 0:
+		case in == v1alpha1.CarriedInOtherClaim:
+			if a.expect.Values == nil {
+				a.expect.Values = map[string][]string{}
+			}
+			a.expect.Values[claims[0]] = append(a.expect.Values[claims[0]], s)
+		default:
+			a.expect.Scopes = append(a.expect.Scopes, s)
+		}
+	}
+}
+
+// hinted adds to why a token is refused what to change where scopes are missing.
+func (a *access) hinted(bad *jwks.VerifyError) *jwks.VerifyError {
+	if bad.Reason == jwks.ReasonMissingScopes {
+		bad.Message += "; " + scopesHint
+		if bad.NoClaim {
+			bad.Message += elsewhereHint[a.spec != nil]
+		}
+	}
+	return bad
+}
+
+// scopesHint says what to change where scopes are missing, and elsewhereHint what
+// else it may be if the token has no claim for them, by whether there is an
+// APIResource.
+const scopesHint = "grant them to the client at the server"
+
+var elsewhereHint = map[bool]string{
+	true:  ", or say by carriedIn in the APIResource's spec.scopes where its tokens carry them",
+	false: ", or say by verification.carriedIn of the access where its tokens carry them",
 }
 
 // storable returns what of a server's scopes fits into a status: not more than

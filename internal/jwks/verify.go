@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,8 +67,11 @@ type Expectation struct {
 	// LeftOut are the keys that Parse left out of the key set, with whole IDs, to say
 	// why a key is not known.
 	LeftOut []Skipped
-	// Scopes must all be granted by the token.
+	// Scopes must all be granted by the token, in its scope claim.
 	Scopes []string
+	// Values must all be in other claims, by the claims' names: each is a string
+	// of values separated by spaces, or a list of them.
+	Values map[string][]string
 	// Type is the expected typ, compared as RFC 7515 §4.1.9 says: without regard
 	// to case and to an omitted "application/"; "" accepts any and none.
 	Type string
@@ -94,7 +98,8 @@ type Claims struct {
 	// zero where the token has none.
 	ExpiresAt, NotBefore, IssuedAt time.Time
 	// Scopes lists what scope grants, or where there is no scope what scp does;
-	// each may be a string of names separated by spaces or a list of them.
+	// each may be a string of names separated by spaces or a list of them. Verify
+	// adds those that it was to find in other claims.
 	Scopes []string
 	// ScopePresent tells whether the token has such a claim at all: nothing
 	// granted is not the same as nothing said.
@@ -113,6 +118,9 @@ type VerifyError struct {
 	// bounded, printable and the same for the same mistake. It may quote the
 	// token's key ID, issuer or audience, never the token.
 	Message string
+	// NoClaim reports whether scopes are missing because the token does not have
+	// the claim at all: perhaps it carries them in another one.
+	NoClaim bool
 }
 
 // Error returns the message.
@@ -131,7 +139,7 @@ func refuse(reason, format string, args ...any) error {
 // x5u) are not looked at. A token must have an exp, and its times must be
 // numbers: what a lenient reader would accept, the API's may not.
 func Verify(token string, keys []Key, want Expectation) (*Claims, error) {
-	claims, err := Inspect(token)
+	claims, members, err := inspect(token)
 	if err != nil {
 		return nil, err
 	}
@@ -159,11 +167,80 @@ func Verify(token string, keys []Key, want Expectation) (*Claims, error) {
 	if latest := want.Now.Add(want.Skew); claims.NotBefore.After(latest) || claims.IssuedAt.After(latest) {
 		return nil, refuse(ReasonNotYetValid, "token is not valid yet, its nbf or iat is in the future")
 	}
-	missing := slices.DeleteFunc(slices.Clone(want.Scopes), func(s string) bool { return slices.Contains(claims.Scopes, s) })
-	if len(missing) > 0 {
-		return nil, refuse(ReasonMissingScopes, "scopes missing: %s", quoteAll(missing))
+	if err := verifyScopes(claims, members, want); err != nil {
+		return nil, err
 	}
 	return claims, nil
+}
+
+// verifyScopes looks for the scopes where they are expected, and adds those of
+// other claims to what the claims say.
+func verifyScopes(claims *Claims, members map[string]json.RawMessage, want Expectation) error {
+	scopeClaim := ScopeClaims()[0]
+	for _, name := range ScopeClaims() {
+		if members[name] != nil {
+			scopeClaim = name
+			break
+		}
+	}
+	if err := missing(members, scopeClaim, claims.Scopes, want.Scopes); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(want.Values)) {
+		if err := missing(members, name, words(members, name), want.Values[name]); err != nil {
+			return err
+		}
+		for _, s := range want.Values[name] {
+			if !slices.Contains(claims.Scopes, s) {
+				claims.Scopes = append(claims.Scopes, s)
+			}
+		}
+	}
+	return nil
+}
+
+// missing refuses a token in one of whose claims something is not that must be,
+// and says what the token has instead.
+func missing(members map[string]json.RawMessage, claim string, have, want []string) error {
+	lacks := slices.DeleteFunc(slices.Clone(want), func(s string) bool { return slices.Contains(have, s) })
+	switch {
+	case len(lacks) == 0:
+		return nil
+	case members[claim] == nil:
+		bad := &VerifyError{Reason: ReasonMissingScopes, NoClaim: true}
+		bad.Message = fmt.Sprintf("the token has no claim %s, expected there: %s", printable(claim), quoteAll(lacks))
+		if others := slices.DeleteFunc(slices.Collect(maps.Keys(members)), func(name string) bool { return slices.Contains(wellKnown, name) }); len(others) > 0 {
+			bad.Message += "; its other claims are " + quoteAll(short(others))
+		}
+		return bad
+	case len(have) == 0:
+		return refuse(ReasonMissingScopes, "scopes missing: %s; the token's %s names none", quoteAll(lacks), printable(claim))
+	}
+	return refuse(ReasonMissingScopes, "scopes missing: %s; the token's %s has %s", quoteAll(lacks), printable(claim), quoteAll(short(have)))
+}
+
+// short cuts what a token says in lists, so that it leaves room for the rest of a
+// message.
+func short(list []string) []string {
+	cut := make([]string, len(list))
+	for i, s := range list {
+		cut[i] = clip(s, 64)
+	}
+	return cut
+}
+
+// wellKnown are the claims that carry no scopes (RFC 7519 section 4.1, RFC 9068
+// section 2.2), and so are not named where scopes are looked for.
+var wellKnown = []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp"}
+
+// words reads a claim that is a string of words or a list. One of another form
+// has none.
+func words(members map[string]json.RawMessage, name string) []string {
+	if s, ok := text(members, name); ok {
+		return strings.Fields(s)
+	}
+	r := reader{members: members}
+	return r.list(name)
 }
 
 // verifySignature finds the key that signed the token and notes it in the claims.
@@ -244,28 +321,34 @@ func mediaType(typ string) string {
 // padding, no member twice, no critical header (RFC 7515 §4.1.11), claims of the
 // types that RFC 7519 gives them.
 func Inspect(token string) (*Claims, error) {
+	claims, _, err := inspect(token)
+	return claims, err
+}
+
+// inspect also returns all members of the payload.
+func inspect(token string) (*Claims, map[string]json.RawMessage, error) {
 	parts := strings.SplitN(token, ".", 4)
 	if len(parts) != 3 || !looksSigned(parts[0]) {
-		return nil, refuse(ReasonOpaque, "token is not a signed JWT")
+		return nil, nil, refuse(ReasonOpaque, "token is not a signed JWT")
 	}
 	var sections [3][]byte
 	for i, part := range parts {
 		raw, err := base64.RawURLEncoding.Strict().DecodeString(part)
 		// The decoder skips line breaks, which cannot be in an HTTP header.
 		if err != nil || strings.ContainsAny(part, "\r\n") {
-			return nil, refuse(ReasonMalformed, "token is not in base64url as RFC 7515 wants it")
+			return nil, nil, refuse(ReasonMalformed, "token is not in base64url as RFC 7515 wants it")
 		}
 		sections[i] = raw
 	}
 	header, ok := object(sections[0])
 	payload, alsoOK := object(sections[1])
 	if !ok || !alsoOK {
-		return nil, refuse(ReasonMalformed, "token's header and payload are not JSON objects with each member once")
+		return nil, nil, refuse(ReasonMalformed, "token's header and payload are not JSON objects with each member once")
 	}
 	// b64 (RFC 7797) must be critical where it is used; without crit some readers
 	// would heed it and others not.
 	if header["crit"] != nil || header["b64"] != nil {
-		return nil, refuse(ReasonMalformed, "token's header has a critical extension")
+		return nil, nil, refuse(ReasonMalformed, "token's header has a critical extension")
 	}
 	h, p := reader{members: header}, reader{members: payload}
 	c := &Claims{
@@ -283,12 +366,12 @@ func Inspect(token string) (*Claims, error) {
 		break
 	}
 	if wrong := cmp.Or(h.wrong, p.wrong); wrong != "" {
-		return nil, refuse(ReasonMalformed, "token's %s is malformed", wrong)
+		return nil, nil, refuse(ReasonMalformed, "token's %s is malformed", wrong)
 	}
 	if c.ClientID, ok = text(payload, "client_id"); !ok || c.ClientID == "" {
 		c.ClientID, _ = text(payload, "azp")
 	}
-	return c, nil
+	return c, payload, nil
 }
 
 // looksSigned tells a JWS header from the first part of an opaque token that

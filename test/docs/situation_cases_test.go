@@ -242,6 +242,10 @@ metadata: {name: cart, namespace: $SHOP}
 		server:  oidctest.Options{DropUngrantedScopes: true},
 		prepare: application(oidctest.Client{Secret: "correct-horse", Scopes: map[string][]string{paymentAPI: {"payments:read"}}}),
 	},
+	"scope-elsewhere": {prepare: claims(func(c map[string]any) {
+		c["roles"] = []string{"payments:write"}
+		delete(c, "scope")
+	})},
 	"audience-parameter": {server: oidctest.Options{AudienceParameter: "audience"},
 		prepare: application(oidctest.Client{Secret: "correct-horse", Scopes: map[string][]string{"": {"payments:write"}}})},
 	"audience-other": {prepare: claims(func(c map[string]any) { c["aud"] = "https://ledger.example.com/api" })},

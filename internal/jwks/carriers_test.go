@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package jwks
+
+import (
+	"strings"
+	"testing"
+)
+
+// verifyCase is a token with a claim in another place, and what is expected of it.
+type verifyCase struct {
+	payload string
+	want    func(*Expectation)
+	reason  string // "" if it is accepted
+	message string
+}
+
+func verifyCases(t *testing.T, cases map[string]verifyCase) {
+	keys := parsed(t, publicJWK(t, edKey(), "k", ""))
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			want := expectation()
+			if tc.want != nil {
+				tc.want(&want)
+			}
+			token := signed(t, "EdDSA", edKey(), `{"alg":"EdDSA","kid":"k"}`, tc.payload)
+			_, err := Verify(token, keys, want)
+			if tc.reason != "" {
+				checkRefused(t, token, err, tc.reason, tc.message)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestVerifyLooksForScopesWhereTheyAre(t *testing.T) {
+	inRoles := func(e *Expectation) { e.Values = map[string][]string{"roles": {"Payments.Write"}} }
+	verifyCases(t, map[string]verifyCase{
+		"no scope, and claims that may be it": {
+			payload: with(t, "scope", "", "roles", `["Payments.Write"]`, "permissions", `[]`),
+			reason:  ReasonMissingScopes, message: `the token has no claim scope, expected there: "payments:write"; its other claims are "permissions", "roles"`,
+		},
+		"an empty scope":     {payload: with(t, "scope", `""`), reason: ReasonMissingScopes, message: `scopes missing: "payments:write"; the token's scope names none`},
+		"other words in scp": {payload: with(t, "scope", "", "scp", `["a"]`), reason: ReasonMissingScopes, message: `scopes missing: "payments:write"; the token's scp has "a"`},
+		"hostile words and claims are bounded": {
+			payload: with(t, "scope", "", strings.Repeat("é", 300), `1`, strings.Repeat("a", 300), `"\u202e"`), reason: ReasonMissingScopes,
+		},
+		"a scope in another claim, a list":      {payload: with(t, "roles", `["a","Payments.Write"]`), want: inRoles},
+		"a scope in another claim, a string":    {payload: with(t, "roles", `"a Payments.Write"`), want: inRoles},
+		"a scope in another claim, and in that": {payload: with(t, "scope", `"payments:write Payments.Write"`), want: inRoles, reason: ReasonMissingScopes, message: `the token has no claim roles, expected there: "Payments.Write"; its other claims are "scope"`},
+		"another scope in another claim":        {payload: with(t, "roles", `["Payments.Read"]`), want: inRoles, reason: ReasonMissingScopes, message: `scopes missing: "Payments.Write"; the token's roles has "Payments.Read"`},
+		"another claim that is an object":       {payload: with(t, "roles", `{"Payments.Write":1}`), want: inRoles, reason: ReasonMissingScopes, message: `scopes missing: "Payments.Write"; the token's roles names none`},
+		"a list that has an item with spaces":   {payload: with(t, "roles", `["x Payments.Write"]`), want: inRoles, reason: ReasonMissingScopes},
+		"a scope in each of two claims":         {payload: with(t, "roles", `["Payments.Write"]`, "scope", `"a"`), want: inRoles, reason: ReasonMissingScopes},
+	})
+}
