@@ -197,6 +197,16 @@ type Verification struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9!#$&^_.+/-]+$')",message="must be a media type, such as at+jwt"
 	TokenType string `json:"tokenType,omitempty"`
 
+	// audience says how tokens name the API where the server puts no aud into
+	// them, as Amazon Cognito does: it is then checked instead of aud, by the
+	// operator and by the bundle's files. A file that cannot have it checked, such
+	// as envoy-jwt-authn.yaml, is left out. The tokens of clients that the
+	// operator registers must have the identifier in aud all the same. Unset, aud
+	// must be, or contain, the identifier.
+	//
+	// +optional
+	Audience TokenAudience `json:"audience,omitzero"`
+
 	// namespaces are those, besides the API's own, whose pods verify tokens for
 	// the API, such as a gateway's. A token that is signed with a new key waits
 	// for their pods, too, while its predecessor works. Any namespace can have
@@ -257,8 +267,9 @@ type VerificationFile struct {
 	Name string `json:"name,omitempty"`
 
 	// template is a Go template of the file. It sees .Issuer, .Audience, .JWKS,
-	// .JWKSURI, .Algorithms, .Scopes, .ScopeClaims, .ClockSkewSeconds, .TokenType,
-	// .Namespace and .Name, and the functions join, json, quote, base64 and indent.
+	// .AudienceClaims, .AudienceValues, .AudiencePrefix, .JWKSURI, .Algorithms,
+	// .Scopes, .ScopeClaims, .ClockSkewSeconds, .TokenType, .Namespace and .Name,
+	// and the functions join, json, quote, base64 and indent.
 	// .Keys are the issuer's keys, each with .ID, .Type (RSA, EC or OKP),
 	// .Algorithm, .JWK, .PEM and .Thumbprint.
 	//

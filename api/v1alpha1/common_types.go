@@ -56,6 +56,49 @@ const (
 	CarriedNowhere ScopeCarrier = "Nowhere"
 )
 
+// TokenAudience is how tokens name an API other than by aud: by one of some
+// values of a claim, or by their scopes.
+//
+// +kubebuilder:validation:ExactlyOneOf=claim;scopePrefix
+// +kubebuilder:validation:XValidation:rule="has(self.values) == has(self.claim)",message="values are required with claim, and go with nothing else"
+// +kubebuilder:validation:XValidation:rule="!has(self.claim) || !(self.claim in ['iss','aud','exp','nbf','iat','jti','typ','token_use','scope','scp'])",message="claim must tell tokens for this API from others: not iss, exp, nbf, iat, jti, typ or token_use; aud needs no rule, and scope and scp have scopePrefix"
+type TokenAudience struct {
+	// claim is the claim that names the API, such as client_id.
+	//
+	// +optional
+	Claim ClaimName `json:"claim,omitempty"`
+
+	// values are the values of claim that are accepted: it must be one of them,
+	// or a list with one of them, exactly. At most 64.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	Values []ClaimValue `json:"values,omitempty"`
+
+	// scopePrefix is how the API's scopes begin, up to a separator, such as
+	// payments/: a token must have a scope that begins so, in scope or scp.
+	//
+	// +optional
+	ScopePrefix ScopePrefix `json:"scopePrefix,omitempty"`
+}
+
+// ClaimValue is a value of a claim: printable ASCII.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=256
+// +kubebuilder:validation:XValidation:rule="self.matches('^[ -~]+$')",message="must be the value of a claim: printable ASCII"
+type ClaimValue string
+
+// ScopePrefix is the beginning of scopes up to a separator, so that the scopes
+// of no other API begin with it by chance.
+//
+// +kubebuilder:validation:MinLength=2
+// +kubebuilder:validation:MaxLength=128
+// +kubebuilder:validation:XValidation:rule="self.matches('^[!#-\\\\[\\\\]-~]+[/:.#]$')",message="must be the beginning of scopes up to a separator, such as payments/: it ends in '/', ':', '.' or '#'"
+type ScopePrefix string
+
 // FileName is a key of a Secret or ConfigMap, and the name of the file it
 // becomes when mounted.
 //

@@ -142,6 +142,12 @@ type ResourceVerification struct {
 	//
 	// +optional
 	Claim ClaimName `json:"claim,omitempty"`
+
+	// audience says how tokens name the API where the server puts no aud into
+	// them. Unset, aud must be, or contain, the resource.
+	//
+	// +optional
+	Audience TokenAudience `json:"audience,omitzero"`
 }
 
 // ParameterName is the name of a parameter of a token request. RFC 6749 allows

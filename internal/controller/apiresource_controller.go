@@ -175,7 +175,8 @@ func (r *APIResourceReconciler) distribution(
 	if !srv.keysKnown() {
 		return no(v1alpha1.ReasonNoKeys, fmt.Sprintf("No signing key of %s %q is known yet", srv.key.kind, srv.key.name))
 	}
-	if _, err := r.rendered.files(client.ObjectKeyFromObject(api), bundleOf(api, srv), extraFiles(api)); err != nil {
+	bundle := bundleOf(api, srv)
+	if _, err := r.rendered.files(client.ObjectKeyFromObject(api), bundle, extraFiles(api)); err != nil {
 		return no(v1alpha1.ReasonInvalidTemplate, "A part of the verification bundle cannot be rendered: "+err.Error())
 	}
 	if invalid := invalidBundleMetadata(api); invalid != nil {
@@ -193,7 +194,7 @@ func (r *APIResourceReconciler) distribution(
 		}
 	}
 	if !needed || held {
-		return isTrue(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, "The verification bundle is where the API's own workloads need it"), nil
+		return isDistributed(bundle), nil
 	}
 	// One that is the operator's has only not reached this cache yet.
 	anothers, err := r.foreign.isAnothers(ctx, "ConfigMap", name)
@@ -205,6 +206,15 @@ func (r *APIResourceReconciler) distribution(
 			"ConfigMap %q exists in namespace %q and is not the operator's; delete or rename it", name.Name, name.Namespace))
 	}
 	return no(v1alpha1.ReasonDistributing, "The verification bundle is on its way")
+}
+
+// isDistributed says that a bundle is in place, and what it does not have.
+func isDistributed(b render.Bundle) condition {
+	message := "The verification bundle is where the API's own workloads need it"
+	if left := b.LeftOut(); len(left) > 0 {
+		message += ", without " + strings.Join(left, ", ") + ", which could not check spec.verification.audience"
+	}
+	return isTrue(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, message)
 }
 
 // namespacesThatVerify returns the namespaces with pods or workloads that are

@@ -492,6 +492,7 @@ func bundleOf(api *v1alpha1.APIResource, srv *server) render.Bundle {
 	b := render.Bundle{
 		Name: api.Name, Namespace: api.Namespace,
 		Issuer: srv.spec.Issuer, Audience: string(api.Spec.Identifier), JWKSURI: string(srv.status.Endpoints.JWKS),
+		Named:            render.Named(named(v.Audience)),
 		ClockSkewSeconds: clockSkewSeconds(v), TokenType: v.TokenType,
 	}
 	for _, a := range v.Algorithms {

@@ -3,7 +3,9 @@
 package controller
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 
@@ -140,6 +142,103 @@ func TestDefaultScopeIsCarriedNowhere(t *testing.T) {
 	}
 }
 
+// TestTokensWithoutAnAudience: a server puts no aud into its tokens. What the
+// API's owner says instead counts, for the operator and for the API's pods; what
+// could not check it is not rendered, and that is told.
+func TestTokensWithoutAnAudience(t *testing.T) {
+	op := startStepped(t)
+	for name, tc := range map[string]struct {
+		by, wrong v1alpha1.TokenAudience
+		want      string // in verification.json
+	}{
+		"named by the client": {
+			by:    v1alpha1.TokenAudience{Claim: "client_id", Values: []v1alpha1.ClaimValue{"till", cartID}},
+			wrong: v1alpha1.TokenAudience{Claim: "client_id", Values: []v1alpha1.ClaimValue{"till"}},
+			want:  `{"claims":["client_id"],"values":["till","` + cartID + `"]}`,
+		},
+		"named by the scopes": {
+			by:    v1alpha1.TokenAudience{ScopePrefix: "payments:"},
+			wrong: v1alpha1.TokenAudience{ScopePrefix: "ledger:"},
+			want:  `{"claims":["scope","scp"],"prefix":"payments:"}`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, op)
+			s.verifies()
+			s.as.SetFault(oidctest.Token, claims(map[string]any{"aud": nil}))
+			old := s.token()
+			s.due()
+			s.settle()
+			c := hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, jwks.ReasonWrongAudience)
+			if !strings.Contains(c.Message, "see spec.verification.audience") {
+				t.Errorf("message %q", c.Message)
+			}
+			say := func(by v1alpha1.TokenAudience) {
+				t.Helper()
+				change(t, s.api, func(a *v1alpha1.APIResource) { a.Spec.Verification.Audience = by })
+				cached(t, op, s.api)
+				s.settle()
+			}
+			say(tc.wrong)
+			hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, jwks.ReasonWrongAudience)
+			say(tc.by)
+			isReady(t, s.cart)
+			hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionTrue, v1alpha1.ReasonTokensVerified)
+			if s.token() == old {
+				t.Error("the token was not published")
+			}
+			var rules struct{ AudienceIn json.RawMessage }
+			var compact bytes.Buffer
+			if err := errors.Join(json.Unmarshal([]byte(s.bundle().Data["verification.json"]), &rules), json.Compact(&compact, rules.AudienceIn)); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, compact.String()); diff != "" {
+				t.Errorf("audienceIn (-want +got):\n%s", diff)
+			}
+			if _, there := s.bundle().Data["envoy-jwt-authn.yaml"]; there {
+				t.Error("Envoy would take every token of the issuer")
+			}
+			c = hasCondition(t, s.api, v1alpha1.ConditionDistributed, metav1.ConditionTrue, v1alpha1.ReasonDistributed)
+			if !strings.HasSuffix(c.Message, ", without envoy-jwt-authn.yaml, which could not check spec.verification.audience") {
+				t.Errorf("message %q", c.Message)
+			}
+			say(v1alpha1.TokenAudience{})
+			if _, there := s.bundle().Data["envoy-jwt-authn.yaml"]; !there {
+				t.Error("Envoy's file did not come back")
+			}
+		})
+	}
+}
+
+// TestRegisteredClientsNeedAnAudience: an API's owner says what its scopes are and
+// how it is named. Were that enough, he could declare another API's scopes, have a
+// client registered for them, and its tokens published.
+func TestRegisteredClientsNeedAnAudience(t *testing.T) {
+	by := v1alpha1.TokenAudience{ScopePrefix: "payments:"}
+	want := jwks.Named{Claims: []string{"scope", "scp"}, Prefix: "payments:"}
+	own := &v1alpha1.M2MClient{}
+	own.Spec.Credentials.ClientSecret.SecretRef.Name = "cart-credentials"
+	for name, tc := range map[string]struct {
+		client   *v1alpha1.M2MClient
+		by       v1alpha1.TokenAudience
+		audience string
+		named    jwks.Named
+	}{
+		"own credentials":              {own, by, "", want},
+		"registered":                   {&v1alpha1.M2MClient{}, by, paymentAPI, want},
+		"own credentials, by aud":      {own, v1alpha1.TokenAudience{}, paymentAPI, jwks.Named{}},
+		"registered, and named by aud": {&v1alpha1.M2MClient{}, v1alpha1.TokenAudience{}, paymentAPI, jwks.Named{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := &access{expect: jwks.Expectation{Audience: paymentAPI, Named: named(tc.by)}}
+			a.expectName(tc.client)
+			if diff := cmp.Diff(jwks.Expectation{Audience: tc.audience, Named: tc.named}, a.expect); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // TestPlainResourceWhoseTokensAreOdd: what an APIResource would say, the client
 // says itself of an API that none describes.
 func TestPlainResourceWhoseTokensAreOdd(t *testing.T) {
@@ -151,6 +250,10 @@ func TestPlainResourceWhoseTokensAreOdd(t *testing.T) {
 		"scopes in roles": {
 			map[string]any{"scope": nil, "roles": []string{"payments:write"}},
 			v1alpha1.ResourceVerification{CarriedIn: v1alpha1.CarriedInOtherClaim, Claim: "roles"},
+		},
+		"no aud, named by the client": {
+			map[string]any{"aud": nil},
+			v1alpha1.ResourceVerification{Audience: v1alpha1.TokenAudience{Claim: "client_id", Values: []v1alpha1.ClaimValue{cartID}}},
 		},
 		"scopes nowhere": {map[string]any{"scope": nil}, v1alpha1.ResourceVerification{CarriedIn: v1alpha1.CarriedNowhere}},
 	} {
@@ -164,8 +267,12 @@ func TestPlainResourceWhoseTokensAreOdd(t *testing.T) {
 			create(t, w.server(w.shop), w.secret("cart-credentials", cartID, secret), cart)
 			s := &stage{world: w, op: op, cart: cart}
 			s.settle()
-			c := hasCondition(t, cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, jwks.ReasonMissingScopes)
-			if !strings.HasSuffix(c.Message, "or say by verification.carriedIn of the access where its tokens carry them") {
+			reason, hint := jwks.ReasonMissingScopes, "or say by verification.carriedIn of the access where its tokens carry them"
+			if _, changed := tc.token["aud"]; changed {
+				reason, hint = jwks.ReasonWrongAudience, "if its tokens have no aud, see spec.verification.audience"
+			}
+			c := hasCondition(t, cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, reason)
+			if !strings.HasSuffix(c.Message, hint) {
 				t.Errorf("message %q", c.Message)
 			}
 			change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Verification = tc.says })

@@ -68,7 +68,7 @@ func (r accessResolver) resolve(ctx context.Context, p *pass) error {
 	}
 	p.server, p.serverProblem = r.servers.asServer(found.Server), problemOf(found.Problem)
 	for i := range found.Accesses {
-		a := r.accessOf(found.Accesses[i], &p.client.Spec.Access[i])
+		a := r.accessOf(found.Accesses[i], p.client, i)
 		a.parameters = parametersOf(p.client.Spec.Access[i])
 		p.accesses = append(p.accesses, a)
 	}
@@ -86,8 +86,9 @@ func (r accessResolver) stillAllowed(ctx context.Context, p *pass, a *access) (b
 	return ok, err
 }
 
-// accessOf returns an access of which nothing is known but what it may have.
-func (r accessResolver) accessOf(found rules.Access, spec *v1alpha1.Access) *access {
+// accessOf returns the access of a client by its number, of which nothing is
+// known but what it may have.
+func (r accessResolver) accessOf(found rules.Access, c *v1alpha1.M2MClient, i int) *access {
 	a := &access{
 		allowed: found, key: found.Key, api: found.API, resource: found.Resource, scopes: found.Scopes,
 		denied: problemOf(found.Denied), withdraw: found.Denied.Decided(), reduced: problemOf(found.Reduced),
@@ -97,12 +98,14 @@ func (r accessResolver) accessOf(found rules.Access, spec *v1alpha1.Access) *acc
 		return a
 	}
 	if a.spec == nil {
-		a.expect = jwks.Expectation{Issuer: a.server.spec.Issuer, Audience: a.resource, Skew: defaultClockSkewSeconds * time.Second}
+		a.expect = jwks.Expectation{Issuer: a.server.spec.Issuer, Audience: a.resource, Skew: defaultClockSkewSeconds * time.Second,
+			Named: named(c.Spec.Access[i].Verification.Audience)}
 	} else {
 		a.expect = expectationOf(a.spec, a.server)
 		a.terms = termsOfAPI(a.spec, a.server)
 	}
-	a.expectScopes(spec)
+	a.expectScopes(&c.Spec.Access[i])
+	a.expectName(c)
 	return a
 }
 
@@ -120,7 +123,7 @@ func parametersOf(a v1alpha1.Access) map[string]string {
 func expectationOf(api *v1alpha1.APIResource, srv *server) jwks.Expectation {
 	v := api.Spec.Verification
 	e := jwks.Expectation{
-		Issuer: srv.spec.Issuer, Audience: string(api.Spec.Identifier), Type: v.TokenType,
+		Issuer: srv.spec.Issuer, Audience: string(api.Spec.Identifier), Named: named(v.Audience), Type: v.TokenType,
 		Skew: time.Duration(clockSkewSeconds(v)) * time.Second,
 	}
 	for _, alg := range v.Algorithms {

@@ -30,7 +30,7 @@ var verificationHints = map[string]string{
 	jwks.ReasonNotYetValid:   "compare the clocks",
 	jwks.ReasonUnknownKey:    "compare the server's JWKS with the endpoint in its status",
 	jwks.ReasonUnusableKey:   "have the server sign with another key",
-	jwks.ReasonWrongAudience: "compare the API's identifier with the server's, and see the server's spec.audienceParameter",
+	jwks.ReasonWrongAudience: "compare the API's identifier with the server's, and see the server's spec.audienceParameter; if its tokens have no aud, see spec.verification.audience",
 	jwks.ReasonWrongIssuer:   "have the server name the same issuer in its metadata and its tokens",
 	jwks.ReasonWrongType:     "change the APIResource's spec.verification.tokenType, or the server",
 }

@@ -38,7 +38,7 @@ func (r *M2MClientReconciler) genuine(p *pass, a *access, stored string) bool {
 	if a.server == nil || len(a.server.keys()) == 0 {
 		return true // it cannot be told now
 	}
-	expect := jwks.Expectation{Issuer: a.expect.Issuer, Audience: a.expect.Audience, Now: a.record.IssuedAt, Skew: genuineSkew}
+	expect := jwks.Expectation{Issuer: a.expect.Issuer, Audience: a.expect.Audience, Named: a.expect.Named, Now: a.record.IssuedAt, Skew: genuineSkew}
 	claims, err := jwks.Verify(stored, a.server.keys(), expect)
 	var bad *jwks.VerifyError
 	switch {
@@ -122,6 +122,30 @@ func keyNamedBy(token string) string {
 		return ""
 	}
 	return claims.KeyID
+}
+
+// named is how tokens name an API if not by aud.
+func named(by v1alpha1.TokenAudience) (n jwks.Named) {
+	switch {
+	case by.Claim != "":
+		n.Claims = []string{string(by.Claim)}
+	case by.ScopePrefix != "":
+		n.Claims = jwks.ScopeClaims()
+	}
+	for _, v := range by.Values {
+		n.Values = append(n.Values, string(v))
+	}
+	n.Prefix = string(by.ScopePrefix)
+	return n
+}
+
+// expectName does without aud where the API is named otherwise. The tokens of a client that the operator registers must have aud as well: an API's
+// owner says what scopes there are, and could else have a client of his own
+// registered for another's, and its tokens published.
+func (a *access) expectName(c *v1alpha1.M2MClient) {
+	if len(a.expect.Named.Claims) > 0 && !isProvisioned(c) {
+		a.expect.Audience = ""
+	}
 }
 
 // expectScopes puts into what is expected of a token where its scopes must be.

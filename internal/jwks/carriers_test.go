@@ -55,3 +55,22 @@ func TestVerifyLooksForScopesWhereTheyAre(t *testing.T) {
 		"a scope in each of two claims":         {payload: with(t, "roles", `["Payments.Write"]`, "scope", `"a"`), want: inRoles, reason: ReasonMissingScopes},
 	})
 }
+
+func TestVerifyLooksForWhatNamesTheAPI(t *testing.T) {
+	named := func(n Named) func(*Expectation) {
+		return func(e *Expectation) { e.Audience, e.Named = "", n }
+	}
+	verifyCases(t, map[string]verifyCase{
+		"named by a claim":                      {payload: with(t, "aud", ""), want: named(Named{Claims: []string{"client_id"}, Values: []string{"till", "cart"}})},
+		"named by a claim that is a list":       {payload: with(t, "aud", "", "apis", `["a","b"]`), want: named(Named{Claims: []string{"apis"}, Values: []string{"b"}})},
+		"named by a claim, and another API's":   {payload: with(t, "aud", ""), want: named(Named{Claims: []string{"client_id"}, Values: []string{"till", "bill"}}), reason: ReasonWrongAudience, message: `the token's client_id is "cart", expected: "bill", "till"`},
+		"named by a claim that begins with it":  {payload: with(t, "aud", "", "client_id", `"till evil"`), want: named(Named{Claims: []string{"client_id"}, Values: []string{"till"}}), reason: ReasonWrongAudience},
+		"named by a claim that is not there":    {payload: with(t, "aud", ""), want: named(Named{Claims: []string{"apis"}, Values: []string{"b"}}), reason: ReasonWrongAudience, message: `the token has no claim apis, expected there: "b"`},
+		"named by a claim that is an object":    {payload: with(t, "aud", "", "apis", `{"b":1}`), want: named(Named{Claims: []string{"apis"}, Values: []string{"b"}}), reason: ReasonWrongAudience, message: `the token's apis names nothing, expected: "b"`},
+		"named by a claim, and aud is wanted":   {payload: with(t, "aud", ""), want: func(e *Expectation) { e.Named = Named{Claims: []string{"client_id"}, Values: []string{"cart"}} }, reason: ReasonWrongAudience, message: `audience is missing, expected "https://payment.example.com/api"`},
+		"named by a scope's prefix":             {payload: with(t, "aud", ""), want: named(Named{Claims: ScopeClaims(), Prefix: "payments:"})},
+		"named by a scope's prefix in scp":      {payload: with(t, "aud", "", "scope", "", "scp", `["a","payments:write"]`), want: named(Named{Claims: ScopeClaims(), Prefix: "payments:"})},
+		"named by another scope's prefix":       {payload: with(t, "aud", ""), want: named(Named{Claims: ScopeClaims(), Prefix: "ledger:"}), reason: ReasonWrongAudience, message: `the token's scope is "payments:read", "payments:write", expected: something that begins with "ledger:"`},
+		"named by a prefix in a scope's middle": {payload: with(t, "aud", "", "scope", `"x:payments:write"`), want: named(Named{Claims: ScopeClaims(), Prefix: "payments:"}), reason: ReasonWrongAudience},
+	})
+}

@@ -41,7 +41,8 @@ const (
 	ReasonWrongType = "WrongType"
 	// ReasonWrongIssuer: iss is missing or not exactly the issuer.
 	ReasonWrongIssuer = "WrongIssuer"
-	// ReasonWrongAudience: aud does not contain the audience.
+	// ReasonWrongAudience: aud does not contain the audience, or what names the API
+	// otherwise does not.
 	ReasonWrongAudience = "WrongAudience"
 	// ReasonExpired: exp is past.
 	ReasonExpired = "Expired"
@@ -61,6 +62,9 @@ type Expectation struct {
 	Issuer string
 	// Audience must be among the values of aud; "" accepts any audience.
 	Audience string
+	// Named is how the token names its API otherwise; the zero value asks for
+	// nothing.
+	Named Named
 	// Algorithms is the allow-list (RFC 8725 §3.1); empty allows all that
 	// Algorithms lists. What is not supported stays refused when listed.
 	Algorithms []string
@@ -79,6 +83,15 @@ type Expectation struct {
 	Skew time.Duration
 	// Now is the present time.
 	Now time.Time
+}
+
+// Named is how a token names an API other than by aud: the first of Claims that
+// it has is one of Values, or a list with one, or it has a word that begins with
+// Prefix.
+type Named struct {
+	Claims []string
+	Values []string
+	Prefix string
 }
 
 // Claims is what a token says, as far as it matters here.
@@ -158,6 +171,9 @@ func Verify(token string, keys []Key, want Expectation) (*Claims, error) {
 		}
 		return nil, refuse(ReasonWrongAudience, "audience is %s, expected %s", quoteAll(claims.Audience), quote(want.Audience))
 	}
+	if err := want.Named.verify(members); err != nil {
+		return nil, err
+	}
 	if claims.ExpiresAt.IsZero() {
 		return nil, refuse(ReasonMalformed, "token has no exp")
 	}
@@ -173,17 +189,42 @@ func Verify(token string, keys []Key, want Expectation) (*Claims, error) {
 	return claims, nil
 }
 
+// verify looks for what names the API.
+func (n Named) verify(members map[string]json.RawMessage) error {
+	if len(n.Claims) == 0 {
+		return nil
+	}
+	claim := firstOf(members, n.Claims)
+	expected, have, is := quoteAll(short(n.Values)), values(members, claim), func(s string) bool { return slices.Contains(n.Values, s) }
+	if n.Prefix != "" {
+		expected, have, is = "something that begins with "+quote(n.Prefix), words(members, claim), func(s string) bool { return strings.HasPrefix(s, n.Prefix) }
+	}
+	switch {
+	case slices.ContainsFunc(have, is):
+		return nil
+	case members[claim] == nil:
+		return refuse(ReasonWrongAudience, "the token has no claim %s, expected there: %s", printable(claim), expected)
+	case len(have) == 0:
+		return refuse(ReasonWrongAudience, "the token's %s names nothing, expected: %s", printable(claim), expected)
+	}
+	return refuse(ReasonWrongAudience, "the token's %s is %s, expected: %s", printable(claim), quoteAll(short(have)), expected)
+}
+
+// firstOf returns the first of some claims that a token has, and the first of all
+// if it has none.
+func firstOf(members map[string]json.RawMessage, claims []string) string {
+	for _, name := range claims {
+		if members[name] != nil {
+			return name
+		}
+	}
+	return claims[0]
+}
+
 // verifyScopes looks for the scopes where they are expected, and adds those of
 // other claims to what the claims say.
 func verifyScopes(claims *Claims, members map[string]json.RawMessage, want Expectation) error {
-	scopeClaim := ScopeClaims()[0]
-	for _, name := range ScopeClaims() {
-		if members[name] != nil {
-			scopeClaim = name
-			break
-		}
-	}
-	if err := missing(members, scopeClaim, claims.Scopes, want.Scopes); err != nil {
+	if err := missing(members, firstOf(members, ScopeClaims()), claims.Scopes, want.Scopes); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(want.Values)) {
@@ -239,6 +280,11 @@ func words(members map[string]json.RawMessage, name string) []string {
 	if s, ok := text(members, name); ok {
 		return strings.Fields(s)
 	}
+	return values(members, name)
+}
+
+// values reads a claim that is a string or a list. One of another form has none.
+func values(members map[string]json.RawMessage, name string) []string {
 	r := reader{members: members}
 	return r.list(name)
 }

@@ -76,6 +76,7 @@ var ErrBundle = errors.New("the verification bundle cannot be used")
 type verification struct {
 	Issuer           string                    `json:"issuer"`
 	Audience         string                    `json:"audience"`
+	AudienceIn       *audienceIn               `json:"audienceIn"`
 	Algorithms       []jose.SignatureAlgorithm `json:"algorithms"`
 	ClockSkewSeconds int                       `json:"clockSkewSeconds"`
 	TokenType        string                    `json:"tokenType"`
@@ -83,6 +84,40 @@ type verification struct {
 		Name   string   `json:"name"`
 		Claims []string `json:"claims"`
 	} `json:"scopes"`
+}
+
+// audienceIn is how tokens name the API where aud does not.
+type audienceIn struct {
+	Claims []string `json:"claims"`
+	Values []string `json:"values"`
+	Prefix string   `json:"prefix"`
+}
+
+// names reports whether a token names the API: a claim is a whole value, or with
+// a prefix a string of words, or a list of either.
+func (a audienceIn) names(token map[string]any) bool {
+	is := func(item any) bool {
+		s, ok := item.(string)
+		if a.Prefix != "" {
+			return ok && strings.HasPrefix(s, a.Prefix)
+		}
+		return ok && slices.Contains(a.Values, s)
+	}
+	for _, name := range a.Claims {
+		switch claim := token[name].(type) {
+		case nil:
+			continue
+		case string:
+			if a.Prefix != "" {
+				return slices.ContainsFunc(strings.Fields(claim), func(s string) bool { return is(s) })
+			}
+			return is(claim)
+		case []any:
+			return slices.ContainsFunc(claim, is)
+		}
+		return false
+	}
+	return false
 }
 
 // Claims are those that the payment API looks at.
@@ -180,9 +215,14 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 	if claims.Expiry == nil {
 		return nil, errors.New("the token has no exp")
 	}
-	err = claims.ValidateWithLeeway(jwt.Expected{
-		Issuer: rules.Issuer, AnyAudience: jwt.Audience{rules.Audience}, Time: v.Now(),
-	}, time.Duration(rules.ClockSkewSeconds)*time.Second)
+	expected := jwt.Expected{Issuer: rules.Issuer, AnyAudience: jwt.Audience{rules.Audience}, Time: v.Now()}
+	if rules.AudienceIn != nil {
+		expected.AnyAudience = nil
+		if !rules.AudienceIn.names(all) {
+			return nil, errors.New("the token does not name this API")
+		}
+	}
+	err = claims.ValidateWithLeeway(expected, time.Duration(rules.ClockSkewSeconds)*time.Second)
 	if err != nil {
 		return nil, err
 	}

@@ -200,6 +200,45 @@ func TestPayment(t *testing.T) {
 	}
 }
 
+// TestPaymentThatIsNamedOtherwise: tokens without aud, as Amazon Cognito issues
+// them, are taken where they name the API as its bundle says, and only there.
+func TestPaymentThatIsNamedOtherwise(t *testing.T) {
+	key := newSigner(t, "ES256", "k1")
+	byClaim := map[string]any{"claims": []string{"apis"}, "values": []string{"till", "cart"}}
+	byScope := map[string]any{"claims": []string{"scope", "scp"}, "prefix": "payments:"}
+	for name, tc := range map[string]struct {
+		in     map[string]any
+		claims map[string]any // in place of aud
+		ok     bool
+	}{
+		"one of the values":             {byClaim, map[string]any{"apis": "cart"}, true},
+		"a list with one of the values": {byClaim, map[string]any{"apis": []string{"x", "cart"}}, true},
+		"another value":                 {byClaim, map[string]any{"apis": "bill"}, false},
+		"a value with a word more":      {byClaim, map[string]any{"apis": "cart evil"}, false},
+		"a number":                      {byClaim, map[string]any{"apis": 7}, false},
+		"no claim":                      {byClaim, map[string]any{"apis": nil}, false},
+		"no claim, and the right aud":   {byClaim, map[string]any{"apis": nil, "aud": testAudience}, false},
+		"a scope that begins so":        {byScope, map[string]any{"scope": "x payments:write"}, true},
+		"a scope that begins so in scp": {byScope, map[string]any{"scope": nil, "scp": []string{"payments:write"}}, true},
+		"no scope that begins so":       {byScope, map[string]any{"scope": "ledger:payments:write"}, false},
+		"a rule that says nothing":      {map[string]any{}, map[string]any{"aud": testAudience}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newVerifier(t, bundleFiles(t, map[string]any{"audienceIn": tc.in}, key))
+			token := goodClaims()
+			delete(token, "aud")
+			for claim, value := range tc.claims {
+				if token[claim] = value; value == nil {
+					delete(token, claim)
+				}
+			}
+			if _, err := v.Verify(key.sign(t, "at+jwt", token)); (err == nil) != tc.ok {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
 func TestPaymentChallenges(t *testing.T) {
 	key := newSigner(t, "ES256", "k1")
 	api := httptest.NewServer(API(newVerifier(t, bundleFiles(t, nil, key))))

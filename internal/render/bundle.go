@@ -42,6 +42,10 @@ const (
 	// maxAlgorithms does the same for the algorithms: there are no more.
 	maxAlgorithms = 10
 
+	// maxNamedClaims and maxNamedValues do the same for how tokens name the API.
+	maxNamedClaims = 2
+	maxNamedValues = 64
+
 	// maxScopeClaims does the same for the claims that carry scopes.
 	maxScopeClaims = 72
 
@@ -62,6 +66,10 @@ type Bundle struct {
 	// Issuer and Audience are what a token's iss must be and its aud must
 	// contain, exactly. Both are required.
 	Issuer, Audience string
+
+	// Named is how tokens name the API if not by aud: it is checked instead. Its
+	// zero value means by aud.
+	Named Named
 
 	// JWKSURI is where the issuer publishes its keys, empty when unknown. It
 	// is for information: the bundle holds the keys.
@@ -84,6 +92,26 @@ type Bundle struct {
 
 	// Keys are the issuer's public keys. Without any, no token verifies.
 	Keys []Key
+}
+
+// Named is how tokens name an API: the first of Claims that a token has is one of
+// Values, or a list with one of them, exactly; or, with Prefix, it has a word that
+// begins so. Claims are at most maxNamedClaims, Values at most maxNamedValues.
+type Named struct {
+	Claims []string `json:"claims"`
+	Values []string `json:"values,omitempty"`
+	Prefix string   `json:"prefix,omitempty"`
+}
+
+func (n Named) byAud() bool { return len(n.Claims) == 0 }
+
+// LeftOut are the names of the files that a bundle does not have because they
+// could not have checked how tokens name the API: Envoy's filter knows aud only.
+func (b Bundle) LeftOut() []string {
+	if b.Named.byAud() {
+		return nil
+	}
+	return []string{FileEnvoy}
 }
 
 // Scope is a scope of an API.
@@ -119,15 +147,17 @@ type Key struct {
 //   - protected-resource.json: RFC 9728 metadata that the API can publish; only
 //     where the audience is an http or https URI without fragment.
 //   - envoy-jwt-authn.yaml: Envoy's envoy.filters.http.jwt_authn filter with
-//     the keys inline.
+//     the keys inline; only where tokens name the API by aud.
 //
 // A template sees .Name, .Namespace, .Issuer, .Audience, .JWKS (the content of
 // jwks.json), .JWKSURI, .Algorithms (list), .Scopes (list of names),
 // .ScopeClaims (list of all claims that carry one), .ClockSkewSeconds (whole
-// number), .TokenType and .Keys (list), each with .ID, .Type (RSA, EC or OKP),
-// .Algorithm, .JWK, .PEM and .Thumbprint; see CheckBundleTemplate. An asterisk
-// in the name of an extra file renders it for each key: the key is .Key, and its
-// thumbprint stands for the asterisk. What is empty then is no file.
+// number), .TokenType, .Keys (list), each with .ID, .Type (RSA, EC or OKP),
+// .Algorithm, .JWK, .PEM and .Thumbprint, and, where tokens name the API otherwise
+// than by aud, .AudienceClaims and .AudienceValues (lists) and .AudiencePrefix; see
+// CheckBundleTemplate. An asterisk in the name of an extra file renders it for each
+// key: the key is .Key, and its thumbprint stands for the asterisk. What is empty
+// then is no file.
 //
 // The same bundle gives the same bytes, whatever the order of its keys and
 // algorithms. What cannot be rendered is left out, for a revoked key must leave
@@ -178,8 +208,10 @@ func Verification(b Bundle, extra map[string]string) (map[string]string, error) 
 	if isWebURI(b.Audience) {
 		add(FileProtectedResource, document(b.protectedResource()), nil)
 	}
-	filter, err := b.envoy(keys)
-	add(FileEnvoy, filter, err)
+	if b.Named.byAud() {
+		filter, err := b.envoy(keys)
+		add(FileEnvoy, filter, err)
+	}
 	if len(extra) > 0 {
 		data := b.data(files[FileJWKS], keys)
 		for _, name := range slices.Sorted(maps.Keys(extra)) {
@@ -242,6 +274,9 @@ func (b Bundle) validate() error {
 			return fmt.Errorf("the %s must consist of printable characters", v.name)
 		}
 	}
+	if err := b.Named.validate(); err != nil {
+		return err
+	}
 	if b.ClockSkewSeconds < 0 {
 		return errors.New("the clock skew must not be negative")
 	}
@@ -250,6 +285,20 @@ func (b Bundle) validate() error {
 	}
 	if n := len(b.scopeClaims()); n > maxScopeClaims {
 		return fmt.Errorf("the API's scopes are in %d claims, more than %d", n, maxScopeClaims)
+	}
+	return nil
+}
+
+// validate refuses what every token would meet, or none.
+func (n Named) validate() error {
+	if n.byAud() && len(n.Values) == 0 && n.Prefix == "" {
+		return nil
+	}
+	if n.byAud() || (len(n.Values) == 0) == (n.Prefix == "") || slices.Contains(n.Claims, "") || slices.Contains(n.Values, "") {
+		return errors.New("tokens must name the API by claims, with either values or a prefix")
+	}
+	if len(n.Claims) > maxNamedClaims || len(n.Values) > maxNamedValues {
+		return fmt.Errorf("tokens name the API by more than %d claims or %d values", maxNamedClaims, maxNamedValues)
 	}
 	return nil
 }
@@ -263,6 +312,7 @@ type verification struct {
 	} `json:"apiResource"`
 	Issuer            string              `json:"issuer"`
 	Audience          string              `json:"audience"`
+	AudienceIn        *Named              `json:"audienceIn,omitempty"`
 	Algorithms        []string            `json:"algorithms"`
 	Scopes            []verificationScope `json:"scopes"`
 	ClockSkewSeconds  int                 `json:"clockSkewSeconds"`
@@ -283,6 +333,9 @@ func (b Bundle) verification() verification {
 		ClockSkewSeconds: b.ClockSkewSeconds, TokenType: b.TokenType, JWKSURI: b.JWKSURI, RequireExpiration: true,
 	}
 	v.APIResource.Namespace, v.APIResource.Name = b.Namespace, b.Name
+	if !b.Named.byAud() {
+		v.AudienceIn = &b.Named
+	}
 	for _, s := range b.Scopes {
 		v.Scopes = append(v.Scopes, verificationScope{s.Name, s.Description, append([]string{}, s.Claims...)})
 	}
@@ -337,6 +390,7 @@ func (b Bundle) data(jwks string, keys []publicKey) map[string]any {
 		fieldKeys: apply(keys, publicKey.data),
 		"Name":    b.Name, "Namespace": b.Namespace, "Issuer": b.Issuer, "Audience": b.Audience,
 		"JWKS": jwks, "JWKSURI": b.JWKSURI, "Algorithms": b.Algorithms, "Scopes": b.scopeNames(), "ScopeClaims": b.scopeClaims(),
+		"AudienceClaims": append([]string{}, b.Named.Claims...), "AudienceValues": append([]string{}, b.Named.Values...), "AudiencePrefix": b.Named.Prefix,
 		"ClockSkewSeconds": b.ClockSkewSeconds, "TokenType": b.TokenType,
 	}
 }

@@ -65,6 +65,16 @@ func TestVerificationGolden(t *testing.T) {
 		}},
 		"opaque":  {bundle: opaque()},
 		"hostile": {bundle: hostile()},
+		"named": {func() Bundle {
+			b := payment()
+			b.Named = Named{Claims: []string{"client_id"}, Values: []string{"cart", "till"}}
+			return b
+		}(), map[string]string{"gateway": "{{ json .AudienceClaims }} {{ range .AudienceValues }}{{ json . }}{{ end }} {{ json .AudiencePrefix }}"}},
+		"named-by-scope": {func() Bundle {
+			b := payment()
+			b.Named = Named{Claims: inScope, Prefix: "payments:"}
+			return b
+		}(), map[string]string{"gateway": "{{ json .AudienceClaims }} {{ json .AudiencePrefix }}"}},
 		"no-keys": {bundle: func() Bundle { b := payment(); b.Keys = nil; return b }()},
 	}
 	for name, tc := range tests {
@@ -173,6 +183,43 @@ func TestEnvoyFilterHoldsWhatIsMeant(t *testing.T) {
 				if k["alg"] == "" {
 					t.Errorf("key %q states no algorithm, so Envoy takes any", k["kid"])
 				}
+			}
+		})
+	}
+}
+
+// TestFilesThatCannotCheckTheNameAreLeftOut: Envoy's filter would take every token
+// of the issuer where aud does not name the API.
+func TestFilesThatCannotCheckTheNameAreLeftOut(t *testing.T) {
+	b := payment()
+	b.Named = Named{Claims: []string{"client_id"}, Values: []string{"cart"}}
+	files, err := Verification(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, there := files[FileEnvoy]; there {
+		t.Error("Envoy's filter is in the bundle")
+	}
+	if diff := cmp.Diff([]string{FileEnvoy}, b.LeftOut()); diff != "" {
+		t.Errorf("left out (-want +got):\n%s", diff)
+	}
+	if left := payment().LeftOut(); len(left) > 0 {
+		t.Errorf("left out without need: %v", left)
+	}
+	for name, n := range map[string]Named{
+		"values without claims": {Values: []string{"cart"}},
+		"a prefix alone":        {Prefix: "payments:"},
+		"claims alone":          {Claims: []string{"client_id"}},
+		"values and a prefix":   {Claims: []string{"scope"}, Values: []string{"cart"}, Prefix: "payments:"},
+		"an empty value":        {Claims: []string{"client_id"}, Values: []string{""}},
+		"an empty claim":        {Claims: []string{""}, Values: []string{"cart"}},
+		"too many claims":       {Claims: []string{"a", "b", "c"}, Values: []string{"cart"}},
+		"too many values":       {Claims: []string{"a"}, Values: slices.Repeat([]string{"cart"}, 65)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b.Named = n
+			if files, err := Verification(b, nil); err == nil || files != nil {
+				t.Errorf("%d files, error %v", len(files), err)
 			}
 		})
 	}
@@ -571,6 +618,8 @@ func TestSchemaRefuses(t *testing.T) {
 		"tokens that do not end":             func(v map[string]any) { v["requireExpiration"] = false },
 		"a scope without a name":             func(v map[string]any) { v["scopes"] = []any{map[string]any{"claims": []any{}}} },
 		"scopes that are null":               func(v map[string]any) { v["scopes"] = nil },
+		"a name in no claims":                func(v map[string]any) { v["audienceIn"] = map[string]any{"values": []any{"a"}} },
+		"a name that is empty":               func(v map[string]any) { v["audienceIn"] = map[string]any{"claims": []any{"a"}, "values": []any{""}} },
 		"a scope that is nobody knows where": func(v map[string]any) { delete(v["scopes"].([]any)[0].(map[string]any), "claims") },
 		"a scope in a claim without a name":  func(v map[string]any) { v["scopes"].([]any)[0].(map[string]any)["claims"] = []any{""} },
 	}

@@ -89,6 +89,7 @@ var (
 		fields: map[string]int{
 			"Name": 0, "Namespace": 0, "Issuer": 0, "Audience": 0, "JWKS": 0, "JWKSURI": 0,
 			"Algorithms": maxAlgorithms, "Scopes": MaxScopes, "ScopeClaims": maxScopeClaims, "ClockSkewSeconds": 0, "TokenType": 0, fieldKeys: MaxKeys,
+			"AudienceClaims": maxNamedClaims, "AudienceValues": maxNamedValues, "AudiencePrefix": 0,
 		},
 		records:   []string{fieldKeys},
 		times:     1,

@@ -194,7 +194,9 @@ func TestBundleTemplateOutput(t *testing.T) {
 		"lists": {
 			src:  `{{ .Scopes | join "," }} {{ json .Scopes }} {{ range $i, $a := .Algorithms }}{{ if $i }};{{ end }}{{ $a }}{{ end }} {{ len .Scopes }}`,
 			want: `payments:read,payments:write ["payments:read","payments:write"] ES256;RS256 2`},
-		"claims": {src: `{{ join " " .ScopeClaims }}`, want: "scope scp"},
+		"claims": {
+			src:  `{{ join " " .ScopeClaims }} {{ range .AudienceClaims }}x{{ end }}{{ .AudiencePrefix }}{{ json .AudienceValues }}`,
+			want: "scope scp []"},
 		"range in range": {
 			src:  `{{ range $s := .Scopes }}{{ range $.Algorithms }}{{ $s }}={{ . }} {{ end }}{{ end }}`,
 			want: "payments:read=ES256 payments:read=RS256 payments:write=ES256 payments:write=RS256 "},

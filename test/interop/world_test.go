@@ -333,6 +333,7 @@ func verifyWithFiles(files map[string]string, token string, now time.Time, scope
 		Issuer, Audience, TokenType string
 		Algorithms                  []jose.SignatureAlgorithm
 		ClockSkewSeconds            int
+		AudienceIn                  *struct{}
 		Scopes                      []struct {
 			Name   string
 			Claims []string
@@ -342,6 +343,9 @@ func verifyWithFiles(files map[string]string, token string, now time.Time, scope
 	err := errors.Join(json.Unmarshal([]byte(files["verification.json"]), &want), json.Unmarshal([]byte(files["jwks.json"]), &set))
 	if err != nil {
 		return nil, fmt.Errorf("read the files: %w", err)
+	}
+	if want.AudienceIn != nil {
+		return nil, errors.New("the files name the API otherwise than by aud, which this test never asks for")
 	}
 	parsed, err := jwt.ParseSigned(token, want.Algorithms)
 	if err != nil {
