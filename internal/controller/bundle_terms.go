@@ -43,7 +43,8 @@ func (r *BundleReconciler) awaitTokens(ctx context.Context, d *draft, now time.T
 func (r *BundleReconciler) allJudged(ctx context.Context, api *v1alpha1.APIResource, terms string, now time.Time) (bool, error) {
 	var clients v1alpha1.M2MClientList
 	name := client.ObjectKeyFromObject(api)
-	err := r.client.List(ctx, &clients, client.MatchingFields{byAPIResource: name.String()}, client.UnsafeDisableDeepCopy)
+	err := r.client.List(ctx, &clients, client.MatchingFields{byAPIResource: name.String()},
+		client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
 	if err != nil {
 		return false, fmt.Errorf("list the clients of an API: %w", err)
 	}

@@ -96,9 +96,14 @@ func (op *operator) catchUp(namespaces ...string) {
 // awaitBundles waits until the cache has the bundles that the operator has just
 // written. Its own lists do not wait for them, and the clock of a test must not
 // run ahead of the caches.
-func (op *operator) awaitBundles() {
+func (op *operator) awaitBundles() { op.t.Helper(); op.await(&corev1.ConfigMapList{}) }
+
+// awaitClients is awaitBundles for the statuses of clients.
+func (op *operator) awaitClients() { op.t.Helper(); op.await(&v1alpha1.M2MClientList{}) }
+
+func (op *operator) await(written client.ObjectList) {
 	op.t.Helper()
-	if err := op.client.List(op.t.Context(), &corev1.ConfigMapList{}); err != nil {
+	if err := op.client.List(op.t.Context(), written); err != nil {
 		op.t.Fatal(err)
 	}
 }

@@ -201,6 +201,7 @@ func (op *operator) objectsOf(t *testing.T, namespaces []string) []*simulated {
 		return op.resource.Reconcile(t.Context(), requestOf(n))
 	})
 	add(&v1alpha1.M2MClientList{}, false, func(n types.NamespacedName) (ctrl.Result, error) {
+		defer op.awaitClients()
 		return op.reconcilers.client.Reconcile(t.Context(), requestOf(n))
 	})
 	return objects

@@ -328,6 +328,7 @@ func (op *operator) round(namespaces ...string) {
 	each(&v1alpha1.M2MClientList{}, func(n types.NamespacedName) (ctrl.Result, error) {
 		return op.reconcilers.client.Reconcile(ctx, request(n))
 	})
+	op.awaitClients()
 	each(verifierLists()[0], func(n types.NamespacedName) (ctrl.Result, error) {
 		return op.pod.Reconcile(ctx, request(n))
 	})
