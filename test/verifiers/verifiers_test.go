@@ -314,12 +314,42 @@ func testVerifier(t *testing.T, v verifier) {
 		t.Errorf("a token as Basic credentials: %d", basic)
 	}
 	if v.follows {
+		testOtherNames(t, is, dir, files, keys, first)
 		write(t, dir, bundle(t, v.example, keys, v.signs[1:]...))
 		is("a token whose key was withdrawn", 401, token(t, keys, first, nil))
 		is("a token of a key that stays", 200, token(t, keys, v.signs[1], nil))
 		write(t, dir, bundle(t, v.example, keys))
 		is("a token when all keys were withdrawn", 401, token(t, keys, v.signs[1], nil))
 	}
+}
+
+// testOtherNames has verification.json say that tokens name the API otherwise than by aud.
+func testOtherNames(t *testing.T, is func(what string, want int, token string), dir string, files map[string]string, keys map[string]signer, id string) {
+	t.Helper()
+	with := func(claim string, value any) string {
+		return token(t, keys, id, func(_, claims map[string]any) {
+			delete(claims, "aud")
+			if claim != "" {
+				claims[claim] = value
+			}
+		})
+	}
+	named := func(by string) {
+		changed := strings.Replace(files[render.FileVerification], "{", `{"audienceIn": `+by+",", 1)
+		write(t, dir, map[string]string{render.FileVerification: changed})
+	}
+	named(`{"claims": ["azp", "client_id"], "values": ["cart", "till"]}`)
+	is("named by another claim", 200, with("client_id", "till"))
+	is("named by a list", 200, with("client_id", []string{"other", "cart"}))
+	is("named by the first of two claims only", 401, token(t, keys, id, func(_, c map[string]any) { c["azp"], c["client_id"] = "other", "cart" }))
+	is("named by another value", 401, with("client_id", "carts"))
+	is("named by aud", 401, token(t, keys, id, nil))
+	is("not named at all", 401, with("", nil))
+	named(`{"claims": ["scope", "scp"], "prefix": "payments:"}`)
+	is("named by a scope", 200, with("", nil))
+	is("named by no scope", 401, with("scope", "refunds:write xpayments:write"))
+	is("without scopes", 401, with("scope", nil))
+	write(t, dir, files)
 }
 
 func write(t *testing.T, dir string, files map[string]string) {

@@ -77,15 +77,35 @@ function list(claim) {
     return Array.isArray(claim) ? claim : [claim];
 }
 
+// firstOf is the first of some claims that a token has, undefined if it has none of them.
+function firstOf(claims, names) {
+    const found = names.filter((name) => claims[name] !== undefined && claims[name] !== null)[0];
+    return found === undefined ? undefined : claims[found];
+}
+
+// words are those of a string, or the items of a list.
+function words(claim) {
+    return typeof claim === 'string' ? claim.split(' ') : list(claim);
+}
+
 // carries says whether a token has a scope, as verification.json says where to look.
 function carries(claims, want, scope) {
     const known = want.scopes.filter((s) => s.name === scope)[0];
-    const found = known ? known.claims.filter((name) => claims[name] !== undefined && claims[name] !== null)[0] : undefined;
-    if (found === undefined) {
-        return false;
+    const found = known ? firstOf(claims, known.claims) : undefined;
+    return found !== undefined && words(found).includes(scope);
+}
+
+// namesAPI says whether a token names the API, by aud if verification.json does not say otherwise.
+function namesAPI(claims, want) {
+    const by = want.audienceIn;
+    if (by === undefined) {
+        return list(claims.aud).includes(want.audience);
     }
-    const value = claims[found];
-    return (typeof value === 'string' ? value.split(' ') : list(value)).includes(scope);
+    const found = firstOf(claims, by.claims);
+    if (by.values) {
+        return list(found).some((value) => by.values.includes(value));
+    }
+    return Boolean(by.prefix) && words(found).some((word) => typeof word === 'string' && word.startsWith(by.prefix));
 }
 
 // claimsOf returns the claims of a token that is good for the API. A bad one throws.
@@ -117,7 +137,7 @@ async function claimsOf(token, bundle) {
     }
     const claims = JSON.parse(bytes(parts[1]).toString());
     const now = Date.now() / 1000;
-    if (claims.iss !== want.issuer || !list(claims.aud).includes(want.audience)) {
+    if (claims.iss !== want.issuer || !namesAPI(claims, want)) {
         throw new Error('another issuer or audience');
     }
     if (typeof claims.exp !== 'number' || now >= claims.exp + want.clockSkewSeconds) {
