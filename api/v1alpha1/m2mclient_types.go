@@ -639,7 +639,7 @@ type M2MClient struct {
 	// status is what the operator knows of it. Of an object that it has not seen,
 	// such as a new one, Ready is Unknown for the reason Pending.
 	//
-	// +kubebuilder:default={conditions: {{type: "Ready", status: "Unknown", reason: "Pending", message: "Waiting for the operator", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
+	// +default={"conditions": [{"type": "Ready", "status": "Unknown", "reason": "Pending", "message": "Waiting for the operator", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
 	// +optional
 	Status M2MClientStatus `json:"status,omitzero"`
 }

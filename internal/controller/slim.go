@@ -431,18 +431,16 @@ func onlyVerify(annotations map[string]string) map[string]string {
 // named would have it, is forged and dropped.
 var podAnnotations = map[string]func(string) (kept string, ok bool){
 	v1alpha1.VerifyAnnotation: func(v string) (string, bool) { return v1alpha1.BoundVerify(v), true },
-	v1alpha1.ClientAnnotation: atMost(maxAnnotation),
+	v1alpha1.ClientAnnotation: short,
 	v1alpha1.InjectedAnnotation: func(v string) (string, bool) {
 		return v, len(v) <= maxInjected && strings.Count(v, ",") <= v1alpha1.VerifyMaxNames
 	},
-	v1alpha1.TouchedAtAnnotation:         atMost(maxAnnotation),
-	v1alpha1.MissingContainersAnnotation: atMost(maxAnnotation),
-	misplacedMark:                        atMost(maxAnnotation),
+	v1alpha1.TouchedAtAnnotation:         short,
+	v1alpha1.MissingContainersAnnotation: short,
+	misplacedMark:                        short,
 }
 
-func atMost(bytes int) func(string) (string, bool) {
-	return func(v string) (string, bool) { return v, len(v) <= bytes }
-}
+func short(v string) (string, bool) { return v, len(v) <= maxAnnotation }
 
 // stripPod keeps of a pod with annotations of ours what its reconciler looks at,
 // of every other one its name only: a cluster has tens of thousands of them.
