@@ -71,12 +71,6 @@ func newSigners(t *testing.T) map[string]signer {
 // bundle renders what the operator would distribute for an example.
 func bundle(t *testing.T, example string, keys map[string]signer, ids ...string) map[string]string {
 	t.Helper()
-	return bundleNamed(t, example, render.Named{}, keys, ids...)
-}
-
-// bundleNamed does so for an API that tokens name otherwise than by aud.
-func bundleNamed(t *testing.T, example string, named render.Named, keys map[string]signer, ids ...string) map[string]string {
-	t.Helper()
 	extra := map[string]string{}
 	if raw, err := os.ReadFile(filepath.Join(examples, example, "apiresource.yaml")); err == nil {
 		var api v1alpha1.APIResource
@@ -88,7 +82,7 @@ func bundleNamed(t *testing.T, example string, named render.Named, keys map[stri
 		}
 	}
 	b := render.Bundle{
-		Name: "payment-api", Namespace: "payments", Issuer: issuer, Audience: audience, Named: named, ClockSkewSeconds: 30,
+		Name: "payment-api", Namespace: "payments", Issuer: issuer, Audience: audience, ClockSkewSeconds: 30,
 		Scopes: []render.Scope{{Name: scope, Claims: []string{"scope", "scp"}}},
 	}
 	for _, id := range ids {
@@ -321,21 +315,6 @@ func testVerifier(t *testing.T, v verifier) {
 	}
 	if v.follows {
 		testOtherNames(t, is, dir, files, keys, first)
-		named := func(claim string, value any) string {
-			return token(t, keys, first, func(_, c map[string]any) {
-				delete(c, "aud")
-				c[claim] = value
-			})
-		}
-		write(t, dir, bundleNamed(t, v.example, render.Named{Claims: []string{"client_id"}, Values: []string{"cart", "till"}}, keys, first))
-		is("named by a claim", 200, named("client_id", "cart"))
-		is("named by a list", 200, named("client_id", []string{"x", "till"}))
-		is("another client", 401, named("client_id", "bill"))
-		is("a client with a word more", 401, named("client_id", "cart evil"))
-		is("no claim that names the API", 401, token(t, keys, first, nil))
-		write(t, dir, bundleNamed(t, v.example, render.Named{Claims: []string{"scope", "scp"}, Prefix: "payments:"}, keys, first))
-		is("named by a scope", 200, named("scope", "x "+scope))
-		is("no scope of the API", 401, named("scope", "x:"+scope))
 		write(t, dir, bundle(t, v.example, keys, v.signs[1:]...))
 		is("a token whose key was withdrawn", 401, token(t, keys, first, nil))
 		is("a token of a key that stays", 200, token(t, keys, v.signs[1], nil))
