@@ -252,13 +252,15 @@ func TestSchemaOfVerification(t *testing.T) {
 	sameSet(t, "member of verification.json", documented, existing)
 }
 
-// TestExampleOfScopes finds the page's function that looks for a scope in the
-// payment service, whose tests run it.
-func TestExampleOfScopes(t *testing.T) {
-	_, after, found := strings.Cut(read(t, filepath.Join(root, "docs/verification.md")), "```go\nfunc carries(")
-	example, _, _ := strings.Cut(after, "```")
-	if !found || !strings.Contains(read(t, filepath.Join(root, "internal/paymenttest/payment.go")), "func carries("+example) {
-		t.Errorf("docs/verification.md and internal/paymenttest/payment.go differ in how a token carries a scope:\n%s", example)
+// TestExamplesOfVerification finds the page's functions, which look for a scope and
+// for the key of a token, in the payment service, whose tests run them.
+func TestExamplesOfVerification(t *testing.T) {
+	for _, function := range []string{"carries", "verifySignature"} {
+		_, after, found := strings.Cut(read(t, filepath.Join(root, "docs/verification.md")), "```go\nfunc "+function+"(")
+		example, _, _ := strings.Cut(after, "```")
+		if !found || !strings.Contains(read(t, filepath.Join(root, "internal/paymenttest/payment.go")), "func "+function+"("+example) {
+			t.Errorf("docs/verification.md and internal/paymenttest/payment.go differ in %s:\n%s", function, example)
+		}
 	}
 }
 
