@@ -283,6 +283,11 @@ func (op *operator) settle(namespaces ...string) {
 func (op *operator) round(namespaces ...string) {
 	op.t.Helper()
 	ctx := op.t.Context()
+	// The bundles' own list of the clients does not wait for what was just written to
+	// their statuses: a watch would tell of it.
+	if err := op.client.List(ctx, &v1alpha1.M2MClientList{}); err != nil {
+		op.t.Fatal(err)
+	}
 	each := func(list client.ObjectList, reconcileOne func(types.NamespacedName) (ctrl.Result, error)) {
 		op.t.Helper()
 		if err := op.client.List(ctx, list); err != nil {
