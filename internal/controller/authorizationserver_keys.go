@@ -47,7 +47,7 @@ func (r *AuthorizationServerReconciler) namedKeys(ctx context.Context, obj clien
 // API. A client may have others as well.
 func (r *AuthorizationServerReconciler) eachToken(ctx context.Context, key serverKey, visit func(*v1alpha1.TokenStatus)) error {
 	var apis v1alpha1.APIResourceList
-	if err := r.client.List(ctx, &apis, client.MatchingFields{byServer: key.String()}, client.UnsafeDisableDeepCopy); err != nil {
+	if err := r.client.List(ctx, &apis, client.MatchingFields{byServer: key.String()}, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency); err != nil {
 		return fmt.Errorf("list the APIs of a server: %w", err)
 	}
 	clients := []client.MatchingFields{{byServer: key.String()}}
@@ -56,7 +56,7 @@ func (r *AuthorizationServerReconciler) eachToken(ctx context.Context, key serve
 	}
 	for _, those := range clients {
 		var list v1alpha1.M2MClientList
-		if err := r.client.List(ctx, &list, those, client.UnsafeDisableDeepCopy); err != nil {
+		if err := r.client.List(ctx, &list, those, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency); err != nil {
 			return fmt.Errorf("list the clients of a server: %w", err)
 		}
 		for i := range list.Items {
