@@ -59,6 +59,7 @@ var reasons = map[string]kind{
 	v1alpha1.ReasonTokenRequestRefused:   unknown,
 	v1alpha1.ReasonTokenNotVerified:      unknown,
 	v1alpha1.ReasonWaitingForBudget:      unknown,
+	v1alpha1.ReasonWaitingForKey:         unknown,
 	v1alpha1.ReasonSecretNotOwned:        unknown,
 	v1alpha1.ReasonSecretRefused:         unknown,
 	v1alpha1.ReasonInvalidTemplate:       unknown,
