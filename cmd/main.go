@@ -199,7 +199,7 @@ func (o *options) validate() error {
 	return nil
 }
 
-// off says whether an address is that of a server that is not wanted.
+// off reports whether an address is that of a server that is not wanted.
 func off(address string) bool { return address == "" || address == "0" }
 
 func loopback(address string) bool {

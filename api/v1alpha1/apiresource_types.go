@@ -383,8 +383,8 @@ type APIResource struct {
 	// +required
 	Spec APIResourceSpec `json:"spec,omitzero"`
 
-	// status is what the operator knows of it. Of an object that it has not seen,
-	// such as a new one, Ready is Unknown for the reason Pending.
+	// status reports what the operator has observed. Until the operator has seen
+	// the object, Ready is Unknown with reason Pending.
 	//
 	// +default={"conditions": [{"type": "Ready", "status": "Unknown", "reason": "Pending", "message": "Waiting for the operator", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
 	// +optional

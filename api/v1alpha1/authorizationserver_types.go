@@ -30,7 +30,7 @@ const (
 	AudienceParameterNone AudienceParameter = "None"
 )
 
-// TokenFormat is what the access tokens of a server are.
+// TokenFormat is the format of a server's access tokens.
 //
 // +kubebuilder:validation:Enum=JWT;Opaque
 type TokenFormat string
@@ -82,10 +82,10 @@ type AuthorizationServerSpec struct {
 	// +default="Resource"
 	AudienceParameter AudienceParameter `json:"audienceParameter,omitempty"`
 
-	// tokenFormat is what the server's access tokens are: JWT, or Opaque where
-	// only the server can judge them and may publish no keys. With Opaque no JWKS
-	// is looked for, tokens are published without a check of their contents, and
-	// APIs get no verification bundle: they have to ask the server (RFC 7662).
+	// tokenFormat is the format of the server's access tokens: JWT, or Opaque if
+	// only the server can judge them. For Opaque, the operator fetches no JWKS and
+	// publishes tokens without checking their contents. APIs get no verification
+	// bundle: they ask the server (RFC 7662).
 	// Defaults to JWT.
 	//
 	// +optional
@@ -358,8 +358,8 @@ type AuthorizationServer struct {
 	// +required
 	Spec AuthorizationServerSpec `json:"spec,omitzero"`
 
-	// status is what the operator knows of it. Of an object that it has not seen,
-	// such as a new one, Ready is Unknown for the reason Pending.
+	// status reports what the operator has observed. Until the operator has seen
+	// the object, Ready is Unknown with reason Pending.
 	//
 	// +default={"conditions": [{"type": "Ready", "status": "Unknown", "reason": "Pending", "message": "Waiting for the operator", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
 	// +optional

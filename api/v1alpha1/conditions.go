@@ -4,7 +4,7 @@ package v1alpha1
 
 // Condition types. Ready is on every kind and sums the others up.
 const (
-	// ConditionReady says whether the object does its job now.
+	// ConditionReady reports whether the object does its job now.
 	//
 	// On an AuthorizationServer it is True while its token endpoint and, unless
 	// its tokens are opaque, at least one signing key are known, on an APIResource while it is accepted
@@ -16,7 +16,7 @@ const (
 	// keeps it so, or Pending as long as the operator has not seen the object.
 	ConditionReady = "Ready"
 
-	// ConditionDiscovered, on an AuthorizationServer, says whether the server's
+	// ConditionDiscovered, on an AuthorizationServer, reports whether the server's
 	// endpoints are known from its metadata or from the spec.
 	//
 	// Possible reasons for this condition to be True are Discovered,
@@ -27,7 +27,7 @@ const (
 	ConditionDiscovered = "Discovered"
 
 	// ConditionKeysFresh, on an AuthorizationServer whose tokens are not opaque,
-	// says whether the last fetch of the signing keys succeeded.
+	// reports whether the last fetch of the signing keys succeeded.
 	//
 	// Possible reasons for this condition to be True are KeysFetched; to be
 	// False: Unreachable, BadStatus, Malformed, NoKeys, Refused,
@@ -35,7 +35,7 @@ const (
 	// stay in use.
 	ConditionKeysFresh = "KeysFresh"
 
-	// ConditionAccepted, on an APIResource, says whether it may describe the
+	// ConditionAccepted, on an APIResource, reports whether it may describe the
 	// API.
 	//
 	// Possible reasons for this condition to be True are Accepted; to be False:
@@ -43,7 +43,7 @@ const (
 	// IdentifierClaimed, IdentifierContested, IdentifierNotAllowed.
 	ConditionAccepted = "Accepted"
 
-	// ConditionDistributed, on an APIResource, says whether its namespace has the
+	// ConditionDistributed, on an APIResource, reports whether its namespace has the
 	// verification bundle where workloads there are annotated for it. What other
 	// namespaces have does not matter to it: status.bundle counts them.
 	//
@@ -54,7 +54,7 @@ const (
 	// wait for one.
 	ConditionDistributed = "Distributed"
 
-	// ConditionGranted, on an M2MClient, says whether every access is allowed.
+	// ConditionGranted, on an M2MClient, reports whether every access is allowed.
 	//
 	// Possible reasons for this condition to be True are Granted; to be False:
 	// NotGranted, ScopeNotGranted, APIResourceNotFound, APIResourceNotAccepted,
@@ -68,7 +68,7 @@ const (
 	// registers keeps a token with those of its scopes that are granted.
 	ConditionGranted = "Granted"
 
-	// ConditionFresh, on an M2MClient, says whether tokens are replaced when
+	// ConditionFresh, on an M2MClient, reports whether tokens are replaced when
 	// they should be. Ready=True with Fresh=False means that refreshing fails
 	// and the token still works.
 	//
@@ -82,7 +82,7 @@ const (
 	// Provisioning.
 	ConditionFresh = "Fresh"
 
-	// ConditionVerified, on an M2MClient, says whether the tokens pass the
+	// ConditionVerified, on an M2MClient, reports whether the tokens pass the
 	// verification that the called APIs are given.
 	//
 	// Possible reasons for this condition to be True are TokensVerified; to be
@@ -107,7 +107,7 @@ const (
 	ConditionProvisioned = "Provisioned"
 
 	// ConditionProvisioningReady, on an AuthorizationServer with
-	// spec.provisioning, says whether the credential that it provisions with
+	// spec.provisioning, reports whether the credential that it provisions with
 	// works and suffices.
 	//
 	// Possible reasons for this condition to be True are ProvisioningReady; to

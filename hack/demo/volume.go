@@ -79,7 +79,7 @@ func tidy(dir, previous string, files map[string][]byte) error {
 	return os.RemoveAll(filepath.Join(dir, previous))
 }
 
-// holds says whether a directory consists of exactly these files.
+// holds reports whether a directory consists of exactly these files.
 func holds(dir string, files map[string][]byte) (bool, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != len(files) {

@@ -153,7 +153,7 @@ func (r *APIResourceReconciler) delivery(ctx context.Context, api types.Namespac
 	return held, needed, err
 }
 
-// distribution says whether the API's own namespace has the bundle. What is in
+// distribution reports whether the API's own namespace has the bundle. What is in
 // its way elsewhere is told there, and decides nothing about the API: whoever may
 // write to another namespace could have it fail.
 func (r *APIResourceReconciler) distribution(

@@ -221,7 +221,7 @@ func (r *AuthorizationServerReconciler) isDue(obj client.Object, now time.Time) 
 		provisions(specOf(obj)) && !now.Before(rt.provisioning.checkDue)
 }
 
-// provisioning says whether the server can be provisioned, and when to look
+// provisioning reports whether the server can be provisioned, and when to look
 // again. It is empty where nothing is to be.
 func (r *AuthorizationServerReconciler) provisioning(ctx context.Context, obj client.Object, now time.Time) (condition, time.Time, error) {
 	if !provisions(specOf(obj)) {

@@ -43,8 +43,8 @@ func (r *AuthorizationServerReconciler) namedKeys(ctx context.Context, obj clien
 	return slices.Concat(inUse, waiting, rt.namedKeys), nil
 }
 
-// eachToken calls visit for the tokens of all clients that use a server, be it by an
-// API. A client may have others as well.
+// eachToken calls visit for each token of the clients that use a server, directly or
+// through an API. It also visits the tokens that such a client has from other servers.
 func (r *AuthorizationServerReconciler) eachToken(ctx context.Context, key serverKey, visit func(*v1alpha1.TokenStatus)) error {
 	var apis v1alpha1.APIResourceList
 	if err := r.client.List(ctx, &apis, client.MatchingFields{byServer: key.String()}, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency); err != nil {
@@ -93,10 +93,10 @@ const (
 	supersededGrace = kubeletDelay
 )
 
-// supersede has those keys leave that the server has replaced under their IDs, once no
-// token in use needs them: of two keys with one ID most verifiers take one, which
-// may be the wrong one, or refuse both. It returns the records that stay, what to
-// tell of those that were replaced, and when to look again.
+// supersede drops keys that the server has replaced under their IDs, once no token in
+// use needs them. Of two keys with one ID, most verifiers pick one, perhaps the wrong
+// one, or refuse both. It returns the records that stay, a message about those that
+// were replaced, and when to look again.
 func (r *AuthorizationServerReconciler) supersede(
 	ctx context.Context, obj client.Object, state *fetchState, records []jwks.Record, now time.Time,
 ) (stay []jwks.Record, told string, due time.Time, err error) {

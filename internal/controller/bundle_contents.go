@@ -57,8 +57,8 @@ func (r *BundleReconciler) contents(
 	return next, since, nil
 }
 
-// used says whether a token for the API is signed with a key, be it that the
-// token still waits.
+// used reports whether a token for the API is signed with a key. Tokens that
+// still wait count.
 func (r *BundleReconciler) used(ctx context.Context, api *v1alpha1.APIResource, keyID string) (bool, error) {
 	var clients v1alpha1.M2MClientList
 	err := r.client.List(ctx, &clients, client.MatchingFields{byAPIResource: client.ObjectKeyFromObject(api).String()},

@@ -105,7 +105,7 @@ func (r *BundleReconciler) Reconcile(ctx context.Context, req bundleRequest) (ct
 	return r.distribute(ctx, req, &api, current)
 }
 
-// needed says whether a pod or workload of the namespace asks for the bundle.
+// needed reports whether a pod or workload of the namespace asks for the bundle.
 func (r *BundleReconciler) needed(ctx context.Context, req bundleRequest) (bool, error) {
 	for _, list := range verifierLists() {
 		err := r.client.List(ctx, list, client.InNamespace(req.namespace), client.MatchingFields{byVerify: req.api.String()},

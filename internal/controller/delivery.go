@@ -25,7 +25,7 @@ const (
 	clockSkew = 5 * time.Second
 )
 
-// createdSince says whether a pod was created after a moment, beyond doubt.
+// createdSince reports whether a pod was created after a moment, beyond doubt.
 func createdSince(pod client.Object, moment time.Time) bool {
 	return pod.GetCreationTimestamp().After(moment.Add(clockSkew))
 }

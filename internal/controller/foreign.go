@@ -209,7 +209,7 @@ func (f *foreignObjects) version(ctx context.Context, kind string, name types.Na
 	return versionOf(own), nil
 }
 
-// isAnothers says whether an object exists that is not the operator's. It costs
+// isAnothers reports whether an object exists that is not the operator's. It costs
 // no request.
 func (f *foreignObjects) isAnothers(ctx context.Context, kind string, name types.NamespacedName) (bool, error) {
 	version, err := f.ofKind(kind).version(ctx, name)

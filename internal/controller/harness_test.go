@@ -121,7 +121,7 @@ func (op *operator) until(w *world, so func() bool) {
 	})
 }
 
-// hasToken says whether a client is ready by its status.
+// hasToken reports whether a client is ready by its status.
 func hasToken(c *v1alpha1.M2MClient) bool {
 	for _, cond := range c.Status.Conditions {
 		if cond.Type == v1alpha1.ConditionReady {
@@ -197,7 +197,7 @@ func busy(t *testing.T, controller string) (waiting, active float64) {
 	return waiting, active
 }
 
-// idle says whether a running operator has nothing to do at this moment.
+// idle reports whether a running operator has nothing to do at this moment.
 func idle(t *testing.T, controllers ...string) error {
 	t.Helper()
 	for _, c := range controllers {

@@ -146,7 +146,7 @@ func (r *M2MClientReconciler) whyWaiting(p *pass, a *access, lacks []string) *pr
 	return notYetProvisioned(p.server)
 }
 
-// changing says whether a client is about to be compared with its server for its
+// changing reports whether a client is about to be compared with its server for its
 // spec.
 func changing(c *v1alpha1.M2MClient) bool { return c.Status.ObservedGeneration != c.Generation }
 

@@ -133,7 +133,7 @@ func (p *pass) plan(a *access) refresh.Plan {
 	return policy.Plan(a.record.IssuedAt, a.record.ExpiresAt, string(p.client.UID)+"/"+a.key)
 }
 
-// judge says whether pods can use the token that will be in the Secret. A
+// judge reports whether pods can use the token that will be in the Secret. A
 // rotated credential alone does not spoil it.
 func (p *pass) judge(a *access, in refresh.Input) {
 	if a.issued == "" && a.record != nil && p.credentials != nil && a.server != nil {
@@ -295,7 +295,7 @@ func (p *pass) misplaced(a *access) *problem {
 	return &problem{reason: v1alpha1.ReasonParameterNotAllowed, message: message}
 }
 
-// working says whether the token in the Secret can be used for now.
+// working reports whether the token in the Secret can be used for now.
 func (p *pass) working(in refresh.Input) bool {
 	return in.Recorded != nil && in.StoredValueHash == in.Recorded.ValueHash && !in.Revoked && p.now.Before(in.Recorded.ExpiresAt)
 }

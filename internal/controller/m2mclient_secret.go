@@ -153,7 +153,7 @@ func (r *M2MClientReconciler) findSecret(ctx context.Context, name types.Namespa
 	return &s, nil
 }
 
-// secretIsCurrent says whether the Secret that was read is the API server's
+// secretIsCurrent reports whether the Secret that was read is the API server's
 // latest.
 func (r *M2MClientReconciler) secretIsCurrent(ctx context.Context, p *pass) (bool, error) {
 	var latest corev1.Secret
@@ -423,7 +423,7 @@ func (r *M2MClientReconciler) wantedSecret(p *pass) *corev1.Secret {
 	return want
 }
 
-// promptly says whether pods must see what is about to be written to the Secret
+// promptly reports whether pods must see what is about to be written to the Secret
 // at once: anything but that tokens which last are replaced in time.
 func (r *M2MClientReconciler) promptly(p *pass, data map[string][]byte) bool {
 	if !r.prompt || p.secret.current == nil && p.client.Status.ExpiresAt == nil {

@@ -170,7 +170,7 @@ func (p *pass) isVerified() condition {
 	return c
 }
 
-// isReady says whether every access has a token that works.
+// isReady reports whether every access has a token that works.
 func (p *pass) isReady(granted, fresh condition) condition {
 	switch {
 	case p.secretProblem != nil || p.templateProblem != nil:

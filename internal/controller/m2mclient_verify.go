@@ -25,7 +25,7 @@ const (
 	maxScopeLength = 128
 )
 
-// genuine says whether a token was issued as its record says. Who can write the
+// genuine reports whether a token was issued as its record says. Who can write the
 // Secret can write both, and must not have the operator present a token of
 // their own making, or an expired one as good for years. What this process
 // wrote it remembers. What it finds after a restart it checks with the keys of

@@ -132,7 +132,7 @@ func (r *M2MClientReconciler) awaitedBundles(ctx context.Context, a *access) ([]
 	return awaited, nil
 }
 
-// bundleAhead says whether the key that a token is signed with is on its way to the
+// bundleAhead reports whether the key that a token is signed with is on its way to the
 // API's pods: it is in every bundle, and the pods that can be touched were.
 func (r *M2MClientReconciler) bundleAhead(ctx context.Context, a *access, claims *jwks.Claims) (bool, error) {
 	if a.spec == nil || claims == nil {

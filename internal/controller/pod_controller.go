@@ -136,13 +136,13 @@ func (r *PodReconciler) touchIfDue(ctx context.Context, pod *metav1.PartialObjec
 	return 0, r.touch(ctx, client.ObjectKeyFromObject(pod), moment)
 }
 
-// touchDue says whether a pod must be touched, for it mounts what it must see at
+// touchDue reports whether a pod must be touched, for it mounts what it must see at
 // once since a moment. A moment as far ahead as that is nobody's clock.
 func touchDue(pod client.Object, since, now time.Time) bool {
 	return !since.IsZero() && now.Sub(since).Abs() < kubeletDelay && !seenSince(pod, since, now)
 }
 
-// seenSince says whether a pod was created or touched since a moment.
+// seenSince reports whether a pod was created or touched since a moment.
 func seenSince(pod client.Object, since, now time.Time) bool {
 	touched := momentIn(pod, v1alpha1.TouchedAtAnnotation)
 	if touched.Sub(now) >= kubeletDelay {

@@ -189,7 +189,7 @@ func (r *PodReconciler) verificationWait(ctx context.Context, namespace string, 
 	return nil, nil
 }
 
-// exists says whether there is an object of a name, the operator's or another's.
+// exists reports whether there is an object of a name, the operator's or another's.
 // Either cache may be the first to know.
 func (r *PodReconciler) exists(ctx context.Context, kind string, o client.Object, name types.NamespacedName) (bool, error) {
 	err := r.client.Get(ctx, name, o, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)

@@ -293,7 +293,7 @@ func (r *AuthorizationServerReconciler) release(ctx context.Context, obj client.
 	return 0, release(ctx, r.client, obj)
 }
 
-// provisionedAt says whether something is held that was provisioned at a server,
+// provisionedAt reports whether something is held that was provisioned at a server,
 // and whether some of it is being deleted.
 func (r *AuthorizationServerReconciler) provisionedAt(ctx context.Context, key serverKey) (held, deleting bool, err error) {
 	var apis v1alpha1.APIResourceList

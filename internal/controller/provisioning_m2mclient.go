@@ -119,7 +119,7 @@ func (r *M2MClientProvisioner) gone(ctx context.Context, name types.NamespacedNa
 	return 0, deleteCredentials(ctx, r.client, r.servers.operatorNamespace, name)
 }
 
-// isProvisioned says whether the operator registers a client.
+// isProvisioned reports whether the operator registers a client.
 func isProvisioned(c *v1alpha1.M2MClient) bool {
 	return rules.Registered(c)
 }

@@ -52,10 +52,10 @@ type waiter struct {
 // somebody else leaves.
 const queueWait = 30 * time.Second
 
-// provisions says whether the operator creates what is declared at a server.
+// provisions reports whether the operator creates what is declared at a server.
 func provisions(spec *v1alpha1.AuthorizationServerSpec) bool { return driverOf(spec) != "" }
 
-// registers says whether it does so by dynamic registration.
+// registers reports whether it does so by dynamic registration.
 func registers(spec *v1alpha1.AuthorizationServerSpec) bool {
 	return driverOf(spec) == v1alpha1.DriverDynamicRegistration
 }
@@ -374,7 +374,7 @@ func (s *servers) owner(ctx context.Context, kind string, o client.Object) (prov
 	return provision.Owner{Cluster: cluster, Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName(), UID: string(o.GetUID())}, err
 }
 
-// checkProvisioning says whether the credential works that a server is
+// checkProvisioning reports whether the credential works that a server is
 // provisioned with, and when to look again. It asks the server rarely.
 func (s *servers) checkProvisioning(ctx context.Context, obj client.Object, now time.Time) (*problem, time.Time, error) {
 	d, version, p, err := s.driver(ctx, obj)

@@ -109,7 +109,7 @@ func provisioningServerOf(srv *server) v1alpha1.ProvisioningServer {
 	return rules.ProvisioningServer(srv.asRules())
 }
 
-// isAt says whether something was provisioned at a server as it is configured
+// isAt reports whether something was provisioned at a server as it is configured
 // now. One that is not provisioned any more still has it.
 func isAt(at v1alpha1.ProvisioningServer, srv *server) bool {
 	now := provisioningServerOf(srv)
@@ -217,7 +217,7 @@ type syncPlan struct {
 	seed      string
 }
 
-// agrees says whether the server was found or made to agree with what is
+// agrees reports whether the server was found or made to agree with what is
 // declared now.
 func (s syncPlan) agrees() bool {
 	return s.syncedAt != nil && s.failure.Reason == "" && s.inputs == s.wants

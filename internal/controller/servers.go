@@ -109,7 +109,7 @@ func (s *server) keys() []jwks.Key {
 // opaque says that only the server itself can judge its tokens.
 func (s *server) opaque() bool { return opaque(s.spec) }
 
-// keysKnown says whether a verification bundle can be made: signing keys are
+// keysKnown reports whether a verification bundle can be made: signing keys are
 // known, or every one of them is revoked and nothing must verify.
 func (s *server) keysKnown() bool {
 	return len(s.status.Keys) > 0 || len(s.spec.JWKS.RevokedKeyIDs) > 0
@@ -174,7 +174,7 @@ func newServers(o Options, foreign *foreignObjects, reader client.Reader) *serve
 	return s
 }
 
-// watches says whether the operator sees the objects of a namespace. The cache
+// watches reports whether the operator sees the objects of a namespace. The cache
 // answers questions about others with errors.
 func (s *servers) watches(namespace string) bool {
 	return len(s.watched) == 0 || slices.Contains(s.watched, namespace)

@@ -27,7 +27,7 @@ import (
 // restart, and the old one forgets it as if it were deleted.
 type shard string
 
-// serves says whether a client is this instance's.
+// serves reports whether a client is this instance's.
 func (s shard) serves(o client.Object) bool { return o.GetLabels()[v1alpha1.ShardLabel] == string(s) }
 
 // stillServes says by the cache whether a client is this instance's. What is not

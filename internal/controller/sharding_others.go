@@ -62,7 +62,7 @@ func (r *OthersReconciler) Reconcile(ctx context.Context, req reconcile.Request)
 	return ctrl.Result{RequeueAfter: again}, nil
 }
 
-// wantsKeys says whether a token waits for its key to become known, or would not
+// wantsKeys reports whether a token waits for its key to become known, or would not
 // verify with the keys that are. A failure is told anew with each attempt.
 func wantsKeys(t *v1alpha1.TokenStatus, srv *server) bool {
 	if slices.Contains(keyReasons, t.Failure.Reason) {
@@ -75,12 +75,12 @@ func wantsKeys(t *v1alpha1.TokenStatus, srv *server) bool {
 // keyReasons are the reasons of failures that a fetch of the keys may put right.
 var keyReasons = []string{jwks.ReasonUnknownKey, jwks.ReasonUnusableKey, jwks.ReasonBadSignature, jwks.ReasonAlgorithm}
 
-// wantsComparison says whether somebody may have changed the API at its server.
+// wantsComparison reports whether somebody may have changed the API at its server.
 func wantsComparison(t *v1alpha1.TokenStatus) bool {
 	return t.Failure.Reason == v1alpha1.ReasonTokenRequestRefused || t.Failure.Reason == jwks.ReasonMissingScopes
 }
 
-// waitsForOthers says whether a client may wait for something that another
+// waitsForOthers reports whether a client may wait for something that another
 // instance does.
 func waitsForOthers(c *v1alpha1.M2MClient) bool {
 	return slices.ContainsFunc(c.Status.Tokens, func(t v1alpha1.TokenStatus) bool {

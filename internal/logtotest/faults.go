@@ -120,7 +120,7 @@ func (s *Server) meet(r *http.Request, pattern string) Fault {
 	return decide(r, n)
 }
 
-// wait waits for the delay and says whether the client is still there.
+// wait waits for the delay and reports whether the client is still there.
 func (f Fault) wait(ctx context.Context) bool {
 	if f.Delay == 0 {
 		return true

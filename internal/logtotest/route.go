@@ -176,7 +176,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := s.serve(r, route, values, fault)
 	if a.breach != "" {
 		s.record.violate(r.Method + " " + pattern + " " + r.URL.Path + ": " + a.breach)
-		a.text = "not implemented: " + a.breach
+		a.text = "this double does not answer: " + a.breach
 	}
 	if fault.replaces() {
 		a = fault.answer()

@@ -159,7 +159,7 @@ func (s *Server) grant(a *application, form url.Values) answer {
 	return answer
 }
 
-// isIndicator says whether RFC 8707 lets a resource be asked for by this name: an absolute URI without fragment.
+// isIndicator reports whether RFC 8707 lets a resource be asked for by this name: an absolute URI without fragment.
 func isIndicator(indicator string) bool {
 	u, err := url.Parse(indicator)
 	return err == nil && u.IsAbs() && !strings.Contains(indicator, "#")

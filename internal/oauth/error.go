@@ -77,7 +77,7 @@ const maxDescription = 500
 // Error is why there is no token. All of it may be shown to the client's owner: it holds no credential, no raw
 // answer, and nothing that differs between two equal failures.
 type Error struct {
-	// Class says whether trying again may help.
+	// Class reports whether trying again may help.
 	Class Class
 	// Code is the server's RFC 6749 error code, "" if it sent none that is well-formed ([A-Za-z0-9_.:-]{1,64}).
 	Code string

@@ -165,7 +165,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request, id string) *an
 	return a
 }
 
-// updates says whether an update names its client, matches its secret if it has one, and leaves out what it must.
+// updates reports whether an update names its client, matches its secret if it has one, and leaves out what it must.
 func (s *Server) updates(members map[string]any, id string) bool {
 	for _, forbidden := range []string{
 		"registration_access_token", "registration_client_uri", "client_secret_expires_at", "client_id_issued_at",

@@ -15,7 +15,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// marked says whether what is said about something carries the owner's mark.
+// marked reports whether what is said about something carries the owner's mark.
 func marked(o provision.Owner, about ...any) bool {
 	text := fmt.Sprint(about...)
 	return strings.Contains(text, o.ID()) ||

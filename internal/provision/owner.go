@@ -57,7 +57,7 @@ func (o Owner) DisplayName() string {
 // CredentialPrefix begins the names of the owner's credentials.
 func (o Owner) CredentialPrefix() string { return "m2m-operator-" + o.ID() + "-" }
 
-// Owns says whether a text that a server keeps carries the owner's mark.
+// Owns reports whether a text that a server keeps carries the owner's mark.
 func (o Owner) Owns(text string) bool { return MarkIn(text) == o.ID() }
 
 // Annotate adds the mark to a text: "text [m2m-operator:ID]".

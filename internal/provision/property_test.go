@@ -186,7 +186,7 @@ func (w *world) replaceClient(c *clientOwner) {
 	}
 }
 
-// recognizable says whether the marks alone lead to what a client has.
+// recognizable reports whether the marks alone lead to what a client has.
 func (w *world) recognizable(c *clientOwner) bool {
 	all, state := w.server.Snapshot(), c.state()
 	return slices.ContainsFunc(all.Applications, func(a logtotest.Application) bool {
@@ -348,7 +348,7 @@ func (w *world) undisturbed() (troubles []string) {
 	return troubles
 }
 
-// idle says whether no credential waits for its time.
+// idle reports whether no credential waits for its time.
 func (w *world) idle() bool {
 	return !slices.ContainsFunc(w.clients, func(c *clientOwner) bool {
 		return slices.ContainsFunc(c.state().Credentials, func(k provision.Credential) bool { return k.Stage == provision.Retiring })

@@ -121,7 +121,7 @@ func (s *credentials) coming() *Credential {
 	return nil
 }
 
-// wanted says whether another credential is to be made.
+// wanted reports whether another credential is to be made.
 func (s *credentials) wanted() bool {
 	if s.coming() != nil {
 		return false
@@ -130,7 +130,7 @@ func (s *credentials) wanted() bool {
 	return c == nil || s.asked(s.state.Rotation) || s.past(rotateAt(c, s.rotation))
 }
 
-// asked says whether there is a request other than the one that was answered.
+// asked reports whether there is a request other than the one that was answered.
 func (s *credentials) asked(answered string) bool {
 	return s.rotation.Request != "" && s.rotation.Request != answered
 }

@@ -214,7 +214,7 @@ func (w *world) syncClient(c *clientOwner) ([]provision.Drift, error) {
 	return drift, err
 }
 
-// works says whether the credential that is recorded as in use is one of the server's.
+// works reports whether the credential that is recorded as in use is one of the server's.
 func (w *world) works(c *clientOwner) bool {
 	state := c.state()
 	current := state.Current()

@@ -105,13 +105,13 @@ var (
 	usableChecks = []check{missing, edited, inputsChanged, keyRevoked, notVerified, expired}
 )
 
-// Mint says whether a token must be minted now, and if so, why. Nothing but
+// Mint reports whether a token must be minted now, and if so, why. Nothing but
 // what its reasons name causes a mint.
 func Mint(in Input) (reason Reason, message string, mint bool) {
 	return first(mintChecks, in)
 }
 
-// Usable says whether pods may go on using the token that lies in the Secret,
+// Usable reports whether pods may go on using the token that lies in the Secret,
 // and if not, why. Without a violation reason and message are empty.
 func Usable(in Input) (reason Reason, message string, usable bool) {
 	reason, message, violated := first(usableChecks, in)

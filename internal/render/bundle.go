@@ -360,7 +360,7 @@ func (b Bundle) protectedResource() protectedResource {
 	}
 }
 
-// isWebURI says whether an audience can be a resource identifier of RFC 9728
+// isWebURI reports whether an audience can be a resource identifier of RFC 9728
 // section 1.2, with http allowed for development.
 func isWebURI(audience string) bool {
 	u, err := url.Parse(audience)

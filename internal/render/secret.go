@@ -97,7 +97,7 @@ func secretFile(src string, tokens map[string][]byte, known []string) (out strin
 	return out, true, err
 }
 
-// ValidFileName says whether a name can be a key of a Secret or ConfigMap, and
+// ValidFileName reports whether a name can be a key of a Secret or ConfigMap, and
 // with it a file in a directory that pods mount: 1 to 253 letters, digits,
 // dots, hyphens and underscores, and not ".", ".." or anything that begins
 // with "..".

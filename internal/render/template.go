@@ -41,7 +41,7 @@ const (
 	templateName = "template"
 )
 
-// CheckSecretTemplate says whether src can be a template of a token Secret: at
+// CheckSecretTemplate reports whether src can be a template of a token Secret: at
 // most 4 KiB, with the functions token, base64, json, quote, and, or, not, eq,
 // ne, len and index, and without data but the tokens. Errors give line and
 // column and say what to change. Whether the tokens exist is not checked.
@@ -50,7 +50,7 @@ func CheckSecretTemplate(src string) error {
 	return err
 }
 
-// CheckBundleTemplate says whether src can be the template of a file of a
+// CheckBundleTemplate reports whether src can be the template of a file of a
 // verification bundle, of one that is rendered for each key if the name has an
 // asterisk: at most 4 KiB, with the functions base64, json, quote, join, indent,
 // and, or, not, eq, ne, len and index, and the fields listed at Verification.

@@ -82,7 +82,7 @@ func connState(c net.Conn, state http.ConnState) {
 	}
 }
 
-// settle says whether the connection of a request waits for us and not for its
+// settle reports whether the connection of a request waits for us and not for its
 // caller.
 func settle(ctx context.Context, settled bool) {
 	if own, _ := ctx.Value(contextKey{}).(*connection); own != nil {

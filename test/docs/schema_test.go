@@ -178,7 +178,7 @@ func boundsOf(s *apiextensionsv1.JSONSchemaProps) (bounds []bound) {
 	return bounds
 }
 
-// hasDefault says whether an object is never empty: the API server puts
+// hasDefault reports whether an object is never empty: the API server puts
 // something into it before it counts.
 func hasDefault(s *apiextensionsv1.JSONSchemaProps) bool {
 	for _, p := range s.Properties {

@@ -315,7 +315,7 @@ func (c *calls) call(w *world) {
 	c.keys[v.kid] = true
 }
 
-// sawKey says whether a call was made with a token that this key signed.
+// sawKey reports whether a call was made with a token that this key signed.
 func (c *calls) sawKey(kid string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

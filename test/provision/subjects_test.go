@@ -85,7 +85,7 @@ func chooseSubjects(getenv func(string) string, readFile func(string) ([]byte, e
 	return all, errors.Join(bad...)
 }
 
-// anyOf says whether one of the variables is set.
+// anyOf reports whether one of the variables is set.
 func anyOf(get func(string) string, names ...string) bool {
 	for _, n := range names {
 		if get(n) != "" {

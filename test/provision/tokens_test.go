@@ -100,7 +100,7 @@ func (w *world) hasToken(c *v1alpha1.M2MClient, api string, scopes ...string) (t
 	return token, found
 }
 
-// accepted says whether the token endpoint takes a client secret.
+// accepted reports whether the token endpoint takes a client secret.
 func (w *world) accepted(as *v1alpha1.AuthorizationServer, clientID, secret, api, scope string) (bool, error) {
 	form := url.Values{"grant_type": {"client_credentials"}, "scope": {scope}}
 	switch as.Spec.AudienceParameter {

@@ -101,7 +101,7 @@ func (l *lookup) distrust(access []provision.Access) {
 	*l = l.d.newLookup()
 }
 
-// young says whether something was read lately enough to be used, fresh whether in this call.
+// young reports whether something was read lately enough to be used, fresh whether in this call.
 func (l *lookup) young(r read) bool {
 	return r.n > 0 && l.d.now().Sub(r.at) < catalogLife
 }
@@ -246,14 +246,14 @@ func (s *clientSync) readGrants(ctx context.Context) (grants, error) {
 	return has, nil
 }
 
-// wanted says whether a grant is wanted, of that very API.
+// wanted reports whether a grant is wanted, of that very API.
 func (s *clientSync) wanted(g grant, resourceID string) bool {
 	return slices.ContainsFunc(s.want.Access, func(a provision.Access) bool {
 		return a.Resource == g.resource && (a.ResourceID == "" || a.ResourceID == resourceID) && slices.Contains(a.Scopes, g.scope)
 	})
 }
 
-// had says whether the last complete call left a grant to this role.
+// had reports whether the last complete call left a grant to this role.
 func (s *clientSync) had(g grant) bool {
 	return s.settled() && slices.ContainsFunc(s.began.Access, func(a provision.Access) bool {
 		return a.Resource == g.resource && slices.Contains(a.Scopes, g.scope)

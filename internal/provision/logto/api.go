@@ -386,12 +386,12 @@ func (s *apiSync) declares(name string) *provision.Scope {
 	return nil
 }
 
-// has says whether the API has a scope.
+// has reports whether the API has a scope.
 func (s *apiSync) has(name string) bool {
 	return slices.ContainsFunc(s.scopes, func(c scope) bool { return c.Name == name })
 }
 
-// hadScope says whether the last complete call left a scope at this API.
+// hadScope reports whether the last complete call left a scope at this API.
 func (s *apiSync) hadScope(name string) bool {
 	return s.recorded && slices.Contains(s.state.Scopes, name)
 }

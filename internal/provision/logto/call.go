@@ -171,7 +171,7 @@ func statusOf(err error) int {
 	return 0
 }
 
-// gone says whether the answer is that something does not exist. Logto says so in several ways, some with status 400.
+// gone reports whether the answer is that something does not exist. Logto says so in several ways, some with status 400.
 // A 404 without a code is none of them: it may be a proxy's.
 func gone(err error) bool {
 	var e *provision.Error
@@ -185,7 +185,7 @@ func gone(err error) bool {
 	return e.Status == http.StatusNotFound && strings.HasPrefix(e.Code, "entity.")
 }
 
-// disputed says whether what was to be created may exist: a 422 says so if it is not about something else, and a 500 is
+// disputed reports whether what was to be created may exist: a 422 says so if it is not about something else, and a 500 is
 // what Logto answers to the loser of a race. Only looking tells.
 func disputed(err error) bool {
 	var e *provision.Error

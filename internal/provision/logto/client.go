@@ -55,13 +55,13 @@ func (a application) marks() []string {
 	return ids
 }
 
-// ownedBy says whether an application is marked with the owner and no other.
+// ownedBy reports whether an application is marked with the owner and no other.
 func (a application) ownedBy(o provision.Owner) bool {
 	ids := a.marks()
 	return len(ids) > 0 && !a.foreignTo(o)
 }
 
-// foreignTo says whether an application is marked with another owner.
+// foreignTo reports whether an application is marked with another owner.
 func (a application) foreignTo(o provision.Owner) bool {
 	return slices.ContainsFunc(a.marks(), func(id string) bool { return id != o.ID() })
 }
@@ -148,7 +148,7 @@ func (s *clientSync) changed(format string, args ...any) {
 	s.drift = append(s.drift, provision.Driftf(format, args...))
 }
 
-// settled says whether an earlier call left the application and its role together, so that what is otherwise now was
+// settled reports whether an earlier call left the application and its role together, so that what is otherwise now was
 // changed by somebody.
 func (s *clientSync) settled() bool {
 	return !s.creating && s.began.ID == s.app.ID && s.began.GrantID == s.role.ID

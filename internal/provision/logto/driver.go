@@ -82,7 +82,7 @@ func (d *Driver) Check(ctx context.Context) error {
 	return err
 }
 
-// reserved says whether an identifier is that of a Management API, this server's or that of any tenant of Logto Cloud.
+// reserved reports whether an identifier is that of a Management API, this server's or that of any tenant of Logto Cloud.
 // Logto compares identifiers byte by byte, and proxies and people do not, so that what differs from one only in its
 // spelling is reserved too.
 func (d *Driver) reserved(identifier string) bool {

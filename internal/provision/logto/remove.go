@@ -92,7 +92,7 @@ func (s *clientSync) removeApplication(ctx context.Context) error {
 	return nil
 }
 
-// adopted says whether the client's application is somebody else's. While nothing is recorded, only what may have been
+// adopted reports whether the client's application is somebody else's. While nothing is recorded, only what may have been
 // created is the operator's.
 func (s *clientSync) adopted() bool {
 	if s.state.ID != "" && s.state.ID == s.want.Adopt {

@@ -199,7 +199,7 @@ func (s *clientSync) assign(ctx context.Context) error {
 	return nil
 }
 
-// assigned says whether the application has the role, after it was taken from others.
+// assigned reports whether the application has the role, after it was taken from others.
 func (s *clientSync) assigned(ctx context.Context) (assigned bool, err error) {
 	if s.roleCreated {
 		return false, nil

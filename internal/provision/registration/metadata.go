@@ -68,7 +68,7 @@ func (s *syncing) audience(r *registered) []string {
 	return slices.Compact(all)
 }
 
-// rightAudience says whether a registration names the APIs that it should. A server
+// rightAudience reports whether a registration names the APIs that it should. A server
 // that does not tell is taken to do so.
 func (s *syncing) rightAudience(r *registered) bool {
 	if !s.config.Audience || r.audience == nil {
@@ -105,7 +105,7 @@ func (s *syncing) replacement(found *registered, c *provision.Credential) map[st
 	return m
 }
 
-// matches says whether a registration is as it should be. What the server does not tell is taken for right, except for
+// matches reports whether a registration is as it should be. What the server does not tell is taken for right, except for
 // the scopes.
 func (s *syncing) matches(r *registered, c *provision.Credential) bool {
 	return slices.Equal(r.scopes(), s.wanted) && r.grants() && s.rightAudience(r) &&
@@ -279,7 +279,7 @@ func absolute(s string) (*url.URL, bool) {
 	return u, ok
 }
 
-// visible says whether a text has 1 to most bytes, from first to '~': with first ' ', it is made of VSCHAR (RFC 6749
+// visible reports whether a text has 1 to most bytes, from first to '~': with first ' ', it is made of VSCHAR (RFC 6749
 // appendix A).
 func visible(s string, most int, first rune) bool {
 	return s != "" && len(s) <= most && !strings.ContainsFunc(s, func(r rune) bool { return r < first || r > '~' })

@@ -81,7 +81,7 @@ func New(config Config) *Driver {
 }
 
 // Check makes no request: nothing about an initial access token can be proved without registering a client. It only
-// says whether the configuration can be used.
+// reports whether the configuration can be used.
 func (d *Driver) Check(context.Context) error {
 	if d.broken != nil {
 		return d.broken
@@ -196,7 +196,7 @@ func (d *Driver) usable(want provision.Client) error {
 	return nil
 }
 
-// managed says whether a registration can be read, updated and deleted (RFC 7592), and still at the same server: its
+// managed reports whether a registration can be read, updated and deleted (RFC 7592), and still at the same server: its
 // access token is sent nowhere else.
 func (d *Driver) managed(c *provision.Credential) bool {
 	return d.broken == nil && c.RegistrationToken != "" && d.trusted(c.RegistrationURI)

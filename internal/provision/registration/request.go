@@ -37,7 +37,7 @@ func (a *answer) busy() bool {
 	return a.status >= 500 && a.status != http.StatusNotImplemented || a.status == http.StatusTooManyRequests || a.status == http.StatusRequestTimeout
 }
 
-// object says whether the body is a JSON object, as all errors of these protocols are.
+// object reports whether the body is a JSON object, as all errors of these protocols are.
 func (a *answer) object() bool {
 	var members map[string]json.RawMessage
 	return json.Unmarshal(a.body, &members) == nil && members != nil

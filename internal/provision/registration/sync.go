@@ -52,12 +52,12 @@ func (d *Driver) SyncClient(ctx context.Context, want provision.Client, state *p
 	return s.drift, nil
 }
 
-// lacks says whether a list does not hold all of another.
+// lacks reports whether a list does not hold all of another.
 func lacks(list, of []string) bool {
 	return slices.ContainsFunc(of, func(s string) bool { return !slices.Contains(list, s) })
 }
 
-// changed says whether a client should have other access than the last call left.
+// changed reports whether a client should have other access than the last call left.
 func (s *syncing) changed() bool {
 	return !slices.Equal(s.before, s.wanted) || s.config.Audience && !slices.Equal(s.beforeAudience, audiences(s.want.Access))
 }
@@ -86,7 +86,7 @@ func (s *syncing) endOverlap() {
 	}
 }
 
-// credential makes one registration what it should be, and says whether the server still has it.
+// credential makes one registration what it should be, and reports whether the server still has it.
 func (s *syncing) credential(ctx context.Context, c *provision.Credential) (there bool, err error) {
 	if c.Stage == provision.Issuing || c.Stage == provision.Retiring {
 		return true, nil

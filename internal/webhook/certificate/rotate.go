@@ -114,7 +114,7 @@ func certificates(bundle []byte) (all []*x509.Certificate) {
 	return all
 }
 
-// trusts says whether a certificate is in a bundle.
+// trusts reports whether a certificate is in a bundle.
 func trusts(bundle []byte, c *x509.Certificate) bool {
 	return slices.ContainsFunc(certificates(bundle), c.Equal)
 }

@@ -132,7 +132,7 @@ func volumeName(object string) string {
 	return "m2m-" + kind + "-" + hex.EncodeToString(sum[:8])
 }
 
-// volumeHead is as much of a volume as says whether it is ours.
+// volumeHead is as much of a volume as reports whether it is ours.
 type volumeHead struct {
 	Name   string `json:"name"`
 	Secret *struct {
