@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// listing notes whether a list waits for the operator's own writes.
+type listing struct {
+	client.Client
+	lists int
+	waits bool
+}
+
+func (l *listing) List(_ context.Context, _ client.ObjectList, opts ...client.ListOption) error {
+	l.lists++
+	l.waits = l.waits || !(&client.ListOptions{}).ApplyOptions(opts).DisableReadYourWritesConsistency
+	return nil
+}
+
+// TestListsWaitForNoWrites: a list that waits for the operator's own writes waits for
+// those that it makes for every tenant, and one tenant can cause many.
+func TestListsWaitForNoWrites(t *testing.T) {
+	api := types.NamespacedName{Namespace: "payments", Name: "payment-api"}
+	for name, list := range map[string]func(context.Context, client.Client) error{
+		"namespaces that verify": func(ctx context.Context, c client.Client) error {
+			_, err := namespacesThatVerify(ctx, c, api)
+			return err
+		},
+		"workloads that need a bundle": func(ctx context.Context, c client.Client) error {
+			_, err := (&BundleReconciler{client: c}).needed(ctx, bundleRequest{api: api, namespace: "shop"})
+			return err
+		},
+		"tokens signed with a key": func(ctx context.Context, c client.Client) error {
+			_, err := (&BundleReconciler{client: c}).used(ctx, &v1alpha1.APIResource{}, "key")
+			return err
+		},
+		"tokens of a server": func(ctx context.Context, c client.Client) error {
+			return (&AuthorizationServerReconciler{client: c}).eachToken(ctx, serverKey{}, func(*v1alpha1.TokenStatus) {})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := &listing{}
+			if err := list(t.Context(), l); err != nil {
+				t.Fatal(err)
+			}
+			if l.lists == 0 || l.waits {
+				t.Errorf("of %d lists at least one waits", l.lists)
+			}
+		})
+	}
+}
