@@ -6,16 +6,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// ResourceIdentifier names an API at its authorization server: the resource of
-// RFC 8707, an absolute URI without fragment, or an opaque audience. It becomes
-// the aud claim of the tokens.
-//
-// +kubebuilder:validation:MinLength=1
-// +kubebuilder:validation:MaxLength=1024
-// +kubebuilder:validation:XValidation:rule="self.matches('^[!-~]+$') && !self.contains('#')",message="must be an absolute URI without fragment, or an opaque audience, without spaces (RFC 8707)"
-// +kubebuilder:validation:XValidation:rule="!self.matches('^(?i)https://[^/]+\\\\.logto\\\\.app/api/?$')",message="is the administration API of a Logto server: a token for it could change every API and application there"
-type ResourceIdentifier string
-
 // SignatureAlgorithm is an asymmetric JWS algorithm (RFC 7518, RFC 8037).
 //
 // +kubebuilder:validation:Enum=RS256;RS384;RS512;PS256;PS384;PS512;ES256;ES384;ES512;EdDSA

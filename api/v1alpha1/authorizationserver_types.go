@@ -6,15 +6,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// EndpointURL is an absolute http or https URL without user information and
-// fragment. The operator refuses http unless it was started with
-// --allow-insecure-http.
-//
-// +kubebuilder:validation:MinLength=1
-// +kubebuilder:validation:MaxLength=2048
-// +kubebuilder:validation:XValidation:rule="self.matches('^https?://[^/?#@ ]+([/?][^# ]*)?$')",message="must be an absolute https:// URL without user information, fragment and spaces"
-type EndpointURL string
-
 // AudienceParameter is how a token request names the API it is for.
 //
 // +kubebuilder:validation:Enum=Resource;Audience;None
@@ -156,19 +147,6 @@ type CABundleSource struct {
 	//
 	// +optional
 	SecretRef SecretKeyReference `json:"secretRef,omitzero"`
-}
-
-// ConfigMapKeyReference names a key of a ConfigMap in the same namespace.
-type ConfigMapKeyReference struct {
-	// name is the name of the ConfigMap.
-	//
-	// +required
-	Name ObjectName `json:"name,omitempty"`
-
-	// key is the key of the ConfigMap's data. Defaults to ca.crt.
-	//
-	// +optional
-	Key FileName `json:"key,omitempty"`
 }
 
 // RequestBudget bounds the rate of requests.

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// ProvisioningOrigin is how something at the server came under the operator's
+// care.
+//
+// +kubebuilder:validation:Enum=Created;Adopted;Observed
+type ProvisioningOrigin string
+
+// The origins.
+const (
+	OriginCreated  ProvisioningOrigin = "Created"
+	OriginAdopted  ProvisioningOrigin = "Adopted"
+	OriginObserved ProvisioningOrigin = "Observed"
+)
+
+// ProvisioningDriver is how an authorization server is provisioned.
+//
+// +kubebuilder:validation:Enum=Logto;DynamicRegistration
+type ProvisioningDriver string
+
+// The drivers.
+const (
+	// DriverLogto is spec.provisioning.logto.
+	DriverLogto ProvisioningDriver = "Logto"
+	// DriverDynamicRegistration is spec.provisioning.dynamicRegistration.
+	DriverDynamicRegistration ProvisioningDriver = "DynamicRegistration"
+)
+
+// ProvisioningServer is the authorization server where something was
+// provisioned.
+type ProvisioningServer struct {
+	// kind is the kind of the authorization server.
+	//
+	// +required
+	Kind AuthorizationServerKind `json:"kind,omitempty"`
+
+	// namespace is its namespace, unset for a ClusterAuthorizationServer.
+	//
+	// +optional
+	Namespace NamespaceName `json:"namespace,omitempty"`
+
+	// name is its name.
+	//
+	// +required
+	Name ObjectName `json:"name,omitempty"`
+
+	// issuer is its issuer identifier.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=2048
+	Issuer string `json:"issuer,omitempty"`
+
+	// driver is what it was provisioned by: Logto or DynamicRegistration.
+	//
+	// +required
+	Driver ProvisioningDriver `json:"driver,omitempty"`
+}
+
+// APIResourceProvisioning is what the operator knows of an API at its server.
+type APIResourceProvisioning struct {
+	// server is where the API was provisioned.
+	//
+	// +required
+	Server ProvisioningServer `json:"server,omitzero"`
+
+	// resourceID is the server's identifier of the API. Unset before it is
+	// known, and where the server keeps none.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	ResourceID string `json:"resourceID,omitempty"`
+
+	// origin is Created, Adopted or Observed. What was adopted is never
+	// deleted.
+	//
+	// +optional
+	Origin ProvisioningOrigin `json:"origin,omitempty"`
+
+	// scopes are the scopes that the server has.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Scopes []ScopeName `json:"scopes,omitempty"`
+
+	// accessTokenLifetime is the lifetime that was set at the server.
+	//
+	// +optional
+	AccessTokenLifetime Duration `json:"accessTokenLifetime,omitempty"`
+
+	// syncedAt is when the server was last found or made as declared.
+	//
+	// +optional
+	SyncedAt *metav1.Time `json:"syncedAt,omitempty"`
+
+	// observedGeneration is the generation of the spec that the server was last
+	// found or made to agree with.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// inputs identifies what was declared then.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Inputs string `json:"inputs,omitempty"`
+
+	// drift says what differs at the server while managementPolicy is Observe.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=512
+	Drift []string `json:"drift,omitempty"`
+
+	// failure is how the attempts go wrong. Unset when the last one succeeded.
+	//
+	// +optional
+	Failure TokenFailure `json:"failure,omitzero"`
+}
+
+// M2MClientProvisioning is what the operator knows of a client at its server.
+// The secret itself lies in the operator's namespace.
+type M2MClientProvisioning struct {
+	// server is where the client was provisioned.
+	//
+	// +required
+	Server ProvisioningServer `json:"server,omitzero"`
+
+	// clientID is the client's identifier at the server.
+	//
+	// +optional
+	ClientID ClientID `json:"clientID,omitempty"`
+
+	// grantID is the server's identifier of what carries the client's access,
+	// such as a role. Unset where there is no such thing.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	GrantID string `json:"grantID,omitempty"`
+
+	// origin is Created or Adopted. What was adopted is never deleted.
+	//
+	// +optional
+	Origin ProvisioningOrigin `json:"origin,omitempty"`
+
+	// creating says that something may have been created at the server whose
+	// identifier is not known yet.
+	//
+	// +optional
+	Creating *bool `json:"creating,omitempty"`
+
+	// access is what the server grants the client.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=resource
+	// +kubebuilder:validation:MaxItems=16
+	Access []ProvisionedAccess `json:"access,omitempty"`
+
+	// credential is the secret in use.
+	//
+	// +optional
+	Credential ProvisionedCredential `json:"credential,omitzero"`
+
+	// syncedAt is when the server was last found or made as declared.
+	//
+	// +optional
+	SyncedAt *metav1.Time `json:"syncedAt,omitempty"`
+
+	// observedGeneration is the generation of the spec that the server was last
+	// found or made to agree with.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// inputs identifies what was declared then.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Inputs string `json:"inputs,omitempty"`
+
+	// leftBehind says what may exist at the server that the operator cannot
+	// find any more.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=512
+	LeftBehind []string `json:"leftBehind,omitempty"`
+
+	// failure is how the attempts go wrong. Unset when the last one succeeded.
+	//
+	// +optional
+	Failure TokenFailure `json:"failure,omitzero"`
+}
+
+// ProvisionedAccess is an API that a client may ask tokens for at its server.
+type ProvisionedAccess struct {
+	// resource is the API's identifier.
+	//
+	// +required
+	Resource ResourceIdentifier `json:"resource,omitempty"`
+
+	// resourceID is the server's identifier of the API.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	ResourceID string `json:"resourceID,omitempty"`
+
+	// scopes are the scopes that the server grants.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Scopes []ScopeName `json:"scopes,omitempty"`
+}
+
+// ProvisionedCredential is a client secret, without the secret.
+type ProvisionedCredential struct {
+	// name is its name at the server.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Name string `json:"name,omitempty"`
+
+	// issuedAt is when it was issued.
+	//
+	// +optional
+	IssuedAt *metav1.Time `json:"issuedAt,omitempty"`
+
+	// expiresAt is when the server stops taking it. Unset for never.
+	//
+	// +optional
+	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
+
+	// rotateAt is when it is replaced. Unset for never.
+	//
+	// +optional
+	RotateAt *metav1.Time `json:"rotateAt,omitempty"`
+}
+
+// LeftBehind is something that the operator could not delete at the server.
+type LeftBehind struct {
+	// kind is the kind of the object that it belonged to.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Kind string `json:"kind,omitempty"`
+
+	// namespace is the namespace of that object.
+	//
+	// +required
+	Namespace NamespaceName `json:"namespace,omitempty"`
+
+	// name is the name of that object.
+	//
+	// +required
+	Name ObjectName `json:"name,omitempty"`
+
+	// what says what is there, with the server's identifiers.
+	//
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	What string `json:"what,omitempty"`
+
+	// since is when the operator gave up.
+	//
+	// +required
+	Since *metav1.Time `json:"since,omitempty"`
+}
