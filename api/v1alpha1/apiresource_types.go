@@ -381,6 +381,16 @@ type APIResource struct {
 	Status APIResourceStatus `json:"status,omitzero"`
 }
 
+// GetConditions returns the conditions of the status, shared with the object.
+func (a *APIResource) GetConditions() []metav1.Condition {
+	return a.Status.Conditions
+}
+
+// SetConditions replaces the conditions of the status.
+func (a *APIResource) SetConditions(conditions []metav1.Condition) {
+	a.Status.Conditions = conditions
+}
+
 // APIResourceList is a list of APIResources.
 //
 // +kubebuilder:object:root=true

@@ -344,6 +344,16 @@ type AuthorizationServer struct {
 	Status AuthorizationServerStatus `json:"status,omitzero"`
 }
 
+// GetConditions returns the conditions of the status, shared with the object.
+func (s *AuthorizationServer) GetConditions() []metav1.Condition {
+	return s.Status.Conditions
+}
+
+// SetConditions replaces the conditions of the status.
+func (s *AuthorizationServer) SetConditions(conditions []metav1.Condition) {
+	s.Status.Conditions = conditions
+}
+
 // AuthorizationServerList is a list of AuthorizationServers.
 //
 // +kubebuilder:object:root=true

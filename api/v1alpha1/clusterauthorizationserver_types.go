@@ -82,6 +82,16 @@ type ClusterAuthorizationServer struct {
 	Status AuthorizationServerStatus `json:"status,omitzero"`
 }
 
+// GetConditions returns the conditions of the status, shared with the object.
+func (s *ClusterAuthorizationServer) GetConditions() []metav1.Condition {
+	return s.Status.Conditions
+}
+
+// SetConditions replaces the conditions of the status.
+func (s *ClusterAuthorizationServer) SetConditions(conditions []metav1.Condition) {
+	s.Status.Conditions = conditions
+}
+
 // ClusterAuthorizationServerList is a list of ClusterAuthorizationServers.
 //
 // +kubebuilder:object:root=true

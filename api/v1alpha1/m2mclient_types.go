@@ -437,6 +437,16 @@ func (c *M2MClient) SecretName() string {
 	return cmp.Or(string(c.Spec.Secret.Name), c.Name+"-token")
 }
 
+// GetConditions returns the conditions of the status, shared with the object.
+func (c *M2MClient) GetConditions() []metav1.Condition {
+	return c.Status.Conditions
+}
+
+// SetConditions replaces the conditions of the status.
+func (c *M2MClient) SetConditions(conditions []metav1.Condition) {
+	c.Status.Conditions = conditions
+}
+
 // M2MClientList is a list of M2MClients.
 //
 // +kubebuilder:object:root=true

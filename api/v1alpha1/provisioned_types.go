@@ -63,38 +63,19 @@ type ProvisioningServer struct {
 	Driver ProvisioningDriver `json:"driver,omitempty"`
 }
 
-// APIResourceProvisioning is what the operator knows of an API at its server.
-type APIResourceProvisioning struct {
-	// server is where the API was provisioned.
+// ProvisioningRecord is what the operator keeps of an object at its server,
+// whatever the object's kind.
+type ProvisioningRecord struct {
+	// server is where the object was provisioned.
 	//
 	// +required
 	Server ProvisioningServer `json:"server,omitzero"`
 
-	// resourceID is the server's identifier of the API. Unset before it is
-	// known, and where the server keeps none.
-	//
-	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=256
-	ResourceID string `json:"resourceID,omitempty"`
-
-	// origin is Created, Adopted or Observed. What was adopted is never
-	// deleted.
+	// origin is Created, Adopted or, for an API only, Observed. What was adopted
+	// is never deleted.
 	//
 	// +optional
 	Origin ProvisioningOrigin `json:"origin,omitempty"`
-
-	// scopes are the scopes that the server has.
-	//
-	// +optional
-	// +listType=atomic
-	// +kubebuilder:validation:MaxItems=64
-	Scopes []ScopeName `json:"scopes,omitempty"`
-
-	// accessTokenLifetime is the lifetime that was set at the server.
-	//
-	// +optional
-	AccessTokenLifetime Duration `json:"accessTokenLifetime,omitempty"`
 
 	// syncedAt is when the server was last found or made as declared.
 	//
@@ -115,6 +96,36 @@ type APIResourceProvisioning struct {
 	// +kubebuilder:validation:MaxLength=64
 	Inputs string `json:"inputs,omitempty"`
 
+	// failure is how the attempts go wrong. Unset when the last one succeeded.
+	//
+	// +optional
+	Failure TokenFailure `json:"failure,omitzero"`
+}
+
+// APIResourceProvisioning is what the operator knows of an API at its server.
+type APIResourceProvisioning struct {
+	ProvisioningRecord `json:",inline"`
+
+	// resourceID is the server's identifier of the API. Unset before it is
+	// known, and where the server keeps none.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	ResourceID string `json:"resourceID,omitempty"`
+
+	// scopes are the scopes that the server has.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Scopes []ScopeName `json:"scopes,omitempty"`
+
+	// accessTokenLifetime is the lifetime that was set at the server.
+	//
+	// +optional
+	AccessTokenLifetime Duration `json:"accessTokenLifetime,omitempty"`
+
 	// drift says what differs at the server while managementPolicy is Observe.
 	//
 	// +optional
@@ -123,20 +134,12 @@ type APIResourceProvisioning struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=512
 	Drift []string `json:"drift,omitempty"`
-
-	// failure is how the attempts go wrong. Unset when the last one succeeded.
-	//
-	// +optional
-	Failure TokenFailure `json:"failure,omitzero"`
 }
 
 // M2MClientProvisioning is what the operator knows of a client at its server.
 // The secret itself lies in the operator's namespace.
 type M2MClientProvisioning struct {
-	// server is where the client was provisioned.
-	//
-	// +required
-	Server ProvisioningServer `json:"server,omitzero"`
+	ProvisioningRecord `json:",inline"`
 
 	// clientID is the client's identifier at the server.
 	//
@@ -150,11 +153,6 @@ type M2MClientProvisioning struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	GrantID string `json:"grantID,omitempty"`
-
-	// origin is Created or Adopted. What was adopted is never deleted.
-	//
-	// +optional
-	Origin ProvisioningOrigin `json:"origin,omitempty"`
 
 	// creating says that something may have been created at the server whose
 	// identifier is not known yet.
@@ -175,25 +173,6 @@ type M2MClientProvisioning struct {
 	// +optional
 	Credential ProvisionedCredential `json:"credential,omitzero"`
 
-	// syncedAt is when the server was last found or made as declared.
-	//
-	// +optional
-	SyncedAt *metav1.Time `json:"syncedAt,omitempty"`
-
-	// observedGeneration is the generation of the spec that the server was last
-	// found or made to agree with.
-	//
-	// +optional
-	// +kubebuilder:validation:Minimum=1
-	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-
-	// inputs identifies what was declared then.
-	//
-	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=64
-	Inputs string `json:"inputs,omitempty"`
-
 	// leftBehind says what may exist at the server that the operator cannot
 	// find any more.
 	//
@@ -203,11 +182,6 @@ type M2MClientProvisioning struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=512
 	LeftBehind []string `json:"leftBehind,omitempty"`
-
-	// failure is how the attempts go wrong. Unset when the last one succeeded.
-	//
-	// +optional
-	Failure TokenFailure `json:"failure,omitzero"`
 }
 
 // ProvisionedAccess is an API that a client may ask tokens for at its server.
