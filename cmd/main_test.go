@@ -39,8 +39,8 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller"
-	"github.com/m2m-operator/m2m-operator/internal/kubetest"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // systemNamespace is where the operator is installed.
@@ -295,19 +295,19 @@ func create(t *testing.T, objects ...client.Object) {
 
 // story creates an authorization server and a client of it, in a namespace of
 // its own.
-func story(t *testing.T) (*oidctest.Server, *v1alpha1.M2MClient) {
+func story(t *testing.T) (*oidc.Server, *v1alpha1.M2MClient) {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "shop-"}}
 	create(t, ns)
 	namespace := ns.Name
-	as, err := oidctest.Start(oidctest.Options{TokenLifetime: time.Hour})
+	as, err := oidc.Start(oidc.Options{TokenLifetime: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(as.Close)
-	secret := oidctest.NewSecret()
+	secret := oidc.NewSecret()
 	as.SetResource("https://payment.example.com/api", "payments:write")
-	if err := as.SetClient(oidctest.Client{
+	if err := as.SetClient(oidc.Client{
 		ID: "cart", Secret: secret, Scopes: map[string][]string{"https://payment.example.com/api": {"payments:write"}},
 	}); err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/hack/local"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 const (
@@ -48,8 +48,8 @@ type trouble struct {
 	RetryAfter string
 }
 
-func (t trouble) fault() *oidctest.Fault {
-	f := &oidctest.Fault{Status: t.Status, Malformed: t.Status == 0, Match: func(r *http.Request) bool {
+func (t trouble) fault() *oidc.Fault {
+	f := &oidc.Fault{Status: t.Status, Malformed: t.Status == 0, Match: func(r *http.Request) bool {
 		id, _, _ := r.BasicAuth()
 		return fleetOf(id) == t.Prefix
 	}}
@@ -90,7 +90,7 @@ type tally struct {
 // runIssuer is the authorization server as a process: it prints its issuer and
 // where it takes orders, and ends with its standard input.
 func runIssuer(_ []string, in io.Reader, out io.Writer) error {
-	server, err := oidctest.Start(oidctest.Options{RecordLimit: 1_000_000})
+	server, err := oidc.Start(oidc.Options{RecordLimit: 1_000_000})
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func runIssuer(_ []string, in io.Reader, out io.Writer) error {
 	return nil
 }
 
-func controlOf(server *oidctest.Server) http.Handler {
+func controlOf(server *oidc.Server) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /", func(w http.ResponseWriter, r *http.Request) {
 		var o order
@@ -132,29 +132,29 @@ func controlOf(server *oidctest.Server) http.Handler {
 	return mux
 }
 
-func carryOut(server *oidctest.Server, o order) error {
+func carryOut(server *oidc.Server, o order) error {
 	for i := range o.Clients {
 		id := fmt.Sprintf("%s-%d", o.Prefix, i)
-		if err := server.SetClient(oidctest.Client{
+		if err := server.SetClient(oidc.Client{
 			ID: id, Secret: secretOf(id), Scopes: map[string][]string{identifier: {scope}},
 			TokenLifetime: o.Lifetime + o.Spread*time.Duration(i)/time.Duration(o.Clients),
 		}); err != nil {
 			return err
 		}
 	}
-	var token, all *oidctest.Fault
+	var token, all *oidc.Fault
 	if o.Down {
-		all = &oidctest.Fault{Status: http.StatusServiceUnavailable, Body: "{}"}
+		all = &oidc.Fault{Status: http.StatusServiceUnavailable, Body: "{}"}
 		token = all
 	} else if o.Delay > 0 {
-		token = &oidctest.Fault{Delay: o.Delay}
+		token = &oidc.Fault{Delay: o.Delay}
 	}
-	server.SetFault(oidctest.Token, token)
+	server.SetFault(oidc.Token, token)
 	for _, t := range o.Troubles {
-		server.AddFault(oidctest.Token, t.fault())
+		server.AddFault(oidc.Token, t.fault())
 	}
-	server.SetFault(oidctest.Discovery, all)
-	server.SetFault(oidctest.JWKS, all)
+	server.SetFault(oidc.Discovery, all)
+	server.SetFault(oidc.JWKS, all)
 	if o.Rotate {
 		if _, err := server.RotateKey(); err != nil {
 			return err
@@ -169,10 +169,10 @@ func carryOut(server *oidctest.Server, o order) error {
 // secretOf is the client secret of a client of the benchmark.
 func secretOf(id string) string { return "secret-of-" + id }
 
-func tallyOf(server *oidctest.Server) tally {
+func tallyOf(server *oidc.Server) tally {
 	requests := server.TokenRequests()
 	t := tally{
-		TokenRequests: server.Count(oidctest.Token), JWKSRequests: server.Count(oidctest.JWKS),
+		TokenRequests: server.Count(oidc.Token), JWKSRequests: server.Count(oidc.JWKS),
 		FirstJWKS: server.FirstJWKSRequest(), KeyID: server.KeyID(),
 		Requests: map[string]int{},
 	}

@@ -11,11 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 func TestWhenTheKeysWereFetchedAfterARotation(t *testing.T) {
-	server, err := oidctest.Start(oidctest.Options{})
+	server, err := oidc.Start(oidc.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestWhenTheKeysWereFetchedAfterARotation(t *testing.T) {
 }
 
 func TestTroublesAreOfOneFleetEach(t *testing.T) {
-	server, err := oidctest.Start(oidctest.Options{})
+	server, err := oidc.Start(oidc.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

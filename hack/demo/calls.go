@@ -10,25 +10,25 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/payment"
 )
 
 // calls counts what cart processes report.
 type calls struct {
 	total, failed atomic.Int64
-	failures      chan paymenttest.Call // the first few failed calls
+	failures      chan payment.Call // the first few failed calls
 }
 
-func newCalls() *calls { return &calls{failures: make(chan paymenttest.Call, 3)} }
+func newCalls() *calls { return &calls{failures: make(chan payment.Call, 3)} }
 
 // read counts the calls that a cart process reports, until it ends, and returns
 // the last one.
-func (c *calls) read(report io.Reader) (last paymenttest.Call) {
+func (c *calls) read(report io.Reader) (last payment.Call) {
 	lines := bufio.NewScanner(report)
 	for lines.Scan() {
-		last = paymenttest.Call{}
+		last = payment.Call{}
 		if err := json.Unmarshal(lines.Bytes(), &last); err != nil {
-			last = paymenttest.Call{Result: "a report that is not JSON"}
+			last = payment.Call{Result: "a report that is not JSON"}
 		}
 		c.total.Add(1)
 		if last.Status != 200 {

@@ -21,7 +21,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/hack/local"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 const (
@@ -60,7 +60,7 @@ type demo struct {
 
 	dir          string
 	cluster      *local.Cluster
-	server       *oidctest.Server
+	server       *oidc.Server
 	initialToken string
 	processes    []*local.Process // that must be running
 	paymentURL   string

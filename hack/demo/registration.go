@@ -17,12 +17,12 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/hack/local"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // registered returns what the server has of the client of a name. The operator
 // calls it by namespace, name and cluster.
-func (d *demo) registered(name string) (found []oidctest.RegisteredClient) {
+func (d *demo) registered(name string) (found []oidc.RegisteredClient) {
 	for _, c := range d.server.RegisteredClients() {
 		if strings.Contains(c.Name, "/"+name+"@") {
 			found = append(found, c)
@@ -42,7 +42,7 @@ func (d *demo) registeredAre(names ...string) error {
 }
 
 // clientList lists clients by what their names begin with.
-func clientList(all []oidctest.RegisteredClient) string {
+func clientList(all []oidc.RegisteredClient) string {
 	var list []string
 	for _, c := range all {
 		name, _, _ := strings.Cut(c.Name, "@")

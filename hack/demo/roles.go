@@ -12,7 +12,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/payment"
 )
 
 // runPayment is the payment process: an API that checks every token with what
@@ -29,7 +29,7 @@ func runPayment(args []string, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	server := &http.Server{Handler: paymenttest.API(&paymenttest.Verifier{Dir: *bundle, Now: time.Now}), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: payment.API(&payment.Verifier{Dir: *bundle, Now: time.Now}), ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		_, _ = io.Copy(io.Discard, in)
 		_ = server.Close()
@@ -64,7 +64,7 @@ func runCart(args []string, in io.Reader, out io.Writer) error {
 	defer ticker.Stop()
 	report := json.NewEncoder(out)
 	for n := 1; ; n++ {
-		if err := report.Encode(paymenttest.Pay(*url, *file)); err != nil {
+		if err := report.Encode(payment.Pay(*url, *file)); err != nil {
 			return err
 		}
 		if n == *count {

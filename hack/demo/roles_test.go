@@ -14,13 +14,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
-	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/testing/payment"
 )
 
-func startServer(t *testing.T) *oidctest.Server {
+func startServer(t *testing.T) *oidc.Server {
 	t.Helper()
-	server, err := oidctest.Start(oidctest.Options{})
+	server, err := oidc.Start(oidc.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func startServer(t *testing.T) *oidctest.Server {
 }
 
 // signToken returns a token that the payment API takes.
-func signToken(t *testing.T, server *oidctest.Server) string {
+func signToken(t *testing.T, server *oidc.Server) string {
 	t.Helper()
 	token, err := server.SignToken(map[string]any{"aud": paymentIdentifier, "client_id": "cart", "scope": "payments:write"})
 	if err != nil {
@@ -39,7 +39,7 @@ func signToken(t *testing.T, server *oidctest.Server) string {
 }
 
 // bundleFiles returns a verification bundle for the server's tokens.
-func bundleFiles(t *testing.T, server *oidctest.Server) map[string][]byte {
+func bundleFiles(t *testing.T, server *oidc.Server) map[string][]byte {
 	t.Helper()
 	rules, err := json.Marshal(map[string]any{
 		"issuer": server.Issuer(), "audience": paymentIdentifier, "algorithms": []string{"ES256"},
@@ -83,7 +83,7 @@ func TestCartCallsPayment(t *testing.T) {
 	}
 	url := strings.TrimSpace(string(line[:n]))
 
-	cart := func(more ...string) (calls []paymenttest.Call) {
+	cart := func(more ...string) (calls []payment.Call) {
 		t.Helper()
 		var report bytes.Buffer
 		args := append([]string{"-url", url, "-interval", "1ms", "-token", dir + "/token/payment-api"}, more...)
@@ -92,7 +92,7 @@ func TestCartCallsPayment(t *testing.T) {
 		}
 		decoder := json.NewDecoder(&report)
 		for decoder.More() {
-			var c paymenttest.Call
+			var c payment.Call
 			if err := decoder.Decode(&c); err != nil {
 				t.Fatal(err)
 			}
@@ -100,8 +100,8 @@ func TestCartCallsPayment(t *testing.T) {
 		}
 		return calls
 	}
-	paid := paymenttest.Call{Status: 200, Result: "paid", Detail: "for cart"}
-	if diff := cmp.Diff([]paymenttest.Call{paid, paid, paid}, cart("-count", "3")); diff != "" {
+	paid := payment.Call{Status: 200, Result: "paid", Detail: "for cart"}
+	if diff := cmp.Diff([]payment.Call{paid, paid, paid}, cart("-count", "3")); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
 	}
 	if err := os.Remove(dir + "/token/payment-api"); err != nil {

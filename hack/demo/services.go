@@ -21,8 +21,8 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/hack/local"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
-	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/testing/payment"
 )
 
 // bundleName is the ConfigMap with the payment API's verification bundle.
@@ -40,7 +40,7 @@ type tokenLog struct {
 func (l *tokenLog) saw(token string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if digest := oidctest.Hash(token); token != "" && digest != l.last {
+	if digest := oidc.Hash(token); token != "" && digest != l.last {
 		l.last, l.number = digest, l.number+1
 	}
 }
@@ -177,10 +177,10 @@ func (d *demo) startCart(more ...string) (*local.Process, error) {
 }
 
 // callOnce has a cart process make one call.
-func (d *demo) callOnce(counted *calls) (paymenttest.Call, error) {
+func (d *demo) callOnce(counted *calls) (payment.Call, error) {
 	p, err := d.startCart("-count", "1")
 	if err != nil {
-		return paymenttest.Call{}, err
+		return payment.Call{}, err
 	}
 	last := counted.read(p.Stdout)
 	return last, p.Wait()

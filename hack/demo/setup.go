@@ -20,7 +20,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/hack/local"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 const (
@@ -71,8 +71,8 @@ func (d *demo) bringUpCluster(ctx context.Context) (err error) {
 
 func (d *demo) bringUpServer(context.Context) (err error) {
 	d.initialToken = rand.Text()
-	d.server, err = oidctest.Start(oidctest.Options{
-		TokenLifetime: tokenLifetime, DynamicRegistration: &oidctest.DynamicRegistration{InitialAccessToken: d.initialToken, RotateTokens: true},
+	d.server, err = oidc.Start(oidc.Options{
+		TokenLifetime: tokenLifetime, DynamicRegistration: &oidc.DynamicRegistration{InitialAccessToken: d.initialToken, RotateTokens: true},
 	})
 	if err != nil {
 		return fmt.Errorf("start the authorization server: %w", err)

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/hack/local"
-	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/payment"
 )
 
 const (
@@ -64,7 +64,7 @@ func (d *demo) askPayment(ctx context.Context) error {
 		{"with a forged token: cart's claims, the right kid, another key", http.MethodPost, forged, http.StatusUnauthorized},
 		{"without a token", http.MethodPost, "", http.StatusUnauthorized},
 	} {
-		got := paymenttest.Request(ask.method, d.paymentURL, ask.token)
+		got := payment.Request(ask.method, d.paymentURL, ask.token)
 		if got.Status != ask.want {
 			return fmt.Errorf("%s: %s, want %d", ask.what, got, ask.want)
 		}

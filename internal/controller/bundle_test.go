@@ -20,8 +20,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 var bundleFiles = []string{"audience", "envoy-jwt-authn.yaml", "issuer", "jwks.json", "protected-resource.json", "verification.json"}
@@ -389,7 +389,7 @@ func TestBundleFollowsItsSpec(t *testing.T) {
 func TestRotationReachesManyNamespaces(t *testing.T) {
 	const namespaces = 50
 	op := startStepped(t)
-	w := newWorld(t, func(o *oidctest.Options) { o.Now = op.clock.Now })
+	w := newWorld(t, func(o *oidc.Options) { o.Now = op.clock.Now })
 	api := w.api()
 	create(t, w.server(w.payments), api)
 	var all []string
@@ -420,7 +420,7 @@ func TestRotationReachesManyNamespaces(t *testing.T) {
 	w.as.ResetRequests()
 	op.advance(defaultKeyRefreshInterval)
 	op.settle(w.payments)
-	if n := w.as.Count(oidctest.JWKS); n != 1 {
+	if n := w.as.Count(oidc.JWKS); n != 1 {
 		t.Errorf("the keys were fetched %d times, want once", n)
 	}
 	for _, ns := range all {

@@ -14,12 +14,12 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // claims is a fault that signs tokens with some claims changed, or without them.
-func claims(changes map[string]any) *oidctest.Fault {
-	return &oidctest.Fault{Claims: func(m map[string]any) {
+func claims(changes map[string]any) *oidc.Fault {
+	return &oidc.Fault{Claims: func(m map[string]any) {
 		for name, value := range changes {
 			if m[name] = value; value == nil {
 				delete(m, name)
@@ -64,7 +64,7 @@ func TestScopesThatAreCarriedElsewhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, op)
 			s.verifies()
-			s.as.SetFault(oidctest.Token, claims(tc.token))
+			s.as.SetFault(oidc.Token, claims(tc.token))
 			old := s.token()
 			s.due()
 			s.settle()
@@ -100,7 +100,7 @@ func TestScopesThatAreCarriedElsewhere(t *testing.T) {
 			if len(tc.want) == 0 {
 				return
 			}
-			s.as.SetFault(oidctest.Token, claims(map[string]any{"scope": "payments:write"}))
+			s.as.SetFault(oidc.Token, claims(map[string]any{"scope": "payments:write"}))
 			s.due()
 			s.settle()
 			c = hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, jwks.ReasonMissingScopes)
@@ -165,7 +165,7 @@ func TestTokensWithoutAnAudience(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, op)
 			s.verifies()
-			s.as.SetFault(oidctest.Token, claims(map[string]any{"aud": nil}))
+			s.as.SetFault(oidc.Token, claims(map[string]any{"aud": nil}))
 			old := s.token()
 			s.due()
 			s.settle()
@@ -258,8 +258,8 @@ func TestPlainResourceWhoseTokensAreOdd(t *testing.T) {
 		"scopes nowhere": {map[string]any{"scope": nil}, v1alpha1.ResourceVerification{CarriedIn: v1alpha1.CarriedNowhere}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, func(o *oidctest.Options) { o.Now = op.clock.Now })
-			w.as.SetFault(oidctest.Token, claims(tc.token))
+			w := newWorld(t, func(o *oidc.Options) { o.Now = op.clock.Now })
+			w.as.SetFault(oidc.Token, claims(tc.token))
 			secret := newSecret()
 			w.setClient(cartID, secret)
 			cart := w.cart()

@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // TestAServerThatReplacesItsKeys publishes 31 new keys with each fetch for half an
@@ -27,7 +27,7 @@ func TestAServerThatReplacesItsKeys(t *testing.T) {
 	s.verifies()
 	s.setServers(func(a *v1alpha1.AuthorizationServerSpec) { a.JWKS.RefreshInterval = "10s" })
 	s.settle()
-	s.as.SetFault(oidctest.JWKS, &oidctest.Fault{Rewrite: func(m map[string]any) {
+	s.as.SetFault(oidc.JWKS, &oidc.Fault{Rewrite: func(m map[string]any) {
 		keys := slices.Clone(m["keys"].([]any))
 		for i := range 31 {
 			keys = append(keys, oddKey(t, fmt.Sprintf("new-%d", i)))

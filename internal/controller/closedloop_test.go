@@ -16,13 +16,13 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // claim is a fault that signs tokens with one claim changed, or without it.
-func claim(name string, value any) func(*stage) *oidctest.Fault {
-	return func(*stage) *oidctest.Fault {
-		return &oidctest.Fault{Claims: func(m map[string]any) {
+func claim(name string, value any) func(*stage) *oidc.Fault {
+	return func(*stage) *oidc.Fault {
+		return &oidc.Fault{Claims: func(m map[string]any) {
 			if m[name] = value; value == nil {
 				delete(m, name)
 			}
@@ -31,8 +31,8 @@ func claim(name string, value any) func(*stage) *oidctest.Fault {
 }
 
 // in is a fault that signs tokens with a time some way from now.
-func in(name string, d time.Duration) func(*stage) *oidctest.Fault {
-	return func(s *stage) *oidctest.Fault { return claim(name, s.op.clock.Now().Add(d).Unix())(s) }
+func in(name string, d time.Duration) func(*stage) *oidc.Fault {
+	return func(s *stage) *oidc.Fault { return claim(name, s.op.clock.Now().Add(d).Unix())(s) }
 }
 
 // TestTokenThatTheAPIWouldRefuse: it is not published, not over a token that
@@ -42,9 +42,9 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 	good := func(s *stage) map[string]any {
 		return map[string]any{"aud": paymentAPI, "sub": cartID, "client_id": cartID, "scope": "payments:write"}
 	}
-	signed := func(sign func(*oidctest.Server, map[string]any) (string, error)) func(*stage) *oidctest.Fault {
-		return func(s *stage) *oidctest.Fault {
-			return &oidctest.Fault{Rewrite: func(m map[string]any) {
+	signed := func(sign func(*oidc.Server, map[string]any) (string, error)) func(*stage) *oidc.Fault {
+		return func(s *stage) *oidc.Fault {
+			return &oidc.Fault{Rewrite: func(m map[string]any) {
 				token, err := sign(s.as, good(s))
 				if err != nil {
 					panic(err)
@@ -53,9 +53,9 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 			}}
 		}
 	}
-	noFault := func(*stage) *oidctest.Fault { return nil }
+	noFault := func(*stage) *oidc.Fault { return nil }
 	tests := map[string]struct {
-		fault  func(*stage) *oidctest.Fault
+		fault  func(*stage) *oidc.Fault
 		demand func(*v1alpha1.Verification) // by the API, from when the fault begins
 		reason string
 	}{
@@ -72,7 +72,7 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 		"another scope":             {fault: claim("scope", "payments:read"), reason: jwks.ReasonMissingScopes},
 		"a part of the scope":       {fault: claim("scope", "payments:writer payments"), reason: jwks.ReasonMissingScopes},
 		"no scope":                  {fault: claim("scope", nil), reason: jwks.ReasonMissingScopes},
-		"a forged signature":        {fault: signed((*oidctest.Server).ForgeToken), reason: jwks.ReasonBadSignature},
+		"a forged signature":        {fault: signed((*oidc.Server).ForgeToken), reason: jwks.ReasonBadSignature},
 		"no signature":              {fault: unsigned, reason: jwks.ReasonAlgorithm},
 		"a type that is not wanted": {fault: noFault, demand: func(v *v1alpha1.Verification) { v.TokenType = "JWT" }, reason: jwks.ReasonWrongType},
 		"an algorithm that is not allowed": {
@@ -84,7 +84,7 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 		t.Helper()
 		hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, reason)
 		hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonTokenNotVerified)
-		if n := s.as.Count(oidctest.Token); n != 1 {
+		if n := s.as.Count(oidc.Token); n != 1 {
 			t.Errorf("%d token requests while no time passed, want 1", n)
 		}
 	}
@@ -98,7 +98,7 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 		isReady(t, s.cart)
 		hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionTrue, v1alpha1.ReasonTokensVerified)
 		hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
-		if n := s.as.Count(oidctest.Token); n != 1 {
+		if n := s.as.Count(oidc.Token); n != 1 {
 			t.Errorf("%d token requests to recover, want 1", n)
 		}
 	}
@@ -121,7 +121,7 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 			old := s.token()
 			demand(tc.demand)
 			s.due()
-			s.as.SetFault(oidctest.Token, tc.fault(s))
+			s.as.SetFault(oidc.Token, tc.fault(s))
 			for range 3 {
 				s.settle()
 			}
@@ -141,7 +141,7 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 			if s.token() != old {
 				t.Error("the token that works is gone")
 			}
-			if n := s.as.Count(oidctest.Token); n > 15 {
+			if n := s.as.Count(oidc.Token); n > 15 {
 				t.Errorf("%d token requests until it expired", n)
 			}
 			s.until(expires)
@@ -151,7 +151,7 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 		t.Run(name+", where there is none", func(t *testing.T) {
 			s.t = t
 			demand(tc.demand)
-			s.as.SetFault(oidctest.Token, tc.fault(s))
+			s.as.SetFault(oidc.Token, tc.fault(s))
 			s.as.ResetRequests()
 			tokens := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.shop, Name: "cart-token"}}
 			remove(t, tokens)
@@ -176,8 +176,8 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 }
 
 // unsigned is a fault that hands out tokens with alg none.
-func unsigned(s *stage) *oidctest.Fault {
-	return &oidctest.Fault{Rewrite: func(m map[string]any) {
+func unsigned(s *stage) *oidc.Fault {
+	return &oidc.Fault{Rewrite: func(m map[string]any) {
 		_, payload, _ := strings.Cut(m["access_token"].(string), ".")
 		payload, _, _ = strings.Cut(payload, ".")
 		m["access_token"] = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"at+jwt"}`)) + "." + payload + "."
@@ -188,9 +188,9 @@ func unsigned(s *stage) *oidctest.Fault {
 func TestServersDiffer(t *testing.T) {
 	op := startStepped(t)
 	const lives = 30 * time.Minute
-	application := func(edit func(*oidctest.Client)) func(*stage) {
+	application := func(edit func(*oidc.Client)) func(*stage) {
 		return func(s *stage) {
-			c := oidctest.Client{
+			c := oidc.Client{
 				ID: cartID, Secret: s.credential(), Scopes: map[string][]string{paymentAPI: {"payments:read", "payments:write"}},
 			}
 			edit(&c)
@@ -199,12 +199,12 @@ func TestServersDiffer(t *testing.T) {
 			}
 		}
 	}
-	opaque := application(func(c *oidctest.Client) { c.Opaque = true })
+	opaque := application(func(c *oidc.Client) { c.Opaque = true })
 	answers := func(name string, value any) func(*stage) {
-		return func(s *stage) { s.as.SetFault(oidctest.Token, &oidctest.Fault{Rewrite: member(name, value)}) }
+		return func(s *stage) { s.as.SetFault(oidc.Token, &oidc.Fault{Rewrite: member(name, value)}) }
 	}
 	tests := map[string]struct {
-		server   func(*oidctest.Options)
+		server   func(*oidc.Options)
 		spec     func(*v1alpha1.AuthorizationServerSpec)
 		prepare  func(*stage)
 		lives    time.Duration // default: as the server says
@@ -212,25 +212,25 @@ func TestServersDiffer(t *testing.T) {
 		resource string        // in the request; "-" for none
 		audience string
 	}{
-		"expires_in is missing, and exp counts": {server: func(o *oidctest.Options) { o.OmitExpiresIn = true }},
-		"expires_in is a text":                  {server: func(o *oidctest.Options) { o.ExpiresInString = true }},
+		"expires_in is missing, and exp counts": {server: func(o *oidc.Options) { o.OmitExpiresIn = true }},
+		"expires_in is a text":                  {server: func(o *oidc.Options) { o.ExpiresInString = true }},
 		"expires_in is zero, and exp counts":    {prepare: answers("expires_in", 0)},
 		"expires_in is negative":                {prepare: answers("expires_in", -1)},
 		"expires_in is empty":                   {prepare: answers("expires_in", "")},
 		"scope is a list in the answer":         {prepare: answers("scope", []string{"payments:write"})},
-		"scope is missing in the answer":        {server: func(o *oidctest.Options) { o.OmitScope = true }},
+		"scope is missing in the answer":        {server: func(o *oidc.Options) { o.OmitScope = true }},
 		"exp is earlier than expires_in": {
-			prepare: func(s *stage) { s.as.SetFault(oidctest.Token, in("exp", 10*time.Minute)(s)) }, lives: 10 * time.Minute,
+			prepare: func(s *stage) { s.as.SetFault(oidc.Token, in("exp", 10*time.Minute)(s)) }, lives: 10 * time.Minute,
 		},
 		"exp is later than expires_in": {
-			prepare: func(s *stage) { s.as.SetFault(oidctest.Token, in("exp", time.Hour)(s)) },
+			prepare: func(s *stage) { s.as.SetFault(oidc.Token, in("exp", time.Hour)(s)) },
 		},
-		"the client is in the audience": {server: func(o *oidctest.Options) { o.ClientIDInAudience = true }},
-		"typ is JWT":                    {server: func(o *oidctest.Options) { o.TokenType = "JWT" }},
-		"keys have no alg":              {server: func(o *oidctest.Options) { o.OmitKeyAlgorithm = true; o.Algorithm = "RS256" }},
+		"the client is in the audience": {server: func(o *oidc.Options) { o.ClientIDInAudience = true }},
+		"typ is JWT":                    {server: func(o *oidc.Options) { o.TokenType = "JWT" }},
+		"keys have no alg":              {server: func(o *oidc.Options) { o.OmitKeyAlgorithm = true; o.Algorithm = "RS256" }},
 		"tokens are opaque":             {prepare: opaque, verified: v1alpha1.ReasonOpaqueToken},
 		"tokens are opaque and say no lifetime": {
-			server: func(o *oidctest.Options) { o.OmitExpiresIn = true }, prepare: opaque,
+			server: func(o *oidc.Options) { o.OmitExpiresIn = true }, prepare: opaque,
 			verified: v1alpha1.ReasonOpaqueToken, lives: 5 * time.Minute,
 		},
 		"tokens are opaque and say that they have expired": {
@@ -238,24 +238,24 @@ func TestServersDiffer(t *testing.T) {
 			verified: v1alpha1.ReasonOpaqueToken, lives: 5 * time.Minute,
 		},
 		"tokens are opaque and the spec has a lifetime": {
-			server: func(o *oidctest.Options) { o.OmitExpiresIn = true }, prepare: opaque,
+			server: func(o *oidc.Options) { o.OmitExpiresIn = true }, prepare: opaque,
 			spec:     func(a *v1alpha1.AuthorizationServerSpec) { a.DefaultTokenLifetime = "20m" },
 			verified: v1alpha1.ReasonOpaqueToken, lives: 20 * time.Minute,
 		},
 		"the API is named by audience": {
-			server:   func(o *oidctest.Options) { o.AudienceParameter = "audience" },
+			server:   func(o *oidc.Options) { o.AudienceParameter = "audience" },
 			spec:     func(a *v1alpha1.AuthorizationServerSpec) { a.AudienceParameter = v1alpha1.AudienceParameterAudience },
 			resource: "-", audience: paymentAPI,
 		},
 		"the API is not named": {
 			spec:     func(a *v1alpha1.AuthorizationServerSpec) { a.AudienceParameter = v1alpha1.AudienceParameterNone },
-			prepare:  application(func(c *oidctest.Client) { c.DefaultResource = paymentAPI }),
+			prepare:  application(func(c *oidc.Client) { c.DefaultResource = paymentAPI }),
 			resource: "-",
 		},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, func(o *oidctest.Options) {
+			w := newWorld(t, func(o *oidc.Options) {
 				o.Now, o.TokenLifetime = op.clock.Now, lives
 				if tc.server != nil {
 					tc.server(o)
@@ -315,9 +315,9 @@ func TestScopeIsDroppedSilently(t *testing.T) {
 	op := startStepped(t)
 	for name, opaque := range map[string]bool{"JWT": false, "opaque": true} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t, op, func(o *oidctest.Options) { o.DropUngrantedScopes = true })
+			s := newStage(t, op, func(o *oidc.Options) { o.DropUngrantedScopes = true })
 			old := s.token()
-			err := s.as.SetClient(oidctest.Client{
+			err := s.as.SetClient(oidc.Client{
 				ID: cartID, Secret: s.credential(), Opaque: opaque, Scopes: map[string][]string{paymentAPI: {"payments:write"}},
 			})
 			if err != nil {
@@ -371,7 +371,7 @@ func TestScopesThatAnAnswerLacks(t *testing.T) {
 // TestPlainResource: an API that no APIResource describes.
 func TestPlainResource(t *testing.T) {
 	op := startStepped(t)
-	w := newWorld(t, func(o *oidctest.Options) { o.Now = op.clock.Now })
+	w := newWorld(t, func(o *oidc.Options) { o.Now = op.clock.Now })
 	secret := newSecret()
 	w.setClient(cartID, secret)
 	cart := w.cart()
@@ -387,7 +387,7 @@ func TestPlainResource(t *testing.T) {
 		t.Fatal("there is no token")
 	}
 	// It is verified as well.
-	w.as.SetFault(oidctest.Token, claim("aud", "https://other.example.com")(s))
+	w.as.SetFault(oidc.Token, claim("aud", "https://other.example.com")(s))
 	s.due()
 	s.settle()
 	hasCondition(t, cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, jwks.ReasonWrongAudience)

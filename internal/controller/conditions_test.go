@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // TestStatusIsReadableByOthers: Flux and Argo CD wait for an object as kstatus
@@ -70,7 +70,7 @@ func TestStatusIsReadableByOthers(t *testing.T) {
 	}
 
 	// What does not work is not current.
-	s.as.SetFault(oidctest.Token, answer(500, ""))
+	s.as.SetFault(oidc.Token, answer(500, ""))
 	s.until(s.status().ExpiresAt.Time)
 	if got := kstatus(t, s.cart); got != "InProgress" {
 		t.Errorf("a client with an expired token is %s", got)

@@ -22,7 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // fixture creates the story with credentials of the test's choice.
@@ -37,7 +37,7 @@ func (w *world) fixture(credentials v1alpha1.ClientCredentials, stored map[strin
 }
 
 // register sets the cart application's credentials at the server.
-func (w *world) register(c oidctest.Client) {
+func (w *world) register(c oidc.Client) {
 	w.t.Helper()
 	c.ID = cartID
 	if c.Scopes == nil {
@@ -49,7 +49,7 @@ func (w *world) register(c oidctest.Client) {
 }
 
 // theRequest returns the one token request that was sent, which was granted.
-func (w *world) theRequest() oidctest.Request {
+func (w *world) theRequest() oidc.Request {
 	w.t.Helper()
 	all := w.as.TokenRequests()
 	if len(all) != 1 {
@@ -74,46 +74,46 @@ func TestClientSecrets(t *testing.T) {
 		stored         map[string]string
 	}{
 		"Basic is the default": {
-			oidctest.SecretBasic, plain, v1alpha1.ClientSecretCredentials{SecretRef: ref}, fromSecret(plain),
+			oidc.SecretBasic, plain, v1alpha1.ClientSecretCredentials{SecretRef: ref}, fromSecret(plain),
 		},
 		"Basic by name, with special characters": {
-			oidctest.SecretBasic, special, v1alpha1.ClientSecretCredentials{SecretRef: ref, Method: v1alpha1.ClientSecretBasic}, fromSecret(special),
+			oidc.SecretBasic, special, v1alpha1.ClientSecretCredentials{SecretRef: ref, Method: v1alpha1.ClientSecretBasic}, fromSecret(special),
 		},
 		"Post": {
-			oidctest.SecretPost, plain, v1alpha1.ClientSecretCredentials{SecretRef: ref, Method: v1alpha1.ClientSecretPost}, fromSecret(plain),
+			oidc.SecretPost, plain, v1alpha1.ClientSecretCredentials{SecretRef: ref, Method: v1alpha1.ClientSecretPost}, fromSecret(plain),
 		},
 		"Post with special characters": {
-			oidctest.SecretPost, special, v1alpha1.ClientSecretCredentials{SecretRef: ref, Method: v1alpha1.ClientSecretPost}, fromSecret(special),
+			oidc.SecretPost, special, v1alpha1.ClientSecretCredentials{SecretRef: ref, Method: v1alpha1.ClientSecretPost}, fromSecret(special),
 		},
 		"newlines at the end are no part of it": {
-			oidctest.SecretBasic, plain, v1alpha1.ClientSecretCredentials{SecretRef: ref},
+			oidc.SecretBasic, plain, v1alpha1.ClientSecretCredentials{SecretRef: ref},
 			map[string]string{v1alpha1.ClientIDKey: cartID + "\n", v1alpha1.ClientSecretKey: plain + "\r\n"},
 		},
 		"a space at the end is part of it": {
-			oidctest.SecretBasic, plain + " ", v1alpha1.ClientSecretCredentials{SecretRef: ref}, fromSecret(plain + " "),
+			oidc.SecretBasic, plain + " ", v1alpha1.ClientSecretCredentials{SecretRef: ref}, fromSecret(plain + " "),
 		},
 		"the spec's clientID counts before the Secret's": {
-			oidctest.SecretBasic, plain, v1alpha1.ClientSecretCredentials{SecretRef: ref, ClientID: cartID},
+			oidc.SecretBasic, plain, v1alpha1.ClientSecretCredentials{SecretRef: ref, ClientID: cartID},
 			map[string]string{v1alpha1.ClientIDKey: "another", v1alpha1.ClientSecretKey: plain},
 		},
 		"a key of another name, and the clientID in the spec only": {
-			oidctest.SecretBasic, plain,
+			oidc.SecretBasic, plain,
 			v1alpha1.ClientSecretCredentials{SecretRef: v1alpha1.SecretKeyReference{Name: "cart-credentials", Key: "password"}, ClientID: cartID},
 			map[string]string{"password": plain},
 		},
 		"keys as hydra-maester names them": {
-			oidctest.SecretBasic, plain,
+			oidc.SecretBasic, plain,
 			v1alpha1.ClientSecretCredentials{SecretRef: v1alpha1.SecretKeyReference{Name: "cart-credentials", Key: "CLIENT_SECRET"}, ClientIDKey: "CLIENT_ID"},
 			map[string]string{"CLIENT_ID": cartID, "CLIENT_SECRET": plain, v1alpha1.ClientIDKey: "another"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.register(oidctest.Client{Method: tc.method, Secret: tc.secret})
+			w.register(oidc.Client{Method: tc.method, Secret: tc.secret})
 			cart := w.fixture(v1alpha1.ClientCredentials{ClientSecret: tc.spec}, tc.stored)
 			op.settle(w.payments, w.shop)
 			isReady(t, cart)
-			if got := w.theRequest(); got.Method != tc.method || got.ClientID != cartID || got.CredentialID != oidctest.Hash(tc.secret) {
+			if got := w.theRequest(); got.Method != tc.method || got.ClientID != cartID || got.CredentialID != oidc.Hash(tc.secret) {
 				t.Errorf("the server saw client %q by %s, or another secret", got.ClientID, got.Method)
 			}
 			if cart.Status.ClientID != cartID {
@@ -183,7 +183,7 @@ func TestPrivateKeyJWT(t *testing.T) {
 	op := startStepped(t)
 	type credentials = v1alpha1.PrivateKeyJWTCredentials
 	for _, alg := range []string{"RS256", "PS256", "ES256", "ES384", "EdDSA"} {
-		pemKey, jwkKey, public, err := oidctest.NewKeyPair(alg)
+		pemKey, jwkKey, public, err := oidc.NewKeyPair(alg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -224,8 +224,8 @@ func TestPrivateKeyJWT(t *testing.T) {
 			t.Run(alg+"/"+name, func(t *testing.T) {
 				// Where the issuer is named, the server insists on it and nothing else.
 				toEndpoint := tc.spec.Audience == v1alpha1.AssertionAudienceTokenEndpoint
-				w := newWorld(t, func(o *oidctest.Options) { o.IssuerAudienceOnly = !toEndpoint })
-				w.register(oidctest.Client{Method: oidctest.PrivateKeyJWT, PublicJWKS: public, AssertionAlg: alg})
+				w := newWorld(t, func(o *oidc.Options) { o.IssuerAudienceOnly = !toEndpoint })
+				w.register(oidc.Client{Method: oidc.PrivateKeyJWT, PublicJWKS: public, AssertionAlg: alg})
 				spec := tc.spec
 				spec.SecretRef.Name = "cart-credentials"
 				stored := map[string]string{string(spec.SecretRef.Key): string(tc.key)}
@@ -239,7 +239,7 @@ func TestPrivateKeyJWT(t *testing.T) {
 				op.settle(w.payments, w.shop)
 				isReady(t, cart)
 				got := w.theRequest()
-				if got.Method != oidctest.PrivateKeyJWT || got.ClientID != cartID {
+				if got.Method != oidc.PrivateKeyJWT || got.ClientID != cartID {
 					t.Errorf("the server saw client %q by %s", got.ClientID, got.Method)
 				}
 				want := map[string]any{"alg": alg, "typ": "client-authentication+jwt"}
@@ -265,7 +265,7 @@ func TestPrivateKeyJWT(t *testing.T) {
 // the key.
 func TestUnusablePrivateKeys(t *testing.T) {
 	op := startStepped(t)
-	pemKey, jwkKey, public, err := oidctest.NewKeyPair("ES384")
+	pemKey, jwkKey, public, err := oidc.NewKeyPair("ES384")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +325,7 @@ func TestUnusablePrivateKeys(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.register(oidctest.Client{Method: oidctest.PrivateKeyJWT, PublicJWKS: public})
+			w.register(oidc.Client{Method: oidc.PrivateKeyJWT, PublicJWKS: public})
 			tc.spec.SecretRef = ref
 			stored := map[string]string{v1alpha1.ClientIDKey: cartID, v1alpha1.PrivateKeyKey: tc.key}
 			cart := w.fixture(v1alpha1.ClientCredentials{PrivateKeyJWT: tc.spec}, stored)
@@ -352,15 +352,15 @@ func TestUnusablePrivateKeys(t *testing.T) {
 func TestAKeyThatTheServerDoesNotKnow(t *testing.T) {
 	op := startStepped(t)
 	w := newWorld(t)
-	pemKey, _, _, err := oidctest.NewKeyPair("ES256")
+	pemKey, _, _, err := oidc.NewKeyPair("ES256")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _, another, err := oidctest.NewKeyPair("ES256")
+	_, _, another, err := oidc.NewKeyPair("ES256")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.register(oidctest.Client{Method: oidctest.PrivateKeyJWT, PublicJWKS: another})
+	w.register(oidc.Client{Method: oidc.PrivateKeyJWT, PublicJWKS: another})
 	cart := w.fixture(v1alpha1.ClientCredentials{PrivateKeyJWT: v1alpha1.PrivateKeyJWTCredentials{
 		SecretRef: v1alpha1.SecretKeyReference{Name: "cart-credentials"}, ClientID: cartID,
 	}}, map[string]string{v1alpha1.PrivateKeyKey: string(pemKey)})
@@ -415,8 +415,8 @@ func TestServiceAccountAsCredential(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.register(oidctest.Client{
-				Method: oidctest.ServiceAccount, PublicJWKS: keys, AssertionIssuer: issuer,
+			w.register(oidc.Client{
+				Method: oidc.ServiceAccount, PublicJWKS: keys, AssertionIssuer: issuer,
 				AssertionSubject: "system:serviceaccount:" + w.shop + ":cart", AssertionAudience: tc.audience,
 			})
 			tc.spec.Name = "cart"
@@ -451,7 +451,7 @@ func TestServiceAccountAsCredential(t *testing.T) {
 			})
 			isReady(t, cart)
 			got := w.theRequest()
-			if got.Method != oidctest.ServiceAccount || got.ClientID != cartID {
+			if got.Method != oidc.ServiceAccount || got.ClientID != cartID {
 				t.Errorf("the server saw client %q by %s", got.ClientID, got.Method)
 			}
 			wantAudience := tc.audience

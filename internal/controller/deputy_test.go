@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 func requireLabel(o *Options) { o.RequireCredentialLabel = true }
@@ -121,7 +121,7 @@ func TestTheClustersAudienceIsNeverSent(t *testing.T) {
 	op.settle(w.payments, w.shop)
 	says(t, cart, v1alpha1.ConditionReady, v1alpha1.ReasonCredentialsInvalid,
 		`A token of ServiceAccount "cart" for "`+issuer+`" would be good for the Kubernetes API server itself`, "spec.credentials.serviceAccount.audience")
-	if n := w.as.Count(oidctest.Token); n != 0 {
+	if n := w.as.Count(oidc.Token); n != 0 {
 		t.Errorf("the token was sent %d times", n)
 	}
 }

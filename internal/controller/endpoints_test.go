@@ -19,7 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 func TestUsableEndpoints(t *testing.T) {
@@ -132,7 +132,7 @@ func TestAnEditedEndpointIsNotUsedAfterARestart(t *testing.T) {
 	isReady(t, cart)
 	first.stop()
 
-	w.as.SetFault(oidctest.Discovery, answer(http.StatusInternalServerError, ""))
+	w.as.SetFault(oidc.Discovery, answer(http.StatusInternalServerError, ""))
 	second := startStepped(t)
 	lose(t, cart, second.client)
 	second.settle(w.shop, w.payments)
@@ -174,7 +174,7 @@ func TestAnEndpointElsewhereWakesItsClients(t *testing.T) {
 	}})
 	t.Cleanup(proxy.Close)
 	elsewhere := with("token_endpoint", proxy.URL+issuer.Path)
-	w.as.SetFault(oidctest.Discovery, elsewhere)
+	w.as.SetFault(oidc.Discovery, elsewhere)
 	_, cart := w.story()
 	first := startOperator(t)
 	isReady(t, cart)
@@ -182,7 +182,7 @@ func TestAnEndpointElsewhereWakesItsClients(t *testing.T) {
 	remove(t, w.secret("cart-token", "", ""))
 	// The client is looked at before its server has answered.
 	looked := make(chan struct{})
-	w.as.SetFault(oidctest.Discovery, &oidctest.Fault{Rewrite: func(m map[string]any) {
+	w.as.SetFault(oidc.Discovery, &oidc.Fault{Rewrite: func(m map[string]any) {
 		<-looked
 		elsewhere.Rewrite(m)
 	}})

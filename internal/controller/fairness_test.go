@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // evil creates clients of the API's own namespace, whose requests start with "evil-".
@@ -43,7 +43,7 @@ func isEvil(r *http.Request) bool {
 // namespace, another's token is refreshed in time, and its new client gets one.
 func TestTroubleOfOneNamespaceIsItsOwn(t *testing.T) {
 	op := startStepped(t)
-	for name, fault := range map[string]*oidctest.Fault{
+	for name, fault := range map[string]*oidc.Fault{
 		"a failure":                     answer(500, ""),
 		"an answer that cannot be read": {Malformed: true},
 		"a long Retry-After":            askLater("600"),
@@ -52,7 +52,7 @@ func TestTroubleOfOneNamespaceIsItsOwn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, op)
 			fault.Match = isEvil
-			s.as.SetFault(oidctest.Token, fault)
+			s.as.SetFault(oidc.Token, fault)
 			evil := s.evil(20)
 			eventuallyCached(t, op, evil[19])
 			s.settle()
@@ -77,12 +77,12 @@ func TestRefusalsOfANamespaceAreFew(t *testing.T) {
 	s := newStage(t, op)
 	fault := answer(401, `{"error":"invalid_client"}`)
 	fault.Match = isEvil
-	s.as.SetFault(oidctest.Token, fault)
+	s.as.SetFault(oidc.Token, fault)
 	evil := s.evil(30)
 	eventuallyCached(t, op, evil[29])
 	s.as.ResetRequests()
 	s.until(op.clock.Now().Add(10 * time.Minute))
-	if n := s.as.Count(oidctest.Token); n > 25 {
+	if n := s.as.Count(oidc.Token); n > 25 {
 		t.Errorf("30 misconfigured clients were refused %d times in ten minutes, want at most 25", n)
 	}
 	s.as.ClearFaults()
@@ -105,12 +105,12 @@ func TestRefusalsOfANamespaceAreFew(t *testing.T) {
 // and then one of another.
 func TestSlowServersDelayNoOther(t *testing.T) {
 	w := newWorld(t)
-	slow, err := oidctest.Start(oidctest.Options{})
+	slow, err := oidc.Start(oidc.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(slow.Close)
-	slow.SetFault(oidctest.Discovery, &oidctest.Fault{Hang: true})
+	slow.SetFault(oidc.Discovery, &oidc.Fault{Hang: true})
 	startOperator(t)
 	evil := newNamespace(t, "evil", nil)
 	for i := range 40 {
@@ -119,16 +119,16 @@ func TestSlowServersDelayNoOther(t *testing.T) {
 		create(t, a)
 	}
 	eventually(t, func() error {
-		if n := slow.Count(oidctest.Discovery); n < 4 {
+		if n := slow.Count(oidc.Discovery); n < 4 {
 			return fmt.Errorf("%d of the slow servers are asked", n)
 		}
 		return nil
 	})
-	before := slow.Count(oidctest.Discovery)
+	before := slow.Count(oidc.Discovery)
 	good := w.server(w.shop)
 	create(t, good)
 	isReady(t, good)
-	if n := slow.Count(oidctest.Discovery); n > before+4 {
+	if n := slow.Count(oidc.Discovery); n > before+4 {
 		t.Errorf("%d slow servers were asked before the other", n)
 	}
 }
@@ -148,7 +148,7 @@ func TestAPassThatWaitedLeavesTheRestToAnother(t *testing.T) {
 	})
 	op.catchUp(s.payments, s.shop)
 	s.as.ResetRequests()
-	s.as.SetFault(oidctest.Token, &oidctest.Fault{Rewrite: func(map[string]any) {}, Match: func(*http.Request) bool {
+	s.as.SetFault(oidc.Token, &oidc.Fault{Rewrite: func(map[string]any) {}, Match: func(*http.Request) bool {
 		op.advance(9 * time.Second)
 		return false
 	}})
@@ -156,7 +156,7 @@ func TestAPassThatWaitedLeavesTheRestToAnother(t *testing.T) {
 		if err := op.reconcileClient(s.cart); err != nil {
 			t.Fatal(err)
 		}
-		if n := s.as.Count(oidctest.Token); n != want {
+		if n := s.as.Count(oidc.Token); n != want {
 			t.Fatalf("%d token requests after %d passes, want one in each", n, want)
 		}
 		op.catchUp(s.payments, s.shop)

@@ -11,13 +11,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // publicationFault is a fault of what a server publishes, and what the
 // AuthorizationServer says of it.
 type publicationFault struct {
-	fault     *oidctest.Fault
+	fault     *oidc.Fault
 	reason    string
 	want      string // in the message
 	requests  int    // of one attempt; 0 for as many as every attempt sends
@@ -32,23 +32,23 @@ func faultsOfPublication() map[string]publicationFault {
 		"status 500":                 {fault: answer(500, unheard), reason: v1alpha1.ReasonBadStatus, want: "answered with status 500"},
 		"status 404":                 {fault: answer(404, unheard), reason: v1alpha1.ReasonBadStatus, want: "answered with status 404"},
 		"status 403":                 {fault: answer(403, unheard), reason: v1alpha1.ReasonBadStatus, want: "answered with status 403"},
-		"a redirect":                 {fault: &oidctest.Fault{Redirect: "https://elsewhere.example.com/" + unheard}, reason: v1alpha1.ReasonBadStatus, want: "a redirect, which is not followed"},
-		"an answer that is late":     {fault: &oidctest.Fault{Delay: time.Hour}, reason: v1alpha1.ReasonUnreachable, want: "did not answer in time", requests: 1, impatient: true},
-		"no answer at all":           {fault: &oidctest.Fault{Hang: true}, reason: v1alpha1.ReasonUnreachable, want: "did not answer in time", requests: 1, impatient: true},
-		"a connection that breaks":   {fault: &oidctest.Fault{Cut: true, Rewrite: member("new", true)}, reason: v1alpha1.ReasonUnreachable, want: "closed the connection", requests: 1},
-		"JSON that breaks off":       {fault: &oidctest.Fault{Malformed: true}, reason: v1alpha1.ReasonMalformed, want: "is not a JSON object"},
-		"an empty body":              {fault: &oidctest.Fault{Empty: true}, reason: v1alpha1.ReasonMalformed, want: "is not a JSON object"},
-		"a huge body":                {fault: &oidctest.Fault{Huge: true, Rewrite: member("new", true)}, reason: v1alpha1.ReasonMalformed, want: "answered with more than"},
-		"a page instead of the JSON": {fault: &oidctest.Fault{Body: "<html>" + unheard, ContentType: "text/html"}, reason: v1alpha1.ReasonMalformed, want: "is not a JSON object"},
+		"a redirect":                 {fault: &oidc.Fault{Redirect: "https://elsewhere.example.com/" + unheard}, reason: v1alpha1.ReasonBadStatus, want: "a redirect, which is not followed"},
+		"an answer that is late":     {fault: &oidc.Fault{Delay: time.Hour}, reason: v1alpha1.ReasonUnreachable, want: "did not answer in time", requests: 1, impatient: true},
+		"no answer at all":           {fault: &oidc.Fault{Hang: true}, reason: v1alpha1.ReasonUnreachable, want: "did not answer in time", requests: 1, impatient: true},
+		"a connection that breaks":   {fault: &oidc.Fault{Cut: true, Rewrite: member("new", true)}, reason: v1alpha1.ReasonUnreachable, want: "closed the connection", requests: 1},
+		"JSON that breaks off":       {fault: &oidc.Fault{Malformed: true}, reason: v1alpha1.ReasonMalformed, want: "is not a JSON object"},
+		"an empty body":              {fault: &oidc.Fault{Empty: true}, reason: v1alpha1.ReasonMalformed, want: "is not a JSON object"},
+		"a huge body":                {fault: &oidc.Fault{Huge: true, Rewrite: member("new", true)}, reason: v1alpha1.ReasonMalformed, want: "answered with more than"},
+		"a page instead of the JSON": {fault: &oidc.Fault{Body: "<html>" + unheard, ContentType: "text/html"}, reason: v1alpha1.ReasonMalformed, want: "is not a JSON object"},
 	}
 }
 
-func without(name string) *oidctest.Fault {
-	return &oidctest.Fault{Rewrite: func(m map[string]any) { delete(m, name) }}
+func without(name string) *oidc.Fault {
+	return &oidc.Fault{Rewrite: func(m map[string]any) { delete(m, name) }}
 }
 
-func with(name string, value any) *oidctest.Fault {
-	return &oidctest.Fault{Rewrite: member(name, value)}
+func with(name string, value any) *oidc.Fault {
+	return &oidc.Fault{Rewrite: member(name, value)}
 }
 
 // TestDiscoveryFaults lets discovery fail for an hour, in which clients go on
@@ -57,7 +57,7 @@ func TestDiscoveryFaults(t *testing.T) {
 	tests := faultsOfPublication()
 	for name, tc := range map[string]publicationFault{
 		"another issuer":               {fault: with("issuer", "https://other.example.com"), reason: v1alpha1.ReasonIssuerMismatch, want: `names the issuer "https://other.example.com"`},
-		"an issuer with a slash more":  {fault: &oidctest.Fault{Rewrite: func(m map[string]any) { m["issuer"] = m["issuer"].(string) + "/" }}, reason: v1alpha1.ReasonIssuerMismatch, want: "names the issuer"},
+		"an issuer with a slash more":  {fault: &oidc.Fault{Rewrite: func(m map[string]any) { m["issuer"] = m["issuer"].(string) + "/" }}, reason: v1alpha1.ReasonIssuerMismatch, want: "names the issuer"},
 		"no issuer":                    {fault: without("issuer"), reason: v1alpha1.ReasonMalformed, want: "names no issuer"},
 		"a token_endpoint of no form":  {fault: with("token_endpoint", 7), reason: v1alpha1.ReasonMalformed, want: "token_endpoint that is not"},
 		"a jwks_uri that is relative":  {fault: with("jwks_uri", "/jwks"), reason: v1alpha1.ReasonMalformed, want: "jwks_uri that is not"},
@@ -74,7 +74,7 @@ func TestDiscoveryFaults(t *testing.T) {
 			if tc.requests == 0 {
 				tc.requests = 2 // both well-known addresses
 			}
-			checkPublicationFault(t, s, tc, oidctest.Discovery, v1alpha1.ConditionDiscovered, v1alpha1.ReasonDiscovered, discoveryInterval)
+			checkPublicationFault(t, s, tc, oidc.Discovery, v1alpha1.ConditionDiscovered, v1alpha1.ReasonDiscovered, discoveryInterval)
 		})
 	}
 }
@@ -97,12 +97,12 @@ func TestJWKSFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s.t = t
 			tc.requests = 1
-			checkPublicationFault(t, s, tc, oidctest.JWKS, v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, defaultKeyRefreshInterval)
+			checkPublicationFault(t, s, tc, oidc.JWKS, v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, defaultKeyRefreshInterval)
 		})
 	}
 }
 
-func checkPublicationFault(t *testing.T, s *stage, tc publicationFault, endpoint oidctest.Endpoint, conditionType, good string, interval time.Duration) {
+func checkPublicationFault(t *testing.T, s *stage, tc publicationFault, endpoint oidc.Endpoint, conditionType, good string, interval time.Duration) {
 	t.Helper()
 	op := s.op
 	s.impatient(15 * time.Second)
@@ -152,7 +152,7 @@ func checkPublicationFault(t *testing.T, s *stage, tc publicationFault, endpoint
 	isReady(t, s.cart)
 	isReady(t, s.api)
 	hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
-	if n := s.as.Count(oidctest.Token); n != 1 || s.token() == old {
+	if n := s.as.Count(oidc.Token); n != 1 || s.token() == old {
 		t.Errorf("%d token requests in the outage, want one that refreshes the token", n)
 	}
 
@@ -164,7 +164,7 @@ func checkPublicationFault(t *testing.T, s *stage, tc publicationFault, endpoint
 // TestPublicationHonoursRetryAfter: a server that asks to be left alone is.
 func TestPublicationHonoursRetryAfter(t *testing.T) {
 	op := startStepped(t)
-	for name, endpoint := range map[string]oidctest.Endpoint{"discovery": oidctest.Discovery, "JWKS": oidctest.JWKS} {
+	for name, endpoint := range map[string]oidc.Endpoint{"discovery": oidc.Discovery, "JWKS": oidc.JWKS} {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, op)
 			op.advance(discoveryInterval)
@@ -188,7 +188,7 @@ func TestPublicationHonoursRetryAfter(t *testing.T) {
 func TestServerIsUnknownAtFirst(t *testing.T) {
 	op := startStepped(t)
 	tests := map[string]struct {
-		discovery, jwks *oidctest.Fault
+		discovery, jwks *oidc.Fault
 		reason          string // of the server's Ready
 	}{
 		"no metadata":       {discovery: answer(500, ""), reason: v1alpha1.ReasonBadStatus},
@@ -201,9 +201,9 @@ func TestServerIsUnknownAtFirst(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, func(o *oidctest.Options) { o.Now = op.clock.Now })
-			w.as.SetFault(oidctest.Discovery, tc.discovery)
-			w.as.SetFault(oidctest.JWKS, tc.jwks)
+			w := newWorld(t, func(o *oidc.Options) { o.Now = op.clock.Now })
+			w.as.SetFault(oidc.Discovery, tc.discovery)
+			w.as.SetFault(oidc.JWKS, tc.jwks)
 			api, cart := w.story()
 			s := &stage{world: w, op: op, api: api, cart: cart}
 			s.settle()
@@ -241,7 +241,7 @@ func TestEgressIsRefused(t *testing.T) {
 				t.Errorf("the message %q names no flag", c.Message)
 			}
 			hasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotReady)
-			if n := w.as.Count(oidctest.Discovery) + w.as.Count(oidctest.Token); n != 0 {
+			if n := w.as.Count(oidc.Discovery) + w.as.Count(oidc.Token); n != 0 {
 				t.Errorf("the server got %d requests", n)
 			}
 		})
@@ -253,7 +253,7 @@ func TestEgressIsRefused(t *testing.T) {
 func TestTokenEndpointIsRefused(t *testing.T) {
 	op := startStepped(t)
 	s := newStage(t, op)
-	s.as.SetFault(oidctest.Discovery, with("token_endpoint", "http://169.254.169.254/token"))
+	s.as.SetFault(oidc.Discovery, with("token_endpoint", "http://169.254.169.254/token"))
 	op.advance(discoveryInterval)
 	s.settle()
 	s.due()

@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 const (
@@ -38,11 +38,11 @@ func member(name string, value any) func(map[string]any) {
 // a fault, and expire, and then clears the fault.
 func TestTokenEndpointFaults(t *testing.T) {
 	op := startStepped(t)
-	oauthError := func(status int, code string) *oidctest.Fault {
+	oauthError := func(status int, code string) *oidc.Fault {
 		return answer(status, fmt.Sprintf(`{"error":%q,"error_description":"Because %s","detail":%q}`, code, echo, unheard))
 	}
 	tests := map[string]struct {
-		fault     *oidctest.Fault
+		fault     *oidc.Fault
 		class     string
 		want      string // in the message
 		impatient bool
@@ -63,21 +63,21 @@ func TestTokenEndpointFaults(t *testing.T) {
 		"an error code in a 200":               {fault: oauthError(200, "access_denied"), class: slowRetry, want: "access_denied (HTTP 200)"},
 		"temporarily_unavailable":              {fault: oauthError(400, "temporarily_unavailable"), class: retryable, want: "temporarily_unavailable"},
 		"unsupported_grant_type":               {fault: oauthError(400, "unsupported_grant_type"), class: terminal, want: "unsupported_grant_type"},
-		"a redirect":                           {fault: &oidctest.Fault{Redirect: "https://elsewhere.example.com/" + unheard}, class: terminal, want: "answered with a redirect, which is not followed"},
-		"a redirect by 302":                    {fault: &oidctest.Fault{Status: 302, Redirect: "https://elsewhere.example.com/" + unheard}, class: terminal, want: "answered with a redirect, which is not followed"},
-		"an answer that is late":               {fault: &oidctest.Fault{Delay: time.Hour}, class: retryable, want: "no answer within 100ms", impatient: true},
-		"no answer at all":                     {fault: &oidctest.Fault{Hang: true}, class: retryable, want: "no answer within 100ms", impatient: true},
-		"a connection that breaks":             {fault: &oidctest.Fault{Cut: true}, class: retryable, want: "answer broke off"},
-		"an error that breaks off":             {fault: &oidctest.Fault{Status: 400, Body: `{"error":"invalid_client"}`, Cut: true}, class: slowRetry, want: "answer broke off"},
-		"JSON that breaks off":                 {fault: &oidctest.Fault{Malformed: true}, class: retryable, want: "answer is not JSON"},
-		"an empty body":                        {fault: &oidctest.Fault{Empty: true}, class: retryable, want: "answer is empty"},
-		"a huge body":                          {fault: &oidctest.Fault{Huge: true}, class: retryable, want: "answer is larger than"},
+		"a redirect":                           {fault: &oidc.Fault{Redirect: "https://elsewhere.example.com/" + unheard}, class: terminal, want: "answered with a redirect, which is not followed"},
+		"a redirect by 302":                    {fault: &oidc.Fault{Status: 302, Redirect: "https://elsewhere.example.com/" + unheard}, class: terminal, want: "answered with a redirect, which is not followed"},
+		"an answer that is late":               {fault: &oidc.Fault{Delay: time.Hour}, class: retryable, want: "no answer within 100ms", impatient: true},
+		"no answer at all":                     {fault: &oidc.Fault{Hang: true}, class: retryable, want: "no answer within 100ms", impatient: true},
+		"a connection that breaks":             {fault: &oidc.Fault{Cut: true}, class: retryable, want: "answer broke off"},
+		"an error that breaks off":             {fault: &oidc.Fault{Status: 400, Body: `{"error":"invalid_client"}`, Cut: true}, class: slowRetry, want: "answer broke off"},
+		"JSON that breaks off":                 {fault: &oidc.Fault{Malformed: true}, class: retryable, want: "answer is not JSON"},
+		"an empty body":                        {fault: &oidc.Fault{Empty: true}, class: retryable, want: "answer is empty"},
+		"a huge body":                          {fault: &oidc.Fault{Huge: true}, class: retryable, want: "answer is larger than"},
 		"a body that is no object":             {fault: answer(200, `["`+unheard+`"]`), class: retryable, want: "answer is not a JSON object"},
-		"no access_token":                      {fault: &oidctest.Fault{Rewrite: func(m map[string]any) { delete(m, "access_token") }}, class: retryable, want: "answer has no access_token"},
-		"an access_token that is a number":     {fault: &oidctest.Fault{Rewrite: member("access_token", 1)}, class: slowRetry, want: "access_token in the answer is not a string"},
-		"an access_token with a line break":    {fault: &oidctest.Fault{Rewrite: member("access_token", unheard+"\nx: y")}, class: slowRetry, want: "characters that do not belong"},
-		"a scope that is an object":            {fault: &oidctest.Fault{Rewrite: member("scope", map[string]any{unheard: 1})}, class: slowRetry, want: "scope in the answer is neither a string nor a list of strings"},
-		"a token_type that nobody can use":     {fault: &oidctest.Fault{Rewrite: member("token_type", "DPoP")}, class: terminal, want: "token type DPoP is not supported"},
+		"no access_token":                      {fault: &oidc.Fault{Rewrite: func(m map[string]any) { delete(m, "access_token") }}, class: retryable, want: "answer has no access_token"},
+		"an access_token that is a number":     {fault: &oidc.Fault{Rewrite: member("access_token", 1)}, class: slowRetry, want: "access_token in the answer is not a string"},
+		"an access_token with a line break":    {fault: &oidc.Fault{Rewrite: member("access_token", unheard+"\nx: y")}, class: slowRetry, want: "characters that do not belong"},
+		"a scope that is an object":            {fault: &oidc.Fault{Rewrite: member("scope", map[string]any{unheard: 1})}, class: slowRetry, want: "scope in the answer is neither a string nor a list of strings"},
+		"a token_type that nobody can use":     {fault: &oidc.Fault{Rewrite: member("token_type", "DPoP")}, class: terminal, want: "token type DPoP is not supported"},
 	}
 	s := newStage(t, op, lifetime(10*time.Minute))
 	for name, tc := range tests {
@@ -95,14 +95,14 @@ func TestTokenEndpointFaults(t *testing.T) {
 			}
 			fault := *tc.fault
 			fault.Body = strings.ReplaceAll(fault.Body, echo, s.credential())
-			s.as.SetFault(oidctest.Token, &fault)
+			s.as.SetFault(oidc.Token, &fault)
 			s.due()
 
 			// The first failure, and that nothing happens while no time passes.
 			for range 3 {
 				s.settle()
 			}
-			if n := s.as.Count(oidctest.Token); n != 1 {
+			if n := s.as.Count(oidc.Token); n != 1 {
 				t.Errorf("%d token requests while no time passed, want 1", n)
 			}
 			if n := results() - before; n != 1 {
@@ -142,7 +142,7 @@ func TestTokenEndpointFaults(t *testing.T) {
 			if s.token() != old {
 				t.Error("the working token is gone")
 			}
-			if n := s.as.Count(oidctest.Token); n < 2 || n > 15 {
+			if n := s.as.Count(oidc.Token); n < 2 || n > 15 {
 				t.Errorf("%d token requests in about 4 minutes", n)
 			}
 			s.until(expires.Add(time.Second))
@@ -163,7 +163,7 @@ func TestTokenEndpointFaults(t *testing.T) {
 			if s.status().Failure.Reason != "" {
 				t.Error("the status still tells of the failure")
 			}
-			if n := s.as.Count(oidctest.Token); n != 1 {
+			if n := s.as.Count(oidc.Token); n != 1 {
 				t.Errorf("%d token requests to recover, want 1", n)
 			}
 			if now := s.token(); now == old || now == "" {
@@ -183,20 +183,20 @@ func (s *stage) credential() string {
 func TestAnHourOfFaults(t *testing.T) {
 	op := startStepped(t)
 	for name, tc := range map[string]struct {
-		fault       *oidctest.Fault
+		fault       *oidc.Fault
 		least, most int
 	}{
 		"retryable":                   {answer(500, ""), 50, 80},
 		"slow retry":                  {answer(400, `{"error":"invalid_scope"}`), 8, 13},
-		"terminal":                    {&oidctest.Fault{Redirect: "/"}, 8, 13},
-		"a token that cannot be used": {&oidctest.Fault{Rewrite: member("access_token", 1)}, 8, 13},
+		"terminal":                    {&oidc.Fault{Redirect: "/"}, 8, 13},
+		"a token that cannot be used": {&oidc.Fault{Rewrite: member("access_token", 1)}, 8, 13},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, op)
-			s.as.SetFault(oidctest.Token, tc.fault)
+			s.as.SetFault(oidc.Token, tc.fault)
 			s.due()
 			s.until(op.clock.Now().Add(time.Hour))
-			if n := s.as.Count(oidctest.Token); n < tc.least || n > tc.most {
+			if n := s.as.Count(oidc.Token); n < tc.least || n > tc.most {
 				t.Errorf("%d token requests in an hour, want %d to %d", n, tc.least, tc.most)
 			}
 		})
@@ -219,7 +219,7 @@ func TestRetryAfterBindsWhomItWasTold(t *testing.T) {
 			}
 			s.due()
 			asked := op.clock.Now()
-			s.as.SetFault(oidctest.Token, askLater(value()))
+			s.as.SetFault(oidc.Token, askLater(value()))
 			ctx, name := t.Context(), client.ObjectKeyFromObject(s.cart)
 			if _, err := op.reconcilers.client.Reconcile(ctx, requestOf(name)); err != nil {
 				t.Fatal(err)
@@ -230,13 +230,13 @@ func TestRetryAfterBindsWhomItWasTold(t *testing.T) {
 				isReady(t, o)
 			}
 			s.until(asked.Add(2*time.Minute - time.Second))
-			if n := s.as.Count(oidctest.Token); n != 1+3 {
+			if n := s.as.Count(oidc.Token); n != 1+3 {
 				t.Errorf("%d token requests in the time that the server asked for, want the one before it and one of each other client", n)
 			}
 			s.until(asked.Add(3 * time.Minute))
 			isReady(t, s.cart)
 			hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
-			if n := s.as.Count(oidctest.Token); n != 1+4 {
+			if n := s.as.Count(oidc.Token); n != 1+4 {
 				t.Errorf("%d token requests after that, want one for each client", n-1)
 			}
 		})
@@ -262,7 +262,7 @@ func TestBreaker(t *testing.T) {
 	op := startStepped(t)
 	s := newStage(t, op)
 	clients := []*v1alpha1.M2MClient{}
-	s.as.SetFault(oidctest.Token, answer(503, ""))
+	s.as.SetFault(oidc.Token, answer(503, ""))
 	for i := range 50 {
 		clients = append(clients, s.another(fmt.Sprintf("client-%d", i)))
 	}
@@ -270,7 +270,7 @@ func TestBreaker(t *testing.T) {
 	s.until(op.clock.Now().Add(10 * time.Minute))
 	// Five failures open it. Then there is one probe after 1, 2, 4, 8, 16 and
 	// every 30 seconds.
-	if n := s.as.Count(oidctest.Token); n < 15 || n > 35 {
+	if n := s.as.Count(oidc.Token); n < 15 || n > 35 {
 		t.Errorf("50 clients sent %d token requests in ten minutes", n)
 	}
 	s.as.ClearFaults()
@@ -279,7 +279,7 @@ func TestBreaker(t *testing.T) {
 	for _, c := range clients {
 		isReady(t, c)
 	}
-	if n := s.as.Count(oidctest.Token); n != 50 {
+	if n := s.as.Count(oidc.Token); n != 50 {
 		t.Errorf("%d token requests to recover, want one for each client", n)
 	}
 }
@@ -303,9 +303,9 @@ func TestOperatorRestartsInAnOutage(t *testing.T) {
 	}
 	known := server.Status
 	down := answer(503, "")
-	s.as.SetFault(oidctest.Discovery, down)
-	s.as.SetFault(oidctest.JWKS, down)
-	s.as.SetFault(oidctest.Token, answer(400, `{"error":"invalid_scope"}`))
+	s.as.SetFault(oidc.Discovery, down)
+	s.as.SetFault(oidc.JWKS, down)
+	s.as.SetFault(oidc.Token, answer(400, `{"error":"invalid_scope"}`))
 	s.due()
 	s.settle()
 	failure := s.status().Failure
@@ -315,7 +315,7 @@ func TestOperatorRestartsInAnOutage(t *testing.T) {
 	again.clock, s.op = op.clock, again
 	s.as.ResetRequests()
 	s.settle()
-	if n := s.as.Count(oidctest.Token); n != 0 {
+	if n := s.as.Count(oidc.Token); n != 0 {
 		t.Errorf("the new process sent %d token requests before their time", n)
 	}
 	if diff := cmp.Diff(failure, s.status().Failure); diff != "" {
@@ -331,10 +331,10 @@ func TestOperatorRestartsInAnOutage(t *testing.T) {
 		t.Errorf("the restart changed the endpoints:\n%s", diff)
 	}
 
-	s.as.SetFault(oidctest.Token, nil)
+	s.as.SetFault(oidc.Token, nil)
 	s.until(failure.NextAttemptAt.Time)
 	hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
-	if n := s.as.Count(oidctest.Token); n != 1 {
+	if n := s.as.Count(oidc.Token); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}
 }

@@ -13,8 +13,8 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // demand changes what the payment API demands of tokens.
@@ -58,7 +58,7 @@ func (s *stage) keepsNoKeys() {
 
 func (s *stage) requested(want int) {
 	s.t.Helper()
-	if n := s.as.Count(oidctest.Token); n != want {
+	if n := s.as.Count(oidc.Token); n != want {
 		s.t.Errorf("%d token requests, want %d", n, want)
 	}
 }
@@ -89,7 +89,7 @@ func TestATokenInUseIsJudgedAgain(t *testing.T) {
 		}
 	}
 	for name, tc := range map[string]struct {
-		server          func(*oidctest.Options)
+		server          func(*oidc.Options)
 		prepare, change func(*stage)
 		restart         bool
 		check           func(s *stage, old string)
@@ -115,10 +115,10 @@ func TestATokenInUseIsJudgedAgain(t *testing.T) {
 			check: replaced,
 		},
 		"its key is for another algorithm now": {
-			server:  func(o *oidctest.Options) { o.Algorithm = "RS256" },
+			server:  func(o *oidc.Options) { o.Algorithm = "RS256" },
 			prepare: (*stage).keepsNoKeys,
 			change: func(s *stage) {
-				s.as.SetFault(oidctest.JWKS, &oidctest.Fault{Rewrite: func(m map[string]any) {
+				s.as.SetFault(oidc.JWKS, &oidc.Fault{Rewrite: func(m map[string]any) {
 					for _, k := range m["keys"].([]any) {
 						k.(map[string]any)["alg"] = "PS256"
 					}
@@ -144,7 +144,7 @@ func TestATokenInUseIsJudgedAgain(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			change := []func(*oidctest.Options){lifetime(12 * time.Hour)}
+			change := []func(*oidc.Options){lifetime(12 * time.Hour)}
 			if tc.server != nil {
 				change = append(change, tc.server)
 			}
@@ -200,7 +200,7 @@ func TestAnAPIsOwnerCausesFewRequests(t *testing.T) {
 		s.settle()
 		op.advance(30 * time.Second)
 	}
-	if n, most := s.as.Count(oidctest.Token), rejudgedRate.Burst+int(time.Hour/rejudgedRate.Every); n > most {
+	if n, most := s.as.Count(oidc.Token), rejudgedRate.Burst+int(time.Hour/rejudgedRate.Every); n > most {
 		t.Errorf("%d token requests in an hour, want %d at most", n, most)
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // TestMoreKeysThanAreKept: of a set with more keys than can be kept those stay that
@@ -29,7 +29,7 @@ func TestMoreKeysThanAreKept(t *testing.T) {
 			for i := range count {
 				others = append(others, oddKey(t, fmt.Sprintf("other-%d", i)))
 			}
-			s.as.AddFault(oidctest.JWKS, &oidctest.Fault{Rewrite: func(m map[string]any) {
+			s.as.AddFault(oidc.JWKS, &oidc.Fault{Rewrite: func(m map[string]any) {
 				m["keys"] = slices.Concat(others, m["keys"].([]any))
 			}})
 			old := s.as.KeyID()
@@ -72,7 +72,7 @@ func TestKeysThatServersWriteOtherwise(t *testing.T) {
 	op := startStepped(t)
 	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
 		t.Run(alg, func(t *testing.T) {
-			s := newStage(t, op, func(o *oidctest.Options) { o.LooseKeys, o.Algorithm = true, alg })
+			s := newStage(t, op, func(o *oidc.Options) { o.LooseKeys, o.Algorithm = true, alg })
 			s.verifies()
 			if err := verifyWithFiles(s.token(), s.bundle()); err != nil {
 				t.Error(err)
@@ -89,7 +89,7 @@ func TestKeysThatServersWriteOtherwise(t *testing.T) {
 // no verifier should accept. Both it and the client are told which and why.
 func TestAKeyThatCannotBeUsed(t *testing.T) {
 	op := startStepped(t)
-	s := newStage(t, op, func(o *oidctest.Options) { o.Algorithm = "RS256" })
+	s := newStage(t, op, func(o *oidc.Options) { o.Algorithm = "RS256" })
 	old := s.token()
 	s.as.SetRSABits(1024)
 	kid, err := s.as.RotateKey()

@@ -11,19 +11,19 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // TestAKeyIsReplacedUnderItsID: the published key is the first of the bundle, tokens
 // that the other one signed are replaced, and it leaves when they have gone.
 func TestAKeyIsReplacedUnderItsID(t *testing.T) {
 	op := startStepped(t)
-	for name, replace := range map[string]func(*oidctest.Server) error{
-		"another key":       (*oidctest.Server).ReuseKeyID,
-		"another algorithm": func(as *oidctest.Server) error { as.ChangeKeyAlgorithm("PS256"); return nil },
+	for name, replace := range map[string]func(*oidc.Server) error{
+		"another key":       (*oidc.Server).ReuseKeyID,
+		"another algorithm": func(as *oidc.Server) error { as.ChangeKeyAlgorithm("PS256"); return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t, op, func(o *oidctest.Options) { o.Algorithm = "RS256" })
+			s := newStage(t, op, func(o *oidc.Options) { o.Algorithm = "RS256" })
 			s.verifies()
 			kid, old := s.as.KeyID(), s.token()
 			keys := func() []jwks.Key {
@@ -42,7 +42,7 @@ func TestAKeyIsReplacedUnderItsID(t *testing.T) {
 				c := hasCondition(t, s.server(s.payments), v1alpha1.ConditionKeysFresh, metav1.ConditionTrue, v1alpha1.ReasonKeysFetched)
 				return strings.Contains(c.Message, `has replaced "`+kid+`" under the same ID`)
 			}
-			s.as.SetFault(oidctest.Token, &oidctest.Fault{Status: 503}) // the token in use stays in use
+			s.as.SetFault(oidc.Token, &oidc.Fault{Status: 503}) // the token in use stays in use
 			if err := replace(s.as); err != nil {
 				t.Fatal(err)
 			}
@@ -77,7 +77,7 @@ func TestAKeyIsReplacedUnderItsID(t *testing.T) {
 			if k := keys(); len(k) != 1 || !verified(s.token(), k) || isTold() {
 				t.Errorf("the bundle has %d keys, the token verifies: %v, the replaced key is told of: %v", len(k), verified(s.token(), k), isTold())
 			}
-			if n := s.as.Count(oidctest.Token); n != 1 {
+			if n := s.as.Count(oidc.Token); n != 1 {
 				t.Errorf("%d token requests, want 1", n)
 			}
 			isReady(t, s.cart)

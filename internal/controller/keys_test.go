@@ -21,8 +21,8 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // verifyWith returns a Deployment that asks for verification bundles.
@@ -157,7 +157,7 @@ func TestOnlyPublicSigningKeysAreTaken(t *testing.T) {
 
 	const private = "cHJpdmF0ZS1tZW1iZXI" // under whatever name, it must not show
 	pair := func(alg string) map[string]any {
-		_, jwk, _, err := oidctest.NewKeyPair(alg)
+		_, jwk, _, err := oidc.NewKeyPair(alg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,7 +176,7 @@ func TestOnlyPublicSigningKeysAreTaken(t *testing.T) {
 	ec, rsa, ed := pair("ES256"), pair("RS256"), pair("EdDSA")
 	enc := pair("ES384")
 	enc["use"] = "enc"
-	s.as.SetFault(oidctest.JWKS, &oidctest.Fault{Rewrite: func(m map[string]any) {
+	s.as.SetFault(oidc.JWKS, &oidc.Fault{Rewrite: func(m map[string]any) {
 		m["keys"] = append(m["keys"].([]any),
 			map[string]any{"kty": "oct", "kid": "symmetric", "k": private},
 			map[string]any{"kty": "oct", "kid": "symmetric-sig", "k": private, "use": "sig", "alg": "HS256"},
@@ -240,7 +240,7 @@ func TestKeysAreAskedForConditionally(t *testing.T) {
 		op.advance(defaultKeyRefreshInterval)
 		s.settle()
 	}
-	if n, asked := s.as.NotModified(), s.as.Count(oidctest.JWKS); n != 2*3 || asked != n {
+	if n, asked := s.as.NotModified(), s.as.Count(oidc.JWKS); n != 2*3 || asked != n {
 		t.Errorf("%d of %d requests of two servers in three intervals were answered with 304", n, asked)
 	}
 	if diff := cmp.Diff([]string{}, op.requests.writes()); diff != "" {
@@ -280,10 +280,10 @@ func TestUnknownKeyIsFetchedOnce(t *testing.T) {
 	if got := s.status().KeyID; got != kid {
 		t.Errorf("the status names the key %q", got)
 	}
-	if n := s.as.Count(oidctest.JWKS); n != 1 {
+	if n := s.as.Count(oidc.JWKS); n != 1 {
 		t.Errorf("the keys were fetched %d times, want once", n)
 	}
-	if n := s.as.Count(oidctest.Token); n != 1 {
+	if n := s.as.Count(oidc.Token); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}
 }
@@ -348,10 +348,10 @@ func TestKeyThatIsNeverPublished(t *testing.T) {
 	if s.token() != old {
 		t.Error("a token with an unknown key was published over one that works")
 	}
-	if n := s.as.Count(oidctest.JWKS); n < 2 || n > 60 {
+	if n := s.as.Count(oidc.JWKS); n < 2 || n > 60 {
 		t.Errorf("the keys were fetched %d times in ten minutes", n)
 	}
-	if n := s.as.Count(oidctest.Token); n > 8 {
+	if n := s.as.Count(oidc.Token); n > 8 {
 		t.Errorf("%d token requests in ten minutes", n)
 	}
 
@@ -381,7 +381,7 @@ func TestUnknownKeysAreFetchedSeldom(t *testing.T) {
 	s.as.RevokeKey(kid)
 	op.advance(45 * time.Minute) // all are due
 	s.until(op.clock.Now().Add(time.Minute))
-	if n, most := s.as.Count(oidctest.JWKS), int(time.Minute/keyRefetchInterval)+1; n < 2 || n > most {
+	if n, most := s.as.Count(oidc.JWKS), int(time.Minute/keyRefetchInterval)+1; n < 2 || n > most {
 		t.Errorf("the keys were fetched %d times in a minute, want 2 to %d", n, most)
 	}
 }
@@ -415,7 +415,7 @@ func TestAnnouncedRotation(t *testing.T) {
 	if got := keyOfToken(t, s.token()); got != kid {
 		t.Errorf("the token is signed by %s, want the announced key %s", got, kid)
 	}
-	if n := s.as.Count(oidctest.JWKS); n != 0 {
+	if n := s.as.Count(oidc.JWKS); n != 0 {
 		t.Errorf("the keys were fetched %d times", n)
 	}
 }

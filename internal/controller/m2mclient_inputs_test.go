@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // credentialsOf returns the Secret with the cart application's credentials.
@@ -44,13 +44,13 @@ func (w *world) rotateSecret(t *testing.T) string {
 func TestChangedInputsMintOnce(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*testing.T, *world, *v1alpha1.M2MClient)
-		want   *oidctest.Request // nil: none
+		want   *oidc.Request // nil: none
 	}{
 		"the secret is rotated": {
 			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) {
 				w.rotateSecret(t)
 			},
-			want: &oidctest.Request{ClientID: cartID, Resource: paymentAPI, Scope: "payments:write"},
+			want: &oidc.Request{ClientID: cartID, Resource: paymentAPI, Scope: "payments:write"},
 		},
 		"a label on the credentials changes": {
 			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) {
@@ -86,40 +86,40 @@ func TestChangedInputsMintOnce(t *testing.T) {
 					c.Spec.Access[0].Scopes = []v1alpha1.ScopeName{"payments:write", "payments:read"}
 				})
 			},
-			want: &oidctest.Request{ClientID: cartID, Resource: paymentAPI, Scope: "payments:read payments:write"},
+			want: &oidc.Request{ClientID: cartID, Resource: paymentAPI, Scope: "payments:read payments:write"},
 		},
 		"no scopes": {
 			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) {
 				change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Scopes = nil })
 			},
-			want: &oidctest.Request{ClientID: cartID, Resource: paymentAPI},
+			want: &oidc.Request{ClientID: cartID, Resource: paymentAPI},
 		},
 		"another parameter names the API": {
 			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) {
 				server := w.server(w.shop)
 				change(t, server, func(s *v1alpha1.AuthorizationServer) { s.Spec.AudienceParameter = v1alpha1.AudienceParameterAudience })
 			},
-			want: &oidctest.Request{ClientID: cartID, Audience: paymentAPI, Scope: "payments:write"},
+			want: &oidc.Request{ClientID: cartID, Audience: paymentAPI, Scope: "payments:write"},
 		},
 		"no parameter names the API": {
 			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) {
 				server := w.server(w.shop)
 				change(t, server, func(s *v1alpha1.AuthorizationServer) { s.Spec.AudienceParameter = v1alpha1.AudienceParameterNone })
 			},
-			want: &oidctest.Request{ClientID: cartID, Scope: "payments:write"},
+			want: &oidc.Request{ClientID: cartID, Scope: "payments:write"},
 		},
 		"another client identifier in the spec": {
 			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) {
 				change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Credentials.ClientSecret.ClientID = "till-app" })
 			},
-			want: &oidctest.Request{ClientID: "till-app", Resource: paymentAPI, Scope: "payments:write"},
+			want: &oidc.Request{ClientID: "till-app", Resource: paymentAPI, Scope: "payments:write"},
 		},
 		"another client identifier in the Secret": {
 			change: func(t *testing.T, w *world, _ *v1alpha1.M2MClient) {
 				s := w.credentialsOf(t)
 				change(t, s, func(s *corev1.Secret) { s.Data[v1alpha1.ClientIDKey] = []byte("till-app") })
 			},
-			want: &oidctest.Request{ClientID: "till-app", Resource: paymentAPI, Scope: "payments:write"},
+			want: &oidc.Request{ClientID: "till-app", Resource: paymentAPI, Scope: "payments:write"},
 		},
 		"a parameter more": {
 			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) {
@@ -127,14 +127,14 @@ func TestChangedInputsMintOnce(t *testing.T) {
 					c.Spec.Access[0].Parameters = []v1alpha1.RequestParameter{{Name: "organization_id", Value: "shop"}, {Name: "audience", Value: "payments"}}
 				})
 			},
-			want: &oidctest.Request{ClientID: cartID, Resource: paymentAPI, Audience: "payments", Scope: "payments:write",
+			want: &oidc.Request{ClientID: cartID, Resource: paymentAPI, Audience: "payments", Scope: "payments:write",
 				Parameters: map[string]string{"organization_id": "shop"}},
 		},
 		"the client identifier under another key": {
 			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) {
 				change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Credentials.ClientSecret.ClientIDKey = "TILL" })
 			},
-			want: &oidctest.Request{ClientID: "till-app", Resource: paymentAPI, Scope: "payments:write"},
+			want: &oidc.Request{ClientID: "till-app", Resource: paymentAPI, Scope: "payments:write"},
 		},
 		"the client identifier's key, said as it is": {
 			change: func(t *testing.T, _ *world, c *v1alpha1.M2MClient) {
@@ -169,7 +169,7 @@ func TestChangedInputsMintOnce(t *testing.T) {
 			secret := string(credentials.Data[v1alpha1.ClientSecretKey])
 			for _, id := range []string{cartID, "till-app"} {
 				// The server finds the right API whatever the request says.
-				err := w.as.SetClient(oidctest.Client{ID: id, Secret: secret, DefaultResource: paymentAPI, Scopes: map[string][]string{
+				err := w.as.SetClient(oidc.Client{ID: id, Secret: secret, DefaultResource: paymentAPI, Scopes: map[string][]string{
 					paymentAPI: {"payments:read", "payments:write"},
 				}})
 				if err != nil {
@@ -208,7 +208,7 @@ func TestChangedInputsMintOnce(t *testing.T) {
 				!maps.Equal(got.Parameters, tc.want.Parameters) {
 				t.Errorf("the request was %+v, want %+v", got, *tc.want)
 			}
-			if oidctest.Hash(after) != got.TokenHash {
+			if oidc.Hash(after) != got.TokenHash {
 				t.Error("the token that was issued is not in the Secret")
 			}
 		})
@@ -297,7 +297,7 @@ func TestRotatedSecretIsNoticed(t *testing.T) {
 	})
 	comesToRest(t, cart)
 	isReady(t, cart)
-	if r := w.as.TokenRequests(); len(r) != 1 || r[0].CredentialID != oidctest.Hash(secret) {
+	if r := w.as.TokenRequests(); len(r) != 1 || r[0].CredentialID != oidc.Hash(secret) {
 		t.Errorf("the requests were %+v", r)
 	}
 }

@@ -19,8 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 const ordersAPI = "https://orders.example.com/api"
@@ -89,8 +89,8 @@ func (w *world) alsoKnows(resources ...string) {
 	if err := kube.Get(w.t.Context(), types.NamespacedName{Namespace: w.shop, Name: "cart-credentials"}, &s); err != nil {
 		w.t.Fatal(err)
 	}
-	err := w.as.SetClient(oidctest.Client{
-		ID: cartID, Secret: string(s.Data[v1alpha1.ClientSecretKey]), Method: oidctest.SecretBasic, Scopes: scopes,
+	err := w.as.SetClient(oidc.Client{
+		ID: cartID, Secret: string(s.Data[v1alpha1.ClientSecretKey]), Method: oidc.SecretBasic, Scopes: scopes,
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -173,7 +173,7 @@ func TestEditedSecretIsRestored(t *testing.T) {
 			if tc.wantMints == 0 && token != string(before.Data["payment-api"]) {
 				t.Error("the token was replaced")
 			}
-			if tc.wantMints > 0 && (len(requests) == 0 || oidctest.Hash(token) != requests[0].TokenHash) {
+			if tc.wantMints > 0 && (len(requests) == 0 || oidc.Hash(token) != requests[0].TokenHash) {
 				t.Error("the token in the Secret is not the one that was issued")
 			}
 		}) {

@@ -18,7 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // measured are the operator's metrics about one world, and the growth of those
@@ -89,7 +89,7 @@ func (m *measured) are(what string, want map[string]float64) {
 // TestMetrics follows every metric of the operator through a client's life.
 func TestMetrics(t *testing.T) {
 	op := startStepped(t)
-	w := newWorld(t, func(o *oidctest.Options) { o.Now = op.clock.Now })
+	w := newWorld(t, func(o *oidc.Options) { o.Now = op.clock.Now })
 	m := measure(op, w)
 	api, cart := w.story()
 	settle := func() { t.Helper(); op.settle(w.payments, w.shop) }
@@ -147,14 +147,14 @@ func TestMetrics(t *testing.T) {
 	fetched := want["fetched"]
 	for i, tc := range []struct {
 		result string
-		fault  oidctest.Fault
+		fault  oidc.Fault
 	}{
-		{"retryable", oidctest.Fault{Status: http.StatusServiceUnavailable, Times: 1}},
-		{"slowretry", oidctest.Fault{Status: http.StatusUnauthorized, Body: `{"error":"invalid_client"}`, Times: 1}},
-		{"terminal", oidctest.Fault{Status: http.StatusBadRequest, Body: `{"error":"unsupported_grant_type"}`, Times: 1}},
+		{"retryable", oidc.Fault{Status: http.StatusServiceUnavailable, Times: 1}},
+		{"slowretry", oidc.Fault{Status: http.StatusUnauthorized, Body: `{"error":"invalid_client"}`, Times: 1}},
+		{"terminal", oidc.Fault{Status: http.StatusBadRequest, Body: `{"error":"unsupported_grant_type"}`, Times: 1}},
 	} {
-		w.as.SetFault(oidctest.Token, &tc.fault)
-		w.as.SetFault(oidctest.JWKS, &oidctest.Fault{Status: http.StatusServiceUnavailable})
+		w.as.SetFault(oidc.Token, &tc.fault)
+		w.as.SetFault(oidc.JWKS, &oidc.Fault{Status: http.StatusServiceUnavailable})
 		remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "cart-token", Namespace: w.shop}})
 		settle()
 		is("an answer that is "+tc.result, map[string]float64{
@@ -226,7 +226,7 @@ func eventsAbout(t *testing.T, w *world) map[string]int {
 // TestEvents: what happened is told once, when it happened.
 func TestEvents(t *testing.T) {
 	op := startStepped(t)
-	w := newWorld(t, func(o *oidctest.Options) { o.Now = op.clock.Now })
+	w := newWorld(t, func(o *oidc.Options) { o.Now = op.clock.Now })
 	api, _ := w.story()
 	d := verifier(w.payments, "payment-api")
 	create(t, d)
@@ -257,7 +257,7 @@ func TestEvents(t *testing.T) {
 	op.advance(45 * time.Minute)
 	then("a refresh, which is daily business")
 
-	w.as.SetFault(oidctest.Token, &oidctest.Fault{Status: http.StatusUnauthorized, Body: `{"error":"invalid_client"}`})
+	w.as.SetFault(oidc.Token, &oidc.Fault{Status: http.StatusUnauthorized, Body: `{"error":"invalid_client"}`})
 	op.advance(45 * time.Minute)
 	then("a refusal", "Warning M2MClient/cart: TokenRequestRefused")
 	op.advance(time.Minute)
@@ -282,7 +282,7 @@ func TestEvents(t *testing.T) {
 	op.advance(time.Minute)
 	then("a rotation of the signing key", "Normal AuthorizationServer/auth: KeysChanged", "Normal AuthorizationServer/auth: KeysChanged")
 
-	w.as.SetFault(oidctest.JWKS, &oidctest.Fault{Status: http.StatusServiceUnavailable})
+	w.as.SetFault(oidc.JWKS, &oidc.Fault{Status: http.StatusServiceUnavailable})
 	op.advance(time.Minute)
 	then("an outage of the JWKS", "Warning AuthorizationServer/auth: BadStatus", "Warning AuthorizationServer/auth: BadStatus")
 }
@@ -291,7 +291,7 @@ func TestEvents(t *testing.T) {
 // recorded all the same.
 func TestEventAboutManyKeys(t *testing.T) {
 	op := startStepped(t)
-	w := newWorld(t, func(o *oidctest.Options) { o.Now = op.clock.Now })
+	w := newWorld(t, func(o *oidc.Options) { o.Now = op.clock.Now })
 	w.story()
 	op.settle(w.payments, w.shop)
 	const rotations = 25

@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // living creates a client whose tokens live so long.
@@ -26,8 +26,8 @@ func (w *world) living(name string, lifetime time.Duration) *v1alpha1.M2MClient 
 	if err := kube.Get(w.t.Context(), client.ObjectKey{Namespace: w.shop, Name: name}, &credential); err != nil {
 		w.t.Fatal(err)
 	}
-	err := w.as.SetClient(oidctest.Client{
-		ID: name, Secret: string(credential.Data[v1alpha1.ClientSecretKey]), Method: oidctest.SecretBasic, TokenLifetime: lifetime,
+	err := w.as.SetClient(oidc.Client{
+		ID: name, Secret: string(credential.Data[v1alpha1.ClientSecretKey]), Method: oidc.SecretBasic, TokenLifetime: lifetime,
 		Scopes: map[string][]string{paymentAPI: {"payments:read", "payments:write"}},
 	})
 	if err != nil {
@@ -109,7 +109,7 @@ func TestRankInTheQueue(t *testing.T) {
 		t.Errorf("the ranks are %d for a token that expires soon, %d for one that expires late, %d for none", fresh, l, u)
 	}
 	op.advance(5 * time.Minute)
-	s.as.SetFault(oidctest.Token, answer(503, ""))
+	s.as.SetFault(oidc.Token, answer(503, ""))
 	s.settle()
 	if due := rank(soon); due != fresh {
 		t.Errorf("a token that could not be replaced has the rank %d, and had %d", due, fresh)
@@ -141,7 +141,7 @@ func TestTheQueueGoesByNeed(t *testing.T) {
 	w.as.ResetRequests()
 
 	busyWith, goOn := make(chan struct{}), make(chan struct{})
-	w.as.AddFault(oidctest.Token, &oidctest.Fault{ClientID: "busy", Times: 1, Match: func(*http.Request) bool {
+	w.as.AddFault(oidc.Token, &oidc.Fault{ClientID: "busy", Times: 1, Match: func(*http.Request) bool {
 		close(busyWith)
 		<-goOn
 		return true

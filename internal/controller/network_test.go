@@ -14,7 +14,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 func withEgress(p egress.Policy) func(*Options) { return func(o *Options) { o.Egress = p } }
@@ -28,7 +28,7 @@ func allowed(t *testing.T, s string) egress.Allowed {
 	return a
 }
 
-func withTLS(o *oidctest.Options) { o.TLS = true }
+func withTLS(o *oidc.Options) { o.TLS = true }
 
 // says checks an object's condition and that its message has these parts.
 func says(t *testing.T, obj client.Object, conditionType, reason string, parts ...string) {
@@ -93,7 +93,7 @@ func TestServersThatAreOutOfBounds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			op := startStepped(t, withEgress(tc.policy))
-			w := newWorld(t, func(o *oidctest.Options) { o.TLS = tc.tls })
+			w := newWorld(t, func(o *oidc.Options) { o.TLS = tc.tls })
 			server := w.server(w.shop)
 			if tc.spec != nil {
 				tc.spec(w, &server.Spec)
@@ -104,7 +104,7 @@ func TestServersThatAreOutOfBounds(t *testing.T) {
 			op.settle(w.payments, w.shop)
 			says(t, server, v1alpha1.ConditionReady, v1alpha1.ReasonRefused, tc.want)
 			says(t, server, v1alpha1.ConditionDiscovered, v1alpha1.ReasonRefused, tc.want)
-			if n := w.as.Count(oidctest.Discovery) + w.as.Count(oidctest.JWKS) + w.as.Count(oidctest.Token); n != 0 {
+			if n := w.as.Count(oidc.Discovery) + w.as.Count(oidc.JWKS) + w.as.Count(oidc.Token); n != 0 {
 				t.Errorf("the server was asked %d times", n)
 			}
 			says(t, cart, v1alpha1.ConditionReady, v1alpha1.ReasonAuthorizationServerNotReady, `AuthorizationServer "auth" is not known; see its conditions`)
@@ -147,7 +147,7 @@ func TestEndpointsThatAreOutOfBounds(t *testing.T) {
 	op.settle(w.payments, w.shop)
 	says(t, astray, v1alpha1.ConditionKeysFresh, v1alpha1.ReasonRefused, "--allow-insecure-http")
 
-	if n := plain.as.Count(oidctest.Token) + plain.as.Count(oidctest.JWKS); n != 0 {
+	if n := plain.as.Count(oidc.Token) + plain.as.Count(oidc.JWKS); n != 0 {
 		t.Errorf("%d requests went where none may go", n)
 	}
 }
@@ -156,37 +156,37 @@ func TestEndpointsThatAreOutOfBounds(t *testing.T) {
 // read to an end that does not come.
 func TestAnswersThatAreOutOfBounds(t *testing.T) {
 	for name, tc := range map[string]struct {
-		endpoint          oidctest.Endpoint
-		fault             func(elsewhere *oidctest.Server) *oidctest.Fault
+		endpoint          oidc.Endpoint
+		fault             func(elsewhere *oidc.Server) *oidc.Fault
 		condition, reason string
 		want              string
 	}{
 		"discovery redirects": {
-			oidctest.Discovery, func(e *oidctest.Server) *oidctest.Fault { return &oidctest.Fault{Redirect: e.JWKSURL()} },
+			oidc.Discovery, func(e *oidc.Server) *oidc.Fault { return &oidc.Fault{Redirect: e.JWKSURL()} },
 			v1alpha1.ConditionDiscovered, v1alpha1.ReasonBadStatus, "answered with a redirect, which is not followed",
 		},
 		"discovery is huge": {
-			oidctest.Discovery, func(*oidctest.Server) *oidctest.Fault { return &oidctest.Fault{Huge: true} },
+			oidc.Discovery, func(*oidc.Server) *oidc.Fault { return &oidc.Fault{Huge: true} },
 			v1alpha1.ConditionDiscovered, v1alpha1.ReasonMalformed, "answered with more than 524288 bytes",
 		},
 		"the JWKS redirects": {
-			oidctest.JWKS, func(e *oidctest.Server) *oidctest.Fault { return &oidctest.Fault{Redirect: e.JWKSURL()} },
+			oidc.JWKS, func(e *oidc.Server) *oidc.Fault { return &oidc.Fault{Redirect: e.JWKSURL()} },
 			v1alpha1.ConditionKeysFresh, v1alpha1.ReasonBadStatus, "answered with a redirect, which is not followed",
 		},
 		"the JWKS is huge": {
-			oidctest.JWKS, func(*oidctest.Server) *oidctest.Fault { return &oidctest.Fault{Huge: true} },
+			oidc.JWKS, func(*oidc.Server) *oidc.Fault { return &oidc.Fault{Huge: true} },
 			v1alpha1.ConditionKeysFresh, v1alpha1.ReasonMalformed, "answered with more than 524288 bytes",
 		},
 		"the token endpoint redirects": {
-			oidctest.Token, func(e *oidctest.Server) *oidctest.Fault { return &oidctest.Fault{Redirect: e.TokenURL()} },
+			oidc.Token, func(e *oidc.Server) *oidc.Fault { return &oidc.Fault{Redirect: e.TokenURL()} },
 			v1alpha1.ConditionFresh, v1alpha1.ReasonTokenRequestRefused, "answered with a redirect, which is not followed",
 		},
 		"the token endpoint redirects with another status": {
-			oidctest.Token, func(e *oidctest.Server) *oidctest.Fault { return &oidctest.Fault{Redirect: e.TokenURL(), Status: 302} },
+			oidc.Token, func(e *oidc.Server) *oidc.Fault { return &oidc.Fault{Redirect: e.TokenURL(), Status: 302} },
 			v1alpha1.ConditionFresh, v1alpha1.ReasonTokenRequestRefused, "answered with a redirect, which is not followed",
 		},
 		"the token's answer is huge": {
-			oidctest.Token, func(*oidctest.Server) *oidctest.Fault { return &oidctest.Fault{Huge: true} },
+			oidc.Token, func(*oidc.Server) *oidc.Fault { return &oidc.Fault{Huge: true} },
 			v1alpha1.ConditionFresh, v1alpha1.ReasonTokenRequestFailed, "answer is larger than 524288 bytes",
 		},
 	} {
@@ -197,11 +197,11 @@ func TestAnswersThatAreOutOfBounds(t *testing.T) {
 			w.as.SetFault(tc.endpoint, tc.fault(elsewhere.as))
 			op.settle(w.payments, w.shop)
 			var obj client.Object = cart
-			if tc.endpoint != oidctest.Token {
+			if tc.endpoint != oidc.Token {
 				obj = w.server(w.shop)
 			}
 			says(t, obj, tc.condition, tc.reason, tc.want)
-			if n := elsewhere.as.Count(oidctest.Token) + elsewhere.as.Count(oidctest.JWKS); n != 0 {
+			if n := elsewhere.as.Count(oidc.Token) + elsewhere.as.Count(oidc.JWKS); n != 0 {
 				t.Errorf("the redirect was followed %d times", n)
 			}
 

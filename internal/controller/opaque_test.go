@@ -9,15 +9,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // TestOpaqueTokens: a server whose tokens only it can judge is ready without keys,
 // whatever its tokens look like, and nobody waits for a bundle.
 func TestOpaqueTokens(t *testing.T) {
-	noKeys := &oidctest.Fault{Rewrite: func(m map[string]any) { delete(m, "jwks_uri") }}
+	noKeys := &oidc.Fault{Rewrite: func(m map[string]any) { delete(m, "jwks_uri") }}
 	for name, tc := range map[string]struct {
-		metadata *oidctest.Fault
+		metadata *oidc.Fault
 		spec     func(*v1alpha1.AuthorizationServerSpec, *world)
 		jwt      bool // the tokens are JWTs all the same
 		reason   string
@@ -27,7 +27,7 @@ func TestOpaqueTokens(t *testing.T) {
 			jwt: true, reason: v1alpha1.ReasonDiscovered,
 		},
 		"there is no metadata": {
-			metadata: &oidctest.Fault{Status: 404}, reason: v1alpha1.ReasonEndpointsConfigured,
+			metadata: &oidc.Fault{Status: 404}, reason: v1alpha1.ReasonEndpointsConfigured,
 			spec: func(s *v1alpha1.AuthorizationServerSpec, w *world) {
 				s.Endpoints.Token = v1alpha1.EndpointURL(w.as.TokenURL())
 			},
@@ -36,7 +36,7 @@ func TestOpaqueTokens(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			op := startStepped(t)
-			w.as.SetFault(oidctest.Discovery, tc.metadata)
+			w.as.SetFault(oidc.Discovery, tc.metadata)
 			var servers []*v1alpha1.AuthorizationServer
 			for _, namespace := range []string{w.payments, w.shop} {
 				as := w.server(namespace)
@@ -48,7 +48,7 @@ func TestOpaqueTokens(t *testing.T) {
 				create(t, as)
 			}
 			secret := newSecret()
-			w.register(oidctest.Client{Secret: secret, Opaque: !tc.jwt})
+			w.register(oidc.Client{Secret: secret, Opaque: !tc.jwt})
 			api, cart := w.api(), w.cart()
 			create(t, api, w.secret("cart-credentials", cartID, secret), cart)
 			op.settle(w.payments, w.shop)
@@ -60,7 +60,7 @@ func TestOpaqueTokens(t *testing.T) {
 					t.Errorf("the server has the condition %s: %s", c.Type, c.Message)
 				}
 			}
-			if n := w.as.Count(oidctest.JWKS); n != 0 {
+			if n := w.as.Count(oidc.JWKS); n != 0 {
 				t.Errorf("the JWKS was asked for %d times", n)
 			}
 			isReady(t, cart)

@@ -21,8 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // What is somebody else's decides nothing about an owner: these are attacks on
@@ -183,7 +183,7 @@ func TestAGrantThatGoesDuringARequest(t *testing.T) {
 				}
 			}
 			op.catchUp(w.payments, w.shop)
-			w.as.AddFault(oidctest.Token, &oidctest.Fault{Times: 1, Match: duringTheFirst(func() {
+			w.as.AddFault(oidc.Token, &oidc.Fault{Times: 1, Match: duringTheFirst(func() {
 				tc.withdraw(t, api)
 				tc.withdraw(t, orders)
 				op.catchUp(w.payments, w.shop)
@@ -315,7 +315,7 @@ func TestAMomentThatLiesAheadDelaysNoToken(t *testing.T) {
 	s.as.ResetRequests()
 	old := s.token()
 	s.settle()
-	if s.token() == old || s.as.Count(oidctest.Token) != 1 {
+	if s.token() == old || s.as.Count(oidc.Token) != 1 {
 		t.Error("the token waits for a moment that the operator did not write")
 	}
 }

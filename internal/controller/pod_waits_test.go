@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // notedEvents notes events on their way to the API server.
@@ -126,7 +126,7 @@ func TestWhatPodsAreTold(t *testing.T) {
 		},
 		"no signing key is known": {
 			set: func(t *testing.T, w *world) {
-				w.as.SetFault(oidctest.JWKS, &oidctest.Fault{Status: http.StatusServiceUnavailable})
+				w.as.SetFault(oidc.JWKS, &oidc.Fault{Status: http.StatusServiceUnavailable})
 				create(t, w.server(w.payments), w.api())
 			},
 			inPayments:  true,

@@ -13,15 +13,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // TestRegistrationStory has a client registered at a server that knows neither
 // it nor its API, changes its access, replaces its secret, and deletes it.
 func TestRegistrationStory(t *testing.T) {
 	initial := strings.ReplaceAll(newSecret(), " ", "-")
-	w := newWorld(t, func(o *oidctest.Options) {
-		o.DynamicRegistration = &oidctest.DynamicRegistration{InitialAccessToken: initial, RotateTokens: true}
+	w := newWorld(t, func(o *oidc.Options) {
+		o.DynamicRegistration = &oidc.DynamicRegistration{InitialAccessToken: initial, RotateTokens: true}
 	})
 	t.Cleanup(func() { letGo(t, w.shop, w.payments) })
 	w.as.RemoveClient(cartID)
@@ -93,10 +93,10 @@ func TestRegistrationStory(t *testing.T) {
 // TestRegistrationWhoseAnswerIsLost cannot find again what it registered: it is
 // told, and listed at the server when the client is gone.
 func TestRegistrationWhoseAnswerIsLost(t *testing.T) {
-	w := newWorld(t, func(o *oidctest.Options) { o.DynamicRegistration = &oidctest.DynamicRegistration{} })
+	w := newWorld(t, func(o *oidc.Options) { o.DynamicRegistration = &oidc.DynamicRegistration{} })
 	t.Cleanup(func() { letGo(t, w.shop, w.payments) })
 	w.as.RemoveClient(cartID)
-	w.as.AddFault(oidctest.Registration, &oidctest.Fault{Cut: true, Times: 1})
+	w.as.AddFault(oidc.Registration, &oidc.Fault{Cut: true, Times: 1})
 	haveOperatorNamespace(t)
 	startOperator(t)
 	as, api, cart := w.server(w.payments), w.api(), w.cart()

@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/logtotest"
+	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
 // fastClock is a clock that goes by itself: at the real pace, and faster while

@@ -18,8 +18,8 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/kubetest"
-	"github.com/m2m-operator/m2m-operator/internal/logtotest"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
+	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
 // clusterServer returns the tenant's server for the whole cluster. Its

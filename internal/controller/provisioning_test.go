@@ -20,7 +20,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/logtotest"
+	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
 // tenant is what a test of provisioning plays in: a Logto, and the namespaces of

@@ -26,8 +26,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // restrictedUser has the operator's ClusterRole and nothing else.
@@ -168,7 +168,7 @@ var needed = map[string]string{
 // and keys, a withdrawal and the end of everything with the rights of the role
 // alone: nothing is refused, and nothing is granted that was not used.
 func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
-	w := newWorld(t, func(o *oidctest.Options) { o.TLS = true })
+	w := newWorld(t, func(o *oidc.Options) { o.TLS = true })
 	system := newNamespace(t, "m2m-operator-system", nil)
 	cfg := restricted(t)
 	rights := watchAccess(cfg)

@@ -25,7 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // refuseUpdates has the API server refuse what breaks an expression when it is
@@ -89,8 +89,8 @@ func oddKey(t *testing.T, kid string) any {
 }
 
 // adding has a key set hold one more key.
-func adding(key any) *oidctest.Fault {
-	return &oidctest.Fault{Rewrite: func(m map[string]any) { m["keys"] = append(slices.Clone(m["keys"].([]any)), key) }}
+func adding(key any) *oidc.Fault {
+	return &oidc.Fault{Rewrite: func(m map[string]any) { m["keys"] = append(slices.Clone(m["keys"].([]any)), key) }}
 }
 
 // revokedOne rotates the server's key and revokes the former one. It returns
@@ -127,7 +127,7 @@ func TestAnOddKeyKeepsNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, op)
 			s.verifies()
-			s.as.AddFault(oidctest.JWKS, adding(oddKey(t, kid)))
+			s.as.AddFault(oidc.JWKS, adding(oddKey(t, kid)))
 			op.advance(defaultKeyRefreshInterval)
 			s.settle()
 			server := s.server(s.payments)
@@ -269,8 +269,8 @@ func TestARefusedSecretKeepsNoToken(t *testing.T) {
 			refunds := s.world.api()
 			refunds.Name, refunds.Spec.Identifier = "refund-api", "https://refund.example.com/api"
 			s.as.SetResource(string(refunds.Spec.Identifier), "payments:write")
-			err := s.as.SetClient(oidctest.Client{
-				ID: cartID, Secret: s.credential(), Method: oidctest.SecretBasic,
+			err := s.as.SetClient(oidc.Client{
+				ID: cartID, Secret: s.credential(), Method: oidc.SecretBasic,
 				Scopes: map[string][]string{paymentAPI: {"payments:write"}, string(refunds.Spec.Identifier): {"payments:write"}},
 			})
 			if err != nil {

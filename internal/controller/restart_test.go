@@ -23,7 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // settleServers settles the story's servers and APIs, and no client.
@@ -270,7 +270,7 @@ func TestAFailedSecretWriteKeepsTheToken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			clock := clocktesting.NewFakePassiveClock(time.Now().Truncate(time.Second))
-			w := newWorld(t, func(o *oidctest.Options) { o.Now = clock.Now })
+			w := newWorld(t, func(o *oidc.Options) { o.Now = clock.Now })
 			_, cart := w.story()
 			method, path := http.MethodPut, "/secrets/cart-token"
 			if tc.first {
@@ -298,7 +298,7 @@ func TestAFailedSecretWriteKeepsTheToken(t *testing.T) {
 			if got == "" || got == before {
 				t.Error("the fresh token is not in the Secret")
 			}
-			if sent := w.theRequest(); sent.TokenHash != oidctest.Hash(got) {
+			if sent := w.theRequest(); sent.TokenHash != oidc.Hash(got) {
 				t.Error("the token in the Secret is not the one that was issued")
 			}
 

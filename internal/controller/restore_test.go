@@ -21,8 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // backedUp are the kinds of a backup.
@@ -117,7 +117,7 @@ var survivors = map[string]func(*testing.T) survivor{
 		api, cart := w.story()
 		return survivor{
 			[]string{w.shop, w.payments}, w.server(w.payments), api, cart,
-			func() int { return w.as.Count(oidctest.Token) }, func() []string { return nil },
+			func() int { return w.as.Count(oidc.Token) }, func() []string { return nil },
 		}
 	},
 	"a client registered at Logto": func(t *testing.T) survivor {
@@ -135,7 +135,7 @@ var survivors = map[string]func(*testing.T) survivor{
 		}
 	},
 	"a client registered dynamically": func(t *testing.T) survivor {
-		w := newWorld(t, func(o *oidctest.Options) { o.DynamicRegistration = &oidctest.DynamicRegistration{} })
+		w := newWorld(t, func(o *oidc.Options) { o.DynamicRegistration = &oidc.DynamicRegistration{} })
 		t.Cleanup(func() { letGo(t, w.shop, w.payments) })
 		haveOperatorNamespace(t)
 		w.as.RemoveClient(cartID)
@@ -145,7 +145,7 @@ var survivors = map[string]func(*testing.T) survivor{
 		create(t, as, api, cart)
 		return survivor{
 			[]string{w.shop, w.payments}, as, api, cart,
-			func() int { return w.as.Count(oidctest.Token) },
+			func() int { return w.as.Count(oidc.Token) },
 			func() (all []string) {
 				for _, c := range w.as.RegisteredClients() {
 					all = append(all, c.ID)
@@ -397,7 +397,7 @@ func TestASecretIsTakenOver(t *testing.T) {
 				if err := kube.Get(t.Context(), types.NamespacedName{Namespace: w.shop, Name: "cart-credentials"}, credentials); err != nil {
 					t.Fatal(err)
 				}
-				if err := w.as.SetClient(oidctest.Client{
+				if err := w.as.SetClient(oidc.Client{
 					ID: cartID, Secret: string(credentials.Data[v1alpha1.ClientSecretKey]), Opaque: true,
 					Scopes: map[string][]string{paymentAPI: {"payments:read", "payments:write"}},
 				}); err != nil {
@@ -417,7 +417,7 @@ func TestASecretIsTakenOver(t *testing.T) {
 			w.as.ResetRequests()
 
 			// What cannot be told stays while the server is down, and is not called ready.
-			w.as.SetFault(oidctest.Token, answer(503, ""))
+			w.as.SetFault(oidc.Token, answer(503, ""))
 			cart = w.cart()
 			create(t, cart)
 			op.settle(w.payments, w.shop)

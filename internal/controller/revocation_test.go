@@ -13,8 +13,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 func revoke(kids ...string) func(*v1alpha1.AuthorizationServerSpec) {
@@ -50,7 +50,7 @@ func TestRevokedKey(t *testing.T) {
 	if slices.ContainsFunc(s.keys(), func(k v1alpha1.SigningKey) bool { return k.KeyID == old }) {
 		t.Error("the revoked key is in the status")
 	}
-	if n := s.as.Count(oidctest.Token); n != 1 {
+	if n := s.as.Count(oidc.Token); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}
 	isReady(t, s.cart)
@@ -74,7 +74,7 @@ func TestOnlyKeyIsRevoked(t *testing.T) {
 			s.until(op.clock.Now().Add(10 * time.Minute))
 			hasCondition(t, s.cart, v1alpha1.ConditionReady, metav1.ConditionFalse, string(refresh.KeyRevoked))
 			hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonTokenNotVerified)
-			if n := s.as.Count(oidctest.Token); n > 8 {
+			if n := s.as.Count(oidc.Token); n > 8 {
 				t.Errorf("%d token requests in ten minutes for tokens that nobody may trust", n)
 			}
 			if name != "at the client's server" {
@@ -151,7 +151,7 @@ func TestTheBundleGoesAheadAfterARevocation(t *testing.T) {
 			if got := pass(); got != want {
 				t.Errorf("the token is signed by %s, want %s", got, want)
 			}
-			if n := s.as.Count(oidctest.Token); n != 1 {
+			if n := s.as.Count(oidc.Token); n != 1 {
 				t.Errorf("%d token requests, want 1", n)
 			}
 		})

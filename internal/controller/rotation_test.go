@@ -19,7 +19,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // TestRotationHasNoGap rotates the signing key unannounced while a client is to
@@ -27,9 +27,9 @@ import (
 // at no moment is there a bundle that does not verify the token.
 func TestRotationHasNoGap(t *testing.T) {
 	startOperator(t)
-	for name, rotate := range map[string]func(*oidctest.Server) error{
-		"the old key stays": func(as *oidctest.Server) error { _, err := as.RotateKey(); return err },
-		"a hard cut":        (*oidctest.Server).RotateKeyHard,
+	for name, rotate := range map[string]func(*oidc.Server) error{
+		"the old key stays": func(as *oidc.Server) error { _, err := as.RotateKey(); return err },
+		"a hard cut":        (*oidc.Server).RotateKeyHard,
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

@@ -19,7 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // crowd is a thousand clients whose objects have the same names in each of fifty
@@ -127,7 +127,7 @@ func (c *crowd) await(requests int) {
 
 // check compares what the server saw, and what lies in every Secret, with whose
 // it is.
-func (c *crowd) check(sent []oidctest.Request, expected map[types.NamespacedName]bool) {
+func (c *crowd) check(sent []oidc.Request, expected map[types.NamespacedName]bool) {
 	c.t.Helper()
 	issued := map[string]string{} // the hash of a token, by application
 	for _, r := range sent {
@@ -138,7 +138,7 @@ func (c *crowd) check(sent []oidctest.Request, expected map[types.NamespacedName
 			c.t.Fatalf("the request of %s was answered with %d %s", id, r.Status, r.Error)
 		case !expected[id]:
 			c.t.Fatalf("a token was asked for by %s, which needed none", id)
-		case r.CredentialID != oidctest.Hash(c.secrets[id]):
+		case r.CredentialID != oidc.Hash(c.secrets[id]):
 			c.t.Fatalf("the request of %s carried another client's credential, or a former one", id)
 		case issued[r.ClientID] != "":
 			c.t.Fatalf("%s asked twice", id)
@@ -157,7 +157,7 @@ func (c *crowd) check(sent []oidctest.Request, expected map[types.NamespacedName
 		if id := claimOf(token, "client_id"); id != appOf(name) {
 			return fmt.Errorf("the Secret of %s holds a token of %q", name, id)
 		}
-		if expected[name] && oidctest.Hash(token) != issued[appOf(name)] {
+		if expected[name] && oidc.Hash(token) != issued[appOf(name)] {
 			return fmt.Errorf("the Secret of %s holds another token than the one issued last", name)
 		}
 		return nil

@@ -13,7 +13,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // asks has the main instance look at what the cart waits for.
@@ -67,13 +67,13 @@ func TestAKeyThatAShardDoesNotKnow(t *testing.T) {
 				t.Fatalf("the status does not say which key is missing: %+v", at)
 			}
 			if tc.tooSoon {
-				if again := s.asks(); again != keyRefetchInterval || s.as.Count(oidctest.JWKS) != 0 {
-					t.Errorf("it asks again after %s, and the keys were fetched %d times", again, s.as.Count(oidctest.JWKS))
+				if again := s.asks(); again != keyRefetchInterval || s.as.Count(oidc.JWKS) != 0 {
+					t.Errorf("it asks again after %s, and the keys were fetched %d times", again, s.as.Count(oidc.JWKS))
 				}
 				s.main.advance(keyRefetchInterval)
 			}
 			s.asks()
-			if n := s.as.Count(oidctest.JWKS); n != 1 {
+			if n := s.as.Count(oidc.JWKS); n != 1 {
 				t.Errorf("the keys were fetched %d times, want once", n)
 			}
 			s.a.follow(s.world)
@@ -83,10 +83,10 @@ func TestAKeyThatAShardDoesNotKnow(t *testing.T) {
 			}
 			isReady(t, s.cart)
 			s.main.advance(keyRefetchInterval)
-			if again := s.asks(); again != 0 || s.as.Count(oidctest.JWKS) != 1 {
-				t.Errorf("with the key it asks again after %s, and the keys were fetched %d times", again, s.as.Count(oidctest.JWKS))
+			if again := s.asks(); again != 0 || s.as.Count(oidc.JWKS) != 1 {
+				t.Errorf("with the key it asks again after %s, and the keys were fetched %d times", again, s.as.Count(oidc.JWKS))
 			}
-			if n := s.as.Count(oidctest.Token); n != 1 {
+			if n := s.as.Count(oidc.Token); n != 1 {
 				t.Errorf("%d token requests, want 1", n)
 			}
 		})

@@ -23,7 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // ofShard has an operator be one of three instances: a shard, or with "" the one
@@ -408,7 +408,7 @@ func TestALatePassWritesNoStatus(t *testing.T) {
 	s := newInstances(t, rest.CopyConfig(restConfig))
 	s.main.advance(45 * time.Minute)
 	s.main.requests.reset()
-	s.as.SetFault(oidctest.Token, &oidctest.Fault{Status: http.StatusServiceUnavailable, Times: 1, Match: func(*http.Request) bool {
+	s.as.SetFault(oidc.Token, &oidc.Fault{Status: http.StatusServiceUnavailable, Times: 1, Match: func(*http.Request) bool {
 		if s.cart.Labels == nil {
 			s.handOver("a")
 		}

@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // stage is a story that plays by a stepped operator's clock, the authorization
@@ -30,10 +30,10 @@ type stage struct {
 }
 
 // newStage creates a story and brings it to rest.
-func newStage(t *testing.T, op *operator, change ...func(*oidctest.Options)) *stage {
+func newStage(t *testing.T, op *operator, change ...func(*oidc.Options)) *stage {
 	t.Helper()
-	byClock := func(o *oidctest.Options) { o.Now = op.clock.Now }
-	s := &stage{world: newWorld(t, append([]func(*oidctest.Options){byClock}, change...)...), op: op}
+	byClock := func(o *oidc.Options) { o.Now = op.clock.Now }
+	s := &stage{world: newWorld(t, append([]func(*oidc.Options){byClock}, change...)...), op: op}
 	s.api, s.cart = s.story()
 	s.settle()
 	isReady(t, s.cart)
@@ -41,8 +41,8 @@ func newStage(t *testing.T, op *operator, change ...func(*oidctest.Options)) *st
 	return s
 }
 
-func lifetime(d time.Duration) func(*oidctest.Options) {
-	return func(o *oidctest.Options) { o.TokenLifetime = d }
+func lifetime(d time.Duration) func(*oidc.Options) {
+	return func(o *oidc.Options) { o.TokenLifetime = d }
 }
 
 func (s *stage) settle() { s.t.Helper(); s.op.settle(s.payments, s.shop) }
@@ -250,11 +250,11 @@ func metric(t *testing.T, name string, labels ...string) float64 {
 }
 
 // answer is a fault that answers with a status and a body.
-func answer(status int, body string) *oidctest.Fault {
-	return &oidctest.Fault{Status: status, Body: body}
+func answer(status int, body string) *oidc.Fault {
+	return &oidc.Fault{Status: status, Body: body}
 }
 
 // askLater is a fault that answers 429 with Retry-After.
-func askLater(value string) *oidctest.Fault {
-	return &oidctest.Fault{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {value}}}
+func askLater(value string) *oidc.Fault {
+	return &oidc.Fault{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {value}}}
 }

@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // TestNoStampede has 200 clients ask a server that has ten faults at once, each
@@ -24,7 +24,7 @@ func TestNoStampede(t *testing.T) {
 	const clients, perSecond, burst = 200, 40, 40
 	w := newWorld(t)
 	// No five in a row, of the first ten, have the breaker open before all are met.
-	faults := []*oidctest.Fault{
+	faults := []*oidc.Fault{
 		answer(500, ""),
 		answer(503, `{"error":"temporarily_unavailable"}`),
 		{Delay: 300 * time.Millisecond, Status: 504},
@@ -53,7 +53,7 @@ func TestNoStampede(t *testing.T) {
 			}
 			return meets
 		}
-		w.as.AddFault(oidctest.Token, f)
+		w.as.AddFault(oidc.Token, f)
 	}
 	server := w.server(w.shop)
 	server.Spec.Requests = v1alpha1.RequestBudget{PerSecond: perSecond, Burst: burst}

@@ -34,8 +34,8 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
-	"github.com/m2m-operator/m2m-operator/internal/kubetest"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // The suite's control plane: a real kube-apiserver and etcd.
@@ -346,7 +346,7 @@ func (op *operator) advance(d time.Duration) { op.clock.SetTime(op.clock.Now().A
 // client, and the namespaces of both.
 type world struct {
 	t        *testing.T
-	as       *oidctest.Server
+	as       *oidc.Server
 	shop     string // the client's namespace
 	payments string // the API's namespace
 }
@@ -381,13 +381,13 @@ func newNamespace(t *testing.T, base string, labels map[string]string) string {
 
 // newWorld starts an authorization server that knows the payment API and the
 // cart application, and creates the namespaces.
-func newWorld(t *testing.T, change ...func(*oidctest.Options)) *world {
+func newWorld(t *testing.T, change ...func(*oidc.Options)) *world {
 	t.Helper()
-	o := oidctest.Options{TokenLifetime: time.Hour}
+	o := oidc.Options{TokenLifetime: time.Hour}
 	for _, f := range change {
 		f(&o)
 	}
-	as, err := oidctest.Start(o)
+	as, err := oidc.Start(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -399,14 +399,14 @@ func newWorld(t *testing.T, change ...func(*oidctest.Options)) *world {
 }
 
 // newSecret returns a client secret with the sentinel in it.
-func newSecret() string { return sentinel + oidctest.NewSecret() }
+func newSecret() string { return sentinel + oidc.NewSecret() }
 
 // setClient registers an application with all scopes of the payment API, or
 // changes its secret.
 func (w *world) setClient(id, secret string) {
 	w.t.Helper()
-	err := w.as.SetClient(oidctest.Client{
-		ID: id, Secret: secret, Method: oidctest.SecretBasic,
+	err := w.as.SetClient(oidc.Client{
+		ID: id, Secret: secret, Method: oidc.SecretBasic,
 		Scopes: map[string][]string{paymentAPI: {"payments:read", "payments:write"}},
 	})
 	if err != nil {

@@ -22,8 +22,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // forgedRecord replaces members of the record of the payment API's token.
@@ -140,7 +140,7 @@ func TestForgedRecordsAreNotBelieved(t *testing.T) {
 					t.Error(err)
 				}
 				token := tokenIn(t, w.shop, "cart-token", "payment-api")
-				if r := w.as.TokenRequests(); len(r) != 1 || r[0].TokenHash != oidctest.Hash(token) {
+				if r := w.as.TokenRequests(); len(r) != 1 || r[0].TokenHash != oidc.Hash(token) {
 					t.Errorf("the forgery was believed; there were %d token requests", len(r))
 				}
 				isReady(t, cart)
@@ -163,7 +163,7 @@ func TestForgeryGoesWithoutReplacement(t *testing.T) {
 	op := startStepped(t)
 	op.settle(w.payments, w.shop)
 	isReady(t, cart)
-	w.as.SetFault(oidctest.Token, &oidctest.Fault{Status: 503})
+	w.as.SetFault(oidc.Token, &oidc.Fault{Status: 503})
 	s := tokensOf(t, cart)
 	change(t, s, func(s *corev1.Secret) {
 		token := w.forgedToken(t, cart.Status.Tokens[0].KeyID)

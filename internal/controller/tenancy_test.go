@@ -17,15 +17,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // attacker is a tenant with a namespace, an application and an authorization
 // server of its own.
 type attacker struct {
 	namespace string
-	as        *oidctest.Server
+	as        *oidc.Server
 	cart      *v1alpha1.M2MClient
 }
 
@@ -35,7 +35,7 @@ type attacker struct {
 // test.
 func (w *world) attacker() *attacker {
 	w.t.Helper()
-	as, err := oidctest.Start(oidctest.Options{Issuer: w.as.Issuer()})
+	as, err := oidc.Start(oidc.Options{Issuer: w.as.Issuer()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func (a *attacker) api(w *world) *v1alpha1.APIResource {
 // received fails if anything but discovery reached the attacker's server.
 func (a *attacker) received(t *testing.T, want int) {
 	t.Helper()
-	if n := a.as.Count(oidctest.Token); n != want {
+	if n := a.as.Count(oidc.Token); n != want {
 		t.Errorf("%d token requests reached the attacker's server, want %d: %+v", n, want, a.as.TokenRequests())
 	}
 }
@@ -183,7 +183,7 @@ func TestClaimsMoveWithTheServer(t *testing.T) {
 	w := newWorld(t)
 	api, _ := w.story()
 	evil := w.attacker()
-	elsewhere, err := oidctest.Start(oidctest.Options{})
+	elsewhere, err := oidc.Start(oidc.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -389,7 +389,7 @@ func TestCredentialsGoToTheClientsServerOnly(t *testing.T) {
 	// Another issuer is no issuer of this API.
 	remove(t, trap)
 	trap = w.server(w.payments)
-	other, err := oidctest.Start(oidctest.Options{})
+	other, err := oidc.Start(oidc.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -401,7 +401,7 @@ func TestCredentialsGoToTheClientsServerOnly(t *testing.T) {
 	if s := tokensOf(t, cart); s != nil && len(s.Data) > 0 {
 		t.Errorf("the token was not withdrawn: %v", keysIn(t, cart))
 	}
-	if n := other.Count(oidctest.Token); n != 0 {
+	if n := other.Count(oidc.Token); n != 0 {
 		t.Errorf("%d token requests reached the other issuer", n)
 	}
 	evil.received(t, 0)

@@ -12,8 +12,8 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/logtotest"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
 // TestWhatBecomesOfAReplacedSecret: the server may have lost it.

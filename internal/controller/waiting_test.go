@@ -15,14 +15,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // rotatedStage is a stage with a pod that verifies, at the moment when the
 // cart's token is due and the server has just begun to sign with another key.
-func rotatedStage(t *testing.T, op *operator, injected bool, change ...func(*oidctest.Options)) (s *stage, pod *corev1.Pod) {
+func rotatedStage(t *testing.T, op *operator, injected bool, change ...func(*oidc.Options)) (s *stage, pod *corev1.Pod) {
 	t.Helper()
 	s = newStage(t, op, change...)
 	pod = paymentPod(s, injected)
@@ -92,7 +92,7 @@ func (s *stage) isPublished() {
 	if s.status().Pending.Since != nil || s.waiting() != nil {
 		s.t.Errorf("a token waits: %+v", s.status().Pending)
 	}
-	if n := s.as.Count(oidctest.Token); n != 1 {
+	if n := s.as.Count(oidc.Token); n != 1 {
 		s.t.Errorf("%d token requests, want 1", n)
 	}
 }
@@ -236,7 +236,7 @@ func TestTheSecretIsRenamedWhileATokenWaits(t *testing.T) {
 	if got := keyOfToken(t, tokenIn(t, s.shop, "renamed", "payment-api")); got != s.as.KeyID() {
 		t.Errorf("the token is signed by %s, want %s", got, s.as.KeyID())
 	}
-	if n := s.as.Count(oidctest.Token); n != 1 {
+	if n := s.as.Count(oidc.Token); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}
 	var secrets corev1.SecretList
@@ -282,8 +282,8 @@ func TestScopesWaitForThePodsOfTheirAPI(t *testing.T) {
 	op.advance(time.Minute)
 	op.requests.reset()
 	s.as.SetResource(paymentAPI, "payments:read", "payments:write", "payments:refund")
-	err := s.as.SetClient(oidctest.Client{
-		ID: cartID, Secret: s.credential(), Method: oidctest.SecretBasic, Scopes: map[string][]string{paymentAPI: {"payments:refund"}},
+	err := s.as.SetClient(oidc.Client{
+		ID: cartID, Secret: s.credential(), Method: oidc.SecretBasic, Scopes: map[string][]string{paymentAPI: {"payments:refund"}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -21,8 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 func watching(namespaces ...string) func(*Options) {
@@ -98,7 +98,7 @@ func TestWatchedNamespaces(t *testing.T) {
 			w.theRequest()
 
 			op.stop()
-			if n := elsewhere.as.Count(oidctest.Token) + elsewhere.as.Count(oidctest.Discovery) + elsewhere.as.Count(oidctest.JWKS); n != 0 {
+			if n := elsewhere.as.Count(oidc.Token) + elsewhere.as.Count(oidc.Discovery) + elsewhere.as.Count(oidc.JWKS); n != 0 {
 				t.Errorf("the server of other namespaces was asked %d times", n)
 			}
 			created := foreign.DeepCopy()

@@ -11,8 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/m2m-operator/m2m-operator/internal/logtotest"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
 // marked reports whether what is said about something carries the owner's mark.

@@ -9,8 +9,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/logtotest"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
 var scopeNames = []string{"admin", "read", "refund", "write"}

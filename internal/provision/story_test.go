@@ -12,9 +12,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/m2m-operator/m2m-operator/internal/logtotest"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 	"github.com/m2m-operator/m2m-operator/internal/provision/logto"
+	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
 func newDriver(w *world) provision.Driver {

@@ -16,8 +16,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/logtotest"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
 // A world is a Logto, other people's things at it, the owners of APIs and clients in the clusters that share it, and

@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/hack/local"
-	"github.com/m2m-operator/m2m-operator/internal/kubetest"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
 // patience is how long a tenant may have to wait for what is new: a token, a key in

@@ -22,8 +22,8 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/hack/local"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 const (
@@ -48,7 +48,7 @@ func lifetime(i int) time.Duration {
 
 // healthy are the tenants who do nothing wrong, and what is seen of them.
 type healthy struct {
-	issuer *oidctest.Server
+	issuer *oidc.Server
 
 	mu       sync.Mutex
 	tokens   map[string][]string // by namespace, each once
@@ -61,7 +61,7 @@ type healthy struct {
 // startHealthy declares the shared server, an API and its callers.
 func startHealthy(t *testing.T) *healthy {
 	t.Helper()
-	issuer, err := oidctest.Start(oidctest.Options{})
+	issuer, err := oidc.Start(oidc.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,8 +101,8 @@ func startHealthy(t *testing.T) *healthy {
 // caller returns a client of the API, known to the issuer, and its credential.
 func (h *healthy) caller(t *testing.T, namespace, name string, lifetime time.Duration) []client.Object {
 	t.Helper()
-	c := oidctest.Client{
-		ID: namespace + "-" + name, Secret: oidctest.NewSecret(), TokenLifetime: lifetime, Scopes: map[string][]string{identifier: {scope}},
+	c := oidc.Client{
+		ID: namespace + "-" + name, Secret: oidc.NewSecret(), TokenLifetime: lifetime, Scopes: map[string][]string{identifier: {scope}},
 	}
 	if err := h.issuer.SetClient(c); err != nil {
 		t.Fatal(err)

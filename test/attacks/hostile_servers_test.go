@@ -18,7 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // slowness is how long a hostile server takes, which is less than the operator
@@ -103,7 +103,7 @@ func (a *attacker) closeLater(server *httptest.Server) {
 // slowTokens has clients ask an own server that takes its time for tokens that live
 // no longer than a second, for 16 APIs each.
 func slowTokens(ctx context.Context, a *attacker) {
-	server, err := oidctest.Start(oidctest.Options{TokenLifetime: time.Second})
+	server, err := oidc.Start(oidc.Options{TokenLifetime: time.Second})
 	if err != nil {
 		a.did(err)
 		return
@@ -117,18 +117,18 @@ func slowTokens(ctx context.Context, a *attacker) {
 		scopes[resource] = []string{"use"}
 		access = append(access, v1alpha1.Access{Resource: v1alpha1.ResourceIdentifier(resource), Key: v1alpha1.AccessKey(fmt.Sprintf("slow-%d", i))})
 	}
-	server.SetFault(oidctest.Token, &oidctest.Fault{Delay: slowness})
+	server.SetFault(oidc.Token, &oidc.Fault{Delay: slowness})
 	a.create(ctx, ownServer(a.namespace, "slow", server.Issuer()))
 	for i := range a.sizes.slowClients {
 		name := fmt.Sprintf("slow-%d", i)
-		secret := oidctest.NewSecret()
-		a.did(server.SetClient(oidctest.Client{ID: name, Secret: secret, Scopes: scopes}))
+		secret := oidc.NewSecret()
+		a.did(server.SetClient(oidc.Client{ID: name, Secret: secret, Scopes: scopes}))
 		c := m2mClient(a.namespace, name, v1alpha1.KindAuthorizationServer, "slow")
 		c.Spec.Access = access
 		a.create(ctx, credential(a.namespace, name, name, secret), c)
 	}
 	<-ctx.Done()
-	if server.Count(oidctest.Token) == 0 {
+	if server.Count(oidc.Token) == 0 {
 		a.t.Error("the slow server was asked for no token")
 	}
 }
@@ -151,7 +151,7 @@ func slowDiscovery(ctx context.Context, a *attacker) {
 // failedClients are clients of the shared issuer that it has had enough of, fails
 // over, answers oddly, or does not know.
 func failedClients(ctx context.Context, a *attacker) {
-	faults := map[string]*oidctest.Fault{
+	faults := map[string]*oidc.Fault{
 		"failed":  {Status: http.StatusInternalServerError},
 		"limited": {Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"600"}}},
 		"odd":     {Malformed: true},
@@ -160,12 +160,12 @@ func failedClients(ctx context.Context, a *attacker) {
 	for kind, fault := range faults {
 		for i := range 5 {
 			name := fmt.Sprintf("%s-%d", kind, i)
-			id, secret := a.namespace+"-"+name, oidctest.NewSecret()
+			id, secret := a.namespace+"-"+name, oidc.NewSecret()
 			if fault != nil {
-				a.did(a.healthy.issuer.SetClient(oidctest.Client{ID: id, Secret: secret, Scopes: map[string][]string{identifier: {scope}}}))
+				a.did(a.healthy.issuer.SetClient(oidc.Client{ID: id, Secret: secret, Scopes: map[string][]string{identifier: {scope}}}))
 				f := *fault
 				f.ClientID = id
-				a.healthy.issuer.AddFault(oidctest.Token, &f)
+				a.healthy.issuer.AddFault(oidc.Token, &f)
 			}
 			c := m2mClient(a.namespace, name, v1alpha1.KindClusterAuthorizationServer, company)
 			c.Spec.Access = []v1alpha1.Access{paymentAccess()}

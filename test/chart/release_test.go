@@ -35,8 +35,8 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller"
-	"github.com/m2m-operator/m2m-operator/internal/kubetest"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // The release that is installed: under a name of its own, in three namespaces.
@@ -107,7 +107,7 @@ func TestAReleaseInAFewNamespacesWorks(t *testing.T) {
 	}
 	log, shard := run(t, flags[tokens+"-m2m-operator-controller-manager"]), run(t, flags[tokens+"-m2m-operator-shard-eu-1"])
 
-	secret := oidctest.NewSecret()
+	secret := oidc.NewSecret()
 	as := authorizationServer(t, secret)
 	create(t,
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: elsewhere}},
@@ -298,23 +298,23 @@ func create(t *testing.T, objects ...client.Object) {
 	}
 }
 
-func authorizationServer(t *testing.T, secret string) *oidctest.Server {
+func authorizationServer(t *testing.T, secret string) *oidc.Server {
 	t.Helper()
-	as, err := oidctest.Start(oidctest.Options{})
+	as, err := oidc.Start(oidc.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(as.Close)
 	as.SetResource(paymentID, "payments:write")
-	if err := as.SetClient(oidctest.Client{
-		ID: "cart", Secret: secret, Method: oidctest.SecretBasic, Scopes: map[string][]string{paymentID: {"payments:write"}},
+	if err := as.SetClient(oidc.Client{
+		ID: "cart", Secret: secret, Method: oidc.SecretBasic, Scopes: map[string][]string{paymentID: {"payments:write"}},
 	}); err != nil {
 		t.Fatal(err)
 	}
 	return as
 }
 
-func server(as *oidctest.Server, ns string) *v1alpha1.AuthorizationServer {
+func server(as *oidc.Server, ns string) *v1alpha1.AuthorizationServer {
 	return &v1alpha1.AuthorizationServer{
 		ObjectMeta: metav1.ObjectMeta{Name: "auth", Namespace: ns},
 		Spec:       v1alpha1.AuthorizationServerSpec{Issuer: as.Issuer()},

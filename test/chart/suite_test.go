@@ -29,7 +29,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
-	"github.com/m2m-operator/m2m-operator/internal/kubetest"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
 const (

@@ -258,8 +258,8 @@ func TestExamplesOfVerification(t *testing.T) {
 	for _, function := range []string{"carries", "verifySignature"} {
 		_, after, found := strings.Cut(read(t, filepath.Join(root, "docs/verification.md")), "```go\nfunc "+function+"(")
 		example, _, _ := strings.Cut(after, "```")
-		if !found || !strings.Contains(read(t, filepath.Join(root, "internal/paymenttest/payment.go")), "func "+function+"("+example) {
-			t.Errorf("docs/verification.md and internal/paymenttest/payment.go differ in %s:\n%s", function, example)
+		if !found || !strings.Contains(read(t, filepath.Join(root, "internal/testing/payment/payment.go")), "func "+function+"("+example) {
+			t.Errorf("docs/verification.md and internal/testing/payment/payment.go differ in %s:\n%s", function, example)
 		}
 	}
 }

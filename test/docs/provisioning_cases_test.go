@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/m2m-operator/m2m-operator/internal/logtotest"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // provisionedStory are the manifests of the README, where the operator creates
@@ -78,7 +78,7 @@ const anApplication = "kx21vbd4ykd7m0wm39t6l"
 const adopting = `spec: {provisioning: {adoption: {clients: [{clientID: "$APP", namespace: $SHOP, name: cart}]}}}`
 
 // closed is a server where registering takes an initial access token.
-var closed = oidctest.Options{DynamicRegistration: &oidctest.DynamicRegistration{InitialAccessToken: "correct-horse"}}
+var closed = oidc.Options{DynamicRegistration: &oidc.DynamicRegistration{InitialAccessToken: "correct-horse"}}
 
 const withToken = `spec: {provisioning: {dynamicRegistration: {initialAccessTokenSecretRef: {name: management, key: client-secret}}}}`
 
@@ -143,7 +143,7 @@ spec: {authorizationServerRef: {name: auth}, identifier: "https://stock.example.
 		"auth": withToken, "management": `stringData: {client-secret: battery-staple}`,
 	}},
 	"registration-adopts": {
-		provisioned: true, server: oidctest.Options{DynamicRegistration: &oidctest.DynamicRegistration{}},
+		provisioned: true, server: oidc.Options{DynamicRegistration: &oidc.DynamicRegistration{}},
 		prepare: func(_ *testing.T, w *world) { w.names["$APP"] = anApplication },
 		set:     map[string]string{"auth": adopting},
 	},

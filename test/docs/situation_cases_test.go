@@ -15,8 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/m2m-operator/m2m-operator/internal/kubetest"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // Changes that many situations make.
@@ -33,29 +33,29 @@ spec:
 )
 
 // fault returns a preparation that has an endpoint misbehave.
-func fault(e oidctest.Endpoint, f oidctest.Fault) func(*testing.T, *world) {
+func fault(e oidc.Endpoint, f oidc.Fault) func(*testing.T, *world) {
 	return func(_ *testing.T, w *world) { w.as.SetFault(e, &f) }
 }
 
 // claims returns a preparation that changes what tokens say.
 func claims(change func(map[string]any)) func(*testing.T, *world) {
-	return fault(oidctest.Token, oidctest.Fault{Claims: change})
+	return fault(oidc.Token, oidc.Fault{Claims: change})
 }
 
 // application returns a preparation that registers the cart's application another
 // way.
-func application(c oidctest.Client) func(*testing.T, *world) {
+func application(c oidc.Client) func(*testing.T, *world) {
 	return func(t *testing.T, w *world) { w.setClient(t, c) }
 }
 
 // withKey returns a preparation that makes a key for the cart's Secret with a private key of an algorithm.
 func withKey(alg string, change func(string) string) func(*testing.T, *world) {
 	return func(t *testing.T, w *world) {
-		private, _, public, err := oidctest.NewKeyPair(alg)
+		private, _, public, err := oidc.NewKeyPair(alg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.setClient(t, oidctest.Client{Method: oidctest.PrivateKeyJWT, PublicJWKS: public})
+		w.setClient(t, oidc.Client{Method: oidc.PrivateKeyJWT, PublicJWKS: public})
 		text := string(private)
 		if change != nil {
 			text = change(text)
@@ -74,13 +74,13 @@ var situations = map[string]situation{
 	"issuer-slash":          {set: map[string]string{"auth": `spec: {issuer: "$ISSUER/"}`}},
 	"issuer-path":           {set: map[string]string{"auth": `spec: {issuer: "$ISSUER/oidc"}`}},
 	"server-down":           {prepare: serverDown},
-	"server-failing":        {prepare: fault(oidctest.Discovery, oidctest.Fault{Status: http.StatusServiceUnavailable})},
-	"server-redirects":      {prepare: fault(oidctest.Discovery, oidctest.Fault{Redirect: "https://elsewhere.example.com/"})},
-	"server-no-json":        {prepare: fault(oidctest.Discovery, oidctest.Fault{Body: "<html>", ContentType: "text/html"})},
+	"server-failing":        {prepare: fault(oidc.Discovery, oidc.Fault{Status: http.StatusServiceUnavailable})},
+	"server-redirects":      {prepare: fault(oidc.Discovery, oidc.Fault{Redirect: "https://elsewhere.example.com/"})},
+	"server-no-json":        {prepare: fault(oidc.Discovery, oidc.Fault{Body: "<html>", ContentType: "text/html"})},
 	"http-refused":          {strict: true},
-	"loopback-refused":      {strict: true, server: oidctest.Options{TLS: true}},
+	"loopback-refused":      {strict: true, server: oidc.Options{TLS: true}},
 	"metadata-refused":      {strict: true, set: map[string]string{"auth": `spec: {issuer: "https://169.254.169.254"}`}},
-	"tls-unknown-authority": {server: oidctest.Options{TLS: true}},
+	"tls-unknown-authority": {server: oidc.Options{TLS: true}},
 	"tls-none": {prepare: func(_ *testing.T, w *world) {
 		w.names["$ISSUER"] = strings.Replace(w.names["$ISSUER"], "http:", "https:", 1)
 	}},
@@ -93,11 +93,11 @@ kind: ConfigMap
 metadata: {name: auth-ca, namespace: $SHOP}
 data: {ca.crt: "MIIB..."}
 `},
-	"no-token-endpoint": {prepare: fault(oidctest.Discovery, oidctest.Fault{Rewrite: func(m map[string]any) { delete(m, "token_endpoint") }})},
-	"no-jwks":           {prepare: fault(oidctest.Discovery, oidctest.Fault{Rewrite: func(m map[string]any) { delete(m, "jwks_uri") }})},
+	"no-token-endpoint": {prepare: fault(oidc.Discovery, oidc.Fault{Rewrite: func(m map[string]any) { delete(m, "token_endpoint") }})},
+	"no-jwks":           {prepare: fault(oidc.Discovery, oidc.Fault{Rewrite: func(m map[string]any) { delete(m, "jwks_uri") }})},
 	"jwks-wrong":        {set: map[string]string{"auth": `spec: {endpoints: {jwks: "$ISSUER/keys"}}`}},
-	"jwks-empty":        {prepare: fault(oidctest.JWKS, oidctest.Fault{Body: `{"keys": []}`})},
-	"jwks-symmetric":    {prepare: fault(oidctest.JWKS, oidctest.Fault{Body: `{"keys": [{"kty": "oct", "kid": "hs", "k": "c2VjcmV0"}]}`})},
+	"jwks-empty":        {prepare: fault(oidc.JWKS, oidc.Fault{Body: `{"keys": []}`})},
+	"jwks-symmetric":    {prepare: fault(oidc.JWKS, oidc.Fault{Body: `{"keys": [{"kty": "oct", "kid": "hs", "k": "c2VjcmV0"}]}`})},
 	"keys-all-revoked": {
 		prepare: func(_ *testing.T, w *world) { w.names["$KID"] = w.as.KeyID() },
 		set:     map[string]string{"auth": `spec: {jwks: {revokedKeyIDs: ["$KID"]}}`},
@@ -177,7 +177,7 @@ metadata: {name: m2m-verify.$PAYMENTS.payment-api, namespace: $PAYMENTS}
 	"secret-characters": {set: map[string]string{"cart-credentials": `stringData: {client-secret: "pässword"}`}},
 	"secret-wrong":      {set: map[string]string{"cart-credentials": `stringData: {client-secret: battery-staple}`}},
 	"client-unknown":    {set: map[string]string{"cart-credentials": `stringData: {client-id: card}`}},
-	"method-wrong":      {prepare: application(oidctest.Client{Method: oidctest.SecretPost, Secret: "correct-horse"})},
+	"method-wrong":      {prepare: application(oidc.Client{Method: oidc.SecretPost, Secret: "correct-horse"})},
 	"key-no-pem":        {prepare: withKey("ES256", func(string) string { return "secret" }), set: key},
 	"key-newlines": {prepare: withKey("ES256", func(s string) string {
 		return strings.ReplaceAll(s, "\n", `\\n`)
@@ -201,7 +201,7 @@ metadata: {name: m2m-verify.$PAYMENTS.payment-api, namespace: $PAYMENTS}
 		withKey("ES256", nil)(t, w) // the server knows this one
 		w.names["$KEY"] = registered
 	}},
-	"assertion-audience": {server: oidctest.Options{IssuerAudienceOnly: true}, prepare: withKey("ES256", nil), set: map[string]string{
+	"assertion-audience": {server: oidc.Options{IssuerAudienceOnly: true}, prepare: withKey("ES256", nil), set: map[string]string{
 		"cart":             `spec: {credentials: {clientSecret: null, privateKeyJWT: {audience: TokenEndpoint, secretRef: {name: cart-credentials}}}}`,
 		"cart-credentials": key["cart-credentials"],
 	}},
@@ -225,38 +225,38 @@ metadata: {name: cart, namespace: $SHOP}
 		"auth": `spec: {audienceParameter: Audience}`,
 		"cart": `spec: {access: [{apiResourceRef: {name: payment-api, namespace: $PAYMENTS}, parameters: [{name: audience, value: payments}]}]}`,
 	}},
-	"refused-silently": {prepare: fault(oidctest.Token, oidctest.Fault{Status: http.StatusForbidden})},
+	"refused-silently": {prepare: fault(oidc.Token, oidc.Fault{Status: http.StatusForbidden})},
 	"audience-refused": {
-		prepare: fault(oidctest.Token, oidctest.Fault{Status: 400, Body: `{"error": "invalid_request", "error_description": "Requested audience has not been whitelisted"}`}),
+		prepare: fault(oidc.Token, oidc.Fault{Status: 400, Body: `{"error": "invalid_request", "error_description": "Requested audience has not been whitelisted"}`}),
 		set:     map[string]string{"auth": `spec: {audienceParameter: Audience}`},
 	},
 	"resource-unknown": {prepare: func(_ *testing.T, w *world) { w.as.RemoveResource(paymentAPI) }},
-	"scope-refused":    {prepare: application(oidctest.Client{Secret: "correct-horse", Scopes: map[string][]string{paymentAPI: {"payments:read"}}})},
-	"grant-type":       {prepare: fault(oidctest.Token, oidctest.Fault{Status: 400, Body: `{"error": "unauthorized_client"}`})},
-	"token-type-dpop":  {prepare: fault(oidctest.Token, oidctest.Fault{Rewrite: func(m map[string]any) { m["token_type"] = "DPoP" }})},
-	"token-redirect":   {prepare: fault(oidctest.Token, oidctest.Fault{Redirect: "https://elsewhere.example.com/"})},
-	"token-failing":    {prepare: fault(oidctest.Token, oidctest.Fault{Status: http.StatusBadGateway})},
-	"token-limited":    {prepare: fault(oidctest.Token, oidctest.Fault{Status: http.StatusTooManyRequests})},
+	"scope-refused":    {prepare: application(oidc.Client{Secret: "correct-horse", Scopes: map[string][]string{paymentAPI: {"payments:read"}}})},
+	"grant-type":       {prepare: fault(oidc.Token, oidc.Fault{Status: 400, Body: `{"error": "unauthorized_client"}`})},
+	"token-type-dpop":  {prepare: fault(oidc.Token, oidc.Fault{Rewrite: func(m map[string]any) { m["token_type"] = "DPoP" }})},
+	"token-redirect":   {prepare: fault(oidc.Token, oidc.Fault{Redirect: "https://elsewhere.example.com/"})},
+	"token-failing":    {prepare: fault(oidc.Token, oidc.Fault{Status: http.StatusBadGateway})},
+	"token-limited":    {prepare: fault(oidc.Token, oidc.Fault{Status: http.StatusTooManyRequests})},
 	"token-wrong-url":  {set: map[string]string{"auth": `spec: {endpoints: {token: "$ISSUER/oauth/token"}}`}},
 	"scope-dropped": {
-		server:  oidctest.Options{DropUngrantedScopes: true},
-		prepare: application(oidctest.Client{Secret: "correct-horse", Scopes: map[string][]string{paymentAPI: {"payments:read"}}}),
+		server:  oidc.Options{DropUngrantedScopes: true},
+		prepare: application(oidc.Client{Secret: "correct-horse", Scopes: map[string][]string{paymentAPI: {"payments:read"}}}),
 	},
 	"scope-elsewhere": {prepare: claims(func(c map[string]any) {
 		c["roles"] = []string{"payments:write"}
 		delete(c, "scope")
 	})},
-	"audience-parameter": {server: oidctest.Options{AudienceParameter: "audience"},
-		prepare: application(oidctest.Client{Secret: "correct-horse", Scopes: map[string][]string{"": {"payments:write"}}})},
+	"audience-parameter": {server: oidc.Options{AudienceParameter: "audience"},
+		prepare: application(oidc.Client{Secret: "correct-horse", Scopes: map[string][]string{"": {"payments:write"}}})},
 	"audience-other": {prepare: claims(func(c map[string]any) { c["aud"] = "https://ledger.example.com/api" })},
 	"issuer-other":   {prepare: claims(func(c map[string]any) { c["iss"] = "https://login.example.com" })},
 	"algorithm-not-allowed": {set: map[string]string{
 		"payment-api": `spec: {verification: {algorithms: [RS256]}}`,
 	}},
-	"type-other": {server: oidctest.Options{TokenType: "JWT"}, set: map[string]string{
+	"type-other": {server: oidc.Options{TokenType: "JWT"}, set: map[string]string{
 		"payment-api": `spec: {verification: {tokenType: at+jwt}}`,
 	}},
-	"type-demanded-later": {server: oidctest.Options{TokenType: "JWT"}, later: map[string]string{
+	"type-demanded-later": {server: oidc.Options{TokenType: "JWT"}, later: map[string]string{
 		"payment-api": `spec: {verification: {tokenType: at+jwt}}`,
 	}},
 	"key-unusable": {prepare: func(t *testing.T, w *world) {
@@ -268,7 +268,7 @@ metadata: {name: cart, namespace: $SHOP}
 	}},
 	"keys-of-other": {
 		prepare: func(t *testing.T, w *world) {
-			other, err := oidctest.Start(oidctest.Options{})
+			other, err := oidc.Start(oidc.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -283,7 +283,7 @@ metadata: {name: cart, namespace: $SHOP}
 	},
 	"born-expired":  {prepare: claims(func(c map[string]any) { c["exp"] = time.Now().Add(-time.Hour).Unix() })},
 	"not-yet-valid": {prepare: claims(func(c map[string]any) { c["nbf"] = time.Now().Add(time.Hour).Unix() })},
-	"opaque":        {prepare: application(oidctest.Client{Secret: "correct-horse", Opaque: true})},
+	"opaque":        {prepare: application(oidc.Client{Secret: "correct-horse", Opaque: true})},
 	"opaque-server": {set: opaqueServers},
 	"secret-taken": {also: `
 apiVersion: v1

@@ -24,8 +24,8 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
-	"github.com/m2m-operator/m2m-operator/internal/logtotest"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // story are the manifests of the README, by names that situations change them
@@ -89,7 +89,7 @@ const paymentAPI = "https://payment.example.com/api"
 // situation is a mistake that a condition tells of: the story with changes.
 type situation struct {
 	// server changes how the authorization server behaves.
-	server oidctest.Options
+	server oidc.Options
 	// prepare changes the authorization server once it runs.
 	prepare func(*testing.T, *world)
 	// set are JSON merge patches, in YAML, by the names of the story's
@@ -117,7 +117,7 @@ type situation struct {
 // world is one situation's authorization server and namespaces.
 type world struct {
 	id     string
-	as     *oidctest.Server
+	as     *oidc.Server
 	base   string               // of the authorization server's URLs
 	server types.NamespacedName // the AuthorizationServer that rows speak of
 	names  map[string]string    // placeholder → value
@@ -131,7 +131,7 @@ func newWorld(t *testing.T, id string, s situation) *world {
 	if s.server.TokenLifetime == 0 {
 		s.server.TokenLifetime = time.Hour
 	}
-	as, err := oidctest.Start(s.server)
+	as, err := oidc.Start(s.server)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func newWorld(t *testing.T, id string, s situation) *world {
 	}}
 	w.server = types.NamespacedName{Namespace: w.names["$SHOP"], Name: "auth"}
 	as.SetResource(paymentAPI, "payments:read", "payments:write")
-	w.setClient(t, oidctest.Client{Secret: "correct-horse"})
+	w.setClient(t, oidc.Client{Secret: "correct-horse"})
 	w.base = strings.TrimSuffix(as.TokenURL(), "/token")
 	told := story
 	if s.provisioned || s.logto != nil {
@@ -214,7 +214,7 @@ func (w *world) plain(message string) string {
 
 // setClient registers the cart's application with all scopes of the payment
 // API, as far as c does not say otherwise.
-func (w *world) setClient(t *testing.T, c oidctest.Client) {
+func (w *world) setClient(t *testing.T, c oidc.Client) {
 	t.Helper()
 	c.ID = "cart"
 	if c.Scopes == nil {

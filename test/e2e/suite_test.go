@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
-	"github.com/m2m-operator/m2m-operator/internal/kubetest"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
 // What all parts share.

@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 	"github.com/m2m-operator/m2m-operator/test/e2e/wire"
 )
 
@@ -174,9 +174,9 @@ func install(t *testing.T) {
 // both are there. Zero is the server's own lifetime of tokens.
 func (w *world) register(t *testing.T, name string, lifetime time.Duration) {
 	t.Helper()
-	secret := oidctest.NewSecret()
+	secret := oidc.NewSecret()
 	w.secrets = append(w.secrets, secret)
-	mustAsk(t, w.auth, http.MethodPut, "/client", oidctest.Client{
+	mustAsk(t, w.auth, http.MethodPut, "/client", oidc.Client{
 		ID: name, Secret: secret, TokenLifetime: lifetime, Scopes: map[string][]string{paymentAPI: {writePayment}},
 	}, nil)
 	credentials := &corev1.Secret{

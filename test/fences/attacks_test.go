@@ -25,7 +25,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller"
-	"github.com/m2m-operator/m2m-operator/internal/kubetest"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
 // operator returns a client of the operator's ServiceAccount, and the writes that

@@ -25,8 +25,8 @@ import (
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
-	"github.com/m2m-operator/m2m-operator/internal/provision/registration/registrationtest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	registrationtest "github.com/m2m-operator/m2m-operator/internal/testing/registration"
 )
 
 // hydraManner is how Ory Hydra 2.3.0 differs from the other two.
@@ -122,7 +122,7 @@ func newHydra(t *testing.T, path, algorithm string, lifetime time.Duration) *hyd
 	config, err := json.Marshal(map[string]any{
 		"dsn":        "sqlite://" + filepath.Join(dir, "db") + "?_fk=true",
 		"log":        map[string]any{"level": "warn"},
-		"secrets":    map[string]any{"system": []string{oidctest.NewSecret()}},
+		"secrets":    map[string]any{"system": []string{oidc.NewSecret()}},
 		"serve":      map[string]any{"public": map[string]any{"host": "unix:" + filepath.Join(dir, "public")}, "admin": map[string]any{"host": "unix:" + filepath.Join(dir, "admin")}},
 		"urls":       map[string]any{"self": map[string]any{"issuer": h.issuer}},
 		"strategies": map[string]any{"access_token": "jwt"},
@@ -222,7 +222,7 @@ func (h *hydra) newKey() json.RawMessage {
 	if alg == "" {
 		alg = "ES256"
 	}
-	_, private, _, err := oidctest.NewKeyPair(alg)
+	_, private, _, err := oidc.NewKeyPair(alg)
 	if err != nil {
 		h.t.Error(err)
 	}
@@ -259,7 +259,7 @@ func (h *hydra) Issuer() string { return h.issuer }
 // SetResource does nothing: Hydra knows no APIs, only the audience of each client.
 func (h *hydra) SetResource(string, ...string) {}
 
-func (h *hydra) SetClient(c oidctest.Client) error {
+func (h *hydra) SetClient(c oidc.Client) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var scopes, audience []string

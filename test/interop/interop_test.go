@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // core is what must work with every authorization server. The first ones need no control over it.
@@ -178,7 +178,7 @@ func testAuthentication(t *testing.T, w *world) {
 
 	for name, method := range map[string]v1alpha1.ClientSecretMethod{"basic": v1alpha1.ClientSecretBasic, "post": v1alpha1.ClientSecretPost} {
 		secret := newSecret()
-		w.setClient(oidctest.Client{ID: name + " app:1", Secret: secret, Method: "client_secret_" + name})
+		w.setClient(oidc.Client{ID: name + " app:1", Secret: secret, Method: "client_secret_" + name})
 		w.credentials(name, map[string]string{v1alpha1.ClientIDKey: name + " app:1", v1alpha1.ClientSecretKey: secret})
 		clients[name] = w.cart(name, "payment-api", clientSecret(name, method), writePayment)
 	}
@@ -193,11 +193,11 @@ func testAuthentication(t *testing.T, w *world) {
 		if slices.Contains(w.manner.assertionsWithout, tc.alg) {
 			continue
 		}
-		pem, jwk, public, err := oidctest.NewKeyPair(tc.alg)
+		pem, jwk, public, err := oidc.NewKeyPair(tc.alg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.setClient(oidctest.Client{ID: name, Method: oidctest.PrivateKeyJWT, PublicJWKS: public, AssertionAlg: tc.alg})
+		w.setClient(oidc.Client{ID: name, Method: oidc.PrivateKeyJWT, PublicJWKS: public, AssertionAlg: tc.alg})
 		spec := v1alpha1.PrivateKeyJWTCredentials{
 			ClientID: v1alpha1.ClientID(name), SecretRef: v1alpha1.SecretKeyReference{Name: v1alpha1.ObjectName(name + "-credentials")},
 		}
@@ -377,7 +377,7 @@ func testWrongSecret(t *testing.T, w *world) {
 	w.mustVerify("payment-api", first, writePayment)
 
 	right := newSecret()
-	w.setClient(oidctest.Client{ID: cartID, Secret: right, Method: oidctest.SecretBasic})
+	w.setClient(oidc.Client{ID: cartID, Secret: right, Method: oidc.SecretBasic})
 	setSecret(right)
 	w.hasCondition(cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
 	w.replaced(first)
@@ -415,8 +415,8 @@ func (w *world) limited() *v1alpha1.M2MClient {
 	_, cart := w.story()
 	w.isReady(cart)
 	secret := newSecret()
-	w.setClient(oidctest.Client{
-		ID: "reader", Secret: secret, Method: oidctest.SecretBasic, Scopes: map[string][]string{paymentAPI: {readPayment}},
+	w.setClient(oidc.Client{
+		ID: "reader", Secret: secret, Method: oidc.SecretBasic, Scopes: map[string][]string{paymentAPI: {readPayment}},
 	})
 	w.credentials("reader", map[string]string{v1alpha1.ClientIDKey: "reader", v1alpha1.ClientSecretKey: secret})
 	return w.cart("reader", "payment-api", clientSecret("reader", v1alpha1.ClientSecretBasic), readPayment, writePayment)

@@ -23,7 +23,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // testProbe asks the server directly, with the operator's own client, and notes the manner of its answers.
@@ -210,7 +210,7 @@ func (w *world) probeAuthentication(endpoint string) oauth.Authentication {
 		return a
 	}
 	secret := newSecret()
-	w.setClient(oidctest.Client{ID: cartID, Secret: secret, Method: oidctest.SecretBasic})
+	w.setClient(oidc.Client{ID: cartID, Secret: secret, Method: oidc.SecretBasic})
 	return oauth.ClientSecretBasic(cartID, secret)
 }
 

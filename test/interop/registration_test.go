@@ -14,10 +14,10 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 	"github.com/m2m-operator/m2m-operator/internal/provision/registration"
-	"github.com/m2m-operator/m2m-operator/internal/provision/registration/registrationtest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	registrationtest "github.com/m2m-operator/m2m-operator/internal/testing/registration"
 )
 
 const (
@@ -55,10 +55,10 @@ func newRegistrar(t *testing.T, issuer string, policy egress.Policy, caPEM []byt
 	return registrar{metadata: metadata, transport: hc.Transport}
 }
 
-// goOIDC is oidctest with its console.
+// goOIDC is the server of internal/testing/oidc with its console.
 type goOIDC struct {
 	registrar
-	*oidctest.Server
+	*oidc.Server
 }
 
 func (s goOIDC) Transport() http.RoundTripper { return s.transport }
@@ -72,7 +72,7 @@ func (s goOIDC) Registered() (all []registrationtest.Registered) {
 }
 
 func (s goOIDC) Change(to registrationtest.Registered) {
-	s.ChangeRegisteredClient(to.ID, func(c *oidctest.RegisteredClient) { c.Name, c.Scopes = to.Name, to.Scopes })
+	s.ChangeRegisteredClient(to.ID, func(c *oidc.RegisteredClient) { c.Name, c.Scopes = to.Name, to.Scopes })
 }
 
 // providerConsole is oidc-provider with its console.
@@ -112,8 +112,8 @@ type registrationServer struct {
 
 var registrationServers = map[string]registrationServer{
 	"oidctest": {start: func(t *testing.T, rotate bool) registrationtest.Server {
-		s, err := oidctest.Start(oidctest.Options{
-			DynamicRegistration: &oidctest.DynamicRegistration{InitialAccessToken: initialAccessToken, RotateTokens: rotate},
+		s, err := oidc.Start(oidc.Options{
+			DynamicRegistration: &oidc.DynamicRegistration{InitialAccessToken: initialAccessToken, RotateTokens: rotate},
 		})
 		if err != nil {
 			t.Fatal(err)

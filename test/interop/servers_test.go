@@ -19,14 +19,14 @@ import (
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
-// authorizationServer is a server that the test controls. *oidctest.Server is one.
+// authorizationServer is a server that the test controls. *oidc.Server is one.
 type authorizationServer interface {
 	Issuer() string
 	SetResource(id string, scopes ...string)
-	SetClient(oidctest.Client) error
+	SetClient(oidc.Client) error
 	KeyID() string                        // of the key that signs
 	RotateKey() (kid string, err error)   // at once; the former key stays published
 	RotateKeyHard() error                 // at once; the former key is gone
@@ -86,7 +86,7 @@ func chooseSubjects(getenv func(string) string) ([]subject, error) {
 
 func startOIDCTest(t *testing.T, o serverOptions) authorizationServer {
 	t.Helper()
-	s, err := oidctest.Start(oidctest.Options{
+	s, err := oidc.Start(oidc.Options{
 		PathPrefix: o.path, Algorithm: o.algorithm, TokenLifetime: o.lifetime, DropUngrantedScopes: o.dropUngranted,
 	})
 	if err != nil {
@@ -228,7 +228,7 @@ func (s *oidcProvider) newKey() json.RawMessage {
 	if alg == "" {
 		alg = "ES256"
 	}
-	_, private, _, err := oidctest.NewKeyPair(alg)
+	_, private, _, err := oidc.NewKeyPair(alg)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -243,7 +243,7 @@ func (s *oidcProvider) SetResource(id string, scopes ...string) {
 	}
 }
 
-func (s *oidcProvider) SetClient(c oidctest.Client) error {
+func (s *oidcProvider) SetClient(c oidc.Client) error {
 	return s.change(func() {
 		s.clients[c.ID] = providerClient{ID: c.ID, Secret: c.Secret, Method: c.Method, JWKS: c.PublicJWKS, Alg: c.AssertionAlg, Scopes: c.Scopes}
 	})

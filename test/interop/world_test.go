@@ -23,8 +23,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 const (
@@ -115,7 +115,7 @@ func change[T client.Object](w *world, obj T, mutate func(T)) {
 }
 
 // setClient registers an application with all scopes of the payment API, or changes it.
-func (w *world) setClient(c oidctest.Client) {
+func (w *world) setClient(c oidc.Client) {
 	w.t.Helper()
 	if c.Scopes == nil {
 		c.Scopes = map[string][]string{paymentAPI: {readPayment, writePayment}}
@@ -126,7 +126,7 @@ func (w *world) setClient(c oidctest.Client) {
 }
 
 func newSecret() string {
-	secret := oidctest.NewSecret()
+	secret := oidc.NewSecret()
 	operatorLogs.neverShow(secret)
 	return secret
 }
@@ -224,7 +224,7 @@ func (w *world) story() (*v1alpha1.APIResource, *v1alpha1.M2MClient) {
 		credentials = w.named.credentials(w)
 	} else {
 		secret := newSecret()
-		w.setClient(oidctest.Client{ID: cartID, Secret: secret, Method: oidctest.SecretBasic})
+		w.setClient(oidc.Client{ID: cartID, Secret: secret, Method: oidc.SecretBasic})
 		w.credentials("cart", map[string]string{v1alpha1.ClientIDKey: cartID, v1alpha1.ClientSecretKey: secret})
 		credentials = clientSecret("cart", v1alpha1.ClientSecretBasic)
 	}

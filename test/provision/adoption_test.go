@@ -14,7 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 func (w *world) tokenSecret(c *v1alpha1.M2MClient) *corev1.Secret {
@@ -24,7 +24,7 @@ func (w *world) tokenSecret(c *v1alpha1.M2MClient) *corev1.Secret {
 // changeRegistration renames a registration, and gives it another scope. It is false where that would replace the
 // registration access token under the operator, which then could not know it.
 func (w *world) changeRegistration(c credential, _ metadata) bool {
-	return w.registration != nil && w.registration.ChangeRegisteredClient(c.ClientID, func(r *oidctest.RegisteredClient) {
+	return w.registration != nil && w.registration.ChangeRegisteredClient(c.ClientID, func(r *oidc.RegisteredClient) {
 		r.Name, r.Scopes = "renamed, "+w.id, []string{w.read()}
 	})
 }

@@ -4,7 +4,7 @@
 // where it creates and keeps APIs and clients: a Logto, and a server with dynamic client registration. [TestProvision]
 // has a table of scenarios for each and checks every one at the server itself, with a small client of its own.
 //
-// Without any variable both servers are stand-ins in this process (internal/logtotest and internal/oidctest, over HTTPS).
+// Without any variable both servers are stand-ins in this process (internal/testing/logto and internal/testing/oidc, over HTTPS).
 // A real one is named by
 //
 //	M2M_PROVISION_LOGTO_ENDPOINT        its base URL, such as https://auth.example.com

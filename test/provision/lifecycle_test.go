@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/kubetest"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
 func testFromNothing(_ *testing.T, w *world) {

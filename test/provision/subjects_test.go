@@ -14,9 +14,9 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
-	"github.com/m2m-operator/m2m-operator/internal/logtotest"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/provision/logto"
+	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 const (
@@ -52,7 +52,7 @@ type tenant struct {
 	audienceParameter v1alpha1.AudienceParameter
 
 	double       *logtotest.Server // nil unless it is that
-	registration *oidctest.Server  // nil unless it is that
+	registration *oidc.Server      // nil unless it is that
 }
 
 const prefix = "M2M_PROVISION_"
@@ -73,8 +73,8 @@ func chooseSubjects(getenv func(string) string, readFile func(string) ([]byte, e
 		ca = string(content)
 	}
 	all := []*subject{
-		{name: logtoName, what: "stand-in: internal/logtotest", policy: egress.Policy{AllowLoopback: true}, open: startLogto},
-		{name: registrationName, what: "stand-in: internal/oidctest (go-oidc)", policy: egress.Policy{AllowLoopback: true}, open: startRegistration},
+		{name: logtoName, what: "stand-in: internal/testing/logto", policy: egress.Policy{AllowLoopback: true}, open: startLogto},
+		{name: registrationName, what: "stand-in: internal/testing/oidc (go-oidc)", policy: egress.Policy{AllowLoopback: true}, open: startRegistration},
 	}
 	if t := statedLogto(get, fail); t != nil {
 		all[0].state(t, t.endpoint, ca, fail)
@@ -184,8 +184,8 @@ func startLogto(t *testing.T) *tenant {
 func startRegistration(t *testing.T) *tenant {
 	t.Helper()
 	token := rand.Text()
-	s, err := oidctest.Start(oidctest.Options{
-		TLS: true, DynamicRegistration: &oidctest.DynamicRegistration{InitialAccessToken: token, RotateTokens: true},
+	s, err := oidc.Start(oidc.Options{
+		TLS: true, DynamicRegistration: &oidc.DynamicRegistration{InitialAccessToken: token, RotateTokens: true},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -31,8 +31,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/yaml"
 
-	"github.com/m2m-operator/m2m-operator/internal/kubetest"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
 const (

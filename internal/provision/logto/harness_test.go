@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/logtotest"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 	"github.com/m2m-operator/m2m-operator/internal/provision/logto"
+	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
 const (

@@ -9,8 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/m2m-operator/m2m-operator/internal/logtotest"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
 // interruptions are what may become of one request; after each of them the process is killed.

@@ -8,10 +8,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 	"github.com/m2m-operator/m2m-operator/internal/provision/registration"
-	"github.com/m2m-operator/m2m-operator/internal/provision/registration/registrationtest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	registrationtest "github.com/m2m-operator/m2m-operator/internal/testing/registration"
 )
 
 const (
@@ -25,7 +25,7 @@ func access(resource string, scopes ...string) provision.Access {
 }
 
 // goOIDC is go-oidc as the tests of registrations see it.
-type goOIDC struct{ *oidctest.Server }
+type goOIDC struct{ *oidc.Server }
 
 func (s goOIDC) TokenEndpoint() string        { return s.TokenURL() }
 func (s goOIDC) RegistrationEndpoint() string { return s.RegistrationURL() }
@@ -39,14 +39,14 @@ func (s goOIDC) Registered() (all []registrationtest.Registered) {
 }
 
 func (s goOIDC) Change(to registrationtest.Registered) {
-	s.ChangeRegisteredClient(to.ID, func(c *oidctest.RegisteredClient) { c.Name, c.Scopes = to.Name, to.Scopes })
+	s.ChangeRegisteredClient(to.ID, func(c *oidc.RegisteredClient) { c.Name, c.Scopes = to.Name, to.Scopes })
 }
 
 // newWorld makes an operator with a server of its own, in process.
-func newWorld(t *testing.T, o oidctest.DynamicRegistration, method string) (*registrationtest.World, *oidctest.Server) {
+func newWorld(t *testing.T, o oidc.DynamicRegistration, method string) (*registrationtest.World, *oidc.Server) {
 	t.Helper()
 	o.InitialAccessToken = initialToken
-	server, err := oidctest.Start(oidctest.Options{DynamicRegistration: &o})
+	server, err := oidc.Start(oidc.Options{DynamicRegistration: &o})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func newWorld(t *testing.T, o oidctest.DynamicRegistration, method string) (*reg
 
 func TestRandomSequencesWithGoOIDC(t *testing.T) {
 	registrationtest.Sequences(t, 500, func(t *testing.T, seed uint64) *registrationtest.World {
-		w, _ := newWorld(t, oidctest.DynamicRegistration{RotateTokens: seed%2 == 0}, "")
+		w, _ := newWorld(t, oidc.DynamicRegistration{RotateTokens: seed%2 == 0}, "")
 		return w
 	})
 }
@@ -68,7 +68,7 @@ func TestStoryWithGoOIDC(t *testing.T) {
 	for _, method := range []string{registration.ClientSecretBasic, registration.ClientSecretPost} {
 		for _, rotate := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, tokens rotate: %t", method, rotate), func(t *testing.T) {
-				w, _ := newWorld(t, oidctest.DynamicRegistration{RotateTokens: rotate}, method)
+				w, _ := newWorld(t, oidc.DynamicRegistration{RotateTokens: rotate}, method)
 				want := registrationtest.Behaviour{UpdateReplacesSecret: true, UpdateReplacesToken: rotate}
 				if diff := cmp.Diff(want, registrationtest.Story(w, true)); diff != "" {
 					t.Error(diff)
@@ -77,7 +77,7 @@ func TestStoryWithGoOIDC(t *testing.T) {
 		}
 	}
 	t.Run("with nobody at the console", func(t *testing.T) {
-		w, _ := newWorld(t, oidctest.DynamicRegistration{}, "")
+		w, _ := newWorld(t, oidc.DynamicRegistration{}, "")
 		registrationtest.Story(w, false)
 	})
 }

@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 	"github.com/m2m-operator/m2m-operator/test/e2e/wire"
 )
 
@@ -27,7 +27,7 @@ func runAuthServer(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	server, err := oidctest.Start(oidctest.Options{TLS: true, URL: *url, Listener: line, TokenLifetime: *lifetime})
+	server, err := oidc.Start(oidc.Options{TLS: true, URL: *url, Listener: line, TokenLifetime: *lifetime})
 	if err != nil {
 		return errors.Join(err, line.Close())
 	}
@@ -36,7 +36,7 @@ func runAuthServer(ctx context.Context, args []string) error {
 	mux := report()
 	mux.HandleFunc("GET /ca", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(server.CAPEM()) })
 	mux.HandleFunc("GET /requests", func(w http.ResponseWriter, r *http.Request) { answer(w, requests(server), nil) })
-	mux.HandleFunc("PUT /client", order(func(c oidctest.Client) (any, error) { return nil, server.SetClient(c) }))
+	mux.HandleFunc("PUT /client", order(func(c oidc.Client) (any, error) { return nil, server.SetClient(c) }))
 	mux.HandleFunc("PUT /resource", order(func(r wire.Resource) (any, error) {
 		server.SetResource(r.ID, r.Scopes...)
 		return nil, nil
@@ -48,7 +48,7 @@ func runAuthServer(ctx context.Context, args []string) error {
 	return serve(ctx, map[int]http.Handler{wire.ReportPort: mux})
 }
 
-func requests(server *oidctest.Server) []wire.TokenRequest {
+func requests(server *oidc.Server) []wire.TokenRequest {
 	all := []wire.TokenRequest{}
 	for _, r := range server.TokenRequests() {
 		all = append(all, wire.TokenRequest{At: r.At, ClientID: r.ClientID, Status: r.Status, Error: r.Error, TokenHash: r.TokenHash})
@@ -56,7 +56,7 @@ func requests(server *oidctest.Server) []wire.TokenRequest {
 	return all
 }
 
-func rotate(server *oidctest.Server, r wire.Rotation) (wire.Key, error) {
+func rotate(server *oidc.Server, r wire.Rotation) (wire.Key, error) {
 	var err error
 	if r.Hard {
 		err = server.RotateKeyHard()

@@ -15,8 +15,8 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
-	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	paymenttest "github.com/m2m-operator/m2m-operator/internal/testing/payment"
 	"github.com/m2m-operator/m2m-operator/test/e2e/wire"
 )
 
@@ -127,7 +127,7 @@ func (c *cart) saw(at time.Time) {
 
 // describe says what may be known of a token.
 func describe(token string, at time.Time) wire.Token {
-	seen := wire.Token{At: at, Hash: oidctest.Hash(token)}
+	seen := wire.Token{At: at, Hash: oidc.Hash(token)}
 	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256, jose.RS256})
 	if err != nil {
 		return seen

@@ -15,7 +15,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
+	paymenttest "github.com/m2m-operator/m2m-operator/internal/testing/payment"
 	"github.com/m2m-operator/m2m-operator/test/e2e/wire"
 )
 

@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/m2m-operator/m2m-operator/internal/oidctest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
 // mount makes the files the content of a directory as a kubelet does.
@@ -38,7 +38,7 @@ func mount(t *testing.T, dir, version string, files map[string]string) {
 }
 
 func TestCartKeepsWhatItSaw(t *testing.T) {
-	server, err := oidctest.Start(oidctest.Options{})
+	server, err := oidc.Start(oidc.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestCartKeepsWhatItSaw(t *testing.T) {
 	for _, token := range c.tokens {
 		hashes = append(hashes, token.Hash)
 	}
-	if diff := cmp.Diff([]string{oidctest.Hash(first), oidctest.Hash(second)}, hashes); diff != "" {
+	if diff := cmp.Diff([]string{oidc.Hash(first), oidc.Hash(second)}, hashes); diff != "" {
 		t.Errorf("tokens (-want +got):\n%s", diff)
 	}
 	if got := c.tokens[1]; got.KeyID != server.KeyID() || !got.At.Equal(start.Add(4*time.Second)) || got.ExpiresAt.Sub(got.IssuedAt) != 5*time.Minute {
@@ -88,7 +88,7 @@ func TestCartKeepsWhatItSaw(t *testing.T) {
 	if c.calls.Total != 3 || c.calls.Failed != 2 || c.calls.Longest != 2*time.Second {
 		t.Errorf("calls: %+v", c.calls)
 	}
-	if got := c.calls.Failures[1]; got.Status != http.StatusUnauthorized || got.Detail != "so it is" || got.Token.Hash != oidctest.Hash(first) {
+	if got := c.calls.Failures[1]; got.Status != http.StatusUnauthorized || got.Detail != "so it is" || got.Token.Hash != oidc.Hash(first) {
 		t.Errorf("the refused call is described as %+v", got)
 	}
 }

@@ -8,7 +8,7 @@ package wire
 import (
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/paymenttest"
+	"github.com/m2m-operator/m2m-operator/internal/testing/payment"
 )
 
 // Ports of the programs.
@@ -59,7 +59,7 @@ type Token struct {
 // Failure is a call that was not answered with 200.
 type Failure struct {
 	At time.Time
-	paymenttest.Call
+	payment.Call
 	Token Token // that it was made with
 }
 

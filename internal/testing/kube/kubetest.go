@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kube brings up the control plane that a suite tests against: a
+// real kube-apiserver and etcd, with the operator's kinds installed.
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+// Main is a suite's TestMain: it starts the control plane, calls the suite,
+// which runs the tests and returns their exit code, stops the control plane and
+// exits the process. The path root leads from the suite's folder to the
+// repository's. The environment's Config has no limit on requests. A suite may
+// change the environment before it starts.
+func Main(root string, suite func(*envtest.Environment) (code int, err error), change ...func(*envtest.Environment) error) {
+	os.Exit(run(os.Stderr, root, suite, change...))
+}
+
+func run(stderr io.Writer, root string, suite func(*envtest.Environment) (int, error), change ...func(*envtest.Environment) error) int {
+	code, err := within(root, suite, change...)
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, err)
+		code = 1
+	}
+	return code
+}
+
+func within(root string, suite func(*envtest.Environment) (int, error), change ...func(*envtest.Environment) error) (code int, err error) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		return 1, errors.New("KUBEBUILDER_ASSETS is not set: run the tests with make test, which brings up a control plane")
+	}
+	environment := &envtest.Environment{
+		CRDDirectoryPaths:     []string{filepath.Join(root, "config", "crd", "bases")},
+		ErrorIfCRDPathMissing: true,
+	}
+	for _, f := range change {
+		if err := f(environment); err != nil {
+			return 1, err
+		}
+	}
+	// Stopped also when it starts halfway.
+	defer func() {
+		if stopErr := environment.Stop(); stopErr != nil {
+			err = errors.Join(err, fmt.Errorf("stop the control plane: %w", stopErr))
+		}
+	}()
+	config, err := environment.Start()
+	if err != nil {
+		return 1, fmt.Errorf("start the control plane: %w", err)
+	}
+	config.QPS, config.Burst = -1, 0
+	return suite(environment)
+}

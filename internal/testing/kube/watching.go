@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Eventually waits until a check passes, for 30 seconds, and then fails the test
+// with what the check said last.
+func Eventually(t *testing.T, check func() error) {
+	t.Helper()
+	Within(t, 30*time.Second, check)
+}
+
+// Within is Eventually with a patience of one's own.
+func Within(t *testing.T, patience time.Duration, check func() error) {
+	t.Helper()
+	Every(t, 20*time.Millisecond, patience, check)
+}
+
+// Every is Within for checks that are not to disturb what they check.
+func Every(t *testing.T, every, patience time.Duration, check func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	poll := time.NewTicker(every)
+	defer poll.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("it did not come about within %s: %v", patience, err)
+		case <-poll.C:
+		}
+	}
+}
+
+// Log keeps everything that is written to it, and shows it where M2M_TEST_LOG is
+// set. Its zero value is empty.
+type Log struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+// Write appends to the log.
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if os.Getenv("M2M_TEST_LOG") != "" {
+		_, _ = os.Stderr.Write(p)
+	}
+	return l.b.Write(p)
+}
+
+// String returns what was written so far.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package logto
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// keyring holds the signing keys: at most one previous and one next.
+type keyring struct {
+	current        *signingKey
+	previous, next *signingKey
+	nextAt         time.Time // when next signs; zero: after a restart
+}
+
+type signingKey struct {
+	public jose.JSONWebKey
+	signer jose.Signer
+}
+
+// firstKey is shared by all servers of a process, for it is slow to make.
+var firstKey = sync.OnceValue(func() *signingKey { return newKey(false) })
+
+func newKeyring() keyring { return keyring{current: firstKey()} }
+
+func newKey(useRSA bool) *signingKey {
+	var private any
+	var public any
+	algorithm := jose.ES384
+	if useRSA {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			panic(err) // there is no randomness
+		}
+		private, public, algorithm = key, key.Public(), jose.RS256
+	} else {
+		key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+		if err != nil {
+			panic(err)
+		}
+		private, public = key, key.Public()
+	}
+	k := &signingKey{public: jose.JSONWebKey{Key: public, Use: "sig"}}
+	thumbprint, err := k.public.Thumbprint(crypto.SHA256)
+	if err != nil {
+		panic(err) // of a key made above
+	}
+	k.public.KeyID = base64.RawURLEncoding.EncodeToString(thumbprint)
+	if !useRSA {
+		k.public.Algorithm = string(algorithm)
+	}
+	k.signer, err = jose.NewSigner(
+		jose.SigningKey{Algorithm: algorithm, Key: jose.JSONWebKey{Key: private, KeyID: k.public.KeyID}},
+		(&jose.SignerOptions{}).WithType("at+jwt"))
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
+// Rotation is how [Server.RotateKeys] rotates.
+type Rotation struct {
+	// Grace publishes the next key at once, and lets it sign this much later.
+	Grace time.Duration
+	// RSA makes an RSA key, whose tokens are RS256, in the place of an EC key.
+	RSA bool
+}
+
+// RotateKeys makes a new signing key, as the console does. Without a grace period it signs at once. At most one previous
+// key stays published. In 1.37 nothing of it shows before [Server.Restart].
+func (s *Server) RotateKeys(how Rotation) {
+	key := newKey(how.RSA)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keys.tick(s.now())
+	s.rotate(key, how.Grace)
+}
+
+func (s *Server) rotate(key *signingKey, grace time.Duration) {
+	s.keys.next = key
+	switch {
+	case s.opts.minor <= 37:
+		s.keys.nextAt = time.Time{}
+	case grace > 0:
+		s.keys.nextAt = s.now().Add(grace)
+	default:
+		s.keys.promote()
+	}
+}
+
+// Restart starts the server's process anew.
+func (s *Server) Restart() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keys.tick(s.now())
+	if s.keys.next != nil && s.keys.nextAt.IsZero() {
+		s.keys.promote()
+	}
+}
+
+func (k *keyring) promote() {
+	k.previous, k.current, k.next = k.current, k.next, nil
+}
+
+func (k *keyring) tick(now time.Time) {
+	if k.next != nil && !k.nextAt.IsZero() && !now.Before(k.nextAt) {
+		k.promote()
+	}
+}
+
+// published are the keys of the JWKS, the newest first.
+func (k *keyring) published() []*signingKey {
+	var keys []*signingKey
+	if k.next != nil && !k.nextAt.IsZero() {
+		keys = append(keys, k.next)
+	}
+	keys = append(keys, k.current)
+	if k.previous != nil {
+		keys = append(keys, k.previous)
+	}
+	return keys
+}
+
+func (s *Server) publishes(keyID string) bool {
+	return slices.ContainsFunc(s.keys.published(), func(k *signingKey) bool { return k.public.KeyID == keyID })
+}
+
+// rotateKeys is the operation of the Management API.
+func (s *Server) rotateKeys(c *call) answer {
+	fields := []field{{name: "rotationGracePeriod", kind: integer}}
+	if s.opts.minor <= 37 {
+		fields = nil
+	}
+	if refused := c.decode(fields...); refused != nil {
+		return *refused
+	}
+	seconds, _ := c.body["rotationGracePeriod"].(int)
+	if seconds < 0 {
+		return invalidInput("rotationGracePeriod")
+	}
+	s.rotate(newKey(false), time.Duration(seconds)*time.Second)
+	shown := []any{}
+	for _, k := range s.keys.published() {
+		status, from := "Previous", s.now()
+		switch k {
+		case s.keys.current:
+			status = "Current"
+		case s.keys.next:
+			status, from = "Next", s.keys.nextAt
+		}
+		shown = append(shown, map[string]any{"id": k.public.KeyID, "status": status, "effectiveAt": from.Unix()})
+	}
+	return reply(http.StatusOK, shown)
+}
+
+func (s *Server) serveJWKS(c *call) answer {
+	set := jose.JSONWebKeySet{}
+	for _, k := range s.keys.published() {
+		set.Keys = append(set.Keys, k.public)
+	}
+	body, err := json.Marshal(set)
+	if err != nil {
+		return plain(http.StatusInternalServerError)
+	}
+	etag := fmt.Sprintf(`"%x"`, sha256.Sum256(body))
+	a := answer{status: http.StatusOK, header: http.Header{
+		"Etag": {etag}, "Cache-Control": {"no-cache"}, "Content-Type": {"application/jwk-set+json; charset=utf-8"},
+	}}
+	if strings.Contains(c.Header.Get("If-None-Match"), etag) {
+		a.status = http.StatusNotModified
+		a.header.Del("Content-Type")
+		return a
+	}
+	a.value = json.RawMessage(body)
+	return a
+}
+
+// serveDiscovery names addresses by the Host header of the request; the issuer is what it is.
+func (s *Server) serveDiscovery(c *call) answer {
+	base := s.scheme() + "://" + c.Host + "/oidc"
+	return reply(http.StatusOK, map[string]any{
+		"issuer": s.Issuer(), "authorization_endpoint": base + "/auth", "token_endpoint": base + "/token",
+		"jwks_uri": base + "/jwks", "userinfo_endpoint": base + "/me", "revocation_endpoint": base + "/token/revocation",
+		"response_types_supported": []string{"code"}, "subject_types_supported": []string{"public"},
+		"grant_types_supported": []string{
+			"authorization_code", "refresh_token", "client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange",
+		},
+		"scopes_supported":                      []string{"openid", "offline_access", "profile"},
+		"id_token_signing_alg_values_supported": []string{"ES384"},
+		"token_endpoint_auth_methods_supported": []string{
+			"client_secret_basic", "client_secret_jwt", "client_secret_post", "private_key_jwt", "none",
+		},
+	})
+}
+
+func (s *Server) serveMetadata(c *call) answer {
+	if s.opts.minor < 42 {
+		return plain(http.StatusNotFound)
+	}
+	return s.serveDiscovery(c)
+}
+
+// serveNothing is where other servers have their metadata.
+func (s *Server) serveNothing(*call) answer { return plain(http.StatusNotFound) }
+
+// serveUnrecognized is where below the issuer nothing is.
+func (s *Server) serveUnrecognized(*call) answer {
+	return oauthError(http.StatusNotFound, "invalid_request", "unrecognized route or not allowed method (POST on /oidc/token)")
+}
+
+// selfSigned makes a CA and a certificate from it for the loopback addresses and the endpoint's host.
+func selfSigned(endpoint string) (certificate tls.Certificate, caPEM []byte, err error) {
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return certificate, nil, err
+	}
+	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return certificate, nil, err
+	}
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return certificate, nil, err
+	}
+	start := time.Now().Add(-time.Hour)
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Logto test CA"},
+		NotBefore: start, NotAfter: start.AddDate(1, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "Logto test server"},
+		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}
+	if net.ParseIP(u.Hostname()) == nil {
+		leaf.DNSNames = append(leaf.DNSNames, u.Hostname())
+	}
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
+	if err != nil {
+		return certificate, nil, err
+	}
+	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, leafKey.Public(), caKey)
+	if err != nil {
+		return certificate, nil, err
+	}
+	return tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: leafKey},
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), nil
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package logto is a double of Logto in the caller's own process, for tests: its Management API, token endpoint,
+// discovery and keys, as a running Logto was observed to behave, quirks included. [Start] listens, [New] does not and is
+// cheap enough for thousands of servers, reached through [Server.Transport]. The methods that a console would offer
+// ([Server.CreateResource], [Server.RenameApplication], [Server.RevokeScope] and so on) change the state past the API,
+// [Server.Snapshot] shows it, [Server.SetFault] makes requests fail and [Server.Count] says how many there were. It
+// is strict: whatever it was not told to do it answers with 501 and remembers, see [Server.Violations].
+package logto
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ManagementAPI is the resource indicator of the Management API.
+const ManagementAPI = "https://default.logto.app/api"
+
+// IdleTimeout is after how long Logto closes an idle connection.
+const IdleTimeout = 5 * time.Second
+
+const tenant = "default"
+
+// Option changes how a server behaves.
+type Option func(*options)
+
+type options struct {
+	http         bool
+	endpoint     string
+	minor        int // of version 1.x
+	seed         uint64
+	now          func() time.Time
+	secretPrefix string
+	idle         time.Duration
+	err          error
+}
+
+// WithHTTP serves plain HTTP in the place of HTTPS.
+func WithHTTP() Option { return func(o *options) { o.http = true } }
+
+// WithEndpoint sets where clients find the server, scheme and host. Default: where it listens.
+func WithEndpoint(endpoint string) Option { return func(o *options) { o.endpoint = endpoint } }
+
+// WithVersion plays another version than 1.42, such as "1.37".
+func WithVersion(version string) Option {
+	return func(o *options) {
+		minor, ok := strings.CutPrefix(version, "1.")
+		var err error
+		if o.minor, err = strconv.Atoi(minor); !ok || err != nil {
+			o.err = fmt.Errorf("version %q: want 1.x", version)
+		}
+	}
+}
+
+// WithSeed sets what identifiers, secrets and the order of unordered lists are derived from.
+func WithSeed(seed uint64) Option { return func(o *options) { o.seed = seed } }
+
+// WithClock sets the clock. Default: time.Now.
+func WithClock(now func() time.Time) Option { return func(o *options) { o.now = now } }
+
+// WithSecretPrefix begins every client secret with this, so that a test can recognise them where they must not be.
+func WithSecretPrefix(prefix string) Option { return func(o *options) { o.secretPrefix = prefix } }
+
+// WithIdleTimeout closes idle connections after another time than [IdleTimeout].
+func WithIdleTimeout(idle time.Duration) Option { return func(o *options) { o.idle = idle } }
+
+// Server is a Logto. All its methods may be called at any time and from any goroutine.
+type Server struct {
+	opts     options
+	endpoint string
+	caPEM    []byte
+	http     *http.Server // nil unless it listens
+	served   sync.WaitGroup
+
+	record recorder
+
+	mu         sync.Mutex // guards what follows
+	rand       *rand.Rand
+	state      state
+	keys       keyring
+	tokens     map[string]issued // by the token itself
+	down       bool
+	management struct{ id, secret string }
+}
+
+// New makes a server that does not listen: it is reached through [Server.Transport] or as an [http.Handler].
+func New(opts ...Option) (*Server, error) {
+	o := options{minor: 42, now: time.Now, idle: IdleTimeout}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if o.err != nil {
+		return nil, o.err
+	}
+	s := &Server{
+		opts: o, endpoint: o.endpoint,
+		rand: rand.New(rand.NewPCG(o.seed, 0x1067_0)), tokens: map[string]issued{}, keys: newKeyring(),
+	}
+	if s.endpoint == "" {
+		s.endpoint = s.scheme() + "://logto.example.com"
+	}
+	s.state = newState()
+	s.bootstrap()
+	return s, nil
+}
+
+// Start makes a server and lets it listen at a free port of 127.0.0.1.
+func Start(opts ...Option) (*Server, error) {
+	s, err := New(opts...)
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if s.opts.endpoint == "" {
+		s.endpoint = s.scheme() + "://" + listener.Addr().String()
+	}
+	s.http = &http.Server{
+		Handler: s, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute, IdleTimeout: s.opts.idle,
+	}
+	if !s.opts.http {
+		certificate, caPEM, err := selfSigned(s.endpoint)
+		if err != nil {
+			_ = listener.Close()
+			return nil, fmt.Errorf("make the certificate: %w", err)
+		}
+		s.caPEM = caPEM
+		s.http.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
+	}
+	s.served.Go(func() {
+		if s.opts.http {
+			_ = s.http.Serve(listener)
+		} else {
+			_ = s.http.ServeTLS(listener, "", "")
+		}
+	})
+	return s, nil
+}
+
+// Close stops the server and breaks its connections. One that does not listen needs no Close.
+func (s *Server) Close() {
+	if s.http != nil {
+		_ = s.http.Close()
+		s.served.Wait()
+	}
+}
+
+// Endpoint is where the server is found, without a slash at the end.
+func (s *Server) Endpoint() string { return s.endpoint }
+
+// Issuer is the issuer identifier.
+func (s *Server) Issuer() string { return s.endpoint + "/oidc" }
+
+// TokenURL is the address of the token endpoint.
+func (s *Server) TokenURL() string { return s.Issuer() + "/token" }
+
+// JWKSURL is the address of the published keys.
+func (s *Server) JWKSURL() string { return s.Issuer() + "/jwks" }
+
+// CAPEM is the certificate of the CA that signed the server's own, in PEM, and nil without TLS.
+func (s *Server) CAPEM() []byte { return s.caPEM }
+
+// ManagementClientID is the client identifier of an application that may use the Management API.
+func (s *Server) ManagementClientID() string { return s.management.id }
+
+// ManagementClientSecret is that application's secret.
+func (s *Server) ManagementClientSecret() string { return s.management.secret }
+
+func (s *Server) scheme() string {
+	if s.opts.http {
+		return "http"
+	}
+	return "https"
+}
+
+// now is the time in whole milliseconds, as Logto's database hands it out.
+func (s *Server) now() time.Time { return s.opts.now().Truncate(time.Millisecond) }
+
+// bootstrap makes what every Logto has: its Management API, the role for it, and an application with that role.
+func (s *Server) bootstrap() {
+	api := s.insertResource("Logto Management API", ManagementAPI, defaultTTL)
+	all := s.insertScope(api.id, "all", nil)
+	access := s.insertRole(managementRole, "Management API access", machineToMachine)
+	access.scopes[all.id] = true
+	app := s.insertApplication("operator")
+	app.roles[access.id] = true
+	api.builtin, access.builtin, app.builtin = true, true, true
+	s.management.id, s.management.secret = app.id, app.secrets[0].value
+}

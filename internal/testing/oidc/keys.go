@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"bytes"
+	"cmp"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// algorithms are those that signing keys and client assertions may be made for.
+var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.PS256, jose.ES256, jose.ES384, jose.EdDSA}
+
+// keyring holds the signing keys. What is published need not contain what signs: that is one of the faults.
+type keyring struct {
+	mu        sync.Mutex
+	alg       string
+	rsaBits   int
+	current   jose.JSONWebKey
+	next      *jose.JSONWebKey  // announced and not yet promoted
+	published []jose.JSONWebKey // public halves, in the order of the JWKS
+}
+
+// keyState is the keyring at one moment.
+type keyState struct {
+	current   jose.JSONWebKey
+	published []jose.JSONWebKey
+}
+
+func (k *keyring) now() keyState {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return keyState{current: k.current, published: slices.Clone(k.published)}
+}
+
+// SetAlgorithm says what the keys made from now on are for; the ones there are stay. See [Options.Algorithm].
+func (s *Server) SetAlgorithm(alg string) {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	s.keys.alg = alg
+}
+
+// SetRSABits says how long the RSA keys made from now on are; the default is 2048.
+func (s *Server) SetRSABits(bits int) {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	s.keys.rsaBits = bits
+}
+
+// RotateKey makes a new key that signs at once and unannounced. The JWKS becomes [new, previous]; older and announced
+// keys leave it. It returns the new key's kid.
+func (s *Server) RotateKey() (kid string, err error) {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	previous := s.keys.current
+	if err := s.keys.replace(); err != nil {
+		return "", err
+	}
+	s.keys.published = append(s.keys.published, previous.Public())
+	return s.keys.current.KeyID, nil
+}
+
+// RotateKeyHard makes a new key that signs at once and is alone in the JWKS.
+func (s *Server) RotateKeyHard() error {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	return s.keys.replace()
+}
+
+// ReuseKeyID makes a new key under the kid of the current one, which signs at once and is alone in the JWKS: what comes of
+// a key that is replaced under a name in the server's configuration.
+func (s *Server) ReuseKeyID() error {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	kid := s.keys.current.KeyID
+	if err := s.keys.replace(); err != nil {
+		return err
+	}
+	s.keys.current.KeyID, s.keys.published[0].KeyID = kid, kid
+	return nil
+}
+
+// ChangeKeyAlgorithm has the current key sign with another algorithm, under the same kid.
+func (s *Server) ChangeKeyAlgorithm(alg string) {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	s.keys.current.Algorithm, s.keys.next = alg, nil
+	s.keys.published = []jose.JSONWebKey{s.keys.current.Public()}
+}
+
+// AnnounceKey publishes a new key behind the current one without signing with it, and returns its kid. It replaces a
+// key that was announced earlier and not promoted.
+func (s *Server) AnnounceKey() (kid string, err error) {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	next, err := newKey(s.keys.alg, s.keys.rsaBits)
+	if err != nil {
+		return "", err
+	}
+	if s.keys.next != nil {
+		s.keys.withdraw(s.keys.next.KeyID)
+	}
+	s.keys.next = &next
+	s.keys.published = slices.Insert(s.keys.published, min(1, len(s.keys.published)), next.Public())
+	return next.KeyID, nil
+}
+
+// PromoteKey lets the announced key sign. The JWKS becomes [announced, previous]. It fails if none is announced.
+func (s *Server) PromoteKey() error {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	if s.keys.next == nil {
+		return errors.New("no key is announced")
+	}
+	previous := s.keys.current
+	s.keys.current, s.keys.next = *s.keys.next, nil
+	s.keys.published = []jose.JSONWebKey{s.keys.current.Public(), previous.Public()}
+	return nil
+}
+
+// RevokeKey takes a key out of the JWKS. The current key goes on signing all the same, which no verifier can follow.
+func (s *Server) RevokeKey(kid string) {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	s.keys.withdraw(kid)
+}
+
+// KeyID is the kid of the key that signs now.
+func (s *Server) KeyID() string { return s.keys.now().current.KeyID }
+
+// loosen rewrites a JWKS as [Options.LooseKeys] says.
+func loosen(set map[string]any) {
+	keys, _ := set["keys"].([]any)
+	for _, key := range keys {
+		members, _ := key.(map[string]any)
+		for _, name := range []string{"n", "e", "x", "y"} {
+			value, _ := members[name].(string)
+			raw, err := base64.RawURLEncoding.DecodeString(value)
+			if err != nil || value == "" {
+				continue
+			}
+			if members["kty"] == "EC" {
+				raw = bytes.TrimLeft(raw, "\x00")
+			}
+			members[name] = base64.StdEncoding.EncodeToString(raw)
+		}
+		if members["alg"] == "EdDSA" {
+			members["alg"] = "Ed25519"
+		}
+	}
+}
+
+func (k *keyring) replace() error {
+	key, err := newKey(k.alg, k.rsaBits)
+	if err != nil {
+		return err
+	}
+	k.current, k.next = key, nil
+	k.published = []jose.JSONWebKey{key.Public()}
+	return nil
+}
+
+func (k *keyring) withdraw(kid string) {
+	k.published = slices.DeleteFunc(k.published, func(key jose.JSONWebKey) bool { return key.KeyID == kid })
+}
+
+// SignToken signs a token of these claims with the current key, as the server's own are. Of iss, iat and exp the
+// missing ones are filled in.
+func (s *Server) SignToken(claims map[string]any) (string, error) {
+	return sign(s.keys.now().current, s.opts.TokenType, s.withDefaults(claims))
+}
+
+// ForgeToken is [Server.SignToken] with a key that the server never had, under the kid of the one that it signs with.
+func (s *Server) ForgeToken(claims map[string]any) (string, error) {
+	current := s.keys.now().current
+	forged, err := newKey(current.Algorithm, 0)
+	if err != nil {
+		return "", err
+	}
+	forged.KeyID = current.KeyID
+	return sign(forged, s.opts.TokenType, s.withDefaults(claims))
+}
+
+func (s *Server) withDefaults(claims map[string]any) map[string]any {
+	now := s.opts.Now()
+	all := map[string]any{"iss": s.issuer, "iat": now.Unix(), "exp": now.Add(s.opts.TokenLifetime).Unix()}
+	for name, value := range claims {
+		all[name] = value
+	}
+	return all
+}
+
+func sign(key jose.JSONWebKey, typ string, claims map[string]any) (string, error) {
+	signer, err := jose.NewSigner(
+		jose.SigningKey{Algorithm: jose.SignatureAlgorithm(key.Algorithm), Key: key},
+		(&jose.SignerOptions{}).WithType(jose.ContentType(typ)))
+	if err != nil {
+		return "", fmt.Errorf("sign a token: %w", err)
+	}
+	// Not jwt.Signed: go-jose's own JSON package writes numbers that were read with UseNumber as strings.
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		return "", fmt.Errorf("sign a token: %w", err)
+	}
+	signed, err := signer.Sign(payload)
+	if err != nil {
+		return "", fmt.Errorf("sign a token: %w", err)
+	}
+	return signed.CompactSerialize()
+}
+
+// claimsOf reads a JWT of this server's own making, and reports whether it is one: an opaque token is not.
+func claimsOf(token string) (map[string]any, bool) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return nil, false
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return nil, false
+	}
+	var claims map[string]any
+	decoder := json.NewDecoder(strings.NewReader(string(payload)))
+	decoder.UseNumber()
+	return claims, decoder.Decode(&claims) == nil
+}
+
+// NewKeyPair makes a key pair for RS256, PS256, ES256, ES384 or EdDSA: the private key in PEM (PKCS #8) and as a JWK, and
+// a JWKS of its public half. The kid is the key's thumbprint (RFC 7638).
+func NewKeyPair(alg string) (pemPrivate, jwkPrivate, publicJWKS []byte, err error) {
+	key, err := newKey(alg, 0)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key.Key)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if jwkPrivate, err = json.Marshal(key); err != nil {
+		return nil, nil, nil, err
+	}
+	publicJWKS, err = json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{key.Public()}})
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), jwkPrivate, publicJWKS, err
+}
+
+func newKey(alg string, rsaBits int) (jose.JSONWebKey, error) {
+	var private crypto.Signer
+	var err error
+	switch jose.SignatureAlgorithm(alg) {
+	case jose.RS256, jose.PS256:
+		private, err = rsa.GenerateKey(rand.Reader, cmp.Or(rsaBits, 2048))
+	case jose.ES256:
+		private, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case jose.ES384:
+		private, err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case jose.EdDSA:
+		_, private, err = ed25519.GenerateKey(rand.Reader)
+	default:
+		err = fmt.Errorf("algorithm %q: want one of %v", alg, algorithms)
+	}
+	if err != nil {
+		return jose.JSONWebKey{}, err
+	}
+	key := jose.JSONWebKey{Key: private, Algorithm: alg, Use: "sig"}
+	thumbprint, err := key.Thumbprint(crypto.SHA256)
+	if err != nil {
+		return jose.JSONWebKey{}, err
+	}
+	key.KeyID = base64.RawURLEncoding.EncodeToString(thumbprint)
+	return key, nil
+}
+
+// selfSigned makes a CA and a certificate from it for the loopback addresses and the hosts of the given URLs, valid by
+// the real clock, which is the one that TLS goes by.
+func selfSigned(urls ...string) (certificate tls.Certificate, caPEM []byte, err error) {
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return certificate, nil, err
+	}
+	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return certificate, nil, err
+	}
+	start := time.Now().Add(-time.Hour)
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"},
+		NotBefore: start, NotAfter: start.AddDate(1, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test authorization server"},
+		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}
+	for _, raw := range urls {
+		u, err := url.Parse(raw)
+		if err != nil {
+			return certificate, nil, err
+		}
+		if ip := net.ParseIP(u.Hostname()); ip != nil {
+			leaf.IPAddresses = append(leaf.IPAddresses, ip)
+		} else {
+			leaf.DNSNames = append(leaf.DNSNames, u.Hostname())
+		}
+	}
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
+	if err != nil {
+		return certificate, nil, err
+	}
+	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, leafKey.Public(), caKey)
+	if err != nil {
+		return certificate, nil, err
+	}
+	return tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: leafKey},
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), nil
+}
