@@ -350,7 +350,7 @@ func TestTokensOverTLS(t *testing.T) {
 		return kube.Get(t.Context(), client.ObjectKeyFromObject(cart), cart) == nil &&
 			conditionIs(cart, v1alpha1.ConditionFresh, metav1.ConditionFalse)
 	})
-	says(t, cart, v1alpha1.ConditionFresh, v1alpha1.ReasonTokenRequestRefused, "TLS certificate is not trusted")
+	says(t, cart, v1alpha1.ConditionFresh, v1alpha1.ReasonTokenRequestRefused, "TLS certificate is from an unknown authority")
 	w.theRequest() // the first; no credential went over a connection that is not trusted
 
 	change(t, caConfigMap(w.shop, ""), func(m *corev1.ConfigMap) { m.Data[v1alpha1.CABundleKey] = string(w.as.CAPEM()) })

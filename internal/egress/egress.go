@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package egress makes the HTTP clients that speak to authorization servers. Tenants supply the URLs and the servers
-// behind them are not trusted, so every client is fenced: HTTPS only, no redirects, no connection to the operator's
-// own host or to a cloud's metadata service, bodies and headers bounded, a time limit on every step. The operator's
-// flags, gathered in Policy, relax single rules for development. Every request says that it is the operator's.
+// Package egress is the operator's edge towards authorization servers. Tenants supply the URLs and the servers behind
+// them are not trusted, so every HTTP client that it makes is fenced: HTTPS only, no redirects, no connection to the
+// operator's own host or to a cloud's metadata service, bodies and headers bounded, a time limit on every step. The
+// operator's flags, gathered in Policy, relax single rules for development. Every request names the operator as its
+// user agent. What all protocols share is read here once: an answer's body (ReadBody), how long the server wants to be
+// left alone (RetryAfter), and why there is no answer (Why).
 package egress
 
 import (
@@ -11,7 +13,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -20,10 +21,6 @@ import (
 	"strings"
 	"time"
 )
-
-// MaxBody is how many bytes of an answer's body a client hands out, counted after decompression. Token answers, JWKS
-// and discovery documents are a few kilobytes.
-const MaxBody = 1 << 19
 
 // Time limits of a client, from the dial to the last byte of the body.
 const (
@@ -46,9 +43,6 @@ const userAgent = "m2m-operator/" + Version
 
 // maxHeaderBytes bounds an answer's header; the standard library's default is 10 MiB.
 const maxHeaderBytes = 1 << 16
-
-// ErrBodyTooLarge is what reading an answer's body ends with once more than MaxBody bytes have come.
-var ErrBodyTooLarge = fmt.Errorf("answer is larger than %d bytes", MaxBody)
 
 // BlockedError is a connection that the policy refuses. Trying again does not help.
 type BlockedError struct {
@@ -181,7 +175,10 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp.Body = &boundedBody{ReadCloser: resp.Body, left: MaxBody}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{&boundedBody{Reader: resp.Body, left: MaxBody}, resp.Body}
 	return resp, nil
 }
 
@@ -199,25 +196,3 @@ func (g *guard) check(req *http.Request) (context.Context, error) {
 
 // CloseIdleConnections lets http.Client.CloseIdleConnections reach the pool.
 func (g *guard) CloseIdleConnections() { g.base.CloseIdleConnections() }
-
-// boundedBody fails where io.LimitReader would end quietly: a JWKS cut in the middle must not pass for a short one.
-type boundedBody struct {
-	io.ReadCloser
-	left int64 // bytes that may still be handed out; negative once there were more
-}
-
-// Read implements io.Reader.
-func (b *boundedBody) Read(p []byte) (int, error) {
-	if b.left < 0 {
-		return 0, ErrBodyTooLarge
-	}
-	if int64(len(p)) > b.left+1 {
-		p = p[:b.left+1] // one byte more than allowed tells "exactly full" from "too large"
-	}
-	n, err := b.ReadCloser.Read(p)
-	b.left -= int64(n)
-	if b.left < 0 {
-		return n - 1, ErrBodyTooLarge
-	}
-	return n, err
-}

@@ -187,13 +187,14 @@ func TestFailuresHaveStableMessages(t *testing.T) {
 	}{
 		"blocked":             {&egress.BlockedError{Reason: "loopback is off"}, Refused, "was not asked: loopback is off"},
 		"a name unknown":      {&net.DNSError{Name: "h", Err: "no such host", Server: "10.0.0.1:53"}, Unreachable, "has a host name that could not be resolved"},
-		"a slow name server":  {&net.DNSError{Name: "h", IsTimeout: true}, Unreachable, "did not answer in time"},
+		"a slow name server":  {&net.DNSError{Name: "h", IsTimeout: true}, Unreachable, "has a host name that could not be resolved"},
 		"a deadline":          {context.DeadlineExceeded, Unreachable, "did not answer in time"},
 		"an expired one":      {verification(x509.CertificateInvalidError{Reason: x509.Expired, Detail: "current time 2026"}), Unreachable, "has a certificate that is expired or not yet valid"},
 		"an odd certificate":  {verification(x509.CertificateInvalidError{Reason: x509.NotAuthorizedToSign}), Unreachable, "has a certificate that cannot be trusted"},
 		"another's":           {verification(x509.HostnameError{Host: "h", Certificate: &x509.Certificate{}}), Unreachable, "has a certificate for another host"},
 		"an unknown one":      {verification(x509.UnknownAuthorityError{}), Unreachable, "has a certificate from an unknown authority"},
 		"HTTP instead of TLS": {tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, Unreachable, "does not speak TLS"},
+		"an alert":            {&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")}, Unreachable, "failed the TLS handshake"},
 		"anything else":       {errors.New("read tcp 10.0.0.1:51234: odd"), Unreachable, "could not be reached"},
 	} {
 		t.Run(name, func(t *testing.T) {

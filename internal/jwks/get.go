@@ -3,30 +3,21 @@
 package jwks
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 )
 
-const (
-	// maxURL bounds a URL, in bytes.
-	maxURL = 2048
-	// maxRetryAfter bounds how long a server can silence us.
-	maxRetryAfter = time.Hour
-)
+// maxURL bounds a URL, in bytes.
+const maxURL = 2048
 
 // endpoint parses an absolute http or https URL. It may have a query; it has no
 // fragment, and no user information, which would be a secret in plain sight.
@@ -66,72 +57,43 @@ func get(ctx context.Context, hc *http.Client, u *url.URL, header http.Header) (
 		return resp, nil, &Error{
 			Reason:     BadStatus,
 			Message:    fmt.Sprintf("%s answered with status %d", shown(u), resp.StatusCode),
-			RetryAfter: retryAfter(resp.Header),
+			RetryAfter: egress.RetryAfter(resp.Header, time.Time{}),
 		}
 	}
-	// The client bounds the body; this bound is for a client that does not.
-	body, err := io.ReadAll(io.LimitReader(resp.Body, egress.MaxBody+1))
-	if len(body) > egress.MaxBody || errors.Is(err, egress.ErrBodyTooLarge) {
-		return resp, nil, &Error{Reason: Malformed, Message: fmt.Sprintf("%s answered with more than %d bytes", shown(u), egress.MaxBody)}
-	}
+	body, err := egress.ReadBody(resp.Body)
 	if err != nil {
 		return resp, nil, failure(u, err)
 	}
 	return resp, body, nil
 }
 
-// failure classes an error of the HTTP client. Its text is not used: it has
-// ephemeral ports in it, and the present time where a certificate has expired.
-func failure(u *url.URL, err error) *Error {
-	what := "could not be reached"
-	var (
-		blocked   *egress.BlockedError
-		dns       *net.DNSError
-		timeout   net.Error
-		authority x509.UnknownAuthorityError
-		host      x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		untrusted *tls.CertificateVerificationError
-		plain     tls.RecordHeaderError
-	)
-	switch {
-	case errors.As(err, &blocked):
-		return &Error{Reason: Refused, Message: shown(u) + " was not asked: " + blocked.Reason}
-	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		what = "did not answer in time"
-	case errors.Is(err, context.Canceled):
-		what = "was not waited for"
-	case errors.As(err, &dns):
-		what = "has a host name that could not be resolved"
-	case errors.As(err, &authority):
-		what = "has a certificate from an unknown authority"
-	case errors.As(err, &host):
-		what = "has a certificate for another host"
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		what = "has a certificate that is expired or not yet valid"
-	case errors.As(err, &untrusted):
-		what = "has a certificate that cannot be trusted"
-	case errors.As(err, &plain), errors.Is(err, http.ErrSchemeMismatch):
-		what = "does not speak TLS"
-	case errors.Is(err, syscall.ECONNREFUSED):
-		what = "refused the connection"
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		what = "closed the connection before its answer was complete"
-	}
-	return &Error{Reason: Unreachable, Message: shown(u) + " " + what}
+// failures are the causes in words that follow the URL that was asked.
+var failures = map[egress.Cause]string{
+	egress.Cancelled:            "was not waited for",
+	egress.TimedOut:             "did not answer in time",
+	egress.ConnectionTimedOut:   "did not answer in time",
+	egress.HostUnknown:          "has a host name that could not be resolved",
+	egress.HostUnresolved:       "has a host name that could not be resolved",
+	egress.CertificateAuthority: "has a certificate from an unknown authority",
+	egress.CertificateHost:      "has a certificate for another host",
+	egress.CertificateExpired:   "has a certificate that is expired or not yet valid",
+	egress.CertificateUntrusted: "has a certificate that cannot be trusted",
+	egress.NotTLS:               "does not speak TLS",
+	egress.Handshake:            "failed the TLS handshake",
+	egress.ConnectionRefused:    "refused the connection",
+	egress.ConnectionClosed:     "closed the connection before its answer was complete",
 }
 
-// retryAfter reads Retry-After (RFC 9110 §10.2.3). A date counts from the
-// response's own Date, so that clocks need not agree.
-func retryAfter(h http.Header) time.Duration {
-	value := h.Get("Retry-After")
-	wait := seconds(value)
-	if until, err := http.ParseTime(value); err == nil {
-		if date, err := http.ParseTime(h.Get("Date")); err == nil {
-			wait = until.Sub(date)
-		}
+// failure classes an error of the HTTP client, or of reading the body.
+func failure(u *url.URL, err error) *Error {
+	if blocked, ok := errors.AsType[*egress.BlockedError](err); ok {
+		return &Error{Reason: Refused, Message: shown(u) + " was not asked: " + blocked.Reason}
 	}
-	return min(max(wait, 0), maxRetryAfter)
+	why := egress.Why(err)
+	if why == egress.TooLarge {
+		return &Error{Reason: Malformed, Message: fmt.Sprintf("%s answered with more than %d bytes", shown(u), egress.MaxBody)}
+	}
+	return &Error{Reason: Unreachable, Message: shown(u) + " " + cmp.Or(failures[why], "could not be reached")}
 }
 
 // seconds reads a number of seconds as HTTP writes it (RFC 9111 §1.2.2): digits

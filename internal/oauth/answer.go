@@ -8,11 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"mime"
-	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/egress"
 )
 
 const (
@@ -20,14 +20,12 @@ const (
 	maxTokenBytes = 64 << 10
 	// maxLifetime caps expires_in: ten years.
 	maxLifetime = 10 * 365 * 24 * time.Hour
-	// maxRetryAfter caps Retry-After, so that a server's slip does not silence a client for days.
-	maxRetryAfter = time.Hour
 )
 
 // interpret reads an answer that came whole. sent are the credentials that must not come back out of it.
 func (a answer) interpret(sent []string, now time.Time) (*Token, *Error) {
 	fail := func(detail string) *Error {
-		return &Error{Class: classify(a.status, ""), Status: a.status, RetryAfter: retryAfter(a.header, now), Detail: detail}
+		return &Error{Class: classify(a.status, ""), Status: a.status, RetryAfter: egress.RetryAfter(a.header, now), Detail: detail}
 	}
 	if a.status/100 == 3 {
 		return nil, fail("answered with a redirect, which is not followed")
@@ -172,18 +170,4 @@ func readType(m members, t *Token) (err error) {
 		t.Type = "Bearer"
 	}
 	return err
-}
-
-// retryAfter reads Retry-After (RFC 9110 §10.2.3), seconds or a date; 0 if there is none or it has passed.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	value := strings.TrimSpace(h.Get("Retry-After"))
-	if at, err := http.ParseTime(value); err == nil {
-		return min(max(at.Sub(now), 0), maxRetryAfter)
-	}
-	// A number that is out of range comes as the greatest one, beside the error.
-	seconds, err := strconv.ParseUint(value, 10, 64)
-	if err != nil && seconds == 0 {
-		return 0
-	}
-	return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
 }

@@ -4,19 +4,14 @@ package oauth
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"html"
-	"io"
-	"net"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 	"unicode"
 
@@ -197,57 +192,32 @@ func contains(text string, sent []string) bool {
 	return slices.ContainsFunc(sent, func(s string) bool { return strings.Contains(text, s) })
 }
 
-// transportError classes a request that got no answer, or half of one. The words are our own: those of package net
-// hold ports and addresses that change from one attempt to the next. ctx is the caller's context, attempt the one
+// transportError classes a request that got no answer, or half of one. ctx is the caller's context, attempt the one
 // that ends after limit.
 func transportError(ctx, attempt context.Context, limit time.Duration, err error) *Error {
 	e := &Error{Class: ClassRetryable}
-	var (
-		blocked  *egress.BlockedError
-		op       *net.OpError
-		dns      *net.DNSError
-		timeout  net.Error
-		host     x509.HostnameError
-		invalid  x509.CertificateInvalidError
-		untested *tls.CertificateVerificationError
-		record   tls.RecordHeaderError
-		alert    tls.AlertError
-	)
-	switch {
-	case errors.As(err, &blocked):
-		e.Class, e.Detail, e.cause = ClassTerminal, blocked.Error(), blocked
+	blocked, isBlocked := errors.AsType[*egress.BlockedError](err)
+	switch why := egress.Why(err); {
+	case isBlocked:
+		e.Class, e.Detail, e.cause = ClassTerminal, blocked.Reason, blocked
 	case errors.Is(ctx.Err(), context.Canceled):
-		e.Detail, e.cause = "request was cancelled", ctx.Err()
+		e.Detail, e.cause = string(egress.Cancelled), ctx.Err()
 	case ctx.Err() != nil:
 		e.Detail, e.cause = "no answer before the deadline", ctx.Err()
 	case attempt.Err() != nil:
 		e.Detail = "no answer within " + limit.String()
-	case errors.As(err, &host):
-		e.Class, e.Detail = ClassSlowRetry, "TLS certificate is not valid for the host"
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		e.Class, e.Detail = ClassSlowRetry, "TLS certificate has expired or is not yet valid"
-	case errors.As(err, &untested):
-		e.Class, e.Detail = ClassSlowRetry, "TLS certificate is not trusted"
-	case errors.As(err, &dns) && dns.IsNotFound:
-		e.Detail = "host name does not exist"
-	case errors.As(err, &dns):
-		e.Detail = "host name could not be resolved"
-	case errors.As(err, &op) && op.Op == "dial" && op.Timeout():
-		e.Detail = "connection timed out"
-	case errors.As(err, &timeout) && timeout.Timeout():
-		e.Detail = "no answer in time"
-	case errors.Is(err, syscall.ECONNREFUSED):
-		e.Detail = "connection refused"
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		e.Detail = "host is unreachable"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		e.Detail = "connection was closed"
-	case errors.As(err, &record), err != nil && strings.Contains(err.Error(), "HTTP response to HTTPS client"):
-		e.Detail = "server does not speak TLS"
-	case errors.As(err, &alert):
-		e.Detail = "TLS handshake failed"
 	default:
-		e.Detail = "connection failed"
+		e.Class, e.Detail = classOf(why), string(why)
 	}
 	return e
+}
+
+// classOf is the table of classes for requests without an answer. A certificate that is not trusted does not heal by
+// itself within minutes; everything else may.
+func classOf(why egress.Cause) Class {
+	switch why {
+	case egress.CertificateHost, egress.CertificateExpired, egress.CertificateAuthority, egress.CertificateUntrusted:
+		return ClassSlowRetry
+	}
+	return ClassRetryable
 }

@@ -123,7 +123,7 @@ func Exchange(ctx context.Context, hc *http.Client, req TokenRequest) (*Token, e
 		default:
 			e.Detail = "answer broke off: " + e.Detail
 		}
-		e.Class, e.Status, e.RetryAfter = classify(answer.status, ""), answer.status, retryAfter(answer.header, req.Now)
+		e.Class, e.Status, e.RetryAfter = classify(answer.status, ""), answer.status, egress.RetryAfter(answer.header, req.Now)
 		return nil, e
 	}
 	token, failure := answer.interpret(sent, req.Now)
@@ -157,10 +157,7 @@ func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	defer resp.Body.Close()
 	r.answer = answer{status: resp.StatusCode, header: resp.Header}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, egress.MaxBody+1))
-	if err == nil && len(body) > egress.MaxBody { // a client of another kind may not bound it
-		err = egress.ErrBodyTooLarge
-	}
+	body, err := egress.ReadBody(resp.Body)
 	if r.answer.err = err; err != nil {
 		return nil, err
 	}

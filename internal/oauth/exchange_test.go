@@ -286,7 +286,7 @@ func TestRefusals(t *testing.T) {
 		"999":                      {reply(999, ``), Error{Class: ClassRetryable}, ""},
 		"429":                      {reply(429, ``), Error{Class: ClassRetryable}, "HTTP 429"},
 		"429 with seconds":         {reply(429, ``, "Retry-After", "120"), Error{Class: ClassRetryable, RetryAfter: 2 * time.Minute}, ""},
-		"429 with a date":          {reply(429, ``, "Retry-After", now.Add(90*time.Second).Format(http.TimeFormat)), Error{Class: ClassRetryable, RetryAfter: 90 * time.Second}, ""},
+		"429 with a date":          {reply(429, ``, "Date", now.Format(http.TimeFormat), "Retry-After", now.Add(90*time.Second).Format(http.TimeFormat)), Error{Class: ClassRetryable, RetryAfter: 90 * time.Second}, ""},
 		"429 with a date gone by":  {reply(429, ``, "Retry-After", now.Add(-time.Hour).Format(http.TimeFormat)), Error{Class: ClassRetryable}, ""},
 		"429 with a far date":      {reply(429, ``, "Retry-After", now.AddDate(9, 0, 0).Format(http.TimeFormat)), Error{Class: ClassRetryable, RetryAfter: time.Hour}, ""},
 		"429 with many seconds":    {reply(429, ``, "Retry-After", "86400"), Error{Class: ClassRetryable, RetryAfter: time.Hour}, ""},
@@ -500,7 +500,7 @@ func TestNoAnswer(t *testing.T) {
 		text     string
 	}{
 		"a closed port":         {nil, "http://" + refused.Addr().String(), Error{Class: ClassRetryable, Detail: "connection refused"}, "no answer: connection refused"},
-		"an unknown authority":  {nil, secure.URL, Error{Class: ClassSlowRetry, Detail: "TLS certificate is not trusted"}, "no answer: TLS certificate is not trusted"},
+		"an unknown authority":  {nil, secure.URL, Error{Class: ClassSlowRetry, Detail: "TLS certificate is from an unknown authority"}, "no answer: TLS certificate is from an unknown authority"},
 		"a server without TLS":  {nil, strings.Replace(insecure.URL, "http:", "https:", 1), Error{Class: ClassRetryable, Detail: "server does not speak TLS"}, ""},
 		"http where forbidden":  {strict, "http://auth.example.com", Error{Class: ClassTerminal, Detail: "http:// is not allowed, use https:// (for development the operator's flag --allow-insecure-http permits it)"}, "http:// is not allowed, use https:// (for development the operator's flag --allow-insecure-http permits it)"},
 		"a refused address":     {strict, "https://localhost:1", Error{Class: ClassTerminal, Detail: "the host is a loopback or unspecified address, which is not allowed (the operator's flag --allow-loopback permits it)"}, ""},

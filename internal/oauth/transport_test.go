@@ -36,7 +36,7 @@ func TestTransportErrorWords(t *testing.T) {
 		"wrong host":              {verification(x509.HostnameError{Certificate: &x509.Certificate{}, Host: "x"}), ClassSlowRetry, "TLS certificate is not valid for the host"},
 		"expired certificate":     {verification(x509.CertificateInvalidError{Reason: x509.Expired}), ClassSlowRetry, "TLS certificate has expired or is not yet valid"},
 		"certificate is no CA":    {verification(x509.CertificateInvalidError{Reason: x509.NotAuthorizedToSign}), ClassSlowRetry, "TLS certificate is not trusted"},
-		"unknown authority":       {verification(x509.UnknownAuthorityError{}), ClassSlowRetry, "TLS certificate is not trusted"},
+		"unknown authority":       {verification(x509.UnknownAuthorityError{}), ClassSlowRetry, "TLS certificate is from an unknown authority"},
 		"no TLS":                  {tls.RecordHeaderError{Msg: "x"}, ClassRetryable, "server does not speak TLS"},
 		"alert":                   {&net.OpError{Op: "remote error", Err: tls.AlertError(40)}, ClassRetryable, "TLS handshake failed"},
 		"anything else, unquoted": {fmt.Errorf("read tcp 10.0.0.1:40123: %s", secret), ClassRetryable, "connection failed"},

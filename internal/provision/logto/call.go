@@ -14,7 +14,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
@@ -78,10 +77,7 @@ func (d *Driver) once(ctx context.Context, r request, token string, out any) (ht
 		return nil, r.unanswered(ctx, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, egress.MaxBody+1))
-	if err == nil && len(raw) > egress.MaxBody { // a client of another kind may not bound it
-		err = egress.ErrBodyTooLarge
-	}
+	raw, err := egress.ReadBody(resp.Body)
 	switch {
 	case resp.StatusCode/100 != 2: // the status counts, however the body ended
 		return nil, d.refusal(r, resp, raw)
@@ -106,20 +102,20 @@ func (r request) failed(kind provision.ErrorKind, why string) *provision.Error {
 	return &provision.Error{Kind: kind, Message: r.doing + ": " + why}
 }
 
-// unanswered classes a request without an answer. The error's own text has addresses and ports in it.
+// unanswered classes a request without an answer.
 func (r request) unanswered(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	var blocked *egress.BlockedError
-	if errors.As(err, &blocked) {
+	if blocked, ok := errors.AsType[*egress.BlockedError](err); ok {
 		return r.failed(provision.Refused, blocked.Reason)
 	}
-	var timeout interface{ Timeout() bool }
-	if errors.As(err, &timeout) && timeout.Timeout() {
+	switch why := egress.Why(err); why {
+	case egress.TimedOut, egress.ConnectionTimedOut:
 		return r.failed(provision.Unavailable, "Logto did not answer in time")
+	default:
+		return r.failed(provision.Unavailable, "Logto gave no complete answer: "+string(why))
 	}
-	return r.failed(provision.Unavailable, "Logto could not be reached, or broke the connection")
 }
 
 // codes are words joined by dots, such as scope.name_exists. What has another form may be an echo of anything.
@@ -156,7 +152,7 @@ func (d *Driver) refusal(r request, resp *http.Response, raw []byte) error {
 		e.Kind = provision.Refused
 	}
 	e.Message = r.doing + ": " + said
-	e.RetryAfter = retryAfter(resp.Header, d.now())
+	e.RetryAfter = egress.RetryAfter(resp.Header, d.now())
 	return e
 }
 
@@ -317,20 +313,4 @@ func listOnce[T thing](ctx context.Context, d *Driver, doing, path string, query
 // marked is the query for everything that has the owner's tag in its name or description. Neither _ nor % is in a tag.
 func marked(o provision.Owner) url.Values {
 	return url.Values{"search": {"%" + o.Tag() + "%"}, "isCaseSensitive": {"true"}}
-}
-
-// maxRetryAfter caps Retry-After, so that a server's slip does not silence the operator for days.
-const maxRetryAfter = time.Hour
-
-// retryAfter reads Retry-After (RFC 9110 section 10.2.3), seconds or a date.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	value := strings.TrimSpace(h.Get("Retry-After"))
-	if at, err := http.ParseTime(value); err == nil {
-		return min(max(at.Sub(now), 0), maxRetryAfter)
-	}
-	seconds, err := strconv.ParseUint(value, 10, 32)
-	if err != nil && !errors.Is(err, strconv.ErrRange) {
-		return 0
-	}
-	return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
 }

@@ -108,7 +108,7 @@ func TestCheck(t *testing.T) {
 		"the body is no JSON":                {fault: answer("/api/", 200, sentinel, nil), want: provision.Unavailable},
 		"the body is too large":              {fault: answer("/api/", 200, `["`+strings.Repeat(sentinel, egress.MaxBody/8)+`"]`, nil), want: provision.Unavailable, words: []string{"larger than"}},
 		"the connection breaks":              {fault: func(*http.Request) logtotest.Fault { return logtotest.Fault{Drop: true} }, want: provision.Unavailable},
-		"the connection breaks at the API":   {fault: onPath("/api/", logtotest.Fault{Drop: true}), want: provision.Unavailable},
+		"the connection breaks at the API":   {fault: onPath("/api/", logtotest.Fault{Drop: true}), want: provision.Unavailable, words: []string{"Logto gave no complete answer: connection was closed"}},
 		"the token has not the scope":        {fault: answer("/oidc/token", 200, `{"access_token":"`+sentinel+`","expires_in":3600,"token_type":"Bearer"}`, nil), want: provision.Refused, words: []string{"Logto Management API access"}},
 		"the secret of the operator expired": {fault: answer("/oidc/token", 400, `{"error":"invalid_request","error_description":"client secret has expired"}`, nil), want: provision.Refused, words: []string{"invalid_request", "may have expired"}},
 	} {

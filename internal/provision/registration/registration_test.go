@@ -243,7 +243,7 @@ func TestKeptRegistrationURIsAreJudgedAgain(t *testing.T) {
 
 func TestIssueFails(t *testing.T) {
 	senseless := &provision.Error{Kind: provision.Unavailable, Status: 201, Message: "the server answered with a registration that makes no sense"}
-	incomplete := &provision.Error{Kind: provision.Unavailable, Message: "the registration endpoint gave no complete answer"}
+	incomplete := &provision.Error{Kind: provision.Unavailable, Message: "the registration endpoint gave no complete answer: connection failed"}
 	for name, tc := range map[string]struct {
 		answer reply
 		want   *provision.Error
@@ -295,6 +295,14 @@ func TestIssueFails(t *testing.T) {
 		"a server that wants to be left alone": {
 			reply{status: 503, header: map[string]string{"Retry-After": "99999999999"}},
 			&provision.Error{Kind: provision.Unavailable, Status: 503, RetryAfter: time.Hour, Message: "the server did not register the client: it answered with status 503"},
+		},
+		"a server that is down and says so at length": {
+			reply{status: 503, body: strings.Repeat(" ", egress.MaxBody+1), header: map[string]string{"Retry-After": "17"}},
+			&provision.Error{Kind: provision.Unavailable, Status: 503, RetryAfter: 17 * time.Second, Message: "the server did not register the client: it answered with status 503"},
+		},
+		"a refusal until later": {
+			reply{status: 403, header: map[string]string{"Retry-After": "17"}},
+			&provision.Error{Kind: provision.Refused, Status: 403, RetryAfter: 17 * time.Second, Message: "the server does not allow to register the client; check the initial access token"},
 		},
 		"no answer":                   {reply{err: errors.New("read tcp 10.0.0.1:5555: initial-hush")}, incomplete},
 		"no JSON":                     {reply{status: 201, body: "OK"}, senseless},

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -20,9 +19,6 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
-
-// maxRetryAfter bounds how long a server can silence us.
-const maxRetryAfter = time.Hour
 
 // answer is a complete HTTP answer.
 type answer struct {
@@ -111,30 +107,30 @@ func (d *Driver) send(ctx context.Context, method, uri string, token provision.S
 		return nil, failed(ctx, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	a := &answer{status: resp.StatusCode, wait: d.retryAfter(resp.Header), secrets: []string{token.Reveal()}}
-	// The client bounds the body; this bound is for a client that does not.
-	if a.body, err = io.ReadAll(io.LimitReader(resp.Body, egress.MaxBody+1)); err != nil {
-		return nil, failed(ctx, err)
-	}
-	if len(a.body) > egress.MaxBody {
-		return nil, failed(ctx, egress.ErrBodyTooLarge)
+	a := &answer{status: resp.StatusCode, wait: egress.RetryAfter(resp.Header, d.config.Now()), secrets: []string{token.Reveal()}}
+	if a.body, err = egress.ReadBody(resp.Body); err != nil {
+		if ctx.Err() != nil || a.status/100 == 2 {
+			return nil, failed(ctx, err)
+		}
+		a.body = nil // a refusal is one however its body ended
 	}
 	return a, nil
 }
 
-// failed is a request without an answer. The HTTP client's own text differs from one time to the next.
+// failed classes a request without an answer, or without the end of one.
 func failed(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	var blocked *egress.BlockedError
-	if errors.As(err, &blocked) {
+	if blocked, ok := errors.AsType[*egress.BlockedError](err); ok {
 		return refused("the registration endpoint was not asked: " + blocked.Reason)
 	}
-	if errors.Is(err, egress.ErrBodyTooLarge) {
-		return &provision.Error{Kind: provision.Unavailable, Message: fmt.Sprintf("the registration endpoint answered with more than %d bytes", egress.MaxBody)}
+	why := egress.Why(err)
+	message := "the registration endpoint gave no complete answer: " + string(why)
+	if why == egress.TooLarge {
+		message = fmt.Sprintf("the registration endpoint answered with more than %d bytes", egress.MaxBody)
 	}
-	return &provision.Error{Kind: provision.Unavailable, Message: "the registration endpoint gave no complete answer"}
+	return &provision.Error{Kind: provision.Unavailable, Message: message}
 }
 
 // notRegistered is why a client was not registered.
@@ -160,7 +156,7 @@ func (d *Driver) notRegistered(a *answer) error {
 
 func rejected(a *answer, message string) *provision.Error {
 	e := refused(message)
-	e.Status, e.Code = a.status, a.code()
+	e.Status, e.Code, e.RetryAfter = a.status, a.code(), a.wait
 	if e.Code != "" {
 		e.Message += " (" + e.Code + ")"
 	}
@@ -187,16 +183,4 @@ func senseless(a *answer) *provision.Error {
 	return &provision.Error{
 		Kind: provision.Unavailable, Message: "the server answered with a registration that makes no sense", Status: a.status, RetryAfter: a.wait,
 	}
-}
-
-// retryAfter reads Retry-After (RFC 9110 section 10.2.3).
-func (d *Driver) retryAfter(h http.Header) time.Duration {
-	value := h.Get("Retry-After")
-	wait := time.Duration(0)
-	if seconds, err := strconv.Atoi(value); err == nil {
-		wait = time.Duration(min(max(seconds, 0), int(maxRetryAfter.Seconds()))) * time.Second
-	} else if at, err := http.ParseTime(value); err == nil {
-		wait = at.Sub(d.config.Now())
-	}
-	return min(max(wait, 0), maxRetryAfter)
 }

@@ -171,7 +171,7 @@ func TestSyncClient(t *testing.T) {
 		"an update whose answer is lost": {
 			credentials: current, before: []provision.Access{access(payment, "read")}, access: []provision.Access{access(payment, "read")},
 			answers: []reply{registered("read", ""), {err: errors.New("reset")}}, asked: []string{get, put}, creating: true,
-			err: &provision.Error{Kind: provision.Unavailable, Message: "the registration endpoint gave no complete answer"},
+			err: &provision.Error{Kind: provision.Unavailable, Message: "the registration endpoint gave no complete answer: connection failed"},
 		},
 		"after that the server tells the secret": {
 			credentials: current, uncertain: true, answers: []reply{registered("read write", `,"client_secret":"hush-2"`)}, asked: []string{get},
