@@ -19,7 +19,6 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 	"github.com/m2m-operator/m2m-operator/internal/provision/logto"
 	"github.com/m2m-operator/m2m-operator/internal/provision/registration"
-	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
@@ -345,15 +344,7 @@ func sentence(s string) string {
 
 // provisioningWait returns how long to wait after so many failures in a row.
 func provisioningWait(err error, attempts int, who types.UID) time.Duration {
-	var e *provision.Error
-	if errors.As(err, &e) && e.Kind != provision.Unavailable {
-		return refresh.SlowBackoff.Next(attempts, e.RetryAfter, string(who))
-	}
-	var after time.Duration
-	if e != nil {
-		after = e.RetryAfter
-	}
-	return refresh.RetryBackoff.Next(attempts, after, string(who))
+	return provision.RetryIn(err, attempts, string(who))
 }
 
 // clusterID tells the clusters apart that share an authorization server.

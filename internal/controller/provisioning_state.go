@@ -217,45 +217,36 @@ type syncPlan struct {
 	seed      string
 }
 
-// agrees reports whether the server was found or made to agree with what is
-// declared now.
-func (s syncPlan) agrees() bool {
-	return s.syncedAt != nil && s.failure.Reason == "" && s.inputs == s.wants
+// plan is what package provision decides by.
+func (s syncPlan) plan() provision.Plan {
+	p := provision.Plan{
+		Wants: s.wants, Tries: s.tries, SyncedAt: momentOf(s.syncedAt), Synced: s.inputs,
+		Interval: s.interval, CredentialsDue: s.credsDue, Requested: s.requested, Seed: s.seed,
+	}
+	if s.failure.Reason != "" {
+		p.Failure = provision.Failure{Attempts: int(max(1, s.failure.Attempts)), Tried: s.failure.Inputs, NextAt: momentOf(s.failure.NextAttemptAt)}
+	}
+	return p
 }
 
+// agrees reports whether the server was found or made to agree with what is
+// declared now.
+func (s syncPlan) agrees() bool { return s.plan().Agrees() }
+
 // wait returns how long nothing needs to be done, zero for now.
-func (s syncPlan) wait(now time.Time) time.Duration {
-	if s.failure.Reason != "" {
-		if s.failure.Inputs != s.tries {
-			return 0
-		}
-		return max(0, momentOf(s.failure.NextAttemptAt).Sub(now))
-	}
-	if s.syncedAt == nil || s.inputs != s.wants || s.requested {
-		return 0
-	}
-	// Earlier by up to a tenth, so that objects which were made together are not
-	// compared together for ever.
-	next := s.syncedAt.Add(s.interval - spread(types.UID(s.seed), 0, s.interval/10))
-	if !s.credsDue.IsZero() && s.credsDue.Before(next) {
-		next = s.credsDue
-	}
-	return max(0, next.Sub(now))
-}
+func (s syncPlan) wait(now time.Time) time.Duration { return s.plan().Wait(now) }
 
 // failed notes a failed attempt. What somebody decided is not undone by a failure
 // of the next attempt that says nothing about it: only a success undoes it.
 func (s syncPlan) failed(now time.Time, err error, who types.UID) v1alpha1.TokenFailure {
-	attempts := int32(1)
-	if s.failure.Reason != "" && s.failure.Inputs == s.tries {
-		attempts = min(s.failure.Attempts, 1<<30) + 1
-	}
+	s.seed = string(who)
+	f := s.plan().Failed(now, err)
 	p := provisioningProblem(err)
 	if rules.Decided(s.failure.Reason) && !rules.Decided(p.reason) {
 		p = &problem{reason: s.failure.Reason, message: s.failure.Message}
 	}
 	return v1alpha1.TokenFailure{
-		Reason: p.reason, Message: truncate(p.message, 1024), Attempts: attempts, Inputs: s.tries,
-		NextAttemptAt: timeOf(now.Add(provisioningWait(err, int(attempts), who) + time.Second - 1)),
+		Reason: p.reason, Message: truncate(p.message, 1024), Attempts: int32(f.Attempts), Inputs: f.Tried, //nolint:gosec // bounded
+		NextAttemptAt: timeOf(f.NextAt),
 	}
 }
