@@ -140,7 +140,7 @@ interop-local: ## Run the interoperability suite against oidc-provider and Ory H
 	  echo 'make interop-local needs Node.js and npm, and there is no npm here: on Debian, apt-get install nodejs npm' >&2; exit 1; }
 	@command -v cc >/dev/null || { \
 	  echo 'make interop-local needs a C compiler, and there is no cc here: on Debian, apt-get install gcc libc6-dev' >&2; exit 1; }
-	@npm ci --no-audit --no-fund --prefix hack/interop
+	@npm ci --no-audit --no-fund --prefix test/interop/oidc-provider
 	@$(WITH_CONTROL_PLANE); hydra="$$($(TOOL) --path hydra)"; \
 	M2M_INTEROP_NODE=1 M2M_INTEROP_HYDRA="$$hydra" M2M_INTEROP_OUT='$(CURDIR)/out' M2M_VERIFIERS=1 \
 	  go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... ./test/verifiers/... | go run ./hack/testreport -o out/tests/interop-local.json
@@ -153,11 +153,11 @@ provision-test: ## Run the provisioning scenarios against the servers that M2M_P
 
 .PHONY: bench
 bench: build ## Measure the operator with N clients against a floor of the same run, an hour and more; N=500 is a quick look.
-	@$(WITH_CONTROL_PLANE); mkdir -p bin; go build -o bin/bench ./hack/bench && bin/bench -n $(N) $(BENCHFLAGS)
+	@$(WITH_CONTROL_PLANE); mkdir -p bin; go build -o bin/bench ./test/bench && bin/bench -n $(N) $(BENCHFLAGS)
 
 .PHONY: bench-counts
 bench-counts: build ## Check that the counts of a small benchmark (mints, writes, reads) are exactly what they must be.
-	@$(WITH_CONTROL_PLANE); mkdir -p bin; go build -o bin/bench ./hack/bench && \
+	@$(WITH_CONTROL_PLANE); mkdir -p bin; go build -o bin/bench ./test/bench && \
 	bin/bench -n 200 -guard -only 'cold start,restart,steady state,leader killed,key rotation'
 
 .PHONY: attacks
@@ -174,19 +174,19 @@ e2e: ## Run the whole on a real node, or on the cluster of KUBECONFIG, and measu
 
 .PHONY: demo
 demo: build ## Run the whole story, cart calling payment, on a real API server. KEEP=1 leaves it running.
-	@$(WITH_CONTROL_PLANE); go run ./hack/demo
+	@$(WITH_CONTROL_PLANE); go run ./test/demo
 
 .PHONY: node-up
 node-up: ## Build and start a one-node Kubernetes in namespaces of its own (needs Linux and root).
-	@programs="$$(hack/node/build.sh)"; go run ./hack/node up -programs "$$programs"
+	@programs="$$(test/node/build.sh)"; go run ./test/node up -programs "$$programs"
 
 .PHONY: node-load
 node-load: ## Give the node the image archives that IMAGES names.
-	@go run ./hack/node load $(IMAGES)
+	@go run ./test/node load $(IMAGES)
 
 .PHONY: node-down
 node-down: ## Stop the node and remove all of it but its logs.
-	@go run ./hack/node down
+	@go run ./test/node down
 
 ##@ Release
 

@@ -67,7 +67,7 @@ done < <(find . \( -name '*.go' -o -name '*.sh' -o -path ./.ci/run \) -not -path
 
 while read -r script; do
   bash -n "$script" || fail "$script is not valid bash"
-done < <(find hack .ci -type f \( -name '*.sh' -o -name run \) -not -path '*/node_modules/*' | sort)
+done < <(find hack test .ci -type f \( -name '*.sh' -o -name run \) -not -path '*/node_modules/*' | sort)
 
 kustomize="$(hack/tool.sh --path kustomize)"
 cp -R config "$before/kustomize" # to build components in, upon what they change

@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 #
 # Which version of Kubernetes is built here and how it is told so; what this
-# directory and hack/node build must agree. To be sourced.
+# directory and test/node build must agree. To be sourced.
 
 # Reproducible: the stamp carries the version, which clients compare, but no date.
 # Without it the API server runs but `kubectl version` cannot parse its own version.

@@ -19,8 +19,8 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/m2m-operator/m2m-operator/hack/local"
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
+	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
 // patience is how long a tenant may have to wait for what is new: a token, a key in

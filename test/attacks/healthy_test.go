@@ -21,9 +21,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/hack/local"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
 const (

@@ -24,8 +24,8 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/m2m-operator/m2m-operator/hack/cgroup"
-	"github.com/m2m-operator/m2m-operator/hack/local"
+	"github.com/m2m-operator/m2m-operator/test/cgroup"
+	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
 const (

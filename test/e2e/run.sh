@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# What `make e2e` does: builds the images, brings up a node (hack/node) unless
+# What `make e2e` does: builds the images, brings up a node (test/node) unless
 # KUBECONFIG names a cluster, gives it the images, runs the suite, and takes the node
 # down unless KEEP=1. Variables: docs/measurements.md.
 set -euo pipefail
@@ -27,7 +27,7 @@ mkdir -p "$out/e2e"
 if [ -n "${KUBECONFIG:-}" ]; then
   programs="$(hack/controlplane/ensure.sh)" # for kubectl
 else
-  programs="$(hack/node/build.sh)"
+  programs="$(test/node/build.sh)"
 fi
 PATH="${programs%%:*}:$(dirname "$(hack/tool.sh --path helm)"):$PATH"
 export PATH
@@ -50,9 +50,9 @@ bin/image -tag="$M2M_E2E_PODS_IMAGE" -platform="$platforms" -build=./test/e2e/po
 
 cleanup=
 if [ -z "${KUBECONFIG:-}" ]; then
-  if [ "${KEEP:-}" != 1 ]; then trap 'go run ./hack/node down -dir "$node_dir"' EXIT; fi
-  go run ./hack/node up -dir "$node_dir" -programs "$programs"
-  go run ./hack/node load -dir "$node_dir" dist/image.tar "$out/e2e/pods.tar"
+  if [ "${KEEP:-}" != 1 ]; then trap 'go run ./test/node down -dir "$node_dir"' EXIT; fi
+  go run ./test/node up -dir "$node_dir" -programs "$programs"
+  go run ./test/node load -dir "$node_dir" dist/image.tar "$out/e2e/pods.tar"
   KUBECONFIG="$PWD/$node_dir/kubeconfig"
   case "$node_dir" in /*) KUBECONFIG="$node_dir/kubeconfig" ;; esac
 else

@@ -76,7 +76,7 @@ func chooseSubjects(getenv func(string) string) ([]subject, error) {
 			return nil, fmt.Errorf("M2M_INTEROP_NODE is set, and there is no Node.js: %w", err)
 		}
 		if _, err := os.Stat(filepath.Join(providerDir, "node_modules", "oidc-provider")); err != nil {
-			return nil, errors.New("M2M_INTEROP_NODE is set, and the npm package is not installed: run make interop-local, or npm ci in hack/interop")
+			return nil, errors.New("M2M_INTEROP_NODE is set, and the npm package is not installed: run make interop-local, or npm ci in test/interop/oidc-provider")
 		}
 		all = append(all, subject{name: "oidc-provider", start: startOIDCProvider})
 	}
@@ -96,9 +96,9 @@ func startOIDCTest(t *testing.T, o serverOptions) authorizationServer {
 }
 
 // providerDir is where the npm package is.
-var providerDir = filepath.Join("..", "..", "hack", "interop")
+const providerDir = "oidc-provider"
 
-// oidcProvider is a process of hack/interop/server.mjs. All its state is in the configuration that it was given last.
+// oidcProvider is a process of test/interop/oidc-provider/server.mjs. All its state is in the configuration that it was given last.
 type oidcProvider struct {
 	t      *testing.T
 	cmd    *exec.Cmd
@@ -116,7 +116,7 @@ type oidcProvider struct {
 	registered []registeredClient
 }
 
-// providerConfig is what hack/interop/server.mjs documents.
+// providerConfig is what test/interop/oidc-provider/server.mjs documents.
 type providerConfig struct {
 	Path            string                       `json:"path,omitempty"`
 	Keys            []json.RawMessage            `json:"keys"`
