@@ -32,6 +32,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller"
 	webhookv1 "github.com/m2m-operator/m2m-operator/internal/webhook/v1"
 )
 
@@ -303,10 +304,7 @@ func applyAgain(t *testing.T, replicas ...*replica) {
 func TestALostCABundleComesBack(t *testing.T) {
 	r := start(t)
 	configure(t, r)
-	before, err := caBundle(t.Context())
-	if err != nil || len(before) == 0 {
-		t.Fatalf("there is no caBundle: %v", err)
-	}
+	before := holds(t, "a certificate", func(d map[string][]byte) bool { return len(d["ca.crt"]) > 0 })["ca.crt"]
 	replaced := configured(r.port)
 	var present admissionregistrationv1.MutatingWebhookConfiguration
 	if err := kube.Get(t.Context(), types.NamespacedName{Name: configuration}, &present); err != nil {
@@ -324,6 +322,49 @@ func TestALostCABundleComesBack(t *testing.T) {
 		}
 		return kube.Create(context.Background(), pod(shop, map[string]string{v1alpha1.ClientAnnotation: "cart"}), client.DryRunAll)
 	})
+}
+
+// TestTheCABundleIsWrittenTwice: kube-apiserver can miss one write, and then
+// distrusts the webhook until the next.
+func TestTheCABundleIsWrittenTwice(t *testing.T) {
+	one, two := start(t), start(t)
+	watcher, err := client.NewWithWatch(restConfig, client.Options{Scheme: controller.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, err := watcher.Watch(t.Context(), &admissionregistrationv1.MutatingWebhookConfigurationList{}, client.MatchingFields{"metadata.name": configuration})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer changes.Stop()
+	create(t, configured(one.port, two.port))
+	s, err := certificateSecret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle := string(s.Data["ca.crt"])
+	var first time.Time
+	for _, want := range []string{"", bundle + "\n", bundle} {
+		var c *admissionregistrationv1.MutatingWebhookConfiguration
+		select {
+		case change := <-changes.ResultChan():
+			c = change.Object.(*admissionregistrationv1.MutatingWebhookConfiguration)
+		case <-time.After(30 * time.Second):
+			t.Fatalf("the caBundle did not become %q", want)
+		}
+		for _, w := range c.Webhooks {
+			same(t, "caBundle of "+w.Name, want, string(w.ClientConfig.CABundle))
+		}
+		if want == bundle && time.Since(first) < 900*time.Millisecond {
+			t.Errorf("it was written again %s after the first time", time.Since(first))
+		}
+		first = time.Now()
+	}
+	select {
+	case change := <-changes.ResultChan():
+		t.Errorf("it was written once more: %v", change)
+	case <-time.After(2 * time.Second):
+	}
 }
 
 // TestReplicasStartTogether: of those that make the first certificate at the

@@ -245,6 +245,7 @@ func launch(t *testing.T, change ...func(*webhookv1.Options)) *replica {
 
 func launchAs(t *testing.T, account string, change ...func(*webhookv1.Options)) *replica {
 	t.Helper()
+	logWhenFailed(t)
 	r := &replica{port: freePort(t), forbidden: sets.New[string](), lists: sets.New[string]()}
 	cfg := configOf(t, account)
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
@@ -303,6 +304,23 @@ func launchAs(t *testing.T, account string, change ...func(*webhookv1.Options)) 
 	})
 	t.Cleanup(r.stop)
 	return r
+}
+
+var logging bool // logWhenFailed was called in this test
+
+// logWhenFailed shows what the replicas of a test logged, if it fails.
+func logWhenFailed(t *testing.T) {
+	if logging {
+		return
+	}
+	logging = true
+	mark := len(logs.String())
+	t.Cleanup(func() {
+		logging = false
+		if t.Failed() {
+			t.Logf("log of the replicas:\n%s", logs.String()[mark:])
+		}
+	})
 }
 
 func freePort(t *testing.T) int {

@@ -275,6 +275,28 @@ func TestTheBundleIsBounded(t *testing.T) {
 	}
 }
 
+// TestABundleIsAnnouncedTwice follows the caBundle of one webhook.
+func TestABundleIsAnnouncedTwice(t *testing.T) {
+	for name, tc := range map[string]struct {
+		present string
+		settled bool
+		want    string
+	}{
+		"a configuration without one":             {"", false, "new\n"},
+		"a former one":                            {"old", true, "new\n"},
+		"a former one that was announced once":    {"old\n", true, "new\n"},
+		"announced a moment ago":                  {"new\n", false, ""},
+		"announced when the API server was ready": {"new\n", true, "new"},
+		"announced twice":                         {"new", true, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := string(announcement([]byte(tc.present), []byte("new"), tc.settled)); got != tc.want {
+				t.Errorf("%q becomes %q, want %q", tc.present, got, tc.want)
+			}
+		})
+	}
+}
+
 // FuzzRotate: whatever is in the Secret, what comes out is a pair that can be
 // served and is trusted, and a second look changes nothing.
 func FuzzRotate(f *testing.F) {

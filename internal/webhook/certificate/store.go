@@ -35,8 +35,13 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// lookAgain is how often the certificates' age is looked at. It costs no request.
-const lookAgain = 10 * time.Minute
+const (
+	// lookAgain is how often the certificates' age is looked at. It costs no request.
+	lookAgain = 10 * time.Minute
+	// settles is the time from the first write of a caBundle to the second. API servers
+	// need milliseconds to compile a configuration.
+	settles = time.Second
+)
 
 // Options say which objects are the webhook's.
 type Options struct {
@@ -58,6 +63,10 @@ type Store struct {
 	cache   cache.Cache   // the Secret and the configuration, and nothing else
 	client  client.Client // past every cache
 	serving atomic.Pointer[pair]
+	// announced is when the caBundle was last written, or seen half written (see
+	// announcement). Zero: nothing is left to write. The time is real, whatever Clock
+	// says: it is the API server that needs it.
+	announced time.Time
 }
 
 // Setup adds a store to a manager. It runs on every replica, not only on the
@@ -160,10 +169,11 @@ func (s *Store) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.R
 		return reconcile.Result{RequeueAfter: lookAgain}, s.write(ctx, secret, want)
 	}
 	s.serving.Store(parsePair(want[servedCert], want[servedKey], s.ServerName, now))
-	if err := s.trust(ctx, config, want[trusted]); err != nil {
+	again, err := s.trust(ctx, config, want[trusted], time.Now())
+	if err != nil {
 		return reconcile.Result{}, err
 	}
-	return reconcile.Result{RequeueAfter: lookAgain}, nil
+	return reconcile.Result{RequeueAfter: again}, nil
 }
 
 // write creates or updates the Secret. Where another replica was faster nothing
@@ -220,9 +230,31 @@ func caBundleOf(c *admissionregistrationv1.MutatingWebhookConfiguration) []byte 
 	return bundle
 }
 
-// trust writes the caBundle of every webhook in the configuration where it
-// differs.
-func (s *Store) trust(ctx context.Context, c *admissionregistrationv1.MutatingWebhookConfiguration, bundle []byte) error {
+// announcement returns what the caBundle of a webhook must become, nil if it stays as
+// it is. A new bundle is written twice, at first with one more newline, so that the
+// second write is a change too.
+//
+// One write is not enough: kube-apiserver compiles webhook configurations on demand
+// and keeps the result until the next change. If a change arrives while the former
+// version is being compiled, the former version is what it keeps
+// (mutatingWebhookConfigurationManager, as of Kubernetes 1.37). It would then distrust
+// this webhook until somebody changes the configuration.
+func announcement(present, bundle []byte, settled bool) []byte {
+	first := append(bytes.Clone(bundle), '\n')
+	switch {
+	case bytes.Equal(present, bundle):
+		return nil
+	case !bytes.Equal(present, first):
+		return first
+	case settled:
+		return bundle
+	}
+	return nil
+}
+
+// trust brings the caBundle of every webhook in the configuration up to date. It
+// returns when it must be called again.
+func (s *Store) trust(ctx context.Context, c *admissionregistrationv1.MutatingWebhookConfiguration, bundle []byte, now time.Time) (time.Duration, error) {
 	type clientConfig struct {
 		CABundle []byte `json:"caBundle"`
 	}
@@ -231,13 +263,22 @@ func (s *Store) trust(ctx context.Context, c *admissionregistrationv1.MutatingWe
 		ClientConfig clientConfig `json:"clientConfig"`
 	}
 	var changed []webhook
+	done, settled := true, !s.announced.IsZero() && now.Sub(s.announced) >= settles
 	for _, w := range c.Webhooks {
-		if !bytes.Equal(w.ClientConfig.CABundle, bundle) {
-			changed = append(changed, webhook{w.Name, clientConfig{bundle}})
+		done = done && bytes.Equal(w.ClientConfig.CABundle, bundle)
+		if b := announcement(w.ClientConfig.CABundle, bundle, settled); b != nil {
+			changed = append(changed, webhook{w.Name, clientConfig{b}})
 		}
 	}
-	if len(changed) == 0 {
-		return nil
+	if done {
+		s.announced = time.Time{}
+		return lookAgain, nil
+	}
+	if len(changed) == 0 { // another replica may have written it
+		if s.announced.IsZero() {
+			s.announced = now
+		}
+		return settles - now.Sub(s.announced), nil
 	}
 	// The webhooks' list is merged by name. With the version that was seen: a
 	// webhook that was removed meanwhile must not come back as half of one.
@@ -245,15 +286,16 @@ func (s *Store) trust(ctx context.Context, c *admissionregistrationv1.MutatingWe
 		"metadata": map[string]any{"resourceVersion": c.ResourceVersion}, "webhooks": changed,
 	})
 	if err != nil {
-		return fmt.Errorf("encode the caBundle: %w", err)
+		return 0, fmt.Errorf("encode the caBundle: %w", err)
 	}
 	err = s.client.Patch(ctx, c.DeepCopy(), client.RawPatch(types.StrategicMergePatchType, patch))
 	switch {
 	case err == nil:
-		log.FromContext(ctx).Info("Wrote the webhook's caBundle", "certificates", len(certificates(bundle)))
-		return nil
+		s.announced = now
+		log.FromContext(ctx).Info("Wrote the webhook's caBundle", "certificates", len(certificates(bundle)), "again", settled)
+		return settles, nil
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
-		return nil // seen as an event
+		return settles, nil // its event may have come before the answer, or not
 	}
-	return fmt.Errorf("write the caBundle of MutatingWebhookConfiguration %q: %w", s.Configuration, err)
+	return 0, fmt.Errorf("write the caBundle of MutatingWebhookConfiguration %q: %w", s.Configuration, err)
 }
