@@ -104,19 +104,19 @@ func parseMetadata(body []byte, issuer string) (*Metadata, *Error) {
 		GrantTypes:               entries(members["grant_types_supported"]),
 		ScopesSupported:          entries(members["scopes_supported"]),
 	}
-	if m.Issuer, ok = text(members, "issuer"); !ok || m.Issuer == "" {
+	if m.Issuer, ok = stringMember(members, "issuer"); !ok || m.Issuer == "" {
 		return nil, &Error{Reason: Malformed, Message: "names no issuer"}
 	}
 	if m.Issuer != issuer {
 		return nil, &Error{Reason: IssuerMismatch, Message: fmt.Sprintf("names the issuer %s, not %s", quote(m.Issuer), quote(issuer))}
 	}
-	if m.TokenEndpoint, ok = text(members, "token_endpoint"); !ok || !optionalEndpoint(m.TokenEndpoint) {
+	if m.TokenEndpoint, ok = stringMember(members, "token_endpoint"); !ok || !optionalEndpoint(m.TokenEndpoint) {
 		return nil, &Error{Reason: Malformed, Message: "has a token_endpoint that is not an absolute http or https URL"}
 	}
-	if m.JWKSURI, ok = text(members, "jwks_uri"); !ok || !optionalEndpoint(m.JWKSURI) {
+	if m.JWKSURI, ok = stringMember(members, "jwks_uri"); !ok || !optionalEndpoint(m.JWKSURI) {
 		return nil, &Error{Reason: Malformed, Message: "has a jwks_uri that is not an absolute http or https URL"}
 	}
-	if registration, ok := text(members, "registration_endpoint"); ok && optionalEndpoint(registration) {
+	if registration, ok := stringMember(members, "registration_endpoint"); ok && optionalEndpoint(registration) {
 		m.RegistrationEndpoint = registration
 	}
 	return m, nil

@@ -11,13 +11,11 @@
 package jwks
 
 import (
-	"slices"
-	"strconv"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/go-jose/go-jose/v4/json"
+
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // Reasons of an [Error], in CamelCase as conditions want them.
@@ -100,8 +98,8 @@ func object(data []byte) (map[string]json.RawMessage, bool) {
 	return members, true
 }
 
-// text decodes a string member; ok is false if it is there and no string.
-func text(members map[string]json.RawMessage, name string) (value string, ok bool) {
+// stringMember decodes a string member; ok is false if it is there and no string.
+func stringMember(members map[string]json.RawMessage, name string) (value string, ok bool) {
 	raw, there := members[name]
 	if !there {
 		return "", true
@@ -116,47 +114,21 @@ const (
 	listLimit = 5
 )
 
-// clip cuts a string to at most limit bytes, marking the cut.
-func clip(s string, limit int) string {
-	if len(s) <= limit {
-		return s
-	}
-	return strings.ToValidUTF8(s[:limit], "") + "…"
-}
+// quote makes foreign text fit for a message.
+func quote(s string) string { return text.Quote(s, quoteLimit) }
 
-// quote makes foreign text fit for a message: bounded, and printable by escapes.
-func quote(s string) string { return strconv.QuoteToASCII(clip(s, quoteLimit)) }
+// quoteAll is quote for a list.
+func quoteAll(list []string) string { return text.QuoteAll(list, quoteLimit, listLimit) }
 
-// quoteAll is quote for a list, sorted, so that the order in which a server
-// happens to write it does not change the message.
-func quoteAll(list []string) string {
-	sorted := slices.Sorted(slices.Values(list))
-	var b strings.Builder
-	for i, s := range sorted {
-		if i == listLimit {
-			b.WriteString(" and " + strconv.Itoa(len(sorted)-listLimit) + " more")
-			break
-		}
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(quote(s))
-	}
-	return b.String()
-}
+// quoteParts is quoteAll for lists whose parts are cut shorter, so that they leave
+// room for the rest of a message.
+func quoteParts(list []string) string { return text.QuoteAll(list, 64, listLimit) }
 
 // escaped makes foreign text fit to stand by itself, without quotation marks.
 func escaped(s string) string {
-	quoted := strconv.QuoteToASCII(clip(s, quoteLimit))
+	quoted := quote(s)
 	return quoted[1 : len(quoted)-1]
 }
 
 // printable makes an address fit to stand by itself.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, clip(s, quoteLimit))
-}
+func printable(s string) string { return text.Line(text.CutBytes(s, quoteLimit)) }

@@ -127,7 +127,7 @@ func isNamed(raw json.RawMessage, named []string) bool {
 		return false
 	}
 	members, ok := object(raw)
-	id, isText := text(members, "kid")
+	id, isText := stringMember(members, "kid")
 	return ok && isText && id != "" && slices.Contains(named, id)
 }
 
@@ -172,7 +172,7 @@ func parseKey(raw []byte) (Key, any, error) {
 	if !ok {
 		return Key{}, nil, errors.New("is not a JSON object with each member once")
 	}
-	id, _ := text(members, "kid")
+	id, _ := stringMember(members, "kid")
 	values, err := readMembers(members)
 	if err != nil {
 		return Key{ID: id}, nil, err
@@ -189,7 +189,7 @@ func parseKey(raw []byte) (Key, any, error) {
 
 // readMembers reads what a public key consists of and checks what it is for.
 func readMembers(members map[string]json.RawMessage) (map[string]string, error) {
-	kty, _ := text(members, "kty")
+	kty, _ := stringMember(members, "kty")
 	if kty == "oct" {
 		return nil, errOtherUse("is symmetric")
 	}
@@ -199,7 +199,7 @@ func readMembers(members map[string]json.RawMessage) (map[string]string, error) 
 	}
 	values, size := map[string]string{}, 0
 	for _, name := range slices.Concat(commonMembers, public) {
-		if values[name], ok = text(members, name); !ok {
+		if values[name], ok = stringMember(members, name); !ok {
 			return nil, fmt.Errorf("has a %q that is not a string", name)
 		}
 		size += len(values[name])

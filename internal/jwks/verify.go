@@ -195,7 +195,7 @@ func (n Named) verify(members map[string]json.RawMessage) error {
 		return nil
 	}
 	claim := firstOf(members, n.Claims)
-	expected, have, is := quoteAll(short(n.Values)), values(members, claim), func(s string) bool { return slices.Contains(n.Values, s) }
+	expected, have, is := quoteParts(n.Values), values(members, claim), func(s string) bool { return slices.Contains(n.Values, s) }
 	if n.Prefix != "" {
 		expected, have, is = "something that begins with "+quote(n.Prefix), words(members, claim), func(s string) bool { return strings.HasPrefix(s, n.Prefix) }
 	}
@@ -207,7 +207,7 @@ func (n Named) verify(members map[string]json.RawMessage) error {
 	case len(have) == 0:
 		return refuse(ReasonWrongAudience, "the token's %s names nothing, expected: %s", printable(claim), expected)
 	}
-	return refuse(ReasonWrongAudience, "the token's %s is %s, expected: %s", printable(claim), quoteAll(short(have)), expected)
+	return refuse(ReasonWrongAudience, "the token's %s is %s, expected: %s", printable(claim), quoteParts(have), expected)
 }
 
 // firstOf returns the first of some claims that a token has, and the first of all
@@ -251,23 +251,13 @@ func missing(members map[string]json.RawMessage, claim string, have, want []stri
 		bad := &VerifyError{Reason: ReasonMissingScopes, NoClaim: true}
 		bad.Message = fmt.Sprintf("the token has no claim %s, expected there: %s", printable(claim), quoteAll(lacks))
 		if others := slices.DeleteFunc(slices.Collect(maps.Keys(members)), func(name string) bool { return slices.Contains(wellKnown, name) }); len(others) > 0 {
-			bad.Message += "; its other claims are " + quoteAll(short(others))
+			bad.Message += "; its other claims are " + quoteParts(others)
 		}
 		return bad
 	case len(have) == 0:
 		return refuse(ReasonMissingScopes, "scopes missing: %s; the token's %s names none", quoteAll(lacks), printable(claim))
 	}
-	return refuse(ReasonMissingScopes, "scopes missing: %s; the token's %s has %s", quoteAll(lacks), printable(claim), quoteAll(short(have)))
-}
-
-// short cuts what a token says in lists, so that it leaves room for the rest of a
-// message.
-func short(list []string) []string {
-	cut := make([]string, len(list))
-	for i, s := range list {
-		cut[i] = clip(s, 64)
-	}
-	return cut
+	return refuse(ReasonMissingScopes, "scopes missing: %s; the token's %s has %s", quoteAll(lacks), printable(claim), quoteParts(have))
 }
 
 // wellKnown are the claims that carry no scopes (RFC 7519 section 4.1, RFC 9068
@@ -277,7 +267,7 @@ var wellKnown = []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "clien
 // words reads a claim that is a string of words or a list. One of another form
 // has none.
 func words(members map[string]json.RawMessage, name string) []string {
-	if s, ok := text(members, name); ok {
+	if s, ok := stringMember(members, name); ok {
 		return strings.Fields(s)
 	}
 	return values(members, name)
@@ -414,8 +404,8 @@ func inspect(token string) (*Claims, map[string]json.RawMessage, error) {
 	if wrong := cmp.Or(h.wrong, p.wrong); wrong != "" {
 		return nil, nil, refuse(ReasonMalformed, "token's %s is malformed", wrong)
 	}
-	if c.ClientID, ok = text(payload, "client_id"); !ok || c.ClientID == "" {
-		c.ClientID, _ = text(payload, "azp")
+	if c.ClientID, ok = stringMember(payload, "client_id"); !ok || c.ClientID == "" {
+		c.ClientID, _ = stringMember(payload, "azp")
 	}
 	return c, payload, nil
 }
@@ -443,7 +433,7 @@ func (r *reader) mark(name string) { r.wrong = cmp.Or(r.wrong, name) }
 
 // text reads a string.
 func (r *reader) text(name string) string {
-	value, ok := text(r.members, name)
+	value, ok := stringMember(r.members, name)
 	if !ok {
 		r.mark(name)
 	}
@@ -456,7 +446,7 @@ func (r *reader) list(name string) []string {
 	if !there {
 		return nil
 	}
-	if one, ok := text(r.members, name); ok {
+	if one, ok := stringMember(r.members, name); ok {
 		return []string{one}
 	}
 	// Of pointers, as a null among the strings would else pass for an empty one.

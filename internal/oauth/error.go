@@ -13,9 +13,9 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // Class says what a failure asks of the caller.
@@ -134,26 +134,17 @@ var passing = regexp.MustCompile(`(?i)\b((trace|correlation|request)[ _-]?id:? ?
 
 // Describe makes a server's text fit to be shown, as Error.Description is: without the credentials, in any spelling,
 // that the server may repeat.
-func Describe(text string, credentials ...string) string {
-	return describe(text, spellings(credentials...))
+func Describe(description string, credentials ...string) string {
+	return describe(description, spellings(credentials...))
 }
 
-// describe takes what we sent out of a server's text, makes a space of what is not printable, drops what passes, and
-// cuts what is left at 500 runes.
-func describe(text string, sent []string) string {
-	text = redact(text, sent)
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
-			return ' '
-		}
-		return r
-	}, text)
-	text = passing.ReplaceAllString(text, " ")
-	text = redact(strings.Join(strings.Fields(text), " "), sent)
-	if runes := []rune(text); len(runes) > maxDescription {
-		text = string(runes[:maxDescription-1]) + "…"
-	}
-	return text
+// describe takes what we sent out of a server's text, both before it is cleaned, which may change an echo, and after
+// it, which may complete one. It drops what passes, and cuts what is left.
+func describe(description string, sent []string) string {
+	description = text.Redact(description, sent...)
+	description = passing.ReplaceAllString(text.Words(description), " ")
+	description = text.Redact(text.Words(description), sent...)
+	return text.CutRunes(description, maxDescription)
 }
 
 // spellings returns every form in which a server may echo the credentials that it was sent: as they are, as they
@@ -181,15 +172,8 @@ func spellings(credentials ...string) []string {
 	return slices.Compact(all)
 }
 
-func redact(text string, sent []string) string {
-	for _, s := range sent {
-		text = strings.ReplaceAll(text, s, "[redacted]")
-	}
-	return text
-}
-
-func contains(text string, sent []string) bool {
-	return slices.ContainsFunc(sent, func(s string) bool { return strings.Contains(text, s) })
+func contains(s string, sent []string) bool {
+	return slices.ContainsFunc(sent, func(credential string) bool { return strings.Contains(s, credential) })
 }
 
 // transportError classes a request that got no answer, or half of one. ctx is the caller's context, attempt the one

@@ -4,9 +4,7 @@ package provision
 
 import (
 	"errors"
-	"strings"
 	"time"
-	"unicode"
 )
 
 // ErrorKind says what an error means for whoever called a driver.
@@ -53,20 +51,4 @@ func KindOf(err error) ErrorKind {
 		return e.Kind
 	}
 	return ""
-}
-
-// Printable makes a server's word fit to be shown: what is not printable becomes a space, and it is cut at most bytes.
-// What may hold a secret is not passed here but left out.
-func Printable(text string, most int) string {
-	text = strings.Map(func(r rune) rune {
-		if r > unicode.MaxASCII || !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > most {
-		text = strings.TrimSpace(text[:most])
-	}
-	return text
 }

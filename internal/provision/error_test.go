@@ -36,29 +36,6 @@ func TestKindOf(t *testing.T) {
 	}
 }
 
-func TestPrintable(t *testing.T) {
-	for name, tc := range map[string]struct {
-		text string
-		most int
-		want string
-	}{
-		"plain":                        {"invalid_client", 64, "invalid_client"},
-		"nothing":                      {"", 64, ""},
-		"lines and tabs become spaces": {"a\n\tb\r\nc", 64, "a b c"},
-		"an escape sequence":           {"\x1b[31mred", 64, "[31mred"},
-		"not ASCII":                    {"größer\u202e", 64, "gr er"},
-		"cut":                          {"abcdef", 3, "abc"},
-		"cut at a space":               {"abc def", 4, "abc"},
-		"bytes that are no text":       {"a\xff\xfeb", 64, "a b"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := provision.Printable(tc.text, tc.most); got != tc.want {
-				t.Errorf("%q, want %q", got, tc.want)
-			}
-		})
-	}
-}
-
 func TestSensitive(t *testing.T) {
 	const secret = "sentinel-value"
 	c := provision.Credential{Name: "n", Secret: secret, RegistrationToken: secret}

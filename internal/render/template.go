@@ -12,6 +12,8 @@ import (
 	"text/template"
 	"text/template/parse"
 	"unicode/utf8"
+
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // Templates come from tenants, so they are a small part of text/template: text,
@@ -155,10 +157,7 @@ var parsePrefix = regexp.MustCompile(`^template: ` + templateName + `:(\d+): `)
 // parseError shortens an error of text/template, which shows parts of the
 // source and nothing else.
 func (r rules) parseError(err error) error {
-	msg := parsePrefix.ReplaceAllString(err.Error(), "line $1: ")
-	if len(msg) > 200 {
-		msg = strings.ToValidUTF8(msg[:200], "") + "..."
-	}
+	msg := text.CutBytes(parsePrefix.ReplaceAllString(err.Error(), "line $1: "), 200)
 	if strings.HasPrefix(msg[strings.Index(msg, ": ")+1:], " function ") {
 		msg += "; the functions are " + r.functions()
 	}

@@ -101,7 +101,7 @@ func TestCheckTemplates(t *testing.T) {
 		"a token by another token":       {`{{ token (token "a") }}`, want{[]string{"token takes a key in quotes"}, []string{"not available"}}},
 		"a token by a pipe":              {`{{ "a" | token }}`, want{[]string{"token takes a key in quotes"}, []string{"not available"}}},
 		"an open action":                 {`a{{ "x"`, both("line 1: ", "unclosed action")},
-		"a long name":                    {"{{ " + strings.Repeat("a", 1000) + " }}", both("...")},
+		"a long name":                    {"{{ " + strings.Repeat("a", 1000) + " }}", both("…")},
 		"too long a source":              {strings.Repeat("a", 4097), both("4097 bytes, more than 4096")},
 		"as long as it may be":           {strings.Repeat("a", 4096), both()},
 	}

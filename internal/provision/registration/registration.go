@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // The ways in which a registered client proves itself at the token endpoint.
@@ -223,7 +224,7 @@ const maxLeftBehind = 16
 
 // leaveBehind adds a line, once, and lets the oldest go.
 func leaveBehind(state *provision.ClientState, line string) {
-	line = provision.Printable(line, 512)
+	line = text.ASCII(line, 512)
 	if slices.Contains(state.LeftBehind, line) {
 		return
 	}
@@ -244,7 +245,7 @@ func undeletable(c *provision.Credential) string {
 	return fmt.Sprintf("Client %q may still exist at the server, which does not let it be deleted", shortID(c))
 }
 
-func shortID(c *provision.Credential) string { return provision.Printable(c.ClientID, 256) }
+func shortID(c *provision.Credential) string { return text.ASCII(c.ClientID, 256) }
 
 // clientName is the client_name: who the owner is, and which of its credentials this is.
 func clientName(want provision.Client, c *provision.Credential) string {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // SyncClient makes the registrations of a client what want says. Where the server does not let them be updated, a
@@ -198,12 +199,12 @@ func (s *syncing) differences(r *registered, c *provision.Credential) (drift []p
 	has := r.scopes()
 	for _, scope := range s.before {
 		if !slices.Contains(has, scope) {
-			drift = append(drift, provision.Driftf("Scope %q was missing", provision.Printable(scope, 128)))
+			drift = append(drift, provision.Driftf("Scope %q was missing", text.ASCII(scope, 128)))
 		}
 	}
 	for _, scope := range has {
 		if !slices.Contains(s.before, scope) {
-			drift = append(drift, provision.Driftf("Scope %q had been added", provision.Printable(scope, 128)))
+			drift = append(drift, provision.Driftf("Scope %q had been added", text.ASCII(scope, 128)))
 		}
 	}
 	if s.config.Audience && r.audience != nil && lacks(r.audience, s.beforeAudience) {
