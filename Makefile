@@ -106,17 +106,17 @@ controlplane: ## Find or build kube-apiserver, etcd and kubectl, and print their
 .PHONY: test
 test: ## Run all tests against a real API server; coverage goes to out/cover.out.
 	@$(WITH_CONTROL_PLANE); mkdir -p out; \
-	go test -json -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $(PKG) | go run ./hack/testreport -o out/tests/test.json
-	$(if $(filter ./...,$(PKG)),@(cd hack/image && GOWORK=off go test -json ./...) | go run ./hack/testreport -o out/tests/image.json)
+	hack/gotest.sh test -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $(PKG)
+	$(if $(filter ./...,$(PKG)),@cd hack/image && GOWORK=off ../gotest.sh image ./...)
 
 .PHONY: test-race
 test-race: ## Run all tests with the race detector (needs a C compiler).
 	@$(WITH_CONTROL_PLANE); \
-	CGO_ENABLED=1 go test -json -race -timeout=40m $(TESTFLAGS) $(PKG) | go run ./hack/testreport
+	CGO_ENABLED=1 hack/gotest.sh test-race -race -timeout=40m $(TESTFLAGS) $(PKG)
 
 .PHONY: cover
 cover: ## Show the coverage of the pure packages.
-	@go test -json -cover $(PURE) | go run ./hack/testreport
+	@hack/gotest.sh cover -cover $(PURE)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME.
@@ -131,7 +131,7 @@ interop: ## Run the interoperability suite against the server that M2M_INTEROP_I
 	@$(WITH_CONTROL_PLANE); \
 	rm -f out/interop.json out/interop.txt; status=0; \
 	M2M_INTEROP_NAMED=1 M2M_INTEROP_OUT='$(CURDIR)/out' \
-	  go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... | go run ./hack/testreport -o out/tests/interop.json || status=$$?; \
+	  hack/gotest.sh interop -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... || status=$$?; \
 	if [ -f out/interop.txt ]; then cat out/interop.txt; fi; exit $$status
 
 .PHONY: interop-local
@@ -143,13 +143,13 @@ interop-local: ## Run the interoperability suite against oidc-provider and Ory H
 	@npm ci --no-audit --no-fund --prefix test/interop/oidc-provider
 	@$(WITH_CONTROL_PLANE); hydra="$$($(TOOL) --path hydra)"; \
 	M2M_INTEROP_NODE=1 M2M_INTEROP_HYDRA="$$hydra" M2M_INTEROP_OUT='$(CURDIR)/out' M2M_VERIFIERS=1 \
-	  go test -json -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... ./test/verifiers/... | go run ./hack/testreport -o out/tests/interop-local.json
+	  hack/gotest.sh interop-local -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... ./test/verifiers/...
 
 .PHONY: provision-test
 provision-test: ## Run the provisioning scenarios against the servers that M2M_PROVISION_LOGTO_ENDPOINT and its relatives name, else stand-ins.
 	@$(WITH_CONTROL_PLANE); rm -f out/provision.json; \
 	M2M_PROVISION_OUT='$(CURDIR)/out' \
-	  go test -json -count=1 -timeout=30m $(TESTFLAGS) ./test/provision/... | go run ./hack/testreport -o out/tests/provision.json
+	  hack/gotest.sh provision -count=1 -timeout=30m $(TESTFLAGS) ./test/provision/...
 
 .PHONY: bench
 bench: build ## Measure the operator with N clients against a floor of the same run, an hour and more; N=500 is a quick look.
@@ -163,7 +163,7 @@ bench-counts: build ## Check that the counts of a small benchmark (mints, writes
 .PHONY: attacks
 attacks: ## Let hostile tenants do their worst at once, in full size, for 10 minutes; make test has it smaller.
 	@$(WITH_CONTROL_PLANE); rm -f out/attacks.json out/attacks.txt; status=0; \
-	M2M_ATTACKS=full go test -json -count=1 -timeout=30m $(TESTFLAGS) ./test/attacks | go run ./hack/testreport -o out/tests/attacks.json || status=$$?; \
+	M2M_ATTACKS=full hack/gotest.sh attacks -count=1 -timeout=30m $(TESTFLAGS) ./test/attacks || status=$$?; \
 	if [ -f out/attacks.txt ]; then cat out/attacks.txt; fi; exit $$status
 
 .PHONY: e2e

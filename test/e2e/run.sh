@@ -66,7 +66,7 @@ export KUBECONFIG
 
 status=0
 # shellcheck disable=SC2086 # several flags
-M2M_E2E=1 M2M_E2E_CLEANUP="$cleanup" M2M_E2E_OUT="$out" go test -json -count=1 -timeout=40m ${TESTFLAGS:-} ./test/e2e |
-  go run ./hack/testreport -o out/tests/e2e.json || status=$?
+M2M_E2E=1 M2M_E2E_CLEANUP="$cleanup" M2M_E2E_OUT="$out" \
+  hack/gotest.sh e2e -count=1 -timeout=40m ${TESTFLAGS:-} ./test/e2e || status=$?
 if [ -f "$out/e2e.txt" ]; then cat "$out/e2e.txt"; fi
 exit "$status"
