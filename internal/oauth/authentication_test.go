@@ -77,7 +77,7 @@ func TestPrivateKeyJWT(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if key.Algorithm() != alg || key.KeyID() != kid {
+				if key.algorithm != alg || key.keyID != kid {
 					t.Errorf("the key is %v", key)
 				}
 				a := PrivateKeyJWT("cart", key, "https://auth.example.com/oidc")

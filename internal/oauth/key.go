@@ -37,16 +37,10 @@ var algorithms = []string{"RS256", "PS256", "ES256", "ES384", "EdDSA"}
 
 // SigningKey is a private key with the algorithm it signs by. However it is printed, the key does not show.
 type SigningKey struct {
-	algorithm string
-	keyID     string
+	algorithm string // by its JWS name, for example "ES256"
+	keyID     string // the kid that assertions carry, "" for none
 	signer    jose.Signer
 }
-
-// Algorithm returns the JWS algorithm, for example "ES256".
-func (k SigningKey) Algorithm() string { return k.algorithm }
-
-// KeyID returns the kid that assertions carry, "" for none.
-func (k SigningKey) KeyID() string { return k.keyID }
 
 // Format prints algorithm and key id, whatever the verb.
 func (k SigningKey) Format(f fmt.State, _ rune) {

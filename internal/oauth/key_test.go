@@ -122,8 +122,8 @@ func TestParseSigningKey(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if key.Algorithm() != tc.wantAlg || key.KeyID() != tc.wantKID {
-				t.Errorf("got %s, kid %q; want %s, kid %q", key.Algorithm(), key.KeyID(), tc.wantAlg, tc.wantKID)
+			if key.algorithm != tc.wantAlg || key.keyID != tc.wantKID {
+				t.Errorf("got %s, kid %q; want %s, kid %q", key.algorithm, key.keyID, tc.wantAlg, tc.wantKID)
 			}
 			verify(t, tc.public, must(key.sign([]byte("{}"))))
 		})
@@ -253,7 +253,7 @@ func FuzzParseSigningKey(f *testing.F) {
 			}
 			return
 		}
-		if alg != "" && key.Algorithm() != alg || kid != "" && key.KeyID() != kid {
+		if alg != "" && key.algorithm != alg || kid != "" && key.keyID != kid {
 			t.Errorf("asked for %q %q, got %v", alg, kid, key)
 		}
 		if _, err := key.sign([]byte("{}")); err != nil {

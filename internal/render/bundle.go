@@ -4,7 +4,6 @@ package render
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -154,8 +153,10 @@ type Key struct {
 // .ScopeClaims (list of all claims that carry one), .ClockSkewSeconds (whole
 // number), .TokenType, .Keys (list), each with .ID, .Type (RSA, EC or OKP),
 // .Algorithm, .JWK, .PEM and .Thumbprint, and, where tokens name the API otherwise
-// than by aud, .AudienceClaims and .AudienceValues (lists) and .AudiencePrefix; see
-// CheckBundleTemplate. An asterisk in the name of an extra file renders it for each
+// than by aud, .AudienceClaims and .AudienceValues (lists) and .AudiencePrefix. It
+// has at most 4 KiB and the functions base64, json, quote, join, indent, and, or,
+// not, eq, ne, len and index. Its errors give line and column and say what to
+// change. An asterisk in the name of an extra file renders it for each
 // key: the key is .Key, and its thumbprint stands for the asterisk. What is empty
 // then is no file.
 //
@@ -446,20 +447,6 @@ func checkExtraFile(name, src string, keys int) (*checked, error) {
 		return nil, fmt.Errorf("extra file %q: %w", name, err)
 	}
 	return t, nil
-}
-
-// Revision is a short name for the files of a bundle, 16 hexadecimal digits:
-// another name or content gives another one.
-func Revision(files map[string]string) string {
-	var b []byte
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		for _, part := range []string{name, files[name]} {
-			b = binary.AppendUvarint(b, uint64(len(part)))
-			b = append(b, part...)
-		}
-	}
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:8])
 }
 
 // ConfigMapName is the name of the ConfigMap that holds the bundle of an

@@ -468,19 +468,6 @@ func TestProtectedResourceOnlyForWebURIs(t *testing.T) {
 	}
 }
 
-func TestRevision(t *testing.T) {
-	base := map[string]string{"a": "bc", "d": "e"}
-	same := map[string]string{"d": "e", "a": "bc"}
-	if Revision(base) != Revision(same) || len(Revision(base)) != 16 {
-		t.Errorf("revisions %q and %q", Revision(base), Revision(same))
-	}
-	for _, other := range []map[string]string{nil, {"a": "bc"}, {"ab": "c", "d": "e"}, {"a": "bc", "d": "f"}, {"a": "bcd", "": "e"}} {
-		if Revision(other) == Revision(base) {
-			t.Errorf("%v has the same revision", other)
-		}
-	}
-}
-
 func TestConfigMapName(t *testing.T) {
 	long := strings.Repeat("a", 200) + "." + strings.Repeat("b", 52)
 	namespace := strings.Repeat("n", 63)

@@ -43,25 +43,6 @@ const (
 	templateName = "template"
 )
 
-// CheckSecretTemplate reports whether src can be a template of a token Secret: at
-// most 4 KiB, with the functions token, base64, json, quote, and, or, not, eq,
-// ne, len and index, and without data but the tokens. Errors give line and
-// column and say what to change. Whether the tokens exist is not checked.
-func CheckSecretTemplate(src string) error {
-	_, err := parseTemplate(secretRules, src)
-	return err
-}
-
-// CheckBundleTemplate reports whether src can be the template of a file of a
-// verification bundle, of one that is rendered for each key if the name has an
-// asterisk: at most 4 KiB, with the functions base64, json, quote, join, indent,
-// and, or, not, eq, ne, len and index, and the fields listed at Verification.
-// Errors give line and column and say what to change.
-func CheckBundleTemplate(name, src string) error {
-	_, err := parseTemplate(rulesOf(name), src)
-	return err
-}
-
 // rules are what a kind of template may use.
 type rules struct {
 	funcs     map[string]arity

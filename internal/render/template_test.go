@@ -12,6 +12,18 @@ import (
 	"unicode/utf8"
 )
 
+// checkSecretTemplate reports why src cannot be a template of a token Secret.
+func checkSecretTemplate(src string) error {
+	_, err := parseTemplate(secretRules, src)
+	return err
+}
+
+// checkBundleTemplate reports why src cannot be the template of a file of a bundle.
+func checkBundleTemplate(name, src string) error {
+	_, err := parseTemplate(rulesOf(name), src)
+	return err
+}
+
 func TestCheckTemplates(t *testing.T) {
 	// An empty list of parts means that the template is fine.
 	type want struct{ secret, bundle []string }
@@ -107,9 +119,9 @@ func TestCheckTemplates(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			t.Run("secret", func(t *testing.T) { checkError(t, CheckSecretTemplate(tc.src), tc.want.secret...) })
-			t.Run("bundle", func(t *testing.T) { checkError(t, CheckBundleTemplate("f", tc.src), tc.want.bundle...) })
-			if err := CheckBundleTemplate("f", tc.src); err != nil && (len(err.Error()) > 500 || strings.Contains(err.Error(), "\n")) {
+			t.Run("secret", func(t *testing.T) { checkError(t, checkSecretTemplate(tc.src), tc.want.secret...) })
+			t.Run("bundle", func(t *testing.T) { checkError(t, checkBundleTemplate("f", tc.src), tc.want.bundle...) })
+			if err := checkBundleTemplate("f", tc.src); err != nil && (len(err.Error()) > 500 || strings.Contains(err.Error(), "\n")) {
 				t.Errorf("error is no short line: %v", err)
 			}
 		})
@@ -249,7 +261,7 @@ func TestBundleTemplateIsQuick(t *testing.T) {
 	flat := func(body string) string { // as much as may be said
 		for n := 1; ; n++ {
 			src := `{{ $x := "a" }}{{ $all := join "," .Scopes }}{{ range .Scopes }}` + strings.Repeat(body, n) + `{{ end }}`
-			if CheckBundleTemplate("f", strings.Replace(src, body, body+body, 1)) != nil {
+			if checkBundleTemplate("f", strings.Replace(src, body, body+body, 1)) != nil {
 				return src
 			}
 		}
@@ -337,7 +349,7 @@ func FuzzSecretTemplate(f *testing.F) {
 	fuzzSeeds(f)
 	f.Fuzz(func(t *testing.T, src string) {
 		const token = "\x00SENTINEL\x00"
-		checked := CheckSecretTemplate(src)
+		checked := checkSecretTemplate(src)
 		got, err := secretTemplate(src, token)
 		checkFuzzed(t, checked, got, err, MaxSecretOutput)
 	})
@@ -347,7 +359,7 @@ func FuzzBundleTemplate(f *testing.F) {
 	fuzzSeeds(f)
 	b := payment()
 	f.Fuzz(func(t *testing.T, src string) {
-		checked := CheckBundleTemplate("f", src)
+		checked := checkBundleTemplate("f", src)
 		got, err := bundleTemplate(b, src)
 		checkFuzzed(t, checked, got, err, MaxBundleOutput)
 	})
