@@ -14,11 +14,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-// Main is a suite's TestMain: it starts the control plane, calls the suite,
-// which runs the tests and returns their exit code, stops the control plane and
-// exits the process. The path root leads from the suite's folder to the
-// repository's. The environment's Config has no limit on requests. A suite may
-// change the environment before it starts.
+// Main is a suite's TestMain. It starts the control plane, calls the suite,
+// stops the control plane and exits the process with the code that the suite
+// returned. The path root leads from the suite's folder to the repository's. A
+// suite may change the environment before it starts the control plane. The
+// environment's Config has no limit on requests.
 func Main(root string, suite func(*envtest.Environment) (code int, err error), change ...func(*envtest.Environment) error) {
 	os.Exit(run(os.Stderr, root, suite, change...))
 }
@@ -45,7 +45,7 @@ func within(root string, suite func(*envtest.Environment) (int, error), change .
 			return 1, err
 		}
 	}
-	// Stopped also when it starts halfway.
+	// Stop it even if it started only halfway.
 	defer func() {
 		if stopErr := environment.Stop(); stopErr != nil {
 			err = errors.Join(err, fmt.Errorf("stop the control plane: %w", stopErr))

@@ -11,20 +11,21 @@ import (
 	"time"
 )
 
-// Eventually waits until a check passes, for 30 seconds, and then fails the test
-// with what the check said last.
+// Eventually waits up to 30 seconds until a check passes. Otherwise it fails the
+// test with the check's last error.
 func Eventually(t *testing.T, check func() error) {
 	t.Helper()
 	Within(t, 30*time.Second, check)
 }
 
-// Within is Eventually with a patience of one's own.
+// Within is Eventually with another time limit.
 func Within(t *testing.T, patience time.Duration, check func() error) {
 	t.Helper()
 	Every(t, 20*time.Millisecond, patience, check)
 }
 
-// Every is Within for checks that are not to disturb what they check.
+// Every is Within for checks that must not disturb what they check: it also takes the interval
+// between two checks.
 func Every(t *testing.T, every, patience time.Duration, check func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -44,8 +45,8 @@ func Every(t *testing.T, every, patience time.Duration, check func() error) {
 	}
 }
 
-// Log keeps everything that is written to it, and shows it where M2M_TEST_LOG is
-// set. Its zero value is empty.
+// Log keeps everything that is written to it, and copies it to standard error
+// where M2M_TEST_LOG is set. Its zero value is empty.
 type Log struct {
 	mu sync.Mutex
 	b  bytes.Buffer

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// ownApplication is a violation: whoever uses the Management API has no business with its own application.
+// ownApplication is a violation: nobody should change an application through the access to the Management API that
+// it gives them.
 const ownApplication = "the application of the Management API's user is changed"
 
 func (s *Server) showApplication(a *application) map[string]any {
@@ -45,7 +46,7 @@ func (c *secret) show(a *application) map[string]any {
 	return shown
 }
 
-// listApplications is the one list in an order: the newest first.
+// listApplications is the only list that Logto orders: the newest first.
 func (s *Server) listApplications(c *call) answer {
 	if types := c.query.Get("types"); c.query.Has("types") && types != machineToMachine {
 		return breach("types %q", types)
@@ -94,7 +95,7 @@ func (s *Server) getApplication(c *call) answer {
 		return notFound("entity.not_exists_with_id")
 	}
 	shown := s.showApplication(a)
-	shown["isAdmin"] = false // an internal role that no console gives any more
+	shown["isAdmin"] = false // an internal role, which no console assigns any more
 	return reply(http.StatusOK, shown)
 }
 
@@ -117,7 +118,7 @@ func (s *Server) patchApplication(c *call) answer {
 	return reply(http.StatusOK, s.showApplication(a))
 }
 
-// patchCustomData merges the first level.
+// patchCustomData merges customData at the first level.
 func (s *Server) patchCustomData(c *call) answer {
 	members, refused := c.members()
 	if refused != nil {
@@ -149,7 +150,7 @@ func (s *Server) deleteApplication(c *call) answer {
 	return answer{status: http.StatusNoContent}
 }
 
-// listSecrets shows the values too, at any time. It is not paged.
+// listSecrets returns the values too, at any time. Logto does not page this list.
 func (s *Server) listSecrets(c *call) answer {
 	a := s.state.applications[c.path["id"]]
 	if a == nil {
@@ -188,7 +189,7 @@ func (s *Server) createSecret(c *call) answer {
 	if !exists {
 		s.insertSecret(a, name, expires)
 	}
-	if exists || c.fault.LoseRace { // this violation of a constraint is told from others, so there is no 500
+	if exists || c.fault.LoseRace { // Logto tells this violation of a constraint from others: 422, not 500
 		return fail(http.StatusUnprocessableEntity, "application.secret_name_exists")
 	}
 	return reply(http.StatusCreated, a.secretNamed(name).show(a))
@@ -223,7 +224,8 @@ func (s *Server) listRolesOfApplication(c *call) answer {
 	return paging(c, found, false, func(r *role) any { return r.show() })
 }
 
-// addRolesToApplication skips the roles that are there from 1.41 on; before, one of them spoils all.
+// addRolesToApplication skips roles that the application already has, from 1.41 on. Before that, one of them fails
+// the request.
 func (s *Server) addRolesToApplication(c *call) answer {
 	if refused := c.decode(field{name: "roleIds", kind: maybe, required: true}); refused != nil {
 		return *refused
@@ -280,7 +282,8 @@ func (a *application) add(roleIDs []string) {
 	}
 }
 
-// replaceRolesOfApplication is as broken as the original: it removes first, and then fails if there is nothing to add.
+// replaceRolesOfApplication has the original's bug: it removes the roles first, and then fails if there is nothing to
+// add.
 func (s *Server) replaceRolesOfApplication(c *call) answer {
 	if refused := c.decode(field{name: "roleIds", kind: maybe, required: true}); refused != nil {
 		return *refused

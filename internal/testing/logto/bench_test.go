@@ -8,7 +8,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
-// A property test makes thousands of servers.
+// A property test makes thousands of servers, so making one must be cheap.
 func BenchmarkNew(b *testing.B) {
 	for b.Loop() {
 		s, err := logto.New()

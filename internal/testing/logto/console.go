@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Errors of what an administrator does in the console.
+// Errors of what an administrator does at the console.
 var (
 	ErrNotFound = errors.New("there is no such thing")
 	ErrExists   = errors.New("it exists already")
@@ -48,7 +48,7 @@ func (s *Server) RenameResource(indicator, name string) error {
 	return s.withResource(indicator, func(r *resource) { r.name = name })
 }
 
-// SetResourceTTL sets how long its tokens live, in seconds.
+// SetResourceTTL sets how long the tokens for an API resource live, in seconds.
 func (s *Server) SetResourceTTL(indicator string, seconds int) error {
 	return s.withResource(indicator, func(r *resource) { r.ttl = seconds })
 }
@@ -134,7 +134,8 @@ func (s *Server) ClearCustomData(id string) error { return s.SetCustomData(id, m
 // DeleteApplication deletes an application with its secrets.
 func (s *Server) DeleteApplication(id string) error { return s.withApplication(id, s.dropApplication) }
 
-// AddSecret adds a secret to an application and returns its value. The zero time never comes.
+// AddSecret adds a secret to an application and returns its value. With the zero time it never
+// expires.
 func (s *Server) AddSecret(id, name string, expires time.Time) (value string, err error) {
 	found := s.withApplication(id, func(a *application) {
 		if a.secretNamed(name) != nil {
@@ -157,7 +158,8 @@ func (s *Server) DeleteSecret(id, name string) (err error) {
 	return errors.Join(found, err)
 }
 
-// SecretValue returns the value of an application's secret, "" if there is none of that name.
+// SecretValue returns the value of an application's secret, "" if it has no secret of that
+// name.
 func (s *Server) SecretValue(id, name string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

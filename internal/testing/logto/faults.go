@@ -11,35 +11,36 @@ import (
 	"time"
 )
 
-// Fault is a way to misbehave at one request. The zero value is none.
+// Fault says how one request goes wrong. The zero value is no fault.
 type Fault struct {
-	// Status answers with this status and does nothing, unless Apply.
+	// Status is the answer's status. The request is not carried out, unless Apply is set.
 	Status int
-	// Body, ContentType and Header go with Status. The default is a text/plain body with the status' name.
+	// Body, ContentType and Header go with Status. The default is a text/plain body with the status's name.
 	Body, ContentType string
 	Header            http.Header
-	// Drop breaks the connection in the place of an answer, and does nothing, unless Apply.
+	// Drop breaks the connection instead of answering. The request is not carried out, unless
+	// Apply is set.
 	Drop bool
-	// Apply carries the request out before its answer is replaced or dropped: the answer is lost.
+	// Apply carries the request out before its answer is replaced or dropped: only the answer is lost.
 	Apply bool
-	// Delay is waited by the real clock before anything else, or until the request's context ends.
+	// Delay passes by the real clock before anything else happens, or until the request's context ends.
 	Delay time.Duration
-	// LoseRace lets a POST that would create a resource, a scope, a role or an assignment meet another one that is
-	// identical and a moment earlier: what it would create exists, and it is answered with 500. For a secret the answer
-	// is 422, and applications do not collide, so there it does nothing.
+	// LoseRace makes a POST that would create a resource, a scope, a role or an assignment lose a race with an
+	// identical one: what it would create exists, and the answer is 500. For a secret the answer is 422. Applications
+	// do not collide, so for them it does nothing.
 	LoseRace bool
 }
 
-// SetFault sets what decides about the fault of each request, nil for none. n counts the requests from 1, see
-// [Server.ResetRequests]. The function is called under no lock of the server, possibly from several goroutines; it
-// may change the server's state.
+// SetFault sets the function that decides on the fault of each request; nil removes it. n counts the requests from
+// 1, see [Server.ResetRequests]. The server holds no lock during the call, so the function may change the server's
+// state. Several goroutines may call it at once.
 func (s *Server) SetFault(decide func(r *http.Request, n int) Fault) {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
 	s.record.decide = decide
 }
 
-// Route is the method and path pattern of a request, as [Server.Requests] counts it, "unknown" for none.
+// Route returns the method and path pattern of a request, as [Server.Requests] counts it, "unknown" for none.
 func Route(r *http.Request) string {
 	if route, _ := find(r); route != nil {
 		return route.pattern()
@@ -47,43 +48,44 @@ func Route(r *http.Request) string {
 	return "unknown"
 }
 
-// SetDown stops the database, or starts it again: every endpoint answers 500.
+// SetDown stops the database, or starts it again. While it is down, every endpoint answers 500.
 func (s *Server) SetDown(down bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.down = down
 }
 
-// Requests counts the requests by method and path pattern, such as "DELETE /api/roles/{id}/scopes/{scopeId}"; those of
-// unknown paths are under "unknown".
+// Requests counts the requests by method and path pattern, such as "DELETE /api/roles/{id}/scopes/{scopeId}".
+// Requests to unknown paths count as "unknown".
 func (s *Server) Requests() map[string]int {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
 	return maps.Clone(s.record.counts)
 }
 
-// Count is the number of all requests.
+// Count returns the number of all requests.
 func (s *Server) Count() int {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
 	return s.record.total
 }
 
-// ResetRequests begins to count anew.
+// ResetRequests sets all counts to 0.
 func (s *Server) ResetRequests() {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
 	s.record.counts, s.record.total = nil, 0
 }
 
-// Violations are the requests that the server was not told how to answer, in their order, one sentence each.
+// Violations returns one sentence for each request that this server does not know how to answer, in the order of the
+// requests.
 func (s *Server) Violations() []string {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
 	return slices.Clone(s.record.violations)
 }
 
-// ForgetViolations empties what [Server.Violations] returns, for tests that commit some on purpose.
+// ForgetViolations empties what [Server.Violations] returns, for tests that cause some on purpose.
 func (s *Server) ForgetViolations() {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
@@ -120,7 +122,7 @@ func (s *Server) meet(r *http.Request, pattern string) Fault {
 	return decide(r, n)
 }
 
-// wait waits for the delay and reports whether the client is still there.
+// wait waits for the delay and reports whether the client is still connected.
 func (f Fault) wait(ctx context.Context) bool {
 	if f.Delay == 0 {
 		return true

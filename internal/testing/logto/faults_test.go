@@ -72,7 +72,7 @@ func TestAFaultCarriesHeaders(t *testing.T) {
 	}
 }
 
-// A client that dies while it sends is no breach of anything.
+// A client that goes away while it sends violates nothing.
 func TestABodyThatBreaksOff(t *testing.T) {
 	w := newWorld(t)
 	r := w.request("POST", "/api/applications", "{}")
@@ -206,7 +206,7 @@ func TestParallelPostsLeaveOneResourceAndEightApplications(t *testing.T) {
 		running.Wait()
 		return statuses
 	}
-	// The one that does not lose may come after one that did, and then finds the other one's row.
+	// The one that does not lose may come after one that did, and then finds that one's row.
 	got := parallel("/api/resources", `{"name":"x","indicator":"https://x.example.com"}`)
 	if got[500] != 7 || got[201]+got[422] != 1 {
 		t.Errorf("statuses of the resource: %v", got)

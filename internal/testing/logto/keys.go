@@ -32,7 +32,7 @@ import (
 type keyring struct {
 	current        *signingKey
 	previous, next *signingKey
-	nextAt         time.Time // when next signs; zero: after a restart
+	nextAt         time.Time // when next begins to sign; zero: after a restart
 }
 
 type signingKey struct {
@@ -40,7 +40,7 @@ type signingKey struct {
 	signer jose.Signer
 }
 
-// firstKey is shared by all servers of a process, for it is slow to make.
+// firstKey is shared by all servers of a process, because it is slow to make.
 var firstKey = sync.OnceValue(func() *signingKey { return newKey(false) })
 
 func newKeyring() keyring { return keyring{current: firstKey()} }
@@ -80,16 +80,16 @@ func newKey(useRSA bool) *signingKey {
 	return k
 }
 
-// Rotation is how [Server.RotateKeys] rotates.
+// Rotation says how [Server.RotateKeys] rotates.
 type Rotation struct {
-	// Grace publishes the next key at once, and lets it sign this much later.
+	// Grace delays the new key's first signature. The server publishes it at once.
 	Grace time.Duration
-	// RSA makes an RSA key, whose tokens are RS256, in the place of an EC key.
+	// RSA makes an RSA key, whose tokens are RS256, instead of an EC key.
 	RSA bool
 }
 
-// RotateKeys makes a new signing key, as the console does. Without a grace period it signs at once. At most one previous
-// key stays published. In 1.37 nothing of it shows before [Server.Restart].
+// RotateKeys makes a new signing key, as the console does. Without a grace period it signs at once. At most one
+// previous key stays published. In 1.37 the rotation takes effect only at [Server.Restart].
 func (s *Server) RotateKeys(how Rotation) {
 	key := newKey(how.RSA)
 	s.mu.Lock()
@@ -110,7 +110,7 @@ func (s *Server) rotate(key *signingKey, grace time.Duration) {
 	}
 }
 
-// Restart starts the server's process anew.
+// Restart restarts the server's process.
 func (s *Server) Restart() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -130,7 +130,7 @@ func (k *keyring) tick(now time.Time) {
 	}
 }
 
-// published are the keys of the JWKS, the newest first.
+// published returns the keys of the JWKS, the newest first.
 func (k *keyring) published() []*signingKey {
 	var keys []*signingKey
 	if k.next != nil && !k.nextAt.IsZero() {
@@ -197,7 +197,8 @@ func (s *Server) serveJWKS(c *call) answer {
 	return a
 }
 
-// serveDiscovery names addresses by the Host header of the request; the issuer is what it is.
+// serveDiscovery builds endpoint addresses from the request's Host header; the issuer does not
+// depend on it.
 func (s *Server) serveDiscovery(c *call) answer {
 	base := s.scheme() + "://" + c.Host + "/oidc"
 	return reply(http.StatusOK, map[string]any{
@@ -222,15 +223,15 @@ func (s *Server) serveMetadata(c *call) answer {
 	return s.serveDiscovery(c)
 }
 
-// serveNothing is where other servers have their metadata.
+// serveNothing answers where other servers have their metadata.
 func (s *Server) serveNothing(*call) answer { return plain(http.StatusNotFound) }
 
-// serveUnrecognized is where below the issuer nothing is.
+// serveUnrecognized answers unknown paths below the issuer.
 func (s *Server) serveUnrecognized(*call) answer {
 	return oauthError(http.StatusNotFound, "invalid_request", "unrecognized route or not allowed method (POST on /oidc/token)")
 }
 
-// selfSigned makes a CA and a certificate from it for the loopback addresses and the endpoint's host.
+// selfSigned makes a CA, and from it a certificate for the loopback addresses and the endpoint's host.
 func selfSigned(endpoint string) (certificate tls.Certificate, caPEM []byte, err error) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

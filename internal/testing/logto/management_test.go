@@ -14,7 +14,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
-// world is a server with one of each, made through its API and not tied together.
+// world is a server with one object of each kind, made through its API and not linked to each
+// other.
 type world struct {
 	*fixture
 	api, read, write, app, role string // ids
@@ -46,7 +47,7 @@ func (w *world) assign() result {
 	return w.do("POST", w.at("roles", w.role, "applications"), object{"applicationIds": []string{w.app}})
 }
 
-// granted are the names of the role's scopes.
+// granted returns the names of the role's scopes.
 func (w *world) granted() []string {
 	for _, r := range w.Snapshot().Roles {
 		if r.ID == w.role {

@@ -31,7 +31,7 @@ func (s *Server) showWithScopes(r *resource) map[string]any {
 	return shown
 }
 
-// listResources knows the parameters of a search, and ignores them.
+// listResources accepts the parameters of a search, and ignores them.
 func (s *Server) listResources(c *call) answer {
 	all := unordered(s, s.state.resources, func(*resource) bool { return true })
 	return paging(c, all, true, func(r *resource) any {
@@ -49,7 +49,7 @@ func (s *Server) createResource(c *call) answer {
 	); refused != nil {
 		return *refused
 	}
-	indicator := c.body["indicator"].(string) // of any form: it is not validated
+	indicator := c.body["indicator"].(string) // of any form: Logto does not validate it
 	if s.resourceAt(indicator) != nil {
 		return c.collision("resource.resource_identifier_in_use")
 	}
@@ -64,8 +64,8 @@ func (s *Server) createResource(c *call) answer {
 	return reply(http.StatusCreated, s.showWithScopes(r))
 }
 
-// collision is the answer to a request for what exists; if it came into being between the request's check and its
-// insertion, the database finds out.
+// collision answers a request to create what exists. If it came to exist between the request's check and its
+// insertion, the database reports it.
 func (c *call) collision(code string) answer {
 	if c.fault.LoseRace {
 		return uniqueViolation()
@@ -121,7 +121,7 @@ func (s *Server) deleteResource(c *call) answer {
 	return answer{status: http.StatusNoContent}
 }
 
-// listScopes does not look whether there is such a resource.
+// listScopes does not check whether the resource exists.
 func (s *Server) listScopes(c *call) answer {
 	return paging(c, s.scopesOf(c.path["id"]), false, func(c *scope) any { return c.show() })
 }

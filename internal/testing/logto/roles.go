@@ -42,7 +42,7 @@ func (s *Server) listRoles(c *call) answer {
 	})
 }
 
-// createRole leaves the role behind where one of its scopes is unknown.
+// createRole leaves the role behind if one of its scopes is unknown.
 func (s *Server) createRole(c *call) answer {
 	if refused := c.decode(
 		field{name: "name", kind: text, required: true, most: 128},
@@ -151,7 +151,7 @@ func (s *Server) listScopesOfRole(c *call) answer {
 	})
 }
 
-// addScopesToRole adds all or nothing.
+// addScopesToRole adds all scopes or none.
 func (s *Server) addScopesToRole(c *call) answer {
 	if refused := c.decode(field{name: "scopeIds", kind: texts, required: true}); refused != nil {
 		return *refused
@@ -205,7 +205,7 @@ func (s *Server) listApplicationsOfRole(c *call) answer {
 	return paging(c, s.applicationsWith(r.id), false, s.showAny)
 }
 
-// addApplicationsToRole adds all or nothing.
+// addApplicationsToRole adds all applications or none.
 func (s *Server) addApplicationsToRole(c *call) answer {
 	if refused := c.decode(field{name: "applicationIds", kind: texts, required: true}); refused != nil {
 		return *refused

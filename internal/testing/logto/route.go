@@ -19,11 +19,11 @@ import (
 
 const requestLimit = 1 << 20 // bytes of a request body
 
-// route is one operation of the server. Names in braces in its path match one segment.
+// route is one operation of the server. A name in braces in its path matches one segment.
 type route struct {
 	method, path string
 	handle       func(*Server, *call) answer
-	query        []string // the parameters it knows
+	query        []string // the parameters that the operation knows
 	public       bool     // needs no bearer token
 }
 
@@ -37,7 +37,7 @@ var (
 func routes() []route {
 	return []route{
 		{method: "POST", path: "/oidc/token", handle: (*Server).serveToken, public: true},
-		// Of a client whose endpoint is the issuer.
+		// for a client whose endpoint is the issuer
 		{method: "POST", path: "/oidc/oidc/token", handle: (*Server).serveUnrecognized, public: true},
 		{method: "GET", path: "/oidc/jwks", handle: (*Server).serveJWKS, public: true},
 		{method: "GET", path: "/oidc/.well-known/openid-configuration", handle: (*Server).serveDiscovery, public: true},
@@ -87,7 +87,7 @@ func routes() []route {
 	}
 }
 
-// table has the routes by method and number of segments.
+// table holds the routes by method and number of segments.
 var table = func() map[string][]*route {
 	t := map[string][]*route{}
 	for _, r := range routes() {
@@ -97,7 +97,7 @@ var table = func() map[string][]*route {
 	return t
 }()
 
-// find returns the route of a request and what its path has in the place of the names in braces.
+// find returns the route of a request, and the values of the names in braces.
 func find(r *http.Request) (*route, map[string]string) {
 	path := r.URL.EscapedPath()
 	segments := strings.Split(path, "/")
@@ -117,7 +117,7 @@ next:
 	return nil, nil
 }
 
-// call is one request on its way.
+// call is one request in progress.
 type call struct {
 	*http.Request
 	path  map[string]string
@@ -127,20 +127,20 @@ type call struct {
 	fault Fault
 }
 
-// answer is what becomes of it: a value as JSON, or a text.
+// the answer: a value sent as JSON, or a text
 type answer struct {
 	status int
 	value  any
 	text   string
 	header http.Header
-	breach string // why this is a violation
+	breach string // why the request is a violation
 }
 
 func reply(status int, value any) answer { return answer{status: status, value: value} }
 
 func plain(status int) answer { return answer{status: status, text: http.StatusText(status)} }
 
-// fail is an error of the Management API. Its message is localised, so nobody may depend on it.
+// fail answers with an error of the Management API. Its message is localised, so no client may depend on it.
 func fail(status int, code string) answer {
 	return reply(status, map[string]any{"code": code, "message": "Das hat nicht geklappt."})
 }
@@ -153,7 +153,7 @@ func invalidInput(details string) answer {
 
 func notFound(code string) answer { return fail(http.StatusNotFound, code) }
 
-// breach is the answer to what the server was not told to do.
+// breach answers a request that this server does not know how to answer.
 func breach(format string, args ...any) answer {
 	return answer{status: http.StatusNotImplemented, breach: fmt.Sprintf(format, args...)}
 }
@@ -190,7 +190,7 @@ func (s *Server) serve(r *http.Request, route *route, values map[string]string, 
 	}
 	raw, err := io.ReadAll(io.LimitReader(r.Body, requestLimit+1))
 	if err != nil {
-		panic(http.ErrAbortHandler) // whoever sent it is gone: there is nobody to answer, and nothing to do
+		panic(http.ErrAbortHandler) // the client is gone: there is nobody left to answer
 	}
 	if len(raw) > requestLimit {
 		return breach("the body is larger than %d bytes", requestLimit)
@@ -263,7 +263,7 @@ const (
 	ignored // anything
 )
 
-// members are those of a body that is a JSON object.
+// members are the fields of a body that is a JSON object.
 func (c *call) members() (map[string]any, *answer) {
 	if t, _, err := mime.ParseMediaType(c.Header.Get("Content-Type")); err != nil || t != "application/json" {
 		a := breach("content type %q", t)
@@ -279,7 +279,7 @@ func (c *call) members() (map[string]any, *answer) {
 	return members, nil
 }
 
-// decode reads the body, which is an object with no members but these, into c.body.
+// decode reads the body, a JSON object with no other members than these, into c.body.
 func (c *call) decode(fields ...field) *answer {
 	members, refused := c.members()
 	if refused != nil {
@@ -349,7 +349,7 @@ func (f field) parse(value any) (parsed any, ok bool) {
 	}
 }
 
-// paging cuts a list to the page that was asked for. Without parameters, a list that may be had whole is.
+// paging cuts a list to the page that the request asks for. Some lists may be read whole, without parameters.
 func paging[T any](c *call, list []T, optional bool, show func(T) any) answer {
 	header := http.Header{}
 	shown := []any{}
@@ -375,8 +375,8 @@ func paging[T any](c *call, list []T, optional bool, show func(T) any) answer {
 	return answer{status: http.StatusOK, value: shown, header: header}
 }
 
-// matcher is what search and search.name, their modes and isCaseSensitive ask for. One of the searches has to match; the
-// one without a field looks at id, name and description.
+// matcher returns the filter for search and search.name, their modes and isCaseSensitive. One of the searches has to
+// match. The one without a field looks at id, name and description.
 func (c *call) matcher() (func(id, name, description string) bool, *answer) {
 	fold := strings.ToLower
 	switch sensitive := c.query.Get("isCaseSensitive"); sensitive {
@@ -417,7 +417,8 @@ func (c *call) matcher() (func(id, name, description string) bool, *answer) {
 	}, nil
 }
 
-// like is SQL's LIKE: _ stands for any character, % for any number of them, and a backslash takes that from them.
+// like implements SQL's LIKE: _ stands for any character, % for any number of them, and a backslash makes either
+// literal.
 func like(text, pattern []rune) bool {
 	if len(pattern) == 0 {
 		return len(text) == 0

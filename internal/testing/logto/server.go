@@ -25,7 +25,7 @@ import (
 // ManagementAPI is the resource indicator of the Management API.
 const ManagementAPI = "https://default.logto.app/api"
 
-// IdleTimeout is after how long Logto closes an idle connection.
+// IdleTimeout is how long Logto keeps an idle connection open.
 const IdleTimeout = 5 * time.Second
 
 const tenant = "default"
@@ -44,13 +44,14 @@ type options struct {
 	err          error
 }
 
-// WithHTTP serves plain HTTP in the place of HTTPS.
+// WithHTTP serves plain HTTP instead of HTTPS.
 func WithHTTP() Option { return func(o *options) { o.http = true } }
 
-// WithEndpoint sets where clients find the server, scheme and host. Default: where it listens.
+// WithEndpoint sets the scheme and host at which clients reach the server. Default: the address
+// it listens at.
 func WithEndpoint(endpoint string) Option { return func(o *options) { o.endpoint = endpoint } }
 
-// WithVersion plays another version than 1.42, such as "1.37".
+// WithVersion makes the server behave like another version than 1.42, such as "1.37".
 func WithVersion(version string) Option {
 	return func(o *options) {
 		minor, ok := strings.CutPrefix(version, "1.")
@@ -61,19 +62,20 @@ func WithVersion(version string) Option {
 	}
 }
 
-// WithSeed sets what identifiers, secrets and the order of unordered lists are derived from.
+// WithSeed sets the seed for identifiers, secrets and the order of unordered lists.
 func WithSeed(seed uint64) Option { return func(o *options) { o.seed = seed } }
 
 // WithClock sets the clock. Default: time.Now.
 func WithClock(now func() time.Time) Option { return func(o *options) { o.now = now } }
 
-// WithSecretPrefix begins every client secret with this, so that a test can recognise them where they must not be.
+// WithSecretPrefix makes every client secret begin with this text, so that a test can recognise secrets where they
+// must not be.
 func WithSecretPrefix(prefix string) Option { return func(o *options) { o.secretPrefix = prefix } }
 
-// WithIdleTimeout closes idle connections after another time than [IdleTimeout].
+// WithIdleTimeout sets how long idle connections stay open. Default: [IdleTimeout].
 func WithIdleTimeout(idle time.Duration) Option { return func(o *options) { o.idle = idle } }
 
-// Server is a Logto. All its methods may be called at any time and from any goroutine.
+// Server is a Logto. All its methods are safe for concurrent use, at any time.
 type Server struct {
 	opts     options
 	endpoint string
@@ -83,7 +85,7 @@ type Server struct {
 
 	record recorder
 
-	mu         sync.Mutex // guards what follows
+	mu         sync.Mutex // guards the fields below
 	rand       *rand.Rand
 	state      state
 	keys       keyring
@@ -92,7 +94,7 @@ type Server struct {
 	management struct{ id, secret string }
 }
 
-// New makes a server that does not listen: it is reached through [Server.Transport] or as an [http.Handler].
+// New makes a server that does not listen: reach it through [Server.Transport] or as an [http.Handler].
 func New(opts ...Option) (*Server, error) {
 	o := options{minor: 42, now: time.Now, idle: IdleTimeout}
 	for _, opt := range opts {
@@ -113,7 +115,7 @@ func New(opts ...Option) (*Server, error) {
 	return s, nil
 }
 
-// Start makes a server and lets it listen at a free port of 127.0.0.1.
+// Start makes a server that listens on a free port of 127.0.0.1.
 func Start(opts ...Option) (*Server, error) {
 	s, err := New(opts...)
 	if err != nil {
@@ -148,7 +150,8 @@ func Start(opts ...Option) (*Server, error) {
 	return s, nil
 }
 
-// Close stops the server and breaks its connections. One that does not listen needs no Close.
+// Close stops the server and breaks its connections. A server that does not listen needs no
+// Close.
 func (s *Server) Close() {
 	if s.http != nil {
 		_ = s.http.Close()
@@ -156,25 +159,25 @@ func (s *Server) Close() {
 	}
 }
 
-// Endpoint is where the server is found, without a slash at the end.
+// Endpoint returns the server's address, without a slash at the end.
 func (s *Server) Endpoint() string { return s.endpoint }
 
-// Issuer is the issuer identifier.
+// Issuer returns the issuer identifier.
 func (s *Server) Issuer() string { return s.endpoint + "/oidc" }
 
-// TokenURL is the address of the token endpoint.
+// TokenURL returns the address of the token endpoint.
 func (s *Server) TokenURL() string { return s.Issuer() + "/token" }
 
-// JWKSURL is the address of the published keys.
+// JWKSURL returns the address of the published keys.
 func (s *Server) JWKSURL() string { return s.Issuer() + "/jwks" }
 
-// CAPEM is the certificate of the CA that signed the server's own, in PEM, and nil without TLS.
+// CAPEM returns the certificate of the CA that signed the server's own, in PEM, and nil without TLS.
 func (s *Server) CAPEM() []byte { return s.caPEM }
 
-// ManagementClientID is the client identifier of an application that may use the Management API.
+// ManagementClientID returns the client identifier of an application that may use the Management API.
 func (s *Server) ManagementClientID() string { return s.management.id }
 
-// ManagementClientSecret is that application's secret.
+// ManagementClientSecret returns that application's secret.
 func (s *Server) ManagementClientSecret() string { return s.management.secret }
 
 func (s *Server) scheme() string {
@@ -184,7 +187,7 @@ func (s *Server) scheme() string {
 	return "https"
 }
 
-// now is the time in whole milliseconds, as Logto's database hands it out.
+// now returns the time in whole milliseconds, the precision of Logto's database.
 func (s *Server) now() time.Time { return s.opts.now().Truncate(time.Millisecond) }
 
 // bootstrap makes what every Logto has: its Management API, the role for it, and an application with that role.

@@ -17,7 +17,7 @@ import (
 
 const payments = "https://payment.example.com/api"
 
-// clock starts at a fixed moment and moves only when told to.
+// clock starts at a fixed moment and moves only when a test moves it.
 type clock struct{ at time.Time }
 
 func newClock() *clock                   { return &clock{time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)} }
@@ -46,7 +46,7 @@ func setUp(t *testing.T, opts ...logto.Option) *fixture {
 	return f
 }
 
-// logIn takes a fresh token for the Management API.
+// logIn gets a fresh token for the Management API.
 func (f *fixture) logIn() {
 	f.t.Helper()
 	f.bearer = ""
@@ -128,7 +128,7 @@ func (f *fixture) do(method, path string, body any) result {
 	return got
 }
 
-// form is what a token request says; pairs are added to it.
+// form returns the parameters of a token request, with pairs added to them.
 func form(pairs ...string) url.Values {
 	v := url.Values{"grant_type": {"client_credentials"}}
 	for i := 0; i < len(pairs); i += 2 {
@@ -137,7 +137,8 @@ func form(pairs ...string) url.Values {
 	return v
 }
 
-// token asks the token endpoint, with the id and secret in HTTP Basic unless the id is empty.
+// token asks the token endpoint for a token. It sends the id and secret in HTTP Basic, unless
+// the id is empty.
 func (f *fixture) token(id, secret string, pairs ...string) result {
 	f.t.Helper()
 	r, err := http.NewRequestWithContext(f.t.Context(), http.MethodPost, f.TokenURL(), strings.NewReader(form(pairs...).Encode()))
@@ -162,7 +163,7 @@ func (f *fixture) wantNoViolations() {
 	}
 }
 
-// must lets a console's method fail the test.
+// must fails the test on the error of a console's method.
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

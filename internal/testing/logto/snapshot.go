@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// Snapshot is what there is at the server, without what came with it. Slices are sorted, those of structs by name and
-// then id, and empty ones are nil.
+// Snapshot is the server's state, without what every Logto has from the start. Slices are sorted, those of structs by
+// name and then id; empty ones are nil.
 type Snapshot struct {
 	Resources    []Resource
 	Applications []Application
@@ -39,11 +39,11 @@ type Role struct {
 	ID, Name, Type, Description string
 	// Scopes are the names of its scopes by the resources' indicators, nil if there are none.
 	Scopes map[string][]string
-	// Applications are the ids of those that have it.
+	// Applications are the ids of the applications with the role.
 	Applications []string
 }
 
-// Snapshot returns what there is.
+// Snapshot returns the server's state.
 func (s *Server) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()

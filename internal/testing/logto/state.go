@@ -22,17 +22,17 @@ type state struct {
 	applications  map[string]*application
 	roles         map[string]*role
 	organizations map[string]map[string]bool // application ids by organization
-	created       int                        // how many rows there ever were
-	secrets       []string                   // every value there ever was
+	created       int                        // how many rows were ever made
+	secrets       []string                   // every value ever made
 }
 
-// row is what all of them have. A row that was updated moves to another place in an unordered list.
+// row is what all rows have. An update moves a row to another place in an unordered list.
 type row struct {
 	id       string
 	sequence int
 	updates  int
 	created  time.Time
-	builtin  bool // came with the server
+	builtin  bool // every Logto has it from the start
 }
 
 type resource struct {
@@ -52,7 +52,7 @@ type application struct {
 	name        string
 	description *string
 	customData  map[string]any
-	secret      string // the one in the application's body
+	secret      string // the secret in the application's body
 	secrets     []*secret
 	roles       map[string]bool
 }
@@ -204,8 +204,8 @@ func (r *row) key() *row { return r }
 
 type keyed interface{ key() *row }
 
-// unordered lists the rows that are wanted in an order that means nothing: it depends on the seed, stays as long as
-// nothing changes, and a row that is updated moves, as in a table that is read without an ORDER BY.
+// unordered lists the wanted rows in an arbitrary order, as a table read without an ORDER BY does. The order
+// depends on the seed and stays the same until something changes; an update moves a row.
 func unordered[T keyed](s *Server, rows map[string]T, want func(T) bool) []T {
 	var list []T
 	for _, r := range rows {
@@ -217,7 +217,7 @@ func unordered[T keyed](s *Server, rows map[string]T, want func(T) bool) []T {
 	return list
 }
 
-// place mixes the bits of what it is made from (the finaliser of MurmurHash3).
+// place mixes the bits of its arguments (the finaliser of MurmurHash3).
 func (s *Server) place(r *row) uint64 {
 	h := s.opts.seed*0x9e3779b97f4a7c15 + uint64(r.sequence)<<20 + uint64(r.updates)
 	h = (h ^ h>>33) * 0xff51afd7ed558ccd

@@ -19,7 +19,7 @@ type issued struct {
 	keyID  string
 }
 
-// oauthError is an error of the token endpoint: those of the Management API and of RFC 6749 in one.
+// oauthError is an error of the token endpoint. It has the fields of the Management API's errors and of RFC 6749's.
 func oauthError(status int, code, description string) answer {
 	return reply(status, map[string]any{
 		"code": "oidc." + code, "message": "Das hat nicht geklappt.", "error": code, "error_description": description,
@@ -54,7 +54,7 @@ func (s *Server) serveToken(c *call) answer {
 	return s.grant(a, form)
 }
 
-// authenticate returns whose request it is.
+// authenticate returns the application that sends the request.
 func (s *Server) authenticate(r *http.Request, form url.Values) (*application, *answer) {
 	refuse := func(status int, code, description string) (*application, *answer) {
 		a := oauthError(status, code, description)
@@ -107,7 +107,7 @@ func (s *Server) authenticate(r *http.Request, form url.Values) (*application, *
 	return refuse(http.StatusUnauthorized, "invalid_client", "client authentication failed")
 }
 
-// grant makes a token. What was asked for and is not granted is left out without a word.
+// grant makes a token. It silently leaves out scopes that were requested and are not granted.
 func (s *Server) grant(a *application, form url.Values) answer {
 	resources, organization := form["resource"], form.Get("organization_id")
 	if organization != "" && form.Get("scope") != "" {
@@ -159,13 +159,13 @@ func (s *Server) grant(a *application, form url.Values) answer {
 	return answer
 }
 
-// isIndicator reports whether RFC 8707 lets a resource be asked for by this name: an absolute URI without fragment.
+// isIndicator reports whether RFC 8707 allows this name for a resource: an absolute URI without fragment.
 func isIndicator(indicator string) bool {
 	u, err := url.Parse(indicator)
 	return err == nil && u.IsAbs() && !strings.Contains(indicator, "#")
 }
 
-// granted returns which of the scopes asked for any of the application's roles has.
+// granted returns which of the requested scopes the application's roles have.
 func (s *Server) granted(a *application, r *resource, asked []string) []string {
 	var scopes []string
 	for _, name := range asked {
@@ -195,7 +195,7 @@ func (k *signingKey) sign(claims map[string]any) (string, error) {
 	return signed.CompactSerialize()
 }
 
-// authorize judges the bearer token of a request to the Management API.
+// authorize checks the bearer token of a request to the Management API.
 func (s *Server) authorize(r *http.Request) *answer {
 	header := r.Header.Get("Authorization")
 	if header == "" {
@@ -244,7 +244,7 @@ func unverified(token string) (claims map[string]any) {
 	return claims
 }
 
-// Sensitive returns every secret and every token that the server ever made: what must show nowhere.
+// Sensitive returns every secret and every token that the server ever made: none of them may show up anywhere.
 func (s *Server) Sensitive() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -25,14 +25,14 @@ const (
 	SecretBasic   = "client_secret_basic"
 	SecretPost    = "client_secret_post"
 	PrivateKeyJWT = "private_key_jwt"
-	// ServiceAccount is a client assertion (RFC 7523) from a foreign issuer, e.g. a Kubernetes API server, about a
-	// subject of its own. The client's id is not in it.
+	// ServiceAccount is a client assertion (RFC 7523) from a foreign issuer, such as a Kubernetes API server,
+	// about a subject of its own. It does not contain the client's id.
 	ServiceAccount = "serviceaccount"
 )
 
 // Client is an application at the authorization server.
 type Client struct {
-	// ID is the client_id, Method one of the constants above (default: SecretBasic), and no other is accepted.
+	// ID is the client_id. Method is one of the constants above (default: SecretBasic); the server accepts no other.
 	ID, Method string
 	// Secret is for SecretBasic and SecretPost.
 	Secret string
@@ -41,13 +41,13 @@ type Client struct {
 	PublicJWKS []byte
 	// AssertionAlg is the only algorithm accepted of a PrivateKeyJWT. Default: any that [NewKeyPair] knows.
 	AssertionAlg string
-	// AssertionIssuer, AssertionSubject and AssertionAudience are the iss and sub that a ServiceAccount assertion must
-	// have, and what must be in its aud (default: the server's issuer identifier).
+	// AssertionIssuer and AssertionSubject are the iss and sub that a ServiceAccount assertion must have.
+	// AssertionAudience must be in its aud (default: the server's issuer identifier).
 	AssertionIssuer, AssertionSubject, AssertionAudience string
 
-	// Scopes are the granted scopes by resource; those of "" are good in requests that name no resource.
+	// Scopes are the granted scopes by resource; those of "" are for requests that name no resource.
 	Scopes map[string][]string
-	// DefaultResource becomes the token's aud when a request names none. Default: the token then has no aud.
+	// DefaultResource becomes the token's aud if a request names none. Default: the token then has no aud.
 	DefaultResource string
 	// TokenLifetime overrides the server's.
 	TokenLifetime time.Duration
@@ -55,14 +55,14 @@ type Client struct {
 	Opaque bool
 }
 
-// registered is a client with what is made of it once. It does not change.
+// registered is a client with everything derived from it. It does not change.
 type registered struct {
 	Client
 	jwks goidc.JSONWebKeySet
-	// accepted is what go-oidc sees: it judges private_key_jwt itself and takes our word for the other methods. Its own
-	// check of secrets is bcrypt, a thousand times the cost of the rest of a request.
+	// accepted is the client as go-oidc sees it: go-oidc judges private_key_jwt itself and trusts us for the other
+	// methods. Its own check of secrets is bcrypt, a thousand times the cost of the rest of a request.
 	accepted *goidc.Client
-	// refused is the client under a method that go-oidc answers with invalid_client.
+	// refused is the client with a method that go-oidc answers with invalid_client.
 	refused *goidc.Client
 	// dynamic is set for a client that registered itself.
 	dynamic *dynamic
@@ -71,7 +71,7 @@ type registered struct {
 type registry struct {
 	mu        sync.RWMutex
 	clients   map[string]*registered
-	subjects  map[subject]*registered // the clients that are known by ServiceAccount assertions
+	subjects  map[subject]*registered // clients known by ServiceAccount assertions
 	resources map[string][]string     // their scopes
 	sequence  int                     // of registrations
 }
@@ -81,7 +81,7 @@ type subject struct{ iss, sub string }
 
 var anyScope = goidc.NewDynamicScope("any", func(string) bool { return true })
 
-// SetClient registers a client, or replaces it as a whole: with another Secret that is a rotation without overlap. It
+// SetClient registers a client, or replaces it as a whole; another Secret is then a rotation without overlap. It
 // fails if PublicJWKS is needed and cannot be read.
 func (s *Server) SetClient(c Client) error {
 	if c.ID == "" {
@@ -99,7 +99,7 @@ func (s *Server) SetClient(c Client) error {
 	return nil
 }
 
-// newRegistered makes of a client what is needed of it. Its method must be set.
+// newRegistered derives from a client what the server needs of it. Its method must be set.
 func newRegistered(c Client, grants ...goidc.GrantType) (*registered, error) {
 	r := &registered{Client: c}
 	meta := goidc.ClientMeta{
@@ -128,7 +128,8 @@ func newRegistered(c Client, grants ...goidc.GrantType) (*registered, error) {
 	return r, nil
 }
 
-// set puts a client in the place of one with the same id. The registry must be locked.
+// set replaces the client with the same id, or adds it. The caller must hold the registry's
+// lock.
 func (g *registry) set(r *registered) {
 	if g.clients == nil {
 		g.clients, g.subjects = map[string]*registered{}, map[subject]*registered{}
@@ -140,7 +141,7 @@ func (g *registry) set(r *registered) {
 	}
 }
 
-// RemoveClient forgets a client: its next request is answered with invalid_client.
+// RemoveClient removes a client: the server answers its next request with invalid_client.
 func (s *Server) RemoveClient(id string) {
 	s.registry.mu.Lock()
 	defer s.registry.mu.Unlock()
@@ -158,7 +159,7 @@ func (g *registry) remove(id string) {
 	}
 }
 
-// SetResource declares an API and the scopes that exist there, or replaces its scopes.
+// SetResource declares an API and its scopes, or replaces its scopes.
 func (s *Server) SetResource(id string, scopes ...string) {
 	s.registry.mu.Lock()
 	defer s.registry.mu.Unlock()
@@ -168,14 +169,15 @@ func (s *Server) SetResource(id string, scopes ...string) {
 	s.registry.resources[id] = slices.Clone(scopes)
 }
 
-// RemoveResource forgets an API: a request that names it is answered with invalid_target.
+// RemoveResource removes an API: the server answers a request that names it with
+// invalid_target.
 func (s *Server) RemoveResource(id string) {
 	s.registry.mu.Lock()
 	defer s.registry.mu.Unlock()
 	delete(s.registry.resources, id)
 }
 
-// scopes lists those of all resources.
+// scopes returns the scopes of all resources.
 func (g *registry) scopes() []string {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
@@ -187,7 +189,7 @@ func (g *registry) scopes() []string {
 	return slices.Compact(all)
 }
 
-// scopesAt lists the scopes that exist at a resource, and reports whether there is such a resource.
+// scopesAt returns the scopes of a resource, and reports whether the resource exists.
 func (g *registry) scopesAt(resource string) ([]string, bool) {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
@@ -201,11 +203,11 @@ type credentials struct {
 	assertion          *jwt.JSONWebToken
 	claims             jwt.Claims
 	allClaims          map[string]any
-	// client is whose they claim to be; nil if there is no such client.
+	// client is the client that they claim to be from; nil if there is none.
 	client *registered
 }
 
-// credentialsOf reads a request's credentials without judging them. The form must have been parsed.
+// credentialsOf reads a request's credentials without judging them. The form must already be parsed.
 func (g *registry) credentialsOf(r *http.Request) credentials {
 	c := credentials{id: r.PostForm.Get("client_id"), secret: r.PostForm.Get("client_secret")}
 	presented := 0
@@ -216,7 +218,7 @@ func (g *registry) credentialsOf(r *http.Request) credentials {
 	if id, secret, ok := r.BasicAuth(); ok {
 		c.method = SecretBasic
 		presented++
-		// RFC 6749 §2.3.1: both are form-encoded. What cannot be decoded is nobody's.
+		// RFC 6749 §2.3.1: both are form-encoded. What cannot be decoded belongs to no client.
 		var idErr, secretErr error
 		c.id, idErr = url.QueryUnescape(id)
 		c.secret, secretErr = url.QueryUnescape(secret)
@@ -246,7 +248,7 @@ func (g *registry) credentialsOf(r *http.Request) credentials {
 	return c
 }
 
-// read takes an assertion apart without verifying it. One that cannot be read is left for go-oidc to refuse.
+// read parses an assertion without verifying it. It leaves one that it cannot parse for go-oidc to refuse.
 func (c *credentials) read(raw string) {
 	assertion, err := jwt.ParseSigned(raw, algorithms)
 	if err != nil || assertion.UnsafeClaimsWithoutVerification(&c.claims, &c.allClaims) != nil {
@@ -256,7 +258,8 @@ func (c *credentials) read(raw string) {
 	c.assertion = assertion
 }
 
-// accepted judges the credentials; of private_key_jwt only what go-oidc does not, the times and the strict audience.
+// accepted judges the credentials. Of private_key_jwt it checks only what go-oidc does not: the times and the strict
+// audience.
 func (s *Server) accepted(c credentials) bool {
 	if c.client == nil || c.client.Method != c.method {
 		return false
@@ -282,19 +285,19 @@ func (s *Server) accepted(c credentials) bool {
 
 const (
 	assertionLifetime      = 10 * time.Minute
-	serviceAccountLifetime = 100 * 365 * 24 * time.Hour // the foreign issuer's business
+	serviceAccountLifetime = 100 * 365 * 24 * time.Hour // the foreign issuer decides
 	leeway                 = 30 * time.Second
 )
 
-// assertionTimes checks exp, nbf and iat by the server's clock, and that exp is there and not further off than longest.
+// assertionTimes checks exp, nbf and iat by the server's clock. exp must be present and no further off than longest.
 func (s *Server) assertionTimes(claims jwt.Claims, longest time.Duration) bool {
 	now := s.opts.Now()
 	return claims.Expiry != nil && !claims.Expiry.Time().After(now.Add(longest+leeway)) &&
 		claims.ValidateWithLeeway(jwt.Expected{Time: now}, leeway) == nil
 }
 
-// clientStorage is go-oidc's view of the clients: the one whose token request it is, or those that registered themselves
-// where one of them is managed.
+// clientStorage is go-oidc's view of the clients: the one that sends the token request, or the registered ones if the
+// request manages one of them.
 type clientStorage struct{}
 
 var errNone = errors.New("none here")
@@ -325,8 +328,8 @@ func (clientStorage) Delete(ctx context.Context, id string) error {
 	return errNone
 }
 
-// replayGuard refuses a jti that was seen before. It forgets everything when it is full: a test server has no replay
-// that comes so late.
+// replayGuard refuses a jti that it has seen before. It forgets everything when it is full: no test replays an
+// assertion that late.
 type replayGuard struct {
 	mu   sync.Mutex
 	seen map[string]struct{}
@@ -347,5 +350,5 @@ func (g *replayGuard) check(_ context.Context, jti string) error {
 	return nil
 }
 
-// NewSecret makes a client secret, with characters in it that must be encoded in a form.
+// NewSecret makes a client secret that contains characters which a form must encode.
 func NewSecret() string { return rand.Text() + "+/%& :=end" }

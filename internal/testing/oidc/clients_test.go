@@ -86,7 +86,7 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-// signed is an assertion, made with nothing of the server's own.
+// signed is an assertion, made without any of the server's own code.
 func signed(t *testing.T, jwk []byte, kid bool, claims map[string]any) string {
 	t.Helper()
 	var key jose.JSONWebKey

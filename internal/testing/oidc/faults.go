@@ -11,42 +11,44 @@ import (
 	"time"
 )
 
-// Fault is a way to misbehave. Its members combine where that makes sense: a Status with a Retry-After header after a
-// Delay, a Cut through a body that was rewritten. Without Status, Body, Malformed, Empty or Redirect the request is
-// carried out as usual, and only the answer suffers: a token whose answer is cut off has been issued.
+// Fault says how a request goes wrong. Its members combine where that makes sense: a Status with a Retry-After header
+// after a Delay, a Cut through a body that was rewritten. Without Status, Body, Malformed, Empty or Redirect the
+// server carries the request out as usual, and only the answer suffers: a token whose answer is cut off has been
+// issued.
 type Fault struct {
 	// Status, Body and ContentType replace the answer; 200 and application/json are the defaults.
 	Status            int
 	Body, ContentType string
 	// Header is set on the answer, e.g. Retry-After.
 	Header http.Header
-	// Delay is waited before anything else, by the real clock.
+	// Delay passes by the real clock before anything else happens.
 	Delay time.Duration
-	// Hang never answers: until the client gives up or the server is closed.
+	// Hang never answers, until the client gives up or the server closes.
 	Hang bool
 	// Cut closes the connection in the middle of the body.
 	Cut bool
 	// Redirect answers 307, or Status, with this Location.
 	Redirect string
-	// Malformed answers with JSON that breaks off, Empty with no body at all.
+	// Malformed answers with truncated JSON, Empty with no body at all.
 	Malformed, Empty bool
-	// Huge puts a member of 32 MiB before the others: a valid answer, for clients that read that much.
+	// Huge puts a member of 32 MiB before the others: a valid answer for clients that read that much.
 	Huge bool
-	// Rewrite changes, adds or deletes members of the JSON answer: of a token response, a metadata document, a JWKS.
+	// Rewrite changes, adds or deletes members of the JSON answer: a token response, a metadata document, a JWKS.
 	Rewrite func(map[string]any)
-	// Claims changes the token's claims before it is signed with the right key. Opaque tokens have none.
+	// Claims changes the token's claims before the server signs it with the right key. Opaque tokens have none.
 	Claims func(map[string]any)
 
-	// Times is after how many requests the fault is over. Default: it stays until cleared.
+	// Times is how many requests meet the fault. Default: it stays until cleared.
 	Times int
-	// ClientID limits the fault to the requests of one client, Match to those it is true of.
+	// ClientID limits the fault to the requests of one client, Match to those for which it
+	// returns true.
 	ClientID string
 	Match    func(*http.Request) bool
 }
 
 const hugeSize = 32 << 20
 
-// SetFault replaces the faults of an endpoint by this one, or by none if f is nil.
+// SetFault replaces all faults of an endpoint with this one, or removes them if f is nil.
 func (s *Server) SetFault(e Endpoint, f *Fault) {
 	s.faults[e].clear()
 	if f != nil {
@@ -54,7 +56,7 @@ func (s *Server) SetFault(e Endpoint, f *Fault) {
 	}
 }
 
-// AddFault lets an endpoint have one more fault. A request meets the first that is for it and not yet over.
+// AddFault adds a fault to an endpoint. A request meets the first fault that applies to it and is not used up.
 func (s *Server) AddFault(e Endpoint, f *Fault) {
 	armed := &armedFault{Fault: *f}
 	armed.left.Store(int64(f.Times))
@@ -63,7 +65,7 @@ func (s *Server) AddFault(e Endpoint, f *Fault) {
 	s.faults[e].armed = append(s.faults[e].armed, armed)
 }
 
-// ClearFaults lets every endpoint behave again. Requests that hang or are delayed already stay so.
+// ClearFaults removes the faults of all endpoints. Requests that already hang or wait are not released.
 func (s *Server) ClearFaults() {
 	for i := range s.faults {
 		s.faults[i].clear()
@@ -86,10 +88,10 @@ func (f *faults) clear() {
 	f.armed = nil
 }
 
-// next is the fault that a request meets, or nil.
+// next returns the fault that a request meets, or nil.
 func (f *faults) next(r *http.Request, clientID string) *Fault {
 	f.mu.Lock()
-	armed := f.armed // only ever appended to, so this view of it stays as it is
+	armed := f.armed // only ever appended to, so this slice stays valid
 	f.mu.Unlock()
 	for _, a := range armed {
 		if (a.ClientID != "" && a.ClientID != clientID) || (a.Match != nil && !a.Match(r)) {
@@ -103,7 +105,8 @@ func (f *faults) next(r *http.Request, clientID string) *Fault {
 	return nil
 }
 
-// faulty waits as long as the fault says, and makes the answer if it is not go-oidc's to make; otherwise it returns nil.
+// faulty waits as long as the fault says. It returns the answer if the fault determines it, and nil if go-oidc has to
+// make it.
 func faulty(r *http.Request, f *Fault) *answer {
 	if f == nil {
 		return nil
@@ -126,7 +129,7 @@ func faulty(r *http.Request, f *Fault) *answer {
 		a.body.WriteString(`{"access_token":"eyJ`)
 	}
 	if f.Redirect != "" {
-		a.status = http.StatusTemporaryRedirect // keeps method and body, which is what makes it dangerous
+		a.status = http.StatusTemporaryRedirect // 307 keeps method and body, which makes it dangerous
 		a.header.Set("Location", f.Redirect)
 	}
 	if f.Status != 0 {
@@ -135,7 +138,7 @@ func faulty(r *http.Request, f *Fault) *answer {
 	return a
 }
 
-// send writes the answer with whatever of the fault concerns the way it is sent.
+// send writes the answer, with the parts of the fault that concern how it is sent.
 func (a *answer) send(w http.ResponseWriter, f *Fault) {
 	if f == nil {
 		f = &Fault{}

@@ -33,7 +33,7 @@ import (
 // algorithms are those that signing keys and client assertions may be made for.
 var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.PS256, jose.ES256, jose.ES384, jose.EdDSA}
 
-// keyring holds the signing keys. What is published need not contain what signs: that is one of the faults.
+// keyring holds the signing keys. The published keys need not include the one that signs: that is one of the faults.
 type keyring struct {
 	mu        sync.Mutex
 	alg       string
@@ -55,22 +55,22 @@ func (k *keyring) now() keyState {
 	return keyState{current: k.current, published: slices.Clone(k.published)}
 }
 
-// SetAlgorithm says what the keys made from now on are for; the ones there are stay. See [Options.Algorithm].
+// SetAlgorithm sets the algorithm of keys made from now on; existing keys keep theirs. See [Options.Algorithm].
 func (s *Server) SetAlgorithm(alg string) {
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()
 	s.keys.alg = alg
 }
 
-// SetRSABits says how long the RSA keys made from now on are; the default is 2048.
+// SetRSABits sets the length of RSA keys made from now on; the default is 2048.
 func (s *Server) SetRSABits(bits int) {
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()
 	s.keys.rsaBits = bits
 }
 
-// RotateKey makes a new key that signs at once and unannounced. The JWKS becomes [new, previous]; older and announced
-// keys leave it. It returns the new key's kid.
+// RotateKey makes a new key that signs at once and unannounced, and returns its kid. The JWKS becomes [new,
+// previous]; older and announced keys leave it.
 func (s *Server) RotateKey() (kid string, err error) {
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()
@@ -82,15 +82,15 @@ func (s *Server) RotateKey() (kid string, err error) {
 	return s.keys.current.KeyID, nil
 }
 
-// RotateKeyHard makes a new key that signs at once and is alone in the JWKS.
+// RotateKeyHard makes a new key that signs at once and is the only one in the JWKS.
 func (s *Server) RotateKeyHard() error {
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()
 	return s.keys.replace()
 }
 
-// ReuseKeyID makes a new key under the kid of the current one, which signs at once and is alone in the JWKS: what comes of
-// a key that is replaced under a name in the server's configuration.
+// ReuseKeyID makes a new key under the kid of the current one. It signs at once and is the only one in the JWKS, as
+// when somebody replaces a key under the same name in a server's configuration.
 func (s *Server) ReuseKeyID() error {
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()
@@ -102,7 +102,7 @@ func (s *Server) ReuseKeyID() error {
 	return nil
 }
 
-// ChangeKeyAlgorithm has the current key sign with another algorithm, under the same kid.
+// ChangeKeyAlgorithm makes the current key sign with another algorithm, under the same kid.
 func (s *Server) ChangeKeyAlgorithm(alg string) {
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()
@@ -127,7 +127,7 @@ func (s *Server) AnnounceKey() (kid string, err error) {
 	return next.KeyID, nil
 }
 
-// PromoteKey lets the announced key sign. The JWKS becomes [announced, previous]. It fails if none is announced.
+// PromoteKey makes the announced key sign. The JWKS becomes [announced, previous]. It fails if none is announced.
 func (s *Server) PromoteKey() error {
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()
@@ -140,14 +140,15 @@ func (s *Server) PromoteKey() error {
 	return nil
 }
 
-// RevokeKey takes a key out of the JWKS. The current key goes on signing all the same, which no verifier can follow.
+// RevokeKey removes a key from the JWKS. If it is the current key, the server goes on signing with it, and no
+// verifier accepts what it signs.
 func (s *Server) RevokeKey(kid string) {
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()
 	s.keys.withdraw(kid)
 }
 
-// KeyID is the kid of the key that signs now.
+// KeyID returns the kid of the key that signs now.
 func (s *Server) KeyID() string { return s.keys.now().current.KeyID }
 
 // loosen rewrites a JWKS as [Options.LooseKeys] says.
@@ -186,13 +187,13 @@ func (k *keyring) withdraw(kid string) {
 	k.published = slices.DeleteFunc(k.published, func(key jose.JSONWebKey) bool { return key.KeyID == kid })
 }
 
-// SignToken signs a token of these claims with the current key, as the server's own are. Of iss, iat and exp the
-// missing ones are filled in.
+// SignToken signs a token with these claims and the current key, like the server's own tokens. It fills in iss,
+// iat and exp if they are missing.
 func (s *Server) SignToken(claims map[string]any) (string, error) {
 	return sign(s.keys.now().current, s.opts.TokenType, s.withDefaults(claims))
 }
 
-// ForgeToken is [Server.SignToken] with a key that the server never had, under the kid of the one that it signs with.
+// ForgeToken is [Server.SignToken] with a key that the server never had, under the kid of the current key.
 func (s *Server) ForgeToken(claims map[string]any) (string, error) {
 	current := s.keys.now().current
 	forged, err := newKey(current.Algorithm, 0)
@@ -231,7 +232,7 @@ func sign(key jose.JSONWebKey, typ string, claims map[string]any) (string, error
 	return signed.CompactSerialize()
 }
 
-// claimsOf reads a JWT of this server's own making, and reports whether it is one: an opaque token is not.
+// claimsOf reads a JWT that this server made. It reports false for an opaque token.
 func claimsOf(token string) (map[string]any, bool) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
@@ -247,8 +248,8 @@ func claimsOf(token string) (map[string]any, bool) {
 	return claims, decoder.Decode(&claims) == nil
 }
 
-// NewKeyPair makes a key pair for RS256, PS256, ES256, ES384 or EdDSA: the private key in PEM (PKCS #8) and as a JWK, and
-// a JWKS of its public half. The kid is the key's thumbprint (RFC 7638).
+// NewKeyPair makes a key pair for RS256, PS256, ES256, ES384 or EdDSA. It returns the private key in PEM (PKCS #8)
+// and as a JWK, and a JWKS of its public half. The kid is the key's thumbprint (RFC 7638).
 func NewKeyPair(alg string) (pemPrivate, jwkPrivate, publicJWKS []byte, err error) {
 	key, err := newKey(alg, 0)
 	if err != nil {
@@ -292,8 +293,8 @@ func newKey(alg string, rsaBits int) (jose.JSONWebKey, error) {
 	return key, nil
 }
 
-// selfSigned makes a CA and a certificate from it for the loopback addresses and the hosts of the given URLs, valid by
-// the real clock, which is the one that TLS goes by.
+// selfSigned makes a CA, and from it a certificate for the loopback addresses and the hosts of the given URLs. Both
+// are valid by the real clock, which TLS uses.
 func selfSigned(urls ...string) (certificate tls.Certificate, caPEM []byte, err error) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -13,24 +13,25 @@ import (
 	"time"
 )
 
-// Request is a request that reached the token endpoint, and what became of it.
+// Request is a request that reached the token endpoint, with its answer.
 type Request struct {
 	// At is when it arrived, by the real clock.
 	At time.Time
-	// ClientID is whose request it claims to be: from HTTP Basic, the form, or the assertion.
+	// ClientID is the client that the request claims to be from, by HTTP Basic, the form, or
+	// the assertion.
 	ClientID string
-	// Method is how it authenticated: one of the constants for clients, "several", or "" for not at all.
+	// Method is how it authenticated: one of the constants for clients, "several", or "" for none.
 	Method string
 	// CredentialID is the [Hash] of the secret presented, or of the assertion's "<iss> <sub>".
 	CredentialID string
-	// GrantType, Resource, Audience and Scope are the parameters of these names; of several resources, the first.
+	// GrantType, Resource, Audience and Scope are the parameters of these names; the first of several resources.
 	GrantType, Resource, Audience, Scope string
-	// Parameters are the parameters that no standard says, nil for none.
+	// Parameters are the parameters that no standard defines, nil for none.
 	Parameters map[string]string
-	// AssertionHeader and AssertionClaims are the client assertion's, not verified; nil without one.
+	// AssertionHeader and AssertionClaims are those of the client assertion, not verified; nil without one.
 	AssertionHeader, AssertionClaims map[string]any
 
-	// Status is what was answered, and Error the RFC 6749 code in it. Status is 0 while there is no answer.
+	// Status is the answer's status, and Error the RFC 6749 code in it. Status is 0 until there is an answer.
 	Status int
 	Error  string
 	// TokenHash is the [Hash] of the token issued, TokenID its jti (something else for opaque tokens).
@@ -52,8 +53,8 @@ type recorder struct {
 	firstJWKS   time.Time
 }
 
-// TokenRequests are the requests that reached the token endpoint, in the order of their arrival. A request whose client
-// has the answer is complete; one that hangs is there too.
+// TokenRequests returns the requests that reached the token endpoint, in the order of their arrival. A request is
+// complete once its client has the answer; one that hangs is in the list too.
 func (s *Server) TokenRequests() []Request {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
@@ -64,21 +65,21 @@ func (s *Server) TokenRequests() []Request {
 	return all
 }
 
-// Count is how many requests have reached an endpoint, faults included.
+// Count returns how many requests have reached an endpoint, including those that met a fault.
 func (s *Server) Count(e Endpoint) int { return int(s.record.counts[e].Load()) }
 
-// NotModified is how many JWKS requests were answered with 304.
+// NotModified returns how many JWKS requests were answered with 304.
 func (s *Server) NotModified() int { return int(s.record.notModified.Load()) }
 
-// FirstJWKSRequest is when the first JWKS request since the start or the last [Server.ResetRequests] arrived, by the
-// real clock; zero for none.
+// FirstJWKSRequest returns when the first JWKS request arrived since the start or the last [Server.ResetRequests],
+// by the real clock; zero if none did.
 func (s *Server) FirstJWKSRequest() time.Time {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
 	return s.record.firstJWKS
 }
 
-// ResetRequests forgets the token requests and when the first JWKS request came, and sets all counts to 0.
+// ResetRequests forgets the token requests and the time of the first JWKS request, and sets all counts to 0.
 func (s *Server) ResetRequests() {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
@@ -148,7 +149,7 @@ func (r *recorder) finish(entry *Request, a *answer) {
 		Error string `json:"error"`
 	}
 	if a.status != http.StatusOK {
-		_ = json.Unmarshal(a.body.Bytes(), &body) // what a fault answers need not be JSON
+		_ = json.Unmarshal(a.body.Bytes(), &body) // a fault may answer with anything, not only JSON
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

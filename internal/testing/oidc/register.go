@@ -17,13 +17,13 @@ import (
 	"github.com/luikyv/go-oidc/pkg/provider"
 )
 
-// DynamicRegistration lets clients register themselves (RFC 7591) and manage what they registered (RFC 7592). A client
-// registered so holds the scopes of its registration at every resource: at one of [Server.SetResource] those that exist
+// DynamicRegistration lets clients register themselves (RFC 7591) and manage their registrations (RFC 7592). Such a
+// client holds the scopes of its registration at every resource: at one of [Server.SetResource] those that exist
 // there, at any other all of them.
 type DynamicRegistration struct {
-	// InitialAccessToken is needed to register. Default: none is.
+	// InitialAccessToken is required to register. Default: no token is.
 	InitialAccessToken string
-	// RotateTokens gives a client another registration access token with each update.
+	// RotateTokens returns another registration access token with each update.
 	RotateTokens bool
 }
 
@@ -36,7 +36,7 @@ type RegisteredClient struct {
 	Method string
 }
 
-// RegisteredClients are the clients that registered themselves, in the order in which they did.
+// RegisteredClients returns the clients that registered themselves, in the order in which they did.
 func (s *Server) RegisteredClients() []RegisteredClient {
 	s.registry.mu.RLock()
 	defer s.registry.mu.RUnlock()
@@ -60,8 +60,9 @@ func (c *registered) asRegistered() RegisteredClient {
 	return RegisteredClient{ID: c.ID, Name: c.dynamic.stored.Name, Scopes: scopes, Method: c.Method}
 }
 
-// ChangeRegisteredClient changes the name and the scopes of a client that registered itself, as somebody at the
-// server's console would, and reports whether there is one of that id. [Server.RemoveClient] deletes one.
+// ChangeRegisteredClient changes the name and the scopes of a client that registered itself, as an
+// administrator would at the server's console. It reports whether a client of that id exists.
+// [Server.RemoveClient] deletes one.
 func (s *Server) ChangeRegisteredClient(id string, change func(*RegisteredClient)) bool {
 	s.registry.mu.Lock()
 	defer s.registry.mu.Unlock()
@@ -78,14 +79,14 @@ func (s *Server) ChangeRegisteredClient(id string, change func(*RegisteredClient
 	return true
 }
 
-// dynamic is what a registered client has beyond others.
+// dynamic is what only a registered client has.
 type dynamic struct {
 	number int
 	scope  string
 	stored goidc.Client // as go-oidc last saved it
 }
 
-// registering is a request to the registration endpoint on its way through go-oidc, carried in the request's context.
+// registering is a request to the registration endpoint while go-oidc handles it, carried in the request's context.
 type registering struct {
 	server        *Server
 	scope, method string // what the request asks for
@@ -93,10 +94,11 @@ type registering struct {
 
 type registeringKey struct{}
 
-// secretJWT is what go-oidc takes the method of registered clients for. It hashes the secrets of the others with bcrypt.
+// secretJWT is the method that go-oidc sees for registered clients: it would hash the secrets of other methods with
+// bcrypt.
 const secretJWT = goidc.ClientAuthnSecretJWT
 
-// registration are go-oidc's options for it.
+// registration returns go-oidc's options for it.
 func (s *Server) registration() []provider.Option {
 	o := s.opts.DynamicRegistration
 	if o == nil {
@@ -120,7 +122,7 @@ func (s *Server) registration() []provider.Option {
 
 const registrationPath = "/register"
 
-// RegistrationURL is the address of the registration endpoint, which is there with [Options.DynamicRegistration].
+// RegistrationURL returns the address of the registration endpoint, which exists with [Options.DynamicRegistration].
 func (s *Server) RegistrationURL() string { return s.base + registrationPath }
 
 func (s *Server) serveRegistration(w http.ResponseWriter, r *http.Request) {
@@ -135,8 +137,8 @@ func (s *Server) serveRegistration(w http.ResponseWriter, r *http.Request) {
 	a.send(w, f)
 }
 
-// register has go-oidc answer. What it does not do is done around it: any scope may be registered, and an update is held
-// to RFC 7592 §2.2.
+// register lets go-oidc answer and adds what go-oidc does not do: it allows any scope, and it holds an update to RFC
+// 7592 §2.2.
 func (s *Server) register(w http.ResponseWriter, r *http.Request, id string) *answer {
 	e := &registering{server: s}
 	q := r.WithContext(context.WithValue(r.Context(), registeringKey{}, e))
@@ -165,7 +167,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request, id string) *an
 	return a
 }
 
-// updates reports whether an update names its client, matches its secret if it has one, and leaves out what it must.
+// updates reports whether an update names its client, names no wrong secret, and omits what it must omit.
 func (s *Server) updates(members map[string]any, id string) bool {
 	for _, forbidden := range []string{
 		"registration_access_token", "registration_client_uri", "client_secret_expires_at", "client_id_issued_at",
@@ -181,7 +183,7 @@ func (s *Server) updates(members map[string]any, id string) bool {
 	return members["client_id"] == id && (!there || c == nil || secret == c.Secret)
 }
 
-// forGoOIDC makes the body as go-oidc shall see it.
+// forGoOIDC changes the body to what go-oidc accepts.
 func (e *registering) forGoOIDC(members map[string]any) []byte {
 	e.scope, _ = members["scope"].(string)
 	delete(members, "scope")
@@ -192,7 +194,7 @@ func (e *registering) forGoOIDC(members map[string]any) []byte {
 		e.method = orDefault(method, SecretBasic)
 		members["token_endpoint_auth_method"] = secretJWT
 	case string(secretJWT):
-		members["token_endpoint_auth_method"] = "unknown" // it is only go-oidc's idea
+		members["token_endpoint_auth_method"] = "unknown" // known to go-oidc only: no client may ask for it
 	}
 	body, err := json.Marshal(members)
 	if err != nil {
@@ -201,7 +203,7 @@ func (e *registering) forGoOIDC(members map[string]any) []byte {
 	return body
 }
 
-// finishRegistration gives go-oidc's answer what was kept from it.
+// finishRegistration puts back into go-oidc's answer what was hidden from go-oidc.
 func (s *Server) finishRegistration(members map[string]any) {
 	id, _ := members["client_id"].(string)
 	s.registry.mu.RLock()
@@ -224,7 +226,7 @@ func invalidRequest() *answer {
 	return a
 }
 
-// load is go-oidc's view of a client that is managed.
+// load returns go-oidc's view of a client that is managed.
 func (e *registering) load(id string) (*goidc.Client, error) {
 	g := &e.server.registry
 	g.mu.RLock()
@@ -237,7 +239,7 @@ func (e *registering) load(id string) (*goidc.Client, error) {
 	return &stored, nil
 }
 
-// save takes over what go-oidc made of a registration or of an update.
+// save stores what go-oidc made of a registration or an update.
 func (e *registering) save(client *goidc.Client) error {
 	method := e.method
 	if client.TokenAuthnMethod != secretJWT {

@@ -31,11 +31,11 @@ import (
 
 // Options say how a server behaves for all its clients. The zero value is a well-behaved server on plain HTTP.
 type Options struct {
-	// Issuer is the issuer identifier. Default: URL, followed by PathPrefix. The endpoints always stay at URL; but an
-	// assertion for the token endpoint then has to name Issuer + "/token".
+	// Issuer is the issuer identifier. Default: URL, followed by PathPrefix. The endpoints always stay at URL, but an
+	// assertion for the token endpoint must then name Issuer + "/token".
 	Issuer string
-	// URL is where clients find the server: scheme, host and port, without a slash at the end. Default: the address it
-	// listens at. Behind a Kubernetes Service it is the Service's.
+	// URL is the address at which clients reach the server: scheme, host and port, without a slash at the end.
+	// Default: the address it listens at. Behind a Kubernetes Service it is the Service's.
 	URL string
 	// PathPrefix goes before every path, e.g. "/oidc"; it begins with a slash and does not end with one.
 	PathPrefix string
@@ -44,9 +44,9 @@ type Options struct {
 	TLS bool
 	// Addr is the address to listen at. Default: 127.0.0.1:0, any free port.
 	Addr string
-	// Listener is used in the place of a new one at Addr, and closed with the server.
+	// Listener is used instead of a new one at Addr, and closed with the server.
 	Listener net.Listener
-	// Now is the clock by which tokens get their iat and exp, and by which assertions are judged. Default: time.Now.
+	// Now is the clock for the tokens' iat and exp, and for judging assertions. Default: time.Now.
 	Now func() time.Time
 
 	// TokenLifetime is how long a token lives, in whole seconds. Default: 5 minutes.
@@ -56,39 +56,40 @@ type Options struct {
 	// ClientIDInAudience puts the client's own id into aud, after the resource.
 	ClientIDInAudience bool
 
-	// Algorithm is what new signing keys are for: RS256, PS256, ES256, ES384 or EdDSA. Default: ES256.
-	// [Server.SetAlgorithm] changes it for the keys made later.
+	// Algorithm is the algorithm of new signing keys: RS256, PS256, ES256, ES384 or EdDSA. Default:
+	// ES256. [Server.SetAlgorithm] changes it for keys made later.
 	Algorithm string
 	// OmitKeyAlgorithm publishes keys without their "alg".
 	OmitKeyAlgorithm bool
 	// LooseKeys publishes keys as some servers do and RFC 7518 does not allow: numbers in standard base64 with padding,
 	// EC coordinates without leading zeros, and "Ed25519" (RFC 9864) for "EdDSA".
 	LooseKeys bool
-	// JWKSMaxAge is the max-age that JWKS answers carry. Default: none, they say no-cache.
+	// JWKSMaxAge is the max-age of JWKS answers. Default: none, they say no-cache.
 	JWKSMaxAge time.Duration
 
-	// AudienceParameter is the request parameter that names the API: "resource" (RFC 8707; the default) or "audience".
-	// The other one is ignored.
+	// AudienceParameter is the request parameter that names the API: "resource" (RFC 8707; the default) or
+	// "audience". The server ignores the other one.
 	AudienceParameter string
-	// DropUngrantedScopes leaves scopes that are not granted silently out of the token, and the scope member away if
+	// DropUngrantedScopes silently leaves scopes that are not granted out of the token, and the scope member too if
 	// none is left. Default: such a request fails with invalid_scope.
 	DropUngrantedScopes bool
 	// OmitScope leaves scope out of the answer, OmitExpiresIn leaves expires_in out, ExpiresInString sends it as a string.
 	OmitScope, OmitExpiresIn, ExpiresInString bool
 
-	// IssuerAudienceOnly refuses client assertions whose aud is not the issuer identifier as its only value
+	// IssuerAudienceOnly refuses client assertions whose aud is anything but the issuer identifier alone
 	// (rfc7523bis). Default: the token endpoint is accepted as well.
 	IssuerAudienceOnly bool
 
 	// DynamicRegistration lets clients register themselves. Default: they cannot.
 	DynamicRegistration *DynamicRegistration
 
-	// RecordLimit is how many token requests are remembered at least; older ones may be forgotten. Default: 200,000.
+	// RecordLimit is how many token requests the server remembers at least; it may forget older ones. Default:
+	// 200,000.
 	RecordLimit int
 }
 
-// Server is a running authorization server. All its methods may be called at any time and from any goroutine, and
-// their effect is seen by the next request.
+// Server is a running authorization server. All its methods are safe for concurrent use, at any time; the next
+// request sees their effect.
 type Server struct {
 	opts   Options
 	base   string // scheme, host and path prefix of the endpoints
@@ -109,7 +110,7 @@ type Server struct {
 // Endpoint is one of the addresses at which the server answers.
 type Endpoint int
 
-// The endpoints. Discovery stands for both of its well-known paths, Registration for the endpoint and all that is
+// The endpoints. Discovery stands for both of its well-known paths, Registration for the endpoint and everything
 // registered there.
 const (
 	Token Endpoint = iota
@@ -167,7 +168,7 @@ func Start(o Options) (*Server, error) {
 	s.issuer = orDefault(o.Issuer, s.base)
 	s.http = &http.Server{
 		Handler: s.routes(),
-		// Clients that go away in the middle of a handshake are part of many tests.
+		// Many tests have clients that go away in the middle of a handshake.
 		ErrorLog:          log.New(io.Discard, "", 0),
 		ReadHeaderTimeout: time.Minute,
 	}
@@ -199,29 +200,31 @@ func (s *Server) prepare() (err error) {
 	return nil
 }
 
-// Close stops the server, breaks its connections, those of hung requests too, and returns when it no longer listens.
+// Close stops the server and breaks its connections, including those of hanging requests. It returns once the server
+// no longer listens.
 func (s *Server) Close() {
 	_ = s.http.Close() // which ends the requests' contexts
 	s.served.Wait()
 }
 
-// Issuer is the issuer identifier.
+// Issuer returns the issuer identifier.
 func (s *Server) Issuer() string { return s.issuer }
 
-// TokenURL is the address of the token endpoint.
+// TokenURL returns the address of the token endpoint.
 func (s *Server) TokenURL() string { return s.base + "/token" }
 
-// JWKSURL is the address of the published keys.
+// JWKSURL returns the address of the published keys.
 func (s *Server) JWKSURL() string { return s.base + "/jwks" }
 
-// CAPEM is the certificate of the CA that signed the server's own, in PEM, and nil without TLS.
+// CAPEM returns the certificate of the CA that signed the server's own, in PEM, and nil without TLS.
 func (s *Server) CAPEM() []byte { return s.caPEM }
 
-// provider is go-oidc, set up so that what can change while the server runs (clients, keys, resources) is looked up in
-// the request's context, where [Server.serveToken] put it: one request sees one state of the server from end to end.
+// provider returns go-oidc, set up to look up what can change while the server runs (clients, keys, resources) in the
+// request's context. [Server.serveToken] puts it there, so that one request sees one state of the server from end to
+// end.
 func (s *Server) provider() (http.Handler, error) {
-	// go-oidc has no clock hook. Its own check of an assertion's times is made to pass always; ours, in
-	// [Server.assertionTimes], judges them by Options.Now. Token times are set in [Server.grant].
+	// go-oidc has no clock hook. Its own check of an assertion's times always passes; ours, in
+	// [Server.assertionTimes], judges them by Options.Now. [Server.grant] sets the tokens' times.
 	const century = 100 * 365 * 24 * 60 * 60
 	options := []provider.Option{
 		provider.WithClientCredentialsGrant(),
@@ -310,7 +313,7 @@ func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
 	a.send(w, f)
 }
 
-// conditional gives a JWKS answer its caching headers, and leaves its body away if the client has it (RFC 9110 §13.1.2).
+// conditional adds caching headers to a JWKS answer, and omits its body if the client has it (RFC 9110 §13.1.2).
 func (s *Server) conditional(r *http.Request, a *answer) {
 	etag := `"` + Hash(a.body.String()) + `"`
 	a.header.Set("ETag", etag)
@@ -327,7 +330,7 @@ func (s *Server) conditional(r *http.Request, a *answer) {
 	}
 }
 
-// ask has go-oidc answer the request, as if it had come for path.
+// ask lets go-oidc answer the request, as if it had come for path.
 func (s *Server) ask(r *http.Request, path string) *answer {
 	q := *r
 	q.URL = &url.URL{Path: path}

@@ -51,7 +51,7 @@ func set(t *testing.T, s *oidc.Server, c oidc.Client) {
 	}
 }
 
-// form is a client_credentials request; pairs are added to it.
+// form returns the parameters of a client_credentials request, with pairs added to them.
 func form(pairs ...string) url.Values {
 	v := url.Values{"grant_type": {"client_credentials"}}
 	for i := 0; i < len(pairs); i += 2 {
@@ -84,7 +84,7 @@ func do(r *http.Request) (reply, error) {
 	return got, err
 }
 
-// request asks for a token, with the id and secret in HTTP Basic unless the id is empty.
+// request asks for a token. It sends the id and secret in HTTP Basic, unless the id is empty.
 func request(s *oidc.Server, id, secret string, v url.Values) (reply, error) {
 	r, err := http.NewRequest(http.MethodPost, s.TokenURL(), strings.NewReader(v.Encode()))
 	if err != nil {
@@ -106,7 +106,7 @@ func mustRequest(t *testing.T, s *oidc.Server, id, secret string, v url.Values) 
 	return got
 }
 
-// asCart is a request of the cart for its scope at the payment API.
+// asCart requests a token for the cart, with its scope at the payment API.
 func asCart(t *testing.T, s *oidc.Server) reply {
 	t.Helper()
 	return mustRequest(t, s, cart.ID, cart.Secret, form("resource", payments, "scope", "payments:write"))

@@ -16,10 +16,10 @@ import (
 	"github.com/luikyv/go-oidc/pkg/goidc"
 )
 
-// exchange is one token request on its way through go-oidc, carried in the request's context.
+// exchange is one token request while go-oidc handles it, carried in the request's context.
 type exchange struct {
 	client  *registered
-	as      *goidc.Client // what go-oidc takes the client for; nil: unknown
+	as      *goidc.Client // the client as go-oidc sees it; nil: unknown
 	key     jose.JSONWebKey
 	scope   string // granted
 	tokenID string // the jti, or go-oidc's id of an opaque token
@@ -31,7 +31,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	arrived := time.Now()
 	s.record.counts[Token].Add(1)
 	r.Body = http.MaxBytesReader(w, r.Body, requestLimit)
-	_ = r.ParseForm() // what cannot be parsed has no grant_type, which go-oidc refuses
+	_ = r.ParseForm() // a form that cannot be parsed has no grant_type, and go-oidc refuses it
 	c := s.registry.credentialsOf(r)
 	entry := s.record.begin(newRequest(arrived, r, c))
 
@@ -50,8 +50,8 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	a.send(w, f)
 }
 
-// forGoOIDC is the request as go-oidc shall see it: where the credentials have been judged already, with the verdict in
-// their place.
+// forGoOIDC returns the request as go-oidc has to see it: where the credentials have been judged already, the verdict
+// replaces them.
 func (s *Server) forGoOIDC(r *http.Request, c credentials, e *exchange) *http.Request {
 	q := r.WithContext(context.WithValue(r.Context(), exchangeKey{}, e))
 	if c.client == nil {
@@ -74,7 +74,7 @@ func (s *Server) forGoOIDC(r *http.Request, c credentials, e *exchange) *http.Re
 	return q
 }
 
-// grant decides on resources and scopes, when go-oidc has authenticated the client and before it makes the token.
+// grant decides on resources and scopes, after go-oidc has authenticated the client and before it makes the token.
 func (s *Server) grant(r *http.Request, info *goidc.GrantInfo) error {
 	e := r.Context().Value(exchangeKey{}).(*exchange)
 	// RFC 6749 §3.2: a parameter without a value counts as omitted.
@@ -130,7 +130,7 @@ func (s *Server) grant(r *http.Request, info *goidc.GrantInfo) error {
 	return nil
 }
 
-// lifetime is that of a client's tokens, in seconds.
+// lifetime returns the lifetime of a client's tokens, in seconds.
 func (s *Server) lifetime(c *registered) int {
 	if c.TokenLifetime > 0 {
 		return int(c.TokenLifetime.Seconds())
@@ -142,7 +142,7 @@ func tokenOptions(info goidc.GrantInfo, _ *goidc.Client) goidc.TokenOptions {
 	return info.Store["options"].(goidc.TokenOptions)
 }
 
-// finishToken gives go-oidc's answer the manners of the server that is played.
+// finishToken changes go-oidc's answer to that of the server being played.
 func (s *Server) finishToken(a *answer, e *exchange, f *Fault) {
 	if a.status != http.StatusOK {
 		return
@@ -169,7 +169,8 @@ func (s *Server) finishToken(a *answer, e *exchange, f *Fault) {
 	})
 }
 
-// reshape signs a token anew where go-oidc cannot make it as wanted: it always writes typ at+jwt and a scope claim.
+// reshape signs a token again if go-oidc cannot make it as wanted: go-oidc always writes typ at+jwt and a scope
+// claim.
 func (s *Server) reshape(token string, e *exchange, f *Fault) (string, error) {
 	edited := f != nil && f.Claims != nil
 	if s.opts.TokenType == defaultTokenType && e.scope != "" && !edited {
@@ -188,7 +189,7 @@ func (s *Server) reshape(token string, e *exchange, f *Fault) (string, error) {
 	return sign(e.key, s.opts.TokenType, claims)
 }
 
-// grantStorage takes note of the token's id. Nothing here asks for a grant again.
+// grantStorage records the token's id. Nothing here asks for a grant again.
 type grantStorage struct{}
 
 func (grantStorage) Save(ctx context.Context, session *goidc.GrantSession) error {
@@ -208,7 +209,8 @@ func (grantStorage) SessionByRefreshTokenID(context.Context, string) (*goidc.Gra
 func (grantStorage) Delete(context.Context, string) error           { return nil }
 func (grantStorage) DeleteByAuthCode(context.Context, string) error { return nil }
 
-// answer is what go-oidc answered, or a fault made up, held back so that it can be edited and recorded before it is sent.
+// answer is go-oidc's answer, or one that a fault determines, held back so that it can be edited and recorded before
+// it is sent.
 type answer struct {
 	header             http.Header
 	status             int
@@ -220,14 +222,14 @@ func (a *answer) Header() http.Header         { return a.header }
 func (a *answer) WriteHeader(status int)      { a.status = status }
 func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
 
-// rewrite lets a fault at the members of the answer.
+// rewrite lets a fault change the members of the answer.
 func (a *answer) rewrite(f *Fault) {
 	if f != nil && f.Rewrite != nil {
 		a.edit(f.Rewrite)
 	}
 }
 
-// edit changes the members of a JSON object; a body that is none stays as it is.
+// edit changes the members of a JSON object; any other body stays as it is.
 func (a *answer) edit(change func(map[string]any)) {
 	var members map[string]any
 	decoder := json.NewDecoder(bytes.NewReader(a.body.Bytes()))

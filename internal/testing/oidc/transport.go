@@ -9,8 +9,8 @@ import (
 	"net/http"
 )
 
-// Transport answers requests in the caller's goroutine, whatever host they are for, without a connection: for tests
-// that make very many of them. An answer that is cut off ends as it does on a connection.
+// Transport answers requests to any host in the caller's goroutine, without a connection, for tests that make very
+// many of them. An answer that is cut off ends as it does on a connection.
 func (s *Server) Transport() http.RoundTripper { return transport{s.http.Handler} }
 
 type transport struct{ handler http.Handler }
@@ -44,7 +44,7 @@ func (t transport) RoundTrip(r *http.Request) (resp *http.Response, err error) {
 	}, nil
 }
 
-// inProcess is an answer as its handler writes it.
+// inProcess is an answer while its handler writes it.
 type inProcess struct {
 	header http.Header
 	status int

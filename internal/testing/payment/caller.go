@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Call is what became of a call of the payment API. It holds nothing of the token.
+// Call is the outcome of one call of the payment API. It holds nothing of the token.
 type Call struct {
 	Status int    `json:"status,omitempty"` // 0 if there was no answer
 	Result string `json:"result"`
@@ -29,7 +29,7 @@ func (c Call) String() string {
 	return s
 }
 
-// Pay makes one call with what the token's file holds now.
+// Pay makes one call with the token that the file holds now.
 func Pay(url, file string) Call {
 	token, err := Token(file)
 	if err != nil {
@@ -38,11 +38,11 @@ func Pay(url, file string) Call {
 	return Request(http.MethodPost, url, token)
 }
 
-// Token returns what the token's file holds now.
+// Token returns the token that the file holds now.
 func Token(file string) (string, error) {
 	token, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		token, err = os.ReadFile(file) // it may have been replaced in this moment
+		token, err = os.ReadFile(file) // somebody may be replacing it at this moment
 	}
 	return string(token), err
 }

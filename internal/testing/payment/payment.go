@@ -28,8 +28,8 @@ type reply struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-// API shows payments to those who may read and takes new ones from those who may
-// write.
+// API shows payments to callers who may read, and takes new ones from those who
+// may write.
 func API(v *Verifier) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /payments", v.protect("payments:read", "here are the payments"))
@@ -37,7 +37,7 @@ func API(v *Verifier) http.Handler {
 	return mux
 }
 
-// protect lets those in whose token carries the scope (RFC 6750 section 3).
+// protect admits callers whose token carries the scope (RFC 6750 section 3).
 func (v *Verifier) protect(scope, result string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer := func(status int, challenge string, body reply) {
@@ -68,11 +68,11 @@ func (v *Verifier) protect(scope, result string) http.Handler {
 	})
 }
 
-// ErrBundle is that the bundle cannot be read: no fault of the token's.
+// ErrBundle means that the bundle cannot be read: the token is not to blame.
 var ErrBundle = errors.New("the verification bundle cannot be used")
 
-// verification is what of verification.json a verifier needs; its form is
-// documented in verification.schema.json.
+// verification is the part of verification.json that a verifier needs;
+// verification.schema.json documents its form.
 type verification struct {
 	Issuer           string                    `json:"issuer"`
 	Audience         string                    `json:"audience"`
@@ -86,15 +86,15 @@ type verification struct {
 	} `json:"scopes"`
 }
 
-// audienceIn is how tokens name the API where aud does not.
+// audienceIn says how tokens name the API if not by aud.
 type audienceIn struct {
 	Claims []string `json:"claims"`
 	Values []string `json:"values"`
 	Prefix string   `json:"prefix"`
 }
 
-// names reports whether a token names the API: a claim is a whole value, or with
-// a prefix a string of words, or a list of either.
+// names reports whether a token names the API. A claim is one value or a list of
+// values. With a prefix, it is enough that one word or item begins with it.
 func (a audienceIn) names(token map[string]any) bool {
 	is := func(item any) bool {
 		s, ok := item.(string)
@@ -120,7 +120,7 @@ func (a audienceIn) names(token map[string]any) bool {
 	return false
 }
 
-// Claims are those that the payment API looks at.
+// Claims are the claims that the payment API looks at.
 type Claims struct {
 	jwt.Claims
 	ClientID string `json:"client_id"`
@@ -137,7 +137,7 @@ type Verifier struct {
 	Now func() time.Time
 
 	mu     sync.Mutex
-	loaded string // which state of the directory the rest is from
+	loaded string // the state of the directory that the fields below come from
 	rules  verification
 	keys   jose.JSONWebKeySet
 }
@@ -146,10 +146,11 @@ type Verifier struct {
 // present files.
 const dataLink = "..data"
 
-// bundle returns the bundle, read anew if it has changed. A kubelet replaces
-// all files of a mounted volume at once, by pointing the link ..data to another
-// directory: so its target says in one look whether anything is new. Both files
-// are read below that target, lest a change in between mixes two bundles.
+// bundle returns the bundle, and reads it again if it has changed. A kubelet
+// replaces all files of a mounted volume at once, by pointing the link ..data
+// to another directory, so the link's target alone tells whether anything is
+// new. Both files are read below that target: a change in between cannot mix
+// two bundles.
 func (v *Verifier) bundle() (verification, jose.JSONWebKeySet, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -168,11 +169,11 @@ func (v *Verifier) bundle() (verification, jose.JSONWebKeySet, error) {
 		}
 		if now, gone := os.Readlink(filepath.Join(v.Dir, dataLink)); gone != nil || now == current {
 			return v.rules, v.keys, fmt.Errorf("%w: %w", ErrBundle, err)
-		} // else it was replaced while we read
+		} // else it was replaced during the read
 	}
 }
 
-// readBundle reads the two files that are enough to verify a token.
+// readBundle reads the two files that suffice to verify a token.
 func readBundle(dir string) (rules verification, keys jose.JSONWebKeySet, err error) {
 	for name, into := range map[string]any{"verification.json": &rules, "jwks.json": &keys} {
 		content, err := os.ReadFile(filepath.Join(dir, name))
@@ -234,8 +235,8 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 	return &claims, nil
 }
 
-// carries reports whether the first of some claims that a token has names a
-// value: as a word of a string, or as an item of a list.
+// carries reports whether the first of these claims that the token has contains
+// a value, as a word of a string or as an item of a list.
 func carries(token map[string]any, claims []string, value string) bool {
 	for _, name := range claims {
 		switch claim := token[name].(type) {
@@ -251,8 +252,8 @@ func carries(token map[string]any, claims []string, value string) bool {
 	return false
 }
 
-// verifySignature tries the keys of the token's kid. A key that says what it is
-// for is used for nothing else.
+// verifySignature tries the keys with the token's kid. A key that states its
+// purpose is used for nothing else.
 func verifySignature(parsed *jwt.JSONWebToken, candidates []jose.JSONWebKey, claims ...any) error {
 	if len(candidates) == 0 {
 		return errors.New("signed with a key that is not in the bundle")

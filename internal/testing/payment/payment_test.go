@@ -92,7 +92,7 @@ func bundleFiles(t *testing.T, rules map[string]any, keys ...signer) map[string]
 	return files
 }
 
-// show makes the files the content of a directory the way a kubelet does: all at once.
+// show replaces the content of a directory with the files the way a kubelet does: all at once.
 func show(t *testing.T, dir string, files map[string][]byte) {
 	t.Helper()
 	fresh, err := os.MkdirTemp(dir, "..")
@@ -117,7 +117,7 @@ func newVerifier(t *testing.T, files map[string][]byte) *Verifier {
 	return v
 }
 
-// goodClaims are those of a token that the payment API takes.
+// goodClaims are the claims of a token that the payment API accepts.
 func goodClaims() map[string]any {
 	return map[string]any{
 		"iss": testIssuer, "aud": testAudience, "exp": noon.Add(time.Minute).Unix(), "iat": noon.Unix(),
@@ -201,7 +201,8 @@ func TestPayment(t *testing.T) {
 }
 
 // TestPaymentThatIsNamedOtherwise: tokens without aud, as Amazon Cognito issues
-// them, are taken where they name the API as its bundle says, and only there.
+// them, are accepted if they name the API in the way its bundle says, and only
+// then.
 func TestPaymentThatIsNamedOtherwise(t *testing.T) {
 	key := newSigner(t, "ES256", "k1")
 	byClaim := map[string]any{"claims": []string{"apis"}, "values": []string{"till", "cart"}}

@@ -15,11 +15,11 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// Sequences runs random sequences: it changes what is wanted, lets time pass, has people change registrations at the
-// server's console, lets the server fail and answers get lost, and kills the operator at every kind of boundary. When
-// all that is over, there is one registration with exactly the right scopes that gives tokens, and every other is
-// announced. M2M_REGISTRATION_SEED runs one sequence. fresh returns a world that did nothing yet; its first access says
-// which APIs and scopes there are.
+// Sequences runs random sequences. Each changes what is wanted, lets time pass, has people change registrations at
+// the server's console, makes the server fail and answers get lost, and kills the operator at every kind of boundary.
+// When all that is over, there is one registration with exactly the right scopes that gives tokens, and every other
+// registration is announced. M2M_REGISTRATION_SEED runs one sequence. fresh returns a world that has done nothing
+// yet; its first access says which APIs and scopes there are.
 func Sequences(t *testing.T, n int, fresh func(t *testing.T, seed uint64) *World) {
 	first := rand.Uint64() // printed, so that a failed run can be repeated
 	seeds := []uint64{}
@@ -84,7 +84,7 @@ func run(w *World, seed uint64, counts map[string]int) {
 	if s.calm && len(state.LeftBehind) > 0 {
 		t.Errorf("nothing failed, and something was left behind: %q\n%s", state.LeftBehind, join(log))
 	}
-	// What is as it should be is looked at once and stays as it is.
+	// A registration that is already right is read once and left alone.
 	before := string(w.stored)
 	if drift := w.MustSync(); len(drift) > 0 || before != string(w.stored) || len(w.Requests) > 1 {
 		t.Errorf("one more call made %q, drift %q, and of the state\n%s\n%s", w.Requests, drift, before, w.stored)
@@ -137,7 +137,7 @@ func (s *sequence) act() string {
 		}
 		return "console deletes"
 	case 6:
-		// Of what nobody knows any more, the name is all that is left to find it by.
+		// A registration that nobody knows any more can be found only by its name.
 		credentials := s.State().Credentials
 		clients = slices.DeleteFunc(clients, func(c Registered) bool {
 			return !slices.ContainsFunc(credentials, func(k provision.Credential) bool { return k.ClientID == c.ID })
@@ -191,7 +191,7 @@ func (s *sequence) settle(log *[]string) {
 	s.t.Errorf("it does not come to rest:\n%s\n%s", join(*log), s.stored)
 }
 
-// removeAll deletes the client, with kills and faults, and checks that what is left is announced.
+// removeAll deletes the client, with kills and faults, and checks that whatever is left over is announced.
 func (s *sequence) removeAll(log *[]string) {
 	s.t.Helper()
 	s.Want.Access = nil

@@ -11,16 +11,16 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// Behaviour is what a server was seen to do.
+// Behaviour is what a server was observed to do.
 type Behaviour struct {
-	// UpdateReplacesSecret and UpdateReplacesToken say that an update brings another client secret, another
-	// registration access token.
+	// UpdateReplacesSecret and UpdateReplacesToken report that an update returns another client secret, or
+	// another registration access token.
 	UpdateReplacesSecret, UpdateReplacesToken bool
 }
 
-// Story has a client registered, its scopes changed, its credential rotated, what somebody did to it put right, and
-// itself deleted, with a token request after each step. The world must have done nothing yet, and its first access must
-// have two scopes or more. Without console nothing is done at the server's console: the server has none.
+// Story registers a client, changes its scopes, rotates its credential, puts right what somebody did to it, and
+// deletes it, with a token request after each step. The world must have done nothing yet, and its first access must
+// have two scopes or more. If console is false, the server has no console, and nobody changes anything there.
 func Story(w *World, console bool) Behaviour {
 	w.t.Helper()
 	w.t.Cleanup(func() { w.tidy() })
@@ -42,7 +42,7 @@ func Story(w *World, console bool) Behaviour {
 	return seen
 }
 
-// tidy deletes what a story that failed has left.
+// tidy deletes what a failed story has left over.
 func (w *World) tidy() {
 	if len(w.State().Credentials) > 0 {
 		w.killAt, w.faults = 0, nil
@@ -58,7 +58,7 @@ type story struct {
 	scopes   []string // of the resource
 }
 
-// good syncs and checks that a token can be had with all that is wanted, and that nothing was out of order but drift.
+// good syncs. It checks that a token with everything wanted can be had, and that nothing but drift was reported.
 func (s *story) good(drift ...provision.Drift) *provision.Credential {
 	s.t.Helper()
 	if got := s.MustSync(); !slices.Equal(got, drift) {
@@ -165,7 +165,7 @@ func (s *story) deleted() {
 	s.registered(1)
 }
 
-// deleteWithToken deletes a registration where nobody is at the console.
+// deleteWithToken deletes a registration without a console.
 func (s *story) deleteWithToken(c *provision.Credential) {
 	s.t.Helper()
 	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodDelete, c.RegistrationURI, strings.NewReader(""))

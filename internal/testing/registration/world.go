@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package registration plays the operator to a driver of package registration, against any authorization server that
-// a Server stands for: with a clock of its own, faults, deaths at every boundary, and a state that outlives them. It is
-// for tests only.
+// a Server stands for. The operator has a clock of its own, meets faults, dies at every boundary, and has a state
+// that survives all of this. For tests only.
 package registration
 
 import (
@@ -23,13 +23,14 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision/registration"
 )
 
-// Server is an authorization server with dynamic registration, and somebody at its console.
+// Server is an authorization server with dynamic registration and an administrator at its
+// console.
 type Server interface {
 	TokenEndpoint() string
 	RegistrationEndpoint() string
 	// Transport makes the requests.
 	Transport() http.RoundTripper
-	// Registered are the clients that registered themselves and were not deleted.
+	// Registered returns the clients that registered themselves and were not deleted.
 	Registered() []Registered
 	// Change changes name and scopes of one of them, Delete deletes it.
 	Change(Registered)
@@ -42,26 +43,26 @@ type Registered struct {
 	Scopes   []string // sorted
 }
 
-// Config is what a World is made of.
+// Config is what makes a World.
 type Config struct {
 	Server             Server
 	InitialAccessToken string
-	// Access is what the client first wants; its scopes exist at the server.
+	// Access is what the client wants first; its scopes exist at the server.
 	Access []provision.Access
 	// AuthenticationMethod is that of registration.Config.
 	AuthenticationMethod string
-	// Audience is that of registration.Config; token requests then name an API by this parameter too.
+	// Audience is that of registration.Config; if set, token requests name an API by this parameter too.
 	Audience bool
 }
 
-// World is an operator with one client. The state lives as JSON, written by keep alone, and is read again for each call,
-// as after a restart.
+// World is an operator with one client. Its state is JSON, written only by keep, and read again for each call, as
+// after a restart.
 type World struct {
 	Config
 	Want     provision.Client
 	Rotation provision.Rotation
 	Now      time.Time
-	// Requests are those of the last call, "POST", "GET", "PUT", "DELETE" or "token".
+	// Requests are those of the last call: "POST", "GET", "PUT", "DELETE" or "token".
 	Requests []string
 
 	t      *testing.T
@@ -72,11 +73,11 @@ type World struct {
 	steps   int // the boundaries at which the operator can die, from 1
 	killAt  int // 0 for never; the call of Sync or Remove then ends
 	killed  bool
-	secrets map[string]bool // all that were ever kept
-	shown   []string        // all that anybody may read
+	secrets map[string]bool // everything ever kept
+	shown   []string        // everything that others may read
 }
 
-// fault has requests of a method fail: with status 500 and undone, or done and without an answer.
+// fault makes requests of a method fail: with status 500 and undone, or done but without an answer.
 type fault struct {
 	method string
 	times  int
@@ -105,14 +106,15 @@ func NewWorld(t *testing.T, config Config) *World {
 
 func (w *World) clock() time.Time { return w.Now }
 
-// boundary reports whether the operator is dead.
+// boundary reports whether the operator dies here.
 func (w *World) boundary() bool {
 	w.steps++
 	w.killed = w.killed || w.steps == w.killAt
 	return w.killed
 }
 
-// RoundTrip implements http.RoundTripper: the operator can die before a request, and after it without its answer.
+// RoundTrip implements http.RoundTripper. The operator can die before a request, or after it, without seeing the
+// answer.
 func (w *World) RoundTrip(r *http.Request) (*http.Response, error) {
 	if w.boundary() {
 		return nil, errKilled
@@ -155,7 +157,7 @@ func (w *World) meets(what string) *fault {
 	return nil
 }
 
-// State is what was kept last.
+// State returns what was kept last.
 func (w *World) State() *provision.ClientState {
 	w.t.Helper()
 	state := &provision.ClientState{}
@@ -214,7 +216,7 @@ func (w *World) Remove() error {
 	return err
 }
 
-// show takes note of what others read, and holds the errors to the contract.
+// show records what others may read, and checks that the errors obey the contract.
 func (w *World) show(drift []provision.Drift, err error) {
 	w.t.Helper()
 	for _, d := range drift {
@@ -229,7 +231,7 @@ func (w *World) show(drift []provision.Drift, err error) {
 	}
 }
 
-// leak returns a text with a secret in it, "" if there is none.
+// leak returns a text that contains a secret, "" if there is none.
 func (w *World) leak() string {
 	for _, text := range w.shown {
 		for secret := range w.secrets {
@@ -245,7 +247,7 @@ func (w *World) probe(ctx context.Context, state *provision.ClientState, c *prov
 	return w.token(ctx, &http.Client{Transport: w}, c, state.Access[0].Resource, state.Access[0].Scopes...)
 }
 
-// Token asks for a token with the current credential, and returns why there was none with exactly these scopes.
+// Token requests a token with the current credential. It returns why there was none with exactly these scopes.
 func (w *World) Token(resource string, scopes ...string) error {
 	c := w.State().Current()
 	if c == nil {
@@ -278,8 +280,9 @@ func (w *World) token(ctx context.Context, hc *http.Client, c *provision.Credent
 	return nil
 }
 
-// Wrong says what is not as it should be, once nothing is left to do: one registration with the right scopes, which
-// gives tokens, and no other that is not announced. The client's others must be gone or past their overlap.
+// Wrong returns what is not as it should be once nothing is left to do. It wants one registration with the right
+// scopes, which gives tokens, and no other one unless that is announced. The client's other credentials must be
+// gone or past their overlap.
 func (w *World) Wrong() string {
 	state := w.State()
 	announced := func(c Registered) bool {
