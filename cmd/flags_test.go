@@ -13,7 +13,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
-	webhookv1 "github.com/m2m-operator/m2m-operator/internal/webhook/v1"
+	"github.com/m2m-operator/m2m-operator/internal/injection"
 )
 
 func parseFlags(t *testing.T, args ...string) (*options, error) {
@@ -30,7 +30,7 @@ func TestFlags(t *testing.T) {
 			metricsAddress: ":8443", probeAddress: ":8081", profileAddress: "0", leaderElect: true,
 			leaseDuration: 15 * time.Second, renewDeadline: 10 * time.Second, qps: 500, burst: 1000,
 			controllers: true, inject: true,
-			webhook: webhookv1.Options{
+			webhook: injection.Options{
 				Port: 9443, OperatorNamespace: "system", Service: "m2m-operator-webhook", Configuration: "m2m-operator-pod-injection",
 			},
 		}

@@ -31,7 +31,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
-	webhookv1 "github.com/m2m-operator/m2m-operator/internal/webhook/v1"
+	"github.com/m2m-operator/m2m-operator/internal/injection"
 )
 
 func main() {
@@ -68,7 +68,7 @@ type options struct {
 	qps                          float64
 	burst                        int
 	controllers, inject          bool
-	webhook                      webhookv1.Options
+	webhook                      injection.Options
 	log                          zap.Options
 }
 
@@ -273,7 +273,7 @@ func run() error {
 		}
 	}
 	if o.inject {
-		served, err := webhookv1.Setup(mgr, o.webhook)
+		served, err := injection.Setup(mgr, o.webhook)
 		if err != nil {
 			return fmt.Errorf("set up the webhook: %w", err)
 		}

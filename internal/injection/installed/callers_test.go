@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package webhook_test
+package installed_test
 
 import (
 	"crypto/ecdsa"
@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	webhookv1 "github.com/m2m-operator/m2m-operator/internal/webhook/v1"
+	"github.com/m2m-operator/m2m-operator/internal/injection"
 )
 
 // authority issues client certificates.
@@ -65,7 +65,7 @@ func (a authority) issue(name string) (certPEM, keyPEM []byte, err error) {
 }
 
 // forTheAPIServer has a replica answer the API server only.
-func forTheAPIServer(o *webhookv1.Options) {
+func forTheAPIServer(o *injection.Options) {
 	o.ClientCA, o.ClientNames = clientAuthority.file, []string{"kube-apiserver"}
 }
 
@@ -112,7 +112,7 @@ func TestOnlyTheAPIServerMayAsk(t *testing.T) {
 
 // asks sends half of a review, which is answered all the same.
 func asks(c *http.Client, address string) error {
-	resp, err := c.Post("https://"+address+webhookv1.Path, "application/json", strings.NewReader("{}"))
+	resp, err := c.Post("https://"+address+injection.Path, "application/json", strings.NewReader("{}"))
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func asks(c *http.Client, address string) error {
 
 // TestNoAuthority: a replica does not start that could not tell who asks.
 func TestNoAuthority(t *testing.T) {
-	r := launch(t, func(o *webhookv1.Options) { o.ClientCA = "/does/not/exist" })
+	r := launch(t, func(o *injection.Options) { o.ClientCA = "/does/not/exist" })
 	if err := r.ended(); err == nil || !strings.Contains(err.Error(), "read the authority of the API server's client certificate") {
 		t.Errorf("it ended with %v", err)
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package v1
+package injection
 
 import (
 	"context"
@@ -22,8 +22,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/injection/certificate"
 	"github.com/m2m-operator/m2m-operator/internal/serving"
-	"github.com/m2m-operator/m2m-operator/internal/webhook/certificate"
 )
 
 // Path is where the webhook is served.

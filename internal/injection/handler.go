@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package v1 injects tokens and verification bundles into pods, at admission:
+// Package injection injects tokens and verification bundles into pods, at admission:
 // volumes and read-only mounts for what the pod's annotations name. The function
 // inject decides what a pod looks like afterwards; the handler around it looks up
 // the names, and never refuses a pod because one does not exist yet.
-package v1
+package injection
 
 import (
 	"context"

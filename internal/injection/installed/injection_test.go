@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package webhook_test
+package installed_test
 
 import (
 	"context"
@@ -20,7 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	webhookv1 "github.com/m2m-operator/m2m-operator/internal/webhook/v1"
+	"github.com/m2m-operator/m2m-operator/internal/injection"
 )
 
 // story creates an M2MClient whose Secret has a name of its own, and an
@@ -243,7 +243,7 @@ func TestTheWebhookIsDown(t *testing.T) {
 // TestWatchedNamespaces: the operator leaves pods of other namespaces alone.
 func TestWatchedNamespaces(t *testing.T) {
 	shop, other := newNamespace(t, nil), newNamespace(t, nil)
-	r := start(t, forTheAPIServer, func(o *webhookv1.Options) { o.WatchNamespaces = []string{shop} })
+	r := start(t, forTheAPIServer, func(o *injection.Options) { o.WatchNamespaces = []string{shop} })
 	create(t, configured(r.port))
 	annotated := map[string]string{v1alpha1.ClientAnnotation: "nobody", v1alpha1.VerifyAnnotation: other + "/payment-api"}
 	p := pod(shop, annotated)

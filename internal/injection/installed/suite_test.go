@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package webhook_test tests injection as it is installed: the manifests of
+// Package installed_test tests injection as it is installed: the manifests of
 // config/default, a real API server that calls the webhook, and replicas of it
 // that have the rights of the operator's ServiceAccount and no others.
-package webhook_test
+package installed_test
 
 import (
 	"bytes"
@@ -47,8 +47,8 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/injection"
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
-	webhookv1 "github.com/m2m-operator/m2m-operator/internal/webhook/v1"
 )
 
 const (
@@ -72,14 +72,14 @@ var (
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(zap.New(zap.WriteTo(logs), zap.UseDevMode(true)))
-	kubetest.Main(filepath.Join("..", ".."), func(environment *envtest.Environment) (code int, err error) {
+	kubetest.Main(filepath.Join("..", "..", ".."), func(environment *envtest.Environment) (code int, err error) {
 		restConfig = environment.Config
 		restConfig.WarningHandlerWithContext = warnings
 		if kube, err = client.New(restConfig, client.Options{Scheme: controller.Scheme()}); err != nil {
 			return 1, err
 		}
 		kubectl := filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kubectl")
-		manifests, err := exec.Command(kubectl, "kustomize", filepath.Join("..", "..", "config", "default")).Output()
+		manifests, err := exec.Command(kubectl, "kustomize", filepath.Join("..", "..", "..", "config", "default")).Output()
 		if err != nil {
 			return 1, fmt.Errorf("render config/default: %w", err)
 		}
@@ -220,13 +220,13 @@ func configOf(t *testing.T, account string) *rest.Config {
 }
 
 // start starts a replica and waits until it is ready.
-func start(t *testing.T, change ...func(*webhookv1.Options)) *replica {
+func start(t *testing.T, change ...func(*injection.Options)) *replica {
 	t.Helper()
 	return startAs(t, account, change...)
 }
 
 // startAs starts it with the permissions of a ServiceAccount.
-func startAs(t *testing.T, account string, change ...func(*webhookv1.Options)) *replica {
+func startAs(t *testing.T, account string, change ...func(*injection.Options)) *replica {
 	t.Helper()
 	r := launchAs(t, account, change...)
 	eventually(t, func() error { return r.served(nil) })
@@ -238,12 +238,12 @@ func startAs(t *testing.T, account string, change ...func(*webhookv1.Options)) *
 var beforeRequest atomic.Pointer[func(*http.Request)]
 
 // launch starts a replica as the operator does.
-func launch(t *testing.T, change ...func(*webhookv1.Options)) *replica {
+func launch(t *testing.T, change ...func(*injection.Options)) *replica {
 	t.Helper()
 	return launchAs(t, account, change...)
 }
 
-func launchAs(t *testing.T, account string, change ...func(*webhookv1.Options)) *replica {
+func launchAs(t *testing.T, account string, change ...func(*injection.Options)) *replica {
 	t.Helper()
 	logWhenFailed(t)
 	r := &replica{port: freePort(t), forbidden: sets.New[string](), lists: sets.New[string]()}
@@ -265,7 +265,7 @@ func launchAs(t *testing.T, account string, change ...func(*webhookv1.Options)) 
 			return resp, err
 		})
 	})
-	o := webhookv1.Options{
+	o := injection.Options{
 		Host: "localhost", Port: r.port, OperatorNamespace: systemNamespace, Service: service, Configuration: configuration,
 	}
 	for _, f := range change {
@@ -282,7 +282,7 @@ func launchAs(t *testing.T, account string, change ...func(*webhookv1.Options)) 
 	if r.mgr, err = ctrl.NewManager(cfg, mo); err != nil {
 		t.Fatal(err)
 	}
-	if r.served, err = webhookv1.Setup(r.mgr, o); err != nil {
+	if r.served, err = injection.Setup(r.mgr, o); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package webhook_test
+package installed_test
 
 import (
 	"bytes"
@@ -26,7 +26,7 @@ import (
 func apart(t *testing.T) {
 	t.Helper()
 	config := t.TempDir()
-	if err := os.CopyFS(config, os.DirFS(filepath.Join("..", "..", "config"))); err != nil {
+	if err := os.CopyFS(config, os.DirFS(filepath.Join("..", "..", "..", "config"))); err != nil {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(config, "apart")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package webhook_test
+package installed_test
 
 import (
 	"bytes"
@@ -33,7 +33,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller"
-	webhookv1 "github.com/m2m-operator/m2m-operator/internal/webhook/v1"
+	"github.com/m2m-operator/m2m-operator/internal/injection"
 )
 
 const day = 24 * time.Hour
@@ -205,7 +205,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	const toRenewal = 365*day - (365*day+time.Hour)/3
 	clock := clockwork{clocktesting.NewFakePassiveClock(actual.Add(-toRenewal - 3*time.Hour)), t}
 	made := clock.Now()
-	withClock := func(o *webhookv1.Options) { o.Clock = clock }
+	withClock := func(o *injection.Options) { o.Clock = clock }
 	one, two := start(t, withClock), start(t, withClock)
 	configure(t, one, two)
 	first := holds(t, "a certificate", func(d map[string][]byte) bool { return len(d["tls.crt"]) > 0 })
@@ -460,7 +460,7 @@ func TestCertificateFromFiles(t *testing.T) {
 		return certPEM
 	}
 	first := write()
-	r := start(t, func(o *webhookv1.Options) { o.CertDir = dir })
+	r := start(t, func(o *injection.Options) { o.CertDir = dir })
 	shows(t, first, r)
 	shows(t, write(), r)
 	if _, err := certificateSecret(); !apierrors.IsNotFound(err) {
