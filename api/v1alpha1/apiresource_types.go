@@ -39,11 +39,11 @@ type APIResourceSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	Scopes []Scope `json:"scopes,omitempty"`
 
-	// grants say which M2MClients of other namespaces may ask for which scopes.
-	// Clients of the API's own namespace may ask for any of its scopes. Unset,
-	// no other namespace may call the API: to take the last one away, remove the
-	// field, for an empty list is refused. At most 32, with at most 512 names and
-	// scopes together.
+	// grants say which M2MClients of other namespaces may request which scopes.
+	// Clients of the API's own namespace may request any of its scopes. If
+	// unset, no other namespace may call the API. To remove the last grant,
+	// remove the field: an empty list is refused. At most 32, with at most 512
+	// names and scopes together.
 	//
 	// +optional
 	// +listType=atomic
@@ -57,32 +57,34 @@ type APIResourceSpec struct {
 	// +optional
 	Verification Verification `json:"verification,omitzero"`
 
-	// bundle says what the ConfigMap of the verification bundle carries in the
-	// API's own namespace. Unset, what the operator itself needs. In other
-	// namespaces it never carries anything else.
+	// bundle adds labels and annotations to the ConfigMap of the verification
+	// bundle in the API's own namespace. If unset, the ConfigMap carries only
+	// what the operator itself needs. In other namespaces it never carries
+	// anything else.
 	//
 	// +optional
 	Bundle BundleMetadata `json:"bundle,omitzero"`
 
-	// accessTokenLifetime is how long access tokens for this API live, where
-	// its server is provisioned and can say so for each API: whole seconds from
-	// 1m to 24h. Unset, the server decides.
+	// accessTokenLifetime is the lifetime of access tokens for this API, in
+	// whole seconds from 1m to 24h. It needs a provisioned server that supports
+	// a lifetime for each API. If unset, the server decides.
 	//
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s)){1,4}$') && duration(self) >= duration('1m') && duration(self) <= duration('24h')",message="must be a duration of whole seconds from 1m to 24h, such as 15m or 1h"
 	AccessTokenLifetime Duration `json:"accessTokenLifetime,omitempty"`
 
-	// managementPolicy is what the operator may do with the API at a
-	// provisioned server: Full creates it and keeps it as declared, Observe
-	// changes nothing and reports what differs. Defaults to Full.
+	// managementPolicy says what the operator may do with the API at a
+	// provisioned server. Full creates the API and keeps it as declared. Observe
+	// changes nothing and reports differences. Defaults to Full.
 	//
 	// +optional
 	// +default="Full"
 	ManagementPolicy ManagementPolicy `json:"managementPolicy,omitempty"`
 
-	// deletionPolicy is what becomes of the API at a provisioned server when
-	// the APIResource is deleted: Retain leaves it there, for it may have other
-	// users; Delete deletes it if the operator created it. Defaults to Retain.
+	// deletionPolicy says what happens to the API at a provisioned server when
+	// the APIResource is deleted. Retain leaves it there, because it may have
+	// other users. Delete deletes it if the operator created it. Defaults to
+	// Retain.
 	//
 	// +optional
 	// +default="Retain"
@@ -93,8 +95,8 @@ type APIResourceSpec struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.claim) == (has(self.carriedIn) && self.carriedIn == 'OtherClaim')",message="claim is required with carriedIn: OtherClaim, and goes with nothing else"
 type Scope struct {
-	// name is the scope as it is asked for (RFC 6749 section 3.3), and as tokens
-	// carry it.
+	// name is the scope as clients request it (RFC 6749 section 3.3) and as
+	// tokens carry it.
 	//
 	// +required
 	Name ScopeName `json:"name,omitempty"`
@@ -106,33 +108,33 @@ type Scope struct {
 	// +kubebuilder:validation:MaxLength=256
 	Description string `json:"description,omitempty"`
 
-	// carriedIn is where tokens carry the scope, and so where the operator and
-	// the API's pods look for it. ScopeClaim: in the claim scope, or scp in a
-	// token without scope. OtherClaim: in the claim that claim names. Nowhere:
-	// tokens do not carry it, and nobody looks for it. Unset, ScopeClaim, save
-	// for a scope that ends in /.default, which stands for others and is carried
-	// nowhere.
+	// carriedIn says where tokens carry the scope, and so where the operator and
+	// the API's pods look for it. ScopeClaim: in the claim scope, or in scp if
+	// the token has no scope. OtherClaim: in the claim that claim names.
+	// Nowhere: tokens do not carry it, and nobody looks for it. If unset,
+	// ScopeClaim. A scope that ends in /.default stands for others, so its
+	// default is Nowhere.
 	//
 	// +optional
 	CarriedIn ScopeCarrier `json:"carriedIn,omitempty"`
 
-	// claim is the claim that carries the scope, with carriedIn: OtherClaim: a
-	// string of names separated by spaces, or a list of names, such as roles or
-	// permissions.
+	// claim is the claim that carries the scope, with carriedIn: OtherClaim. It
+	// is a string of names separated by spaces, or a list of names, such as
+	// roles or permissions.
 	//
 	// +optional
 	Claim ClaimName `json:"claim,omitempty"`
 }
 
-// Grant lets clients ask for scopes.
+// Grant lets clients request scopes.
 type Grant struct {
 	// clients are the M2MClients that the grant is for.
 	//
 	// +required
 	Clients GrantedClients `json:"clients,omitzero"`
 
-	// scopes are what they may ask for: some of spec.scopes. Unset, they may
-	// ask for a token without scopes only.
+	// scopes are the scopes that the clients may request, out of spec.scopes. If
+	// unset, they may only request a token without scopes.
 	//
 	// +optional
 	// +listType=set
@@ -148,7 +150,7 @@ type GrantedClients struct {
 	// +required
 	Namespaces NamespaceSelection `json:"namespaces,omitzero"`
 
-	// names are the names of the clients in these namespaces. Unset, every
+	// names are the names of the clients in these namespaces. If unset, every
 	// client there.
 	//
 	// +optional
@@ -162,8 +164,8 @@ type GrantedClients struct {
 //
 // +kubebuilder:validation:MinProperties=1
 type Verification struct {
-	// algorithms are the signature algorithms that are accepted (RFC 8725
-	// section 3.1). Unset, those of the issuer's keys.
+	// algorithms are the accepted signature algorithms (RFC 8725 section 3.1).
+	// If unset, those of the issuer's keys.
 	//
 	// +optional
 	// +listType=set
@@ -179,7 +181,7 @@ type Verification struct {
 	ClockSkew Duration `json:"clockSkew,omitempty"`
 
 	// tokenType is the typ header that tokens must carry, such as at+jwt (RFC
-	// 9068). Unset, any: many servers say JWT.
+	// 9068). If unset, any typ is accepted: many servers use JWT.
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=1
@@ -187,25 +189,26 @@ type Verification struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9!#$&^_.+/-]+$')",message="must be a media type, such as at+jwt"
 	TokenType string `json:"tokenType,omitempty"`
 
-	// audience says how tokens name the API where the server puts no aud into
-	// them, as Amazon Cognito does: it is then checked instead of aud, by the
-	// operator and by the bundle's files. A file that cannot have it checked, such
-	// as envoy-jwt-authn.yaml, is left out. The tokens of clients that the
-	// operator registers must have the identifier in aud all the same. Unset, aud
-	// must be, or contain, the identifier.
+	// audience says how tokens name the API if the server puts no aud into them,
+	// as Amazon Cognito does. The operator and the bundle's files then check
+	// this instead of aud. A file that cannot check it, such as
+	// envoy-jwt-authn.yaml, is left out. The tokens of clients that the operator
+	// registers must still have the identifier in aud. If unset, aud must be, or
+	// contain, the identifier.
 	//
 	// +optional
 	Audience TokenAudience `json:"audience,omitzero"`
 
-	// namespaces are those, besides the API's own, whose pods verify tokens for
-	// the API, such as a gateway's. A token that is signed with a new key waits
-	// for their pods, too, while its predecessor works. Any namespace can have
-	// the bundle; any other can delay a token by 10 seconds at most. Unset, none.
+	// namespaces are the namespaces, besides the API's own, whose pods verify
+	// tokens for the API, such as a gateway's. A token that is signed with a new
+	// key waits for their pods, too, while its predecessor works. Any namespace
+	// can have the bundle. A namespace that is not listed can delay a token by
+	// 10 seconds at most. If unset, none.
 	//
 	// +optional
 	Namespaces NamespaceSelection `json:"namespaces,omitzero"`
 
-	// files are extra files of the verification bundle, at most 16.
+	// files are additional files of the verification bundle, at most 16.
 	//
 	// +optional
 	// +listType=map
@@ -220,7 +223,7 @@ type Verification struct {
 // +kubebuilder:validation:MinProperties=1
 type BundleMetadata struct {
 	// labels are added to the ConfigMap. At most 32, of 8192 characters
-	// together. Unset, none.
+	// together. If unset, none.
 	//
 	// +optional
 	// +kubebuilder:validation:MinProperties=1
@@ -230,7 +233,7 @@ type BundleMetadata struct {
 	Labels map[string]string `json:"labels,omitempty"`
 
 	// annotations are added to the ConfigMap. At most 32, of 8192 characters
-	// together. Unset, none.
+	// together. If unset, none.
 	//
 	// +optional
 	// +kubebuilder:validation:MinProperties=1
@@ -240,13 +243,14 @@ type BundleMetadata struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// VerificationFile is a file that is rendered from a template.
+// VerificationFile is a file rendered from a template.
 type VerificationFile struct {
-	// name is the file's name, a key of the ConfigMap. The names of the files
-	// that the operator writes itself are taken. With an asterisk in it, such as
-	// key-*.pem, there is a file for each of the issuer's keys: the template's .Key
-	// is the key, its thumbprint (RFC 7638) takes the asterisk's place, and where
-	// the template renders to nothing there is no file.
+	// name is the file's name, a key of the ConfigMap. It cannot be the name of
+	// a file that the operator writes itself. A name with an asterisk, such as
+	// key-*.pem, stands for one file for each of the issuer's keys. The
+	// template's .Key is then the key, and its thumbprint (RFC 7638) replaces
+	// the asterisk. If the template renders nothing for a key, there is no file
+	// for it.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
@@ -256,12 +260,12 @@ type VerificationFile struct {
 	// +kubebuilder:validation:XValidation:rule="!(self in ['jwks.json','issuer','audience','verification.json','protected-resource.json','envoy-jwt-authn.yaml'])",message="is the name of a file that the operator writes itself; choose another"
 	Name string `json:"name,omitempty"`
 
-	// template is a Go template of the file. It sees .Issuer, .Audience, .JWKS,
-	// .AudienceClaims, .AudienceValues, .AudiencePrefix, .JWKSURI, .Algorithms,
-	// .Scopes, .ScopeClaims, .ClockSkewSeconds, .TokenType, .Namespace and .Name,
-	// and the functions join, json, quote, base64 and indent.
-	// .Keys are the issuer's keys, each with .ID, .Type (RSA, EC or OKP),
-	// .Algorithm, .JWK, .PEM and .Thumbprint.
+	// template is a Go template of the file. It can use .Issuer, .Audience,
+	// .JWKS, .AudienceClaims, .AudienceValues, .AudiencePrefix, .JWKSURI,
+	// .Algorithms, .Scopes, .ScopeClaims, .ClockSkewSeconds, .TokenType,
+	// .Namespace, .Name and .Keys, and the functions join, json, quote, base64
+	// and indent. .Keys are the issuer's keys, each with .ID, .Type (RSA, EC or
+	// OKP), .Algorithm, .JWK, .PEM and .Thumbprint.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
@@ -269,7 +273,7 @@ type VerificationFile struct {
 	Template string `json:"template,omitempty"`
 }
 
-// APIResourceStatus is what the operator knows of an API.
+// APIResourceStatus is the observed state of an API.
 //
 // +kubebuilder:validation:MinProperties=1
 type APIResourceStatus struct {
@@ -283,47 +287,49 @@ type APIResourceStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
 	// observedGeneration is the generation of the spec that the conditions
-	// speak of.
+	// describe.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// identifierHold is written when the APIResource is accepted and goes when it
-	// is refused. While it is there, no other APIResource can have the identifier
+	// identifierHold is set when the APIResource is accepted and removed when it
+	// is refused. While it is set, no other APIResource can have the identifier
 	// at that issuer.
 	//
 	// +optional
 	IdentifierHold IdentifierHold `json:"identifierHold,omitzero"`
 
-	// bundle is the verification bundle of this API.
+	// bundle describes the verification bundle of this API.
 	//
 	// +optional
 	Bundle VerificationBundle `json:"bundle,omitzero"`
 
-	// provisioning is what is known of the API at a provisioned server.
+	// provisioning is what the operator knows about the API at a provisioned
+	// server.
 	//
 	// +optional
 	Provisioning APIResourceProvisioning `json:"provisioning,omitzero"`
 }
 
-// IdentifierHold is where and since when an APIResource has its identifier.
+// IdentifierHold says at which issuer, and since when, an APIResource owns its
+// identifier.
 type IdentifierHold struct {
-	// issuer is the issuer at which the identifier is this APIResource's.
+	// issuer is the issuer at which this APIResource owns the identifier.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	Issuer string `json:"issuer,omitempty"`
 
-	// since is when it was accepted there. Of two that were, the first has the
-	// identifier.
+	// since is when the APIResource was accepted there. If two were accepted,
+	// the first one has the identifier.
 	//
 	// +required
 	Since *metav1.Time `json:"since,omitempty"`
 }
 
-// VerificationBundle says where an API's verification bundle is to be found.
+// VerificationBundle says where an API's verification bundle is.
 type VerificationBundle struct {
 	// configMapName is the name of the ConfigMap in every namespace that needs
 	// it.
@@ -331,15 +337,15 @@ type VerificationBundle struct {
 	// +required
 	ConfigMapName ObjectName `json:"configMapName,omitempty"`
 
-	// namespaces is the number of namespaces that hold the bundle.
+	// namespaces is the number of namespaces that have the bundle.
 	//
 	// +required
 	// +kubebuilder:validation:Minimum=0
 	Namespaces *int32 `json:"namespaces,omitempty"`
 
-	// undelivered is the number of other namespaces that ask for the bundle and
-	// do not have it as it is now: it is on its way, or something there is in its
-	// way. Unset, none.
+	// undelivered is the number of other namespaces that ask for the bundle but
+	// do not have its current version: it is on its way, or something there
+	// blocks it. If unset, none.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=1

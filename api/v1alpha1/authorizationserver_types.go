@@ -6,7 +6,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// AudienceParameter is how a token request names the API it is for.
+// AudienceParameter says how a token request names the API.
 //
 // +kubebuilder:validation:Enum=Resource;Audience;None
 type AudienceParameter string
@@ -38,10 +38,10 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.tokenFormat) || self.tokenFormat != 'Opaque' || !has(self.jwks) && (!has(self.endpoints) || !has(self.endpoints.jwks))",message="opaque tokens are verified with no key: leave out jwks and endpoints.jwks",fieldPath=".tokenFormat"
 type AuthorizationServerSpec struct {
-	// issuer is the server's issuer identifier, exactly as its metadata and its
-	// tokens' iss claim say it (RFC 8414 section 2): an https URL without query
-	// and fragment. It cannot be changed: what the issuer stands for, such as
-	// tokens, keys and claimed identifiers, belongs to it.
+	// issuer is the server's issuer identifier, exactly as in its metadata and
+	// in its tokens' iss claim (RFC 8414 section 2): an https URL without query
+	// and fragment. It cannot be changed, because tokens, keys and claimed
+	// identifiers belong to it.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
@@ -50,22 +50,22 @@ type AuthorizationServerSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable; create another AuthorizationServer for another issuer"
 	Issuer string `json:"issuer,omitempty"`
 
-	// endpoints overrides what discovery finds, or names what is not published.
-	// With token and jwks set, or with token alone for opaque tokens, discovery
-	// is not needed.
+	// endpoints overrides the discovered endpoints, or names those that are not
+	// published. Discovery is not needed if token and jwks are set, or token
+	// alone for opaque tokens.
 	//
 	// +optional
 	Endpoints AuthorizationServerEndpoints `json:"endpoints,omitzero"`
 
-	// caBundle names the PEM certificates that the server's TLS certificate
-	// must chain to. Unset, the certificate authorities of the operator's image
-	// are trusted.
+	// caBundle names the PEM certificates that the server's TLS certificate must
+	// chain to. If unset, the operator trusts the certificate authorities of its
+	// image.
 	//
 	// +optional
 	CABundle CABundleSource `json:"caBundle,omitzero"`
 
-	// audienceParameter is how a token request names the API: Resource sends
-	// resource= (RFC 8707), Audience sends audience= (Auth0, Hydra), None sends
+	// audienceParameter says how a token request names the API. Resource sends
+	// resource= (RFC 8707). Audience sends audience= (Auth0, Hydra). None sends
 	// neither and leaves it to the scopes (Entra, Keycloak). Defaults to
 	// Resource.
 	//
@@ -83,9 +83,9 @@ type AuthorizationServerSpec struct {
 	// +default="JWT"
 	TokenFormat TokenFormat `json:"tokenFormat,omitempty"`
 
-	// defaultTokenLifetime is taken as a token's lifetime where the server says
-	// none: no expires_in in its answer and no exp in the token. From 10s to
-	// 24h. Defaults to 5m.
+	// defaultTokenLifetime is the lifetime of tokens if the server gives none:
+	// no expires_in in its answer and no exp in the token. From 10s to 24h.
+	// Defaults to 5m.
 	//
 	// +optional
 	// +default="5m"
@@ -93,20 +93,20 @@ type AuthorizationServerSpec struct {
 	DefaultTokenLifetime Duration `json:"defaultTokenLifetime,omitempty"`
 
 	// requests is the budget of token and provisioning requests to this server,
-	// shared by all objects that use it. Unset, what the operator's flag
-	// --default-requests-per-second says: 100 per second if nothing else.
+	// shared by all objects that use it. If unset, the operator's flag
+	// --default-requests-per-second applies, which defaults to 100 per second.
 	//
 	// +optional
 	Requests RequestBudget `json:"requests,omitzero"`
 
-	// jwks says how the server's signing keys are followed.
+	// jwks says how the operator follows the server's signing keys.
 	//
 	// +optional
 	JWKS JWKSPolicy `json:"jwks,omitzero"`
 
-	// provisioning has the operator create and keep APIs, clients and their
-	// secrets at the server. Unset, it only asks for tokens, with credentials
-	// that the M2MClients bring.
+	// provisioning lets the operator create and maintain APIs, clients and their
+	// secrets at the server. If unset, the operator only requests tokens, with
+	// credentials that the M2MClients bring.
 	//
 	// +optional
 	Provisioning Provisioning `json:"provisioning,omitzero"`
@@ -132,8 +132,8 @@ type AuthorizationServerEndpoints struct {
 	Registration EndpointURL `json:"registration,omitempty"`
 }
 
-// CABundleSource names a key of a ConfigMap or of a Secret: of the same
-// namespace, or of the operator's for a ClusterAuthorizationServer.
+// CABundleSource names a key of a ConfigMap or of a Secret, in the same
+// namespace or, for a ClusterAuthorizationServer, in the operator's namespace.
 //
 // +kubebuilder:validation:ExactlyOneOf=configMapRef;secretRef
 type CABundleSource struct {
@@ -149,7 +149,7 @@ type CABundleSource struct {
 	SecretRef SecretKeyReference `json:"secretRef,omitzero"`
 }
 
-// RequestBudget bounds the rate of requests.
+// RequestBudget limits the rate of requests.
 type RequestBudget struct {
 	// perSecond is the highest sustained number of requests per second, from 1
 	// to 10000.
@@ -168,13 +168,13 @@ type RequestBudget struct {
 	Burst int32 `json:"burst,omitempty"`
 }
 
-// JWKSPolicy says how signing keys are followed.
+// JWKSPolicy says how the operator follows signing keys.
 //
 // +kubebuilder:validation:MinProperties=1
 type JWKSPolicy struct {
-	// refreshInterval is how often the keys are fetched, from 10s to 24h. A
-	// fresh token with an unknown key ID has them fetched at once. Defaults to
-	// 1m.
+	// refreshInterval is how often the operator fetches the keys, from 10s to
+	// 24h. It also fetches them at once when a fresh token has an unknown key
+	// ID. Defaults to 1m.
 	//
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')",message="must be a duration from 10s to 24h, such as 5m or 1h30m"
@@ -188,10 +188,10 @@ type JWKSPolicy struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) <= duration('720h')",message="must be a duration of at most 720h, such as 30m or 24h"
 	Retention Duration `json:"retention,omitempty"`
 
-	// revokedKeyIDs are keys that must not be trusted any more, whatever the
-	// server publishes. They leave every verification bundle, and the tokens
-	// that they signed are replaced at once. At most 64, each of at most 128
-	// printable ASCII characters: keys with other IDs are not taken over.
+	// revokedKeyIDs are keys that must no longer be trusted, whatever the server
+	// publishes. They leave every verification bundle, and the tokens that they
+	// signed are replaced at once. At most 64, each of at most 128 printable
+	// ASCII characters. The operator does not accept keys with other IDs.
 	//
 	// +optional
 	// +listType=set
@@ -203,13 +203,13 @@ type JWKSPolicy struct {
 	RevokedKeyIDs []string `json:"revokedKeyIDs,omitempty"`
 }
 
-// AuthorizationServerStatus is what the operator knows of an authorization
-// server. Endpoints and keys are the last known good ones.
+// AuthorizationServerStatus is the observed state of an authorization server.
+// Endpoints and keys are the last known good ones.
 //
 // +kubebuilder:validation:MinProperties=1
 type AuthorizationServerStatus struct {
-	// conditions are Ready, Discovered, KeysFresh unless tokens are opaque, and,
-	// with spec.provisioning, ProvisioningReady.
+	// conditions are Ready, Discovered, KeysFresh unless tokens are opaque, and
+	// ProvisioningReady if spec.provisioning is set.
 	//
 	// +optional
 	// +listType=map
@@ -218,14 +218,14 @@ type AuthorizationServerStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
 	// observedGeneration is the generation of the spec that the conditions
-	// speak of.
+	// describe.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// endpoints are the endpoints in use: those of the spec, else those that
-	// discovery found last.
+	// endpoints are the endpoints in use: those of the spec, or else the last
+	// discovered ones.
 	//
 	// +optional
 	Endpoints AuthorizationServerEndpoints `json:"endpoints,omitzero"`
@@ -237,9 +237,9 @@ type AuthorizationServerStatus struct {
 	// +kubebuilder:validation:MaxItems=64
 	Keys []SigningKey `json:"keys,omitempty"`
 
-	// keysLeftOut lists the keys that the server publishes for signatures and that
-	// cannot be used, the first 32. Tokens that they sign are refused. What is too
-	// much is not listed; the condition KeysFresh counts it.
+	// keysLeftOut lists the first 32 published signing keys that cannot be used.
+	// Tokens that they sign are refused. Keys beyond the limit are not listed;
+	// the condition KeysFresh counts them.
 	//
 	// +optional
 	// +listType=atomic
@@ -256,10 +256,10 @@ type AuthorizationServerStatus struct {
 }
 
 // SigningKey is a public key that an authorization server signs tokens with, or
-// lately did.
+// recently did.
 type SigningKey struct {
 	// keyID is the key's identifier (kid, RFC 7517 section 4.5), empty if the
-	// server gives it none.
+	// server gives none.
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=1
@@ -286,8 +286,8 @@ type SigningKey struct {
 	// +required
 	FirstSeenAt *metav1.Time `json:"firstSeenAt,omitempty"`
 
-	// retiredAt is when the server was first seen without the key. Unset while
-	// the server publishes it.
+	// retiredAt is when the operator first saw the server without the key. Unset
+	// while the server publishes it.
 	//
 	// +optional
 	RetiredAt *metav1.Time `json:"retiredAt,omitempty"`
@@ -304,7 +304,8 @@ type KeyLeftOut struct {
 	// +kubebuilder:validation:Pattern=`^[ -~]+$`
 	KeyID string `json:"keyID,omitempty"`
 
-	// reason says why, such as "is an RSA key of less than 2048 bits".
+	// reason says why it cannot be used, such as "is an RSA key of less than
+	// 2048 bits".
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1
@@ -313,7 +314,7 @@ type KeyLeftOut struct {
 }
 
 // AuthorizationServer is an OAuth 2.0 authorization server that APIResources
-// and M2MClients of the same namespace can name.
+// and M2MClients of the same namespace can use.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status

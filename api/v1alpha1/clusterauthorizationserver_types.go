@@ -7,7 +7,7 @@ import (
 )
 
 // ClusterAuthorizationServerSpec is an AuthorizationServerSpec with the
-// namespaces that may use it.
+// namespaces that may use the server.
 type ClusterAuthorizationServerSpec struct {
 	AuthorizationServerSpec `json:",inline"`
 
@@ -18,9 +18,9 @@ type ClusterAuthorizationServerSpec struct {
 	AllowedNamespaces NamespaceSelection `json:"allowedNamespaces,omitzero"`
 
 	// identifierClaims says which namespaces may declare which APIs at this
-	// server. Unset, every allowed namespace may declare any identifier that is
-	// not taken; set, an APIResource needs a claim that allows it, also with an
-	// AuthorizationServer of the same issuer.
+	// server. If unset, every allowed namespace may declare any identifier that
+	// is not taken. If set, an APIResource needs a claim that allows it, even if
+	// it names an AuthorizationServer of the same issuer.
 	//
 	// +optional
 	// +listType=atomic
@@ -29,16 +29,16 @@ type ClusterAuthorizationServerSpec struct {
 	IdentifierClaims []IdentifierClaim `json:"identifierClaims,omitempty"`
 }
 
-// IdentifierClaim lets namespaces declare APIs whose identifier has one of
-// some prefixes.
+// IdentifierClaim lets namespaces declare APIs whose identifier has one of the
+// prefixes.
 type IdentifierClaim struct {
 	// namespaces are the namespaces that may declare the APIs.
 	//
 	// +required
 	Namespaces NamespaceSelection `json:"namespaces,omitzero"`
 
-	// prefixes are what an identifier may start with, at most 32. End a prefix
-	// with a slash where it should not match longer host names.
+	// prefixes are the allowed beginnings of an identifier, at most 32. End a
+	// prefix with a slash so that it does not match longer host names.
 	//
 	// +required
 	// +listType=set
@@ -50,8 +50,8 @@ type IdentifierClaim struct {
 }
 
 // ClusterAuthorizationServer is an OAuth 2.0 authorization server that
-// APIResources and M2MClients of chosen namespaces can name. The Secrets and
-// ConfigMaps it names are read from the operator's namespace.
+// APIResources and M2MClients of chosen namespaces can use. Its Secrets and
+// ConfigMaps are read from the operator's namespace.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status

@@ -8,7 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Duration is a length of time as hours, minutes, seconds and milliseconds,
+// Duration is a length of time in hours, minutes, seconds and milliseconds,
 // such as "90s", "5m" or "1h30m". Each field has a rule for its form and range.
 //
 // +kubebuilder:validation:Type=string
@@ -16,8 +16,8 @@ import (
 // +kubebuilder:validation:MaxLength=32
 type Duration string
 
-// Or returns the duration, or def where it is unset or cannot be parsed (the
-// schema admits nothing that cannot).
+// Or returns the duration, or def if it is unset or cannot be parsed. The
+// schema admits no value that cannot be parsed.
 func (d Duration) Or(def time.Duration) time.Duration {
 	if v, err := time.ParseDuration(string(d)); err == nil {
 		return v
@@ -25,8 +25,8 @@ func (d Duration) Or(def time.Duration) time.Duration {
 	return def
 }
 
-// FileName is a key of a Secret or ConfigMap, and the name of the file it
-// becomes when mounted.
+// FileName is a key of a Secret or ConfigMap, and the name of the file when it
+// is mounted.
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=253
@@ -34,7 +34,7 @@ func (d Duration) Or(def time.Duration) time.Duration {
 type FileName string
 
 // EndpointURL is an absolute http or https URL without user information and
-// fragment. The operator refuses http unless it was started with
+// fragment. The operator refuses http unless it runs with
 // --allow-insecure-http.
 //
 // +kubebuilder:validation:MinLength=1
@@ -49,7 +49,7 @@ type EndpointURL string
 // +kubebuilder:validation:XValidation:rule="self.matches('^[ -~]+$')",message="must be printable ASCII (RFC 6749)"
 type ClientID string
 
-// TokenFailure is how attempts at the server go wrong.
+// TokenFailure describes failed attempts at the server.
 type TokenFailure struct {
 	// reason is the reason in one word, as in the conditions.
 	//
@@ -76,8 +76,8 @@ type TokenFailure struct {
 	// +required
 	NextAttemptAt *metav1.Time `json:"nextAttemptAt,omitempty"`
 
-	// inputs identifies what the attempts were made with: with other inputs a
-	// new one is made at once.
+	// inputs identifies the inputs of the attempts. When the inputs change, the
+	// operator tries again at once.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1

@@ -2,7 +2,7 @@
 
 package v1alpha1
 
-// ClientCredentials are a client's credentials: exactly one kind of them.
+// ClientCredentials are a client's credentials. Exactly one kind is set.
 //
 // +kubebuilder:validation:ExactlyOneOf=clientSecret;privateKeyJWT;serviceAccount
 type ClientCredentials struct {
@@ -18,14 +18,14 @@ type ClientCredentials struct {
 	PrivateKeyJWT PrivateKeyJWTCredentials `json:"privateKeyJWT,omitzero"`
 
 	// serviceAccount authenticates with a token of a Kubernetes ServiceAccount
-	// as assertion (RFC 7523 section 2.2): there is no stored secret. The
+	// as assertion (RFC 7523 section 2.2). No secret is stored. The
 	// authorization server must trust the cluster's issuer.
 	//
 	// +optional
 	ServiceAccount ServiceAccountCredentials `json:"serviceAccount,omitzero"`
 }
 
-// ClientSecretMethod is how a client secret is sent.
+// ClientSecretMethod says how a client secret is sent.
 //
 // +kubebuilder:validation:Enum=Basic;Post
 type ClientSecretMethod string
@@ -43,20 +43,20 @@ const (
 //
 // +kubebuilder:validation:AtMostOneOf=clientID;clientIDKey
 type ClientSecretCredentials struct {
-	// clientID is the client identifier. Unset, it is read from the Secret.
+	// clientID is the client identifier. If unset, it is read from the Secret.
 	//
 	// +optional
 	ClientID ClientID `json:"clientID,omitempty"`
 
 	// clientIDKey is the key of the Secret with the client identifier, such as
-	// CLIENT_ID. It is not set together with clientID. Defaults to client-id.
+	// CLIENT_ID. It cannot be set together with clientID. Defaults to client-id.
 	//
 	// +optional
 	ClientIDKey FileName `json:"clientIDKey,omitempty"`
 
 	// secretRef names the Secret with the client secret, in the client's
-	// namespace. Its key defaults to client-secret; a Secret that others make
-	// may have another, such as CLIENT_SECRET.
+	// namespace. Its key defaults to client-secret. Secrets of other tools may
+	// use another key, such as CLIENT_SECRET.
 	//
 	// +required
 	SecretRef SecretKeyReference `json:"secretRef,omitzero"`
@@ -69,12 +69,12 @@ type ClientSecretCredentials struct {
 	Method ClientSecretMethod `json:"method,omitempty"`
 }
 
-// AssertionAlgorithm is an algorithm that client assertions are signed with.
+// AssertionAlgorithm is an algorithm that signs client assertions.
 //
 // +kubebuilder:validation:Enum=RS256;PS256;ES256;ES384;EdDSA
 type AssertionAlgorithm string
 
-// AssertionAudience is what the aud claim of a client assertion names.
+// AssertionAudience says what the aud claim of a client assertion names.
 //
 // +kubebuilder:validation:Enum=Issuer;TokenEndpoint
 type AssertionAudience string
@@ -82,7 +82,7 @@ type AssertionAudience string
 // The audiences of a client assertion.
 const (
 	// AssertionAudienceIssuer names the issuer identifier, as the revision of
-	// RFC 7523 demands.
+	// RFC 7523 requires.
 	AssertionAudienceIssuer AssertionAudience = "Issuer"
 	// AssertionAudienceTokenEndpoint names the token endpoint, the older form.
 	AssertionAudienceTokenEndpoint AssertionAudience = "TokenEndpoint"
@@ -92,13 +92,13 @@ const (
 //
 // +kubebuilder:validation:AtMostOneOf=clientID;clientIDKey
 type PrivateKeyJWTCredentials struct {
-	// clientID is the client identifier. Unset, it is read from the Secret.
+	// clientID is the client identifier. If unset, it is read from the Secret.
 	//
 	// +optional
 	ClientID ClientID `json:"clientID,omitempty"`
 
 	// clientIDKey is the key of the Secret with the client identifier, such as
-	// CLIENT_ID. It is not set together with clientID. Defaults to client-id.
+	// CLIENT_ID. It cannot be set together with clientID. Defaults to client-id.
 	//
 	// +optional
 	ClientIDKey FileName `json:"clientIDKey,omitempty"`
@@ -110,46 +110,47 @@ type PrivateKeyJWTCredentials struct {
 	// +required
 	SecretRef SecretKeyReference `json:"secretRef,omitzero"`
 
-	// algorithm is what assertions are signed with. Unset, the JWK's alg, or
-	// else what fits the key: RS256, ES256, ES384 or EdDSA.
+	// algorithm is the algorithm that signs assertions. If unset, it is the
+	// JWK's alg, or else the usual one for the key: RS256, ES256, ES384 or
+	// EdDSA.
 	//
 	// +optional
 	Algorithm AssertionAlgorithm `json:"algorithm,omitempty"`
 
-	// keyID is the kid header of the assertion. Unset, the JWK's kid, or none.
+	// keyID is the kid header of the assertion. If unset, it is the JWK's kid,
+	// or there is none.
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	KeyID string `json:"keyID,omitempty"`
 
-	// audience is what the assertion's aud claim names: Issuer, or
-	// TokenEndpoint for servers that know only the older form. Defaults to
-	// Issuer.
+	// audience is the assertion's aud claim: Issuer, or TokenEndpoint for
+	// servers that accept only the older form. Defaults to Issuer.
 	//
 	// +optional
 	// +default="Issuer"
 	Audience AssertionAudience `json:"audience,omitempty"`
 }
 
-// ServiceAccountCredentials are a Kubernetes ServiceAccount of the client's
+// ServiceAccountCredentials name a Kubernetes ServiceAccount of the client's
 // namespace. The operator may request its tokens only if a Role there allows
-// it: verb create on serviceaccounts/token with the ServiceAccount's name.
+// the verb create on serviceaccounts/token with the ServiceAccount's name.
 type ServiceAccountCredentials struct {
 	// name is the name of the ServiceAccount.
 	//
 	// +required
 	Name ObjectName `json:"name,omitempty"`
 
-	// clientID is sent as client_id. Unset, none is sent and the server knows
-	// the client by the assertion's subject.
+	// clientID is sent as client_id. If unset, no client_id is sent, and the
+	// server identifies the client by the assertion's subject.
 	//
 	// +optional
 	ClientID ClientID `json:"clientID,omitempty"`
 
 	// audience is the aud claim of the ServiceAccount's token. Defaults to the
-	// issuer. It must not be an audience of the Kubernetes API server: the token
-	// would be good for the cluster itself.
+	// issuer. It must not be an audience of the Kubernetes API server, because
+	// the token would then give access to the cluster itself.
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=1

@@ -16,17 +16,17 @@ import (
 // +kubebuilder:validation:XValidation:rule="!has(self.credentials) || !has(self.credentialRotation)",message="credentialRotation is for clients that the operator registers; these credentials are rotated by whoever made them",fieldPath=".credentialRotation"
 // +kubebuilder:validation:XValidation:rule=`!has(self.secret) || !has(self.secret.template) || self.access.all(a, !((has(a.key) ? a.key : (has(a.apiResourceRef) ? a.apiResourceRef.name : "")) in self.secret.template))`,message="secret.template has a key that is already the key of an access",fieldPath=".secret.template"
 type M2MClientSpec struct {
-	// authorizationServerRef names the server that the tokens come from. The
-	// client's credentials are sent to this server only. It is required with
-	// credentials. Without them it is the server of the client's APIs, and need
-	// not be named.
+	// authorizationServerRef names the server that issues the tokens. The
+	// operator sends the client's credentials to this server only. It is
+	// required with credentials. Without them it may be left out: the server is
+	// then that of the client's APIs.
 	//
 	// +optional
 	AuthorizationServerRef AuthorizationServerReference `json:"authorizationServerRef,omitzero"`
 
-	// access lists the APIs that the client calls. Each gets a token of its
-	// own, under a key of its own in the Secret. At least 1, at most 16, with at
-	// most 256 scopes together.
+	// access lists the APIs that the client calls. Each has its own token under
+	// its own key in the Secret. At least 1, at most 16, with at most 256 scopes
+	// together.
 	//
 	// +required
 	// +listType=atomic
@@ -36,14 +36,14 @@ type M2MClientSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.map(a, has(a.scopes) ? size(a.scopes) : 0).sum() <= 256",message="the accesses together must have at most 256 scopes"
 	Access []Access `json:"access,omitempty"`
 
-	// credentials are what the client proves itself with at the authorization
-	// server. Unset, the operator registers the client at its APIs' server,
+	// credentials are what the client authenticates with at the authorization
+	// server. If unset, the operator registers the client at its APIs' server,
 	// which must have spec.provisioning, and keeps the secret to itself.
 	//
 	// +optional
 	Credentials ClientCredentials `json:"credentials,omitzero"`
 
-	// secret says what the Secret with the tokens looks like.
+	// secret describes the Secret with the tokens.
 	//
 	// +optional
 	Secret TokenSecret `json:"secret,omitzero"`
@@ -53,16 +53,16 @@ type M2MClientSpec struct {
 	// +optional
 	Refresh RefreshPolicy `json:"refresh,omitzero"`
 
-	// credentialRotation says when the secret of a client that the operator
-	// registered is replaced. Unset, when the server lets it expire, or on
-	// request by the annotation m2m-operator.io/rotate-credential.
+	// credentialRotation says when the operator replaces the secret of a client
+	// that it registered. If unset, it does so when the server lets the secret
+	// expire, or on request by the annotation m2m-operator.io/rotate-credential.
 	//
 	// +optional
 	CredentialRotation CredentialRotation `json:"credentialRotation,omitzero"`
 
-	// deletionPolicy is what becomes of a client that the operator registered
-	// when the M2MClient is deleted: Delete deletes it at the server, Retain
-	// leaves it there without a secret. Defaults to Delete.
+	// deletionPolicy says what happens at the server to a client that the
+	// operator registered when the M2MClient is deleted. Delete deletes it.
+	// Retain leaves it there without a secret. Defaults to Delete.
 	//
 	// +optional
 	// +default="Delete"
@@ -76,20 +76,20 @@ type M2MClientSpec struct {
 // +kubebuilder:validation:XValidation:rule="has(self.resource) || !has(self.verification)",message="verification goes with resource: an APIResource says itself how its tokens are checked",fieldPath=".verification"
 type Access struct {
 	// apiResourceRef names the APIResource that describes the API. It must
-	// belong to the same issuer as the client's authorization server, and in
-	// another namespace it must grant the client what it asks for.
+	// belong to the same issuer as the client's authorization server. If it is
+	// in another namespace, it must grant the client the scopes.
 	//
 	// +optional
 	APIResourceRef APIResourceReference `json:"apiResourceRef,omitzero"`
 
-	// resource names an API that no APIResource describes: its identifier at
+	// resource names an API that no APIResource describes, by its identifier at
 	// the authorization server.
 	//
 	// +optional
 	Resource ResourceIdentifier `json:"resource,omitempty"`
 
-	// scopes are the scopes that the token must carry, at most 64. Unset, the
-	// token is asked for without scopes.
+	// scopes are the scopes that the token must carry, at most 64. If unset, the
+	// token is requested without scopes.
 	//
 	// +optional
 	// +listType=set
@@ -97,11 +97,11 @@ type Access struct {
 	// +kubebuilder:validation:MaxItems=64
 	Scopes []ScopeName `json:"scopes,omitempty"`
 
-	// parameters are more parameters of the token request, which some servers
-	// require: organization_id at Logto, organization at Auth0, audience beside
-	// resource. The server decides what they do; the token is verified as any
-	// other. Secrets do not belong here. At most 8. Unset, only those are sent
-	// that the operator sets itself.
+	// parameters are additional parameters of the token request, which some
+	// servers require: organization_id at Logto, organization at Auth0, audience
+	// beside resource. The server decides what they do. The token is verified
+	// like any other. Do not put secrets here. At most 8. If unset, the operator
+	// sends only the parameters that it sets itself.
 	//
 	// +optional
 	// +listType=map
@@ -118,7 +118,7 @@ type Access struct {
 	Key AccessKey `json:"key,omitempty"`
 
 	// verification says what the tokens of a resource look like, for the check
-	// before they are published. Unset, they have the resource in aud and the
+	// before they are published. If unset, they have the resource in aud and the
 	// scopes in scope or scp.
 	//
 	// +optional
@@ -131,9 +131,9 @@ type Access struct {
 // +kubebuilder:validation:MinProperties=1
 // +kubebuilder:validation:XValidation:rule="has(self.claim) == (has(self.carriedIn) && self.carriedIn == 'OtherClaim')",message="claim is required with carriedIn: OtherClaim, as in an APIResource, and goes with nothing else"
 type ResourceVerification struct {
-	// carriedIn is where tokens carry the scopes: ScopeClaim, OtherClaim or
-	// Nowhere, as in an APIResource. Unset, ScopeClaim, save for a scope that
-	// ends in /.default.
+	// carriedIn says where tokens carry the scopes: ScopeClaim, OtherClaim or
+	// Nowhere, as in an APIResource. If unset, ScopeClaim, or Nowhere for a
+	// scope that ends in /.default.
 	//
 	// +optional
 	CarriedIn ScopeCarrier `json:"carriedIn,omitempty"`
@@ -143,15 +143,15 @@ type ResourceVerification struct {
 	// +optional
 	Claim ClaimName `json:"claim,omitempty"`
 
-	// audience says how tokens name the API where the server puts no aud into
-	// them. Unset, aud must be, or contain, the resource.
+	// audience says how tokens name the API if the server puts no aud into them.
+	// If unset, aud must be, or contain, the resource.
 	//
 	// +optional
 	Audience TokenAudience `json:"audience,omitzero"`
 }
 
-// ParameterName is the name of a parameter of a token request. RFC 6749 allows
-// dots, too, which some servers read as underscores.
+// ParameterName is the name of a parameter of a token request. RFC 6749 also
+// allows dots, but some servers read them as underscores.
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=64
@@ -162,8 +162,8 @@ type ParameterName string
 // RequestParameter is a parameter of a token request.
 type RequestParameter struct {
 	// name is the name of the parameter: at most 64 letters, digits, '-' and
-	// '_'. What the operator sets itself cannot be named: grant_type, scope,
-	// resource, what begins with client_ in OAuth 2.0, and audience where the
+	// '_'. It cannot be a parameter that the operator sets itself: grant_type,
+	// scope, resource, the client_ parameters of OAuth 2.0, and audience if the
 	// server's spec.audienceParameter is Audience.
 	//
 	// +required
@@ -184,12 +184,13 @@ type RequestParameter struct {
 // +kubebuilder:validation:XValidation:rule="self.matches('^[-._a-zA-Z0-9]+$') && !self.startsWith('..') && self != '.'",message="must be a plain file name: letters, digits, '-', '_' and '.', not '.' and not starting with '..'"
 type AccessKey string
 
-// TokenSecret says what the Secret with the tokens looks like.
+// TokenSecret describes the Secret with the tokens.
 //
 // +kubebuilder:validation:MinProperties=1
 type TokenSecret struct {
-	// name is the name of the Secret. It must not exist yet, or be this
-	// client's. Defaults to the client's name with "-token".
+	// name is the name of the Secret. A Secret of that name must not exist yet,
+	// or must belong to this client. Defaults to the client's name followed by
+	// "-token".
 	//
 	// +optional
 	Name ObjectName `json:"name,omitempty"`
@@ -214,9 +215,9 @@ type TokenSecret struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 
 	// template adds keys to the Secret, each rendered from a Go template. The
-	// function token gives the token of a key: 'Bearer {{ token "payment-api"
-	// }}'. Others are base64, json and quote. A key whose token is not there
-	// is left out. At most 16 keys of 4096 characters.
+	// function token returns the token of a key: 'Bearer {{ token "payment-api"
+	// }}'. Other functions are base64, json and quote. A key is left out while
+	// its token does not exist. At most 16 keys of 4096 characters.
 	//
 	// +optional
 	// +kubebuilder:validation:MinProperties=1
@@ -226,14 +227,14 @@ type TokenSecret struct {
 	Template map[string]string `json:"template,omitempty"`
 }
 
-// RefreshPolicy says when a token is replaced by a fresh one.
+// RefreshPolicy says when a token is replaced.
 //
 // +kubebuilder:validation:ExactlyOneOf=atPercent;before
 type RefreshPolicy struct {
 	// atPercent is the share of a token's lifetime after which it is replaced,
-	// from 10 to 90. A jitter of up to 10 % of the lifetime makes it earlier,
-	// and at least 2 minutes (or half of the lifetime, if that is less) are
-	// left to it. Defaults to 67.
+	// from 10 to 90. A jitter makes this earlier by up to 10 % of the lifetime.
+	// At least 2 minutes remain, or half of the lifetime if that is less.
+	// Defaults to 67.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=10
@@ -241,15 +242,15 @@ type RefreshPolicy struct {
 	AtPercent int32 `json:"atPercent,omitempty"`
 
 	// before is how long before its expiry a token is replaced, from 5s to 24h,
-	// instead of atPercent. Half of the lifetime is the most that counts.
+	// instead of atPercent. At most half of the lifetime counts.
 	//
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('5s') && duration(self) <= duration('24h')",message="must be a duration from 5s to 24h, such as 5m or 1h30m"
 	Before Duration `json:"before,omitempty"`
 }
 
-// M2MClientStatus is what the operator knows of a client and its tokens. It
-// never holds a token or a secret.
+// M2MClientStatus is the observed state of a client and its tokens. It never
+// contains a token or a secret.
 //
 // +kubebuilder:validation:MinProperties=1
 type M2MClientStatus struct {
@@ -263,7 +264,7 @@ type M2MClientStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
 	// observedGeneration is the generation of the spec that the conditions
-	// speak of.
+	// describe.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=1
@@ -292,13 +293,14 @@ type M2MClientStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	Tokens []TokenStatus `json:"tokens,omitempty"`
 
-	// provisioning is what is known of the client at a provisioned server.
+	// provisioning is what the operator knows about the client at a provisioned
+	// server.
 	//
 	// +optional
 	Provisioning M2MClientProvisioning `json:"provisioning,omitzero"`
 }
 
-// TokenStatus is what the operator knows of one token.
+// TokenStatus is the observed state of one token.
 type TokenStatus struct {
 	// key is the token's key in the Secret.
 	//
@@ -312,7 +314,7 @@ type TokenStatus struct {
 	// +kubebuilder:validation:MaxItems=64
 	Scopes []ScopeName `json:"scopes,omitempty"`
 
-	// issuedAt is when the token was asked for.
+	// issuedAt is when the token was requested.
 	//
 	// +optional
 	IssuedAt *metav1.Time `json:"issuedAt,omitempty"`
@@ -335,8 +337,9 @@ type TokenStatus struct {
 	// +kubebuilder:validation:Pattern=`^[ -~]+$`
 	KeyID string `json:"keyID,omitempty"`
 
-	// keyThumbprint is the SHA-256 thumbprint (RFC 7638) of the key that signed the
-	// token, in base64url: servers give one ID to several keys.
+	// keyThumbprint is the SHA-256 thumbprint (RFC 7638) of the key that signed
+	// the token, in base64url, because servers may give several keys the same
+	// ID.
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=43
@@ -351,10 +354,11 @@ type TokenStatus struct {
 	// +kubebuilder:validation:MaxLength=16
 	Algorithm string `json:"algorithm,omitempty"`
 
-	// terms is a short name of what the API demands of tokens, written once it is
-	// known that the token meets it, or that a new one would not either. The API's
-	// pods are given other demands after that, or after 2½ minutes. Unset for a
-	// token that cannot be verified, and for a plain resource.
+	// terms is a short name of the requirements that the API has for tokens. It
+	// is written once the operator knows that the token meets them, or that a
+	// new token would not meet them either. Only after that, or after 2½
+	// minutes, do the API's pods get other requirements. Unset for a token that
+	// cannot be verified, and for a plain resource.
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=1
@@ -362,21 +366,21 @@ type TokenStatus struct {
 	Terms string `json:"terms,omitempty"`
 
 	// pending is a newer token that waits until the API's pods have what they
-	// verify it with. Unset when none waits.
+	// verify it with. Unset if none waits.
 	//
 	// +optional
 	Pending PendingToken `json:"pending,omitzero"`
 
-	// failure is how the attempts to replace the token go wrong. Unset when the
+	// failure describes the failed attempts to replace the token. Unset if the
 	// last attempt succeeded.
 	//
 	// +optional
 	Failure TokenFailure `json:"failure,omitzero"`
 }
 
-// PendingToken is a token that was issued and is held back.
+// PendingToken is a token that was issued but is held back.
 type PendingToken struct {
-	// keyID is the ID of the key that signed it.
+	// keyID is the ID of the key that signed the token.
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=1
@@ -384,21 +388,21 @@ type PendingToken struct {
 	// +kubebuilder:validation:Pattern=`^[ -~]+$`
 	KeyID string `json:"keyID,omitempty"`
 
-	// since is when it was issued.
+	// since is when the token was issued.
 	//
 	// +required
 	Since *metav1.Time `json:"since,omitempty"`
 
-	// publishAt is when it is published at the latest, so that its predecessor
-	// does not expire for it.
+	// publishAt is when the token is published at the latest, so that its
+	// predecessor does not expire meanwhile.
 	//
 	// +required
 	PublishAt *metav1.Time `json:"publishAt,omitempty"`
 }
 
-// M2MClient is a service that calls APIs. The operator keeps a fresh access
-// token for each API in a Secret that its pods mount. It belongs to the calling
-// team.
+// M2MClient is a service that calls APIs. The operator maintains a fresh access
+// token for each API in a Secret that the service's pods mount. It belongs to
+// the calling team.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status

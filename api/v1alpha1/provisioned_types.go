@@ -6,8 +6,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// ProvisioningOrigin is how something at the server came under the operator's
-// care.
+// ProvisioningOrigin says how something at the server came under the operator's
+// management.
 //
 // +kubebuilder:validation:Enum=Created;Adopted;Observed
 type ProvisioningOrigin string
@@ -19,7 +19,7 @@ const (
 	OriginObserved ProvisioningOrigin = "Observed"
 )
 
-// ProvisioningDriver is how an authorization server is provisioned.
+// ProvisioningDriver says how an authorization server is provisioned.
 //
 // +kubebuilder:validation:Enum=Logto;DynamicRegistration
 type ProvisioningDriver string
@@ -32,7 +32,7 @@ const (
 	DriverDynamicRegistration ProvisioningDriver = "DynamicRegistration"
 )
 
-// ProvisioningServer is the authorization server where something was
+// ProvisioningServer is the authorization server at which something was
 // provisioned.
 type ProvisioningServer struct {
 	// kind is the kind of the authorization server.
@@ -57,33 +57,33 @@ type ProvisioningServer struct {
 	// +kubebuilder:validation:MaxLength=2048
 	Issuer string `json:"issuer,omitempty"`
 
-	// driver is what it was provisioned by: Logto or DynamicRegistration.
+	// driver is the driver that provisioned it: Logto or DynamicRegistration.
 	//
 	// +required
 	Driver ProvisioningDriver `json:"driver,omitempty"`
 }
 
-// ProvisioningRecord is what the operator keeps of an object at its server,
-// whatever the object's kind.
+// ProvisioningRecord is what the operator records about an object at its
+// server, whatever the object's kind.
 type ProvisioningRecord struct {
 	// server is where the object was provisioned.
 	//
 	// +required
 	Server ProvisioningServer `json:"server,omitzero"`
 
-	// origin is Created, Adopted or, for an API only, Observed. What was adopted
-	// is never deleted.
+	// origin is Created, Adopted or, for APIs only, Observed. Adopted objects
+	// are never deleted.
 	//
 	// +optional
 	Origin ProvisioningOrigin `json:"origin,omitempty"`
 
-	// syncedAt is when the server was last found or made as declared.
+	// syncedAt is when the operator last found or made the server as declared.
 	//
 	// +optional
 	SyncedAt *metav1.Time `json:"syncedAt,omitempty"`
 
-	// observedGeneration is the generation of the spec that the server was last
-	// found or made to agree with.
+	// observedGeneration is the generation of the spec that the server last
+	// agreed with.
 	//
 	// +optional
 	// +kubebuilder:validation:Minimum=1
@@ -96,37 +96,38 @@ type ProvisioningRecord struct {
 	// +kubebuilder:validation:MaxLength=64
 	Inputs string `json:"inputs,omitempty"`
 
-	// failure is how the attempts go wrong. Unset when the last one succeeded.
+	// failure describes the failed attempts. Unset if the last one succeeded.
 	//
 	// +optional
 	Failure TokenFailure `json:"failure,omitzero"`
 }
 
-// APIResourceProvisioning is what the operator knows of an API at its server.
+// APIResourceProvisioning is what the operator knows about an API at its
+// server.
 type APIResourceProvisioning struct {
 	ProvisioningRecord `json:",inline"`
 
 	// resourceID is the server's identifier of the API. Unset before it is
-	// known, and where the server keeps none.
+	// known, and if the server keeps none.
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	ResourceID string `json:"resourceID,omitempty"`
 
-	// scopes are the scopes that the server has.
+	// scopes are the API's scopes at the server.
 	//
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	Scopes []ScopeName `json:"scopes,omitempty"`
 
-	// accessTokenLifetime is the lifetime that was set at the server.
+	// accessTokenLifetime is the lifetime that the operator set at the server.
 	//
 	// +optional
 	AccessTokenLifetime Duration `json:"accessTokenLifetime,omitempty"`
 
-	// drift says what differs at the server while managementPolicy is Observe.
+	// drift lists what differs at the server while managementPolicy is Observe.
 	//
 	// +optional
 	// +listType=atomic
@@ -136,8 +137,8 @@ type APIResourceProvisioning struct {
 	Drift []string `json:"drift,omitempty"`
 }
 
-// M2MClientProvisioning is what the operator knows of a client at its server.
-// The secret itself lies in the operator's namespace.
+// M2MClientProvisioning is what the operator knows about a client at its
+// server. The secret itself is in the operator's namespace.
 type M2MClientProvisioning struct {
 	ProvisioningRecord `json:",inline"`
 
@@ -146,15 +147,15 @@ type M2MClientProvisioning struct {
 	// +optional
 	ClientID ClientID `json:"clientID,omitempty"`
 
-	// grantID is the server's identifier of what carries the client's access,
-	// such as a role. Unset where there is no such thing.
+	// grantID is the server's identifier of the object that carries the client's
+	// access, such as a role. Unset if there is no such object.
 	//
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	GrantID string `json:"grantID,omitempty"`
 
-	// creating says that something may have been created at the server whose
+	// creating is true while something may have been created at the server whose
 	// identifier is not known yet.
 	//
 	// +optional
@@ -173,8 +174,8 @@ type M2MClientProvisioning struct {
 	// +optional
 	Credential ProvisionedCredential `json:"credential,omitzero"`
 
-	// leftBehind says what may exist at the server that the operator cannot
-	// find any more.
+	// leftBehind lists what may exist at the server that the operator can no
+	// longer find.
 	//
 	// +optional
 	// +listType=atomic
@@ -184,7 +185,8 @@ type M2MClientProvisioning struct {
 	LeftBehind []string `json:"leftBehind,omitempty"`
 }
 
-// ProvisionedAccess is an API that a client may ask tokens for at its server.
+// ProvisionedAccess is an API for which a client may request tokens at its
+// server.
 type ProvisionedAccess struct {
 	// resource is the API's identifier.
 	//
@@ -206,7 +208,7 @@ type ProvisionedAccess struct {
 	Scopes []ScopeName `json:"scopes,omitempty"`
 }
 
-// ProvisionedCredential is a client secret, without the secret.
+// ProvisionedCredential describes a client secret, without the secret itself.
 type ProvisionedCredential struct {
 	// name is its name at the server.
 	//
@@ -220,12 +222,12 @@ type ProvisionedCredential struct {
 	// +optional
 	IssuedAt *metav1.Time `json:"issuedAt,omitempty"`
 
-	// expiresAt is when the server stops taking it. Unset for never.
+	// expiresAt is when the server stops accepting the secret. If unset, never.
 	//
 	// +optional
 	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
 
-	// rotateAt is when it is replaced. Unset for never.
+	// rotateAt is when the operator replaces the secret. If unset, never.
 	//
 	// +optional
 	RotateAt *metav1.Time `json:"rotateAt,omitempty"`
@@ -250,7 +252,7 @@ type LeftBehind struct {
 	// +required
 	Name ObjectName `json:"name,omitempty"`
 
-	// what says what is there, with the server's identifiers.
+	// what describes what is left, with the server's identifiers.
 	//
 	// +required
 	// +kubebuilder:validation:MinLength=1

@@ -2,8 +2,8 @@
 
 package v1alpha1
 
-// Provisioning says how the operator creates and keeps APIs and clients at an
-// authorization server: by exactly one driver.
+// Provisioning says how the operator creates and maintains APIs and clients at
+// an authorization server. Exactly one driver is set.
 //
 // +kubebuilder:validation:ExactlyOneOf=logto;dynamicRegistration
 type Provisioning struct {
@@ -13,21 +13,21 @@ type Provisioning struct {
 	Logto LogtoProvisioning `json:"logto,omitzero"`
 
 	// dynamicRegistration provisions clients by OAuth 2.0 Dynamic Client
-	// Registration (RFC 7591, RFC 7592). The server keeps no record of APIs
-	// then: what their scopes mean is its own configuration.
+	// Registration (RFC 7591, RFC 7592). The server then keeps no record of
+	// APIs: its own configuration says what their scopes mean.
 	//
 	// +optional
 	DynamicRegistration DynamicRegistrationProvisioning `json:"dynamicRegistration,omitzero"`
 
-	// resyncInterval is how often what is at the server is compared with what
-	// Git declares, and put right, from 10s to 24h. Defaults to 10m.
+	// resyncInterval is how often the operator compares the server with the
+	// declaration and corrects the server, from 10s to 24h. Defaults to 10m.
 	//
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')",message="must be a duration from 10s to 24h, such as 5m or 1h30m"
 	ResyncInterval Duration `json:"resyncInterval,omitempty"`
 
-	// adoption lists what already exists at the server and may be taken over,
-	// and by whom. What is not listed is refused.
+	// adoption lists existing objects at the server that may be taken over, and
+	// by whom. The operator refuses to take over anything else.
 	//
 	// +optional
 	Adoption Adoption `json:"adoption,omitzero"`
@@ -36,24 +36,24 @@ type Provisioning struct {
 // LogtoProvisioning is the Management API of a Logto server or tenant.
 type LogtoProvisioning struct {
 	// endpoint is the server's base URL: https://auth.example.com, or
-	// https://<tenant>.logto.app for Logto Cloud, whatever custom domain the
-	// issuer has.
+	// https://<tenant>.logto.app for Logto Cloud, even if the issuer has a
+	// custom domain.
 	//
 	// +required
 	Endpoint EndpointURL `json:"endpoint,omitempty"`
 
 	// credentialsSecretRef names the Secret with the credential of a
 	// machine-to-machine application that has the Management API role, under
-	// client-id and client-secret. It may do everything at the server. The
-	// Secret lies in the namespace of the AuthorizationServer, or in the
-	// operator's for a ClusterAuthorizationServer.
+	// client-id and client-secret. The credential may do everything at the
+	// server. The Secret is in the namespace of the AuthorizationServer, or in
+	// the operator's namespace for a ClusterAuthorizationServer.
 	//
 	// +required
 	CredentialsSecretRef SecretReference `json:"credentialsSecretRef,omitzero"`
 
 	// managementAPI is the identifier of the Management API. Defaults to
-	// https://<tenant>.logto.app/api where the endpoint is of Logto Cloud, else
-	// to https://default.logto.app/api.
+	// https://<tenant>.logto.app/api if the endpoint is that of Logto Cloud,
+	// else to https://default.logto.app/api.
 	//
 	// +optional
 	ManagementAPI EndpointURL `json:"managementAPI,omitempty"`
@@ -63,35 +63,35 @@ type LogtoProvisioning struct {
 //
 // +kubebuilder:validation:MinProperties=1
 type DynamicRegistrationProvisioning struct {
-	// endpoint is the client registration endpoint (RFC 7591 section 3). Unset,
-	// it is the registration_endpoint of the server's metadata.
+	// endpoint is the client registration endpoint (RFC 7591 section 3). If
+	// unset, it is the registration_endpoint of the server's metadata.
 	//
 	// +optional
 	Endpoint EndpointURL `json:"endpoint,omitempty"`
 
-	// initialAccessTokenSecretRef names the Secret with the initial access
-	// token (RFC 7591 section 3). The key defaults to initial-access-token.
-	// Unset, registration is open. The Secret lies in the namespace of the
-	// AuthorizationServer, or in the operator's for a
+	// initialAccessTokenSecretRef names the Secret with the initial access token
+	// (RFC 7591 section 3). The key defaults to initial-access-token. If unset,
+	// registration is open. The Secret is in the namespace of the
+	// AuthorizationServer, or in the operator's namespace for a
 	// ClusterAuthorizationServer.
 	//
 	// +optional
 	InitialAccessTokenSecretRef SecretKeyReference `json:"initialAccessTokenSecretRef,omitzero"`
 
-	// authenticationMethod is how the registered clients prove themselves at
-	// the token endpoint: Basic (client_secret_basic) or Post
-	// (client_secret_post). Defaults to Basic.
+	// authenticationMethod is how the registered clients authenticate at the
+	// token endpoint: Basic (client_secret_basic) or Post (client_secret_post).
+	// Defaults to Basic.
 	//
 	// +optional
 	// +default="Basic"
 	AuthenticationMethod ClientSecretMethod `json:"authenticationMethod,omitempty"`
 }
 
-// Adoption lists what may be taken over at a server.
+// Adoption lists existing objects at a server that may be taken over.
 //
 // +kubebuilder:validation:MinProperties=1
 type Adoption struct {
-	// apiResources are APIs that exist at the server, each with the namespace
+	// apiResources are existing APIs at the server, each with the namespace
 	// whose APIResource may take it over. At most 256.
 	//
 	// +optional
@@ -101,8 +101,8 @@ type Adoption struct {
 	// +kubebuilder:validation:MaxItems=256
 	APIResources []AdoptedAPIResource `json:"apiResources,omitempty"`
 
-	// clients are clients that exist at the server, each with the M2MClient
-	// that takes it over instead of having one created. At most 128.
+	// clients are existing clients at the server, each with the M2MClient that
+	// takes it over instead of having one created. At most 128.
 	//
 	// +optional
 	// +listType=map
@@ -122,7 +122,7 @@ type AdoptedAPIResource struct {
 	Identifier ResourceIdentifier `json:"identifier,omitempty"`
 
 	// namespace is the namespace whose APIResource of that identifier may take
-	// it over.
+	// the API over.
 	//
 	// +required
 	Namespace NamespaceName `json:"namespace,omitempty"`
@@ -146,7 +146,7 @@ type AdoptedClient struct {
 	Name ObjectName `json:"name,omitempty"`
 }
 
-// ManagementPolicy is what the operator may do with an API at its server.
+// ManagementPolicy says what the operator may do with an API at its server.
 //
 // +kubebuilder:validation:Enum=Full;Observe
 type ManagementPolicy string
@@ -155,12 +155,12 @@ type ManagementPolicy string
 const (
 	// ManagementFull creates the API and keeps it as declared.
 	ManagementFull ManagementPolicy = "Full"
-	// ManagementObserve changes nothing and reports what differs.
+	// ManagementObserve changes nothing and reports differences.
 	ManagementObserve ManagementPolicy = "Observe"
 )
 
-// DeletionPolicy is what becomes of something at the server when its object is
-// deleted.
+// DeletionPolicy says what happens to something at the server when its
+// Kubernetes object is deleted.
 //
 // +kubebuilder:validation:Enum=Retain;Delete
 type DeletionPolicy string
@@ -173,20 +173,21 @@ const (
 	DeletionDelete DeletionPolicy = "Delete"
 )
 
-// CredentialRotation says when a provisioned client's secret is replaced.
+// CredentialRotation says when the operator replaces a registered client's
+// secret.
 //
 // +kubebuilder:validation:MinProperties=1
 type CredentialRotation struct {
-	// every is the age at which the secret is replaced, from 1m to 8760h.
-	// Unset, it is replaced only where the server lets it expire, or on
-	// request by the annotation m2m-operator.io/rotate-credential.
+	// every is the age at which the secret is replaced, from 1m to 8760h. If
+	// unset, it is replaced only if the server lets it expire, or on request by
+	// the annotation m2m-operator.io/rotate-credential.
 	//
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) >= duration('1m') && duration(self) <= duration('8760h')",message="must be a duration from 1m to 8760h, such as 720h"
 	Every Duration `json:"every,omitempty"`
 
-	// overlap is how long the old secret stays valid after the new one was
-	// taken into use, from 0s to 720h. Defaults to 10m.
+	// overlap is how long the old secret stays valid after the new one is in
+	// use, from 0s to 720h. Defaults to 10m.
 	//
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) <= duration('720h')",message="must be a duration of at most 720h, such as 10m or 24h"

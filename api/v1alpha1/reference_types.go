@@ -34,9 +34,9 @@ const (
 // AuthorizationServerReference names an AuthorizationServer of the same
 // namespace, or a ClusterAuthorizationServer.
 type AuthorizationServerReference struct {
-	// kind is the kind of the authorization server: AuthorizationServer, in
-	// the same namespace, or ClusterAuthorizationServer, whose
-	// allowedNamespaces must include this one. Defaults to AuthorizationServer.
+	// kind is the kind of the authorization server: AuthorizationServer, in the
+	// same namespace, or ClusterAuthorizationServer, whose allowedNamespaces
+	// must include this namespace. Defaults to AuthorizationServer.
 	//
 	// +optional
 	// +default="AuthorizationServer"
@@ -62,7 +62,8 @@ type APIResourceReference struct {
 	// +required
 	Name APIResourceName `json:"name,omitempty"`
 
-	// namespace is the namespace of the APIResource. Defaults to the client's.
+	// namespace is the namespace of the APIResource. Defaults to the client's
+	// namespace.
 	//
 	// +optional
 	Namespace NamespaceName `json:"namespace,omitempty"`
@@ -83,8 +84,8 @@ type SecretKeyReference struct {
 	// +required
 	Name ObjectName `json:"name,omitempty"`
 
-	// key is the key of the Secret's data. The default is said where the
-	// reference is used.
+	// key is the key of the Secret's data. Each field that uses this reference
+	// states its default.
 	//
 	// +optional
 	Key FileName `json:"key,omitempty"`
@@ -103,12 +104,12 @@ type ConfigMapKeyReference struct {
 	Key FileName `json:"key,omitempty"`
 }
 
-// NamespaceSelection chooses namespaces by name, by label, or both: a namespace
+// NamespaceSelection chooses namespaces by name, by label, or both. A namespace
 // is chosen if it is named or if the selector matches it.
 //
 // +kubebuilder:validation:MinProperties=1
 type NamespaceSelection struct {
-	// names are the chosen namespaces by name, at most 64.
+	// names are the names of chosen namespaces, at most 64.
 	//
 	// +optional
 	// +listType=set
@@ -117,7 +118,7 @@ type NamespaceSelection struct {
 	Names []NamespaceName `json:"names,omitempty"`
 
 	// selector chooses namespaces by their labels. An empty selector ({})
-	// chooses every namespace. Unset, only names count.
+	// chooses every namespace. If unset, only names count.
 	//
 	// +optional
 	Selector *metav1.LabelSelector `json:"selector,omitempty"`

@@ -3,8 +3,8 @@
 package v1alpha1
 
 // ResourceIdentifier names an API at its authorization server: the resource of
-// RFC 8707, an absolute URI without fragment, or an opaque audience. It becomes
-// the aud claim of the tokens.
+// RFC 8707, which is an absolute URI without fragment, or an opaque audience.
+// It becomes the aud claim of the tokens.
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=1024
@@ -20,18 +20,18 @@ type ResourceIdentifier string
 // +kubebuilder:validation:XValidation:rule="self.matches('^[!#-\\\\[\\\\]-~]+$')",message="must be one scope: printable ASCII without space, double quote and backslash (RFC 6749)"
 type ScopeName string
 
-// ScopeCarrier is where tokens carry a scope.
+// ScopeCarrier says where tokens carry a scope.
 //
 // +kubebuilder:validation:Enum=ScopeClaim;OtherClaim;Nowhere
 type ScopeCarrier string
 
 // The places where tokens carry scopes.
 const (
-	// CarriedInScopeClaim is the claim scope, or scp in a token without scope.
+	// CarriedInScopeClaim is the claim scope, or scp if the token has no scope.
 	CarriedInScopeClaim ScopeCarrier = "ScopeClaim"
-	// CarriedInOtherClaim is a claim of another name, such as roles.
+	// CarriedInOtherClaim is another claim, such as roles.
 	CarriedInOtherClaim ScopeCarrier = "OtherClaim"
-	// CarriedNowhere is for a scope that is asked for and that no token carries.
+	// CarriedNowhere is for a scope that is requested but that no token carries.
 	CarriedNowhere ScopeCarrier = "Nowhere"
 )
 
@@ -50,16 +50,16 @@ type ClaimName string
 // +kubebuilder:validation:XValidation:rule="self.matches('^[ -~]+$')",message="must be the value of a claim: printable ASCII"
 type ClaimValue string
 
-// ScopePrefix is the beginning of scopes up to a separator, so that the scopes
-// of no other API begin with it by chance.
+// ScopePrefix is the beginning of scopes, up to and including a separator, so
+// that no other API's scopes begin with it by chance.
 //
 // +kubebuilder:validation:MinLength=2
 // +kubebuilder:validation:MaxLength=128
 // +kubebuilder:validation:XValidation:rule="self.matches('^[!#-\\\\[\\\\]-~]+[/:.#]$')",message="must be the beginning of scopes up to a separator, such as payments/: it ends in '/', ':', '.' or '#'"
 type ScopePrefix string
 
-// TokenAudience is how tokens name an API other than by aud: by one of some
-// values of a claim, or by their scopes.
+// TokenAudience says how tokens name an API without aud: by the value of
+// another claim, or by their scopes.
 //
 // +kubebuilder:validation:ExactlyOneOf=claim;scopePrefix
 // +kubebuilder:validation:XValidation:rule="has(self.values) == has(self.claim)",message="values are required with claim, and go with nothing else"
@@ -70,8 +70,8 @@ type TokenAudience struct {
 	// +optional
 	Claim ClaimName `json:"claim,omitempty"`
 
-	// values are the values of claim that are accepted: it must be one of them,
-	// or a list with one of them, exactly. At most 64.
+	// values are the accepted values of claim. The claim must equal one of them,
+	// or be a list that contains one. At most 64.
 	//
 	// +optional
 	// +listType=set
@@ -79,8 +79,9 @@ type TokenAudience struct {
 	// +kubebuilder:validation:MaxItems=64
 	Values []ClaimValue `json:"values,omitempty"`
 
-	// scopePrefix is how the API's scopes begin, up to a separator, such as
-	// payments/: a token must have a scope that begins so, in scope or scp.
+	// scopePrefix is the common prefix of the API's scopes, up to and including
+	// a separator, such as payments/. A token must have a scope with this
+	// prefix, in scope or scp.
 	//
 	// +optional
 	ScopePrefix ScopePrefix `json:"scopePrefix,omitempty"`

@@ -12,18 +12,18 @@ import (
 
 // Labels and annotations that users set or may rely on.
 const (
-	// ManagedByLabel marks every Secret and ConfigMap that the operator wrote.
-	// Only objects that carry it with the value ManagedByValue are ever
-	// changed or deleted.
+	// ManagedByLabel marks every Secret and ConfigMap that the operator writes.
+	// The operator changes and deletes only objects that carry it with the value
+	// ManagedByValue.
 	ManagedByLabel = "app.kubernetes.io/managed-by"
 
 	// ManagedByValue is the value of ManagedByLabel.
 	ManagedByValue = "m2m-operator"
 
-	// CredentialsLabel is set by users on a Secret with the value
-	// CredentialsOptIn. It says that the Secret holds credentials which the
-	// operator may send to the authorization servers of its namespace. Where the
-	// operator runs with --require-credential-label, it sends no other.
+	// CredentialsLabel, with the value CredentialsOptIn, is set by users on a
+	// Secret. It says that the Secret holds credentials that the operator may
+	// send to the authorization servers of its namespace. With
+	// --require-credential-label the operator sends no other Secret.
 	CredentialsLabel = "m2m-operator.io/credentials"
 
 	// CredentialsOptIn is the value of CredentialsLabel.
@@ -31,8 +31,7 @@ const (
 
 	// ShardLabel is set by users on an M2MClient. It names the shard that serves
 	// the client: the operator that runs with --shard and this value. Without
-	// it, or with an empty value, that is the operator that runs without
-	// --shard.
+	// the label, or with an empty value, that is the operator without --shard.
 	ShardLabel = "m2m-operator.io/shard"
 
 	// VerifyAnnotation is set by users on a Deployment, StatefulSet, DaemonSet,
@@ -49,19 +48,19 @@ const (
 
 	// ContainersAnnotation is set by users on a pod. It limits injection to the
 	// containers and init containers that it names, separated by commas. It may
-	// name some that other webhooks add.
+	// name containers that other webhooks add.
 	ContainersAnnotation = "m2m-operator.io/containers"
 
-	// MissingContainersAnnotation, on a pod, is set by the operator at admission.
-	// It lists what ContainersAnnotation names and the pod did not have then,
-	// separated by commas: containers that another webhook may add.
+	// MissingContainersAnnotation, on a pod, is set by the operator at
+	// admission. It lists the containers that ContainersAnnotation names and the
+	// pod did not have then, separated by commas. Another webhook may add them.
 	MissingContainersAnnotation = "m2m-operator.io/missing-containers"
 
-	// InjectionLabel, on a namespace, forbids injection into its pods with the
-	// value InjectionDisabled.
+	// InjectionLabel, on a namespace, forbids injection into its pods if its
+	// value is InjectionDisabled.
 	InjectionLabel = "m2m-operator.io/injection"
 
-	// InjectionDisabled is the value of InjectionLabel that forbids it.
+	// InjectionDisabled is the value of InjectionLabel that forbids injection.
 	InjectionDisabled = "disabled"
 
 	// InjectedAnnotation, on a pod, is set by the operator at admission. It
@@ -69,42 +68,43 @@ const (
 	// "configmap/name", separated by commas.
 	InjectedAnnotation = "m2m-operator.io/injected"
 
-	// TouchedAtAnnotation, on an injected pod, is changed by the operator to
-	// have the kubelet show a changed Secret or ConfigMap at once. RFC 3339.
+	// TouchedAtAnnotation, on an injected pod, is changed by the operator so
+	// that the kubelet shows a changed Secret or ConfigMap at once. RFC 3339.
 	TouchedAtAnnotation = "m2m-operator.io/touched-at"
 
-	// PromptSinceAnnotation, on a Secret or ConfigMap of the operator, says that
-	// pods must see its present content at once, and since when. RFC 3339.
+	// PromptSinceAnnotation, on a Secret or ConfigMap of the operator, says
+	// since when pods must see its present content at once. RFC 3339.
 	PromptSinceAnnotation = "m2m-operator.io/prompt-since"
 
-	// ContentsAnnotation, on a verification bundle's ConfigMap, says as JSON
+	// ContentsAnnotation, on a verification bundle's ConfigMap, records as JSON
 	// since when each of its parts is in it.
 	ContentsAnnotation = "m2m-operator.io/contents"
 
-	// APIResourceAnnotation, on a verification bundle's ConfigMap, says which
-	// APIResource it belongs to, as "namespace/name".
+	// APIResourceAnnotation, on a verification bundle's ConfigMap, names the
+	// APIResource that it belongs to, as "namespace/name".
 	APIResourceAnnotation = "m2m-operator.io/api-resource"
 
 	// KeyIDsAnnotation, on a verification bundle's ConfigMap, lists the IDs of
 	// the keys in it, separated by commas.
 	KeyIDsAnnotation = "m2m-operator.io/key-ids"
 
-	// MetadataAnnotation, on a verification bundle's ConfigMap, lists as JSON the
-	// labels and annotations that spec.bundle of its APIResource has set.
+	// MetadataAnnotation, on a verification bundle's ConfigMap, lists as JSON
+	// the labels and annotations that spec.bundle of its APIResource set.
 	MetadataAnnotation = "m2m-operator.io/metadata"
 
 	// RotateCredentialAnnotation is set by users on an M2MClient that the
-	// operator registered: each new value has its client secret replaced once.
+	// operator registered. Each new value makes the operator replace its client
+	// secret once.
 	RotateCredentialAnnotation = "m2m-operator.io/rotate-credential"
 
-	// OwnerAnnotation, on a Secret with a client's tokens, and on one with a
-	// registered client's credentials in the operator's namespace, says which
-	// M2MClient it belongs to, as "namespace/name".
+	// OwnerAnnotation names an M2MClient as "namespace/name". It is on the
+	// Secret with the client's tokens and, in the operator's namespace, on the
+	// Secret with a registered client's credentials.
 	OwnerAnnotation = "m2m-operator.io/m2m-client"
 
 	// TokensAnnotation, on a token Secret, records as JSON when each token was
-	// issued, when it expires and what it was minted from. The operator reads
-	// it back after a restart, so that it mints nothing that is still good.
+	// issued, when it expires and its inputs. The operator reads it after a
+	// restart, so that it requests no token that is still good.
 	TokensAnnotation = "m2m-operator.io/tokens"
 )
 
@@ -112,7 +112,7 @@ const (
 // say so.
 const (
 	// TokenDir has a file for each access of the client, named by its key, and
-	// what spec.secret.template adds.
+	// the keys of spec.secret.template.
 	TokenDir = "/var/run/secrets/m2m-operator.io/token"
 	// VerifyDir has a directory for each API, with its verification bundle.
 	VerifyDir = "/var/run/secrets/m2m-operator.io/verify"
@@ -136,8 +136,9 @@ var (
 	verifyTooMany = fmt.Sprintf("(more than %d names)", VerifyMaxNames)
 )
 
-// BoundVerify returns a value of VerifyAnnotation, or what ParseVerify reads the
-// same of if the value is too long to be kept.
+// BoundVerify returns the value of VerifyAnnotation if it is short enough to
+// keep. Otherwise it returns a short value that ParseVerify reads in the same
+// way.
 func BoundVerify(value string) string {
 	if len(value) > VerifyMaxBytes {
 		return verifyTooLong
@@ -145,10 +146,10 @@ func BoundVerify(value string) string {
 	return value
 }
 
-// ParseVerify reads the value of VerifyAnnotation on an object of a namespace:
-// the APIResources that it names, each once and in its order, and apart from
-// them what is no valid name. Of a value beyond the bounds nothing counts, and
-// what is invalid says so.
+// ParseVerify reads the value of VerifyAnnotation on an object of a namespace.
+// It returns the APIResources that the value names, each once and in order, and
+// separately the entries that are not valid names. If the value exceeds the
+// bounds, it returns no APIResource, and invalid says so.
 func ParseVerify(value, namespace string) (refs []types.NamespacedName, invalid []string) {
 	seen := map[types.NamespacedName]bool{}
 	value = BoundVerify(value)
@@ -176,8 +177,8 @@ func ParseVerify(value, namespace string) (refs []types.NamespacedName, invalid 
 }
 
 // ProvisioningFinalizer keeps an APIResource, an M2MClient and their
-// authorization server until what was provisioned is removed, or given up after
-// --deletion-timeout.
+// authorization server until the operator has removed what it provisioned, or
+// given up after --deletion-timeout.
 const ProvisioningFinalizer = "m2m-operator.io/provisioning"
 
 // Keys that the operator looks for in a Secret unless told otherwise.
