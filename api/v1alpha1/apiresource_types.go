@@ -93,7 +93,7 @@ type APIResourceSpec struct {
 
 // Scope is one permission of an API.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.claim) == (has(self.carriedIn) && self.carriedIn == 'OtherClaim')",message="claim is required with carriedIn: OtherClaim, and goes with nothing else"
+// +kubebuilder:validation:XValidation:rule="has(self.claim) == (has(self.carriedIn) && self.carriedIn == 'OtherClaim')",message="claim is required with carriedIn: OtherClaim, and not allowed otherwise"
 type Scope struct {
 	// name is the scope as clients request it (RFC 6749 section 3.3) and as
 	// tokens carry it.
@@ -228,7 +228,7 @@ type BundleMetadata struct {
 	// +optional
 	// +kubebuilder:validation:MinProperties=1
 	// +kubebuilder:validation:MaxProperties=32
-	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/') && k != 'app.kubernetes.io/managed-by')",message="labels of m2m-operator.io/ and app.kubernetes.io/managed-by are set by the operator"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/') && k != 'app.kubernetes.io/managed-by')",message="labels of m2m-operator.io/ and app.kubernetes.io/managed-by are reserved for the operator"
 	// +kubebuilder:validation:XValidation:rule="self.map(k, size(k) + size(self[k])).sum() <= 8192",message="labels must have at most 8192 characters together"
 	Labels map[string]string `json:"labels,omitempty"`
 
@@ -238,7 +238,7 @@ type BundleMetadata struct {
 	// +optional
 	// +kubebuilder:validation:MinProperties=1
 	// +kubebuilder:validation:MaxProperties=32
-	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/'))",message="annotations of m2m-operator.io/ are set by the operator"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/'))",message="annotations of m2m-operator.io/ are reserved for the operator"
 	// +kubebuilder:validation:XValidation:rule="self.map(k, size(k) + size(self[k])).sum() <= 8192",message="annotations must have at most 8192 characters together"
 	Annotations map[string]string `json:"annotations,omitempty"`
 }

@@ -36,7 +36,7 @@ const (
 
 // AuthorizationServerSpec describes an OAuth 2.0 authorization server.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.tokenFormat) || self.tokenFormat != 'Opaque' || !has(self.jwks) && (!has(self.endpoints) || !has(self.endpoints.jwks))",message="opaque tokens are verified with no key: leave out jwks and endpoints.jwks",fieldPath=".tokenFormat"
+// +kubebuilder:validation:XValidation:rule="!has(self.tokenFormat) || self.tokenFormat != 'Opaque' || !has(self.jwks) && (!has(self.endpoints) || !has(self.endpoints.jwks))",message="opaque tokens need no keys: remove jwks and endpoints.jwks",fieldPath=".tokenFormat"
 type AuthorizationServerSpec struct {
 	// issuer is the server's issuer identifier, exactly as in its metadata and
 	// in its tokens' iss claim (RFC 8414 section 2): an https URL without query

@@ -155,6 +155,6 @@ type ServiceAccountCredentials struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:validation:XValidation:rule="!self.matches('^(?i:(https?://)?kubernetes([.]default([.]svc([.].*)?)?)?(:[0-9]+)?/?|api)$')",message="must not be an audience of the Kubernetes API server: the token would be good for the cluster itself"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^(?i:(https?://)?kubernetes([.]default([.]svc([.].*)?)?)?(:[0-9]+)?/?|api)$')",message="must not be an audience of the Kubernetes API server: the token would give access to the cluster itself"
 	Audience string `json:"audience,omitempty"`
 }

@@ -11,9 +11,9 @@ import (
 // M2MClientSpec describes a calling service: the APIs it calls, its credentials
 // and the Secret with its tokens.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.credentials) || has(self.authorizationServerRef)",message="authorizationServerRef is required with credentials: it says where they go",fieldPath=".authorizationServerRef"
-// +kubebuilder:validation:XValidation:rule="has(self.credentials) || self.access.all(a, has(a.apiResourceRef))",message="resource needs credentials of the client's own: the operator registers a client only for APIs whose owners consent in an APIResource",fieldPath=".access"
-// +kubebuilder:validation:XValidation:rule="!has(self.credentials) || !has(self.credentialRotation)",message="credentialRotation is for clients that the operator registers; these credentials are rotated by whoever made them",fieldPath=".credentialRotation"
+// +kubebuilder:validation:XValidation:rule="!has(self.credentials) || has(self.authorizationServerRef)",message="authorizationServerRef is required with credentials: they are sent to that server",fieldPath=".authorizationServerRef"
+// +kubebuilder:validation:XValidation:rule="has(self.credentials) || self.access.all(a, has(a.apiResourceRef))",message="resource requires credentials: the operator registers clients only for APIs whose owners consent in an APIResource",fieldPath=".access"
+// +kubebuilder:validation:XValidation:rule="!has(self.credentials) || !has(self.credentialRotation)",message="credentialRotation is only for clients that the operator registers; rotate your own credentials yourself",fieldPath=".credentialRotation"
 // +kubebuilder:validation:XValidation:rule=`!has(self.secret) || !has(self.secret.template) || self.access.all(a, !((has(a.key) ? a.key : (has(a.apiResourceRef) ? a.apiResourceRef.name : "")) in self.secret.template))`,message="secret.template has a key that is already the key of an access",fieldPath=".secret.template"
 type M2MClientSpec struct {
 	// authorizationServerRef names the server that issues the tokens. The
@@ -73,7 +73,7 @@ type M2MClientSpec struct {
 //
 // +kubebuilder:validation:ExactlyOneOf=apiResourceRef;resource
 // +kubebuilder:validation:XValidation:rule="has(self.key) || has(self.apiResourceRef)",message="key is required with resource"
-// +kubebuilder:validation:XValidation:rule="has(self.resource) || !has(self.verification)",message="verification goes with resource: an APIResource says itself how its tokens are checked",fieldPath=".verification"
+// +kubebuilder:validation:XValidation:rule="has(self.resource) || !has(self.verification)",message="verification is only allowed with resource: an APIResource itself says how its tokens are checked",fieldPath=".verification"
 type Access struct {
 	// apiResourceRef names the APIResource that describes the API. It must
 	// belong to the same issuer as the client's authorization server. If it is
@@ -129,7 +129,7 @@ type Access struct {
 // APIResource describes.
 //
 // +kubebuilder:validation:MinProperties=1
-// +kubebuilder:validation:XValidation:rule="has(self.claim) == (has(self.carriedIn) && self.carriedIn == 'OtherClaim')",message="claim is required with carriedIn: OtherClaim, as in an APIResource, and goes with nothing else"
+// +kubebuilder:validation:XValidation:rule="has(self.claim) == (has(self.carriedIn) && self.carriedIn == 'OtherClaim')",message="claim is required with carriedIn: OtherClaim, as in an APIResource, and not allowed otherwise"
 type ResourceVerification struct {
 	// carriedIn says where tokens carry the scopes: ScopeClaim, OtherClaim or
 	// Nowhere, as in an APIResource. If unset, ScopeClaim, or Nowhere for a
@@ -200,7 +200,7 @@ type TokenSecret struct {
 	// +optional
 	// +kubebuilder:validation:MinProperties=1
 	// +kubebuilder:validation:MaxProperties=32
-	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/') && k != 'app.kubernetes.io/managed-by')",message="labels of m2m-operator.io/ and app.kubernetes.io/managed-by are set by the operator"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/') && k != 'app.kubernetes.io/managed-by')",message="labels of m2m-operator.io/ and app.kubernetes.io/managed-by are reserved for the operator"
 	// +kubebuilder:validation:XValidation:rule="self.map(k, size(k) + size(self[k])).sum() <= 8192",message="labels must have at most 8192 characters together"
 	Labels map[string]string `json:"labels,omitempty"`
 
@@ -210,7 +210,7 @@ type TokenSecret struct {
 	// +optional
 	// +kubebuilder:validation:MinProperties=1
 	// +kubebuilder:validation:MaxProperties=32
-	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/'))",message="annotations of m2m-operator.io/ are set by the operator"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('m2m-operator.io/'))",message="annotations of m2m-operator.io/ are reserved for the operator"
 	// +kubebuilder:validation:XValidation:rule="self.map(k, size(k) + size(self[k])).sum() <= 8192",message="annotations must have at most 8192 characters together"
 	Annotations map[string]string `json:"annotations,omitempty"`
 

@@ -110,7 +110,7 @@ type Adoption struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=128
-	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.clientID == b.clientID))",message="a client can be taken over by one M2MClient only"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.clientID == b.clientID))",message="only one M2MClient can take over a client"
 	Clients []AdoptedClient `json:"clients,omitempty"`
 }
 

@@ -62,8 +62,8 @@ type ScopePrefix string
 // another claim, or by their scopes.
 //
 // +kubebuilder:validation:ExactlyOneOf=claim;scopePrefix
-// +kubebuilder:validation:XValidation:rule="has(self.values) == has(self.claim)",message="values are required with claim, and go with nothing else"
-// +kubebuilder:validation:XValidation:rule="!has(self.claim) || !(self.claim in ['iss','aud','exp','nbf','iat','jti','typ','token_use','scope','scp'])",message="claim must tell tokens for this API from others: not iss, exp, nbf, iat, jti, typ or token_use; aud needs no rule, and scope and scp have scopePrefix"
+// +kubebuilder:validation:XValidation:rule="has(self.values) == has(self.claim)",message="values are required with claim, and not allowed without it"
+// +kubebuilder:validation:XValidation:rule="!has(self.claim) || !(self.claim in ['iss','aud','exp','nbf','iat','jti','typ','token_use','scope','scp'])",message="claim must distinguish tokens for this API, which iss, exp, nbf, iat, jti, typ and token_use do not; for aud set no rule, for scope and scp use scopePrefix"
 type TokenAudience struct {
 	// claim is the claim that names the API, such as client_id.
 	//
