@@ -2,28 +2,27 @@
 
 package v1alpha1
 
-// Condition types. Ready is on every kind and sums the others up.
+// Condition types. Every kind has Ready, which summarises the others.
 const (
 	// ConditionReady reports whether the object does its job now.
 	//
-	// On an AuthorizationServer it is True while its token endpoint and, unless
-	// its tokens are opaque, at least one signing key are known, on an APIResource while it is accepted
-	// and its namespace has the bundle if it needs it, and on an M2MClient while
-	// every access has a token that works.
+	// An AuthorizationServer is ready while its token endpoint and, unless its
+	// tokens are opaque, at least one signing key are known. An APIResource is
+	// ready while it is accepted and its namespace has the bundle if it needs
+	// it. An M2MClient is ready while every access has a working token.
 	//
-	// Possible reasons for this condition to be True are Ready. Where it is
-	// False or Unknown, its reason and message are those of the condition that
-	// keeps it so, or Pending as long as the operator has not seen the object.
+	// Possible reasons for this condition to be True are Ready. If it is False
+	// or Unknown, its reason and message are those of the condition that fails,
+	// or Pending as long as the operator has not seen the object.
 	ConditionReady = "Ready"
 
-	// ConditionDiscovered, on an AuthorizationServer, reports whether the server's
-	// endpoints are known from its metadata or from the spec.
+	// ConditionDiscovered, on an AuthorizationServer, reports whether the
+	// server's endpoints are known from its metadata or from the spec.
 	//
 	// Possible reasons for this condition to be True are Discovered,
 	// EndpointsConfigured; to be False: Unreachable, BadStatus, Malformed,
-	// IssuerMismatch, Refused, EndpointMissing, CABundleInvalid. A failed
-	// discovery takes nothing away: endpoints that were found earlier stay in
-	// use.
+	// IssuerMismatch, Refused, EndpointMissing, CABundleInvalid. If discovery
+	// fails, endpoints that were found earlier stay in use.
 	ConditionDiscovered = "Discovered"
 
 	// ConditionKeysFresh, on an AuthorizationServer whose tokens are not opaque,
@@ -43,59 +42,59 @@ const (
 	// IdentifierClaimed, IdentifierContested, IdentifierNotAllowed.
 	ConditionAccepted = "Accepted"
 
-	// ConditionDistributed, on an APIResource, reports whether its namespace has the
-	// verification bundle where workloads there are annotated for it. What other
-	// namespaces have does not matter to it: status.bundle counts them.
+	// ConditionDistributed, on an APIResource, reports whether its own namespace
+	// has the verification bundle if workloads there are annotated for it.
+	// Bundles in other namespaces do not matter; status.bundle counts them.
 	//
 	// Possible reasons for this condition to be True are Distributed,
 	// OpaqueToken; to be False: BundleRefused, ConfigMapNotOwned,
-	// InvalidTemplate, NoKeys, NotAccepted, Distributing, OpaqueToken. With
-	// OpaqueToken there is no bundle; it is False where workloads of the namespace
-	// wait for one.
+	// InvalidTemplate, NoKeys, NotAccepted, Distributing, OpaqueToken.
+	// OpaqueToken means that there is no bundle; the condition is then False if
+	// workloads of the namespace wait for one.
 	ConditionDistributed = "Distributed"
 
-	// ConditionGranted, on an M2MClient, reports whether every access is allowed.
+	// ConditionGranted, on an M2MClient, reports whether every access is
+	// allowed.
 	//
 	// Possible reasons for this condition to be True are Granted; to be False:
 	// NotGranted, ScopeNotGranted, APIResourceNotFound, APIResourceNotAccepted,
 	// APIResourceNotWatched, AuthorizationServerNotFound,
 	// AuthorizationServerNotAllowed, IdentifierContested, IssuerMismatch,
-	// ServerMismatch,
-	// ExistsAtServer, ProvisioningForbidden; to be Unknown:
-	// APIResourceNotWatched, AuthorizationServerNotFound. The token of an
-	// access that somebody decided not to allow is withdrawn. What is not
-	// watched or not found takes nothing away. A client that the operator
-	// registers keeps a token with those of its scopes that are granted.
+	// ServerMismatch, ExistsAtServer, ProvisioningForbidden; to be Unknown:
+	// APIResourceNotWatched, AuthorizationServerNotFound. If somebody decided
+	// not to allow an access, its token is withdrawn. If something is not
+	// watched or not found, tokens stay. A client that the operator registers
+	// keeps a token with those of its scopes that are granted.
 	ConditionGranted = "Granted"
 
 	// ConditionFresh, on an M2MClient, reports whether tokens are replaced when
 	// they should be. Ready=True with Fresh=False means that refreshing fails
-	// and the token still works.
+	// but the token still works.
 	//
 	// Possible reasons for this condition to be True are TokensFresh; to be
 	// False: AuthorizationServerNotFound, AuthorizationServerNotAllowed,
 	// AuthorizationServerNotReady, AuthorizationServerUnavailable,
 	// CredentialsNotFound, CredentialsInvalid, CredentialsNotAllowed,
-	// ParameterNotAllowed, TokenRequestFailed, TokenRequestRefused, TokenNotVerified, SecretNotOwned, SecretRefused,
-	// InvalidTemplate, NotGranted, APIResourceNotWatched, or a reason of the
-	// condition Provisioned; to be Unknown: WaitingForBudget, WaitingForKey,
-	// Provisioning.
+	// ParameterNotAllowed, TokenRequestFailed, TokenRequestRefused,
+	// TokenNotVerified, SecretNotOwned, SecretRefused, InvalidTemplate,
+	// NotGranted, APIResourceNotWatched, or a reason of the condition
+	// Provisioned; to be Unknown: WaitingForBudget, WaitingForKey, Provisioning.
 	ConditionFresh = "Fresh"
 
 	// ConditionVerified, on an M2MClient, reports whether the tokens pass the
-	// verification that the called APIs are given.
+	// verification that their APIs perform.
 	//
 	// Possible reasons for this condition to be True are TokensVerified; to be
-	// Unknown: OpaqueToken, NoToken; to be False: UnknownKey, BadSignature,
-	// WrongIssuer, WrongAudience, Expired, NotYetValid, MissingScopes,
-	// AlgorithmNotAllowed, WrongType, MalformedToken. A token that does not
-	// pass is not published. One in use is judged again when what its API is
-	// given changes, and replaced if a new one passes.
+	// Unknown: OpaqueToken, NoToken; to be False: UnknownKey, UnusableKey,
+	// BadSignature, WrongIssuer, WrongAudience, Expired, NotYetValid,
+	// MissingScopes, AlgorithmNotAllowed, WrongType, MalformedToken. A token
+	// that does not pass is not published. A token in use is judged again when
+	// its API's keys or terms change, and replaced if a new one passes.
 	ConditionVerified = "Verified"
 
-	// ConditionProvisioned, on an APIResource of a server with
-	// spec.provisioning and on an M2MClient without spec.credentials, says
-	// whether the server has what the object declares.
+	// ConditionProvisioned reports whether the server has what the object
+	// declares. It is on an APIResource of a server with spec.provisioning, and
+	// on an M2MClient without spec.credentials.
 	//
 	// Possible reasons for this condition to be True are Provisioned,
 	// NotApplicable; to be False: Drifted, ExistsAtServer, AdoptedNotFound,
@@ -107,12 +106,12 @@ const (
 	ConditionProvisioned = "Provisioned"
 
 	// ConditionProvisioningReady, on an AuthorizationServer with
-	// spec.provisioning, reports whether the credential that it provisions with
-	// works and suffices.
+	// spec.provisioning, reports whether its provisioning credential works and
+	// suffices.
 	//
 	// Possible reasons for this condition to be True are ProvisioningReady; to
-	// be False: CredentialsNotFound, CredentialsInvalid, CredentialsNotAllowed, EndpointMissing,
-	// CABundleInvalid, ProvisioningRefused, ProvisioningFailed.
+	// be False: CredentialsNotFound, CredentialsInvalid, CredentialsNotAllowed,
+	// EndpointMissing, CABundleInvalid, ProvisioningRefused, ProvisioningFailed.
 	ConditionProvisioningReady = "ProvisioningReady"
 )
 
@@ -120,8 +119,8 @@ const (
 const (
 	// ReasonReady: the object does its job.
 	ReasonReady = "Ready"
-	// ReasonPending: the operator has not seen the object yet. The schema says so
-	// of every new one.
+	// ReasonPending: the operator has not seen the object yet. The schema sets
+	// this reason on every new object.
 	ReasonPending = "Pending"
 
 	// ReasonDiscovered: the server's metadata was read and names the issuer.
@@ -137,12 +136,12 @@ const (
 	// ReasonIssuerMismatch: the metadata names another issuer, or an
 	// APIResource belongs to another issuer than the client's server.
 	ReasonIssuerMismatch = "IssuerMismatch"
-	// ReasonRefused: the operator does not connect there, for its flags forbid
-	// it.
+	// ReasonRefused: the operator's flags forbid a connection to the address.
 	ReasonRefused = "Refused"
-	// ReasonEndpointMissing: neither metadata nor spec name the endpoint.
+	// ReasonEndpointMissing: neither the metadata nor the spec names the
+	// endpoint.
 	ReasonEndpointMissing = "EndpointMissing"
-	// ReasonCABundleInvalid: the CA bundle does not exist or holds no
+	// ReasonCABundleInvalid: the CA bundle does not exist or contains no
 	// certificate.
 	ReasonCABundleInvalid = "CABundleInvalid"
 
@@ -151,7 +150,7 @@ const (
 	// ReasonNoKeys: no usable signing key is known.
 	ReasonNoKeys = "NoKeys"
 	// ReasonKeysChangeTooOften: the server replaces its signing keys faster than
-	// they are taken over.
+	// the operator accepts new ones.
 	ReasonKeysChangeTooOften = "KeysChangeTooOften"
 
 	// ReasonAccepted: the APIResource describes its API.
@@ -159,8 +158,8 @@ const (
 	// ReasonNotAccepted: the APIResource is not accepted, see its Accepted
 	// condition.
 	ReasonNotAccepted = "NotAccepted"
-	// ReasonAuthorizationServerNotFound: the named authorization server does
-	// not exist.
+	// ReasonAuthorizationServerNotFound: the named authorization server does not
+	// exist.
 	ReasonAuthorizationServerNotFound = "AuthorizationServerNotFound"
 	// ReasonAuthorizationServerNotAllowed: the ClusterAuthorizationServer does
 	// not allow the namespace.
@@ -168,15 +167,16 @@ const (
 	// ReasonIdentifierClaimed: another APIResource at the same issuer has the
 	// identifier.
 	ReasonIdentifierClaimed = "IdentifierClaimed"
-	// ReasonIdentifierContested: APIResources of several namespaces at one issuer
-	// have the identifier, and none of them was accepted before. None is, until
-	// one is left or a ClusterAuthorizationServer decides.
+	// ReasonIdentifierContested: APIResources of several namespaces at one
+	// issuer have the identifier, and none of them was accepted before. None is
+	// accepted until only one is left or a ClusterAuthorizationServer decides.
 	ReasonIdentifierContested = "IdentifierContested"
 	// ReasonIdentifierNotAllowed: the ClusterAuthorizationServer of the issuer
-	// lets the namespace declare no API with this identifier, or none at all.
+	// does not let the namespace declare an API with this identifier, or any
+	// API.
 	ReasonIdentifierNotAllowed = "IdentifierNotAllowed"
-	// ReasonInvalidTemplate: a template cannot be rendered, or a Secret cannot
-	// have a label or annotation of spec.secret, or a bundle one of spec.bundle.
+	// ReasonInvalidTemplate: a template cannot be rendered, or a label or
+	// annotation of spec.secret or spec.bundle is invalid.
 	ReasonInvalidTemplate = "InvalidTemplate"
 
 	// ReasonDistributed: the bundle is where it is needed.
@@ -187,9 +187,10 @@ const (
 	// not the operator's.
 	ReasonConfigMapNotOwned = "ConfigMapNotOwned"
 
-	// ReasonBundleRefused: the API server does not take the bundle, by a quota, an
-	// admission policy or its own validation. An APIResource says so of its own
-	// namespace; an event on the ConfigMap, of each.
+	// ReasonBundleRefused: the API server refuses the bundle because of a quota,
+	// an admission policy or its own validation. The condition of an APIResource
+	// is about its own namespace; an event on the ConfigMap reports it in every
+	// namespace.
 	ReasonBundleRefused = "BundleRefused"
 
 	// ReasonGranted: every access is allowed.
@@ -197,7 +198,7 @@ const (
 	// ReasonNotGranted: the APIResource grants this client nothing.
 	ReasonNotGranted = "NotGranted"
 	// ReasonScopeNotGranted: the APIResource does not grant a scope that the
-	// client asks for, or does not know it.
+	// client requests, or does not know it.
 	ReasonScopeNotGranted = "ScopeNotGranted"
 	// ReasonAPIResourceNotFound: the APIResource does not exist.
 	ReasonAPIResourceNotFound = "APIResourceNotFound"
@@ -215,39 +216,38 @@ const (
 	// ReasonAuthorizationServerUnavailable: many requests to the server failed
 	// in a row; one client at a time tries again.
 	ReasonAuthorizationServerUnavailable = "AuthorizationServerUnavailable"
-	// ReasonWaitingForBudget: the server's request budget is used up for the
-	// moment.
+	// ReasonWaitingForBudget: the server's request budget is used up for now.
 	ReasonWaitingForBudget = "WaitingForBudget"
-	// ReasonWaitingForKey: the token is signed with a key that is not known yet,
-	// and the server's keys are being fetched.
+	// ReasonWaitingForKey: the token is signed with an unknown key, and the
+	// operator is fetching the server's keys.
 	ReasonWaitingForKey = "WaitingForKey"
 	// ReasonCredentialsNotFound: the Secret with the credentials, or a key in
 	// it, does not exist.
 	ReasonCredentialsNotFound = "CredentialsNotFound"
 	// ReasonCredentialsInvalid: the credentials cannot be used.
 	ReasonCredentialsInvalid = "CredentialsInvalid"
-	// ReasonCredentialsNotAllowed: the Secret with the credentials does not
-	// carry the label m2m-operator.io/credentials=true, without which this
-	// operator sends no Secret anywhere.
+	// ReasonCredentialsNotAllowed: the Secret with the credentials does not have
+	// the label m2m-operator.io/credentials=true. The operator is set to send
+	// only Secrets with this label.
 	ReasonCredentialsNotAllowed = "CredentialsNotAllowed"
-	// ReasonParameterNotAllowed: a parameter of an access is one that the
-	// operator sets itself at this server.
+	// ReasonParameterNotAllowed: the operator itself sets a parameter of an
+	// access at this server.
 	ReasonParameterNotAllowed = "ParameterNotAllowed"
-	// ReasonTokenRequestFailed: the server could not answer; the request is
-	// repeated soon.
+	// ReasonTokenRequestFailed: the server could not answer; the operator tries
+	// again soon.
 	ReasonTokenRequestFailed = "TokenRequestFailed"
-	// ReasonTokenRequestRefused: the server refused the request; it is repeated
-	// slowly, for the server may catch up.
+	// ReasonTokenRequestRefused: the server refused the request; the operator
+	// tries again slowly, because the server may catch up.
 	ReasonTokenRequestRefused = "TokenRequestRefused"
 	// ReasonTokenNotVerified: the server issued a token that the API would
-	// refuse, see the Verified condition. As a reason of Ready: the token in
-	// use is one by now.
+	// refuse, see the Verified condition. As a reason of Ready: the API would
+	// now refuse the token in use.
 	ReasonTokenNotVerified = "TokenNotVerified"
 	// ReasonTokenExpired: a token expired before it could be replaced.
 	ReasonTokenExpired = "TokenExpired"
-	// ReasonTokenMissing: no token was issued yet.
+	// ReasonTokenMissing: no token has been issued yet.
 	ReasonTokenMissing = "TokenMissing"
-	// ReasonSecretRefused: the API server does not take the client's Secret, by
+	// ReasonSecretRefused: the API server refuses the client's Secret because of
 	// a quota, an admission policy or its own validation.
 	ReasonSecretRefused = "SecretRefused"
 	// ReasonSecretNotOwned: a Secret of the client's Secret name exists and is
@@ -255,37 +255,38 @@ const (
 	ReasonSecretNotOwned = "SecretNotOwned"
 
 	// ReasonTokensVerified: the tokens pass the verification that their APIs
-	// are given.
+	// perform.
 	ReasonTokensVerified = "TokensVerified"
-	// ReasonOpaqueToken: the token is no JWT, or none of the server's is said to
-	// be one, so that it could not be checked.
+	// ReasonOpaqueToken: the token is not a JWT, or the server's tokens are
+	// declared opaque, so the token was not checked.
 	ReasonOpaqueToken = "OpaqueToken"
 	// ReasonNoToken: there is no token to verify.
 	ReasonNoToken = "NoToken"
 
 	// ReasonProvisioned: the server has what the object declares.
 	ReasonProvisioned = "Provisioned"
-	// ReasonProvisioningReady: the credential that the server is provisioned
-	// with works.
+	// ReasonProvisioningReady: the provisioning credential works.
 	ReasonProvisioningReady = "ProvisioningReady"
 	// ReasonNotApplicable: the server keeps no record of APIs.
 	ReasonNotApplicable = "NotApplicable"
-	// ReasonProvisioning: the server is being made to have it.
+	// ReasonProvisioning: the operator is bringing the server in line with the
+	// object.
 	ReasonProvisioning = "Provisioning"
-	// ReasonDrifted: the server differs from what is declared, and
+	// ReasonDrifted: the server differs from the declaration, and
 	// spec.managementPolicy is Observe.
 	ReasonDrifted = "Drifted"
-	// ReasonExistsAtServer: the server has it already, and it is not the
-	// operator's; the AuthorizationServer's owner can list it in
+	// ReasonExistsAtServer: the server already has it, and it is not the
+	// operator's. The AuthorizationServer's owner can list it in
 	// spec.provisioning.adoption.
 	ReasonExistsAtServer = "ExistsAtServer"
-	// ReasonAdoptedNotFound: what is to be adopted or observed does not exist
-	// at the server.
+	// ReasonAdoptedNotFound: the object to adopt or observe does not exist at
+	// the server.
 	ReasonAdoptedNotFound = "AdoptedNotFound"
-	// ReasonProvisioningRefused: the server refused; it is tried again slowly.
+	// ReasonProvisioningRefused: the server refused; the operator tries again
+	// slowly.
 	ReasonProvisioningRefused = "ProvisioningRefused"
-	// ReasonProvisioningFailed: the server could not answer; it is tried again
-	// soon.
+	// ReasonProvisioningFailed: the server could not answer; the operator tries
+	// again soon.
 	ReasonProvisioningFailed = "ProvisioningFailed"
 	// ReasonProvisioningNotConfigured: the client has no credentials, and its
 	// server has no spec.provisioning.
@@ -294,7 +295,8 @@ const (
 	// as a server's administration API.
 	ReasonProvisioningForbidden = "ProvisioningForbidden"
 	// ReasonServerMismatch: the APIs of a client without credentials belong to
-	// different authorization servers, or to another one than it names.
+	// different authorization servers, or to another server than the client
+	// names.
 	ReasonServerMismatch = "ServerMismatch"
 	// ReasonScopeNotProvisioned: the server does not know a scope, or dropped
 	// it.
@@ -305,29 +307,29 @@ const (
 const (
 	// ReasonTokenIssued: a fresh token is in the Secret.
 	ReasonTokenIssued = "TokenIssued"
-	// ReasonTokenWithdrawn: a token left the Secret, for its access is no
-	// longer allowed.
+	// ReasonTokenWithdrawn: a token was removed from the Secret because its
+	// access is no longer allowed.
 	ReasonTokenWithdrawn = "TokenWithdrawn"
 	// ReasonShortLivedToken: a token lives for less than 4 minutes, so that a
 	// mounted file may be late.
 	ReasonShortLivedToken = "ShortLivedToken"
-	// ReasonDriftCorrected: what had been changed at the server was put back.
+	// ReasonDriftCorrected: the operator reverted a change at the server.
 	ReasonDriftCorrected = "DriftCorrected"
 	// ReasonCredentialRotated: a new client secret is in use.
 	ReasonCredentialRotated = "CredentialRotated"
-	// ReasonLeftBehind: the object was let go, and something of it remains at
+	// ReasonLeftBehind: the object was let go, but something of it remains at
 	// the server.
 	ReasonLeftBehind = "LeftBehind"
 	// ReasonKeysChanged: the server's signing keys changed.
 	ReasonKeysChanged = "KeysChanged"
-	// ReasonFormerKeyLeft: the server had replaced a signing key under the same ID,
-	// and the former one left the bundles because no token in use needs it.
+	// ReasonFormerKeyLeft: the server had replaced a signing key under the same
+	// ID, and the former key left the bundles because no token in use needs it.
 	ReasonFormerKeyLeft = "FormerKeyLeft"
 	// ReasonBundleWritten: a verification bundle was written.
 	ReasonBundleWritten = "BundleWritten"
 
 	// ReasonTokenNotReady, on a pod: the Secret that it mounts for its M2MClient
-	// does not exist, or is not the client's any more.
+	// does not exist, or no longer belongs to the client.
 	ReasonTokenNotReady = "TokenNotReady"
 	// ReasonVerificationNotReady, on a pod: a verification bundle that it asks
 	// for does not exist, or is not up to date.
@@ -335,8 +337,8 @@ const (
 	// ReasonContainersNotFound, on a pod: m2m-operator.io/containers names
 	// containers that it does not have.
 	ReasonContainersNotFound = "ContainersNotFound"
-	// ReasonMisplaced, on a pod or workload: it has an annotation of the
-	// operator's that belongs on its pod template, or one as a label. There it
-	// does nothing.
+	// ReasonMisplaced, on a pod or workload: an annotation of the operator is on
+	// the workload instead of its pod template, or is a label. It has no effect
+	// there.
 	ReasonMisplaced = "Misplaced"
 )

@@ -108,8 +108,8 @@ const (
 	TokensAnnotation = "m2m-operator.io/tokens"
 )
 
-// Where injection puts things in a container, and the environment variables that
-// say so.
+// Directories of injected files in a container, and the environment variables
+// that name them.
 const (
 	// TokenDir has a file for each access of the client, named by its key, and
 	// the keys of spec.secret.template.
@@ -123,14 +123,14 @@ const (
 	VerifyDirVariable = "M2M_VERIFY_DIR"
 )
 
-// Bounds of the value of VerifyAnnotation. Anybody can write it, and the operator
-// keeps and follows each name.
+// Bounds of the value of VerifyAnnotation. They are needed because anybody can
+// write it, and the operator keeps and follows each name.
 const (
 	VerifyMaxBytes = 4096
 	VerifyMaxNames = 64
 )
 
-// What stands for a value beyond the bounds. Neither can be a name.
+// Placeholders for a value beyond the bounds. Neither can be a name.
 var (
 	verifyTooLong = fmt.Sprintf("(more than %d bytes)", VerifyMaxBytes)
 	verifyTooMany = fmt.Sprintf("(more than %d names)", VerifyMaxNames)
