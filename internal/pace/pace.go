@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pace bounds how often something is done on behalf of somebody who
-// could have it done without end: so often at once, and then every so often. It
-// keeps what it must remember in memory only, and forgets whoever has kept quiet
-// for long enough. The present time is an argument.
+// Package pace bounds how often the operator does something for somebody who could
+// ask for it without end: a burst at once, and then one per interval. It keeps its
+// state in memory only, and drops that of whoever has been quiet for long enough. The
+// present time is an argument.
 package pace
 
 import (
@@ -19,11 +19,11 @@ type Rate struct {
 
 // Bucket remembers what was taken at a rate. The zero value is full.
 type Bucket struct {
-	full time.Time // when all that was taken is there again
+	full time.Time // when everything that was taken is there again
 }
 
-// Take takes n, if there are as many, and otherwise nothing: then it returns how
-// long to wait for them. More than the burst is never there.
+// Take takes n if they are there. Otherwise it takes nothing and returns how long to
+// wait for them. More than the burst is never there.
 func (b *Bucket) Take(r Rate, n int, now time.Time) (wait time.Duration) {
 	if wait = b.Wait(r, n, now); wait == 0 {
 		b.Force(r, n, now)
@@ -36,18 +36,18 @@ func (b *Bucket) Wait(r Rate, n int, now time.Time) time.Duration {
 	return max(0, b.missing(r, now)+time.Duration(n-r.Burst)*r.Every)
 }
 
-// Force takes n, whether or not they are there, for what must not wait. No more
-// than the burst is owed.
+// Force takes n whether or not they are there, for what must not wait. The bucket
+// never owes more than the burst.
 func (b *Bucket) Force(r Rate, n int, now time.Time) {
 	b.full = now.Add(min(b.missing(r, now)+time.Duration(n)*r.Every, time.Duration(r.Burst)*r.Every))
 }
 
-// setBack is by how much a moment must be earlier than those before it for the
-// clock to have been set back. One that is earlier by less was read before others
-// took, and comes after them.
+// setBack tells a clock that was set back from a late caller. A time that is earlier
+// than the last one by less than this was read before others took, and arrived after
+// them.
 const setBack = 10 * time.Second
 
-// missing is how long it takes until the bucket is full.
+// missing returns how long it takes until the bucket is full.
 func (b *Bucket) missing(r Rate, now time.Time) time.Duration {
 	missing, empty := b.full.Sub(now), time.Duration(r.Burst)*r.Every
 	if missing < 0 || missing > empty+setBack {
@@ -56,31 +56,31 @@ func (b *Bucket) missing(r Rate, now time.Time) time.Duration {
 	return min(missing, empty)
 }
 
-// Buckets are buckets by key. They are safe for concurrent use.
+// Buckets holds a bucket for each key. It is safe for concurrent use.
 type Buckets[K comparable] struct {
 	rate Rate
 
 	mu      sync.Mutex
 	buckets map[K]*Bucket
-	sweepAt int // how many there may be before the full ones are forgotten
+	sweepAt int // how many buckets there may be before the full ones are dropped
 }
 
-// minSweep is how many buckets are kept at least before any is forgotten.
+// minSweep is how many buckets are kept before any is dropped.
 const minSweep = 1024
 
-// New returns buckets that are filled at a rate.
+// New returns buckets that fill at a rate.
 func New[K comparable](r Rate) *Buckets[K] {
 	return &Buckets[K]{rate: r, buckets: map[K]*Bucket{}, sweepAt: minSweep}
 }
 
-// Take is Bucket.Take of a key's bucket.
+// Take calls Bucket.Take of the key's bucket.
 func (b *Buckets[K]) Take(key K, n int, now time.Time) (wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.of(key, now).Take(b.rate, n, now)
 }
 
-// Wait is Bucket.Wait of a key's bucket.
+// Wait calls Bucket.Wait of the key's bucket.
 func (b *Buckets[K]) Wait(key K, n int, now time.Time) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -90,7 +90,7 @@ func (b *Buckets[K]) Wait(key K, n int, now time.Time) time.Duration {
 	return (&Bucket{}).Wait(b.rate, n, now)
 }
 
-// Force is Bucket.Force of a key's bucket.
+// Force calls Bucket.Force of the key's bucket.
 func (b *Buckets[K]) Force(key K, n int, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

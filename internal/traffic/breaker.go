@@ -15,72 +15,73 @@ const (
 	breakerBase      = time.Second
 	breakerMax       = 30 * time.Second
 
-	// toldMax is how long an endpoint is left alone at most for a Retry-After that
-	// several were told, until one of them tries again.
+	// toldMax caps how long a Retry-After that several sources got keeps everybody
+	// from the endpoint. Then one of them tries again.
 	toldMax = time.Minute
 
-	// probeStep is how much later the next in line comes to a probe, and
-	// probeSpread the most that makes.
+	// probeStep is how much later each further source in line comes to a probe;
+	// probeSpread caps the sum.
 	probeStep   = 50 * time.Millisecond
 	probeSpread = 5 * time.Second
 
-	// probeWindow is how long a probe waits for one who comes first.
+	// probeWindow is how long a probe waits for a source that is ahead in line.
 	probeWindow = 250 * time.Millisecond
 )
 
-// breaker stops the requests of many sources to an endpoint that fails: of all
-// tenants, or of all clients of one. One source alone never opens it, unless what
-// failed speaks of the endpoint itself. Open, it lets one probe through at a time,
-// and those that have not failed since it opened come first, the nearest expiry
-// before all others. It is not safe for concurrent use.
+// breaker stops requests to an endpoint that fails. Its sources are all tenants, or
+// all clients of one tenant. One source alone never opens it, unless the failures
+// speak of the endpoint itself. An open breaker lets one probe through at a time.
+// Sources that have not failed since it opened come first, and among them the one
+// whose token expires first. A breaker is not safe for concurrent use.
 type breaker struct {
-	// source names in whom failures are told apart.
+	// source returns the source to which the breaker counts a request.
 	source func(Need) source
-	// each has every source that has not failed since the breaker opened tried once,
-	// one a second, whatever became of the others.
+	// each lets every source that has not failed since the breaker opened try once,
+	// one per second, however the others fared.
 	each bool
 
 	failures   int    // in a row
-	unanswered int    // those among them that got no answer at all
-	first      source // of the first of them
-	several    bool   // another source failed, too
+	unanswered int    // how many of them got no answer at all
+	first      source // the source of the first of them
+	several    bool   // another source failed too
 
 	opened int       // how often in a row it opened
 	until  time.Time // open until then, half-open after; zero: closed
-	held   bool      // until is what the server asked for
-	quiet  time.Time // no source is tried before, for the server asked for that when it opened
-	// quieted is the last of these moments. The next time that the server asks for
-	// it, all are tried, unless that is toldMax later: others are not kept from it
-	// over and over.
+	held   bool      // the server asked for until
+	quiet  time.Time // no source may try before, because the server asked for that when the breaker opened
+	// quieted is the last value of quiet. If the server asks for quiet again within
+	// toldMax of it, sources may try nevertheless: a server must not keep everybody
+	// away over and over.
 	quieted time.Time
-	told    [2]told // who was asked to wait, the longest first
+	asked   [2]asked // the sources that the server asked to wait, the longest first
 
 	probe   *Ticket        // under way
-	tried   time.Time      // when a source was tried last that had not failed
+	tried   time.Time      // when a source that had not failed tried last
 	failed  map[source]int // requests since it opened, by client and by tenant
-	waiting []*place       // in the order in which they may probe
+	waiting []*entry       // in the order in which they may probe
 }
 
-// source is whose requests fail: a client's or, without one, all of a tenant.
+// source is a client or, without one, a whole tenant.
 type source struct{ tenant, client string }
 
 func tenantOf(n Need) source { return source{tenant: n.Tenant} }
 func clientOf(n Need) source { return source{n.Tenant, n.Client} }
 
-// told is whom the server asked to wait with Retry-After, and until when.
-type told struct {
+// asked is a source that the server asked to wait with Retry-After, and until when.
+type asked struct {
 	source source
 	until  time.Time
 }
 
 func (b *breaker) closed() bool { return b.until.IsZero() }
 
-// admits reports whether a request may be sent now; if not, when to ask again.
+// admits reports whether a request may be sent now. If not, it returns when to ask
+// again.
 func (b *breaker) admits(now time.Time, n Need) (ok bool, again time.Time) {
 	if b.closed() {
 		return true, time.Time{}
 	}
-	p, rank := b.place(now, n)
+	p, rank := b.entry(now, n)
 	later := min(time.Duration(rank)*probeStep, probeSpread) + spread(n.Client+n.Access, probeStep)
 	switch {
 	case b.failed[b.source(n)] == 0 && b.mayTry(now, p, rank):
@@ -99,10 +100,10 @@ func (b *breaker) admits(now time.Time, n Need) (ok bool, again time.Time) {
 	return false, p.comesAt
 }
 
-// mayTry reports whether a source that has not failed may be tried while the breaker
-// is open: one a second, each of them where that is wanted, otherwise only one whose
+// mayTry reports whether a source that has not failed may try while the breaker is
+// open. One may per second: any of them if b.each is set, otherwise only one whose
 // token would expire untried before the next probe.
-func (b *breaker) mayTry(now time.Time, p *place, rank int) bool {
+func (b *breaker) mayTry(now time.Time, p *entry, rank int) bool {
 	if now.Before(b.tried.Add(breakerBase)) {
 		return false
 	}
@@ -112,27 +113,28 @@ func (b *breaker) mayTry(now time.Time, p *place, rank int) bool {
 	return now.Before(b.until) && now.Before(p.ExpiresAt) && p.ExpiresAt.Before(b.until.Add(breakerBase))
 }
 
-// isBehind reports whether somebody comes first who is expected now.
+// isBehind reports whether an entry ahead of the rank is expected now.
 func (b *breaker) isBehind(now time.Time, rank int) bool {
-	return slices.ContainsFunc(b.waiting[:rank], func(better *place) bool {
+	return slices.ContainsFunc(b.waiting[:rank], func(better *entry) bool {
 		return !better.stopped && !better.comesAt.After(now.Add(probeWindow))
 	})
 }
 
-// place returns where somebody waits for a probe, and how many come before.
-func (b *breaker) place(now time.Time, n Need) (*place, int) {
-	b.waiting = slices.DeleteFunc(b.waiting, func(p *place) bool {
+// entry returns the entry of an asker that waits for a probe, and how many are ahead
+// of it.
+func (b *breaker) entry(now time.Time, n Need) (*entry, int) {
+	b.waiting = slices.DeleteFunc(b.waiting, func(p *entry) bool {
 		return p.Asker == n.Asker && p.compare(n) != 0 || now.After(p.comesAt.Add(turnSlack))
 	})
 	i, found := b.find(n)
 	if !found {
-		b.waiting = slices.Insert(b.waiting, i, &place{Need: n, comesAt: now})
+		b.waiting = slices.Insert(b.waiting, i, &entry{Need: n, comesAt: now})
 	}
 	return b.waiting[i], i
 }
 
 func (b *breaker) find(n Need) (int, bool) {
-	return slices.BinarySearchFunc(b.waiting, n, func(p *place, n Need) int { return b.compare(p.Need, n) })
+	return slices.BinarySearchFunc(b.waiting, n, func(p *entry, n Need) int { return b.compare(p.Need, n) })
 }
 
 func (b *breaker) compare(n, m Need) int {
@@ -143,8 +145,8 @@ func (b *breaker) compare(n, m Need) int {
 	)
 }
 
-// stops notes that somebody who might try has to wait for something else. Others need
-// not wait for that.
+// stops notes that an asker that may try has to wait for something else. Others need
+// not wait for it.
 func (b *breaker) stops(n Need, until time.Time) {
 	if b.closed() {
 		return
@@ -154,12 +156,12 @@ func (b *breaker) stops(n Need, until time.Time) {
 	}
 }
 
-// sent notes that a request was let through.
+// sent notes that a request was admitted.
 func (b *breaker) sent(now time.Time, t *Ticket) {
 	if b.closed() {
 		return
 	}
-	b.drop(func(p *place) bool { return p.Asker == t.need.Asker })
+	b.drop(func(p *entry) bool { return p.Asker == t.need.Asker })
 	if b.failed[b.source(t.need)] == 0 {
 		b.tried = now
 	}
@@ -175,8 +177,8 @@ func (b *breaker) abandon(t *Ticket) {
 	}
 }
 
-// succeeded closes the breaker. A request that was under way when the server asked
-// to be left alone does not overrule that.
+// succeeded closes the breaker, unless the server asked to be left alone while the
+// request was under way.
 func (b *breaker) succeeded(now time.Time, t *Ticket) {
 	if b.held && now.Before(b.until) && b.probe != t && !t.urgent {
 		return
@@ -184,8 +186,8 @@ func (b *breaker) succeeded(now time.Time, t *Ticket) {
 	*b = breaker{source: b.source, each: b.each, quieted: b.quieted}
 }
 
-// failedOnce counts a failure and reports whether the breaker opened by it.
-// Requests that were under way when it opened fail late: that is no news.
+// failedOnce counts a failure and reports whether it opened the breaker. Requests
+// that were under way when the breaker opened fail late and tell nothing new.
 func (b *breaker) failedOnce(now time.Time, t *Ticket, unanswered bool) (opened bool) {
 	if !b.closed() {
 		b.note(t.need)
@@ -210,14 +212,14 @@ func (b *breaker) failedOnce(now time.Time, t *Ticket, unanswered bool) (opened 
 	return true
 }
 
-// note has a source that failed come later to the next probes.
+// note counts a failure of a source, which comes later to the next probes.
 func (b *breaker) note(n Need) {
 	if b.failed == nil {
 		b.failed = map[source]int{}
 	}
 	b.failed[tenantOf(n)]++
 	b.failed[clientOf(n)]++
-	slices.SortFunc(b.waiting, func(p, q *place) int { return b.compare(p.Need, q.Need) })
+	slices.SortFunc(b.waiting, func(p, q *entry) int { return b.compare(p.Need, q.Need) })
 }
 
 func (b *breaker) open(now time.Time) {
@@ -231,22 +233,22 @@ func (b *breaker) open(now time.Time) {
 	b.until, b.held, b.probe = now.Add(wait), false, nil
 }
 
-// hold takes what a server asked of one source. When it asks a second one the
-// same, nobody else tries until the first of the two may, or for toldMax.
+// hold notes that a server asked a source to wait. Once it has asked a second
+// source too, nobody else tries until the first of the two may, or for toldMax.
 func (b *breaker) hold(now time.Time, t *Ticket, wait time.Duration) {
 	from, until := b.source(t.need), now.Add(wait)
 	switch {
-	case b.told[0].source == from || !now.Before(b.told[0].until):
-		b.told[0] = told{from, until}
-	case b.told[1].source == from || !now.Before(b.told[1].until) || until.After(b.told[1].until):
-		b.told[1] = told{from, until}
+	case b.asked[0].source == from || !now.Before(b.asked[0].until):
+		b.asked[0] = asked{from, until}
+	case b.asked[1].source == from || !now.Before(b.asked[1].until) || until.After(b.asked[1].until):
+		b.asked[1] = asked{from, until}
 	}
-	if !now.Before(b.told[0].until) || !now.Before(b.told[1].until) {
+	if !now.Before(b.asked[0].until) || !now.Before(b.asked[1].until) {
 		return
 	}
-	both := b.told[0].until
-	if b.told[1].until.Before(both) {
-		both = b.told[1].until
+	both := b.asked[0].until
+	if b.asked[1].until.Before(both) {
+		both = b.asked[1].until
 	}
 	if limit := now.Add(toldMax); both.After(limit) {
 		both = limit
@@ -263,8 +265,8 @@ func (b *breaker) hold(now time.Time, t *Ticket, wait time.Duration) {
 	}
 }
 
-// drop gives up the places that a function names.
-func (b *breaker) drop(which func(*place) bool) { b.waiting = slices.DeleteFunc(b.waiting, which) }
+// drop removes the entries that a function selects.
+func (b *breaker) drop(which func(*entry) bool) { b.waiting = slices.DeleteFunc(b.waiting, which) }
 
 func latest(a, b, c time.Time) time.Time {
 	if b.After(a) {

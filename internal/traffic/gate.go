@@ -6,10 +6,10 @@
 // clients and endpoints by strings, speaks no protocol, keeps everything in memory,
 // and takes the time as an argument.
 //
-// The promise is that one tenant's trouble is its own. Whatever others do, a tenant
-// that asks for one thing at a time has its turn after at most one turn of each of
-// the others (two, if it has no token yet), a failure of others delays it by no more
-// than breakerMax, and a token of its own that expires meanwhile is tried before.
+// The promise is that one tenant's trouble stays its own. Whatever others do, a
+// tenant that asks for one thing at a time gets its turn after at most one turn of
+// each of the others (two, if it has no token yet). A failure of others delays it by
+// breakerMax at most. A token that would expire meanwhile is tried before.
 package traffic
 
 import (
@@ -21,13 +21,13 @@ import (
 )
 
 const (
-	// turnover is how long ago a request to an account must have ended at most for
-	// another one to be expected to end at once.
+	// turnover: if a request to an account ended this recently, another one is
+	// expected to end at once.
 	turnover = 50 * time.Millisecond
 
-	// refusedBurst is how many requests of a tenant an endpoint may refuse before
-	// the tenant's clients that were never served wait, and refusedEvery how often
-	// one of them may try then.
+	// refusedBurst is how many refusals a tenant may collect at an endpoint before
+	// those of its clients that were never served have to wait. Then one of them may
+	// try per refusedEvery.
 	refusedBurst = 5
 	refusedEvery = 30 * time.Second
 )
@@ -42,17 +42,18 @@ func (b Budget) limit() rate.Limit { return rate.Limit(b.PerSecond) }
 
 // Endpoint is where a request goes.
 type Endpoint struct {
-	// Account is what requests are accounted to: all that reaches the same server,
-	// whatever object names it.
+	// Account identifies the server, whatever object names it. All requests to one
+	// server share an account.
 	Account string
-	// Route is what a failure may speak of: the very address, and how it is trusted.
+	// Route identifies the address and how it is trusted. A failure speaks of a
+	// route.
 	Route string
-	// Owner is the object that names the endpoint, and Own the budget that it gives
+	// Owner is the object that names the endpoint. Own is the budget that it gives
 	// its clients.
 	Owner string
 	Own   Budget
-	// Ceiling is the budget that the platform gives the account. Zero: the largest
-	// one of the owners.
+	// Ceiling is the budget that the platform gives the account. If it is zero, the
+	// largest budget of the owners counts.
 	Ceiling Budget
 }
 
@@ -62,7 +63,7 @@ type Cause string
 const (
 	// CauseBudget means that the budget is used up for the moment.
 	CauseBudget Cause = "Budget"
-	// CausePlaces means that as many requests are under way as may be.
+	// CausePlaces means that the limit of concurrent requests is reached.
 	CausePlaces Cause = "Places"
 	// CauseEndpoint means that the endpoint fails for several tenants, or does not
 	// answer.
@@ -79,37 +80,37 @@ type Outcome string
 const (
 	// Served means that the endpoint gave what was asked for.
 	Served Outcome = "Served"
-	// Refused means that the endpoint works and refused this client, or gave it
-	// something that cannot be used.
+	// Refused means that the endpoint works but refused this client, or gave it
+	// something unusable.
 	Refused Outcome = "Refused"
-	// Failed means that the endpoint answered with a trouble of its own.
+	// Failed means that the endpoint answered that it is in trouble itself.
 	Failed Outcome = "Failed"
 	// Unanswered means that no answer came.
 	Unanswered Outcome = "Unanswered"
 )
 
-// Answer is what Ask says: a ticket for a request, or how long to wait and why.
+// Answer is the result of Ask: a ticket for a request, or how long to wait and why.
 type Answer struct {
 	Ticket *Ticket
 	Wait   time.Duration
 	Cause  Cause
-	// Freed tells of a place that becomes free, where only that is missing and
-	// others end every moment. It is nil otherwise.
+	// Freed receives when a place becomes free. It is nil unless a place is all that
+	// is missing and requests end every moment.
 	Freed <-chan struct{}
 }
 
-// Ticket stands for a request that was let through. It is owed to Done or Abandon.
+// Ticket stands for an admitted request. Its holder must call Done or Abandon.
 type Ticket struct {
 	need    Need
 	account *account
 	route   *route
 	place   *Place
 	sentAt  time.Time
-	urgent  bool // let through although a breaker was open
-	paid    bool // for the case that it is refused
+	urgent  bool // admitted although a breaker was open
+	paid    bool // counted as refused in advance
 }
 
-// Gate lets requests through. It is safe for concurrent use.
+// Gate admits requests. It is safe for concurrent use.
 type Gate struct {
 	places  *Places
 	workers int
@@ -117,14 +118,14 @@ type Gate struct {
 	mu       sync.Mutex
 	accounts map[string]*account
 	routes   map[string]*route
-	owners   map[string]Endpoint // as they asked last
+	owners   map[string]Endpoint // by owner, as it asked last
 }
 
-// account is what is accounted together.
+// account is what all requests to one server share.
 type account struct {
 	line     line
-	own      map[string]*line   // by owner whose budget is below the ceiling
-	owners   map[string]Budget  // of those that name it
+	own      map[string]*line   // by owner, of those whose budget is below the ceiling
+	owners   map[string]Budget  // by owner
 	refusals map[string]*tokens // by tenant
 }
 
@@ -134,11 +135,11 @@ type tokens struct{ *rate.Limiter }
 type route struct {
 	breaker
 	name    string
-	tenants map[string]*breaker // of those whose requests fail
+	tenants map[string]*breaker // by tenant, of those whose requests fail
 	owners  map[string]bool
-	left    time.Time     // when a request ended last
-	full    time.Time     // when there was no place last
-	freed   chan struct{} // tells those that wait for a place of each that ends
+	ended   time.Time     // when a request ended last
+	full    time.Time     // when somebody found no place last
+	freed   chan struct{} // receives when a request ends, for those that wait for a place
 }
 
 // NewGate makes a gate for so many workers.
@@ -175,7 +176,7 @@ func (g *Gate) at(e Endpoint) (*account, *route) {
 	return a, r
 }
 
-// budget returns what an account may be asked in all.
+// budget returns the budget of the account as a whole.
 func (a *account) budget(e Endpoint) Budget {
 	most := e.Ceiling
 	if most == (Budget{}) {
@@ -188,8 +189,8 @@ func (a *account) budget(e Endpoint) Budget {
 	return most
 }
 
-// ownLine returns the line of an owner whose budget is below that of the account,
-// nil for another one.
+// ownLine returns the line of an owner whose budget is below that of the account. It
+// returns nil for other owners.
 func (a *account) ownLine(now time.Time, e Endpoint, all Budget) *line {
 	if e.Own.PerSecond >= all.PerSecond && e.Own.Burst >= all.Burst {
 		delete(a.own, e.Owner)
@@ -205,8 +206,8 @@ func (a *account) ownLine(now time.Time, e Endpoint, all Budget) *line {
 	return l
 }
 
-// Ask asks for a token request. Where it says to wait, whoever asks again by then
-// keeps its place.
+// Ask asks to send a token request. An asker that has to wait keeps its place if it
+// asks again in time.
 func (g *Gate) Ask(now time.Time, e Endpoint, n Need) Answer {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -223,7 +224,7 @@ func (g *Gate) Ask(now time.Time, e Endpoint, n Need) Answer {
 	return answer
 }
 
-// askTenant is Ask for an endpoint that may be tried.
+// askTenant is Ask where the route's breaker admits the request.
 func (g *Gate) askTenant(now time.Time, e Endpoint, n Need, a *account, r *route) Answer {
 	tenant := r.tenants[n.Tenant]
 	if tenant != nil {
@@ -239,7 +240,7 @@ func (g *Gate) askTenant(now time.Time, e Endpoint, n Need, a *account, r *route
 	return answer
 }
 
-// askTurn is Ask where nothing fails.
+// askTurn is Ask where no breaker objects.
 func (g *Gate) askTurn(now time.Time, e Endpoint, n Need, a *account, r *route) Answer {
 	if until := a.refusals[n.Tenant].until(now); until > 0 && !n.Proven {
 		a.leaveAsker(n.Asker)
@@ -264,22 +265,22 @@ func (g *Gate) askTurn(now time.Time, e Endpoint, n Need, a *account, r *route) 
 	}
 	if at.ready || now.Sub(r.full) < time.Second {
 		answer.Cause = CausePlaces
-		if at.ready && now.Sub(r.left) < turnover {
+		if at.ready && now.Sub(r.ended) < turnover {
 			answer.Freed = r.freed
 		}
-		// The further back, the later: the whole line must not come again and
-		// again while the server is slow.
+		// The further back in line, the longer the wait: the whole line must not
+		// come again and again while the server is slow.
 		busy := 100*time.Millisecond + spread(n.Client, 200*time.Millisecond)
 		answer.Wait = max(until, busy*time.Duration(1+ahead/(2*g.workers)))
 	}
 	if at.ready {
 		g.places.Await(now, now.Add(answer.Wait), n.Tenant, r.name)
 	}
-	a.line.tell(at, now.Add(answer.Wait))
+	a.line.postpone(at, now.Add(answer.Wait))
 	return answer
 }
 
-// send notes that a request is let through.
+// send notes that a request is admitted.
 func (g *Gate) send(now time.Time, t *Ticket) *Ticket {
 	breakers := []*breaker{&t.route.breaker}
 	if of := t.route.tenants[t.need.Tenant]; of != nil {
@@ -295,17 +296,17 @@ func (g *Gate) send(now time.Time, t *Ticket) *Ticket {
 	return t
 }
 
-// turn returns an asker's place in the line of the account, how many are ahead of
-// it, and how long the budget has nothing for it. The place is nil while the smaller
-// budget of its own server has nothing.
-func (a *account) turn(now time.Time, e Endpoint, n Need) (at *place, ahead int, until time.Duration) {
+// turn returns an asker's entry in the line of the account, how many are ahead of
+// it, and how long it takes until the budget has something for it. The entry is nil
+// while the smaller budget of its owner has nothing.
+func (a *account) turn(now time.Time, e Endpoint, n Need) (at *entry, ahead int, until time.Duration) {
 	all := a.budget(e)
 	a.line.setBudget(now, all)
 	if own := a.ownLine(now, e, all); own != nil {
-		if p := a.line.places[n.Asker]; p == nil || !p.passed {
+		if p := a.line.entries[n.Asker]; p == nil || !p.passed {
 			at, ahead = own.ask(now, n)
 			if until = own.until(now, ahead); until > 0 {
-				own.tell(at, now.Add(until))
+				own.postpone(at, now.Add(until))
 				return nil, ahead, until
 			}
 			own.take(now, at)
@@ -316,8 +317,9 @@ func (a *account) turn(now time.Time, e Endpoint, n Need) (at *place, ahead int,
 	return at, ahead, a.line.until(now, ahead)
 }
 
-// Turn asks for a turn in the budget alone, for a request that is not made to the
-// token endpoint: zero if it may be sent now, else how long to wait.
+// Turn asks the budget alone, for a request to another endpoint of the server than
+// the token endpoint. It returns zero if the request may be sent now, else how long
+// to wait.
 func (g *Gate) Turn(now time.Time, e Endpoint, n Need) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -327,22 +329,22 @@ func (g *Gate) Turn(now time.Time, e Endpoint, n Need) time.Duration {
 		return until
 	}
 	if now.Sub(r.full) < time.Second {
-		until = a.line.until(now, 0) // token requests wait for each other; what they cannot use is free
+		until = a.line.until(now, 0) // token requests wait for places and cannot use the budget now
 	}
 	if until == 0 {
 		a.line.take(now, at)
 		return 0
 	}
-	a.line.tell(at, now.Add(until))
+	a.line.postpone(at, now.Add(until))
 	return until
 }
 
-// Done reports how a request ended, and for how long the server asked this client
-// to leave it alone, zero for not at all.
+// Done reports how a request ended. retryAfter is how long the server asked this
+// client to leave it alone, zero if it did not ask.
 func (g *Gate) Done(now time.Time, t *Ticket, how Outcome, retryAfter time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.leaves(now, t, how != Unanswered)
+	g.release(now, t, how != Unanswered)
 	r, tenant := t.route, t.route.tenants[t.need.Tenant]
 	switch how {
 	case Served, Refused:
@@ -369,7 +371,7 @@ func (g *Gate) Done(now time.Time, t *Ticket, how Outcome, retryAfter time.Durat
 	} else if r.closed() {
 		tenant.failedOnce(now, t, false)
 	} else {
-		tenant.abandon(t) // that speaks of the endpoint
+		tenant.abandon(t) // the failure speaks of the endpoint, not of the tenant
 	}
 	if retryAfter > 0 {
 		r.hold(now, t, retryAfter)
@@ -381,29 +383,30 @@ func (g *Gate) Done(now time.Time, t *Ticket, how Outcome, retryAfter time.Durat
 func (g *Gate) Abandon(now time.Time, t *Ticket) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.leaves(now, t, false)
+	g.release(now, t, false)
 	t.route.abandon(t)
 	if of := t.route.tenants[t.need.Tenant]; of != nil {
 		of.abandon(t)
 	}
 }
 
-func (g *Gate) leaves(now time.Time, t *Ticket, answered bool) {
+// release gives back the place that a request held.
+func (g *Gate) release(now time.Time, t *Ticket, answered bool) {
 	g.places.Give(now, t.place, answered)
 	r := t.route
-	r.left = now
+	r.ended = now
 	select {
 	case r.freed <- struct{}{}:
-	default: // as many are told of as there can be
+	default: // the channel holds as many as there are places
 	}
 }
 
-// Leave gives up all places of a client.
+// Leave removes a client from all lines.
 func (g *Gate) Leave(client string) {
 	g.leave(func(a Asker) bool { return a.Client == client })
 }
 
-// LeaveAsker gives up the place of one asker.
+// LeaveAsker removes one asker from all lines.
 func (g *Gate) LeaveAsker(asker Asker) {
 	g.leave(func(a Asker) bool { return a == asker })
 }
@@ -411,7 +414,7 @@ func (g *Gate) LeaveAsker(asker Asker) {
 func (g *Gate) leave(which func(Asker) bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	of := func(p *place) bool { return which(p.Asker) }
+	of := func(p *entry) bool { return which(p.Asker) }
 	for _, a := range g.accounts {
 		a.line.drop(of)
 		for _, l := range a.own {
@@ -426,7 +429,8 @@ func (g *Gate) leave(which func(Asker) bool) {
 	}
 }
 
-// Forget forgets an owner, and what only it named.
+// Forget drops the state of an owner, and of the accounts and routes that nobody else
+// names.
 func (g *Gate) Forget(owner string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -459,13 +463,13 @@ func (a *account) leaveAsker(who Asker) {
 	}
 }
 
-// refused counts a refusal of one of a tenant's requests.
+// refused counts a refusal of a tenant's request.
 func (a *account) refused(now time.Time, tenant string) {
 	of := a.refusals[tenant]
 	if of == nil {
 		for t, other := range a.refusals {
 			if other.TokensAt(now) >= refusedBurst {
-				delete(a.refusals, t) // it has been good for long
+				delete(a.refusals, t) // nothing was refused for long
 			}
 		}
 		of = &tokens{rate.NewLimiter(rate.Every(refusedEvery), refusedBurst)}
@@ -474,7 +478,7 @@ func (a *account) refused(now time.Time, tenant string) {
 	of.AllowN(now, 1)
 }
 
-// until returns how long it is until there is a token.
+// until returns how long it takes until there is a token.
 func (t *tokens) until(now time.Time) time.Duration {
 	if t == nil {
 		return 0
@@ -486,8 +490,8 @@ func (t *tokens) until(now time.Time) time.Duration {
 	return time.Duration(missing * float64(refusedEvery))
 }
 
-// spread maps a seed evenly onto [0, most), so that those who wait for the same
-// moment do not come at once.
+// spread maps a seed evenly onto [0, most), so that askers that wait for the same
+// moment do not come all at once.
 func spread(seed string, most time.Duration) time.Duration {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(seed))

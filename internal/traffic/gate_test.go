@@ -158,7 +158,7 @@ func TestBudgetHoldsForManyClients(t *testing.T) {
 			if took := through[len(through)-1].Seconds(); took > 1.5*ideal+1 {
 				t.Errorf("the last client got through after %.1f s, where %.1f s are enough", took, ideal)
 			}
-			if left := len(s.accounts["auth"].line.places); left != 0 {
+			if left := len(s.accounts["auth"].line.entries); left != 0 {
 				t.Errorf("%d turns are left over", left)
 			}
 		})
@@ -223,7 +223,7 @@ func TestADeletedClientLeavesEveryLine(t *testing.T) {
 	}
 	s.Leave("second")
 	for name, a := range s.accounts {
-		if n := len(a.line.places); n != 0 {
+		if n := len(a.line.entries); n != 0 {
 			t.Errorf("%d turns are left at server %q", n, name)
 		}
 	}

@@ -11,31 +11,31 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// turnSlack is how late a turn may be taken before others no longer wait for
-// it. Who comes later still goes ahead of those of its tenant that need it less.
+// turnSlack is how late an asker may come to its turn before the others stop waiting
+// for it. One that comes later still goes ahead of those of its tenant with less need.
 const turnSlack = 5 * time.Second
 
-// newcomerCost is what a turn without a token costs a tenant, where a turn that
-// replaces a token costs 1: where tenants compete, refreshes get twice the share
-// of new clients.
+// newcomerCost is what a turn of a client without a token costs its tenant. A turn
+// that replaces a token costs 1, so refreshes get twice the share of new clients
+// where tenants compete.
 const newcomerCost = 2
 
-// Asker is who asks for a turn: an access of a tenant's client. A provisioning
-// request is of no client and has a number for an access.
+// Asker identifies who asks for a turn: an access of a tenant's client. A
+// provisioning request has no client, and a number as its access.
 type Asker struct{ Tenant, Client, Access string }
 
-// Need is what the turns of one tenant are ordered by. The sooner the token
-// expires that is to be replaced, the sooner is the turn. Those without a token
-// come after all that have one, the oldest first.
+// Need orders the turns of one tenant. The sooner the token to be replaced expires,
+// the sooner the turn. Askers without a token come after all that have one, the
+// oldest first.
 //
-// The order is that of the needs alone, not of who asked first: whoever loses a
-// place and comes again, after a restart too, has the same one.
+// Only the needs decide, not who asked first: an asker that loses its place and
+// comes again, even after a restart, gets the same one.
 type Need struct {
 	Asker
 	ExpiresAt time.Time // zero: there is no token yet
-	Since     time.Time // age of what needs the turn
-	// Proven reports that the endpoint has served the asker before, with what it
-	// asks with now.
+	Since     time.Time // since when the asker exists
+	// Proven means that the endpoint has served the asker before, for the same
+	// inputs.
 	Proven bool
 }
 
@@ -52,24 +52,24 @@ func (n Need) compare(m Need) int {
 	)
 }
 
-// place is an asker's in a line.
-type place struct {
+// entry is one asker's entry in a line.
+type entry struct {
 	Need
 	comesAt time.Time // when it was told to ask again
-	ready   bool      // its turn had come, and it waits for something else than the budget
-	stopped bool      // it might try an endpoint that fails, and waits for something else
-	passed  bool      // the smaller budget of its own server has let it through
+	ready   bool      // its turn has come, but it waits for something else than the budget
+	stopped bool      // it may try an endpoint that fails, but waits for something else
+	passed  bool      // it has taken from the smaller budget of its owner
 }
 
-// queue holds the places of one tenant, the greatest need first.
+// queue holds the entries of one tenant, the greatest need first.
 type queue struct {
-	tag    int // what the tenant has used up, in the line's virtual time
-	places []*place
+	tag     int // what the tenant has used, in the line's virtual time
+	entries []*entry
 }
 
-// due returns how many places replace a token. They are the first ones.
+// due returns how many entries replace a token. They come first.
 func (q *queue) due() int {
-	i, _ := slices.BinarySearchFunc(q.places, true, func(p *place, _ bool) int {
+	i, _ := slices.BinarySearchFunc(q.entries, true, func(p *entry, _ bool) int {
 		if p.ExpiresAt.IsZero() {
 			return 1
 		}
@@ -78,7 +78,7 @@ func (q *queue) due() int {
 	return i
 }
 
-// finish is the virtual time at which the turn at an index is over.
+// finish returns the virtual time at which the turn at an index ends.
 func (q *queue) finish(virtual, index int) int {
 	base, due := max(q.tag, virtual), q.due()
 	if index < due {
@@ -87,8 +87,8 @@ func (q *queue) finish(virtual, index int) int {
 	return base + due + newcomerCost*(index-due+1)
 }
 
-// before returns how many places come before one of another tenant, whose turn is
-// over at a virtual time.
+// before returns how many entries come before one of another tenant whose turn ends
+// at a virtual time.
 func (q *queue) before(virtual, finish int, n Need) (count int) {
 	due := q.due()
 	room := finish - 1 - max(q.tag, virtual)
@@ -99,29 +99,29 @@ func (q *queue) before(virtual, finish int, n Need) (count int) {
 	default:
 		count = due + (room-due)/newcomerCost
 	}
-	count = min(count, len(q.places))
-	if count < len(q.places) && q.finish(virtual, count) == finish && q.places[count].compare(n) < 0 {
+	count = min(count, len(q.entries))
+	if count < len(q.entries) && q.finish(virtual, count) == finish && q.entries[count].compare(n) < 0 {
 		count++
 	}
 	return count
 }
 
-// line has those that wait for a budget take from it: tenants in turn, and within
-// a tenant by need. It is start-time fair queueing with the tenants as flows. It
-// is not safe for concurrent use.
+// line is a priority queue in front of a rate limiter: tenants take turns, and need
+// decides within a tenant. It is start-time fair queueing with the tenants as flows.
+// It is not safe for concurrent use.
 //
-// Nobody is woken: who asks is told when to ask again. What the budget has is
-// kept for those ahead until they are late by turnSlack.
+// The line wakes nobody: it tells each asker when to ask again. What the budget has
+// is kept for those ahead until they are late by turnSlack.
 type line struct {
 	budget  *rate.Limiter
 	queues  map[string]*queue // by tenant
-	places  map[Asker]*place
-	virtual int       // the tag of the tenant that has used up least of those that wait
-	lateAt  time.Time // none is late before; zero: none waits
+	entries map[Asker]*entry
+	virtual int       // the least tag among the tenants that wait
+	lateAt  time.Time // no entry is late before; zero: none waits
 }
 
 func newLine(b Budget) line {
-	return line{budget: rate.NewLimiter(b.limit(), b.Burst), queues: map[string]*queue{}, places: map[Asker]*place{}}
+	return line{budget: rate.NewLimiter(b.limit(), b.Burst), queues: map[string]*queue{}, entries: map[Asker]*entry{}}
 }
 
 func (l *line) setBudget(now time.Time, b Budget) {
@@ -133,15 +133,15 @@ func (l *line) setBudget(now time.Time, b Budget) {
 	}
 }
 
-// ask returns the place of who asks, and how many are ahead of it. It then either
-// takes its turn, or is told when to ask again.
-func (l *line) ask(now time.Time, n Need) (p *place, ahead int) {
+// ask returns the entry of an asker, made if need be, and how many are ahead of it.
+// The caller then calls take or postpone for it.
+func (l *line) ask(now time.Time, n Need) (p *entry, ahead int) {
 	l.dropLate(now)
-	p = l.places[n.Asker]
+	p = l.entries[n.Asker]
 	passed := false
 	if p != nil && p.compare(n) != 0 {
 		passed = p.passed
-		l.leave(p)
+		l.remove(p)
 		p = nil
 	}
 	q := l.queues[n.Tenant]
@@ -151,15 +151,15 @@ func (l *line) ask(now time.Time, n Need) (p *place, ahead int) {
 	}
 	index, _ := q.find(n)
 	if p == nil {
-		p = &place{Need: n, passed: passed}
-		l.places[n.Asker] = p
-		q.places = slices.Insert(q.places, index, p)
+		p = &entry{Need: n, passed: passed}
+		l.entries[n.Asker] = p
+		q.entries = slices.Insert(q.entries, index, p)
 	}
 	return p, l.ahead(q, index, n)
 }
 
 func (q *queue) find(n Need) (int, bool) {
-	return slices.BinarySearchFunc(q.places, n, func(p *place, n Need) int { return p.compare(n) })
+	return slices.BinarySearchFunc(q.entries, n, func(p *entry, n Need) int { return p.compare(n) })
 }
 
 func (l *line) ahead(mine *queue, index int, n Need) int {
@@ -172,8 +172,8 @@ func (l *line) ahead(mine *queue, index int, n Need) int {
 	return ahead
 }
 
-// until returns how long it is until the budget has something for the one with
-// so many ahead, in whole milliseconds; zero if it has.
+// until returns how long it takes until the budget has something for an entry with
+// so many ahead, in whole milliseconds; zero if it has something now.
 func (l *line) until(now time.Time, ahead int) time.Duration {
 	missing := float64(ahead+1) - l.budget.TokensAt(now)
 	if missing <= 0 {
@@ -183,10 +183,10 @@ func (l *line) until(now time.Time, ahead int) time.Duration {
 	return time.Duration(max(1, ms)) * time.Millisecond
 }
 
-// readyAhead returns how many of its tenant's are ahead of a place that replace a
-// token and wait for something else than the budget. They come first to that, too.
-func (l *line) readyAhead(p *place) (count int) {
-	for _, other := range l.queues[p.Tenant].places {
+// readyAhead returns how many entries of the same tenant that are ahead replace a
+// token and wait for something else than the budget. They come first there too.
+func (l *line) readyAhead(p *entry) (count int) {
+	for _, other := range l.queues[p.Tenant].entries {
 		if other == p || other.ExpiresAt.IsZero() {
 			break
 		}
@@ -197,8 +197,8 @@ func (l *line) readyAhead(p *place) (count int) {
 	return count
 }
 
-// take takes from the budget, which has something, and leaves the line.
-func (l *line) take(now time.Time, p *place) {
+// take takes from the budget, which must have something, and removes the entry.
+func (l *line) take(now time.Time, p *entry) {
 	l.budget.AllowN(now, 1)
 	q := l.queues[p.Tenant]
 	start, cost := max(q.tag, l.virtual), 1
@@ -206,44 +206,43 @@ func (l *line) take(now time.Time, p *place) {
 		cost = newcomerCost
 	}
 	q.tag = start + cost
-	l.leave(p)
+	l.remove(p)
 
-	// Virtual time is that of the tenant which has used up least of those that
-	// wait. Who comes back later starts there: nothing is saved up while idle.
+	// Virtual time is the least tag among the tenants that wait. A tenant that comes
+	// back later starts there: nobody saves up turns while idle.
 	least, waiting := start, false
 	for _, q := range l.queues {
-		if tag := max(q.tag, l.virtual); len(q.places) > 0 && (!waiting || tag < least) {
+		if tag := max(q.tag, l.virtual); len(q.entries) > 0 && (!waiting || tag < least) {
 			least, waiting = tag, true
 		}
 	}
 	l.virtual = max(l.virtual, least)
 	for tenant, q := range l.queues {
-		if !waiting || len(q.places) == 0 && q.tag <= l.virtual {
+		if !waiting || len(q.entries) == 0 && q.tag <= l.virtual {
 			delete(l.queues, tenant)
 		}
 	}
 }
 
-// tell has a place wait until it asks again.
-func (l *line) tell(p *place, comesAt time.Time) {
+// postpone notes when an entry was told to ask again.
+func (l *line) postpone(p *entry, comesAt time.Time) {
 	p.comesAt = comesAt
 	l.noteLate(p)
 }
 
-func (l *line) noteLate(p *place) {
+func (l *line) noteLate(p *entry) {
 	if late := p.comesAt.Add(turnSlack); l.lateAt.IsZero() || late.Before(l.lateAt) {
 		l.lateAt = late
 	}
 }
 
-// dropLate gives up the places of those that did not come when they were told
-// to.
+// dropLate removes the entries of askers that did not come in time.
 func (l *line) dropLate(now time.Time) {
 	if l.lateAt.IsZero() || !now.After(l.lateAt) {
 		return
 	}
 	l.lateAt = time.Time{}
-	l.drop(func(p *place) bool {
+	l.drop(func(p *entry) bool {
 		if now.After(p.comesAt.Add(turnSlack)) {
 			return true
 		}
@@ -252,35 +251,35 @@ func (l *line) dropLate(now time.Time) {
 	})
 }
 
-func (l *line) leave(p *place) {
+func (l *line) remove(p *entry) {
 	q := l.queues[p.Tenant]
 	if i, found := q.find(p.Need); found {
-		q.places = slices.Delete(q.places, i, i+1)
+		q.entries = slices.Delete(q.entries, i, i+1)
 	}
-	delete(l.places, p.Asker)
-	if len(q.places) == 0 && q.tag <= l.virtual {
+	delete(l.entries, p.Asker)
+	if len(q.entries) == 0 && q.tag <= l.virtual {
 		delete(l.queues, p.Tenant)
 	}
 }
 
-// leaveAsker gives up the place of an asker, if it has one.
+// leaveAsker removes the entry of an asker, if it has one.
 func (l *line) leaveAsker(a Asker) {
-	if p := l.places[a]; p != nil {
-		l.leave(p)
+	if p := l.entries[a]; p != nil {
+		l.remove(p)
 	}
 }
 
-// drop gives up the places that a function names.
-func (l *line) drop(which func(*place) bool) {
+// drop removes the entries that a function selects.
+func (l *line) drop(which func(*entry) bool) {
 	for tenant, q := range l.queues {
-		q.places = slices.DeleteFunc(q.places, func(p *place) bool {
+		q.entries = slices.DeleteFunc(q.entries, func(p *entry) bool {
 			if !which(p) {
 				return false
 			}
-			delete(l.places, p.Asker)
+			delete(l.entries, p.Asker)
 			return true
 		})
-		if len(q.places) == 0 && q.tag <= l.virtual {
+		if len(q.entries) == 0 && q.tag <= l.virtual {
 			delete(l.queues, tenant)
 		}
 	}

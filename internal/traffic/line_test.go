@@ -26,7 +26,7 @@ func tryTurn(t *line, now time.Time, n Need) (wait time.Duration) {
 	if wait = t.until(now, ahead); wait == 0 {
 		t.take(now, at)
 	} else {
-		t.tell(at, now.Add(wait))
+		t.postpone(at, now.Add(wait))
 	}
 	return wait
 }
@@ -147,8 +147,8 @@ func TestAFloodDelaysNoRefresh(t *testing.T) {
 	if asked > 5*len(all) {
 		t.Errorf("%d had to ask %d times in all", len(all), asked)
 	}
-	if len(line.places) != 0 || len(line.queues) != 0 {
-		t.Errorf("%d places are left in line, and queues of %d tenants", len(line.places), len(line.queues))
+	if len(line.entries) != 0 || len(line.queues) != 0 {
+		t.Errorf("%d places are left in line, and queues of %d tenants", len(line.entries), len(line.queues))
 	}
 }
 
@@ -235,8 +235,8 @@ func TestThoseWhoAreGoneHoldNobodyUp(t *testing.T) {
 	if wait := tryTurn(&line, now, newcomer("new")); wait != 0 {
 		t.Errorf("the new client waits %s, for nobody", wait)
 	}
-	if len(line.places) != 0 || len(line.queues) != 0 {
-		t.Errorf("%d places are left in line, and queues of %d tenants", len(line.places), len(line.queues))
+	if len(line.entries) != 0 || len(line.queues) != 0 {
+		t.Errorf("%d places are left in line, and queues of %d tenants", len(line.entries), len(line.queues))
 	}
 }
 
@@ -251,12 +251,12 @@ func TestANeedThatChangesMovesThePlace(t *testing.T) {
 		in   time.Duration
 		want time.Duration
 	}{{3 * time.Minute, 2 * time.Second}, {time.Minute, time.Second}} {
-		if wait := tryTurn(&line, start, expiring("a", tc.in)); wait != tc.want || len(line.places) != 2 {
-			t.Errorf("with a token that expires in %s it waits %s, want %s; %d are in line", tc.in, wait, tc.want, len(line.places))
+		if wait := tryTurn(&line, start, expiring("a", tc.in)); wait != tc.want || len(line.entries) != 2 {
+			t.Errorf("with a token that expires in %s it waits %s, want %s; %d are in line", tc.in, wait, tc.want, len(line.entries))
 		}
 	}
-	if wait := tryTurn(&line, start, newcomer("a")); wait != 2*time.Second || len(line.places) != 2 {
-		t.Errorf("without a token it waits %s, want 2s; %d are in line", wait, len(line.places))
+	if wait := tryTurn(&line, start, newcomer("a")); wait != 2*time.Second || len(line.entries) != 2 {
+		t.Errorf("without a token it waits %s, want 2s; %d are in line", wait, len(line.entries))
 	}
 }
 

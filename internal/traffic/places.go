@@ -8,50 +8,48 @@ import (
 )
 
 const (
-	// slowAfter is how long a request may take whose endpoint counts as quick.
+	// slowAfter is how long a request may take before its endpoint counts as slow.
 	slowAfter = time.Second
 
-	// regained is how many quick answers in a row have an endpoint that was slow
-	// count as quick again.
+	// regained is how many quick answers in a row a slow endpoint needs to count as
+	// quick again.
 	regained = 3
 )
 
 // Places shares a number of workers among tenants and endpoints. It is safe for
 // concurrent use.
 //
-// Nobody holds more than what is left free: a tenant alone gets half of the
-// workers, and however many it asks for, others find some. Endpoints that are slow,
-// or have never answered, together get three quarters of the workers, under the
-// same rule, so that quick ones always find some. What becomes free goes to the
-// tenant that holds least of those that wait, and among those to the one that has
-// waited longest.
+// No tenant holds more than it leaves free: alone it gets half of the workers, and
+// others always find some. Endpoints that are slow, or have never answered, together
+// get three quarters of the workers under the same rule, so that quick ones always
+// find some. A place that becomes free goes to the waiting tenant that holds least,
+// and among equals to the one that has waited longest.
 type Places struct {
 	size, slow int
 
 	mu      sync.Mutex
 	held    map[*Place]bool
-	owed    map[string]int    // by endpoint: quick answers until it counts as quick; absent: it has not answered
+	owed    map[string]int    // by endpoint: how many quick answers it still needs; absent: it has never answered
 	waiting map[string]*await // by tenant
 }
 
-// Place is a worker's, held while a request is under way.
+// Place is the use of one worker while a request is under way.
 type Place struct {
 	tenant, endpoint string
 	since            time.Time
-	suspect          bool // its endpoint did not count as quick
+	suspect          bool // its endpoint did not count as quick when the place was taken
 }
 
-// await is how a tenant waits for a place.
+// await is a tenant that waits for a place.
 type await struct {
 	since, comesAt time.Time
 	suspect        bool
 }
 
-// awaitSlack is how long a place is kept free for a tenant that does not come when
-// it was told to.
+// awaitSlack is how long a place is kept free for a tenant that is late.
 const awaitSlack = time.Second
 
-// NewPlaces shares so many workers; fewer than one count as one.
+// NewPlaces returns places for a number of workers, at least one.
 func NewPlaces(workers int) *Places {
 	workers = max(1, workers)
 	return &Places{
@@ -60,9 +58,10 @@ func NewPlaces(workers int) *Places {
 	}
 }
 
-// Take returns a place for a request of a tenant to an endpoint, nil if none is
-// free for it, or fewer than are for others of the tenant that come first. Who gets
-// one owes it to Give; who does not should tell with Await when it comes again.
+// Take returns a place for a request of a tenant to an endpoint. It returns nil if
+// there is none left after the first, which go to other requests of the tenant that
+// come before. A caller that gets a place must call Give; one that does not should
+// call Await.
 func (p *Places) Take(now time.Time, tenant, endpoint string, first int) *Place {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -76,7 +75,7 @@ func (p *Places) Take(now time.Time, tenant, endpoint string, first int) *Place 
 	return place
 }
 
-// Await notes that a tenant found no place, and when it comes again.
+// Await notes that a tenant found no place, and when it will ask again.
 func (p *Places) Await(now, comesAt time.Time, tenant, endpoint string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -86,7 +85,7 @@ func (p *Places) Await(now, comesAt time.Time, tenant, endpoint string) {
 		p.waiting[tenant] = w
 	}
 	if comesAt.Before(w.comesAt) || !now.Before(w.comesAt) {
-		w.comesAt = comesAt // the first of the tenant's is who is waited for
+		w.comesAt = comesAt // the earliest of the tenant's requests counts
 	}
 	w.suspect = p.isSuspect(now, endpoint)
 }
@@ -119,7 +118,7 @@ func (p *Places) free(now time.Time, tenant string, suspect bool) int {
 	if suspect {
 		free = min(free, p.slow-slowHeld-slow[tenant])
 	}
-	free = (free + 1) / 2 // with each that it takes there is one less
+	free = (free + 1) / 2 // each place that the tenant takes also leaves one less free
 	since := now
 	if w := p.waiting[tenant]; w != nil {
 		since = w.since
@@ -134,7 +133,7 @@ func (p *Places) free(now time.Time, tenant string, suspect bool) int {
 			others++
 		}
 	}
-	if others > 0 { // a place for each of them comes first
+	if others > 0 { // each of them gets a place first
 		free = min(free, p.size-len(p.held)-others)
 		if suspect {
 			free = min(free, p.slow-slowHeld-others)
@@ -143,8 +142,8 @@ func (p *Places) free(now time.Time, tenant string, suspect bool) int {
 	return free
 }
 
-// Give returns a place. Answered reports whether the endpoint answered at all: how
-// long that took is how quick it is.
+// Give gives a place back. answered reports whether the endpoint answered at all; how
+// long the place was held tells how quick the endpoint is.
 func (p *Places) Give(now time.Time, place *Place, answered bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -163,7 +162,7 @@ func (p *Places) Give(now time.Time, place *Place, answered bool) {
 	}
 }
 
-// Forget forgets how quick an endpoint is.
+// Forget drops what is known about how quick an endpoint is.
 func (p *Places) Forget(endpoint string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

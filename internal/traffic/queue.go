@@ -5,26 +5,24 @@ package traffic
 import "container/heap"
 
 // Queue is a work queue in which tenants take turns, however many items each has
-// queued. Within a tenant the item of the lowest rank is first, and of equal ones
-// the one that came first. It stores items for a workqueue of client-go, which
-// guards it.
+// queued. Within a tenant the lowest rank comes first, and among equal ranks the
+// oldest item. It is the storage of a client-go workqueue, whose lock guards it.
 type Queue[T any] struct {
 	tenant func(T) string
 	rank   func(T) int64
 
 	tenants map[string]*items[T]
-	turns   []*items[T] // of the tenants with items; the first is next
+	turns   []*items[T] // the tenants with items; the first is next
 	pushed  uint64
 	size    int
 }
 
-// NewQueue makes an empty queue. The tenant and the rank of an item are asked for
-// when it is pushed.
+// NewQueue returns an empty queue. It calls tenant and rank when an item is pushed.
 func NewQueue[T any](tenant func(T) string, rank func(T) int64) *Queue[T] {
 	return &Queue[T]{tenant: tenant, rank: rank, tenants: map[string]*items[T]{}}
 }
 
-// Touch is called for an item that is queued already: it keeps its place.
+// Touch is called for an item that is already queued. The item keeps its place.
 func (q *Queue[T]) Touch(T) {}
 
 // Push adds an item.
@@ -66,7 +64,7 @@ type queued[T any] struct {
 	came uint64
 }
 
-// items are those of one tenant, a heap.
+// items is the heap of one tenant's items.
 type items[T any] struct {
 	tenant string
 	heap   []queued[T]
