@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Hierarchy is one mount of cgroup v1, and where in it this process is.
+// Hierarchy is one mount of cgroup v1, and this process's place in it.
 type Hierarchy struct {
 	Controllers string // "memory", "cpu,cpuacct" or "name=systemd"
 	Mount       string // below /sys/fs/cgroup
@@ -53,8 +53,8 @@ func parse(memberships, mounts string) []Hierarchy {
 	return found
 }
 
-// mounted finds the first mount of a file system that is wanted, and the directory
-// that a membership means in it.
+// mounted finds the first mount of a wanted file system, and the directory that a
+// membership means in it.
 func mounted(mounts, membership string, wanted func(kind, options string) bool) (mount, own string, ok bool) {
 	for line := range strings.Lines(mounts) {
 		before, after, _ := strings.Cut(strings.TrimSpace(line), " - ")

@@ -11,12 +11,12 @@ import (
 	"strings"
 )
 
-// Memory is a cgroup whose processes may use so much memory together: the kernel
-// kills one of them rather than give more.
+// Memory is a cgroup that limits the memory of all its processes together: the
+// kernel kills one of them rather than exceed the limit.
 type Memory struct{ dir string }
 
 // LimitMemory makes a cgroup with a limit below this process's own, of version 1
-// or 2. It needs root, and a machine that lets it.
+// or 2. It needs root, and a machine that permits it.
 func LimitMemory(name string, bytes int64) (*Memory, error) {
 	memberships, mounts, err := ofThisProcess()
 	if err != nil {
@@ -45,7 +45,7 @@ func LimitMemory(name string, bytes int64) (*Memory, error) {
 }
 
 // unified returns this process's cgroup of version 2, with memory switched on for
-// those below it.
+// the cgroups below it.
 func unified(memberships, mounts string) (string, error) {
 	for line := range strings.Lines(memberships) {
 		membership, isUnified := strings.CutPrefix(strings.TrimSpace(line), "0::")
@@ -64,11 +64,11 @@ func unified(memberships, mounts string) (string, error) {
 	return "", errors.New("this machine has no cgroups with a memory controller")
 }
 
-// Command returns a command that runs another one in the cgroup, from its first
-// page on and with the same process ID.
+// Command returns a command that runs another one in the cgroup. The process ID
+// stays the same, and the limit holds from the first page on.
 func (m *Memory) Command() []string {
 	return []string{"/bin/sh", "-c", `echo $$ >"$0" && exec "$@"`, filepath.Join(m.dir, "cgroup.procs")}
 }
 
-// Remove removes the cgroup, whose processes must have ended.
+// Remove removes the cgroup. Its processes must have ended.
 func (m *Memory) Remove() error { return os.Remove(m.dir) }

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestTheLimitHolds: the kernel kills a process that asks for more than it may have. Where
-// no cgroup can be made the error says so, and whoever wanted one measures instead.
+// TestTheLimitHolds: the kernel kills a process that exceeds its limit. Where no cgroup
+// can be made, the error says so; callers then measure memory instead.
 func TestTheLimitHolds(t *testing.T) {
 	m, err := LimitMemory(fmt.Sprintf("m2m-test-%d", os.Getpid()), 32<<20)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/payment"
 )
 
-// calls counts what cart processes report.
+// calls counts the calls that cart processes report.
 type calls struct {
 	total, failed atomic.Int64
 	failures      chan payment.Call // the first few failed calls

@@ -38,8 +38,8 @@ func TestDecodedTokenHasNoSignature(t *testing.T) {
 	}
 }
 
-// TestManifestsFitTheDemo looks for everything in the manifests that the demo
-// replaces or relies on.
+// TestManifestsFitTheDemo checks that the manifests contain everything that the
+// demo replaces or relies on.
 func TestManifestsFitTheDemo(t *testing.T) {
 	var all strings.Builder
 	kinds := map[string]int{}

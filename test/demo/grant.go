@@ -16,8 +16,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// takeGrantAway removes the API's grants, and gives them back: the API's owner
-// decides, and its decision reaches the caller's pods.
+// takeGrantAway removes the API's grants, and restores them: the API's owner
+// decides, and the decision reaches the caller's pods.
 func (d *demo) takeGrantAway(ctx context.Context) error {
 	grants, err := d.setGrants(ctx, nil)
 	if err != nil {
@@ -44,7 +44,7 @@ func (d *demo) takeGrantAway(ctx context.Context) error {
 		return err
 	}
 	d.say("and the server has, of our clients, %s: one that may do nothing is not registered", clientList(d.server.RegisteredClients()))
-	got, err := d.callOnce(newCalls()) // it is meant to fail
+	got, err := d.callOnce(newCalls()) // this call must fail
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (d *demo) takeGrantAway(ctx context.Context) error {
 	return nil
 }
 
-// setGrants replaces the grants of the payment API, and returns what they were.
+// setGrants replaces the grants of the payment API, and returns the previous ones.
 func (d *demo) setGrants(ctx context.Context, grants []v1alpha1.Grant) (previous []v1alpha1.Grant, err error) {
 	var api v1alpha1.APIResource
 	if err := d.cluster.Client.Get(ctx, apiName, &api); err != nil {
@@ -99,8 +99,8 @@ func (d *demo) isGranted(ctx context.Context, want metav1.ConditionStatus) (*met
 	return c, nil
 }
 
-// tokenIsThere returns an error unless the token is in the cart's Secret and in
-// the cart's file, or is in neither.
+// tokenIsThere returns an error unless the token is both in the cart's Secret
+// and in the cart's file, or in neither.
 func (d *demo) tokenIsThere(ctx context.Context, want bool) error {
 	data, err := d.cluster.SecretData(ctx, cartName.Namespace, "cart-token")
 	if err != nil {

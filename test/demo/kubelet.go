@@ -30,10 +30,10 @@ import (
 type kubelet struct {
 	api    volumes
 	mounts []mount
-	shown  func(m mount, files map[string][]byte) // after each pass, for each mount
+	shown  func(m mount, files map[string][]byte) // called after each pass, for each mount
 }
 
-// mount is a Secret or ConfigMap that is shown as files below dir.
+// mount is a Secret or ConfigMap that pods see as files below dir.
 type mount struct {
 	kind            string // Secret or ConfigMap
 	namespace, name string
@@ -42,17 +42,17 @@ type mount struct {
 
 func (m mount) String() string { return fmt.Sprintf("%s %s/%s", m.kind, m.namespace, m.name) }
 
-// volumes is what the kubelet asks the API server for.
+// volumes is what the kubelet needs of the API server.
 type volumes interface {
-	// Read returns what the object holds now, nil if it does not exist.
+	// Read returns the object's present data, nil if it does not exist.
 	Read(context.Context, mount) (map[string][]byte, error)
-	// Watch returns a stream in which something comes for each change from now
+	// Watch returns a stream that delivers something for each change from now
 	// on. It may end at any time.
 	Watch(context.Context, mount) (watch.Interface, error)
 }
 
 // run shows the mounts and follows their changes until ctx ends, or until an
-// error, which goes to failed.
+// error, which it sends to failed.
 func (k *kubelet) run(ctx context.Context, failed func(error)) {
 	changed := make(chan struct{}, 1)
 	var watchers sync.WaitGroup
@@ -73,8 +73,8 @@ func (k *kubelet) run(ctx context.Context, failed func(error)) {
 	}
 }
 
-// follow says when a mount may have changed: at first, at every event, and when
-// a watch had to be started again.
+// follow signals when a mount may have changed: at the beginning, at every
+// event, and when a watch had to be started again.
 func (k *kubelet) follow(ctx context.Context, m mount, changed chan<- struct{}) {
 	notify := func() {
 		select {
@@ -96,7 +96,7 @@ func (k *kubelet) follow(ctx context.Context, m mount, changed chan<- struct{}) 
 	}
 }
 
-// listen calls notify for each event until there are no more.
+// listen calls notify for each event until the stream ends.
 func listen(ctx context.Context, events <-chan watch.Event, notify func()) {
 	for {
 		select {
@@ -111,8 +111,9 @@ func listen(ctx context.Context, events <-chan watch.Event, notify func()) {
 	}
 }
 
-// sync makes one pass. Secrets are read before ConfigMaps and shown after them:
-// a ConfigMap that was written before a Secret is then shown before it too.
+// sync makes one pass. It reads Secrets before ConfigMaps and shows them after:
+// if a ConfigMap was written before a Secret, it also shows up before the
+// Secret.
 func (k *kubelet) sync(ctx context.Context) error {
 	content := map[mount]map[string][]byte{}
 	for _, kind := range []string{"Secret", "ConfigMap"} {
@@ -129,7 +130,7 @@ func (k *kubelet) sync(ctx context.Context) error {
 	}
 	for _, kind := range []string{"ConfigMap", "Secret"} {
 		for _, m := range k.mounts {
-			// A pod does not start without its volumes, and keeps what it has when
+			// A pod does not start without its volumes, but keeps what it has if
 			// the object goes.
 			if m.kind != kind || content[m] == nil {
 				continue

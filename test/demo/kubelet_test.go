@@ -31,8 +31,8 @@ func visible(t *testing.T, dir string) map[string]string {
 	return files
 }
 
-// look reads what a container sees in a directory. It is an error while the
-// kubelet is between moving the files and removing the links of those that went.
+// look reads what a container sees in a directory. It fails if the kubelet is
+// between moving the files and removing the links of files that are gone.
 func look(dir string) (map[string]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -158,8 +158,8 @@ func TestShowFilesAtOnce(t *testing.T) {
 	}
 }
 
-// rotating is an API server on which everything may happen between any two
-// reads: first the bundle gets the next key, then the token is signed with it.
+// rotating is an API server on which anything may happen between any two reads:
+// first the bundle gets the next key, then the server signs the token with it.
 type rotating struct {
 	mu            sync.Mutex
 	key, token    int
@@ -191,13 +191,13 @@ func (*rotating) Watch(context.Context, mount) (watch.Interface, error) {
 	return nil, errors.New("not needed")
 }
 
-// TestSecretsNeverOvertakeConfigMaps: at no time is a token to be seen whose key
-// is not.
+// TestSecretsNeverOvertakeConfigMaps: at no time may a token be visible whose
+// key is not.
 func TestSecretsNeverOvertakeConfigMaps(t *testing.T) {
 	for writesPerRead := range 4 {
 		dir := t.TempDir()
 		api := &rotating{writesPerRead: writesPerRead}
-		// Named so that neither the order of the list nor that of the names helps.
+		// With these names, neither the order of the list nor that of the names helps.
 		k := &kubelet{api: api, mounts: []mount{
 			{kind: "Secret", name: "a", dir: dir + "/a"}, {kind: "ConfigMap", name: "b", dir: dir + "/b"},
 			{kind: "Secret", name: "c", dir: dir + "/c"},
@@ -271,7 +271,7 @@ func TestKubeletFollowsTheAPIServer(t *testing.T) {
 		k.run(ctx, func(err error) { t.Error(err) })
 	}()
 
-	// soon waits for the kubelet, and says what came of it if it takes too long.
+	// soon waits for the kubelet, and fails with its error if it takes too long.
 	soon := func(dir string, want map[string]string) {
 		t.Helper()
 		deadline := time.After(20 * time.Second)
@@ -305,7 +305,7 @@ func TestKubeletFollowsTheAPIServer(t *testing.T) {
 	<-stopped
 }
 
-// broken is an API server that answers no read.
+// broken is an API server that fails every read.
 type broken struct{ rotating }
 
 func (*broken) Read(context.Context, mount) (map[string][]byte, error) {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// The demo tells the whole story on one machine: a real kube-apiserver and etcd,
-// an OAuth 2.0 authorization server, the operator as a process of its own with
-// its own permissions, and two services, cart and payment, that call each other
-// while tokens are refreshed and signing keys are rotated. What it shows it has
-// read from the API server. Run it with make demo; KEEP=1 leaves it running.
+// The demo tells the whole story on one machine. It runs a real kube-apiserver
+// and etcd, an OAuth 2.0 authorization server, the operator as a process with
+// the operator's permissions, and two services: cart calls payment while tokens
+// are refreshed and signing keys rotated. Everything that it shows it has read
+// from the API server. Run it with make demo; KEEP=1 leaves it running.
 package main
 
 import (
@@ -31,7 +31,7 @@ const (
 )
 
 func main() {
-	// The services are this program again, as processes of their own.
+	// The services are this program again, in processes of their own.
 	roles := map[string]func([]string, io.Reader, io.Writer) error{"cart": runCart, "payment": runPayment}
 	if len(os.Args) > 1 {
 		role, ok := roles[os.Args[1]]
@@ -46,7 +46,7 @@ func main() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the demo at once
 	if err := newDemo().run(ctx, os.Getenv("KEEP") == "1"); err != nil {
 		os.Exit(1)
 	}
@@ -56,25 +56,25 @@ func main() {
 type demo struct {
 	*console
 	figures  figures
-	cleanups []func() error // what is to be undone, in this order
+	cleanups []func() error // undone at the end, in this order
 
 	dir          string
 	cluster      *local.Cluster
 	server       *oidc.Server
 	initialToken string
-	processes    []*local.Process // that must be running
+	processes    []*local.Process // processes that must be running
 	paymentURL   string
 	tokens       tokenLog
 	calls        *calls
-	ready        time.Time  // since when the cart had been ready when the calls began
-	failed       chan error // what goes wrong beside the steps
+	ready        time.Time  // when the cart had become ready, as of the first call
+	failed       chan error // errors that happen outside the steps
 }
 
 func newDemo() *demo {
 	return &demo{console: newConsole(os.Stdout), figures: figures{"ok": false}, calls: newCalls(), failed: make(chan error, 1)}
 }
 
-// step is a part of the story.
+// step is one part of the story.
 type step struct {
 	key, title string
 	run        func(context.Context) error
@@ -96,8 +96,7 @@ func (d *demo) story() []step {
 	}
 }
 
-// run tells the story, leaves its figures behind, and cleans up whatever
-// happens.
+// run tells the story, writes its figures, and cleans up whatever happens.
 func (d *demo) run(ctx context.Context, keep bool) error {
 	d.plain("%s", d.bold("m2m-operator: apply an M2MClient, and a fresh, verified token is in its Secret"))
 	if err := d.prepare(); err != nil {
@@ -127,8 +126,8 @@ func (d *demo) run(ctx context.Context, keep bool) error {
 	return err
 }
 
-// prepare removes what an earlier run left, and makes a directory for what only
-// this run needs.
+// prepare removes what an earlier run left over, and makes a directory for what
+// only this run needs.
 func (d *demo) prepare() error {
 	for _, path := range []string{figuresPath, logPath} {
 		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
@@ -147,7 +146,7 @@ func (d *demo) prepare() error {
 	return err
 }
 
-// tell takes the steps, one after the other, until one fails.
+// tell runs the steps one after the other, until one fails.
 func (d *demo) tell(ctx context.Context) error {
 	for _, s := range d.story() {
 		d.title(s.title)
@@ -165,8 +164,8 @@ func (d *demo) tell(ctx context.Context) error {
 	return nil
 }
 
-// check returns what has gone wrong beside the step: a process that ended, the
-// kubelet, or a call that failed.
+// check returns what has gone wrong outside the steps: a process ended, the
+// kubelet failed, or a call failed.
 func (d *demo) check() error {
 	var errs []error
 	for _, p := range d.processes {
@@ -189,7 +188,7 @@ func (d *demo) cleanUp() (err error) {
 	return err
 }
 
-// runs has a process ended in the end, and its early end noticed.
+// runs stops a process at the end, and treats its early end as an error.
 func (d *demo) runs(p *local.Process) {
 	d.processes = append(d.processes, p)
 	d.onCleanUp(p.Stop)
@@ -201,8 +200,8 @@ func (d *demo) ends(p *local.Process) error {
 	return p.Stop()
 }
 
-// explain says what was wrong: the error, what the clients' conditions say, and
-// the end of the operator's log.
+// explain describes a failure: the error, the clients' conditions, and the end
+// of the operator's log.
 func (d *demo) explain(err error) {
 	d.plain("\n%s\n%v", d.bold("The demo failed"), err)
 	if d.cluster == nil || d.cluster.Client == nil {
@@ -234,7 +233,7 @@ func (d *demo) summarize() {
 		d.figures["refreshes"], d.figures["rotations"], figuresPath)
 }
 
-// keepRunning lets everything run on until Ctrl-C.
+// keepRunning leaves everything running until Ctrl-C.
 func (d *demo) keepRunning(ctx context.Context) error {
 	if _, err := d.startCart(); err != nil {
 		return err

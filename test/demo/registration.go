@@ -20,8 +20,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
-// registered returns what the server has of the client of a name. The operator
-// calls it by namespace, name and cluster.
+// registered returns the server's registrations for a client of this name. The
+// operator names them by namespace, name and cluster.
 func (d *demo) registered(name string) (found []oidc.RegisteredClient) {
 	for _, c := range d.server.RegisteredClients() {
 		if strings.Contains(c.Name, "/"+name+"@") {
@@ -31,8 +31,8 @@ func (d *demo) registered(name string) (found []oidc.RegisteredClient) {
 	return found
 }
 
-// registeredAre returns an error unless the server has these clients, each once,
-// and no others.
+// registeredAre returns an error unless the server has exactly these clients,
+// each once.
 func (d *demo) registeredAre(names ...string) error {
 	all := d.server.RegisteredClients()
 	if len(all) != len(names) || slices.ContainsFunc(names, func(n string) bool { return len(d.registered(n)) != 1 }) {
@@ -41,7 +41,7 @@ func (d *demo) registeredAre(names ...string) error {
 	return nil
 }
 
-// clientList lists clients by what their names begin with.
+// clientList lists clients by the beginning of their names.
 func clientList(all []oidc.RegisteredClient) string {
 	var list []string
 	for _, c := range all {
@@ -54,7 +54,7 @@ func clientList(all []oidc.RegisteredClient) string {
 	return strings.Join(list, " and ")
 }
 
-// showRegistered shows what the operator has made of nothing.
+// showRegistered shows what the operator has registered at a server that had no clients.
 func (d *demo) showRegistered(ctx context.Context) error {
 	if err := d.registeredAre(cartName.Name, reportingName.Name); err != nil {
 		return err
@@ -77,7 +77,7 @@ func (d *demo) showRegistered(ctx context.Context) error {
 }
 
 // credentialSecret finds the Secret in which the operator keeps a client's
-// secret.
+// credentials.
 func (d *demo) credentialSecret(ctx context.Context, name types.NamespacedName) (*corev1.Secret, error) {
 	var all corev1.SecretList
 	if err := d.cluster.Client.List(ctx, &all, client.InNamespace(local.OperatorNamespace)); err != nil {
@@ -91,8 +91,8 @@ func (d *demo) credentialSecret(ctx context.Context, name types.NamespacedName) 
 	return nil, fmt.Errorf("the operator keeps no secret of %s", name)
 }
 
-// replaceClientSecret asks for another client secret by an annotation, while the
-// calls go on, and then ends them.
+// replaceClientSecret requests another client secret by an annotation while the
+// calls go on, and then ends the calls.
 func (d *demo) replaceClientSecret(ctx context.Context) error {
 	previous, err := d.token(ctx, cartName)
 	if err != nil {
@@ -134,7 +134,7 @@ func (d *demo) replaceClientSecret(ctx context.Context) error {
 	return d.endCalls(ctx)
 }
 
-// issuedTo returns the client identifier in a token, "" for none.
+// issuedTo returns the client identifier in a token, "" if there is none.
 func (d *demo) issuedTo(token string) string {
 	_, claims, err := decodeToken(token)
 	if err != nil {
@@ -144,7 +144,7 @@ func (d *demo) issuedTo(token string) string {
 	return id
 }
 
-// deleteClient deletes a client: it leaves the server.
+// deleteClient deletes a client, and checks that the operator removes it from the server.
 func (d *demo) deleteClient(ctx context.Context) error {
 	reporting := &v1alpha1.M2MClient{}
 	reporting.Namespace, reporting.Name = reportingName.Namespace, reportingName.Name

@@ -15,10 +15,10 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/payment"
 )
 
-// runPayment is the payment process: an API that checks every token with what
-// lies in its bundle directory. It knows neither Kubernetes nor the
-// authorization server. It says on the first line of out where it listens, and
-// ends with its standard input.
+// runPayment is the payment process: an API that checks every token with the
+// files in its bundle directory. It knows neither Kubernetes nor the
+// authorization server. The first line of out says where it listens. It ends
+// when its standard input ends.
 func runPayment(args []string, in io.Reader, out io.Writer) error {
 	flags := flag.NewFlagSet("payment", flag.ContinueOnError)
 	bundle := flags.String("bundle", "", "directory of the verification bundle")
@@ -43,9 +43,9 @@ func runPayment(args []string, in io.Reader, out io.Writer) error {
 	return nil
 }
 
-// runCart is the cart process: it calls the payment API at regular intervals,
-// each time with the token that its file holds then, and reports each call on
-// out, as a line of JSON. It ends after -count calls, or else with its standard input.
+// runCart is the cart process. It calls the payment API at regular intervals, each
+// time with the token that its file holds then, and reports each call on out, as a
+// line of JSON. It ends after -count calls, or when its standard input ends.
 func runCart(args []string, in io.Reader, out io.Writer) error {
 	flags := flag.NewFlagSet("cart", flag.ContinueOnError)
 	url := flags.String("url", "", "the payment API")

@@ -28,7 +28,7 @@ func startServer(t *testing.T) *oidc.Server {
 	return server
 }
 
-// signToken returns a token that the payment API takes.
+// signToken returns a token that the payment API accepts.
 func signToken(t *testing.T, server *oidc.Server) string {
 	t.Helper()
 	token, err := server.SignToken(map[string]any{"aud": paymentIdentifier, "client_id": "cart", "scope": "payments:write"})
@@ -60,8 +60,8 @@ func bundleFiles(t *testing.T, server *oidc.Server) map[string][]byte {
 	return map[string][]byte{"verification.json": rules, "jwks.json": keys}
 }
 
-// TestCartCallsPayment runs both processes, as goroutines, with files between
-// them and nothing else.
+// TestCartCallsPayment runs both processes as goroutines, with only files
+// between them.
 func TestCartCallsPayment(t *testing.T) {
 	server := startServer(t)
 	dir := t.TempDir()

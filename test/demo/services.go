@@ -28,15 +28,15 @@ import (
 // bundleName is the ConfigMap with the payment API's verification bundle.
 const bundleName = "m2m-verify.payments.payment-api"
 
-// tokenLog notes the tokens that appear in the cart's Secret, by what may be
-// known of them.
+// tokenLog records the tokens that appear in the cart's Secret, by what may be
+// shown of them.
 type tokenLog struct {
 	mu     sync.Mutex
 	last   string
 	number int
 }
 
-// saw notes what lies in the Secret now.
+// saw records the token that the Secret holds now.
 func (l *tokenLog) saw(token string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -45,7 +45,7 @@ func (l *tokenLog) saw(token string) {
 	}
 }
 
-// count is how many tokens there were.
+// count returns how many tokens there were.
 func (l *tokenLog) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -82,7 +82,7 @@ func (d *demo) bundleKeys(ctx context.Context) ([]string, error) {
 }
 
 // createPod creates the pod that a Deployment's controller would create, and
-// returns it as the API server has it, injected.
+// returns it as the API server stored it, after injection.
 func (d *demo) createPod(ctx context.Context, deployment types.NamespacedName) (*corev1.Pod, error) {
 	var of appsv1.Deployment
 	if err := d.cluster.Client.Get(ctx, deployment, &of); err != nil {
@@ -101,7 +101,7 @@ func (d *demo) createPod(ctx context.Context, deployment types.NamespacedName) (
 }
 
 // startKubelet creates a pod of each Deployment and shows as files what the
-// operator has injected into them.
+// operator has injected into the pods.
 func (d *demo) startKubelet(ctx context.Context) error {
 	var mounts []mount
 	for _, name := range []types.NamespacedName{cartName, {Namespace: "payments", Name: "payment"}} {
@@ -123,7 +123,7 @@ func (d *demo) startKubelet(ctx context.Context) error {
 			d.tokens.saw(string(files[keyName]))
 		}
 	}}
-	// Not ctx: it goes on until the processes that read the files are stopped.
+	// Not ctx: the kubelet runs until the processes that read the files have stopped.
 	running, cancel := context.WithCancel(context.Background())
 	stopped := make(chan struct{})
 	go func() {
@@ -157,12 +157,12 @@ func (d *demo) startPayment() error {
 	return nil
 }
 
-// volume is the directory that what a Deployment's pod mounts is shown in.
+// volume returns the directory that stands for the volumes of a Deployment's pod.
 func (d *demo) volume(deployment string, below ...string) string {
 	return filepath.Join(append([]string{d.dir, "volumes", deployment}, below...)...)
 }
 
-// startCart starts a cart process, whose calls are counted.
+// startCart starts a cart process, and counts its calls.
 func (d *demo) startCart(more ...string) (*local.Process, error) {
 	args := []string{"-url", d.paymentURL, "-token", filepath.Join(d.volume("cart", "token"), keyName)}
 	p, err := local.StartSelf("cart", append(args, more...)...)
@@ -176,7 +176,7 @@ func (d *demo) startCart(more ...string) (*local.Process, error) {
 	return p, nil
 }
 
-// callOnce has a cart process make one call.
+// callOnce starts a cart process for one call.
 func (d *demo) callOnce(counted *calls) (payment.Call, error) {
 	p, err := d.startCart("-count", "1")
 	if err != nil {
@@ -186,7 +186,7 @@ func (d *demo) callOnce(counted *calls) (payment.Call, error) {
 	return last, p.Wait()
 }
 
-// relative shortens a path for being shown.
+// relative shortens a path for display.
 func relative(path string) string {
 	wd, err := os.Getwd()
 	if err != nil {

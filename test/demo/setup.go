@@ -27,7 +27,7 @@ const (
 	samplesDir = "config/samples"
 	keyName    = "payment-api" // of the token in the cart's Secret
 
-	// What the manifests say that the demo cannot: where the server is, and the
+	// What the demo replaces in the manifests: the server's address, and the
 	// token that lets clients register there.
 	sampleIssuer = "https://auth.example.com"
 	sampleToken  = "change-me-token"
@@ -37,7 +37,7 @@ const (
 )
 
 // storyFiles are the manifests that tell of cart and payment: samples, and what
-// only the demo says.
+// is the demo's own.
 var storyFiles = []string{
 	samplesDir + "/namespaces.yaml", "test/demo/story.yaml", samplesDir + "/apiresource.yaml", samplesDir + "/workloads.yaml",
 }
@@ -116,8 +116,8 @@ func (d *demo) bringUpOperator(ctx context.Context) error {
 	return nil
 }
 
-// applyStory applies the story's manifests, with the demo's server and its
-// token in the place of those that they name.
+// applyStory applies the story's manifests, after replacing their server and
+// its token with the demo's.
 func (d *demo) applyStory(ctx context.Context) error {
 	if n := len(d.server.RegisteredClients()); n != 0 {
 		return fmt.Errorf("the server has %d clients already", n)
@@ -150,8 +150,7 @@ func (d *demo) applyStory(ctx context.Context) error {
 	return nil
 }
 
-// paymentIdentifier is the payment API's at the authorization server, as the
-// sample says it.
+// paymentIdentifier is the payment API's identifier in the sample.
 const paymentIdentifier = "https://payment.example.com/api"
 
 func (d *demo) waitUntilReady(ctx context.Context) error {

@@ -19,8 +19,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// console prints the story as it happens: numbered steps, and below each what
-// happened, with the seconds since the start.
+// console prints the story as it happens: numbered steps, and below each the
+// events, with the seconds since the start.
 type console struct {
 	out   io.Writer
 	color bool
@@ -56,7 +56,7 @@ func (c *console) say(format string, args ...any) {
 	fmt.Fprintf(c.out, "%s  %s\n", c.dim(at), fmt.Sprintf(format, args...))
 }
 
-// block prints what was read somewhere, as it is.
+// block prints text that was read somewhere, as it is.
 func (c *console) block(text string) {
 	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
 		fmt.Fprintln(c.out, strings.TrimRight(strings.Repeat(" ", 11)+c.dim(line), " "))
@@ -66,8 +66,8 @@ func (c *console) block(text string) {
 // plain prints a line of its own.
 func (c *console) plain(format string, args ...any) { fmt.Fprintf(c.out, format+"\n", args...) }
 
-// decodeToken returns header and claims of a JWT. The signature, which makes a
-// token of them, is left out of everything that is shown.
+// decodeToken returns the header and claims of a JWT. Nothing that the demo
+// shows contains the signature, without which a token is useless.
 func decodeToken(token string) (header, claims map[string]any, err error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
@@ -87,7 +87,7 @@ func decodeToken(token string) (header, claims map[string]any, err error) {
 	return header, claims, nil
 }
 
-// tokenKeyID returns the kid of a JWT, "" for anything else.
+// tokenKeyID returns the kid of a JWT, "" for any other text.
 func tokenKeyID(token string) string {
 	header, _, err := decodeToken(token)
 	if err != nil {
@@ -131,7 +131,7 @@ func indented(v any) string {
 	return b.String()
 }
 
-// names lists the keys of a map.
+// names returns the keys of a map.
 func names[V any](m map[string]V) string {
 	if len(m) == 0 {
 		return "none"

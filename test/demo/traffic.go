@@ -15,14 +15,14 @@ import (
 )
 
 const (
-	// patience is how long the demo waits for a refresh to come round, and for
-	// what has to happen then.
+	// patience is how long the demo waits for a refresh to come due and take
+	// effect.
 	patience = 40 * time.Second
 
 	wantedRefreshes = 3
 )
 
-// askPayment shows the three answers there are.
+// askPayment shows the three possible answers.
 func (d *demo) askPayment(ctx context.Context) error {
 	if err := d.startKubelet(ctx); err != nil {
 		return err
@@ -73,7 +73,7 @@ func (d *demo) askPayment(ctx context.Context) error {
 	return nil
 }
 
-// rotateKeys lets cart call all the time while keys change under it.
+// rotateKeys lets cart call all the time while the server rotates its keys.
 func (d *demo) rotateKeys(ctx context.Context) error {
 	before, started := d.tokens.count(), time.Now()
 	var err error
@@ -134,7 +134,7 @@ func (d *demo) rotateKeys(ctx context.Context) error {
 	return nil
 }
 
-// await waits for something to come about while all goes well otherwise.
+// await waits for a condition, and fails early if something else goes wrong meanwhile.
 func (d *demo) await(ctx context.Context, check func() error) error {
 	var broken error
 	err := local.Until(ctx, patience, func() error {
@@ -147,7 +147,7 @@ func (d *demo) await(ctx context.Context, check func() error) error {
 }
 
 // followKey waits until the token in the cart's Secret is signed with a key, and
-// shows what became of it and of the bundle.
+// shows how the token and the bundle changed.
 func (d *demo) followKey(ctx context.Context, kid string) error {
 	previous, err := d.token(ctx, cartName)
 	if err != nil {
@@ -176,7 +176,7 @@ func (d *demo) followKey(ctx context.Context, kid string) error {
 	return nil
 }
 
-// endCalls stops cart, and counts.
+// endCalls lets cart make some more calls, stops it, and checks that its client was Ready all the time.
 func (d *demo) endCalls(ctx context.Context) error {
 	atLeast := d.calls.total.Load() + 20
 	if err := d.await(ctx, func() error {

@@ -15,11 +15,11 @@ import (
 // the present files.
 const dataLink = "..data"
 
-// showFiles makes the files the content of a directory the way a kubelet does
-// for a Secret or ConfigMap volume: they go into a fresh directory beside the
-// link ..data, the link is moved over in one step, and each name is a link
-// through it. A reader sees all of the old files or all of the new ones.
-// Nothing happens if they are there already.
+// showFiles replaces the content of a directory with the files the way a
+// kubelet does for a Secret or ConfigMap volume: it writes them into a fresh
+// directory beside the link ..data and moves the link in one step; each name is
+// a link through it. A reader sees all of the old files or all of the new ones.
+// If the files are there already, it does nothing.
 func showFiles(dir string, files map[string][]byte) error {
 	link := filepath.Join(dir, dataLink)
 	previous, err := os.Readlink(link)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package local brings up what the developer tools play with on one machine: a
-// control plane without nodes, the operator as a process beside it, and other
-// processes. It ends none but those it started.
+// Package local brings up what the demo, the benchmark and the attacks run on,
+// on one machine: a control plane without nodes, the operator as a process
+// beside it, and other processes. It ends only processes that it started.
 package local
 
 import (
@@ -57,13 +57,13 @@ type Cluster struct {
 	dir         string // of kubeconfigs
 	webhook     string // address of the operator's webhook
 
-	// Manager is the operator's program, and Launch the command that is given it and
-	// its flags: empty runs it as it is.
+	// Manager is the operator's program. Launch is a command that runs it: Manager
+	// and its flags follow as arguments. If empty, Manager runs directly.
 	Manager string
 	Launch  []string
-	// KubectlPath is the program, Kubeconfig the file of an administrator.
+	// KubectlPath is the program, Kubeconfig an administrator's file.
 	KubectlPath, Kubeconfig string
-	// Client and Clientset may do everything; no rate is set for them.
+	// Client and Clientset may do everything, without a rate limit.
 	Client    client.WithWatch
 	Clientset kubernetes.Interface
 }
@@ -79,8 +79,8 @@ func StartCluster(dir string) (*Cluster, error) {
 		environment: &envtest.Environment{CRDDirectoryPaths: []string{"config/crd/bases"}, ErrorIfCRDPathMissing: true},
 		Manager:     "bin/manager", KubectlPath: filepath.Join(assets, "kubectl"), dir: dir, Kubeconfig: filepath.Join(dir, "admin.kubeconfig"),
 	}
-	// Tests write in minutes what a cluster does in months, and the API server lets
-	// etcd forget old revisions every five minutes only.
+	// Tests write in minutes what a cluster writes in months, and the API server
+	// lets etcd compact old revisions only every five minutes.
 	c.environment.ControlPlane.Etcd = &envtest.Etcd{}
 	c.environment.ControlPlane.Etcd.Configure().Set("quota-backend-bytes", strconv.Itoa(8<<30))
 	config, err := c.environment.Start()
@@ -106,11 +106,11 @@ func Scheme() *runtime.Scheme {
 	return scheme
 }
 
-// Config says how an administrator reaches the API server, without a limit on
-// requests.
+// Config returns an administrator's access to the API server, without a limit
+// on requests.
 func (c *Cluster) Config() *rest.Config { return rest.CopyConfig(c.environment.Config) }
 
-// Webhook is the address at which the operator serves its webhook.
+// Webhook returns the address at which the operator serves its webhook.
 func (c *Cluster) Webhook() string { return c.webhook }
 
 // Stop stops the control plane.
@@ -121,7 +121,7 @@ func (c *Cluster) Kubectl(ctx context.Context, stdin []byte, args ...string) (st
 	return output(ctx, stdin, c.KubectlPath, append([]string{"--kubeconfig", c.Kubeconfig}, args...)...)
 }
 
-// Apply has kubectl apply objects, and returns its report.
+// Apply applies objects with kubectl, and returns its report.
 func (c *Cluster) Apply(ctx context.Context, objects []*unstructured.Unstructured) (string, error) {
 	var manifest bytes.Buffer
 	for _, o := range objects {
@@ -151,9 +151,9 @@ func ObjectsOf(content []byte) (all []*unstructured.Unstructured, err error) {
 	}
 }
 
-// InstallOperator applies what an installation consists of, save for the CRDs,
-// which are there, and for the Deployment, which no node would run. The webhook's
-// Service leads to the process of the operator.
+// InstallOperator applies everything that an installation consists of, except the
+// CRDs, which are there already, and the Deployment, which no node would run. The
+// webhook's Service leads to the operator's process.
 func (c *Cluster) InstallOperator(ctx context.Context) (string, error) {
 	rendered, err := c.Kubectl(ctx, nil, "kustomize", "config/default")
 	if err != nil {
@@ -183,8 +183,8 @@ func (c *Cluster) InstallOperator(ctx context.Context) (string, error) {
 	return c.Apply(ctx, wanted)
 }
 
-// reachAt has the API server call the webhooks of a configuration at the port of
-// an address.
+// reachAt makes the API server call a configuration's webhooks at the port of an
+// address.
 func reachAt(configuration *unstructured.Unstructured, address string) error {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -207,7 +207,8 @@ func reachAt(configuration *unstructured.Unstructured, address string) error {
 }
 
 // OperatorKubeconfig writes a kubeconfig with a token of the operator's
-// ServiceAccount: the process may do what its pod would be allowed to do.
+// ServiceAccount: the process has the permissions of the operator's pod, and no
+// more.
 func (c *Cluster) OperatorKubeconfig(ctx context.Context) (string, error) {
 	aDay := int64(24 * 60 * 60)
 	token, err := c.Clientset.CoreV1().ServiceAccounts(OperatorNamespace).CreateToken(ctx, operatorServiceAccount,
@@ -226,9 +227,9 @@ func (c *Cluster) OperatorKubeconfig(ctx context.Context) (string, error) {
 	return path, clientcmd.WriteToFile(*config, path)
 }
 
-// StartOperator starts the operator, with more flags than those that a cluster
-// without nodes needs. Its log goes to logPath. The URL probe is where its health
-// is asked for.
+// StartOperator starts the operator with the flags that a cluster without nodes
+// needs, followed by the given ones. Its log goes to logPath. It returns the URL
+// of the operator's probes.
 func (c *Cluster) StartOperator(ctx context.Context, logPath string, flags ...string) (p *Process, probe string, err error) {
 	kubeconfig, err := c.OperatorKubeconfig(ctx)
 	if err != nil {
@@ -253,7 +254,7 @@ func (c *Cluster) StartOperator(ctx context.Context, logPath string, flags ...st
 	return p, "http://" + address, err
 }
 
-// FreeAddress returns a loopback address that nobody listens at now.
+// FreeAddress returns a loopback address that is free now.
 func FreeAddress() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -264,7 +265,7 @@ func FreeAddress() (string, error) {
 
 var httpClient = &http.Client{Timeout: 5 * time.Second}
 
-// Healthy asks the operator's probes.
+// Healthy returns an error unless the operator's probes succeed.
 func Healthy(probe string) error {
 	for _, path := range []string{"/healthz", "/readyz"} {
 		resp, err := httpClient.Get(probe + path)
@@ -279,7 +280,7 @@ func Healthy(probe string) error {
 	return nil
 }
 
-// Leader returns who holds the operator's lease.
+// Leader returns the holder of the operator's lease.
 func (c *Cluster) Leader(ctx context.Context) (string, error) {
 	var lease coordinationv1.Lease
 	err := c.Client.Get(ctx, types.NamespacedName{Namespace: OperatorNamespace, Name: operatorLease}, &lease)
@@ -292,14 +293,14 @@ func (c *Cluster) Leader(ctx context.Context) (string, error) {
 	return *lease.Spec.HolderIdentity, nil
 }
 
-// SecretData returns what a Secret holds.
+// SecretData returns the data of a Secret.
 func (c *Cluster) SecretData(ctx context.Context, namespace, name string) (map[string][]byte, error) {
 	var s corev1.Secret
 	err := c.Client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &s)
 	return s.Data, err
 }
 
-// Until asks again and again until check has nothing to object.
+// Until repeats check until it returns no error, for limit at most.
 func Until(ctx context.Context, limit time.Duration, check func() error) error {
 	deadline := time.After(limit)
 	for {
@@ -317,7 +318,7 @@ func Until(ctx context.Context, limit time.Duration, check func() error) error {
 	}
 }
 
-// ReplaceStrings replaces text in all strings of an object.
+// ReplaceStrings replaces text in all strings of an object, names of fields excepted.
 func ReplaceStrings(value any, replacer *strings.Replacer) any {
 	switch v := value.(type) {
 	case string:

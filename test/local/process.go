@@ -14,19 +14,19 @@ import (
 	"time"
 )
 
-// Process is a process that was started here, and the only kind that is ended.
+// Process is a process that was started here; no other kind is ever ended.
 type Process struct {
 	name   string
 	cmd    *exec.Cmd
-	stdin  io.Closer // nil, or what the process ends with
+	stdin  io.Closer // nil, or closing it ends the process
 	Stdout io.Reader // nil, or what it prints
 	ended  chan struct{}
-	err    error // of its end, after ended
+	err    error // how it ended; valid after ended is closed
 }
 
 // Start starts a command in a process group of its own, so that Ctrl-C reaches
-// its parent alone, which then stops its processes in order. Its standard error
-// goes to stderr, its standard output too unless piped.
+// only its parent, which then stops its processes in order. Standard error goes
+// to stderr, and so does standard output unless it is piped.
 func Start(name string, stderr *os.File, piped bool, path string, args ...string) (*Process, error) {
 	p := &Process{name: name, cmd: exec.Command(path, args...), ended: make(chan struct{})}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -37,7 +37,7 @@ func Start(name string, stderr *os.File, piped bool, path string, args ...string
 		if err != nil {
 			return nil, err
 		}
-		// Not StdoutPipe, which Wait closes before all is read.
+		// Not StdoutPipe: Wait closes that before everything is read.
 		reader, writer, err := os.Pipe()
 		if err != nil {
 			return nil, err
@@ -68,10 +68,10 @@ func StartSelf(role string, args ...string) (*Process, error) {
 	return Start(role, os.Stderr, true, self, append([]string{role}, args...)...)
 }
 
-// Name is what the process was started as.
+// Name returns the name under which the process was started.
 func (p *Process) Name() string { return p.name }
 
-// PID is the process's ID.
+// PID returns the process's ID.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Running returns an error once the process has ended.
@@ -84,14 +84,14 @@ func (p *Process) Running() error {
 	}
 }
 
-// Wait waits until the process has ended by itself, and returns how.
+// Wait waits until the process ends by itself, and returns how it ended.
 func (p *Process) Wait() error {
 	<-p.ended
 	return p.err
 }
 
-// Stop asks the process to end, by the end of its input or by SIGTERM, and kills
-// it where it does not.
+// Stop asks the process to end, by closing its input or by SIGTERM, and kills it
+// if it does not.
 func (p *Process) Stop() error {
 	if p.stdin != nil {
 		_ = p.stdin.Close()
@@ -120,7 +120,7 @@ func output(ctx context.Context, stdin []byte, path string, args ...string) (str
 	return stdout.String(), nil
 }
 
-// LastLines returns the end of a file.
+// LastLines returns the last lines of a file.
 func LastLines(path string, n int) string {
 	content, err := os.ReadFile(path)
 	if err != nil {

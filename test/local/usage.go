@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// userHz is the unit of the times in /proc, which Linux has kept at 100 for all
+// userHz is the unit of times in /proc: Linux reports 100 per second to all
 // programs.
 const userHz = 100
 
@@ -29,7 +29,7 @@ func UsageOf(pid int) (u Usage, err error) {
 	if err != nil {
 		return u, err
 	}
-	// The name, in parentheses, may hold spaces.
+	// The name, in parentheses, may contain spaces.
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	if len(fields) < 13 {
 		return u, fmt.Errorf("process %d: %q is no stat line", pid, stat)

@@ -19,7 +19,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/cgroup"
 )
 
-// makeCgroups makes a cgroup of the given name below the own one of each hierarchy.
+// makeCgroups makes a cgroup of the given name below this process's own in each hierarchy.
 func makeCgroups(all []cgroup.Hierarchy, name string) error {
 	for _, needed := range []string{"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids"} {
 		if !slices.ContainsFunc(all, func(h cgroup.Hierarchy) bool { return h.Has(needed) }) {
@@ -35,7 +35,7 @@ func makeCgroups(all []cgroup.Hierarchy, name string) error {
 		if !h.Has("cpuset") {
 			continue
 		}
-		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} { // empty at first, and then nothing can enter
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} { // a new cpuset is empty, and then no process can enter
 			value, err := os.ReadFile(filepath.Join(h.Own, file))
 			if err != nil {
 				return err
@@ -48,8 +48,8 @@ func makeCgroups(all []cgroup.Hierarchy, name string) error {
 	return nil
 }
 
-// enter moves this process into the cgroup name below the own ones, or back where
-// it was if the name is empty.
+// enter moves this process into the cgroup name below its own, or back to its own
+// if the name is empty.
 func enter(all []cgroup.Hierarchy, name string) error {
 	for _, h := range all {
 		if err := os.WriteFile(filepath.Join(h.Own, name, "cgroup.procs"), []byte("0"), 0o644); err != nil {
@@ -60,7 +60,7 @@ func enter(all []cgroup.Hierarchy, name string) error {
 }
 
 // findCgroups looks for cgroups of a name anywhere: the shell that made them may
-// have been in another one than this.
+// have been in another cgroup than this one.
 func findCgroups(all []cgroup.Hierarchy, name string) []string {
 	var found []string
 	for _, h := range all {
@@ -78,8 +78,8 @@ func findCgroups(all []cgroup.Hierarchy, name string) []string {
 	return found
 }
 
-// members lists a cgroup's processes, those of cgroups below included, and all of
-// these cgroups, the innermost first.
+// members lists the processes of a cgroup and of those below it, and all of these
+// cgroups, the innermost first.
 func members(cgroup string) (pids []int, dirs []string) {
 	_ = filepath.WalkDir(cgroup, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
@@ -98,7 +98,7 @@ func members(cgroup string) (pids []int, dirs []string) {
 	return pids, dirs
 }
 
-// removeCgroups kills whatever is in the cgroups of a name and removes them.
+// removeCgroups kills every process in the cgroups of a name and removes the cgroups.
 func removeCgroups(all []cgroup.Hierarchy, name string) error {
 	var left []string
 	for range 100 {

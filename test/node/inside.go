@@ -21,15 +21,15 @@ import (
 // What the node's first process inherits from `up`.
 const (
 	listenerFD = 3 // where the machine reaches the node's API server
-	reportFD   = 4 // what becomes of the start: readyWord, or an error's text
+	reportFD   = 4 // the result of the start: readyWord, or an error's text
 )
 
-// runDir is the node's directory as the node itself sees it.
+// runDir is the node's directory, seen from inside the node.
 const runDir = "/run/node"
 
 // within plays a role inside the node's namespaces, and returns only if it fails.
 func within(role, dir string) (exitCode int) {
-	// Inherited, and so not closed by themselves in what this process starts.
+	// Inherited descriptors are not closed on exec by themselves.
 	syscall.CloseOnExec(listenerFD)
 	syscall.CloseOnExec(reportFD)
 	listener, report := os.NewFile(listenerFD, "listener"), os.NewFile(reportFD, "report")
@@ -40,13 +40,14 @@ func within(role, dir string) (exitCode int) {
 		err = supervise(listener, report)
 	}
 	log.Print(err)
-	_, _ = io.WriteString(report, err.Error()) // fails when the start has been reported already
+	_, _ = io.WriteString(report, err.Error()) // fails if the start has been reported already
 	return 1
 }
 
-// inside is the first process in the node's namespaces: it gives the node a view of
-// the machine that it cannot change, starts the supervisor, and then reaps what
-// containers leave behind. The kernel ends every process of the node with it.
+// inside is the first process in the node's namespaces. It gives the node a view of
+// the machine that it cannot change, starts the supervisor, and then reaps the
+// processes that containers leave behind. When it ends, the kernel ends every
+// process of the node.
 func inside(dir string, listener, report *os.File) error {
 	if os.Getpid() != 1 {
 		return errors.New("this is for the node's own first process: use node up")
@@ -80,10 +81,10 @@ func inside(dir string, listener, report *os.File) error {
 	}
 }
 
-// mounts makes everything private that the node writes to. The mount namespace
-// goes with its last process, and with it all of this.
+// mounts makes everything that the node writes to private. The mount namespace
+// goes with its last process, and these mounts with it.
 func mounts(dir string) error {
-	all, err := cgroup.Hierarchies() // while the machine's are still to be seen
+	all, err := cgroup.Hierarchies() // while the machine's are still visible
 	if err != nil {
 		return err
 	}
@@ -92,7 +93,7 @@ func mounts(dir string) error {
 	m.mount("proc", "/proc", "proc", 0, "")
 	m.mount("sysfs", "/sys", "sysfs", 0, "")
 	m.mount("tmpfs", "/sys/fs/cgroup", "tmpfs", 0, "mode=755")
-	for _, h := range all { // name=systemd too, or the kubelet misses it
+	for _, h := range all { // name=systemd too: the kubelet looks for it
 		target, options := "/sys/fs/cgroup/"+strings.TrimPrefix(h.Controllers, "name="), h.Controllers
 		if strings.HasPrefix(options, "name=") {
 			options = "none," + options
@@ -109,11 +110,12 @@ func mounts(dir string) error {
 		m.mkdir(work)
 		m.mount("overlay", path, "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", path, upper, work))
 	}
-	// On a disk, so that the kubelet finds the device whose space it watches.
+	// On a disk, so that the kubelet finds the device whose free space it watches.
 	m.mkdir(runDir + "/kubelet")
 	m.mkdir("/var/lib/kubelet")
 	m.mount(runDir+"/kubelet", "/var/lib/kubelet", "", syscall.MS_BIND, "")
-	// The kubelet sets these for the whole machine, unless they have the values it wants.
+	// The kubelet would set these for the whole machine, unless they already have the values it
+	// wants.
 	for path, value := range map[string]string{
 		"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
 		"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",

@@ -83,15 +83,15 @@ func run(command, dir, programs string, port int, args []string) error {
 	return fmt.Errorf("unknown command %q", command)
 }
 
-// A node is what this machine sees of it.
+// A node is what this machine knows of it.
 type node struct {
 	dir         string // absolute
-	cgroup      string // name of its cgroups, of this directory's node alone
+	cgroup      string // name of its cgroups, unique to this directory's node
 	hierarchies []cgroup.Hierarchy
 	lock        *os.File
 }
 
-// open waits until no other command is at work on the directory.
+// open waits until no other command works on the directory.
 func open(dir string) (*node, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -110,8 +110,9 @@ func open(dir string) (*node, error) {
 	return n, syscall.Flock(int(n.lock.Fd()), syscall.LOCK_EX)
 }
 
-// pid returns the process that is the running node's first. It is written down once
-// the node is ready, and believed only while that process is in the node's cgroup.
+// pid returns the ID of the running node's first process. It is written to a file
+// once the node is ready, and trusted only while that process is in the node's
+// cgroup.
 func (n *node) pid() (int, error) {
 	raw, err := os.ReadFile(filepath.Join(n.dir, "pid"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -142,7 +143,7 @@ func (n *node) up(programs []string, port int) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := n.down(); err != nil { // what a crash left
+	if err := n.down(); err != nil { // left by a crash
 		return err
 	}
 	if err := os.RemoveAll(filepath.Join(n.dir, "logs")); err != nil {
@@ -233,11 +234,11 @@ func (n *node) spawn(listener *net.TCPListener) (pid int, report *os.File, err e
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.ExtraFiles = []*os.File{socket, reportEnd} // listenerFD, reportFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setsid: true, // Ctrl-C is for this process, which then stops the node in order
+		Setsid: true, // Ctrl-C is for this process only, which then stops the node in order
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWPID |
 			syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWCGROUP,
 	}
-	// A cgroup namespace is rooted where the process is when it is made.
+	// A cgroup namespace is rooted where the process is when the namespace is made.
 	if err := enter(n.hierarchies, n.cgroup); err != nil {
 		return 0, nil, errors.Join(err, enter(n.hierarchies, ""))
 	}
@@ -269,7 +270,7 @@ func (n *node) down() error {
 	return nil
 }
 
-// load imports image archives. containerd's socket is reached through the file system
+// load imports image archives. It reaches containerd's socket through the file system
 // of the node's first process.
 func (n *node) load(archives []string) error {
 	if len(archives) == 0 {

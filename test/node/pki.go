@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// authority signs every certificate of the node, of servers and of clients alike.
+// authority signs every certificate of the node, for servers and clients alike.
 type authority struct {
 	dir  string
 	cert *x509.Certificate
@@ -58,7 +58,7 @@ func writePKI(dir string) (*authority, error) {
 	if err := ca.issue("kubelet", pkix.Name{CommonName: "system:node:" + nodeName}, nodeName, nodeAddress, "127.0.0.1"); err != nil {
 		return nil, err
 	}
-	// RSA, as installers do it: there are relying parties that verify nothing else.
+	// RSA, as installers use it: some relying parties verify nothing else.
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func newAuthority(dir string) (*authority, error) {
 	return ca, err
 }
 
-// issue writes a certificate for a client, or for a server if it is given names.
+// issue writes a certificate for a client, or for a server if names are given.
 func (ca *authority) issue(file string, subject pkix.Name, names ...string) error {
 	template := &x509.Certificate{Subject: subject, KeyUsage: x509.KeyUsageDigitalSignature}
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
@@ -100,8 +100,8 @@ func (ca *authority) issue(file string, subject pkix.Name, names ...string) erro
 	return err
 }
 
-// sign makes a key, and of a template a certificate, and writes both. The first
-// one it makes is the authority's own.
+// sign makes a key and, from a template, a certificate, and writes both. The
+// first certificate it makes is the authority's own.
 func (ca *authority) sign(file string, template *x509.Certificate) (*x509.Certificate, crypto.Signer, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -30,16 +30,16 @@ const (
 	apiServer   = "127.0.0.1:6443"
 	readyWord   = "ready"
 
-	stepTimeout = 2 * time.Minute // for each step of the start
+	stepTimeout = 2 * time.Minute // time limit for each step of the start
 )
 
-// A supervisor runs the node's parts. It ends, and the node with it, when one of them does.
+// A supervisor runs the node's parts. It ends when one of them does, and ends the node with it.
 type supervisor struct {
 	ended chan error
 }
 
-// supervise starts everything, reports that it is ready, and returns only when
-// something has ended.
+// supervise starts everything, reports that the node is ready, and returns only
+// when a part has ended.
 func supervise(socket, report *os.File) error {
 	listener, err := net.FileListener(socket)
 	if err != nil {
@@ -63,7 +63,7 @@ func supervise(socket, report *os.File) error {
 	return <-s.ended
 }
 
-// start starts the parts in the order in which they need each other.
+// start starts the parts in the order of their dependencies.
 func (s *supervisor) start() error {
 	if err := network(); err != nil {
 		return err
@@ -126,7 +126,7 @@ func (s *supervisor) start() error {
 	if err := until("kube-apiserver", kubectl("apply", "--filename="+conf+"coredns.yaml")); err != nil {
 		return err
 	}
-	// That DNS is ready says that pods are made, scheduled and run, and reach the API by its Service.
+	// If DNS is ready, pods are created, scheduled and run, and reach the API through its Service.
 	return until("kubelet", kubectl("--namespace=kube-system", "rollout", "status", "--timeout=5s", "deployment/coredns"))
 }
 
@@ -150,8 +150,8 @@ func (s *supervisor) run(name string, args ...string) {
 	}()
 }
 
-// until repeats a step until it succeeds. If it does not in time, the error ends with
-// the last lines of the log of the part that it waits for.
+// until repeats a step until it succeeds. If the time runs out, the error ends with
+// the last lines of the log of the part that the step waits for.
 func until(part string, step func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), stepTimeout)
 	defer cancel()
@@ -168,7 +168,7 @@ func until(part string, step func(context.Context) error) error {
 	}
 }
 
-// output runs a command whose output is of interest only if it fails.
+// output runs a command and returns its output only in an error.
 func output(ctx context.Context, name string, args ...string) error {
 	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	if err != nil {
@@ -179,7 +179,7 @@ func output(ctx context.Context, name string, args ...string) error {
 
 func logFile(dir, part string) string { return filepath.Join(dir, "logs", part+".log") }
 
-// tail returns the last n lines of a part's log, to end an error with.
+// tail returns the last n lines of a part's log, for the end of an error.
 func tail(dir, part string, n int) string {
 	raw, err := os.ReadFile(logFile(dir, part))
 	if err != nil || len(raw) == 0 {
@@ -190,8 +190,9 @@ func tail(dir, part string, n int) string {
 	return fmt.Sprintf("\nThe last lines of %s.log:\n  %s", part, strings.Join(lines, "\n  "))
 }
 
-// network gives the node an address and a route that services can be reached by. It
-// leads nowhere: nothing in the node can reach the machine or anything beyond it.
+// network gives the node an address, and a route by which services can be reached.
+// The route leads nowhere: nothing in the node can reach the machine or anything
+// beyond it.
 func network() error {
 	for _, args := range []string{
 		"link set lo up",
@@ -225,8 +226,8 @@ func writeConfig() error {
 	})
 }
 
-// relay carries what comes in from the machine to the API server: the listener is a
-// socket of the machine's network, whichever namespace accepts from it.
+// relay forwards connections from the machine to the API server: the listener is a
+// socket in the machine's network, whichever namespace accepts its connections.
 func relay(listener net.Listener) {
 	for {
 		outside, err := listener.Accept()
