@@ -14,34 +14,34 @@ import (
 // maxListed bounds each list taken from a discovery document.
 const maxListed = 100
 
-// Metadata is what a discovery document says, as far as it matters here.
+// Metadata is the part of a discovery document that matters here.
 type Metadata struct {
-	// Issuer is the issuer identifier: the one that was asked for.
+	// Issuer is the issuer identifier, equal to the one asked for.
 	Issuer string
 	// TokenEndpoint and JWKSURI are absolute http or https URLs; "" if the
 	// document has none.
 	TokenEndpoint, JWKSURI string
 	// RegistrationEndpoint (RFC 7591) is such a URL too; "" if the document has
-	// none or has one of another form, which concerns only who registers clients.
+	// none, or a malformed one, which concerns only those who register clients.
 	RegistrationEndpoint string
 	// TokenEndpointAuthMethods, GrantTypes and ScopesSupported are the document's
-	// lists, the first 100 of those
-	// entries that are printable and at most 200 bytes; nil if it has none. Only
-	// informative: servers list what they do not support and the other way round.
+	// lists: the first 100 entries that are printable and have at most 200 bytes;
+	// nil if there are none. They only inform, because servers list what they do not
+	// support and support what they do not list.
 	TokenEndpointAuthMethods, GrantTypes, ScopesSupported []string
 	// Source is the well-known URL that answered.
 	Source string
 }
 
-// Discover reads an issuer's metadata. It asks as OpenID Connect Discovery 1.0
-// §4 says and then, where that gives nothing usable, as RFC 8414 §3 does; the
-// document's issuer must equal the given one exactly. The issuer is an https or
-// http URL without query and fragment.
+// Discover reads an issuer's metadata. It asks as OpenID Connect Discovery 1.0 §4
+// says and, if that gives nothing usable, as RFC 8414 §3 says. The document's issuer
+// must equal the given one exactly. The issuer is an https or http URL without query
+// and fragment.
 //
 // Every error is an *Error, the more telling of the two: IssuerMismatch, then
-// Malformed, then BadStatus, then Unreachable; of two alike the first one, and
-// a 404 last of all, since a server need only know one of the paths. A server
-// that gives no answer at all to the first request is not asked a second time.
+// Malformed, then BadStatus, then Unreachable. Of two alike the first counts, and a
+// 404 counts least, since a server need only know one of the paths. If a server does
+// not answer the first request at all, there is no second one.
 func Discover(ctx context.Context, hc *http.Client, issuer string) (*Metadata, error) {
 	base, ok := endpoint(issuer)
 	if !ok || strings.Contains(issuer, "?") {
@@ -70,11 +70,11 @@ func Discover(ctx context.Context, hc *http.Client, issuer string) (*Metadata, e
 // telling ranks the failures of one discovery by how much they say.
 var telling = map[string]int{IssuerMismatch: 4, Malformed: 3, BadStatus: 2, Refused: 1, Unreachable: 1}
 
-// discoverAt reads the document at one well-known URL. An error comes with its
-// rank, in which a 404 is below all others.
+// discoverAt reads the document at one well-known URL. It returns an error with its
+// rank, which is lowest for a 404.
 func discoverAt(ctx context.Context, hc *http.Client, source, issuer string) (*Metadata, *Error, int) {
 	u, ok := endpoint(source)
-	if !ok { // the issuer was one, so it is the length
+	if !ok { // the issuer was valid, so the URL must be too long
 		return nil, &Error{Reason: Refused, Message: fmt.Sprintf("discovery URL is longer than %d bytes", maxURL)}, 0
 	}
 	resp, body, failed := get(ctx, hc, u, http.Header{"Accept": {"application/json"}}) //nolint:bodyclose // get reads and closes it
@@ -93,7 +93,7 @@ func discoverAt(ctx context.Context, hc *http.Client, source, issuer string) (*M
 	return metadata, nil, 0
 }
 
-// parseMetadata reads a discovery document and holds it to the issuer asked for.
+// parseMetadata reads a discovery document and requires the given issuer.
 func parseMetadata(body []byte, issuer string) (*Metadata, *Error) {
 	members, ok := object(body)
 	if !ok {
@@ -128,8 +128,8 @@ func optionalEndpoint(s string) bool {
 	return ok || s == ""
 }
 
-// entries reads a list of strings for information. One of another form is taken
-// for absent: no server is lost over it.
+// entries reads an informative list of strings. A malformed list counts as absent,
+// since it is no reason to do without the server.
 func entries(raw json.RawMessage) []string {
 	var list, kept []string
 	if raw == nil || json.Unmarshal(raw, &list) != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// maxValidator bounds an ETag or Last-Modified that is worth keeping, in bytes.
+	// maxValidator bounds an ETag or Last-Modified, in bytes. Longer ones are dropped.
 	maxValidator = 256
 	// maxMaxAge bounds the freshness a server can claim for its keys.
 	maxMaxAge = 24 * time.Hour
@@ -20,27 +20,28 @@ const (
 
 // Fetched is the answer to one request for a key set.
 type Fetched struct {
-	// Keys are the usable keys in the server's order, at least one; nil if
-	// NotModified.
+	// Keys are the usable keys in the server's order. There is at least one unless
+	// NotModified is set.
 	Keys []Key
 	// Skipped are the keys left out.
 	Skipped []Skipped
-	// ETag and LastModified are the validators to send with the next request; ""
-	// where the server gave none.
+	// ETag and LastModified are the validators to send with the next request; "" if
+	// the server gave none.
 	ETag, LastModified string
-	// MaxAge is how long the set may be taken for fresh (Cache-Control max-age,
-	// RFC 9111 §5.2.2.1), at most a day; 0 if the server does not say, or says
-	// no-cache or no-store.
+	// MaxAge is how long the set counts as fresh (Cache-Control max-age, RFC 9111
+	// §5.2.2.1), at most a day. It is 0 if the server does not say, or says no-cache
+	// or no-store.
 	MaxAge time.Duration
-	// NotModified: the set is still what it was when the validators were given.
+	// NotModified means that the set has not changed since the server gave the
+	// validators.
 	NotModified bool
 }
 
 // Fetch gets the key set at an absolute http or https URL, conditionally
 // (RFC 9110 §13.1) if etag or lastModified, as an earlier Fetch returned them,
-// is not "". Every error is an *Error. A set that has no usable key is the error
-// NoKeys, so that a caller who keeps the last good set cannot lose it to an
-// empty one. Of a large set those keys are read in any case that are named.
+// is not "". Every error is an *Error. A set without a usable key is the error
+// NoKeys, so that a caller that keeps the last good set cannot lose it to an empty
+// one. Of a large set, Fetch always reads the keys whose IDs are named.
 func Fetch(ctx context.Context, hc *http.Client, url string, etag, lastModified string, named ...string) (*Fetched, error) {
 	u, ok := endpoint(url)
 	if !ok {
@@ -87,7 +88,7 @@ func Fetch(ctx context.Context, hc *http.Client, url string, etag, lastModified 
 	return f, nil
 }
 
-// validator keeps what can be sent back in a header, and nothing too large.
+// validator returns a validator that is small enough to send back, else "".
 func validator(s string) string {
 	if len(s) > maxValidator {
 		return ""

@@ -19,8 +19,8 @@ import (
 // maxURL bounds a URL, in bytes.
 const maxURL = 2048
 
-// endpoint parses an absolute http or https URL. It may have a query; it has no
-// fragment, and no user information, which would be a secret in plain sight.
+// endpoint parses an absolute http or https URL. It may have a query but neither a
+// fragment nor user information, which would be a secret in plain sight.
 func endpoint(s string) (*url.URL, bool) {
 	u, err := url.Parse(s)
 	ok := err == nil && len(s) <= maxURL && (u.Scheme == "https" || u.Scheme == "http") &&
@@ -28,15 +28,15 @@ func endpoint(s string) (*url.URL, bool) {
 	return u, ok
 }
 
-// shown is a URL as messages show it: without its query, which is nobody's business.
+// shown returns a URL as messages show it: without its query, which may be private.
 func shown(u *url.URL) string {
 	return printable((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String())
 }
 
-// get fetches a document and returns the response, whose body is read and
-// closed, with that body. Every status but 200, and 304 to a conditional
-// request, is an *Error; so is every failure to get that far. Redirects are not
-// followed, whatever the client is set to.
+// get fetches a document and returns the response and its body, which it has read
+// and closed. Every status but 200, and 304 to a conditional request, is an *Error,
+// as is every failure before that. It never follows redirects, whatever the client
+// is set to.
 func get(ctx context.Context, hc *http.Client, u *url.URL, header http.Header) (*http.Response, []byte, *Error) {
 	client := *hc
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -97,7 +97,7 @@ func failure(u *url.URL, err error) *Error {
 }
 
 // seconds reads a number of seconds as HTTP writes it (RFC 9111 §1.2.2): digits
-// only, and one that is too large is as good as the largest.
+// only. A number that is too large counts as the largest.
 func seconds(s string) time.Duration {
 	n, err := strconv.ParseUint(s, 10, 31)
 	if err != nil && !errors.Is(err, strconv.ErrRange) {

@@ -20,28 +20,29 @@ import (
 
 // Reasons of an [Error], in CamelCase as conditions want them.
 const (
-	// Unreachable: no answer came, or it broke off before its end.
+	// Unreachable: no answer came, or it broke off.
 	Unreachable = "Unreachable"
-	// BadStatus: the answer's HTTP status is not the one expected; a redirect is
-	// such a status, since none is followed.
+	// BadStatus: the answer has an unexpected HTTP status. A redirect is one, since
+	// none is followed.
 	BadStatus = "BadStatus"
 	// Malformed: the answer is not the document it should be, or is too large.
 	Malformed = "Malformed"
 	// IssuerMismatch: the discovery document speaks for another issuer.
 	IssuerMismatch = "IssuerMismatch"
-	// NoKeys: the key set is well-formed and holds no key that can be used.
+	// NoKeys: the key set is well-formed but holds no usable key.
 	NoKeys = "NoKeys"
-	// Refused: we did not ask, because the URL or its address is not allowed.
+	// Refused: the request was not sent, because the URL or its address is not
+	// allowed.
 	Refused = "Refused"
 )
 
-// Error is why a discovery document or a key set could not be had or used.
+// Error is why a discovery document or a key set could not be fetched or used.
 type Error struct {
 	// Reason is one of the constants above.
 	Reason string
-	// Message is a sentence fragment fit for a condition. It is the same for the
-	// same failure: no times, no ephemeral ports, nothing of a response's body
-	// except, quoted and cut, an issuer or a key ID.
+	// Message is a sentence fragment fit for a condition, the same for the same
+	// failure. It holds no times and no ephemeral ports, and of a response's body
+	// only an issuer or a key ID, quoted and cut.
 	Message string
 	// RetryAfter is how long the server asked to be left alone (RFC 9110
 	// §10.2.3), at most an hour; 0 if it did not ask.
@@ -53,17 +54,17 @@ func (e *Error) Error() string { return e.Message }
 
 // Key is one public signing key.
 type Key struct {
-	// ID is the JWK's kid, exactly; "" if it has none. It is never made up: a
-	// verifier matches it against the token's header.
+	// ID is exactly the JWK's kid; "" if it has none. It is never made up, because
+	// verifiers match it against the token's header.
 	ID string
-	// Algorithm is the JWK's alg, "" if it has none: then the key may be used
-	// with every algorithm of its type and curve.
+	// Algorithm is the JWK's alg. If it has none, Algorithm is "" and the key suits
+	// every algorithm of its type and curve.
 	Algorithm string
 	// Type is the JWK's kty: RSA, EC or OKP.
 	Type string
 	// JWK is the key as compact JSON with sorted members: kty, the public
-	// members of that type, and kid, use and alg where the server gave them. No
-	// other member is taken over, x5c included. At most 8 KiB.
+	// members of that type, and kid, use and alg where the server gave them. Other
+	// members, such as x5c, are dropped. It has at most 8 KiB.
 	JWK string
 }
 
@@ -81,10 +82,10 @@ func Algorithms() []string {
 	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 }
 
-// object decodes a JSON object's members. It is as strict as RFC 8725 §2.6 and
-// RFC 7515 §4 want a reader to be: names are matched exactly, and a name that
-// comes twice is an error, because two readers might each take another one.
-// Members that are null are left out.
+// object decodes the members of a JSON object, as strictly as RFC 8725 §2.6 and
+// RFC 7515 §4 ask for: names match exactly, and a duplicate name is an error,
+// because two readers might take different values. Members that are null are left
+// out.
 func object(data []byte) (map[string]json.RawMessage, bool) {
 	var members map[string]json.RawMessage
 	if json.Unmarshal(data, &members) != nil || members == nil {

@@ -4,12 +4,12 @@ package jwks
 
 import "sync"
 
-// parsedMax is how many keys are kept parsed: far more than are in use at a time.
+// parsedMax bounds the number of parsed keys: far more than are in use at a time.
 const parsedMax = 1024
 
-// knownKeys are the keys that tokens were verified with. Ten thousand tokens are
-// signed with a handful of keys, and to parse one takes as long as to check a
-// signature with it. A key is found by all of its content, and is public.
+// knownKeys caches the parsed keys that tokens were verified with. A handful of keys
+// sign ten thousand tokens, and parsing one takes as long as checking a signature.
+// The whole content of a key, which is public, is its cache key.
 var knownKeys = parsedKeys{keys: map[string]any{}}
 
 type parsedKeys struct {
@@ -32,7 +32,7 @@ func (p *parsedKeys) public(jwk string) (key any, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.keys) >= parsedMax {
-		clear(p.keys) // what is in use comes back
+		clear(p.keys) // keys in use come back
 	}
 	p.keys[jwk] = key
 	return key, err == nil

@@ -9,49 +9,51 @@ import (
 	"time"
 )
 
-// MaxRecords bounds what Merge keeps: it ends up in one object's status and in
-// every bundle.
+// MaxRecords bounds what Merge keeps, because all of it goes into one object's
+// status and into every bundle.
 const MaxRecords = 32
 
-// Record is a key with its history; what the operator persists.
+// Record is a key with its history, as the operator persists it.
 type Record struct {
 	Key
 	// FirstSeenAt is when the key was first fetched, in UTC to the second.
 	FirstSeenAt time.Time
 	// RetiredAt is when the key was first missing from the server's set, in UTC
-	// to the second; zero while the server still publishes it.
+	// to the second; zero while the server publishes it.
 	RetiredAt time.Time
 }
 
-// MergePolicy says how long a key is kept and which one is not.
+// MergePolicy is the choice of which keys are kept, and for how long.
 type MergePolicy struct {
-	// Retention is how long a key is kept after it was retired; it should be no
-	// less than the longest lifetime of a token. 0 keeps none.
+	// Retention is how long a retired key is kept. It should be no less than the
+	// longest lifetime of a token. 0 keeps no retired key.
 	Retention time.Duration
-	// Revoked lists kids to leave out at once and for good, published or not. A
-	// key is also known by its RFC 7638 SHA-256 thumbprint in base64url, so that
-	// one without a kid can be revoked as well.
+	// Revoked lists kids to leave out at once and for good, published or not. An
+	// entry may also be a key's RFC 7638 SHA-256 thumbprint in base64url, so that a
+	// key without a kid can be revoked.
 	Revoked []string
-	// Named lists kids that tokens are signed with, the most important first. Where
-	// there are more keys than can be kept, those with these kids stay, published or not.
+	// Named lists kids that tokens are signed with, the most important first. If
+	// there are more keys than can be kept, those with these kids stay, published or
+	// not.
 	Named []string
 	// Now is the present time.
 	Now time.Time
 }
 
 // Merge brings the known records up to date with a freshly fetched key set and
-// returns the records to keep, sorted by FirstSeenAt and then ID: the same
-// arguments in any order of known give the same result, and merging again
-// without a change is no change. A key is the same one if its kid, its public key
-// and its algorithm are: a known key under the kid of a new one is retired and
-// kept beside it. A fetched key keeps its FirstSeenAt, takes over the server's
-// latest form (an alg stated that was understood, say) and is not retired any more.
+// returns the records to keep, sorted by FirstSeenAt and then ID. The order of known
+// does not matter, and merging the same set again changes nothing.
 //
-// An empty fetched set means that there was no usable answer: nobody is retired,
-// only revocations and the retention are applied. Of more than 32 keys those are
-// kept that are named, then the published ones, those seen first and of these the
-// first in the server's order, then those retired last. A known record whose JWK
-// does not parse is dropped, as it can verify nothing.
+// Two keys are the same if they have the same kid, public key and algorithm. If a
+// new key takes over a kid, the known key is retired and kept beside it. A fetched
+// key keeps its FirstSeenAt, takes over the server's latest form (such as an alg that
+// was only implied before) and is no longer retired.
+//
+// An empty fetched set means that there was no usable answer. Then Merge retires no
+// key, and only applies revocations and the retention. Of more than 32 keys it keeps
+// first the named ones, then the published ones (by when they were first seen, then
+// by the server's order), then those retired last. It drops a known record whose JWK
+// does not parse, because such a key verifies nothing.
 func Merge(known []Record, fetched []Key, p MergePolicy) []Record {
 	now := p.Now.UTC().Truncate(time.Second)
 	published := map[identity]Key{}
@@ -82,7 +84,7 @@ func Merge(known []Record, fetched []Key, p MergePolicy) []Record {
 		r.FirstSeenAt = r.FirstSeenAt.UTC().Truncate(time.Second)
 		r.RetiredAt = r.RetiredAt.UTC().Truncate(time.Second)
 		if answered && r.RetiredAt.IsZero() {
-			r.RetiredAt = now // unless it is among the published ones, below
+			r.RetiredAt = now // cleared below if the key is published
 		}
 		if twin, there := records[id]; !there || compare(r, twin) < 0 {
 			records[id] = r
@@ -99,25 +101,25 @@ func Merge(known []Record, fetched []Key, p MergePolicy) []Record {
 	return p.keep(records, order, now)
 }
 
-// revokes tells whether a key is on the list, by its kid or its thumbprint.
+// revokes reports whether a key is revoked, by its kid or its thumbprint.
 func (p MergePolicy) revokes(id identity) bool {
 	return slices.ContainsFunc(p.Revoked, func(s string) bool {
 		return s != "" && (s == id.id || s == id.thumbprint)
 	})
 }
 
-// Revokes tells whether a key is on the list of revoked ones.
+// Revokes reports whether a key is revoked.
 func (p MergePolicy) Revokes(key Key) bool {
 	parsed, public, err := parseKey([]byte(key.JWK))
 	return err == nil && p.revokes(identify(parsed, public))
 }
 
-// keep drops what is past its retention or too much, and sorts the rest. The order
-// is that of the published keys at their server.
+// keep drops records that are past their retention or too many, and sorts the rest.
+// order is the position of each published key at the server.
 func (p MergePolicy) keep(records map[identity]Record, order map[identity]int, now time.Time) []Record {
 	type ranked struct {
 		Record
-		rank, order int // among the named kids, and at the server
+		rank, order int // position among the named kids, and at the server
 	}
 	var all []ranked
 	for id, r := range records {
@@ -141,8 +143,8 @@ func (p MergePolicy) keep(records map[identity]Record, order map[identity]int, n
 	return kept
 }
 
-// latest orders the moments at which keys were retired: those that were not come
-// first, then those that were last.
+// latest orders the times at which keys were retired, the latest first. Keys that are
+// not retired come before all others.
 func latest(a, b time.Time) int {
 	if a.IsZero() || b.IsZero() {
 		return a.Compare(b)
@@ -150,7 +152,7 @@ func latest(a, b time.Time) int {
 	return b.Compare(a)
 }
 
-// Beyond returns which fetched keys Merge left out of the records for their number.
+// Beyond returns the fetched keys that Merge left out because there were too many.
 func Beyond(records []Record, fetched []Key, p MergePolicy) []Skipped {
 	var beyond []Skipped
 	for _, key := range fetched {
@@ -162,14 +164,15 @@ func Beyond(records []Record, fetched []Key, p MergePolicy) []Skipped {
 	return beyond
 }
 
-// compare is a total order: the JWK, and of twins the one published, decide last.
+// compare is a total order. The JWK decides next to last; of two equal JWKs the
+// published one comes first.
 func compare(a, b Record) int {
 	return cmp.Or(a.FirstSeenAt.Compare(b.FirstSeenAt), cmp.Compare(a.ID, b.ID), cmp.Compare(a.JWK, b.JWK), a.RetiredAt.Compare(b.RetiredAt))
 }
 
-// Superseded returns the retired records under whose kid another key is published.
-// Verifiers take one of two keys with the same kid, or none at all: a superseded one
-// should stay no longer than tokens that only it verifies.
+// Superseded returns the retired records whose kid a published key has taken over.
+// Of two keys with the same kid, verifiers take one or none at all. So a superseded
+// key should stay no longer than the tokens that only it verifies.
 func Superseded(records []Record) []Record {
 	var superseded []Record
 	for _, r := range records {
@@ -180,11 +183,11 @@ func Superseded(records []Record) []Record {
 	return superseded
 }
 
-// successor reports whether a key is published under the same kid.
+// successor reports whether the other key is published under the same kid.
 func (r Record) successor(other Record) bool { return other.ID == r.ID && other.RetiredAt.IsZero() }
 
 // OnlyVerifies reports whether a superseded key is the only one of its kid that
-// verifies a token, told by its key's thumbprint and its alg.
+// verifies a token, which is given by the thumbprint of its key and its alg.
 func (r Record) OnlyVerifies(records []Record, thumbprint, alg string) bool {
 	return r.verifies(thumbprint, alg) && !slices.ContainsFunc(records, func(other Record) bool {
 		return r.successor(other) && other.verifies(thumbprint, alg)
@@ -196,8 +199,8 @@ func (r Record) verifies(thumbprint, alg string) bool {
 	return ok && (r.Algorithm == "" || r.Algorithm == alg) && thumbprintOf(public) == thumbprint
 }
 
-// NextPrune returns when the first of the records is past its retention and so
-// Merge has something to drop; zero if none is retired.
+// NextPrune returns when the first record passes its retention, so that Merge has
+// something to drop; zero if no record is retired.
 func NextPrune(records []Record, retention time.Duration) time.Time {
 	var next time.Time
 	for _, r := range records {

@@ -19,16 +19,16 @@ import (
 )
 
 const (
-	// maxKeys bounds the keys taken from one set in its own order, those taken
-	// besides because they are named, and the list of those left out.
+	// maxKeys bounds three lists: the keys taken from one set in its own order, the
+	// keys taken besides because they are named, and the keys left out.
 	maxKeys = 64
-	// maxKeySize bounds what is read of one key, in bytes; a certificate chain
-	// beside it does not count, as it is not read.
+	// maxKeySize bounds what is read of one key, in bytes. A certificate chain
+	// beside it does not count, because it is not read.
 	maxKeySize = 8 << 10
-	// MaxKeyID bounds a kid, in bytes. It is kept whole or not at all: a
-	// shortened one would match no token.
+	// MaxKeyID bounds a kid, in bytes. A longer one is dropped rather than cut,
+	// because a cut one would match no token.
 	MaxKeyID = 128
-	// minRSABits is what RFC 7518 §3.3 asks for at least.
+	// minRSABits is the least that RFC 7518 §3.3 allows.
 	minRSABits = 2048
 	// maxRSAExponent is the largest one that crypto/rsa verifies with.
 	maxRSAExponent = 1<<31 - 1
@@ -40,17 +40,17 @@ type Skipped struct {
 	ID string
 	// Reason is a sentence fragment: "is symmetric". The same for the same key.
 	Reason string
-	// More is how many further keys it stands for, which were not looked at.
+	// More is how many further keys it stands for, which were not read.
 	More int
-	// OtherUse: the key is not meant for signatures, so nothing is amiss.
+	// OtherUse means that the key is not meant for signatures, so nothing is wrong.
 	OtherUse bool
-	// Beyond: there were too many keys, and nothing is said about this one.
+	// Beyond means that there were too many keys, and this one was not judged.
 	Beyond bool
 }
 
 // ValidKeyID reports whether a kid can be used: printable ASCII, at most
-// MaxKeyID characters. Others would reach files and messages that cannot hold
-// them, or that they could forge lines of. An empty one stands for none.
+// MaxKeyID characters. Others would get into files and messages that cannot hold
+// them, or in which they could forge lines. An empty kid stands for none.
 func ValidKeyID(id string) bool {
 	return len(id) <= MaxKeyID && !strings.ContainsFunc(id, func(r rune) bool { return r < ' ' || r > '~' })
 }
@@ -66,18 +66,18 @@ func (e errOtherUse) Error() string { return string(e) }
 // for verifying (use, key_ops), unsupported types, curves and algorithms, RSA
 // keys below 2048 or above 4096 bits, keys whose kid is not valid (ValidKeyID),
 // malformed keys, and all after the 64th whose kid is not among the named ones.
-// An identical key under an identical kid is taken once; different keys under
-// the same kid are all taken, and so is one key with different algorithms, and a
-// token may be signed by any of them, since refusing the set would turn a
-// server's slip into an outage and picking one would be a guess.
+// An identical key under an identical kid is taken once. Different keys under the
+// same kid are all taken, as is one key with different algorithms, and any of them
+// may have signed a token: refusing the set would turn a server's slip into an
+// outage, and picking one key would be a guess.
 //
-// What is clear is read though RFC 7518 wants it written otherwise: padded or
-// standard base64, EC coordinates without or with additional leading zeros, and
-// alg "Ed25519" (RFC 9864) for "EdDSA". The result is written as the RFCs want
-// it, and as verifiers read it.
+// Parse reads what is unambiguous, even if RFC 7518 wants it written differently:
+// padded or standard base64, EC coordinates without or with additional leading
+// zeros, and alg "Ed25519" (RFC 9864) for "EdDSA". It writes the result as the RFCs
+// want it and as verifiers read it.
 //
-// The error, always an *Error with reason Malformed, means that the body is no
-// JWK Set at all. A set without a usable key is no error here.
+// The error is always an *Error with reason Malformed and means that the body is not
+// a JWK Set at all. A set without a usable key is not an error here.
 func Parse(body []byte, named ...string) (keys []Key, skipped []Skipped, err error) {
 	var list []json.RawMessage
 	members, ok := object(body)
@@ -121,7 +121,7 @@ func Parse(body []byte, named ...string) (keys []Key, skipped []Skipped, err err
 	return keys, skipped, nil
 }
 
-// isNamed reports whether a key that is not read otherwise has one of these kids.
+// isNamed reports whether a key that is beyond the bound has one of these kids.
 func isNamed(raw json.RawMessage, named []string) bool {
 	if len(named) == 0 {
 		return false
@@ -133,30 +133,30 @@ func isNamed(raw json.RawMessage, named []string) bool {
 
 var errTwice = errors.New("is there twice")
 
-// identity tells whether two keys are the same one: the same public key under
-// the same kid for the same algorithm. A server that adds to a key the alg that
-// it was used with all along has not changed the key.
+// identity is what two keys share if they are the same: kid, public key and
+// algorithm. A server that states the alg that a key was used with all along has not
+// changed the key.
 type identity struct{ id, thumbprint, alg string }
 
-// usualAlgorithms are what a key is taken to be for that does not say: all that its
-// family can do, or what RSA keys without an alg are used with.
+// usualAlgorithms are the algorithms assumed for a key without an alg: the only one
+// of its family, or the one that RSA keys are commonly used with.
 var usualAlgorithms = map[string]string{"RSA": "RS256", "P-256": "ES256", "P-384": "ES384", "P-521": "ES512", "Ed25519": "EdDSA"}
 
-// identify computes a key's identity.
+// identify returns a key's identity.
 func identify(key Key, public any) identity {
 	return identity{key.ID, thumbprintOf(public), cmp.Or(key.Algorithm, usualAlgorithms[family(public)])}
 }
 
-// thumbprintOf is RFC 7638's thumbprint, with SHA-256.
+// thumbprintOf returns the RFC 7638 thumbprint with SHA-256.
 func thumbprintOf(public any) string {
-	// A public key that came out of parseKey always has one.
+	// Every public key from parseKey has one.
 	sum, _ := (&jose.JSONWebKey{Key: public}).Thumbprint(crypto.SHA256)
 	return base64.RawURLEncoding.EncodeToString(sum)
 }
 
-// publicMembers lists, for each supported kty, the members of a public key. All
-// that is not named here or in commonMembers is never even read, which is how
-// private members (d, p, q, …) and certificates are left behind.
+// publicMembers lists, for each supported kty, the members of a public key. Members
+// that are neither here nor in commonMembers are never read, so private members (d,
+// p, q, …) and certificates stay behind.
 var publicMembers = map[string][]string{
 	"RSA": {"e", "n"},
 	"EC":  {"crv", "x", "y"},
@@ -166,7 +166,7 @@ var publicMembers = map[string][]string{
 // commonMembers are the members of every key that matter for verifying.
 var commonMembers = []string{"kty", "kid", "use", "alg"}
 
-// parseKey reads one JWK. On error the Key holds no more than the kid.
+// parseKey reads one JWK. With an error, the Key holds at most the kid.
 func parseKey(raw []byte) (Key, any, error) {
 	members, ok := object(raw)
 	if !ok {
@@ -187,7 +187,7 @@ func parseKey(raw []byte) (Key, any, error) {
 	return Key{ID: id, Algorithm: values["alg"], Type: values["kty"], JWK: canonical(public, values)}, public, nil
 }
 
-// readMembers reads what a public key consists of and checks what it is for.
+// readMembers reads the members of a public key and checks its purpose.
 func readMembers(members map[string]json.RawMessage) (map[string]string, error) {
 	kty, _ := stringMember(members, "kty")
 	if kty == "oct" {
@@ -220,8 +220,8 @@ func readMembers(members map[string]json.RawMessage) (map[string]string, error) 
 		return nil, fmt.Errorf("has a kid that is not of at most %d printable ASCII characters", MaxKeyID)
 	}
 	if values["alg"] == "Ed25519" {
-		// RFC 9864 renames EdDSA for this curve. Verifiers that do not know the new
-		// name, which are most, refuse the key or all of the set for it.
+		// RFC 9864 renames EdDSA for this curve. Most verifiers do not know the new
+		// name, and refuse the key or the whole set for it.
 		values["alg"] = "EdDSA"
 	}
 	return values, nil
@@ -258,11 +258,11 @@ func publicKey(values map[string]string) (any, error) {
 	return jwk.Key, nil
 }
 
-// coordinateSizes are how long a coordinate must be, in bytes (RFC 7518 §6.2.1.2).
+// coordinateSizes are the lengths of a coordinate, in bytes (RFC 7518 §6.2.1.2).
 var coordinateSizes = map[string]int{"EC P-256": 32, "EC P-384": 48, "EC P-521": 66}
 
-// base64url rewrites a number as RFC 7518 wants it: in base64url without padding,
-// and, where size is not 0, of that many bytes. What is no base64 stays as it is.
+// base64url rewrites a number as RFC 7518 wants it: in base64url without padding
+// and, if size is not 0, of that many bytes. It returns anything but base64 as it is.
 func base64url(s string, size int) string {
 	s = strings.NewReplacer("+", "-", "/", "_").Replace(strings.TrimRight(s, "="))
 	raw, err := base64.RawURLEncoding.DecodeString(s)
@@ -276,7 +276,7 @@ func base64url(s string, size int) string {
 	return base64.RawURLEncoding.EncodeToString(raw)
 }
 
-// family names the kind of key as the values of keyFamilies do.
+// family returns the family of a key, one of the values of keyFamilies.
 func family(public any) string {
 	switch key := public.(type) {
 	case *rsa.PublicKey:
@@ -289,9 +289,9 @@ func family(public any) string {
 }
 
 // canonical encodes a public key anew, so that the same key gives the same bytes
-// however its server wrote it.
+// however the server wrote it.
 func canonical(public any, values map[string]string) string {
-	// A public key that publicKey returned always encodes, and to strings only.
+	// Every public key from publicKey encodes, and to strings only.
 	encoded, _ := jose.JSONWebKey{Key: public}.MarshalJSON()
 	document := map[string]string{}
 	_ = json.Unmarshal(encoded, &document)

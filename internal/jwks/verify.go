@@ -19,74 +19,74 @@ import (
 
 // Reasons of a [VerifyError], in CamelCase as conditions want them.
 const (
-	// ReasonOpaque: the token is no signed JWT in compact form, so only its
-	// server can say what it is worth. An encrypted one (RFC 7516) is opaque too.
+	// ReasonOpaque: the token is not a signed JWT in compact form, so only its
+	// server can judge it. An encrypted one (RFC 7516) is opaque too.
 	ReasonOpaque = "OpaqueToken"
-	// ReasonMalformed: the token is a signed JWT that RFC 7519 does not allow, or
-	// that a verifier may not accept (a critical header we do not know).
+	// ReasonMalformed: the token is a signed JWT, but violates RFC 7519 or has a
+	// critical header that we do not know, so that a verifier must not accept it.
 	ReasonMalformed = "MalformedToken"
-	// ReasonAlgorithm: the token's alg is not allowed, or not one that the key it
-	// names can be used with.
+	// ReasonAlgorithm: the token's alg is not allowed, or does not suit the key that
+	// the token names.
 	ReasonAlgorithm = "AlgorithmNotAllowed"
 	// ReasonUnknownKey: the key set has no key of the token's kid, or none of its
 	// algorithm where it has no kid. A newer key set may have one.
 	ReasonUnknownKey = "UnknownKey"
-	// ReasonUnusableKey: the token names a key that its server publishes and that
+	// ReasonUnusableKey: the token names a key that its server publishes but that
 	// cannot be used. A newer key set may have another one of that kid.
 	ReasonUnusableKey = "UnusableKey"
-	// ReasonBadSignature: the signature is not the key's. A newer key set may
-	// help where a server reuses a kid for another key.
+	// ReasonBadSignature: the signature does not match the key. A newer key set may
+	// help if the server has reused the kid for another key.
 	ReasonBadSignature = "BadSignature"
 	// ReasonWrongType: the header's typ is not the expected one.
 	ReasonWrongType = "WrongType"
 	// ReasonWrongIssuer: iss is missing or not exactly the issuer.
 	ReasonWrongIssuer = "WrongIssuer"
-	// ReasonWrongAudience: aud does not contain the audience, or what names the API
-	// otherwise does not.
+	// ReasonWrongAudience: neither aud nor whatever else names the API names this
+	// one.
 	ReasonWrongAudience = "WrongAudience"
 	// ReasonExpired: exp is past.
 	ReasonExpired = "Expired"
 	// ReasonNotYetValid: nbf or iat is in the future.
 	ReasonNotYetValid = "NotYetValid"
-	// ReasonMissingScopes: not all scopes asked for are there.
+	// ReasonMissingScopes: some of the scopes asked for are missing.
 	ReasonMissingScopes = "MissingScopes"
 )
 
-// maxDate is the last second whose year has four digits; later ones do not
-// survive being written as RFC 3339.
+// maxDate is the last second whose year has four digits. RFC 3339 cannot write later
+// ones.
 const maxDate = 253402300799
 
-// Expectation is what a token must be to be accepted.
+// Expectation is what a token must satisfy to be accepted.
 type Expectation struct {
 	// Issuer is compared with iss exactly. A token without iss is never accepted.
 	Issuer string
 	// Audience must be among the values of aud; "" accepts any audience.
 	Audience string
-	// Named is how the token names its API otherwise; the zero value asks for
+	// Named is how else the token must name its API; the zero value asks for
 	// nothing.
 	Named Named
 	// Algorithms is the allow-list (RFC 8725 §3.1); empty allows all that
-	// Algorithms lists. What is not supported stays refused when listed.
+	// Algorithms lists. Unsupported algorithms stay refused even if listed.
 	Algorithms []string
-	// LeftOut are the keys that Parse left out of the key set, with whole IDs, to say
-	// why a key is not known.
+	// LeftOut are the keys that Parse left out of the key set, with IDs as Parse
+	// returned them. They tell why a key is not known.
 	LeftOut []Skipped
-	// Scopes must all be granted by the token, in its scope claim.
+	// Scopes are the scopes that the token's scope claim must grant, all of them.
 	Scopes []string
-	// Values must all be in other claims, by the claims' names: each is a string
-	// of values separated by spaces, or a list of them.
+	// Values are what other claims must hold, by the claims' names. Each claim is a
+	// string of values separated by spaces, or a list of them.
 	Values map[string][]string
-	// Type is the expected typ, compared as RFC 7515 §4.1.9 says: without regard
-	// to case and to an omitted "application/"; "" accepts any and none.
+	// Type is the expected typ, compared as RFC 7515 §4.1.9 says: case and an
+	// omitted "application/" do not matter. "" accepts any typ, and none.
 	Type string
-	// Skew is by how much our clock and the server's may differ.
+	// Skew is how much our clock and the server's may differ.
 	Skew time.Duration
 	// Now is the present time.
 	Now time.Time
 }
 
-// Named is how a token names an API other than by aud: the first of Claims that
-// it has is one of Values, or a list with one, or it has a word that begins with
+// Named is how a token names an API other than by aud. The first of Claims that the
+// token has must be one of Values or a list with one, or have a word that begins with
 // Prefix.
 type Named struct {
 	Claims []string
@@ -94,45 +94,46 @@ type Named struct {
 	Prefix string
 }
 
-// Claims is what a token says, as far as it matters here.
+// Claims is the part of a token's claims that matters here.
 type Claims struct {
-	// Issuer, Subject: iss and sub. ClientID: client_id (RFC 9068), else azp. ""
-	// where the token has none.
+	// Issuer and Subject are iss and sub. ClientID is client_id (RFC 9068), else
+	// azp. Each is "" if the token has none.
 	Issuer, Subject, ClientID string
-	// KeyID: the kid of the key that verified the token, or, from Inspect, the
-	// kid of its header. Algorithm, Type: the header's alg and typ.
+	// KeyID is the kid of the key that verified the token or, from Inspect, the kid
+	// of its header. Algorithm and Type are the header's alg and typ.
 	KeyID, Algorithm, Type string
-	// KeyThumbprint: the thumbprint (RFC 7638, SHA-256) of the key that verified the
-	// token; "" from Inspect.
+	// KeyThumbprint is the thumbprint (RFC 7638, SHA-256) of the key that verified
+	// the token; "" from Inspect.
 	KeyThumbprint string
 	// Audience is aud, as a list in the token's order.
 	Audience []string
-	// ExpiresAt, NotBefore, IssuedAt: exp, nbf and iat in UTC, fractions of a second cut off;
-	// zero where the token has none.
+	// ExpiresAt, NotBefore and IssuedAt are exp, nbf and iat in UTC, without
+	// fractions of a second; zero if the token has none.
 	ExpiresAt, NotBefore, IssuedAt time.Time
-	// Scopes lists what scope grants, or where there is no scope what scp does;
-	// each may be a string of names separated by spaces or a list of them. Verify
-	// adds those that it was to find in other claims.
+	// Scopes lists what scope grants or, if there is no scope, what scp grants.
+	// Either may be a string of names separated by spaces, or a list of them. Verify
+	// adds the scopes that it was told to find in other claims.
 	Scopes []string
-	// ScopePresent tells whether the token has such a claim at all: nothing
-	// granted is not the same as nothing said.
+	// ScopePresent reports whether the token has such a claim at all: an empty claim
+	// grants nothing, a missing one does not say.
 	ScopePresent bool
 }
 
-// ScopeClaims are the claims that carry scopes (RFC 9068 section 2.2.3, and the
-// one that Hydra, Okta and others use instead): the first that a token has counts.
+// ScopeClaims returns the claims that carry scopes: that of RFC 9068 section 2.2.3,
+// and the one that Hydra, Okta and others use instead. The first that a token has
+// counts.
 func ScopeClaims() []string { return []string{"scope", "scp"} }
 
 // VerifyError is why a token is not accepted.
 type VerifyError struct {
 	// Reason is one of the constants above.
 	Reason string
-	// Message is a sentence fragment that says what was expected and what came,
-	// bounded, printable and the same for the same mistake. It may quote the
-	// token's key ID, issuer or audience, never the token.
+	// Message is a sentence fragment that says what was expected and what came. It
+	// is bounded, printable and the same for the same mistake. It may quote the
+	// token's key ID, issuer or audience, but never the token.
 	Message string
-	// NoClaim reports whether scopes are missing because the token does not have
-	// the claim at all: perhaps it carries them in another one.
+	// NoClaim means that scopes are missing because the token does not have the
+	// claim at all. It may carry them in another one.
 	NoClaim bool
 }
 
@@ -147,10 +148,10 @@ func refuse(reason, format string, args ...any) error {
 // type, issuer, audience, times and scopes, in this order, and returns its
 // claims. Every error is a *VerifyError.
 //
-// The keys are tried whose ID is the header's kid; without a kid, all that suit
-// the algorithm. Keys that the token brings or points to itself (jwk, jku, x5c,
-// x5u) are not looked at. A token must have an exp, and its times must be
-// numbers: what a lenient reader would accept, the API's may not.
+// It tries the keys whose ID is the header's kid or, without a kid, all that suit the
+// algorithm. It ignores keys that the token brings along or points to (jwk, jku, x5c,
+// x5u). A token must have an exp, and its times must be numbers: a lenient reader
+// would accept other forms, but the API's reader may not.
 func Verify(token string, keys []Key, want Expectation) (*Claims, error) {
 	claims, members, err := inspect(token)
 	if err != nil {
@@ -189,7 +190,7 @@ func Verify(token string, keys []Key, want Expectation) (*Claims, error) {
 	return claims, nil
 }
 
-// verify looks for what names the API.
+// verify checks that the token names the API.
 func (n Named) verify(members map[string]json.RawMessage) error {
 	if len(n.Claims) == 0 {
 		return nil
@@ -210,8 +211,7 @@ func (n Named) verify(members map[string]json.RawMessage) error {
 	return refuse(ReasonWrongAudience, "the token's %s is %s, expected: %s", printable(claim), quoteParts(have), expected)
 }
 
-// firstOf returns the first of some claims that a token has, and the first of all
-// if it has none.
+// firstOf returns the first of claims that a token has, or else simply the first.
 func firstOf(members map[string]json.RawMessage, claims []string) string {
 	for _, name := range claims {
 		if members[name] != nil {
@@ -221,8 +221,8 @@ func firstOf(members map[string]json.RawMessage, claims []string) string {
 	return claims[0]
 }
 
-// verifyScopes looks for the scopes where they are expected, and adds those of
-// other claims to what the claims say.
+// verifyScopes checks that the scopes are where they are expected, and adds those
+// found in other claims to claims.
 func verifyScopes(claims *Claims, members map[string]json.RawMessage, want Expectation) error {
 	if err := missing(members, firstOf(members, ScopeClaims()), claims.Scopes, want.Scopes); err != nil {
 		return err
@@ -240,8 +240,8 @@ func verifyScopes(claims *Claims, members map[string]json.RawMessage, want Expec
 	return nil
 }
 
-// missing refuses a token in one of whose claims something is not that must be,
-// and says what the token has instead.
+// missing refuses a token if one of its claims lacks something, and says what the
+// token has instead.
 func missing(members map[string]json.RawMessage, claim string, have, want []string) error {
 	lacks := slices.DeleteFunc(slices.Clone(want), func(s string) bool { return slices.Contains(have, s) })
 	switch {
@@ -260,12 +260,12 @@ func missing(members map[string]json.RawMessage, claim string, have, want []stri
 	return refuse(ReasonMissingScopes, "scopes missing: %s; the token's %s has %s", quoteAll(lacks), printable(claim), quoteParts(have))
 }
 
-// wellKnown are the claims that carry no scopes (RFC 7519 section 4.1, RFC 9068
-// section 2.2), and so are not named where scopes are looked for.
+// wellKnown are claims that never carry scopes (RFC 7519 section 4.1, RFC 9068
+// section 2.2), so a message about missing scopes does not list them.
 var wellKnown = []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "azp"}
 
-// words reads a claim that is a string of words or a list. One of another form
-// has none.
+// words reads a claim that is a string of words or a list. A claim of another form
+// has no words.
 func words(members map[string]json.RawMessage, name string) []string {
 	if s, ok := stringMember(members, name); ok {
 		return strings.Fields(s)
@@ -273,7 +273,8 @@ func words(members map[string]json.RawMessage, name string) []string {
 	return values(members, name)
 }
 
-// values reads a claim that is a string or a list. One of another form has none.
+// values reads a claim that is a string or a list. A claim of another form has no
+// values.
 func values(members map[string]json.RawMessage, name string) []string {
 	r := reader{members: members}
 	return r.list(name)
@@ -285,8 +286,8 @@ func verifySignature(token string, claims *Claims, keys []Key, want Expectation)
 	if len(allowed) == 0 {
 		allowed = Algorithms()
 	}
-	// Before any key is looked at, so that no key is ever used in a way that its
-	// owner did not mean: "none", or HMAC with a public key as the secret.
+	// Check this before looking at any key, so that no key is ever used in a way
+	// that its owner did not mean: "none", or HMAC with a public key as the secret.
 	if keyFamilies[alg] == "" || !slices.Contains(allowed, alg) {
 		return refuse(ReasonAlgorithm, "signed with %s, expected %s", quote(alg), strings.Join(allowed, ", "))
 	}
@@ -337,8 +338,8 @@ func verifySignature(token string, claims *Claims, keys []Key, want Expectation)
 	return refuse(ReasonBadSignature, "signature is not from the key %s in the key set", quote(kid))
 }
 
-// mediaType normalises a typ (RFC 7515 §4.1.9): "application/" may be omitted
-// where no other slash is in it.
+// mediaType normalises a typ (RFC 7515 §4.1.9), in which "application/" may be
+// omitted if it contains no other slash.
 func mediaType(typ string) string {
 	const prefix = "application/"
 	if len(typ) > len(prefix) && strings.EqualFold(typ[:len(prefix)], prefix) && !strings.Contains(typ[len(prefix):], "/") {
@@ -347,15 +348,15 @@ func mediaType(typ string) string {
 	return typ
 }
 
-// Inspect decodes a signed JWT WITHOUT verifying it: the claims are whatever
-// whoever made the token wrote. It is for a token that has just come from the
-// authorization server itself, to learn an expiry that the server left out of
-// its answer, and for nothing that decides about access. Every error is a
-// *VerifyError, with reason ReasonOpaque or ReasonMalformed.
+// Inspect decodes a signed JWT WITHOUT verifying it: anybody may have written the
+// claims. Use it for a token that has just come from the authorization server
+// itself, to learn an expiry that the server left out of its answer, and never to
+// decide about access. Every error is a *VerifyError, with reason ReasonOpaque or
+// ReasonMalformed.
 //
-// It is as strict as the strictest of verifiers: canonical base64url without
-// padding, no member twice, no critical header (RFC 7515 §4.1.11), claims of the
-// types that RFC 7519 gives them.
+// It is as strict as the strictest verifiers: it wants canonical base64url without
+// padding, no duplicate member, no critical header (RFC 7515 §4.1.11), and claims of
+// the types that RFC 7519 gives them.
 func Inspect(token string) (*Claims, error) {
 	claims, _, err := inspect(token)
 	return claims, err
@@ -370,7 +371,7 @@ func inspect(token string) (*Claims, map[string]json.RawMessage, error) {
 	var sections [3][]byte
 	for i, part := range parts {
 		raw, err := base64.RawURLEncoding.Strict().DecodeString(part)
-		// The decoder skips line breaks, which cannot be in an HTTP header.
+		// The decoder would skip line breaks, which an HTTP header cannot hold.
 		if err != nil || strings.ContainsAny(part, "\r\n") {
 			return nil, nil, refuse(ReasonMalformed, "token is not in base64url as RFC 7515 wants it")
 		}
@@ -381,8 +382,8 @@ func inspect(token string) (*Claims, map[string]json.RawMessage, error) {
 	if !ok || !alsoOK {
 		return nil, nil, refuse(ReasonMalformed, "token's header and payload are not JSON objects with each member once")
 	}
-	// b64 (RFC 7797) must be critical where it is used; without crit some readers
-	// would heed it and others not.
+	// b64 (RFC 7797) must be listed in crit: otherwise some readers would heed it
+	// and others would not.
 	if header["crit"] != nil || header["b64"] != nil {
 		return nil, nil, refuse(ReasonMalformed, "token's header has a critical extension")
 	}
@@ -410,10 +411,10 @@ func inspect(token string) (*Claims, map[string]json.RawMessage, error) {
 	return c, payload, nil
 }
 
-// looksSigned tells a JWS header from the first part of an opaque token that
-// also has dots in it: a JSON object with an alg (RFC 7515 §4.1.1). It looks
-// leniently: a JWT with a flaw must be called malformed, and not be let through
-// as something that cannot be checked.
+// looksSigned reports whether the first part of a token with dots is a JWS header: a
+// JSON object with an alg (RFC 7515 §4.1.1). It is lenient, because a JWT with a flaw
+// must be called malformed rather than pass as an opaque token, which nobody can
+// check.
 func looksSigned(part string) bool {
 	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(part, "="))
 	if err != nil || !bytes.HasPrefix(bytes.TrimSpace(raw), []byte("{")) {
@@ -423,7 +424,7 @@ func looksSigned(part string) bool {
 	return !ok || members["alg"] != nil
 }
 
-// reader reads members and remembers the first that is there and of the wrong type.
+// reader reads members and remembers the first one of the wrong type.
 type reader struct {
 	members map[string]json.RawMessage
 	wrong   string
@@ -449,7 +450,7 @@ func (r *reader) list(name string) []string {
 	if one, ok := stringMember(r.members, name); ok {
 		return []string{one}
 	}
-	// Of pointers, as a null among the strings would else pass for an empty one.
+	// Pointers, because a null among the strings would otherwise pass for an empty one.
 	var list []*string
 	if json.Unmarshal(raw, &list) != nil || slices.Contains(list, nil) {
 		r.mark(name)
@@ -469,7 +470,7 @@ func (r *reader) date(name string) time.Time {
 	if !there {
 		return time.Time{}
 	}
-	// Of all that JSON allows ParseFloat takes numbers only.
+	// Of all JSON values, ParseFloat takes numbers only.
 	n, err := strconv.ParseFloat(string(raw), 64)
 	if err != nil || n < 0 || n > maxDate {
 		r.mark(name)

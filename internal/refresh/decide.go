@@ -11,92 +11,87 @@ import (
 	"time"
 )
 
-// Token is what is recorded about a token that lies in a Secret. It never
-// holds the token itself.
+// Token is the record of a token in a Secret. It never holds the token itself.
 type Token struct {
-	// InputsHash is the HashInputs of what the token was minted from.
+	// InputsHash is HashInputs of what the token was minted from.
 	InputsHash string
 
-	// IssuedAt and ExpiresAt bound the token's life. Both are set: what a
-	// token without a stated expiry lives for is decided when it is minted.
+	// IssuedAt and ExpiresAt bound the token's life. Both are always set: the
+	// minter decides how long a token without a stated expiry lives.
 	IssuedAt, ExpiresAt time.Time
 
-	// ValueHash is the HashValue of the token as it was minted.
+	// ValueHash is HashValue of the token as it was minted.
 	ValueHash string
 }
 
 // Input is all that the decisions about one token depend on.
 type Input struct {
-	// Recorded is what is known about the token; nil when none was minted.
+	// Recorded is the record of the token; nil if none was minted.
 	Recorded *Token
 
-	// StoredValueHash is the HashValue of what lies in the Secret now, empty
-	// when the Secret or its key is missing.
+	// StoredValueHash is HashValue of what is in the Secret now; empty if the
+	// Secret or its key is missing.
 	StoredValueHash string
 
-	// WantInputsHash is the HashInputs of what a token would be minted from
-	// now.
+	// WantInputsHash is HashInputs of what a token would be minted from now.
 	WantInputsHash string
 
-	// RefreshAt is the moment of the token's Plan. The zero time is due.
+	// RefreshAt is from the token's Plan. The zero time means due.
 	RefreshAt time.Time
 
-	// Revoked says that the token was signed by a key that has been revoked.
+	// Revoked means that a revoked key signed the token.
 	Revoked bool
 
-	// Superseded says that the token was signed by a key that its server has
-	// replaced under the same ID since.
+	// Superseded means that the server has since replaced the key that signed the
+	// token by another one of the same ID.
 	Superseded bool
 
-	// Refused says that the token's API would refuse it by what the API is given
-	// now.
+	// Refused means that the API would refuse the token, given its present
+	// verification bundle.
 	Refused bool
 
-	// Now is the present moment.
+	// Now is the present time.
 	Now time.Time
 }
 
-// Reason says in one word why a token is minted, or why it is not usable.
+// Reason is why a token is minted, or why it is not usable, in one word.
 type Reason string
 
 const (
-	// Missing is the reason when there is no token: none was ever minted, or
-	// the Secret or its key is gone.
+	// Missing: there is no token, because none was ever minted or because the
+	// Secret or its key is gone.
 	Missing Reason = "Missing"
 
-	// Edited is the reason when what lies in the Secret is not the token that
-	// was put there.
+	// Edited: the Secret does not hold the token that the operator put there.
 	Edited Reason = "Edited"
 
-	// InputsChanged is the reason when the token was minted from other inputs
-	// than are wanted now, such as other scopes or a rotated credential.
+	// InputsChanged: the token was minted from other inputs than the present
+	// ones, such as other scopes or a credential that has been rotated since.
 	InputsChanged Reason = "InputsChanged"
 
-	// KeyRevoked is the reason when the token was signed by a key that has
-	// been revoked, so that no API accepts it any more.
+	// KeyRevoked: a revoked key signed the token, so no API accepts it any more.
 	KeyRevoked Reason = "KeyRevoked"
 
-	// KeyReplaced is the reason when the key that signed the token was replaced
-	// under its ID: many verifiers know one key of an ID only. The token stays
-	// usable, for others know both.
+	// KeyReplaced: another key has taken over the ID of the key that signed the
+	// token. Many verifiers know only one key of an ID. The token stays usable,
+	// because others know both.
 	KeyReplaced Reason = "KeyReplaced"
 
-	// NotVerified is the reason when the token no longer passes the verification
-	// that its API is given.
+	// NotVerified: the token does not pass the verification that its API is told
+	// to make.
 	NotVerified Reason = "NotVerified"
 
-	// Expired is the reason when the token's life is over. It makes a token
-	// unusable; it never causes a mint, which Due did long before.
+	// Expired: the token's life is over, so it is unusable. This never causes a
+	// mint, because Due did so long before.
 	Expired Reason = "Expired"
 
-	// Due is the reason when the moment to refresh has come. It causes a mint;
-	// it never makes a token unusable, so that a refresh that fails leaves a
-	// working token ready.
+	// Due: it is time to refresh the token. This causes a mint but never makes a
+	// token unusable: a refresh that fails leaves a working token ready.
 	Due Reason = "Due"
 )
 
-// check is one rule of a chain. The message is a sentence for a condition, the
-// same from pass to pass.
+// check is one rule of a chain. Its message is a sentence for a condition, the same
+// in every pass.
 type check func(Input) (reason Reason, message string, violated bool)
 
 // The two chains differ in their last entry only.
@@ -105,14 +100,14 @@ var (
 	usableChecks = []check{missing, edited, inputsChanged, keyRevoked, notVerified, expired}
 )
 
-// Mint reports whether a token must be minted now, and if so, why. Nothing but
-// what its reasons name causes a mint.
+// Mint reports whether a token must be minted now, and if so, why. Nothing else
+// than its reasons causes a mint.
 func Mint(in Input) (reason Reason, message string, mint bool) {
 	return first(mintChecks, in)
 }
 
-// Usable reports whether pods may go on using the token that lies in the Secret,
-// and if not, why. Without a violation reason and message are empty.
+// Usable reports whether pods may go on using the token in the Secret, and if not,
+// why. Reason and message are empty if they may.
 func Usable(in Input) (reason Reason, message string, usable bool) {
 	reason, message, violated := first(usableChecks, in)
 	return reason, message, !violated
@@ -162,37 +157,37 @@ func expired(in Input) (Reason, string, bool) {
 	return Expired, "The token has expired", !in.Now.Before(in.Recorded.ExpiresAt)
 }
 
-// Inputs is everything that, when it changes, makes a token stale.
+// Inputs is what a token is minted from. A change to any of it makes the token stale.
 type Inputs struct {
 	Issuer        string
 	TokenEndpoint string
 	ClientID      string
 
 	// Credential is a revision of the client's credential, such as the UID and
-	// resourceVersion of its Secret; never the secret itself.
+	// resourceVersion of its Secret. It is never the secret itself.
 	Credential string
 
-	// Resource and Audience are what the token request sends under these
-	// names, empty when it sends none.
+	// Resource and Audience are the parameters of these names in the token
+	// request; empty if it has none.
 	Resource string
 	Audience string
 
-	// Scopes are a set: order and repetition do not matter.
+	// Scopes are a set: neither order nor repetition matters.
 	Scopes []string
 
 	// Parameters are the other parameters of the token request.
 	Parameters map[string]string
 }
 
-// HashInputs is a short name for inputs: 32 hexadecimal digits, the same for
-// the same inputs and, for all purposes, for no others.
+// HashInputs returns a short name for inputs: 32 hexadecimal digits, the same for
+// the same inputs and different for all others.
 func HashInputs(in Inputs) string {
 	scopes := slices.Clone(in.Scopes)
 	slices.Sort(scopes)
 	parts := []string{in.Issuer, in.TokenEndpoint, in.ClientID, in.Credential, in.Resource, in.Audience}
 	parts = append(parts, slices.Compact(scopes)...)
-	if len(in.Parameters) > 0 { // without any, a token that was minted before there were parameters stays
-		parts = append(parts, "\x00parameters") // which is no scope
+	if len(in.Parameters) > 0 { // without parameters the hash is that of earlier versions, and the token stays
+		parts = append(parts, "\x00parameters") // no scope looks like this
 	}
 	for _, name := range slices.Sorted(maps.Keys(in.Parameters)) {
 		parts = append(parts, name, in.Parameters[name])
@@ -200,14 +195,13 @@ func HashInputs(in Inputs) string {
 	return short(digest(parts...))
 }
 
-// HashValue is a short name for a token: 32 hexadecimal digits that tell
-// whether two tokens are the same and nothing else about them.
+// HashValue returns a short name for a token: 32 hexadecimal digits that tell
+// whether two tokens are the same, and nothing else about them.
 func HashValue(token string) string {
 	return short(sha256.Sum256([]byte(token)))
 }
 
-// short keeps 128 bits, which is plenty against accidents and against a second
-// preimage.
+// short keeps 128 bits, enough against accidents and against a second preimage.
 func short(sum [sha256.Size]byte) string {
 	return hex.EncodeToString(sum[:16])
 }
