@@ -167,11 +167,11 @@ func TestFlagErrors(t *testing.T) {
 		},
 		"profiles for everybody": {
 			[]string{elsewhere, "--pprof-bind-address=:6060"},
-			`--pprof-bind-address: ":6060" is no loopback address with a port, such as 127.0.0.1:6060; profiles are for nobody else`,
+			`--pprof-bind-address: ":6060" is not a loopback address with a port, such as 127.0.0.1:6060; profiles must not be reachable from the network`,
 		},
 		"profiles for the network": {
 			[]string{elsewhere, "--pprof-bind-address=10.0.0.1:6060"},
-			`--pprof-bind-address: "10.0.0.1:6060" is no loopback address with a port, such as 127.0.0.1:6060; profiles are for nobody else`,
+			`--pprof-bind-address: "10.0.0.1:6060" is not a loopback address with a port, such as 127.0.0.1:6060; profiles must not be reachable from the network`,
 		},
 		"a destination that is a URL": {
 			[]string{elsewhere, "--egress-allow=auth.example.com,https://auth.example.org"},
@@ -195,13 +195,13 @@ func TestFlagErrors(t *testing.T) {
 			[]string{elsewhere, "--webhook-service="}, "--webhook-service and --webhook-configuration are needed for the webhook's certificate",
 		},
 		"a webhook without a port": {
-			[]string{elsewhere, "--webhook-bind-address=9443"}, `--webhook-bind-address: "9443" is no address, such as :9443`,
+			[]string{elsewhere, "--webhook-bind-address=9443"}, `--webhook-bind-address: "9443" is not an address such as :9443`,
 		},
 		"a webhook at a port that is none": {
-			[]string{elsewhere, "--webhook-bind-address=:0"}, `--webhook-bind-address: ":0" is no address, such as :9443`,
+			[]string{elsewhere, "--webhook-bind-address=:0"}, `--webhook-bind-address: ":0" is not an address such as :9443`,
 		},
 		"nothing to do": {
-			[]string{elsewhere, "--controllers=false", "--webhook=false"}, "--controllers=false leaves nothing to do without the webhook, which a shard does not have",
+			[]string{elsewhere, "--controllers=false", "--webhook=false"}, "--controllers=false without the webhook leaves nothing to do; a shard has no webhook",
 		},
 		"names that nobody vouches for": {
 			[]string{elsewhere, "--webhook-client-names=kube-apiserver"}, "--webhook-client-names needs --webhook-client-ca",
@@ -216,7 +216,7 @@ func TestFlagErrors(t *testing.T) {
 			[]string{"--watch-namespace=shop"}, "flag provided but not defined: -watch-namespace",
 		},
 		"namespaces with another separator": {
-			[]string{elsewhere, "--watch-namespaces=shop;payments"}, `--watch-namespaces: "shop;payments" is no name of a namespace; several are separated by commas`,
+			[]string{elsewhere, "--watch-namespaces=shop;payments"}, `--watch-namespaces: "shop;payments" is not the name of a namespace; separate several by commas`,
 		},
 		"a lease that ends before it is renewed": {
 			[]string{elsewhere, "--leader-elect-lease-duration=10s"}, "--leader-elect-renew-deadline must be at least 1s and less than --leader-elect-lease-duration",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// The manager runs the operator: it turns flags into a manager and starts the
-// controllers. See docs/operations.md.
+// The manager runs the operator: it turns flags into a manager, with the controllers,
+// the webhook and the metrics. See docs/operations.md.
 package main
 
 import (
@@ -21,9 +21,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	_ "golang.org/x/crypto/x509roots/fallback" // the image is empty but for this program
+	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificate authorities
 	"k8s.io/apimachinery/pkg/util/validation"
-	_ "k8s.io/client-go/plugin/pkg/client/auth" // kubeconfigs of developers
+	_ "k8s.io/client-go/plugin/pkg/client/auth" // for developers' kubeconfigs
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
@@ -41,14 +41,13 @@ func main() {
 	}
 }
 
-// gcPercent is how much garbage there may be beside what is in use before it is
-// collected, unless GOGC says otherwise. Most of the memory are caches, which stay:
-// Go's 100 would have half of it be garbage.
+// gcPercent replaces Go's default of 100, unless GOGC is set. Most of the memory is
+// caches, which stay; with 100 up to half of the heap would be garbage.
 const gcPercent = 30
 
-// memoryLimit returns what of the container's limit, which its environment tells, Go
-// may use before it collects garbage all the time rather than be killed: nine tenths,
-// for the kernel counts more than Go does. It is zero where GOMEMLIMIT says so itself.
+// memoryLimit returns Go's soft memory limit: nine tenths of the container's limit,
+// which the variable MEMORY_LIMIT holds. The rest is for memory that the kernel counts
+// and Go does not. It returns zero if there is no limit or GOMEMLIMIT is set.
 func memoryLimit(getenv func(string) string) int64 {
 	limit, err := strconv.ParseInt(getenv("MEMORY_LIMIT"), 10, 64)
 	if err != nil || getenv("GOMEMLIMIT") != "" {
@@ -75,45 +74,45 @@ type options struct {
 func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	o := &options{}
 	var namespaces, webhookAddress, clientNames string
-	flags.StringVar(&o.metricsAddress, "metrics-bind-address", ":8443", "Where metrics are served; 0 serves none.")
-	flags.BoolVar(&o.insecureMetrics, "metrics-insecure", false, "Serve metrics over plain HTTP and to everybody. Meant for development.")
-	flags.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served; 0 serves none.")
-	flags.StringVar(&o.profileAddress, "pprof-bind-address", "0", "Loopback address where profiles are served, such as 127.0.0.1:6060, for kubectl port-forward; 0 serves none.")
-	flags.BoolVar(&o.leaderElect, "leader-elect", true, "Let one of several replicas be active. Without it, run one replica only.")
-	flags.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second, "How long other replicas wait before they take over from a leader that is silent.")
+	flags.StringVar(&o.metricsAddress, "metrics-bind-address", ":8443", "Address of the metrics; 0 turns them off.")
+	flags.BoolVar(&o.insecureMetrics, "metrics-insecure", false, "Serve metrics over plain HTTP, to everybody. Meant for development.")
+	flags.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "Address of /healthz and /readyz; 0 turns them off.")
+	flags.StringVar(&o.profileAddress, "pprof-bind-address", "0", "Loopback address of the profiles, such as 127.0.0.1:6060, for kubectl port-forward; 0 turns them off.")
+	flags.BoolVar(&o.leaderElect, "leader-elect", true, "Elect one of several replicas as the active one. Without it, run only one replica.")
+	flags.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second, "How long other replicas wait before they take over from a silent leader.")
 	flags.DurationVar(&o.renewDeadline, "leader-elect-renew-deadline", 10*time.Second, "How long the leader tries to renew its lease before it gives up.")
 	flags.StringVar(&o.OperatorNamespace, "operator-namespace", os.Getenv("POD_NAMESPACE"),
-		"Namespace of the operator: of its lease, of the secrets of the clients that it registers, and of the Secrets and ConfigMaps that a ClusterAuthorizationServer names. Defaults to $POD_NAMESPACE.")
+		"Namespace of the operator. It holds the lease, the secrets of the clients that the operator registers, and the Secrets and ConfigMaps that ClusterAuthorizationServers name. Defaults to $POD_NAMESPACE.")
 	flags.StringVar(&o.Shard, "shard", "",
-		"Serve only the M2MClients with this value of the label m2m-operator.io/shard, and nothing else, no webhook either. Empty: those without the label, and everything else.")
-	flags.IntVar(&o.Shards, "shards", 1, "How many instances share each authorization server's budget, this one included; each takes its part.")
-	flags.StringVar(&namespaces, "watch-namespaces", "", "Namespaces to work in, separated by commas. Empty: all.")
-	flags.IntVar(&o.Workers, "workers", 20, "How many M2MClients, verification bundles and pods are worked on at a time, of each.")
+		"Serve only the M2MClients whose label m2m-operator.io/shard has this value; such an instance has no webhook. Empty: serve the M2MClients without the label, and everything else.")
+	flags.IntVar(&o.Shards, "shards", 1, "How many instances share each authorization server's budget, including this one. Each takes an equal part.")
+	flags.StringVar(&namespaces, "watch-namespaces", "", "Comma-separated namespaces to work in. Empty: all.")
+	flags.IntVar(&o.Workers, "workers", 20, "How many objects of a kind (M2MClients, verification bundles, pods) the operator works on at a time.")
 	flags.StringVar(&o.ClusterID, "cluster-id", "",
-		"What tells this cluster apart at an authorization server that several clusters provision. Empty: the UID of the namespace kube-system. It should never change.")
+		"Identifies this cluster at an authorization server that several clusters provision. Should never change. Empty: the UID of the namespace kube-system.")
 	flags.DurationVar(&o.DeletionTimeout, "deletion-timeout", 5*time.Minute,
-		"How long a deleted object is held until what was provisioned of it is removed at its authorization server.")
-	flags.IntVar(&o.RequestsPerSecond, "default-requests-per-second", 100, "Requests per second to an authorization server that names no budget of its own.")
-	flags.BoolVar(&o.PromptDelivery, "prompt-delivery", true, "Touch the pods that must see a change at once. It needs the permission to patch pods.")
-	flags.BoolVar(&o.controllers, "controllers", true, "Run the controllers. Without them an instance serves the webhook only, and needs no lease.")
+		"How long the operator holds a deleted object while it removes what it provisioned for it at the authorization server.")
+	flags.IntVar(&o.RequestsPerSecond, "default-requests-per-second", 100, "Requests per second to an authorization server that sets no budget of its own.")
+	flags.BoolVar(&o.PromptDelivery, "prompt-delivery", true, "Touch pods that must see a change at once. Needs permission to patch pods.")
+	flags.BoolVar(&o.controllers, "controllers", true, "Run the controllers. Without them the instance serves only the webhook and needs no lease.")
 	flags.BoolVar(&o.inject, "webhook", true, "Serve the webhook that injects tokens and verification bundles into annotated pods.")
-	flags.StringVar(&webhookAddress, "webhook-bind-address", ":9443", "Where the webhook is served.")
+	flags.StringVar(&webhookAddress, "webhook-bind-address", ":9443", "Address of the webhook.")
 	flags.StringVar(&o.webhook.CertDir, "webhook-cert-dir", "",
-		"Directory with the webhook's tls.crt and tls.key, kept up to date by somebody else, such as cert-manager. Empty: the operator keeps a certificate of its own.")
-	flags.StringVar(&o.webhook.Service, "webhook-service", "m2m-operator-webhook", "Name of the webhook's Service, for which its certificate is.")
-	flags.StringVar(&o.webhook.Configuration, "webhook-configuration", "m2m-operator-pod-injection", "Name of the MutatingWebhookConfiguration whose caBundle the operator writes.")
+		"Directory with the webhook's tls.crt and tls.key, which another tool such as cert-manager renews. Empty: the operator makes and renews a certificate itself.")
+	flags.StringVar(&o.webhook.Service, "webhook-service", "m2m-operator-webhook", "Name of the webhook's Service. Its certificate is made for that name.")
+	flags.StringVar(&o.webhook.Configuration, "webhook-configuration", "m2m-operator-pod-injection", "Name of the MutatingWebhookConfiguration in which the operator writes the caBundle.")
 	flags.StringVar(&o.webhook.ClientCA, "webhook-client-ca", "",
-		"File with the certificate authority of the client certificate that the API server shows to the webhook, where it is told to. Nobody else may then ask the webhook. Empty: anybody may.")
-	flags.StringVar(&clientNames, "webhook-client-names", "", "Common names that the client certificate may have, separated by commas. Empty: any.")
+		"File with the certificate authority that signed the client certificate of the API server, if the API server presents one to webhooks. Only its clients may then call the webhook. Empty: anybody may.")
+	flags.StringVar(&clientNames, "webhook-client-names", "", "Comma-separated common names that the client certificate may have. Empty: any.")
 	flags.Float64Var(&o.qps, "kube-api-qps", 500, "Requests per second to the Kubernetes API server.")
-	flags.IntVar(&o.burst, "kube-api-burst", 1000, "Requests at once to the Kubernetes API server, after a pause.")
-	flags.BoolVar(&o.Egress.AllowHTTP, "allow-insecure-http", false, "Allow authorization servers with http:// URLs. Secrets and tokens then cross the network in the clear: meant for development.")
+	flags.IntVar(&o.burst, "kube-api-burst", 1000, "Largest burst of requests to the Kubernetes API server.")
+	flags.BoolVar(&o.Egress.AllowHTTP, "allow-insecure-http", false, "Allow authorization servers with http:// URLs. Secrets and tokens then cross the network unencrypted. Meant for development.")
 	flags.BoolVar(&o.Egress.AllowLoopback, "allow-loopback", false, "Allow authorization servers at loopback addresses.")
-	flags.BoolVar(&o.Egress.AllowLinkLocal, "allow-link-local", false, "Allow authorization servers at link-local addresses, where clouds serve their instance metadata.")
+	flags.BoolVar(&o.Egress.AllowLinkLocal, "allow-link-local", false, "Allow authorization servers at link-local addresses. Clouds serve instance metadata there.")
 	flags.BoolVar(&o.RequireCredentialLabel, "require-credential-label", false,
-		"Send only Secrets with the label m2m-operator.io/credentials=true to authorization servers. Without it, whoever may write M2MClients or AuthorizationServers can have every Secret of the namespace sent to a server of theirs.")
+		"Send only Secrets with the label m2m-operator.io/credentials=true to authorization servers. Without it, anyone who can write M2MClients or AuthorizationServers can make the operator send any Secret of the namespace to a server of their own.")
 	flags.Func("egress-allow",
-		"The only hosts and networks to connect to authorization servers at, separated by commas: auth.example.com, *.example.com, auth.example.com:8443, 10.1.0.0/16. Can be repeated. Unset: all that other flags do not forbid.",
+		"Comma-separated hosts and networks of authorization servers: auth.example.com, *.example.com, auth.example.com:8443, 10.1.0.0/16. The operator connects to no others. Can be repeated. Unset: all that other flags do not forbid.",
 		o.allowEgress)
 	o.log.BindFlags(flags)
 	if err := flags.Parse(args); err != nil {
@@ -136,7 +135,7 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	return o, err
 }
 
-// listed takes a list apart.
+// listed splits a comma-separated list.
 func listed(value string) (all []string) {
 	for s := range strings.SplitSeq(value, ",") {
 		if s = strings.TrimSpace(s); s != "" {
@@ -146,7 +145,7 @@ func listed(value string) (all []string) {
 	return all
 }
 
-// allowEgress reads one --egress-allow.
+// allowEgress parses one --egress-allow.
 func (o *options) allowEgress(list string) error {
 	for s := range strings.SplitSeq(list, ",") {
 		a, err := egress.ParseAllowed(strings.TrimSpace(s))
@@ -161,14 +160,14 @@ func (o *options) allowEgress(list string) error {
 func (o *options) validate() error {
 	for _, n := range o.WatchNamespaces {
 		if len(validation.IsDNS1123Label(n)) > 0 {
-			return fmt.Errorf("--watch-namespaces: %q is no name of a namespace; several are separated by commas", n)
+			return fmt.Errorf("--watch-namespaces: %q is not the name of a namespace; separate several by commas", n)
 		}
 	}
 	switch {
 	case !off(o.profileAddress) && !loopback(o.profileAddress):
-		return fmt.Errorf("--pprof-bind-address: %q is no loopback address with a port, such as 127.0.0.1:6060; profiles are for nobody else", o.profileAddress)
+		return fmt.Errorf("--pprof-bind-address: %q is not a loopback address with a port, such as 127.0.0.1:6060; profiles must not be reachable from the network", o.profileAddress)
 	case !o.controllers && !o.inject:
-		return errors.New("--controllers=false leaves nothing to do without the webhook, which a shard does not have")
+		return errors.New("--controllers=false without the webhook leaves nothing to do; a shard has no webhook")
 	case o.inject && o.webhook.CertDir == "" && o.OperatorNamespace == "":
 		return errors.New("--operator-namespace is needed for the webhook's certificate; set it, or POD_NAMESPACE, or --webhook=false")
 	case o.inject && o.webhook.CertDir == "" && (o.webhook.Service == "" || o.webhook.Configuration == ""):
@@ -199,7 +198,7 @@ func (o *options) validate() error {
 	return nil
 }
 
-// off reports whether an address is that of a server that is not wanted.
+// off reports whether an address turns its server off.
 func off(address string) bool { return address == "" || address == "0" }
 
 func loopback(address string) bool {
@@ -207,7 +206,7 @@ func loopback(address string) bool {
 	return err == nil && at.Addr().IsLoopback() && at.Port() != 0
 }
 
-// lease is the name of what the leader holds: each shard has its own.
+// lease returns the name of the leader election's Lease. Each shard has its own.
 func (o *options) lease() string {
 	if o.Shard == "" {
 		return "m2m-operator"
@@ -215,20 +214,20 @@ func (o *options) lease() string {
 	return "m2m-operator-" + o.Shard
 }
 
-// hostPort takes the address of the webhook apart.
+// hostPort splits the address of the webhook.
 func hostPort(address string) (host string, port int, err error) {
 	host, p, err := net.SplitHostPort(address)
 	if err == nil {
 		port, err = strconv.Atoi(p)
 	}
 	if err != nil || port < 1 || port > 65535 {
-		return "", 0, fmt.Errorf("--webhook-bind-address: %q is no address, such as :9443", address)
+		return "", 0, fmt.Errorf("--webhook-bind-address: %q is not an address such as :9443", address)
 	}
 	return host, port, nil
 }
 
 func run() error {
-	// controller-runtime brings --kubeconfig along.
+	// controller-runtime has registered --kubeconfig.
 	o, err := parse(flag.CommandLine, os.Args[1:])
 	if err != nil {
 		return err
@@ -240,7 +239,7 @@ func run() error {
 		debug.SetMemoryLimit(limit)
 	}
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&o.log)))
-	// Go's HTTP server says there which TLS handshakes failed.
+	// Go's HTTP server reports failed TLS handshakes there.
 	stdlog.SetFlags(0)
 	stdlog.SetOutput(toLogger{})
 
@@ -251,7 +250,7 @@ func run() error {
 	config.QPS, config.Burst = float32(o.qps), o.burst
 
 	mo := controller.ManagerOptions(o.Options)
-	mo.Metrics = metricsserver.Options{BindAddress: "0"} // they are served within bounds
+	mo.Metrics = metricsserver.Options{BindAddress: "0"} // serveMetrics serves them, within bounds
 	mo.HealthProbeBindAddress = o.probeAddress
 	if !off(o.profileAddress) {
 		mo.PprofBindAddress = o.profileAddress
@@ -299,7 +298,7 @@ func run() error {
 	return mgr.Start(ctrl.SetupSignalHandler())
 }
 
-// toLogger has what is written to Go's own logger appear as a structured log.
+// toLogger turns the lines of Go's own logger into structured ones.
 type toLogger struct{}
 
 func (toLogger) Write(line []byte) (int, error) {
@@ -307,17 +306,17 @@ func (toLogger) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// cachesFilled is ready once the manager's caches are filled, of a replica that
-// is not the leader too: it can then take over at once.
+// cachesFilled is ready once the manager's caches are filled, on standby replicas too:
+// a ready replica can take over at once.
 type cachesFilled struct{ done atomic.Bool }
 
-// Start is called by the manager when its caches are filled.
+// Start runs once the manager has filled its caches.
 func (c *cachesFilled) Start(context.Context) error {
 	c.done.Store(true)
 	return nil
 }
 
-// NeedLeaderElection says that Start is called on every replica.
+// NeedLeaderElection returns false: Start runs on every replica.
 func (c *cachesFilled) NeedLeaderElection() bool { return false }
 
 func (c *cachesFilled) check(*http.Request) error {

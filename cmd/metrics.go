@@ -19,10 +19,10 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/serving"
 )
 
-// maxScrapes is how many scrapes are answered at a time.
+// maxScrapes limits the scrapes in progress.
 const maxScrapes = 4
 
-// serveMetrics adds a server of the metrics to a manager.
+// serveMetrics adds a metrics server to a manager.
 func serveMetrics(mgr ctrl.Manager, address string, insecure bool) error {
 	handler := promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{
 		ErrorHandling: promhttp.HTTPErrorOnError, MaxRequestsInFlight: maxScrapes,
@@ -42,8 +42,8 @@ func serveMetrics(mgr ctrl.Manager, address string, insecure bool) error {
 	return mgr.Add(server)
 }
 
-// selfSigned is enough to keep what is said secret from those who only listen. It is
-// new at every start.
+// selfSigned returns a certificate that is new at every start. It protects against
+// eavesdroppers; scrapers do not verify it.
 func selfSigned(context.Context) (*tls.Config, error) {
 	certPEM, keyPEM, err := certutil.GenerateSelfSignedCertKey("localhost", []net.IP{{127, 0, 0, 1}}, nil)
 	if err != nil {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package metricsauth serves a path only to whom the API server allows it, as
-// Kubernetes' own components do: a TokenReview says who calls, a SubjectAccessReview
-// whether he may. Any pod can send tokens, and each that is not known costs the API
-// server a review: answers are kept, and what is asked is bounded, by caller and in
-// all.
+// Package metricsauth lets callers reach a handler only if the API server allows it, as
+// Kubernetes' own components do: a TokenReview identifies the caller, and a
+// SubjectAccessReview decides. Any pod can send tokens, and each unknown token costs
+// the API server a review. So the guard caches answers and limits reviews, per caller
+// and in total.
 package metricsauth
 
 import (
@@ -28,18 +28,18 @@ import (
 )
 
 const (
-	// maxToken is how long a token may be.
+	// maxToken is the longest token in bytes.
 	maxToken = 8 << 10
-	// maxKnown and maxRefused are how many tokens are remembered: those that were
-	// allowed, and the others, which do not push them out.
+	// maxKnown and maxRefused limit the cached tokens. Refused tokens have a cache of
+	// their own, so that they evict no allowed one.
 	maxKnown   = 64
 	maxRefused = 1024
-	// reviewAgain is how long an answer holds, and knownFor how long a token that
-	// was allowed is reviewed again whatever others ask.
+	// reviewAgain is how long an answer is valid. For knownFor after it was allowed, a
+	// token is reviewed again without counting against the limits below.
 	reviewAgain = time.Minute
 	knownFor    = time.Hour
-	// perAddress and perSecond are how many unknown tokens are reviewed in a second:
-	// an address's, and all together. At first it may be burst, and burst of all.
+	// perAddress and perSecond limit the reviews of unknown tokens per second, for one
+	// address and in total, with their bursts.
 	perAddress, burst  = 1, 5
 	perSecond, bursts  = 10, 20
 	maxAddresses       = 1024
@@ -51,13 +51,13 @@ const (
 
 // Reviewer asks the API server.
 type Reviewer interface {
-	// Authenticate returns who a token is of, nil if it is nobody's.
+	// Authenticate returns the user of a token, nil if the token is invalid.
 	Authenticate(ctx context.Context, token string) (*authenticationv1.UserInfo, error)
-	// Authorize reports whether somebody may do something with a path.
+	// Authorize reports whether a user may use a verb on a path.
 	Authorize(ctx context.Context, user *authenticationv1.UserInfo, verb, path string) (bool, error)
 }
 
-// Guard stands before a handler.
+// Guard protects a handler.
 type Guard struct {
 	reviewer       Reviewer
 	clock          clock.PassiveClock
@@ -67,7 +67,7 @@ type Guard struct {
 	reviews        chan struct{}
 }
 
-// New returns a guard that asks a reviewer.
+// New returns a guard with a reviewer.
 func New(reviewer Reviewer, c clock.Clock) *Guard {
 	return &Guard{
 		reviewer: reviewer, clock: c,
@@ -79,14 +79,14 @@ func New(reviewer Reviewer, c clock.Clock) *Guard {
 	}
 }
 
-// key is what is asked: the token is not kept.
+// key is a hash of the question, so that no token is kept in memory.
 type key [sha256.Size]byte
 
 func keyOf(token, verb, path string) key {
 	return sha256.Sum256([]byte(verb + " " + path + " " + token))
 }
 
-// Around has a handler called for whom the API server allows it only.
+// Around returns a handler that calls next for authorized requests only.
 func (g *Guard) Around(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		switch status := g.judge(req); status {
@@ -101,7 +101,7 @@ func (g *Guard) Around(next http.Handler) http.Handler {
 	})
 }
 
-// judge returns the status that a request is answered with.
+// judge returns the HTTP status for a request: 200 if it may pass.
 func (g *Guard) judge(req *http.Request) int {
 	token, ok := bearer(req)
 	if !ok {
@@ -140,7 +140,7 @@ func bearer(req *http.Request) (token string, ok bool) {
 	return token, token != "" && len(token) <= maxToken
 }
 
-// limiter returns that of the address that a request comes from.
+// limiter returns the rate limiter of a remote address.
 func (g *Guard) limiter(remote string) *rate.Limiter {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {
@@ -166,7 +166,7 @@ func (g *Guard) review(ctx context.Context, token, verb, path string) int {
 	}
 	user, err := g.reviewer.Authenticate(ctx, token)
 	if err != nil {
-		log.FromContext(ctx).Error(err, "Could not have a token reviewed")
+		log.FromContext(ctx).Error(err, "Could not review a token")
 		return http.StatusInternalServerError
 	}
 	if user == nil {
@@ -175,7 +175,7 @@ func (g *Guard) review(ctx context.Context, token, verb, path string) int {
 	allowed, err := g.reviewer.Authorize(ctx, user, verb, path)
 	switch {
 	case err != nil:
-		log.FromContext(ctx).Error(err, "Could not have an access reviewed", "user", user.Username)
+		log.FromContext(ctx).Error(err, "Could not review an access", "user", user.Username)
 		return http.StatusInternalServerError
 	case !allowed:
 		return http.StatusForbidden
@@ -183,13 +183,13 @@ func (g *Guard) review(ctx context.Context, token, verb, path string) int {
 	return http.StatusOK
 }
 
-// apiServer is the reviewer of a cluster.
+// apiServer is a Reviewer that asks the API server.
 type apiServer struct {
 	tokens   authenticationclient.TokenReviewInterface
 	accesses authorizationclient.SubjectAccessReviewInterface
 }
 
-// NewReviewer returns one that asks a cluster's API server.
+// NewReviewer returns a Reviewer that asks a cluster's API server.
 func NewReviewer(config *rest.Config, c *http.Client) (Reviewer, error) {
 	authentication, err := authenticationclient.NewForConfigAndClient(config, c)
 	if err != nil {

@@ -14,30 +14,30 @@ import (
 )
 
 const (
-	// smallBody is the length up to which a body counts as small. Pods are; those
-	// that are not never take the place of those that are.
+	// smallBody is the longest body that counts as small; pods do. Large bodies have
+	// limits of their own and never displace small ones.
 	smallBody = 128 << 10
-	// smallBytes, largeBytes and answerBytes bound the bodies that are not
-	// answered yet, and the answers that are not taken yet.
+	// smallBytes and largeBytes limit the unanswered bodies, answerBytes the answers
+	// that callers have not read yet.
 	smallBytes  = 8 << 20
 	largeBytes  = 16 << 20
 	answerBytes = 8 << 20
-	// smallTurns and largeTurns are how many are answered at a time.
+	// smallTurns and largeTurns limit how many are answered at a time.
 	smallTurns = 4
 	largeTurns = 2
-	// bodyGrace is how long a body may be under way before another can take its place.
+	// bodyGrace is how long a body may take before another can displace it.
 	bodyGrace = 200 * time.Millisecond
-	// bodyPatience is how long a request waits until others are answered.
+	// bodyPatience is how long a request waits for room.
 	bodyPatience = 1500 * time.Millisecond
 )
 
-// Bytes is how many bytes of bodies a handler of Buffered has in memory at a time.
+// Bytes is how many bytes of bodies a handler made by Buffered holds at most.
 const Bytes = smallBytes + largeBytes
 
-// Answer is what a request with a body is answered, in JSON.
+// Answer returns the answer to a request, in JSON.
 type Answer func(req *http.Request, body []byte) []byte
 
-// buffered reads bodies within its bounds.
+// buffered reads bodies within limits.
 type buffered struct {
 	largest      int64
 	small, large class
@@ -46,20 +46,19 @@ type buffered struct {
 	next         Answer
 }
 
-// class has a budget of its own.
+// class is a size of bodies that has its own limits.
 type class struct {
 	bytes *Shares
-	turns chan struct{} // one for each request that is answered at a time
+	turns chan struct{} // holds one element for each request being answered
 }
 
 func newClass(bytes int64, turns int) class {
 	return class{NewShares(bytes, bodyGrace, clock.RealClock{}), make(chan struct{}, turns)}
 }
 
-// Buffered returns a handler of requests whose body has at most so many bytes, all
-// of which are read before the function is called. It is called for a few requests
-// at a time. A request for which there is no room is answered 429, and may come
-// again.
+// Buffered returns a handler that reads the whole body, of at most largest bytes, and
+// then calls next, for a few requests at a time. A request for which there is no room
+// gets 429 and may be repeated.
 func Buffered(largest int64, next Answer) http.Handler {
 	return &buffered{
 		largest: largest,
@@ -75,7 +74,7 @@ func (b *buffered) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	answer, refused := b.answer(w, req)
 	owner, closing := host(req.RemoteAddr), closeOf(req.Context())
 	if refused == nil {
-		// Who does not take the answer keeps it in memory.
+		// A caller who does not read the answer keeps it in memory.
 		if share := b.answers.Take(owner, int64(len(answer)), closing); share != nil {
 			defer share.Release()
 		} else {
@@ -85,8 +84,8 @@ func (b *buffered) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	control := http.NewResponseController(w)
 	if refused != nil {
 		if refused.status == http.StatusTooManyRequests {
-			// Who is cut off in the midst of his body does not see the answer. What
-			// is thrown away takes no memory.
+			// A caller who is cut off while sending does not see the answer. So read the
+			// body to its end; discarding takes no memory.
 			_ = control.SetReadDeadline(b.clock.Now().Add(BodyTimeout))
 			_, _ = io.CopyN(io.Discard, req.Body, min(req.ContentLength, b.largest))
 			w.Header().Set("Retry-After", "1")
@@ -98,16 +97,16 @@ func (b *buffered) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	_ = control.SetWriteDeadline(b.clock.Now().Add(BodyTimeout))
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(answer) //nolint:gosec // JSON, for no browser
+	_, _ = w.Write(answer) //nolint:gosec // JSON, not for browsers
 }
 
-// refusal is why a request gets no answer.
+// refusal is the error that a request gets instead of an answer.
 type refusal struct {
 	status int
 	text   string
 }
 
-// answer reads the body and has it answered.
+// answer reads the body and calls next.
 func (b *buffered) answer(w http.ResponseWriter, req *http.Request) ([]byte, *refusal) {
 	size := req.ContentLength
 	switch {
@@ -122,7 +121,7 @@ func (b *buffered) answer(w http.ResponseWriter, req *http.Request) ([]byte, *re
 	if size <= smallBody {
 		of = b.small
 	}
-	// What is declared is reserved before anything is read.
+	// Reserve the declared length before reading anything.
 	patience, cancel := context.WithTimeout(req.Context(), bodyPatience)
 	defer cancel()
 	share := of.bytes.Wait(patience, host(req.RemoteAddr), size, closeOf(req.Context()))
@@ -156,6 +155,6 @@ func (b *buffered) read(w http.ResponseWriter, req *http.Request, size int64) ([
 	if _, err := io.ReadFull(req.Body, body); err != nil {
 		return nil, &refusal{http.StatusRequestTimeout, "the body has not come in time"}
 	}
-	_ = control.SetReadDeadline(b.clock.Now().Add(requestTimeout)) // the server reads on, to see the caller go
+	_ = control.SetReadDeadline(b.clock.Now().Add(requestTimeout)) // the server goes on reading to notice when the caller leaves
 	return body, nil
 }

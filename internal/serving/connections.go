@@ -10,25 +10,25 @@ import (
 	"sync"
 )
 
-// receiveBuffer bounds what the kernel keeps of a connection that nobody reads,
-// which counts against the container's memory. The kernel doubles it.
+// receiveBuffer limits the kernel's buffer for a connection that is not being read: it
+// counts as the container's memory. The kernel doubles the value.
 const receiveBuffer = 32 << 10
 
-// listener accepts so many connections, shared between the addresses that they
-// come from.
+// listener limits the connections it accepts, and shares them between the calling
+// addresses.
 type listener struct {
 	net.Listener
 	shares *Shares
 }
 
-// connection is one of the listener's.
+// connection is one that a listener accepted.
 type connection struct {
 	net.Conn
 	share *Share
 }
 
-// Accept never waits for a connection to end: one more than there may be takes the
-// place of another, or is closed.
+// Accept never waits for a connection to end: at the limit a new connection replaces
+// another or is closed.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
@@ -50,7 +50,7 @@ func (c *connection) Close() error {
 	return c.Conn.Close()
 }
 
-// host is the address without the port.
+// host returns an address without its port.
 func host(address string) string {
 	h, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -61,7 +61,7 @@ func host(address string) string {
 
 type contextKey struct{}
 
-// connectionOf returns the listener's connection below what net/http knows.
+// connectionOf returns the listener's connection below the one that net/http has.
 func connectionOf(c net.Conn) *connection {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
@@ -70,19 +70,19 @@ func connectionOf(c net.Conn) *connection {
 	return own
 }
 
-// withConnection has the handler find its connection.
+// withConnection puts the connection into the context of its requests.
 func withConnection(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, contextKey{}, connectionOf(c))
 }
 
-// connState has the time count from the last answer that a connection waits.
+// connState marks idle connections as waiting for their caller, from the last answer on.
 func connState(c net.Conn, state http.ConnState) {
 	if own := connectionOf(c); own != nil && state == http.StateIdle {
 		own.share.Settle(false)
 	}
 }
 
-// settle reports whether the connection of a request waits for us and not for its
+// settle records whether the connection of a request waits for us (settled) or for its
 // caller.
 func settle(ctx context.Context, settled bool) {
 	if own, _ := ctx.Value(contextKey{}).(*connection); own != nil {
@@ -90,7 +90,7 @@ func settle(ctx context.Context, settled bool) {
 	}
 }
 
-// closeOf returns what closes the connection of a request.
+// closeOf returns a function that closes the connection of a request.
 func closeOf(ctx context.Context) func() {
 	own, _ := ctx.Value(contextKey{}).(*connection)
 	return sync.OnceFunc(func() {

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package serving serves HTTP to callers whom nobody has vouched for: any pod of
-// the cluster reaches the webhook and the metrics. It bounds the connections, the
-// bytes that are read and not answered yet, and the time that a caller may take,
-// and shares all of it between the addresses that call, so that no caller keeps
-// another out.
+// Package serving serves HTTP to untrusted callers: any pod of the cluster can reach
+// the webhook and the metrics. It limits the connections, the bytes of unanswered
+// requests and the time a caller may take, and shares these between the calling
+// addresses, so that no caller keeps another out.
 package serving
 
 import (
@@ -25,38 +24,38 @@ import (
 )
 
 const (
-	// Connections is how many connections a server has at a time.
+	// Connections limits the open connections of a server.
 	Connections = 512
-	// HeaderTimeout is how long a caller may take for the TLS handshake, and for
-	// the header of a request.
+	// HeaderTimeout limits the time for the TLS handshake, and the time for the header
+	// of a request.
 	HeaderTimeout = 3 * time.Second
-	// BodyTimeout is how long it may take for the body.
+	// BodyTimeout limits the time for the body.
 	BodyTimeout = 2 * time.Second
-	// requestTimeout is how long a request may take in all.
+	// requestTimeout limits the time of a whole request.
 	requestTimeout = 30 * time.Second
-	// idleTimeout is how long a connection may stay without a request. Go's
-	// clients, and the API server is one, give up earlier or try again.
+	// idleTimeout closes connections without a request. Go's clients, the API server
+	// among them, close theirs earlier or retry.
 	idleTimeout = 90 * time.Second
-	// maxHeader is how long a header may be. The API server's is below 1 KiB, a
-	// scraper's holds a token.
+	// maxHeader is the longest header in bytes. The API server's is below 1 KiB; a
+	// scraper's contains a token.
 	maxHeader = 16 << 10
-	// shutdownTimeout is how long requests are waited for at the end.
+	// shutdownTimeout limits how long a shutdown waits for requests.
 	shutdownTimeout = 10 * time.Second
 )
 
 // Server serves a handler at an address, on every replica.
 type Server struct {
-	// Address is where it listens.
+	// Address is the host and port to listen on.
 	Address string
-	// TLS makes the configuration when the server starts. Nil: plain HTTP.
+	// TLS returns the configuration when the server starts. Nil: plain HTTP.
 	TLS func(context.Context) (*tls.Config, error)
-	// Handler answers. A handler that reads bodies is one of Buffered.
+	// Handler answers requests. If it reads bodies, make it with Buffered.
 	Handler http.Handler
 
 	listening atomic.Bool
 }
 
-// NeedLeaderElection says that it is served on every replica.
+// NeedLeaderElection returns false: every replica serves.
 func (*Server) NeedLeaderElection() bool { return false }
 
 // Check is ready once the server listens.
@@ -67,7 +66,7 @@ func (s *Server) Check(*http.Request) error {
 	return nil
 }
 
-// Start serves until the context ends, and then what has been asked already.
+// Start serves until the context ends, and then finishes the requests in progress.
 func (s *Server) Start(ctx context.Context) error {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.Address)
 	if err != nil {
@@ -84,8 +83,8 @@ func (s *Server) serve(ctx context.Context, l net.Listener) error {
 		if err != nil {
 			return err
 		}
-		// Many requests over one connection would escape the bounds. The API
-		// server calls webhooks over HTTP/1.1 anyway.
+		// HTTP/2 puts many requests on one connection, past the limits. The API server
+		// calls webhooks over HTTP/1.1 anyway.
 		c.NextProtos = []string{"http/1.1"}
 		l = tls.NewListener(l, c)
 	}
@@ -96,7 +95,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener) error {
 		ConnState:         connState,
 		MaxHeaderBytes:    maxHeader,
 		ReadHeaderTimeout: HeaderTimeout,
-		ReadTimeout:       requestTimeout, // Buffered narrows it
+		ReadTimeout:       requestTimeout, // Buffered shortens it
 		WriteTimeout:      requestTimeout,
 		IdleTimeout:       idleTimeout,
 		ErrorLog:          stdlog.New(&fewLines{rate.NewLimiter(1, 10)}, "", 0),
@@ -105,7 +104,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener) error {
 	go func() {
 		<-ctx.Done()
 		s.listening.Store(false)
-		// The context of the requests has ended, those who stay do not matter.
+		// The requests' own context has ended; a caller who stays has only this long.
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
 		stopped <- server.Shutdown(grace)
@@ -120,8 +119,8 @@ func (s *Server) serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// fewLines logs what net/http says of connections, such as failed handshakes: not
-// all of it, for callers decide how much there is.
+// fewLines logs net/http's messages on connections, such as failed handshakes. It drops
+// what exceeds its limit, because callers determine how many there are.
 type fewLines struct{ limiter *rate.Limiter }
 
 func (f *fewLines) Write(line []byte) (int, error) {

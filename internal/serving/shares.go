@@ -10,24 +10,24 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// Shares divides what there is only so much of, connections or bytes, between
-// those who call. Where nothing is left, the caller who holds most gives way:
-// first what he has kept waiting for longest. A caller who holds less than the
-// others is therefore never kept out by them, however many requests they send.
+// Shares divides a limited resource, connections or bytes, between callers. When
+// nothing is left, the caller who holds most loses the shares that have waited for him
+// longest. So callers cannot keep out another who holds less than they do, however many
+// requests they send.
 type Shares struct {
 	limit int64
-	grace time.Duration // how long a share is left alone in any case
+	grace time.Duration // how long a share cannot be taken away
 	clock clock.WithTicker
 
 	mu      sync.Mutex
 	used    int64
 	held    map[*Share]struct{}
-	of      map[string]int64 // what each owner holds
-	waiting map[string]int   // requests of each owner that wait
-	changed chan struct{}    // closed when something is given back
+	of      map[string]int64 // the sum of each owner's shares
+	waiting map[string]int   // how many requests of each owner wait
+	changed chan struct{}    // closed when a share is released
 }
 
-// NewShares returns shares of a limit, each of which is left alone for the grace.
+// NewShares returns shares of a limit. No share is taken away within the grace.
 func NewShares(limit int64, grace time.Duration, c clock.WithTicker) *Shares {
 	return &Shares{
 		limit: limit, grace: grace, clock: c,
@@ -35,18 +35,18 @@ func NewShares(limit int64, grace time.Duration, c clock.WithTicker) *Shares {
 	}
 }
 
-// Share is a part that an owner holds.
+// Share is the part of the resource that one request of an owner holds.
 type Share struct {
 	from    *Shares
 	owner   string
 	size    int64
 	since   time.Time // when it began to wait for its owner
-	settled bool      // it does not wait for its owner, and is not taken away
+	settled bool      // it does not wait for its owner, so it cannot be taken away
 	take    func()
 }
 
-// Take returns a share, or nil if there is none for this owner now. A share that
-// is taken away later is told by the function take.
+// Take returns a share, or nil if the owner can get none now. If the share is taken away
+// later, the function take is called.
 func (s *Shares) Take(owner string, size int64, take func()) *Share {
 	s.mu.Lock()
 	share, victims := s.try(owner, size, take)
@@ -57,8 +57,8 @@ func (s *Shares) Take(owner string, size int64, take func()) *Share {
 	return share
 }
 
-// Wait is Take, and waits until the context ends. Of those who wait, the owner
-// who holds least is first.
+// Wait is Take, but waits for a share until the context ends. The waiting owner who
+// holds least goes first.
 func (s *Shares) Wait(ctx context.Context, owner string, size int64, take func()) *Share {
 	s.mu.Lock()
 	s.waiting[owner]++
@@ -69,7 +69,7 @@ func (s *Shares) Wait(ctx context.Context, owner string, size int64, take func()
 		if s.waiting[owner]--; s.waiting[owner] == 0 {
 			delete(s.waiting, owner)
 		}
-		s.notify() // who let this one go first
+		s.notify() // wake those who let this one go first
 	}()
 	for {
 		s.mu.Lock()
@@ -98,7 +98,7 @@ func (s *Shares) Wait(ctx context.Context, owner string, size int64, take func()
 	}
 }
 
-// behind reports whether somebody who holds less waits, too.
+// behind reports whether an owner who holds less is waiting as well.
 func (s *Shares) behind(owner string) bool {
 	for other := range s.waiting {
 		if s.of[other] < s.of[owner] {
@@ -108,7 +108,8 @@ func (s *Shares) behind(owner string) bool {
 	return false
 }
 
-// try gives a share, and takes others away for it if that suffices.
+// try returns a share. If there is not enough left, it takes other shares away, all that
+// are needed or none.
 func (s *Shares) try(owner string, size int64, take func()) (share *Share, victims []*Share) {
 	now := s.clock.Now()
 	if missing := s.used + size - s.limit; missing > 0 {
@@ -126,9 +127,9 @@ func (s *Shares) try(owner string, size int64, take func()) (share *Share, victi
 	return share, victims
 }
 
-// victims returns shares that make up what is missing, nil if that is not to be
-// had: the longest waiting ones of whoever holds most, as long as that is not less
-// than what the owner would then hold.
+// victims returns shares whose sizes add up to what is missing, or nil if there are not
+// enough. It takes the share that has waited longest from the owner who holds most, as
+// long as that owner holds no less than the new owner would then hold.
 func (s *Shares) victims(owner string, size, missing int64, now time.Time) (victims []*Share) {
 	gone, lost := map[*Share]bool{}, map[string]int64{}
 	for missing > 0 {
@@ -170,23 +171,23 @@ func (s *Shares) notify() {
 	s.changed = make(chan struct{})
 }
 
-// Used is how much is held.
+// Used returns the sum of all shares.
 func (s *Shares) Used() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.used
 }
 
-// Settle keeps the share from being taken away, if nothing is waited for that its
-// owner has to do. Otherwise it waits for its owner again, from now on.
+// Settle records whether the share waits for its owner. A settled share does not, and
+// cannot be taken away. An unsettled one waits from now on.
 func (h *Share) Settle(settled bool) {
 	h.from.mu.Lock()
 	defer h.from.mu.Unlock()
 	h.settled, h.since = settled, h.from.clock.Now()
 }
 
-// Release gives the share back. It may be called more than once, and for a share
-// that was taken away.
+// Release returns the share. It may be called more than once, also for a share that was
+// taken away.
 func (h *Share) Release() {
 	h.from.mu.Lock()
 	defer h.from.mu.Unlock()
