@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// What config/default calls everything and where it puts it.
+// What config/default calls everything, and its namespace.
 const (
 	prefix    = "m2m-operator-"
 	namespace = "m2m-operator-system"
@@ -22,12 +22,12 @@ const (
 	instance = `{{ $.Release.Name | quote }}`
 )
 
-// object is one of config's, on its way into the chart.
+// object is one of config's objects, on its way into the chart.
 type object struct {
 	*node
 	kind, name string // without the prefix
 	when       string
-	perNS      string // a template of namespaces: where they are named, a RoleBinding in each stands for this
+	perNS      string // a template of namespaces: where they are named, a RoleBinding in each replaces this
 	perShard   bool   // there is one for each shard, which is $shard in its templates
 }
 
@@ -48,7 +48,7 @@ func (o *object) unprefixed() bool {
 
 func (o *object) id() string { return o.kind + "/" + o.name }
 
-// edit changes an object into a template, and fails if what it changes is not there.
+// edit changes an object into a template. It fails if the path that it changes does not exist.
 type edit func(*object) error
 
 // when leaves an object out unless a condition holds.
@@ -59,8 +59,8 @@ func when(condition string) edit {
 	}
 }
 
-// perNamespace makes of a ClusterRoleBinding a RoleBinding in each of some namespaces,
-// where there are any.
+// perNamespace turns a ClusterRoleBinding into a RoleBinding in each of some
+// namespaces, if there are any.
 func perNamespace(namespaces string) edit {
 	return func(o *object) error {
 		if o.kind != "ClusterRoleBinding" {
@@ -71,8 +71,9 @@ func perNamespace(namespaces string) edit {
 	}
 }
 
-// perShard makes one object for each shard of the one that config has: with the
-// shard's name behind its own, and the shard's label where the pods' labels are.
+// perShard makes one object per shard from the single one in config: it appends
+// the shard's name to the object's name, and adds the shard's label next to the
+// pods' labels.
 func perShard(o *object) error {
 	o.perShard = true
 	if err := set("metadata.name", fullname+"shard-{{ $shard }}")(o); err != nil {
@@ -86,7 +87,7 @@ func perShard(o *object) error {
 	return add("metadata.labels", "m2m-operator.io/shard: {{ $shard | quote }}")(o)
 }
 
-// set puts a template in the place of a scalar.
+// set replaces a scalar with a template.
 func set(path, text string) edit {
 	return func(o *object) error {
 		n, err := o.at(path)
@@ -101,7 +102,7 @@ func set(path, text string) edit {
 	}
 }
 
-// replace changes a part of a string.
+// replace changes part of a string.
 func replace(path, old, text string) edit {
 	return func(o *object) error {
 		n, err := o.at(path)
@@ -116,7 +117,7 @@ func replace(path, old, text string) edit {
 	}
 }
 
-// block puts the lines of a template in the place of all that a mapping or list has.
+// block replaces the whole content of a mapping or list with the lines of a template.
 func block(path, text string) edit {
 	return func(o *object) error {
 		n, err := o.at(path)
@@ -143,8 +144,8 @@ func only(path, condition string) edit {
 	}
 }
 
-// add puts the lines of a template behind what a mapping or list has; path "" is
-// the object itself.
+// add appends the lines of a template to a mapping or list; path "" is the
+// object itself.
 func add(path, text string) edit {
 	return func(o *object) error {
 		n := o.node
@@ -162,8 +163,8 @@ func add(path, text string) edit {
 	}
 }
 
-// general does what every object needs: names and namespaces are the release's, and
-// so are labels and the selectors by them.
+// general makes the edits that every object needs: names, namespaces, labels and
+// the selectors on them become the release's.
 func general(o *object, names map[string]bool) error {
 	metadata := o.child("metadata")
 	if ns := metadata.child("namespace"); ns != nil && ns.value() != namespace {
@@ -191,7 +192,7 @@ func general(o *object, names map[string]bool) error {
 	return nil
 }
 
-// leftover reports names that no rule has made the release's.
+// leftover reports names that no rule has replaced with the release's.
 func leftover(o *object) error {
 	if o.unprefixed() {
 		return nil
@@ -205,8 +206,8 @@ func leftover(o *object) error {
 	return found
 }
 
-// convert applies the rules and returns the chart's templates by the names of their
-// files. Every object has a rule and every rule an object.
+// convert applies the rules and returns the chart's templates by file name. Every
+// object must have a rule and every rule an object.
 func convert(nodes []*node, rules map[string][]edit) (map[string]string, error) {
 	names := map[string]bool{}
 	var objects []*object
@@ -256,7 +257,7 @@ func fileName(o *object) string {
 	return strings.ToLower(o.kind) + "-" + o.name + ".yaml"
 }
 
-// render is the object's file.
+// render returns the object's file.
 func (o *object) render() string {
 	var b strings.Builder
 	b.WriteString("{{- /* Made from config/ by make chart. Change it there, or in hack/chart. */}}\n")

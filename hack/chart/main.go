@@ -67,7 +67,7 @@ func parse(manifests []byte) ([]*node, error) {
 	}
 }
 
-// write has a folder contain these YAML files and no others.
+// write makes a folder contain these YAML files and no others.
 func write(dir string, files map[string]string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err

@@ -153,8 +153,8 @@ spec:
 	}
 }
 
-// TestWhatConfigAddsIsNotForgotten: everything that could make the chart another
-// installation than the manifests is an error.
+// TestWhatConfigAddsIsNotForgotten: everything that could make the chart's
+// installation differ from the manifests' is an error.
 func TestWhatConfigAddsIsNotForgotten(t *testing.T) {
 	with := func(id string, edits ...edit) map[string][]edit {
 		rules := map[string][]edit{"Namespace/system": nil, "Service/webhook": {}, "ClusterRoleBinding/manager": {}, "Deployment/shard": {}}

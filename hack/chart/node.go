@@ -11,13 +11,13 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// node is a part of an object: YAML, in which templates can stand.
+// node is part of an object: YAML that may contain templates.
 type node struct {
 	key  string  // its name, in a mapping
 	kind kind    //
-	text string  // of a scalar, its YAML or a template of it; of a template, its lines, with <indent> for how far they are indented and <deeper> for a level below
-	sub  []*node // what a mapping or list consists of
-	when string  // a template's condition: without it, this is left out
+	text string  // of a scalar, its YAML or a template of it; of a template, its lines, with <indent> for their indentation and <deeper> for one level more
+	sub  []*node // content of a mapping or list
+	when string  // a template's condition: unless it holds, this node is left out
 }
 
 type kind int
@@ -29,7 +29,7 @@ const (
 	template // lines that stand for entries or items
 )
 
-// read makes a node of a YAML document.
+// read turns a YAML document into a node.
 func read(y *yaml.Node) (*node, error) {
 	switch y.Kind {
 	case yaml.DocumentNode:
@@ -60,13 +60,13 @@ func read(y *yaml.Node) (*node, error) {
 		if err != nil {
 			return nil, err
 		}
-		// What looks like a template, in a description for example, is none.
+		// What looks like a template, in a description for example, is not one.
 		return &node{kind: scalar, text: strings.ReplaceAll(strings.TrimSuffix(string(text), "\n"), "{{", `{{ "{{" }}`)}, nil
 	}
 	return nil, fmt.Errorf("line %d: a YAML node of kind %d", y.Line, y.Kind)
 }
 
-// value is a scalar's text without quotes.
+// value returns a scalar's text without quotes.
 func (n *node) value() string {
 	if n == nil || n.kind != scalar {
 		return ""
@@ -95,8 +95,8 @@ func (n *node) child(key string) *node {
 var steps = regexp.MustCompile(`\[[^]]+\]|[^.[]+`)
 
 // at follows a path such as spec.containers[name=manager].args[--leader-elect] to a
-// node. In brackets is an entry's name with dots in it; or an item's number, the
-// value of one of its fields, or how the scalar that it is begins.
+// node. Brackets hold an entry's name with dots in it, an item's number, the value
+// of one of its fields, or the beginning of an item that is a scalar.
 func (n *node) at(path string) (*node, error) {
 	for _, step := range steps.FindAllString(path, -1) {
 		selector, bracketed := strings.CutPrefix(strings.TrimSuffix(step, "]"), "[")
@@ -125,7 +125,7 @@ func (n *node) item(selector string) *node {
 	return nil
 }
 
-// walk calls f with every node below and their paths.
+// walk calls f with every node below, and its path.
 func (n *node) walk(path string, f func(path string, n *node)) {
 	f(path, n)
 	for i, c := range n.sub {
@@ -137,7 +137,7 @@ func (n *node) walk(path string, f func(path string, n *node)) {
 	}
 }
 
-// clone copies a node with all that is below it.
+// clone copies a node with everything below it.
 func (n *node) clone() *node {
 	c := *n
 	c.sub = make([]*node, len(n.sub))
@@ -187,7 +187,7 @@ func (n *node) write(b *strings.Builder, indent int) {
 	}
 }
 
-// inline is a value that begins on the line of its key.
+// inline returns a value that begins on the line of its key.
 func (n *node) inline(indent int) string {
 	switch n.kind {
 	case mapping:
@@ -199,7 +199,7 @@ func (n *node) inline(indent int) string {
 	if !several {
 		return first
 	}
-	return first + "\n" + indented(rest, indent) // a block, which is indented by four already
+	return first + "\n" + indented(rest, indent) // a block, already indented by four
 }
 
 func keyText(key string) string {

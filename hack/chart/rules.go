@@ -23,9 +23,10 @@ const (
 )
 
 // rules say what the chart makes of each object, by kind and name without the
-// prefix, or by kind. No edits: only what general does. Nil: it is left out.
+// prefix, or by kind. Without edits, an object gets only those of general; with
+// nil it is left out.
 var rules = map[string][]edit{
-	"Namespace/system": nil, // the release's, which helm makes or somebody else
+	"Namespace/system": nil, // the release's: helm or somebody else creates it
 
 	"CustomResourceDefinition": {
 		when("$.Values.crds.enabled"),
@@ -154,8 +155,8 @@ const (
 	webhook = "webhooks[name=pods.m2m-operator.io]."
 )
 
-// replicas are the edits of all Deployments, whose pods are alike and are found by
-// labels of which a helper knows some.
+// replicas are the edits of all Deployments, whose pods are alike; a helper knows
+// some of the labels that select them.
 func replicas(selector string) []edit {
 	return []edit{
 		add("spec.template.metadata.annotations", "{{- with $.Values.podAnnotations }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
@@ -201,7 +202,8 @@ const extraArgs = "{{- with $.Values.extraArgs }}\n{{- toYaml . | nindent <inden
 // Where cert-manager's certificate is mounted.
 const certDir = "/var/run/m2m-operator/webhook"
 
-// The operator knows by what name the API server calls it, unless the release has another one.
+// The operator knows the name by which the API server calls it, unless the release has another
+// one.
 const webhookArgs = `{{- if $.Values.webhook.certManager.enabled }}
 - --webhook-cert-dir=` + certDir + `
 {{- else if ne (include "m2m-operator.fullname" $) "m2m-operator" }}
@@ -216,7 +218,7 @@ kind: Issuer
 name: {{ include "m2m-operator.fullname" $ }}-webhook
 {{- end }}`
 
-// The webhook injects what only an operator that watches the namespace provides.
+// The webhook injects only what an operator that watches the namespace provides.
 const onlyWatched = `{{- with $.Values.watchNamespaces }}
 - key: kubernetes.io/metadata.name
   operator: In
@@ -224,8 +226,9 @@ const onlyWatched = `{{- with $.Values.watchNamespaces }}
   {{- toYaml . | nindent <deeper> }}
 {{- end }}`
 
-// theOperator has a policy apply to this release's ServiceAccount: in config, where
-// the namespace is the installation's to choose, it is known by its name alone.
+// theOperator makes a policy apply to this release's ServiceAccount. In config the
+// installation chooses the namespace, so there the policy knows the account by its
+// name alone.
 func theOperator(o *object) error {
 	const path = "spec.matchConditions[name=the-operator].expression"
 	const account = "request.userInfo.username.endsWith(':%s')"
@@ -247,18 +250,18 @@ func optional(field string) string {
 	return "{{- with $.Values." + field + " }}\n" + field + ":\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"
 }
 
-// servedBy is the component whose pods serve the webhook, and the account's name.
+// servedBy is the component whose pods serve the webhook, and its account's name.
 const servedBy = "{{ if $.Values.webhook.deployment.enabled }}webhook{{ else }}controller-manager{{ end }}"
 
-// What the pods are found by: of the instance that has everything, of the webhook,
-// and of a shard.
+// The labels that select the pods: of the instance that has everything, of the
+// webhook, and of a shard.
 const (
 	webhookSelector = `{{- include "m2m-operator.webhookSelector" $ | nindent 12 }}`
 	selector        = `{{- include "m2m-operator.selector" $ | nindent 12 }}`
 	shardSelector   = `{{- include "m2m-operator.shardSelector" (list $ $shard) | nindent 12 }}`
 )
 
-// A constraint without a selector is about the operator's pods.
+// A constraint without a selector concerns the operator's pods.
 const topologySpread = `{{- range $.Values.topologySpreadConstraints }}
 -
   {{- toYaml . | nindent <deeper> }}

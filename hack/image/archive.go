@@ -19,7 +19,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// save writes an archive to a file, which is there whole or not at all.
+// save writes an archive to a file. The file exists as a whole or not at all.
 func save(file string, reference name.Tag, index v1.ImageIndex) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
@@ -44,8 +44,8 @@ func save(file string, reference name.Tag, index v1.ImageIndex) error {
 }
 
 // archive is an OCI image layout in a tar file. The additional manifest.json is
-// what versions of Docker read that do not know the layout; they hold images of
-// one platform only, and get that of this machine.
+// for versions of Docker that do not know the layout. It can hold images of one
+// platform only, and gets that of this machine.
 type archive struct {
 	tar     *tar.Writer
 	written map[v1.Hash]bool
@@ -73,8 +73,8 @@ func (a *archive) write(reference name.Tag, index v1.ImageIndex) error {
 	if err != nil {
 		return err
 	}
-	// The full name is what containerd makes an image of, the tag what the
-	// specification wants there.
+	// containerd names the image by the full name; the specification wants the
+	// tag there.
 	top.Annotations = map[string]string{
 		"io.containerd.image.name":          fullName(reference),
 		"org.opencontainers.image.ref.name": reference.TagStr(),
@@ -102,7 +102,7 @@ func (a *archive) write(reference name.Tag, index v1.ImageIndex) error {
 	return a.tar.Close()
 }
 
-// top describes what the layout's index.json leads to: the only image, or the
+// top describes what the layout's index.json points to: the only image, or the
 // index of several.
 func (a *archive) top(index v1.ImageIndex, list *v1.IndexManifest) (*v1.Descriptor, error) {
 	if len(list.Manifests) == 1 {
@@ -119,7 +119,7 @@ func (a *archive) top(index v1.ImageIndex, list *v1.IndexManifest) (*v1.Descript
 	return &v1.Descriptor{MediaType: types.OCIImageIndex, Digest: digest, Size: int64(len(content))}, a.blob(digest, content)
 }
 
-// image writes an image's blobs and describes it the way of docker save.
+// image writes an image's blobs and describes it in the form of docker save.
 func (a *archive) image(image v1.Image) (described tarball.Descriptor, err error) {
 	layers, err := image.Layers()
 	if err != nil {
@@ -185,8 +185,8 @@ func (a *archive) put(path string, content []byte) error {
 	return err
 }
 
-// fullName is the name by which a kubelet looks for an image: with its registry,
-// which for Docker's is written in another way than its address.
+// fullName returns the name by which a kubelet looks for an image. It includes
+// the registry, which for Docker's is not the same as its address.
 func fullName(reference name.Tag) string {
 	full := reference.Name()
 	if hub, ok := strings.CutPrefix(full, name.DefaultRegistry+"/"); ok {

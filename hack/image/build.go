@@ -27,7 +27,7 @@ import (
 type program struct {
 	source   string // a Go package or a file
 	build    bool
-	platform string // the only one that it is for; empty: for all
+	platform string // the only platform that it is for; empty: all
 	target   string // its path in the image
 }
 
@@ -53,7 +53,7 @@ func (s *spec) add(arg string, build bool) error {
 	return nil
 }
 
-// index makes an image for each platform, and the index of them.
+// index makes an image for each platform, and the index of all of them.
 func (s *spec) index(ctx context.Context, platforms []v1.Platform) (v1.ImageIndex, error) {
 	dir, err := os.MkdirTemp("", "image")
 	if err != nil {
@@ -128,8 +128,8 @@ func (s *spec) image(ctx context.Context, dir string, platform v1.Platform) (v1.
 	return mutate.Annotations(image, s.labels).(v1.Image), nil
 }
 
-// put adds a file that belongs to root, and that everyone may run and nobody else
-// may change, with those folders above it that are not there yet.
+// put adds a file that belongs to root and that everyone may run and nobody else
+// may change, and the folders above it that do not exist yet.
 func (s *spec) put(w *tar.Writer, folders map[string]bool, file, target string) error {
 	content, err := os.ReadFile(file)
 	if err != nil {
@@ -154,8 +154,8 @@ func (s *spec) put(w *tar.Writer, folders map[string]bool, file, target string) 
 	return err
 }
 
-// compile builds a static program. Which commit it is of is a label of the image:
-// in the program, it would be another program in every checkout.
+// compile builds a static program. The commit is a label of the image: inside the
+// program, it would make another program in every checkout.
 func compile(ctx context.Context, pkg string, platform v1.Platform, out string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+platform.OS, "GOARCH="+platform.Architecture)

@@ -87,7 +87,7 @@ func unpack(t *testing.T, archive string) v1.ImageIndex {
 	return index
 }
 
-// contents lists what an image's file system has.
+// contents lists the files of an image.
 func contents(t *testing.T, image v1.Image) map[string]string {
 	t.Helper()
 	if err := validate.Image(image); err != nil {
@@ -237,8 +237,8 @@ func TestTheSameInputMakesTheSameBytes(t *testing.T) {
 	}
 }
 
-// TestPush sends an image to a registry that asks for the password which docker
-// login has left, and gets it back from there.
+// TestPush sends an image to a registry that asks for the password left by
+// docker login, and fetches it back from there.
 func TestPush(t *testing.T) {
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -15,16 +15,16 @@ import (
 )
 
 const (
-	crowd         = "crowd"  // prefix of the namespaces of what is not the operator's business
+	crowd         = "crowd"  // prefix of the namespaces of objects that do not concern the operator
 	foreignSecret = 10 << 10 // bytes
 
 	// calmFor is how long memory must not grow to count as settled.
 	calmFor = 20 * time.Second
 )
 
-// memory compares what the operator needs with the fleet alone and with three
-// times as many foreign Secrets and as many foreign pods beside it, each time of a
-// process that was started anew.
+// memory compares the operator's memory with the fleet alone and with three times
+// as many foreign Secrets and as many foreign pods beside it. Each figure is that
+// of a fresh process.
 func (b *bench) memory(ctx context.Context) error {
 	if b.leader() == nil {
 		return errNoFleet
@@ -53,8 +53,7 @@ func (b *bench) memory(ctx context.Context) error {
 	return b.removeCrowd(ctx)
 }
 
-// freshUsage starts the operator anew and returns what it needs when it has
-// settled.
+// freshUsage starts a new operator and returns its usage once it has settled.
 func (b *bench) freshUsage(ctx context.Context) (u usage, err error) {
 	if err := b.stopOperator(b.leader()); err != nil {
 		return u, err
@@ -71,7 +70,7 @@ func (b *bench) freshUsage(ctx context.Context) (u usage, err error) {
 
 func (b *bench) crowdNamespaces() int { return max(1, b.n/perNamespace) }
 
-// createCrowd makes Secrets and pods as a cluster is full of them.
+// createCrowd makes Secrets and pods like those that fill a cluster.
 func (b *bench) createCrowd(ctx context.Context, secrets, pods int) error {
 	if err := b.createNamespaces(ctx, crowd, b.crowdNamespaces()); err != nil {
 		return err

@@ -17,8 +17,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
-// leaderKilled kills the leader, with a second replica beside it, and watches
-// until every token had to be refreshed.
+// leaderKilled kills the leader while a second replica runs, and watches until
+// every token has come due.
 func (b *bench) leaderKilled(ctx context.Context) error {
 	leader := b.leader()
 	if leader == nil {
@@ -69,21 +69,22 @@ func (b *bench) leaderKilled(ctx context.Context) error {
 	b.report.value(s, "seconds that Secrets held expired tokens", "s", seen.expired.Seconds(), exactly(0))
 	b.report.value(s, "refreshes", "tokens", float64(seen.refreshes), none)
 	b.report.value(s, "lateness max", "s", seen.quantile(1), none)
-	// A token that was issued as the leader died is lost with it, and issued again.
+	// A token issued as the leader died is lost with it, and issued again.
 	b.report.value(s, "tokens minted in addition", "tokens", float64(minted.Issued-seen.refreshes), atMost(operatorWorkers))
 	return nil
 }
 
-// earlyPercent is when the clients of the outage refresh their tokens that follow
-// the advice for outages; the others keep the default.
+// earlyPercent is the refresh percentage of the outage's clients that follow the
+// advice for outages; the others keep the default.
 const earlyPercent = 50
 
 // outageBudget is the server's budget while it returns: the operator's default.
 const outageBudget = 100
 
-// outage has the authorization server fail for two fifths of the tokens' lifetime.
-// Every second client refreshes its token at half of its lifetime: by default, a
-// token that falls due as the outage begins expires before its end.
+// outage makes the authorization server fail for two fifths of the tokens'
+// lifetime. Every second client refreshes its token at half of its lifetime: with
+// the default, a token that comes due as the outage begins expires before the
+// outage ends.
 func (b *bench) outage(ctx context.Context) error {
 	if b.leader() == nil {
 		return errNoFleet
@@ -125,8 +126,8 @@ func (b *bench) outage(ctx context.Context) error {
 		return err
 	}
 	const s = "outage"
-	// Closed, the breaker lets five requests fail, and those under way; open, one a
-	// minute, at first more often.
+	// Closed, the breaker lets five requests fail, and those in flight; open, one a
+	// minute, and more at first.
 	b.report.value(s, "token requests during the outage", "requests", float64(during.TokenRequests), atMost(operatorWorkers+5+down.Minutes()+6))
 	b.report.value(s, "most requests in a second after it ÷ budget and burst", "", float64(after.PeakSecond)/(2*outageBudget), atMost(1))
 	b.report.value(s, "most requests in ten seconds after it ÷ budget and burst", "", float64(after.PeakTen)/(11*outageBudget), atMost(1))
@@ -136,13 +137,13 @@ func (b *bench) outage(ctx context.Context) error {
 	return b.budget(ctx, fast, fastBudget)
 }
 
-// isEarly says which clients follow the advice for outages.
+// isEarly reports whether a client follows the advice for outages.
 func isEarly(name string) bool {
 	n, err := strconv.Atoi(strings.TrimPrefix(name, "c-"))
 	return err == nil && n%2 == 0
 }
 
-// prepareOutage has all tokens live for the lifetime, and waits until they fall due.
+// prepareOutage gives all tokens the lifetime, and waits until they come due.
 func (b *bench) prepareOutage(ctx context.Context, lifetime time.Duration) error {
 	b.watch.setPolicy(func(k client.ObjectKey) refresh.Policy {
 		if isEarly(k.Name) && strings.HasPrefix(k.Namespace, b.fleet.prefix+"-") {
@@ -176,7 +177,7 @@ func (b *bench) prepareOutage(ctx context.Context, lifetime time.Duration) error
 	}); err != nil {
 		return err
 	}
-	// The outage begins as the first of them falls due by default.
+	// The outage begins when the first of them comes due by default.
 	var first time.Time
 	for _, s := range b.watch.all() {
 		if !isEarly(s.client.Name) && (first.IsZero() || s.refreshAt.Before(first)) {

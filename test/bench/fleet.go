@@ -22,23 +22,23 @@ const (
 	apiNamespace = "bench-api"
 	perNamespace = 100 // clients
 
-	// hands is how many requests the driver has under way while it makes objects.
+	// hands is how many requests the driver has in flight while it makes objects.
 	hands = 32
 
 	// keysEvery is how often the operator asks an issuer for its keys.
 	keysEvery = 10 * time.Second
 )
 
-// fleet is a number of M2MClients that are made and deleted together, each with
+// fleet is a number of M2MClients that are made and deleted together. Each has
 // a client and a secret of its own at the issuer.
 type fleet struct {
 	prefix string
 	n      int
 	server string // ClusterAuthorizationServer, and its APIResource in apiNamespace
 	per    int    // clients of a namespace; zero: perNamespace
-	shares bool   // all use the credentials of the first, which must be in one namespace
+	shares bool   // all use the credentials of the first, so all must be in one namespace
 
-	// change, if not nil, changes the client with a number before it is created.
+	// change, if not nil, changes the client of a number before it is created.
 	change func(i int, c *v1alpha1.M2MClient)
 }
 
@@ -93,7 +93,7 @@ func (f fleet) object(i int) *v1alpha1.M2MClient {
 	return c
 }
 
-// prefixLabel is on the namespaces that are made, with their prefix.
+// prefixLabel labels the namespaces that the benchmark makes with their prefix.
 const prefixLabel = "bench.m2m-operator.io/prefix"
 
 // createNamespaces makes namespaces PREFIX-0 and so on.
@@ -105,8 +105,8 @@ func (b *bench) createNamespaces(ctx context.Context, prefix string, n int) erro
 	})
 }
 
-// createCredentials makes the namespaces of a fleet, and its credentials there
-// and at the issuer.
+// createCredentials makes a fleet's namespaces, and its credentials there and
+// at the issuer.
 func (b *bench) createCredentials(ctx context.Context, f fleet, at *issuer, lifetime, spread time.Duration) error {
 	if err := at.tell(ctx, order{Prefix: f.prefix, Clients: f.n, Lifetime: lifetime, Spread: spread}); err != nil {
 		return err
@@ -121,7 +121,7 @@ func (b *bench) createClients(ctx context.Context, f fleet) error {
 	return inParallel(f.n, func(i int) error { return b.cluster.Client.Create(ctx, f.object(i)) })
 }
 
-// remove deletes a fleet with everything in its namespaces; no garbage collector
+// remove deletes a fleet with everything in its namespaces: no garbage collector
 // runs here.
 func (b *bench) remove(ctx context.Context, f fleet) error {
 	return inParallel(f.namespaces(), func(i int) error {
@@ -164,7 +164,7 @@ func withWorkers(workers, n int, do func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// declare makes an authorization server and an API that every namespace may call.
+// declare makes an authorization server, and an API that clients of every namespace may call.
 func (b *bench) declare(ctx context.Context, name string, at *issuer, budget int32) error {
 	everywhere := v1alpha1.NamespaceSelection{Selector: &metav1.LabelSelector{}}
 	server := &v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: name}}

@@ -27,7 +27,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
-// The operator's defaults, which the floor works under as well.
+// The operator's defaults; the floor uses them too.
 const (
 	operatorWorkers = 20
 	operatorQPS     = 500
@@ -40,8 +40,8 @@ type floored struct {
 	CPUSeconds float64
 }
 
-// yardstick is both rounds: that in which every client gets its first token, and
-// that in which each is refreshed.
+// yardstick is both rounds: in the first every client gets its first token, in
+// the second each token is refreshed.
 type yardstick struct{ Create, Refresh floored }
 
 // sample is what the operator wrote for one client. The floor writes the same for
@@ -52,10 +52,9 @@ type sample struct {
 	Events []eventsv1.Event
 }
 
-// runFloor is the least that anybody can do to bring tokens into Secrets: a bare
-// loop that requests each token, writes it to a Secret, and writes the status and
-// the events that come with a first token, with the operator's permissions, connection limits and number of workers. It
-// neither watches nor reads nor decides anything.
+// runFloor does the least work that brings tokens into Secrets: a bare loop that requests each token, writes it to a
+// Secret, and writes the status and the events that come with a first token. It has the operator's permissions,
+// connection limits and number of workers. It does not watch, read or decide anything.
 func runFloor(args []string, _ io.Reader, out io.Writer) error {
 	flags := flag.NewFlagSet("floor", flag.ContinueOnError)
 	kubeconfig := flags.String("kubeconfig", "", "the operator's")
@@ -111,7 +110,7 @@ type floor struct {
 	tokens   http.Client
 }
 
-// read fetches the clients, whose UIDs the Secrets carry. It is no part of a round.
+// read fetches the clients, because the Secrets carry their UIDs. It is not part of a round.
 func (f *floor) read(ctx context.Context) error {
 	f.clients, f.secrets = make([]*v1alpha1.M2MClient, f.fleet.n), make([]*corev1.Secret, f.fleet.n)
 	f.tokens.Transport = &http.Transport{MaxIdleConnsPerHost: operatorWorkers}
@@ -222,17 +221,17 @@ func (f *floor) token(ctx context.Context, i int) ([]byte, error) {
 	return []byte(answer.AccessToken), nil
 }
 
-// ownCPU is what this process has used so far.
+// ownCPU returns the CPU time that this process has used so far.
 func ownCPU() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(err) // Linux knows it
+		panic(err) // only Linux has it
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// measureFloor has a floor process work for a fleet whose clients exist, and
-// which no operator serves.
+// measureFloor runs a floor process for a fleet whose clients exist and which
+// no operator serves.
 func (b *bench) measureFloor(ctx context.Context, f fleet, at *issuer) (y yardstick, err error) {
 	kubeconfig, err := b.cluster.OperatorKubeconfig(ctx)
 	if err != nil {

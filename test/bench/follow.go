@@ -19,17 +19,17 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
-// writesCalm is for how long nothing must have been written for nothing to be to come.
+// writesCalm is how long nothing must be written before we assume that nothing more is to come.
 const writesCalm = 2 * time.Second
 
-// follower watches ConfigMaps from outside: when each is first seen with what is
-// waited for, and how often it is written meanwhile.
+// follower watches ConfigMaps from outside: it records when each one first holds
+// the awaited content, and how often each is written meanwhile.
 type follower struct {
 	mu      sync.Mutex
 	current map[client.ObjectKey]*corev1.ConfigMap
 	failed  error
 
-	// Of the ConfigMaps of a name, since begin.
+	// The fields below concern the ConfigMaps of one name, since begin.
 	name    string
 	holds   func(*corev1.ConfigMap) bool
 	writes  map[client.ObjectKey]int
@@ -39,17 +39,17 @@ type follower struct {
 
 // arrival is what a follower has seen.
 type arrival struct {
-	holding int       // ConfigMaps that were seen with what is waited for
-	last    time.Time // when the last of them was
+	holding int       // ConfigMaps seen with the awaited content
+	last    time.Time // when the last of them arrived
 	writes  int
-	most    int // writes of one ConfigMap
+	most    int // most writes of one ConfigMap
 }
 
 func newFollower() *follower {
 	return &follower{current: map[client.ObjectKey]*corev1.ConfigMap{}}
 }
 
-// follow begins to watch the ConfigMaps that the options choose, and goes on until
+// follow starts watching the ConfigMaps that the options select, and goes on until
 // it is stopped.
 func (b *bench) follow(ctx context.Context, chosen ...client.ListOption) (f *follower, stop func(), err error) {
 	var list corev1.ConfigMapList
@@ -73,9 +73,8 @@ func (b *bench) follow(ctx context.Context, chosen ...client.ListOption) (f *fol
 	return f, func() { cancel(); <-ended }, nil
 }
 
-// run watches from a version on until the context ends. An API server that has much
-// to do ends watches; the next one begins where the last one ended, so that no write
-// is missed.
+// run watches from a version on until the context ends. A busy API server ends
+// watches; the next one begins where the last one ended, so that no write is missed.
 func (f *follower) run(ctx context.Context, c client.WithWatch, version string, chosen []client.ListOption) error {
 	for ctx.Err() == nil {
 		from := &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: version}}
@@ -96,8 +95,8 @@ func (f *follower) run(ctx context.Context, c client.WithWatch, version string, 
 	return nil
 }
 
-// begin has the follower wait for something in the ConfigMaps of a name, and
-// forget what it waited for before.
+// begin starts waiting for something in the ConfigMaps of a name, and forgets
+// what the follower waited for before.
 func (f *follower) begin(name string, holds func(*corev1.ConfigMap) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -105,7 +104,7 @@ func (f *follower) begin(name string, holds func(*corev1.ConfigMap) bool) {
 	f.writes, f.arrived = map[client.ObjectKey]int{}, map[client.ObjectKey]time.Time{}
 }
 
-// saw takes note of what became of a ConfigMap.
+// saw records a change of a ConfigMap.
 func (f *follower) saw(what watch.EventType, c *corev1.ConfigMap, at time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -142,7 +141,7 @@ func (f *follower) seen() (a arrival, err error) {
 	return a, f.failed
 }
 
-// await waits until so many ConfigMaps hold what is waited for.
+// await waits until this many ConfigMaps hold the awaited content.
 func (f *follower) await(ctx context.Context, n int, limit time.Duration) error {
 	return local.Until(ctx, limit, func() error {
 		a, err := f.seen()
@@ -153,7 +152,7 @@ func (f *follower) await(ctx context.Context, n int, limit time.Duration) error 
 	})
 }
 
-// calm waits until none was written for a while.
+// calm waits until none has been written for a while.
 func (f *follower) calm(ctx context.Context) error {
 	return local.Until(ctx, time.Minute, func() error {
 		f.mu.Lock()
@@ -172,7 +171,7 @@ func (f *follower) get(key client.ObjectKey) *corev1.ConfigMap {
 	return f.current[key].DeepCopy()
 }
 
-// sizeOf is how many bytes a ConfigMap holds.
+// sizeOf returns the size of a ConfigMap's data in bytes.
 func sizeOf(c *corev1.ConfigMap) (n int) {
 	for key, value := range c.Data {
 		n += len(key) + len(value)

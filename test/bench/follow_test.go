@@ -26,7 +26,7 @@ func TestFollower(t *testing.T) {
 	f.saw(watch.Modified, object("a", "bundle", "new"), after(1))
 	f.saw(watch.Modified, object("b", "bundle", "half"), after(2))
 	f.saw(watch.Modified, object("b", "bundle", "new"), after(3))
-	f.saw(watch.Modified, object("a", "bundle", "new"), after(4)) // once more, and for nothing
+	f.saw(watch.Modified, object("a", "bundle", "new"), after(4)) // a repetition, to be ignored
 	f.saw(watch.Modified, object("c", "bundle", "half"), after(5))
 	f.saw(watch.Modified, object("a", "another", "new"), after(6))
 	f.saw(watch.Deleted, object("c", "bundle", "new"), after(7))

@@ -25,26 +25,27 @@ const (
 	scope      = "bench:call"
 )
 
-// order tells an issuer process what to do. Its members are independent.
+// order tells an issuer process what to do. Its members are independent of each other.
 type order struct {
-	// Clients registers so many clients, Prefix-0 and so on, whose tokens live for
-	// Lifetime plus a part of Spread that grows from the first client to the last.
+	// Clients registers this many clients, Prefix-0 and so on. Their tokens live
+	// for Lifetime plus a part of Spread that grows from the first client to the
+	// last.
 	Prefix           string
 	Clients          int
 	Lifetime, Spread time.Duration
 
-	Down     bool          // answer 503 from now on; otherwise work
+	Down     bool          // answer 503 from now on; otherwise work again
 	Delay    time.Duration // of each token request
-	Troubles []trouble     // of some clients, from now on
+	Troubles []trouble     // for some clients, from now on
 	Rotate   bool          // sign with a new key, and publish the old one too
 	Reset    bool          // forget what was counted
 }
 
-// trouble answers the clients Prefix-0 and so on instead of a token.
+// trouble is the answer to the clients Prefix-0 and so on instead of a token.
 type trouble struct {
 	Prefix     string
-	Status     int    // zero: an answer that cannot be read
-	Error      string // code of a refusal
+	Status     int    // zero: an answer that cannot be parsed
+	Error      string // error code of a refusal
 	RetryAfter string
 }
 
@@ -68,27 +69,27 @@ func fleetOf(id string) string {
 	return id[:max(0, last)]
 }
 
-// tally is what an issuer process counted since it was told to forget.
+// tally is what an issuer process has counted since it was told to forget.
 type tally struct {
-	TokenRequests int // that arrived
+	TokenRequests int // requests that arrived
 	JWKSRequests  int
 	FirstJWKS     time.Time // when the first of these arrived, zero for none
-	Issued        int       // tokens
-	Clients       int       // that got one
-	Most          int       // tokens that one client got
-	Twice         int       // tokens issued within two seconds of the client's one before
+	Issued        int       // tokens issued
+	Clients       int       // clients that got one
+	Most          int       // most tokens that one client got
+	Twice         int       // tokens issued within two seconds of the same client's previous one
 
 	Requests map[string]int // token requests, by the prefix of the client's id
 
 	// PeakSecond and PeakTen are the most token requests within 1 and 10 seconds.
 	PeakSecond, PeakTen int
 
-	// KeyID is that of the key that signs now, whatever was forgotten.
+	// KeyID is the ID of the key that signs now; forgetting does not affect it.
 	KeyID string
 }
 
-// runIssuer is the authorization server as a process: it prints its issuer and
-// where it takes orders, and ends with its standard input.
+// runIssuer is the authorization server as a process. It prints its issuer and
+// the address for orders, and ends when its standard input ends.
 func runIssuer(_ []string, in io.Reader, out io.Writer) error {
 	server, err := oidc.Start(oidc.Options{RecordLimit: 1_000_000})
 	if err != nil {
@@ -160,13 +161,13 @@ func carryOut(server *oidc.Server, o order) error {
 			return err
 		}
 	}
-	if o.Reset { // at last, so that what is counted has met with all of the order
+	if o.Reset { // last, so that everything counted later has met with the whole order
 		server.ResetRequests()
 	}
 	return nil
 }
 
-// secretOf is the client secret of a client of the benchmark.
+// secretOf returns the client secret of one of the benchmark's clients.
 func secretOf(id string) string { return "secret-of-" + id }
 
 func tallyOf(server *oidc.Server) tally {
@@ -210,11 +211,11 @@ func peak(at []time.Time, window time.Duration) (most int) {
 	return most
 }
 
-// issuer is an issuer process as the driver sees it.
+// issuer is an issuer process, seen from the driver.
 type issuer struct {
 	process *local.Process
 	url     string // the issuer identifier
-	control string // where it takes orders
+	control string // address for orders
 }
 
 func startIssuer() (*issuer, error) {
@@ -232,7 +233,7 @@ func startIssuer() (*issuer, error) {
 
 var controlClient = &http.Client{Timeout: time.Minute}
 
-// tell gives an order.
+// tell sends an order.
 func (i *issuer) tell(ctx context.Context, o order) error {
 	body, err := json.Marshal(o)
 	if err != nil {
@@ -241,7 +242,7 @@ func (i *issuer) tell(ctx context.Context, o order) error {
 	return i.call(ctx, http.MethodPost, bytes.NewReader(body), nil)
 }
 
-// counted asks for the counts.
+// counted returns the counts.
 func (i *issuer) counted(ctx context.Context) (t tally, err error) {
 	err = i.call(ctx, http.MethodGet, nil, &t)
 	return t, err

@@ -13,7 +13,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
-// usage is what the kernel says of a process.
+// usage is the kernel's figures of a process.
 type usage struct {
 	cpu            time.Duration // user and system, since its start
 	resident, peak float64       // MiB
@@ -24,7 +24,7 @@ func usageOf(pid int) (usage, error) {
 	return usage{cpu: u.CPU, resident: u.Resident, peak: u.Peak}, err
 }
 
-// childNamed returns the process of this name that this process started.
+// childNamed returns the child of this process that has this name.
 func childNamed(name string) (pid int, err error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {

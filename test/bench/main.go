@@ -51,8 +51,8 @@ func main() {
 	}
 }
 
-// scenario is a part of the benchmark. It finds the cluster as the one before it
-// has left it: scenarios that need the great fleet come first.
+// scenario is one part of the benchmark. It finds the cluster as the previous
+// one left it, so scenarios that need the large fleet come first.
 type scenario struct {
 	name  string
 	title string
@@ -91,7 +91,7 @@ type bench struct {
 	cleanups  []func() error
 }
 
-// full says that the figures are those that are aimed at, not a quick look.
+// full reports whether the run has the size that the aims are for, and is not a quick look.
 func (b *bench) full() bool { return b.n >= fullSize }
 
 func run(ctx context.Context, args []string) (err error) {

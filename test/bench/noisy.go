@@ -21,36 +21,36 @@ import (
 )
 
 const (
-	// shared names the authorization server that all have to do with, and its API.
+	// shared is the name of the authorization server that everybody uses, and of its API.
 	shared = "shared"
-	// own names the authorization servers that noisy namespaces have.
+	// own is the name of the authorization servers that noisy namespaces have.
 	own = "own"
 
 	healthyNamespaces = 4
 	healthyLifetime   = 2 * time.Minute
 	listening         = healthyLifetime * 3 / 2
-	newcomers         = 12 // healthy clients that appear while it is listened
+	newcomers         = 12 // healthy clients that appear while we listen
 
 	drawl           = 9 * time.Second // of the noisy namespaces' own server
 	drawledLifetime = time.Second
 	drawledAccesses = 16
 	credentialEvery = 3 * time.Second
 
-	// The operator lets a namespace be refused so often at once, and then once in
-	// this time.
+	// The operator accepts this many refusals of a namespace at once, and then
+	// one per interval.
 	refusedAtOnce = 5
 	refusedEvery  = 30 * time.Second
-	// longestTrouble is how much later a failure of others makes a request at most.
+	// longestTrouble is by how much the failures of others may delay a request.
 	longestTrouble = 30 * time.Second
 )
 
-// neighbourhood is who takes part. All namespaces share one server; of the healthy
-// clients the last ones are the newcomers.
+// neighbourhood is who takes part. All namespaces share one server; the last of
+// the healthy clients are the newcomers.
 type neighbourhood struct {
 	shared, slow *issuer
-	budget       int32 // that the platform gives the shared server
+	budget       int32 // budget that the platform gives the shared server
 	healthy      fleet
-	residents    int // healthy clients that are there from the beginning
+	residents    int // healthy clients that exist from the beginning
 
 	drawled, refused, failing, garbled, postponed, rotating, flood fleet
 }
@@ -59,7 +59,7 @@ func (h *neighbourhood) noisy() []fleet {
 	return []fleet{h.drawled, h.refused, h.failing, h.garbled, h.postponed, h.rotating, h.flood}
 }
 
-// troubles are how the shared server answers some of the noisy.
+// troubles are the shared server's answers to some of the noisy.
 func (h *neighbourhood) troubles() []trouble {
 	return []trouble{
 		{Prefix: h.refused.prefix, Status: http.StatusUnauthorized, Error: "invalid_client"},
@@ -76,7 +76,7 @@ func (b *bench) newNeighbourhood() *neighbourhood {
 		c.Spec.AuthorizationServerRef = v1alpha1.AuthorizationServerReference{Kind: v1alpha1.KindAuthorizationServer, Name: own}
 	}
 	noise := func(prefix string, n int) fleet { return fleet{prefix: prefix, n: n, server: shared, per: n} }
-	// What the server does to two namespaces alike might be the server's own trouble.
+	// If it did the same to two namespaces, the trouble might be the server's own.
 	twice := func(prefix string, n int) fleet {
 		f := noise(prefix, n)
 		f.per = (n + 1) / 2
@@ -104,12 +104,12 @@ func (b *bench) newNeighbourhood() *neighbourhood {
 	return h
 }
 
-// noisyNeighbour compares how healthy clients of some namespaces fare while the
-// others are quiet and while they do all of this: have a slow server of their own
-// and tokens that live for a second, clients that the shared server refuses, fails
-// for, answers with garbage or asks to stay away, a server object of their own with a
-// budget without bounds and a credential that changes every moment, and ever more new
-// clients.
+// noisyNeighbour compares how the healthy clients of some namespaces fare while the
+// others are quiet, and while the others do all of this: have a slow server of their
+// own and tokens that live for a second; have clients that the shared server refuses,
+// fails for, answers with garbage or asks to stay away; have a server object of their
+// own with a budget without bounds and a credential that changes every moment; and
+// create ever more clients.
 func (b *bench) noisyNeighbour(ctx context.Context) error {
 	if err := b.clear(ctx); err != nil {
 		return err
@@ -141,7 +141,7 @@ func (b *bench) noisyNeighbour(ctx context.Context) error {
 	return errors.Join(b.clear(ctx), b.moveOut(ctx, h))
 }
 
-// moveIn makes all that the scenario needs, save for the noisy clients.
+// moveIn makes everything that the scenario needs, except the noisy clients.
 func (b *bench) moveIn(ctx context.Context) (*neighbourhood, error) {
 	h := b.newNeighbourhood()
 	for _, at := range []**issuer{&h.shared, &h.slow} {
@@ -180,14 +180,14 @@ func (b *bench) moveIn(ctx context.Context) (*neighbourhood, error) {
 		b.createClients(ctx, residents), b.ready(ctx, residents))
 }
 
-// declareOwn makes a server of a namespace's own that may be asked without bounds.
+// declareOwn makes a namespace's own server, with a budget without bounds.
 func (b *bench) declareOwn(ctx context.Context, namespace string, at *issuer) error {
 	s := &v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: own}}
 	s.Spec.Issuer, s.Spec.Requests.PerSecond = at.url, fastBudget
 	return b.cluster.Client.Create(ctx, s)
 }
 
-// moveOut deletes the servers, which the scenarios that follow need not know.
+// moveOut deletes the servers: the scenarios that follow must not meet them.
 func (b *bench) moveOut(ctx context.Context, h *neighbourhood) error {
 	objects := []client.Object{
 		&v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: shared}},
@@ -212,7 +212,7 @@ func (b *bench) makeNoise(ctx context.Context, h *neighbourhood) error {
 	}
 	wait.Wait()
 	if ctx.Err() != nil {
-		return nil // it was cut short, and that is how it is to end
+		return nil // it was cut short, which is how it is meant to end
 	}
 	return errors.Join(all...)
 }
@@ -228,8 +228,8 @@ func (b *bench) createNoisy(ctx context.Context, h *neighbourhood) error {
 	})
 }
 
-// changeCredential changes the one credential of many clients over and over. Each one
-// works: all of them get a new token each time.
+// changeCredential changes the credential that many clients share, over and over.
+// Each one works, so all of them get a new token each time.
 func (b *bench) changeCredential(ctx context.Context, h *neighbourhood) error {
 	ids := [2]*corev1.Secret{h.rotating.credential(0), h.rotating.credential(1)}
 	for round := 1; ; round++ {
@@ -244,7 +244,7 @@ func (b *bench) changeCredential(ctx context.Context, h *neighbourhood) error {
 	}
 }
 
-// pourIn makes half of the flood at once, and the rest as long as the noise lasts.
+// pourIn makes half of the flood at once, and the rest for as long as the noise lasts.
 func (b *bench) pourIn(ctx context.Context, h *neighbourhood) error {
 	f := h.flood
 	half := f.n / 2
@@ -262,17 +262,17 @@ func (b *bench) pourIn(ctx context.Context, h *neighbourhood) error {
 	return nil
 }
 
-// heard is how the healthy fared in a while.
+// heard is how the healthy fared over a period.
 type heard struct {
 	observed
-	first   []time.Duration // until the newcomers had a token, sorted
-	starved int             // newcomers that had none in the end
-	minted  tally           // at the shared server
+	first   []time.Duration // time until the newcomers had a token, sorted
+	starved int             // newcomers that had none at the end
+	minted  tally           // requests at the shared server
 	while   time.Duration
 }
 
-// listen watches the healthy clients for a while. Newcomers appear meanwhile, from a
-// number of the fleet on.
+// listen watches the healthy clients for a period. Meanwhile it creates the
+// newcomers, whose numbers in the fleet begin at from.
 func (b *bench) listen(ctx context.Context, h *neighbourhood, from int) (r heard, err error) {
 	if err := h.shared.tell(ctx, order{Troubles: h.troubles(), Reset: true}); err != nil {
 		return r, err
@@ -318,8 +318,8 @@ func (b *bench) listen(ctx context.Context, h *neighbourhood, from int) (r heard
 
 func isOf(f fleet, namespace string) bool { return fleetOf(namespace) == f.prefix }
 
-// firstToken makes a client and returns how long it waited for its token, or until
-// when it waited without one.
+// firstToken makes a client and returns how long it waited for its token, or for
+// how long in vain.
 func (b *bench) firstToken(ctx context.Context, c *v1alpha1.M2MClient, over time.Time) (took time.Duration, arrived bool, err error) {
 	secret := client.ObjectKey{Namespace: c.Namespace, Name: c.SecretName()}
 	started := time.Now()
@@ -337,7 +337,7 @@ func (b *bench) firstToken(ctx context.Context, c *v1alpha1.M2MClient, over time
 	return time.Since(started), true, nil
 }
 
-// askWhy looks now and then for what clients of a fleet wait, and says it in the end.
+// askWhy looks now and then at what the clients of a fleet wait for, and reports it at the end.
 func (b *bench) askWhy(ctx context.Context, f fleet, over time.Time) error {
 	waits, looks := map[string]int{}, 0
 	for ; time.Now().Before(over.Add(-5 * time.Second)); looks++ {

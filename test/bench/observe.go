@@ -24,15 +24,16 @@ import (
 )
 
 // observer watches the token Secrets of the cluster from outside: when a new
-// token appears in one, how long after the old one was due, and how long it held
-// an expired one. What it knows of a token it reads from the token itself.
+// token appears in one, how long after the old one came due, and how long the
+// Secret held an expired one. It takes what it knows of a token from the token
+// itself.
 type observer struct {
 	client client.WithWatch
 	policy func(client.ObjectKey) refresh.Policy // of a client
 
 	mu       sync.Mutex
 	tokens   map[client.ObjectKey]sighting
-	seen     int // tokens that appeared, first ones included
+	seen     int // tokens that appeared, including first ones
 	lateness []lateness
 	expired  map[client.ObjectKey]time.Duration // by client
 	since    time.Time
@@ -54,12 +55,12 @@ type lateness struct {
 	by     time.Duration
 }
 
-// observed is what was seen in a while.
+// observed is what was seen over a period.
 type observed struct {
 	refreshes int
 	lateness  []time.Duration // sorted
-	expired   time.Duration   // that Secrets held expired tokens, summed up
-	holders   int             // Secrets that did
+	expired   time.Duration   // time for which Secrets held expired tokens, summed up
+	holders   int             // number of these Secrets
 }
 
 func newObserver(c client.WithWatch) *observer {
@@ -98,7 +99,7 @@ func (o *observer) follow(ctx context.Context) error {
 	for e := range w.ResultChan() {
 		s, ok := e.Object.(*corev1.Secret)
 		switch {
-		case !ok: // the watch is too old: begin anew
+		case !ok: // the watch is too old: start again
 			return nil
 		case e.Type == watch.Deleted:
 			o.mu.Lock()
@@ -111,7 +112,7 @@ func (o *observer) follow(ctx context.Context) error {
 	return nil
 }
 
-// saw takes note of a Secret as it is at a moment.
+// saw records a Secret as it is at a moment.
 func (o *observer) saw(s *corev1.Secret, at time.Time) {
 	owner := metav1.GetControllerOf(s)
 	if owner == nil {
@@ -156,7 +157,7 @@ func (o *observer) addExpired(held sighting, until time.Time) {
 	}
 }
 
-// reset begins a new while.
+// reset begins a new period.
 func (o *observer) reset() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -164,8 +165,8 @@ func (o *observer) reset() {
 	clear(o.expired)
 }
 
-// take returns what was seen since the last reset, tokens included that have
-// expired and are still there, and begins a new while.
+// take returns what was seen since the last reset, including tokens that have
+// expired and are still there, and begins a new period.
 func (o *observer) take() (observed, error) {
 	return o.takeOf(func(string) bool { return true })
 }
@@ -196,8 +197,8 @@ func (o *observer) takeOf(which func(namespace string) bool) (r observed, err er
 	return r, o.failed
 }
 
-// expiredBy returns how long some clients' Secrets have held expired tokens since
-// the last reset.
+// expiredBy returns how long the Secrets of some clients have held expired tokens
+// since the last reset.
 func (o *observer) expiredBy(which func(client.ObjectKey) bool) (sum time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -209,8 +210,8 @@ func (o *observer) expiredBy(which func(client.ObjectKey) bool) (sum time.Durati
 	return sum
 }
 
-// setPolicy says when the clients refresh from now on, also the tokens that are
-// there.
+// setPolicy sets when the clients refresh from now on, also for existing
+// tokens.
 func (o *observer) setPolicy(policy func(client.ObjectKey) refresh.Policy) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -221,7 +222,7 @@ func (o *observer) setPolicy(policy func(client.ObjectKey) refresh.Policy) {
 	}
 }
 
-// count returns how many tokens that are there are of a kind.
+// count returns how many of the existing tokens match.
 func (o *observer) count(which func(sighting) bool) (n int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -241,17 +242,18 @@ func (o *observer) holds(secret client.ObjectKey) bool {
 	return ok
 }
 
-// all returns every token that is there.
+// all returns every existing token.
 func (o *observer) all() []sighting {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Collect(maps.Values(o.tokens))
 }
 
-// quantile returns the lateness below which a share of all lies, in seconds.
+// quantile returns the lateness, in seconds, that a share of all does not exceed.
 func (r *observed) quantile(share float64) float64 { return quantile(r.lateness, share) }
 
-// quantile returns below which a share of sorted durations lies, in seconds.
+// quantile returns the duration that a share of the sorted durations does not exceed, in
+// seconds.
 func quantile(sorted []time.Duration, share float64) float64 {
 	if len(sorted) == 0 {
 		return 0

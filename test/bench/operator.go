@@ -17,14 +17,14 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
-// operator is a process of the operator.
+// operator is one process of the operator.
 type operator struct {
 	process *local.Process
 	probe   string // base URLs
 	metrics string
 	profile string
 	started time.Time
-	leading time.Time // when it held the lease
+	leading time.Time // when it took the lease
 }
 
 // startOperator starts bin/manager with its defaults and waits until it leads.
@@ -62,7 +62,7 @@ func (b *bench) startReplica(ctx context.Context, flags ...string) (*operator, e
 	})
 }
 
-// awaitLeader waits until some replica leads, and takes that for this one.
+// awaitLeader waits until some replica leads, and assumes that it is this one.
 func (b *bench) awaitLeader(ctx context.Context, o *operator) error {
 	return local.Until(ctx, time.Minute, func() error {
 		_, err := b.cluster.Leader(ctx)
@@ -71,7 +71,7 @@ func (b *bench) awaitLeader(ctx context.Context, o *operator) error {
 	})
 }
 
-// stopOperator stops a process that still runs.
+// stopOperator stops a process if it still runs.
 func (b *bench) stopOperator(o *operator) error {
 	if o.process.Running() != nil {
 		return nil
@@ -82,7 +82,7 @@ func (b *bench) stopOperator(o *operator) error {
 func (o *operator) usage() (usage, error) { return usageOf(o.process.PID()) }
 
 // metric returns the sum of the operator's counters or gauges of a name that have
-// these labels, given as name and value in turn.
+// these labels, given as alternating names and values.
 func (o *operator) metric(ctx context.Context, name string, labels ...string) (sum float64, err error) {
 	body, err := get(ctx, o.metrics+"/metrics")
 	if err != nil {
@@ -110,7 +110,7 @@ func (o *operator) metric(ctx context.Context, name string, labels ...string) (s
 	return sum, nil
 }
 
-// looked waits until one of the controllers has looked at so many objects.
+// looked waits until one of the controllers has reconciled this many objects.
 func (o *operator) looked(ctx context.Context, controller string, n int) error {
 	return local.Until(ctx, time.Minute, func() error {
 		looked, err := o.metric(ctx, "controller_runtime_reconcile_total", "controller", controller)
@@ -121,7 +121,7 @@ func (o *operator) looked(ctx context.Context, controller string, n int) error {
 	})
 }
 
-// saveProfile keeps a profile of the operator in the output folder.
+// saveProfile writes a profile of the operator to the output folder.
 func (o *operator) saveProfile(ctx context.Context, what, name string) error {
 	body, err := get(ctx, o.profile+"/debug/pprof/"+what)
 	if err != nil {
@@ -147,11 +147,11 @@ func get(ctx context.Context, url string) (io.ReadCloser, error) {
 	return resp.Body, nil
 }
 
-// measured is a process whose usage is known.
+// measured is a process whose usage can be read.
 type measured interface{ usage() (usage, error) }
 
 // settled waits until a process's memory has not grown for a while, and returns
-// what it has then.
+// the usage then.
 func settled(ctx context.Context, p measured, calm time.Duration) (u usage, err error) {
 	best, since := 0.0, time.Now()
 	for {

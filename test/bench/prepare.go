@@ -24,13 +24,14 @@ import (
 )
 
 const (
-	// fast names the authorization server of most scenarios, and its API. It may
-	// be asked as often as a spec can say, so that no budget hides what is slow.
+	// fast is the name of the authorization server of most scenarios, and of its
+	// API. Its budget is the largest that a spec can state, so that no budget
+	// hides what is slow.
 	fast       = "fast"
 	fastBudget = 10_000
 )
 
-// prepare brings up the control plane, the issuer and what the operator needs.
+// prepare starts the control plane and the issuer, and installs what the operator needs.
 func (b *bench) prepare(ctx context.Context) (err error) {
 	if err := os.MkdirAll(outDir, 0o755); err != nil {
 		return err
@@ -70,7 +71,7 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 
 func (b *bench) samplePath() string { return filepath.Join(b.dir, "sample.json") }
 
-// takeSample has the operator serve one client, and keeps what it wrote.
+// takeSample lets the operator serve one client, and keeps what it wrote.
 func (b *bench) takeSample(ctx context.Context) error {
 	one := fleet{prefix: "sample", n: 1, server: fast}
 	if err := b.createCredentials(ctx, one, b.issuer, 5*time.Minute, 0); err != nil {
@@ -170,7 +171,7 @@ func (b *bench) ready(ctx context.Context, f fleet) error {
 	})
 }
 
-// machine says where this is measured.
+// machine describes the machine that the benchmark runs on.
 func machine() string {
 	model := "an unknown processor"
 	if f, err := os.Open("/proc/cpuinfo"); err == nil {

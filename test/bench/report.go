@@ -20,21 +20,21 @@ type figure struct {
 	Figure   string   `json:"figure"`
 	Unit     string   `json:"unit"`
 	Value    float64  `json:"value"`
-	Floor    *float64 `json:"floor"` // the yardstick of the same run, null where there is none
+	Floor    *float64 `json:"floor"` // the floor of the same run, null if there is none
 	Ratio    *float64 `json:"ratio"` // value ÷ floor
-	Aim      string   `json:"aim"`   // "" for a figure that is there to explain others
+	Aim      string   `json:"aim"`   // "" for a figure that only explains others
 	Met      *bool    `json:"met"`   // null without an aim
 
 	exact bool // the same in every run, on every machine
 }
 
-// report collects the figures and shows each scenario's when it is done.
+// report collects the figures and shows those of each scenario when it is done.
 type report struct {
 	out     io.Writer
 	figures []figure
 }
 
-// aim judges a figure: its value, or its ratio where it has a floor.
+// aim judges a figure: its value, or its ratio if it has a floor.
 type aim struct {
 	text  string
 	holds func(float64) bool
@@ -49,7 +49,7 @@ func below(limit float64) aim {
 	return aim{text: "< " + number(limit), holds: func(v float64) bool { return v < limit }}
 }
 
-// exactly is for counts that no machine changes.
+// exactly is for counts that do not depend on the machine.
 func exactly(want float64) aim {
 	return aim{text: number(want), holds: func(v float64) bool { return v == want }, exact: true}
 }
@@ -57,7 +57,7 @@ func exactly(want float64) aim {
 // none is for a figure that explains others.
 var none = aim{}
 
-// value adds a figure that is judged by itself.
+// value adds a figure that is judged by its value.
 func (r *report) value(scenario, name, unit string, v float64, a aim) {
 	r.add(figure{Scenario: scenario, Figure: name, Unit: unit, Value: v}, v, a)
 }
@@ -130,7 +130,7 @@ func (r *report) save(path string) error {
 	return os.WriteFile(path, append(b, '\n'), 0o644)
 }
 
-// wrong lists the exact figures that are not what they must be.
+// wrong lists the exact figures that differ from what they must be.
 func (r *report) wrong() (wrong []string) {
 	for _, f := range r.figures {
 		if f.exact && !*f.Met {
@@ -147,7 +147,7 @@ func optional(v *float64) string {
 	return number(*v)
 }
 
-// number shows three significant digits, of large numbers all before the point.
+// number shows three significant digits, and all digits before the point of large numbers.
 func number(v float64) string {
 	switch {
 	case v == math.Trunc(v) && math.Abs(v) < 1e15:

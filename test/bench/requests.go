@@ -12,19 +12,19 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// requests are what the API server has answered, by verb and resource.
+// requests counts the API server's answers, by verb and resource.
 type requests map[request]float64
 
 type request struct{ verb, resource, subresource string }
 
-// counted are the resources whose requests are counted: those that the operator
-// has to do with. The driver itself asks for none of them while it counts.
+// counted are the resources whose requests count: those that concern the
+// operator. The driver itself requests none of them while it counts.
 var counted = []string{
 	"m2mclients", "apiresources", "authorizationservers", "clusterauthorizationservers",
 	"secrets", "configmaps", "events", "pods",
 }
 
-// apiRequests asks the API server what it has answered so far.
+// apiRequests returns what the API server has answered so far.
 func (b *bench) apiRequests(ctx context.Context) (requests, error) {
 	raw, err := b.cluster.Clientset.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
 	if err != nil {
@@ -48,7 +48,7 @@ func (b *bench) apiRequests(ctx context.Context) (requests, error) {
 	return all, nil
 }
 
-// since returns what came in addition to what was before.
+// since returns what was added since before.
 func (r requests) since(before requests) requests {
 	d := requests{}
 	for k, n := range r {
@@ -68,8 +68,8 @@ func (r requests) sum(which func(request) bool) (n float64) {
 	return n
 }
 
-// writes counts what changes something, reads what fetches objects. A watch is
-// neither.
+// writes counts the requests that change something, reads those that fetch
+// objects. A watch is neither.
 func (r requests) writes() float64 {
 	return r.sum(func(k request) bool {
 		return slices.Contains([]string{"POST", "PUT", "PATCH", "APPLY", "DELETE"}, k.verb)

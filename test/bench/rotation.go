@@ -27,12 +27,12 @@ import (
 )
 
 const (
-	bundlePrefix = "verifier"                // of the namespaces that have a bundle
-	floorBundle  = "m2m-verify.floor.bundle" // name of the floor's ConfigMaps, which lie beside the bundles; the fence knows them by how it begins
+	bundlePrefix = "verifier"                // prefix of the namespaces that have a bundle
+	floorBundle  = "m2m-verify.floor.bundle" // name of the floor's ConfigMaps, which lie beside the bundles; the fence recognises them by its beginning
 
-	// rotations is how often a key is rotated and the floor is taken, in turn: the
-	// median counts, for one time of a second or two says little on a machine that
-	// has other things to do.
+	// rotations is how often a key is rotated and the floor is measured, in turn.
+	// The median counts: on a busy machine, a single measurement of a second or
+	// two says little.
 	rotations = 3
 
 	fanOutLimit = 2 * time.Minute
@@ -44,7 +44,7 @@ func (b *bench) bundleNamespaces() int { return min(1000, max(20, b.n/10)) }
 // bundleName is the name of the bundles' ConfigMaps.
 func bundleName() string { return render.ConfigMapName(apiNamespace, fast) }
 
-// fanOut is what bringing a change to all namespaces took.
+// fanOut is the cost of bringing a change to all namespaces.
 type fanOut struct {
 	seconds float64
 	memory  usage // afterwards
@@ -54,19 +54,19 @@ type fanOut struct {
 // rotation is one rotation of the issuer's key.
 type rotation struct {
 	seconds float64 // from the operator's request for the keys to the last bundle
-	fetches int     // JWKS requests in this time, save for those that were due in it anyway
+	fetches int     // JWKS requests during this time, except those that were due anyway
 	seen    arrival
 	delta   requests
 	cpu     time.Duration
 
-	content *corev1.ConfigMap // what a bundle became
+	content *corev1.ConfigMap // content of a bundle after the rotation
 	memory  usage             // of the first rotation, afterwards
 	floor   floored
 }
 
 // keyRotation rotates the issuer's key and watches the new one arrive in every
-// namespace. No pod runs here: it is the annotation of a Deployment that asks for
-// the bundle.
+// namespace. No pod runs here: the annotation of a Deployment requests the
+// bundle.
 func (b *bench) keyRotation(ctx context.Context) error {
 	n := b.bundleNamespaces()
 	if err := errors.Join(b.clear(ctx), b.createVerifiers(ctx, n)); err != nil {
@@ -90,7 +90,7 @@ func (b *bench) keyRotation(ctx context.Context) error {
 	return b.removeConfigMaps(ctx, n, bundleName())
 }
 
-// rotationRound starts the operator, rotates the key, and takes the floor when the
+// rotationRound starts the operator, rotates the key, and takes the floor after the
 // operator has stopped, as for every floor: the API server then serves nobody else.
 func (b *bench) rotationRound(ctx context.Context, watch *follower, n int, first bool) (r rotation, err error) {
 	o, err := b.startOperator(ctx)
@@ -112,7 +112,7 @@ func (b *bench) rotationRound(ctx context.Context, watch *follower, n int, first
 	}
 	r.content = watch.get(one)
 	if first {
-		// As trust-manager's: of a process that has made and changed each bundle.
+		// Like trust-manager's figure: of a process that has made and changed each bundle.
 		u, err := settled(ctx, o, b.idleCalm())
 		if err := errors.Join(err, o.saveProfile(ctx, "heap?gc=1", "bench-rotation-heap.pprof")); err != nil {
 			return r, err
@@ -128,9 +128,9 @@ func (b *bench) rotationRound(ctx context.Context, watch *follower, n int, first
 	return r, nil
 }
 
-// idleCalm is how long a process's memory must not have grown to count as that of
-// an idle one: Go's runtime collects at least every two minutes, and has then to
-// give back what it has collected.
+// idleCalm is how long the memory of an idle process must not grow to count as
+// settled. Go's runtime collects garbage at least every two minutes, and then has
+// to return the memory.
 func (b *bench) idleCalm() time.Duration {
 	if b.full() {
 		return 150 * time.Second
@@ -139,7 +139,7 @@ func (b *bench) idleCalm() time.Duration {
 }
 
 // clear stops every operator and removes every client with the Secrets beside it,
-// whatever other scenarios have left.
+// whatever other scenarios left over.
 func (b *bench) clear(ctx context.Context) error {
 	for _, o := range b.operators {
 		if err := b.stopOperator(o); err != nil {
@@ -164,7 +164,7 @@ func (b *bench) clear(ctx context.Context) error {
 	})
 }
 
-// createVerifiers makes namespaces with a Deployment each that asks for the bundle.
+// createVerifiers makes namespaces with a Deployment each that requests the bundle.
 func (b *bench) createVerifiers(ctx context.Context, n int) error {
 	if err := b.createNamespaces(ctx, bundlePrefix, n); err != nil {
 		return err
@@ -194,8 +194,9 @@ func (b *bench) removeConfigMaps(ctx context.Context, n int, name string) error 
 	})
 }
 
-// rotate rotates the issuer's key once. It does so when the operator has just asked
-// for the keys: all is written before it asks for the second time from then on.
+// rotate rotates the issuer's key once. It does so right after the operator has
+// fetched the keys, so that everything is written before the operator's second
+// fetch from then on.
 func (b *bench) rotate(ctx context.Context, o *operator, watch *follower, n int) (r rotation, err error) {
 	if err := b.polled(ctx); err != nil {
 		return r, err
@@ -229,11 +230,11 @@ func (b *bench) rotate(ctx context.Context, o *operator, watch *follower, n int)
 	return r, nil
 }
 
-// unasked returns how many of the JWKS requests in a time that began with the first
-// of them the regular ones do not explain, that first one included.
+// unasked returns how many JWKS requests the regular ones do not explain, over a
+// period that began with the first of them, that one included.
 func unasked(requests int, took time.Duration) int { return requests - int(took/keysEvery) }
 
-// polled waits until the operator has just asked for the keys.
+// polled waits until the operator has just fetched the keys.
 func (b *bench) polled(ctx context.Context) error {
 	before, err := b.issuer.counted(ctx)
 	if err != nil {
@@ -274,14 +275,14 @@ func (b *bench) judgeRotations(rounds []rotation, n int) fanOut {
 	return f
 }
 
-// median returns the one in the middle, of an even number the lesser one.
+// median returns the middle value, of an even number the lesser of the two.
 func median(of []float64) float64 {
 	sorted := slices.Sorted(slices.Values(of))
 	return sorted[(len(sorted)-1)/2]
 }
 
-// floorOfBundles has a process change what ConfigMaps hold as a rotation has changed
-// it in the bundles, seen by the same watch. No operator ever sees these ConfigMaps.
+// floorOfBundles runs a process that changes ConfigMaps as a rotation has changed
+// the bundles, seen by the same watch. No operator ever sees these ConfigMaps.
 func (b *bench) floorOfBundles(ctx context.Context, watch *follower, before, content *corev1.ConfigMap, n int) (f floored, err error) {
 	watch.begin(floorBundle, func(*corev1.ConfigMap) bool { return true })
 	if err := inParallel(n, func(i int) error {
@@ -318,18 +319,18 @@ func (b *bench) floorOfBundles(ctx context.Context, watch *follower, before, con
 	return f, errors.Join(err, b.removeConfigMaps(ctx, n, floorBundle))
 }
 
-// fill gives a ConfigMap what another holds and says of itself.
+// fill copies the data, labels and annotations of one ConfigMap to another.
 func fill(c, from *corev1.ConfigMap) {
 	c.Labels, c.Annotations, c.Data = from.Labels, from.Annotations, from.Data
 }
 
-// bundleFloor is what a round of the floor says of itself.
+// bundleFloor is what a round of the floor reports of itself.
 type bundleFloor struct {
 	Started    time.Time
 	CPUSeconds float64
 }
 
-// runBundleFloor is the least that anybody can do to change a ConfigMap in many
+// runBundleFloor does the least work that changes a ConfigMap in many
 // namespaces: a bare loop of updates whose resource versions it knows, with the
 // operator's permissions, connection limits and number of workers.
 func runBundleFloor(args []string, _ io.Reader, out io.Writer) error {

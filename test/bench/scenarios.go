@@ -28,9 +28,9 @@ func (b *bench) lifetime() time.Duration {
 	return 30 * time.Second
 }
 
-// spread is by how much longer the first tokens live, at most, so that the
-// refreshes that follow are spread evenly. A few clients need no such thing; between
-// their rounds there is a pause, in which counts are exact.
+// spread is by how much longer the first tokens live, at most, so that later
+// refreshes are spread evenly. A few clients need no spread; between their rounds
+// there is a pause, in which counts are exact.
 func (b *bench) spread() time.Duration {
 	if b.n > 500 {
 		return 300 * time.Second
@@ -38,8 +38,9 @@ func (b *bench) spread() time.Duration {
 	return 0
 }
 
-// firstLifetime is that of the first tokens: in a great fleet, the first one would
-// else be due before the last one is there, and the operator has started anew.
+// firstLifetime is the lifetime of the first tokens. In a large fleet, the first
+// one would otherwise come due before the last one is there and the operator has
+// restarted.
 func (b *bench) firstLifetime() time.Duration {
 	if b.spread() > 0 {
 		return b.lifetime() * 3 / 2
@@ -47,9 +48,9 @@ func (b *bench) firstLifetime() time.Duration {
 	return b.lifetime()
 }
 
-// coldStart has the operator find N clients without tokens. They are there before
-// it, as in an initial list: creating them would keep the API server as busy as
-// serving them.
+// coldStart starts the operator with N clients that have no tokens. They exist
+// before the operator starts, as in an initial list: creating them would keep the
+// API server as busy as serving them.
 func (b *bench) coldStart(ctx context.Context) error {
 	if err := b.takeFloor(ctx); err != nil {
 		return err
@@ -101,7 +102,7 @@ func writesOf(resource string) func(request) bool {
 	}
 }
 
-// steadyState watches the tokens being refreshed.
+// steadyState watches the operator refresh the tokens.
 func (b *bench) steadyState(ctx context.Context) error {
 	o := b.leader()
 	if o == nil {
@@ -148,10 +149,10 @@ func (b *bench) steadyState(ctx context.Context) error {
 	return nil
 }
 
-// small says that there are moments when nothing is due.
+// small reports whether there are moments when nothing is due.
 func (b *bench) small() bool { return b.spread() == 0 }
 
-// renew takes the tokens of a small fleet away and waits for new ones, so that
+// renew deletes the tokens of a small fleet and waits for new ones, so that
 // nothing is due for a while, and the operator knows all credentials.
 func (b *bench) renew(ctx context.Context) error {
 	ours := client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
@@ -175,8 +176,8 @@ func (b *bench) renew(ctx context.Context) error {
 	return b.calm(ctx)
 }
 
-// comeToRest has the next token of every client of a small fleet live for so long
-// that nothing is due any more.
+// comeToRest makes the next token of every client of a small fleet live so long
+// that nothing comes due any more.
 func (b *bench) comeToRest(ctx context.Context) error {
 	const long = time.Hour
 	if err := b.issuer.tell(ctx, order{Prefix: b.fleet.prefix, Clients: b.fleet.n, Lifetime: long}); err != nil {
@@ -194,7 +195,7 @@ func (b *bench) comeToRest(ctx context.Context) error {
 	return b.calm(ctx)
 }
 
-// snapshot is what is known from outside at a moment.
+// snapshot is what can be seen from outside at a moment.
 type snapshot struct {
 	operator, apiserver, etcd usage
 	requests                  requests
@@ -225,8 +226,8 @@ func (b *bench) judgeSteady(seen observed, start, end snapshot) {
 	n := float64(seen.refreshes)
 	perThousand := func(from, to usage) float64 { return (to.cpu - from.cpu).Seconds() / n * 1000 }
 	delta := end.requests.since(start.requests)
-	// Of refreshes that are under way at the ends of the while, one write may be
-	// missing or in addition.
+	// For refreshes in progress at either end of the period, one write may be
+	// missing or extra.
 	rounded := func(v float64) float64 { return math.Round(v*100) / 100 }
 	b.report.value(s, "refreshes", "tokens", n, none)
 	b.report.value(s, "lateness p50", "s", seen.quantile(.5), none)
@@ -250,8 +251,8 @@ func (b *bench) judgeSteady(seen observed, start, end snapshot) {
 	b.report.ratio(s, "resident memory, beside after the warm-up", "MiB", end.operator.resident, start.operator.resident, flat)
 }
 
-// restart stops the operator and starts it anew right after the cold start, when
-// all tokens are valid and none is due.
+// restart stops the operator and starts a new one right after the cold start,
+// when all tokens are valid and none is due.
 func (b *bench) restart(ctx context.Context) error {
 	o := b.leader()
 	if o == nil {
@@ -296,8 +297,8 @@ func (b *bench) restart(ctx context.Context) error {
 	return nil
 }
 
-// listEverything fetches once what the operator caches of the clients, which takes
-// as long as that takes.
+// listEverything fetches once everything that the operator caches of the clients,
+// and so measures how long that takes.
 func (b *bench) listEverything(ctx context.Context) (time.Duration, error) {
 	started := time.Now()
 	metadata := &metav1.PartialObjectMetadataList{}
@@ -311,7 +312,7 @@ func (b *bench) listEverything(ctx context.Context) (time.Duration, error) {
 
 var errNoFleet = errors.New("there is no fleet: run the scenario cold start as well")
 
-// leader returns the operator that runs, nil for none.
+// leader returns the running operator, nil for none.
 func (b *bench) leader() *operator {
 	for i := len(b.operators) - 1; i >= 0; i-- {
 		if b.operators[i].process.Running() == nil {
@@ -321,7 +322,7 @@ func (b *bench) leader() *operator {
 	return nil
 }
 
-// calm waits until the API server was asked for nothing for a moment.
+// calm waits until the API server has had no requests for a moment.
 func (b *bench) calm(ctx context.Context) error {
 	last, since := -1.0, time.Now()
 	return local.Until(ctx, b.lifetime(), func() error {

@@ -17,11 +17,11 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
-// shardNames are the instances of the scenario; "" is the one without a shard.
+// shardNames are the scenario's instances; "" is the one without a shard.
 var shardNames = []string{"", "a", "b"}
 
-// shards has three instances serve a third of the clients each, and then hands
-// those of one shard over to another.
+// shards runs three instances that serve a third of the clients each, and then
+// hands the clients of one shard over to another.
 func (b *bench) shards(ctx context.Context) error {
 	if err := b.clear(ctx); err != nil {
 		return err

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// slowness is how long the slow authorization server takes for a request.
+// slowness is how long the slow authorization server takes per request.
 const slowness = 5 * time.Second
 
-// slowServer compares how late the tokens of one authorization server are alone
-// and beside a server that takes its time, each with the same number of clients.
+// slowServer compares how late the tokens of one authorization server are, alone
+// and beside a slow server with the same number of clients.
 func (b *bench) slowServer(ctx context.Context) error {
 	n := max(50, min(1000, b.n/10))
 	lifetime := 2 * b.lifetime() / 5
@@ -72,7 +72,7 @@ func (b *bench) slowServer(ctx context.Context) error {
 		share float64
 	}{{"p50", .5}, {"p99", .99}, {"max", 1}} {
 		b.report.value(s, "lateness "+q.name+" at the fast server, alone", "s", alone.quantile(q.share), none)
-		// The clocks of tokens go by seconds; a few hundredths are the noise of a run.
+		// Tokens carry times in whole seconds; a few hundredths are the noise of a run.
 		d := beside.quantile(q.share) - alone.quantile(q.share)
 		a := atMost(.25)
 		if q.share == 1 {

@@ -37,18 +37,19 @@ const (
 	trustKey       = "ca.crt"
 	trustLabel     = "trust.cert-manager.io/bundle" // on the targets
 
-	// trustLimit is ample for what takes 200 s: 1,000 writes at 5 per second.
+	// trustLimit leaves ample time for 1,000 writes at 5 per second, which take 200 s.
 	trustLimit = 15 * time.Minute
 )
 
 // trustManager is a process of trust-manager, which brings CA certificates to many
-// namespaces as we bring keys.
+// namespaces as the operator brings keys.
 type trustManager struct{ process *local.Process }
 
 func (t *trustManager) usage() (usage, error) { return usageOf(t.process.PID()) }
 
-// compareTrustManager has trust-manager bring a change of about the same size to the
-// same namespaces of the same control plane, with the defaults of its own chart.
+// compareTrustManager measures how trust-manager brings a change of about the same
+// size to the same namespaces of the same control plane, with the defaults of its
+// own chart.
 func (b *bench) compareTrustManager(ctx context.Context) error {
 	if b.bundles.seconds == 0 {
 		return errors.New("there is nothing to compare with: run the scenario key rotation as well")
@@ -113,8 +114,8 @@ func (b *bench) compareTrustManager(ctx context.Context) error {
 
 func (b *bench) judgeTrustManager(theirs fanOut, seen arrival, cpu time.Duration, n int) {
 	const s = "trust-manager"
-	// client-go lets the first requests pass and slows down those that follow: with a
-	// few namespaces there is little to be slow with.
+	// client-go lets the first requests pass and slows down those that follow: a few
+	// namespaces never feel the limit.
 	quick := none
 	if b.full() {
 		quick = below(0.02)
@@ -129,8 +130,8 @@ func (b *bench) judgeTrustManager(theirs fanOut, seen arrival, cpu time.Duration
 	b.report.value(s, "size of their bundle", "KiB", float64(theirs.size)/1024, none)
 }
 
-// trustManagerProgram builds trust-manager, if it is not built yet, and finds its
-// CRDs, which its module contains.
+// trustManagerProgram builds trust-manager if necessary, and finds its CRDs,
+// which its module contains.
 func trustManagerProgram(ctx context.Context) (program string, crds []string, err error) {
 	said, err := outputOf(ctx, "", "hack/tool.sh", "--path", "trust-manager")
 	if err != nil {
@@ -162,7 +163,7 @@ func outputOf(ctx context.Context, dir, path string, args ...string) ([]byte, er
 	return said, nil
 }
 
-// moduleDir reads from what go mod download says where the module is.
+// moduleDir returns the module's directory from the output of go mod download.
 func moduleDir(said []byte) (string, error) {
 	var module struct{ Dir, Error string }
 	if err := json.Unmarshal(said, &module); err != nil {
@@ -174,8 +175,8 @@ func moduleDir(said []byte) (string, error) {
 	return module.Dir, nil
 }
 
-// installTrustManager brings its kinds and the namespace of its sources. It runs as
-// the administrator, whom API Priority and Fairness never makes wait.
+// installTrustManager installs its kinds and the namespace of its sources. It acts
+// as the administrator, whom API Priority and Fairness never delays.
 func (b *bench) installTrustManager(ctx context.Context, crds []string) error {
 	var all []*unstructured.Unstructured
 	wait := []string{"wait", "--for=condition=Established", "--timeout=1m"}
@@ -201,9 +202,9 @@ func (b *bench) installTrustManager(ctx context.Context, crds []string) error {
 	return b.cluster.Client.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: trustNamespace}})
 }
 
-// startTrustManager starts it with what its chart passes, save for the addresses and
-// for the election, which outside of a cluster finds no namespace; and waits until
-// it is ready. No webhook is registered, but its server wants a certificate.
+// startTrustManager starts it with the flags of its chart, except for the addresses
+// and the election, which finds no namespace outside a cluster. It waits until the
+// process is ready. No webhook is registered, but its server needs a certificate.
 func (b *bench) startTrustManager(ctx context.Context, program string) (*trustManager, error) {
 	tls := filepath.Join(b.dir, "trust-manager")
 	cert, key, err := newCertificate("localhost")
@@ -270,14 +271,14 @@ type pems []string
 
 func (p pems) all() string { return strings.Join(p, "") }
 
-// holdsLast is true of ConfigMaps that have the last of the certificates.
+// holdsLast reports whether a ConfigMap has the last of the certificates.
 func holdsLast(p pems) func(*corev1.ConfigMap) bool {
 	last := strings.TrimSpace(p[len(p)-1])
 	return func(c *corev1.ConfigMap) bool { return strings.Contains(c.Data[trustKey], last) }
 }
 
-// certificates returns some of at least this size, and the same with a new one in
-// the place of the first, as when a key is rotated.
+// certificates returns certificates of at least this size in total, and the same
+// with a new one in place of the first, as when a key is rotated.
 func certificates(size int) (before, after pems, err error) {
 	for len(before.all()) < size || len(before) < 2 {
 		cert, _, err := newCertificate(fmt.Sprintf("CA %d", len(before)))
@@ -290,7 +291,7 @@ func certificates(size int) (before, after pems, err error) {
 	return before, append(append(after, before[1:]...), string(cert)), err
 }
 
-// newCertificate returns a CA's certificate, signed by itself, and its key, in PEM.
+// newCertificate returns a self-signed CA certificate and its key, in PEM.
 func newCertificate(name string) (cert, key []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
