@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Verifies access tokens in nginx, with njs and nothing but the files of a verification bundle. It reads them for each
-// request, so that new keys and withdrawals count at once. nginx.conf beside it shows how it is used:
+// request, so that new keys and withdrawals count at once. nginx.conf beside it shows how to use it:
 //
 //   $m2m_bundle  the bundle's directory, such as /var/run/secrets/m2m-operator.io/verify/payment-api
 //   $m2m_scope   the scope that a request needs; empty if a valid token will do
 //
-// It answers 204 for a good token, 401 for none or a bad one, 403 for one without the scope. njs has no EdDSA: tokens
-// signed with Ed25519 are refused.
+// It answers 204 for a good token, 401 for a missing or bad token, 403 for a token without the scope. njs has no EdDSA:
+// it refuses tokens signed with Ed25519.
 
 import fs from 'fs';
 
 const hashes = {'256': 'SHA-256', '384': 'SHA-384', '512': 'SHA-512'};
 
-const curves = { // by alg: what stands before x and y in a SubjectPublicKeyInfo (RFC 5480), in hexadecimal
+const curves = { // by alg: the bytes before x and y in a SubjectPublicKeyInfo (RFC 5480), in hexadecimal
     ES256: {crv: 'P-256', size: 32, prefix: '3059301306072a8648ce3d020106082a8648ce3d03010703420004'},
     ES384: {crv: 'P-384', size: 48, prefix: '3076301006072a8648ce3d020106052b8104002203620004'},
     ES512: {crv: 'P-521', size: 66, prefix: '30819b301006072a8648ce3d020106052b810400230381860004'},
@@ -23,14 +23,14 @@ function bytes(text) {
     return Buffer.from(text, 'base64url');
 }
 
-// der is one ASN.1 value.
+// der encodes one ASN.1 value.
 function der(tag, content) {
     const n = content.length;
     const length = n < 128 ? [n] : n < 256 ? [0x81, n] : [0x82, n >> 8, n & 0xff];
     return Buffer.concat([Buffer.from([tag].concat(length)), content]);
 }
 
-// integer is a positive number: without leading zeros, and with one where the highest bit is set.
+// integer encodes a positive number, without leading zeros, except for one zero byte if the highest bit is set.
 function integer(number) {
     let start = 0;
     while (start < number.length - 1 && number[start] === 0) {
@@ -40,12 +40,12 @@ function integer(number) {
     return der(2, digits[0] & 0x80 ? Buffer.concat([Buffer.from([0]), digits]) : digits);
 }
 
-// padded puts zeros in front of a coordinate that some servers shorten.
+// padded restores the leading zeros of a coordinate, which some servers drop.
 function padded(number, size) {
     return Buffer.concat([Buffer.alloc(Math.max(0, size - number.length)), number]);
 }
 
-// keyFor imports a JWK for an algorithm. What does not fit throws.
+// keyFor imports a JWK for an algorithm. It throws if they do not fit.
 function keyFor(jwk, alg) {
     const hash = hashes[alg.slice(2)];
     if (jwk.kty === 'EC' && curves[alg] && curves[alg].crv === jwk.crv) {
@@ -77,25 +77,25 @@ function list(claim) {
     return Array.isArray(claim) ? claim : [claim];
 }
 
-// firstOf is the first of some claims that a token has, undefined if it has none of them.
+// firstOf returns the first of some claims that a token has, or undefined if it has none of them.
 function firstOf(claims, names) {
     const found = names.filter((name) => claims[name] !== undefined && claims[name] !== null)[0];
     return found === undefined ? undefined : claims[found];
 }
 
-// words are those of a string, or the items of a list.
+// words returns the words of a string, or the items of a list.
 function words(claim) {
     return typeof claim === 'string' ? claim.split(' ') : list(claim);
 }
 
-// carries says whether a token has a scope, as verification.json says where to look.
+// carries reports whether a token has a scope. verification.json says where to look.
 function carries(claims, want, scope) {
     const known = want.scopes.filter((s) => s.name === scope)[0];
     const found = known ? firstOf(claims, known.claims) : undefined;
     return found !== undefined && words(found).includes(scope);
 }
 
-// namesAPI says whether a token names the API, by aud if verification.json does not say otherwise.
+// namesAPI reports whether a token names the API, by aud unless verification.json says otherwise.
 function namesAPI(claims, want) {
     const by = want.audienceIn;
     if (by === undefined) {
@@ -108,7 +108,7 @@ function namesAPI(claims, want) {
     return Boolean(by.prefix) && words(found).some((word) => typeof word === 'string' && word.startsWith(by.prefix));
 }
 
-// claimsOf returns the claims of a token that is good for the API. A bad one throws.
+// claimsOf returns the claims of a token that is good for the API. It throws for a bad one.
 async function claimsOf(token, bundle) {
     const want = JSON.parse(fs.readFileSync(bundle + '/verification.json'));
     const keys = JSON.parse(fs.readFileSync(bundle + '/jwks.json')).keys;
@@ -125,7 +125,7 @@ async function claimsOf(token, bundle) {
     }
     const fit = keys.filter((k) => (header.kid === undefined || k.kid === header.kid) && (k.alg === undefined || k.alg === header.alg));
     let good = false;
-    for (let i = 0; i < fit.length && !good; i++) { // two keys may have one id
+    for (let i = 0; i < fit.length && !good; i++) { // two keys may have the same ID
         try {
             good = await signedBy(fit[i], header.alg, bytes(parts[2]), Buffer.from(parts[0] + '.' + parts[1]));
         } catch (e) {
