@@ -14,8 +14,8 @@ import (
 	"strings"
 )
 
-// Allowed is one destination that a platform allows: a host by name, or the addresses of a network; and one port of it
-// or all.
+// Allowed is a destination that the platform allows: a host by name or the addresses of a network, with one port or
+// all.
 type Allowed struct {
 	name      string       // in lower case; "" for a network
 	subdomain bool         // name stands for all names below it, and not for itself
@@ -23,7 +23,7 @@ type Allowed struct {
 	port      uint16       // 0 for every port
 }
 
-// hostName is what DNS names look like, with the underscores that some have.
+// hostName matches DNS names, including the underscores that some have.
 var hostName = regexp.MustCompile(`^[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?(\.[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?)*$`)
 
 // ParseAllowed reads a destination: auth.example.com, *.example.com, auth.example.com:8443, 10.1.0.0/16, 10.1.2.3 or
@@ -54,7 +54,7 @@ func ParseAllowed(s string) (Allowed, error) {
 	return a, nil
 }
 
-// splitPort takes the port off a host that has one. An IPv6 address has its port behind brackets.
+// splitPort splits a host from its port, if it has one. An IPv6 address with a port is in brackets.
 func splitPort(s string) (host string, port uint16, err error) {
 	if _, err := netip.ParseAddr(s); err == nil || !strings.Contains(s, ":") {
 		return s, 0, nil
@@ -70,7 +70,7 @@ func splitPort(s string) (host string, port uint16, err error) {
 	return host, uint16(n), nil
 }
 
-// canonical is a host name as it is compared: names are the same in upper and lower case, and with the root's dot.
+// canonical returns a host name in the form to compare: neither case nor the root's dot makes a difference.
 func canonical(host string) string { return strings.TrimSuffix(strings.ToLower(host), ".") }
 
 func (a Allowed) hasName(host string, port uint16) bool {
@@ -87,12 +87,12 @@ func (a Allowed) hasAddress(addr netip.Addr, port uint16) bool {
 	return a.name == "" && (a.port == 0 || a.port == port) && a.network.Contains(addr)
 }
 
-// errNotAllowed is the same whatever the list says and whatever a name resolves to.
+// errNotAllowed returns the same error whatever the list says and whatever a name resolves to.
 func errNotAllowed() error {
 	return &BlockedError{Reason: "the host is not among those that the platform allows (the operator's flag --egress-allow lists them)"}
 }
 
-// named reports whether the list allows a URL's host as it is written, by its name or as an address.
+// named reports whether the list allows a URL's host as written, by name or as an address.
 func (p Policy) named(u *url.URL) bool {
 	port, host := portOf(u), canonical(u.Hostname())
 	addr, err := netip.ParseAddr(host)
@@ -104,7 +104,7 @@ func (p Policy) named(u *url.URL) bool {
 	return false
 }
 
-// mayResolve reports whether the list can allow a host by the address that its name resolves to.
+// mayResolve reports whether the list may allow a host by the address that its name resolves to.
 func (p Policy) mayResolve(u *url.URL) bool {
 	if _, err := netip.ParseAddr(u.Hostname()); err == nil {
 		return false
@@ -117,7 +117,7 @@ func (p Policy) mayResolve(u *url.URL) bool {
 	return false
 }
 
-// portOf returns the port that a request to u goes to, 0 if there is none.
+// portOf returns the port of a request to u, 0 if there is none.
 func portOf(u *url.URL) uint16 {
 	text := u.Port()
 	if text == "" {
@@ -138,11 +138,11 @@ func (p Policy) checkListed(u *url.URL) error {
 	return errNotAllowed()
 }
 
-// settled marks the context of a request whose destination the list allows whatever address is dialled for it.
+// settled marks the context of a request whose destination the list allows, whatever address is dialled.
 type settled struct{}
 
-// settle decides about a request what can be decided before the dial. Connections are pooled by scheme, host, port and
-// proxy, so what holds for the request that dials holds for all that use the connection.
+// settle decides what can be decided about a request before the dial. Connections are pooled by scheme, host, port and
+// proxy, so a decision about the request that dials holds for all requests on the connection.
 func (p Policy) settle(ctx context.Context, u *url.URL, proxied bool) (context.Context, error) {
 	switch {
 	case len(p.Allow) == 0:
@@ -150,13 +150,13 @@ func (p Policy) settle(ctx context.Context, u *url.URL, proxied bool) (context.C
 	case p.named(u):
 		return context.WithValue(ctx, settled{}, true), nil
 	case proxied:
-		// The proxy resolves the name, so no address will be seen here.
+		// The proxy resolves the name, so control will not see its address.
 		return nil, errNotAllowed()
 	}
 	return ctx, nil
 }
 
-// checkDialled applies the list to the address that is about to be connected to.
+// checkDialled applies the list to the address to be dialled.
 func (p Policy) checkDialled(ctx context.Context, to netip.AddrPort) error {
 	if len(p.Allow) == 0 || ctx.Value(settled{}) != nil {
 		return nil

@@ -38,24 +38,24 @@ const (
 // Version is the operator's version. It is that of the chart.
 const Version = "0.1.0"
 
-// userAgent tells the owner of a server who asks. Many firewalls refuse the name of a library.
+// userAgent tells the owner of a server who asks. Many firewalls refuse requests that name a library.
 const userAgent = "m2m-operator/" + Version
 
 // maxHeaderBytes bounds an answer's header; the standard library's default is 10 MiB.
 const maxHeaderBytes = 1 << 16
 
-// BlockedError is a connection that the policy refuses. Trying again does not help.
+// BlockedError means that the policy refuses a connection. Trying again does not help.
 type BlockedError struct {
 	// Reason is a sentence fragment that names the operator's flag which would allow the connection. It names neither
-	// address nor port: tenants read it, and what a name resolves to inside the cluster is not their business.
+	// address nor port, because tenants read it and must not learn what names resolve to inside the cluster.
 	Reason string
 }
 
 // Error returns the reason.
 func (e *BlockedError) Error() string { return e.Reason }
 
-// Policy says which connections are allowed beyond HTTPS to ordinary unicast addresses. The zero value is the strict
-// policy for production.
+// Policy is the choice of connections that are allowed beyond HTTPS to ordinary unicast addresses. The zero value is
+// the strict policy for production.
 type Policy struct {
 	// AllowHTTP permits http:// URLs: --allow-insecure-http.
 	AllowHTTP bool
@@ -63,17 +63,17 @@ type Policy struct {
 	AllowLoopback bool
 	// AllowLinkLocal permits link-local, multicast and cloud metadata addresses: --allow-link-local.
 	AllowLinkLocal bool
-	// Allow lists the only destinations to which connections may be made, if it is not empty: --egress-allow. It permits
-	// nothing that another rule refuses.
+	// Allow, if not empty, lists the only permitted destinations: --egress-allow. It permits nothing that another rule
+	// refuses.
 	Allow []Allowed
 }
 
-// NewClient returns a client that keeps the policy. caPEM holds the certificates of the only authorities to trust; nil
-// means the system's. A redirect is not followed, the caller sees it as the answer. Proxies are taken from the
-// environment; the address rules then apply to the proxy, and to a destination that is written as an IP address, but a
-// destination's name is resolved by the proxy, whose own rules must cover it.
+// NewClient returns a client that enforces the policy. caPEM holds the certificates of the only authorities to trust;
+// nil means the system's. The client does not follow redirects: the caller sees one as the answer. It takes proxies
+// from the environment. Then the address rules apply to the proxy, and to a destination that is written as an IP
+// address. The proxy resolves other destinations, and its own rules must cover them.
 //
-// A client is safe for concurrent use and meant to be kept: it owns a pool of connections.
+// A client is safe for concurrent use. Keep it, because it owns a pool of connections.
 func (p Policy) NewClient(caPEM []byte) (*http.Client, error) {
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
 	if caPEM != nil {
@@ -84,8 +84,8 @@ func (p Policy) NewClient(caPEM []byte) (*http.Client, error) {
 	}
 	dialer := &net.Dialer{
 		Timeout: ConnectTimeout,
-		// The rule is applied to the address that is about to be connected to, not to the name: a name that resolves
-		// differently the second time (DNS rebinding) gains nothing.
+		// The rule applies to the address to be dialled, not to the name: a name that resolves differently the second
+		// time (DNS rebinding) gains nothing.
 		ControlContext: p.control,
 	}
 	return &http.Client{
@@ -103,18 +103,18 @@ func (p Policy) NewClient(caPEM []byte) (*http.Client, error) {
 			MaxIdleConnsPerHost:    16,
 			MaxResponseHeaderBytes: maxHeaderBytes,
 			ForceAttemptHTTP2:      true,
-			// A connection that died silently would otherwise take every request that is multiplexed on it along.
+			// Otherwise a connection that died silently would take along every request multiplexed on it.
 			HTTP2: &http.HTTP2Config{SendPingTimeout: ConnectTimeout, PingTimeout: ConnectTimeout},
 		}},
 	}, nil
 }
 
 // CheckURL reports why a request to raw would be refused or is impossible, without making a connection: raw must be an
-// absolute https URL (or http where allowed) with a host and without user information or fragment. What the policy
-// refuses is a *BlockedError. A host name may still resolve to a refused address; that shows when it is dialled.
+// absolute https URL (or http where allowed) with a host and without user information or fragment. A refusal by the
+// policy is a *BlockedError. A host name may still resolve to a refused address, which only a dial can tell.
 func (p Policy) CheckURL(raw string) error {
 	u, err := url.Parse(raw)
-	// The parser's own error repeats the URL, which may hold a password.
+	// The parser's error would repeat the URL, which may hold a password.
 	switch {
 	case err != nil:
 		return errors.New("URL is malformed")
@@ -143,7 +143,7 @@ func (p Policy) checkDestination(u *url.URL) error {
 			return err
 		}
 	} else if !ascii(host) || numeric(host) {
-		// Go maps other characters to ASCII before it dials, so that wide digits become an address.
+		// Go maps other characters to ASCII before it dials, which turns wide digits into an address.
 		return &BlockedError{Reason: "the host is neither a name in ASCII (in Punycode, if need be) nor an address in the usual notation"}
 	}
 	return p.checkListed(u)
@@ -154,7 +154,7 @@ func ascii(host string) bool {
 	return !strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-// guard is the http.RoundTripper that refuses what the policy forbids and bounds what comes back.
+// guard is the http.RoundTripper that enforces the policy and bounds the answers.
 type guard struct {
 	policy Policy
 	base   *http.Transport
@@ -182,7 +182,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// check applies the policy to a request as far as that is possible before the dial.
+// check applies the policy to a request, as far as is possible before the dial.
 func (g *guard) check(req *http.Request) (context.Context, error) {
 	if err := g.policy.checkDestination(req.URL); err != nil {
 		return nil, err
@@ -194,5 +194,5 @@ func (g *guard) check(req *http.Request) (context.Context, error) {
 	return g.policy.settle(req.Context(), req.URL, proxy != nil)
 }
 
-// CloseIdleConnections lets http.Client.CloseIdleConnections reach the pool.
+// CloseIdleConnections makes http.Client.CloseIdleConnections reach the pool.
 func (g *guard) CloseIdleConnections() { g.base.CloseIdleConnections() }

@@ -22,7 +22,7 @@ const (
 	maxLifetime = 10 * 365 * 24 * time.Hour
 )
 
-// interpret reads an answer that came whole. sent are the credentials that must not come back out of it.
+// interpret reads a complete answer. sent are the credentials that must not come back out of it.
 func (a answer) interpret(sent []string, now time.Time) (*Token, *Error) {
 	fail := func(detail string) *Error {
 		return &Error{Class: classify(a.status, ""), Status: a.status, RetryAfter: egress.RetryAfter(a.header, now), Detail: detail}
@@ -46,7 +46,7 @@ func (a answer) interpret(sent []string, now time.Time) (*Token, *Error) {
 		if err := read(m, token); err != nil {
 			e := fail(err.Error())
 			if _, issued := m["access_token"]; issued {
-				e.Class = ClassSlowRetry // a token is issued with each such answer, and the next one is no better
+				e.Class = ClassSlowRetry // the server issues a token with each such answer, and the next one will be no better
 			}
 			return nil, e
 		}
@@ -62,11 +62,11 @@ func (a answer) interpret(sent []string, now time.Time) (*Token, *Error) {
 	return token, nil
 }
 
-// members are an answer's members that are not null, undecoded: each is judged by itself, and unknown ones not at all.
+// members are an answer's members that are not null, undecoded: each is judged by itself, and unknown ones are ignored.
 type members map[string]json.RawMessage
 
-// parseMembers splits a body into its members. JSON is the rule (RFC 6749 §5.1); a form is taken, as x/oauth2 does,
-// where the content type says so.
+// parseMembers splits a body into its members. JSON is the rule (RFC 6749 §5.1). Like x/oauth2, it accepts a form if
+// the content type says so.
 func parseMembers(contentType string, body []byte) (members, error) {
 	m := members{}
 	switch mediaType, _, _ := mime.ParseMediaType(contentType); mediaType {
@@ -110,8 +110,8 @@ func (m members) string(name string) (string, error) {
 	return s, nil
 }
 
-// readValue takes access_token. What is not visible ASCII is refused: the value ends up in an HTTP header, and a line
-// break would end it there.
+// readValue reads access_token. It accepts visible ASCII only, because the value ends up in an HTTP header, which a
+// line break would end.
 func readValue(m members, t *Token) (err error) {
 	t.Value, err = m.string("access_token")
 	switch {
@@ -127,14 +127,14 @@ func readValue(m members, t *Token) (err error) {
 	return nil
 }
 
-// readExpiry takes expires_in: a number, or a string with one, as some servers send. Whatever else a server sends, such
-// as 0, -1 or an empty string for a lifetime that it does not tell, says nothing: the token is no worse for it.
+// readExpiry reads expires_in: a number, or a string with one, as some servers send. It ignores everything else, such
+// as 0, -1 or an empty string for an unknown lifetime, because the token is no worse for it.
 func readExpiry(m members, t *Token) error {
 	var n json.Number
 	if json.Unmarshal(m["expires_in"], &n) != nil {
 		return nil
 	}
-	switch seconds, _ := n.Float64(); { // what is out of range comes as an infinity of the right sign
+	switch seconds, _ := n.Float64(); { // a number out of range comes as an infinity of the right sign
 	case seconds < 1:
 	case seconds >= maxLifetime.Seconds():
 		t.ExpiresIn = maxLifetime
@@ -144,8 +144,8 @@ func readExpiry(m members, t *Token) error {
 	return nil
 }
 
-// readScopes takes scope, whose tokens are visible ASCII without quote and backslash (RFC 6749 §3.3): one string, or,
-// as some servers send, a list of them.
+// readScopes reads scope, whose tokens are visible ASCII without quote and backslash (RFC 6749 §3.3). It is one string
+// or, as some servers send, a list of them.
 func readScopes(m members, t *Token) error {
 	var list []string
 	scope, err := m.string("scope")
@@ -163,7 +163,7 @@ func readScopes(m members, t *Token) error {
 	return nil
 }
 
-// readType takes token_type. Only bearer tokens (RFC 6750) can be handed on in a file; a missing type is taken for one.
+// readType reads token_type. Only bearer tokens (RFC 6750) can be handed on in a file. A missing type counts as Bearer.
 func readType(m members, t *Token) (err error) {
 	t.Type, err = m.string("token_type")
 	if t.Type == "" || strings.EqualFold(t.Type, "Bearer") {

@@ -15,22 +15,21 @@ import (
 )
 
 const (
-	// assertionType names a JWT as client_assertion_type (RFC 7523 §2.2).
+	// assertionType is the client_assertion_type of a JWT (RFC 7523 §2.2).
 	assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-	// assertionBackdate makes up for a server whose clock is behind ours.
+	// assertionBackdate allows for a server whose clock is behind ours.
 	assertionBackdate = 10 * time.Second
-	// assertionLifetime is how long an assertion may be used after it was made.
+	// assertionLifetime is how long an assertion may be used.
 	assertionLifetime = time.Minute
 )
 
-// Authentication is how a client proves to the token endpoint who it is. However it is printed, no credential shows.
+// Authentication proves to the token endpoint who the client is. Printing it never shows a credential.
 type Authentication interface {
-	// apply adds the credentials to a request that is made at now, and returns every spelling of them that the
-	// server may echo.
+	// apply adds the credentials to a request made at now, and returns every spelling of them that the server may echo.
 	apply(cfg *clientcredentials.Config, now time.Time) (sent []string, err error)
 }
 
-// method is an Authentication. The credentials are inside the function, where no reflection reaches them.
+// method is an Authentication. The function holds the credentials, where no reflection reaches them.
 type method struct {
 	name     string // of the IANA registry "OAuth Token Endpoint Authentication Methods"
 	clientID string
@@ -38,7 +37,7 @@ type method struct {
 }
 
 func (m method) apply(cfg *clientcredentials.Config, now time.Time) ([]string, error) {
-	// Never auto-detection: it sends a second request when the first is refused.
+	// Never use auto-detection: it sends a second request if the server refuses the first.
 	cfg.AuthStyle = oauth2.AuthStyleInParams
 	cfg.ClientID = m.clientID
 	return m.add(cfg, now)
@@ -49,7 +48,7 @@ func (m method) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprintf(f, "%s of client %q", m.name, m.clientID)
 }
 
-// ClientSecretBasic sends id and secret by HTTP Basic, form-encoded before (RFC 6749 §2.3.1).
+// ClientSecretBasic sends id and secret, form-encoded, by HTTP Basic (RFC 6749 §2.3.1).
 func ClientSecretBasic(clientID, secret string) Authentication {
 	return method{"client_secret_basic", clientID, func(cfg *clientcredentials.Config, _ time.Time) ([]string, error) {
 		cfg.AuthStyle = oauth2.AuthStyleInHeader
@@ -78,7 +77,7 @@ func checkSecret(clientID, secret string) error {
 }
 
 // PrivateKeyJWT sends an assertion that key signs anew for each request (RFC 7523 and its revision rfc7523bis, OpenID
-// Connect Core §9). audience becomes the assertion's only aud; it should be the server's issuer identifier, and the
+// Connect Core §9). audience becomes the assertion's only aud. It should be the server's issuer identifier; use the
 // token endpoint's URL only for servers that insist on it.
 func PrivateKeyJWT(clientID string, key *SigningKey, audience string) Authentication {
 	return method{"private_key_jwt", clientID, func(cfg *clientcredentials.Config, now time.Time) ([]string, error) {
@@ -92,7 +91,7 @@ func PrivateKeyJWT(clientID string, key *SigningKey, audience string) Authentica
 			"jti": rand.Text(),
 			"iat": now.Add(-assertionBackdate).Unix(),
 			"exp": now.Add(assertionLifetime).Unix(),
-			// No nbf: a clock that is behind would refuse it.
+			// No nbf: a server whose clock is behind would refuse it.
 		})
 		assertion, err := key.sign(claims)
 		if err != nil {
@@ -102,8 +101,8 @@ func PrivateKeyJWT(clientID string, key *SigningKey, audience string) Authentica
 	}}
 }
 
-// JWTBearerAssertion sends a ready-made JWT as assertion (RFC 7523 §2.2), such as a Kubernetes ServiceAccount token.
-// clientID may be "" where the server finds the client by the assertion's subject.
+// JWTBearerAssertion sends a ready-made JWT, such as a Kubernetes ServiceAccount token, as assertion (RFC 7523 §2.2).
+// clientID may be "" if the server finds the client by the assertion's subject.
 func JWTBearerAssertion(clientID, assertion string) Authentication {
 	return method{"jwt_bearer_assertion", clientID, func(cfg *clientcredentials.Config, _ time.Time) ([]string, error) {
 		if assertion == "" {

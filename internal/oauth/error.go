@@ -18,22 +18,22 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
-// Class says what a failure asks of the caller.
+// Class is what a failure asks of the caller.
 type Class string
 
 const (
-	// ClassRetryable is a passing trouble of the network or the server: try again, with back-off.
+	// ClassRetryable is temporary trouble of the network or the server: try again, with back-off.
 	ClassRetryable Class = "Retryable"
 	// ClassSlowRetry is a refusal that may heal when the server or the cluster catches up (an application that is
 	// created late, a secret that is rotated, a certificate that is renewed): try again, rarely.
 	ClassSlowRetry Class = "SlowRetry"
-	// ClassTerminal means that our own configuration is wrong or forbidden: trying again does not help before it
+	// ClassTerminal means that our own configuration is wrong or forbidden: trying again does not help until it
 	// changes.
 	ClassTerminal Class = "Terminal"
 )
 
 // classByCode are the error codes of RFC 6749 §5.2 and §4.1.2.1, RFC 8628 §3.5 and RFC 8707 §2 that a token endpoint
-// may answer. A code that is not listed is a refusal like the others: SlowRetry.
+// may answer. Any other code is a refusal like the others: SlowRetry.
 var classByCode = map[string]Class{
 	"server_error":            ClassRetryable,
 	"slow_down":               ClassRetryable,
@@ -48,8 +48,8 @@ var classByCode = map[string]Class{
 	"unsupported_grant_type":  ClassTerminal,
 }
 
-// classify is the table of classes for answers. A server in trouble (5xx, 408, 429) is believed before its code is;
-// what remains without a code and below 300 is an answer that makes no sense.
+// classify is the table of classes for answers. The status of a server in trouble (5xx, 408, 429) counts more than its
+// code. An answer without a code and below 300 makes no sense, but the next one may.
 func classify(status int, code string) Class {
 	class, known := classByCode[code]
 	switch {
@@ -65,24 +65,24 @@ func classify(status int, code string) Class {
 	return ClassRetryable
 }
 
-// maxDescription bounds a description, in runes. Hydra and Entra begin theirs with general words, and what helps comes
-// after 200 of them.
+// maxDescription bounds a description, in runes. Hydra and Entra begin with general words, and what helps comes after
+// the first 200 runes.
 const maxDescription = 500
 
-// Error is why there is no token. All of it may be shown to the client's owner: it holds no credential, no raw
-// answer, and nothing that differs between two equal failures.
+// Error is why there is no token. The client's owner may see all of it: it holds no credential, no raw answer, and
+// nothing that differs between two equal failures.
 type Error struct {
 	// Class reports whether trying again may help.
 	Class Class
-	// Code is the server's RFC 6749 error code, "" if it sent none that is well-formed ([A-Za-z0-9_.:-]{1,64}).
+	// Code is the server's RFC 6749 error code, "" if it sent no well-formed one ([A-Za-z0-9_.:-]{1,64}).
 	Code string
 	// Description is the server's error_description: printable, at most 500 runes, "" if none.
 	Description string
-	// Status is the HTTP status, 0 when no answer came.
+	// Status is the HTTP status, 0 if no answer came.
 	Status int
-	// RetryAfter is how long the server asks to wait, at most an hour; 0 if it does not say.
+	// RetryAfter is how long the server asked to wait, at most an hour; 0 if it did not ask.
 	RetryAfter time.Duration
-	// Detail is what happened, in our words; "" where Code or Status says it all.
+	// Detail is what happened, in our words; "" if Code or Status says it all.
 	Detail string
 
 	cause error // the context's error, or the policy's
@@ -111,7 +111,7 @@ func (e *Error) Error() string {
 // Unwrap returns the context's error if the context ended the request, or the *egress.BlockedError.
 func (e *Error) Unwrap() error { return e.cause }
 
-// identify fills in what the server calls its refusal.
+// identify fills in how the server describes its refusal.
 func (e *Error) identify(code, description string, sent []string) {
 	e.Class = classify(e.Status, code)
 	e.Description = describe(description, sent)
@@ -124,7 +124,7 @@ func (e *Error) identify(code, description string, sent []string) {
 	}
 }
 
-// codePattern is narrower than RFC 6749 §5.2, which allows any printable text; the codes that are registered fit.
+// codePattern is narrower than RFC 6749 §5.2, which allows any printable text. All registered codes fit.
 var codePattern = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,64}$`)
 
 func wellFormed(code string) bool { return codePattern.MatchString(code) }
@@ -132,14 +132,14 @@ func wellFormed(code string) bool { return codePattern.MatchString(code) }
 // passing are the parts of a description that differ from request to request, as Microsoft Entra ID appends them.
 var passing = regexp.MustCompile(`(?i)\b((trace|correlation|request)[ _-]?id:? ?[0-9a-f-]{16,}|timestamp:? ?\d{4}-\d\d-\d\d[T ][\d:.]+(Z|[+-][\d:]+)?)`)
 
-// Describe makes a server's text fit to be shown, as Error.Description is: without the credentials, in any spelling,
-// that the server may repeat.
+// Describe makes a server's text fit to be shown, like Error.Description. It takes out the credentials, which the
+// server may repeat in any spelling.
 func Describe(description string, credentials ...string) string {
 	return describe(description, spellings(credentials...))
 }
 
 // describe takes what we sent out of a server's text, both before it is cleaned, which may change an echo, and after
-// it, which may complete one. It drops what passes, and cuts what is left.
+// it, which may complete one. It drops the passing parts, and cuts the rest.
 func describe(description string, sent []string) string {
 	description = text.Redact(description, sent...)
 	description = passing.ReplaceAllString(text.Words(description), " ")
@@ -147,13 +147,13 @@ func describe(description string, sent []string) string {
 	return text.CutRunes(description, maxDescription)
 }
 
-// spellings returns every form in which a server may echo the credentials that it was sent: as they are, as they
-// travelled, and as a careful server escapes them; of an assertion also each part, longest first.
+// spellings returns every form in which a server may echo the credentials, the longest first: as they are, as they
+// travelled, and as a careful server escapes them. It includes each part of an assertion.
 func spellings(credentials ...string) []string {
 	var all []string
 	for _, c := range credentials {
 		if c == "" {
-			continue // it would be found between all letters
+			continue // every text contains it
 		}
 		all = append(all, c, url.QueryEscape(c), url.PathEscape(c), html.EscapeString(c),
 			base64.RawStdEncoding.EncodeToString([]byte(c)))
@@ -176,7 +176,7 @@ func contains(s string, sent []string) bool {
 	return slices.ContainsFunc(sent, func(credential string) bool { return strings.Contains(s, credential) })
 }
 
-// transportError classes a request that got no answer, or half of one. ctx is the caller's context, attempt the one
+// transportError classes a request that got no answer, or half of one. ctx is the caller's context; attempt is the one
 // that ends after limit.
 func transportError(ctx, attempt context.Context, limit time.Duration, err error) *Error {
 	e := &Error{Class: ClassRetryable}

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package oauth is the one place that speaks to a token endpoint: it authenticates a client, makes one
-// client_credentials request (RFC 6749 §4.4) and turns whatever comes back into a Token or a classed Error. Nothing
-// the server says leaves this package unchecked, and nothing that was sent to it (secret, assertion, key) leaves at
-// all. It decides nothing over time; when to ask, and when to ask again, is the caller's matter.
+// client_credentials request (RFC 6749 §4.4) and turns whatever comes back into a Token or a classed Error. It checks
+// everything the server says before it returns it, and never returns what was sent to the server (secret, assertion,
+// key). It makes no decisions about time: the caller decides when to ask, and when to ask again.
 package oauth
 
 import (
@@ -25,11 +25,11 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 )
 
-// TokenRequest is everything that one token request depends on.
+// TokenRequest holds everything that one token request depends on.
 type TokenRequest struct {
-	// Endpoint is the token endpoint's absolute URL; a query is kept, a fragment is an error (RFC 6749 §3.2).
+	// Endpoint is the token endpoint's absolute URL. It may have a query but no fragment (RFC 6749 §3.2).
 	Endpoint string
-	// Authentication is how the client proves who it is.
+	// Authentication proves who the client is.
 	Authentication Authentication
 	// Scopes are joined by spaces into the scope parameter; none means no parameter.
 	Scopes []string
@@ -37,19 +37,19 @@ type TokenRequest struct {
 	Resource string
 	// Audience is the audience parameter that some servers take instead; "" means no parameter.
 	Audience string
-	// Parameters are other parameters that a server requires, by their names.
+	// Parameters are the other parameters that the server requires, by name.
 	Parameters map[string]string
-	// Now is the time of the request: assertions are dated by it, and the token's life is counted from it.
+	// Now is the time of the request. It dates assertions, and the token's life counts from it.
 	Now time.Time
 }
 
-// ownParameters are those of a token request that only this package sets.
+// ownParameters are the parameters of a token request that only this package sets.
 var ownParameters = []string{
 	"grant_type", "scope", "resource", "client_id", "client_secret", "client_assertion", "client_assertion_type",
 }
 
-// Misplaced returns a name among Parameters that is not the caller's to set, "" if there is none: servers differ in whether
-// they tell names in capitals apart, and in which of two values counts.
+// Misplaced returns a name among Parameters that the caller must not set, "" if there is none. Case does not matter,
+// because servers differ in whether it does, and in which of two values counts.
 func (r TokenRequest) Misplaced() string {
 	own := ownParameters
 	if r.Audience != "" {
@@ -63,11 +63,11 @@ func (r TokenRequest) Misplaced() string {
 	return ""
 }
 
-// Exchange makes exactly one HTTP request and returns the token it yields. hc should come from package egress: its
-// transport and its timeout are used, and whatever it would do on redirects is not. Every error is an *Error;
-// errors.Is finds the context's own error in it if the context ended the request.
+// Exchange makes exactly one HTTP request and returns the token it yields. hc should come from package egress. Exchange
+// uses its transport and its timeout, and ignores how it treats redirects. Every error is an *Error; if the context
+// ended the request, errors.Is finds the context's error in it.
 func Exchange(ctx context.Context, hc *http.Client, req TokenRequest) (*Token, error) {
-	// Only the form is judged here; what the operator's policy refuses, the client refuses itself.
+	// This judges the form only. The client itself refuses what the operator's policy forbids.
 	anywhere := egress.Policy{AllowHTTP: true, AllowLoopback: true, AllowLinkLocal: true}
 	if err := anywhere.CheckURL(req.Endpoint); err != nil {
 		return nil, &Error{Class: ClassTerminal, Detail: "token endpoint: " + err.Error()}
@@ -94,8 +94,7 @@ func Exchange(ctx context.Context, hc *http.Client, req TokenRequest) (*Token, e
 	if rec.base == nil {
 		rec.base = http.DefaultTransport
 	}
-	// The time limit is put on the context instead of the client, so that running into it is told from the caller's
-	// own deadline.
+	// The time limit is on the context instead of the client, which tells it from the caller's own deadline.
 	attempt, cancel := ctx, context.CancelFunc(func() {})
 	if hc.Timeout > 0 {
 		attempt, cancel = context.WithTimeout(ctx, hc.Timeout)
@@ -105,8 +104,8 @@ func Exchange(ctx context.Context, hc *http.Client, req TokenRequest) (*Token, e
 		Transport:     rec,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	// x/oauth2 builds the request. Its reading of the answer is not used: it takes unread errors for empty members,
-	// loses the reason of a broken body, and its error prints the body.
+	// x/oauth2 builds the request but does not read the answer: it would take unread errors for empty members, lose the
+	// reason for a broken body, and print the body in its error.
 	_, err = cfg.Token(context.WithValue(attempt, oauth2.HTTPClient, client))
 
 	answer := rec.answer
@@ -127,13 +126,13 @@ func Exchange(ctx context.Context, hc *http.Client, req TokenRequest) (*Token, e
 		return nil, e
 	}
 	token, failure := answer.interpret(sent, req.Now)
-	if failure != nil { // not returned as it is: a nil *Error in an error is not nil
+	if failure != nil { // a nil *Error in an error is not nil
 		return nil, failure
 	}
 	return token, nil
 }
 
-// answer is what a token endpoint answered. status 0 means that no header came.
+// answer is a token endpoint's answer. status 0 means that no header came.
 type answer struct {
 	status int
 	header http.Header
@@ -150,7 +149,7 @@ type recorder struct {
 // RoundTrip implements http.RoundTripper.
 func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(req.Context())
-	req.Header.Set("Accept", "application/json") // some servers answer with a form otherwise
+	req.Header.Set("Accept", "application/json") // otherwise some servers answer with a form
 	resp, err := r.base.RoundTrip(req)
 	if err != nil {
 		return nil, err

@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	// maxKeyBytes bounds what is parsed: the largest key that is accepted takes 7 KiB.
+	// maxKeyBytes bounds the input. The largest acceptable key takes 7 KiB.
 	maxKeyBytes = 16 << 10
 	// minRSABits is the least that RS256 and PS256 allow (RFC 7518 §3.3).
 	minRSABits = 2048
@@ -32,10 +32,10 @@ const (
 	maxRSABits = 8192
 )
 
-// algorithms are the signature algorithms of client assertions that are supported.
+// algorithms are the supported signature algorithms of client assertions.
 var algorithms = []string{"RS256", "PS256", "ES256", "ES384", "EdDSA"}
 
-// SigningKey is a private key with the algorithm it signs by. However it is printed, the key does not show.
+// SigningKey is a private key with the algorithm it signs by. Printing it never shows the key.
 type SigningKey struct {
 	algorithm string // by its JWS name, for example "ES256"
 	keyID     string // the kid that assertions carry, "" for none
@@ -56,7 +56,7 @@ func (k SigningKey) sign(claims []byte) (string, error) {
 	return jws.CompactSerialize()
 }
 
-// material is a private key as it was found, with what a JWK says about it.
+// material is a private key as found, with what a JWK says about it.
 type material struct {
 	key       crypto.Signer
 	algorithm string
@@ -65,9 +65,9 @@ type material struct {
 
 // ParseSigningKey reads one unencrypted private key: PEM (PKCS #1, PKCS #8, SEC 1) or a JWK (RFC 7517).
 //
-// algorithm is one of RS256, PS256, ES256, ES384 and EdDSA; "" takes the JWK's alg, and without one what fits the key:
-// RS256, ES256, ES384 or EdDSA. keyID "" takes the JWK's kid; a PEM key then has none. Errors say what to change and
-// repeat nothing of the key.
+// algorithm is one of RS256, PS256, ES256, ES384 and EdDSA. If it is "", the JWK's alg counts or, without one, what
+// fits the key: RS256, ES256, ES384 or EdDSA. If keyID is "", the JWK's kid counts; a PEM key has none. Errors say what
+// to change and repeat nothing of the key.
 func ParseSigningKey(data []byte, algorithm, keyID string) (*SigningKey, error) {
 	if algorithm != "" && !slices.Contains(algorithms, algorithm) {
 		return nil, fmt.Errorf("signature algorithm is not supported, use one of %s", strings.Join(algorithms, ", "))
@@ -115,7 +115,7 @@ func ParseSigningKey(data []byte, algorithm, keyID string) (*SigningKey, error) 
 	}
 	k.signer, err = jose.NewSigner(
 		jose.SigningKey{Algorithm: jose.SignatureAlgorithm(k.algorithm), Key: jose.JSONWebKey{Key: m.key, KeyID: k.keyID}},
-		// rfc7523bis: the explicit type keeps the assertion from being taken for another JWT of the same key.
+		// rfc7523bis: the explicit type keeps anybody from taking the assertion for another JWT of the same key.
 		(&jose.SignerOptions{}).WithType("client-authentication+jwt"))
 	if err != nil {
 		return nil, errors.New("private key cannot be used for signatures")
@@ -126,7 +126,7 @@ func ParseSigningKey(data []byte, algorithm, keyID string) (*SigningKey, error) 
 	return k, nil
 }
 
-// check signs once: a private key whose halves do not belong together shows here and not at the server.
+// check signs once, which finds a private key whose halves do not belong together before the server does.
 func (k SigningKey) check(public crypto.PublicKey) error {
 	jws, err := k.signer.Sign([]byte("check"))
 	if err == nil {
@@ -138,7 +138,7 @@ func (k SigningKey) check(public crypto.PublicKey) error {
 	return nil
 }
 
-// algorithmsOf returns the algorithms that a key can sign by, the default first.
+// algorithmsOf returns the algorithms that a key can sign with, the default first.
 func algorithmsOf(key crypto.Signer) ([]string, error) {
 	switch key := key.(type) {
 	case *rsa.PrivateKey:
@@ -163,7 +163,7 @@ func algorithmsOf(key crypto.Signer) ([]string, error) {
 	return nil, errors.New("private key is of an unsupported type, use RSA, EC or Ed25519")
 }
 
-// parsePEM returns the only private key among the blocks; certificates and curve parameters may accompany it.
+// parsePEM returns the only private key among the blocks. Certificates and curve parameters may accompany it.
 func parsePEM(data []byte) (crypto.Signer, error) {
 	var (
 		found  []any
@@ -203,7 +203,7 @@ var (
 	blanks      = strings.NewReplacer(" ", "", "\t", "", "\r", "", "\n", "")
 )
 
-// notPEM says what has become of a private key on its way into the Secret.
+// notPEM explains what happened to a private key on its way into the Secret.
 func notPEM(data []byte) error {
 	text := string(data)
 	begins, ends := strings.Contains(text, "-----BEGIN "), strings.Contains(text, "-----END ")
@@ -233,8 +233,8 @@ func notPEM(data []byte) error {
 	return errors.New("private key is neither PEM nor a JWK")
 }
 
-// isDER reports whether data is one ASN.1 sequence, as keys in DER are. Bytes at its end that look like blanks may have
-// been cut off.
+// isDER reports whether data is one ASN.1 sequence, as keys in DER are. Bytes at its end that look like blanks may be
+// missing.
 func isDER(data []byte) bool {
 	const cut = 2
 	var sequence asn1.RawValue
@@ -267,7 +267,7 @@ func parseBlock(block *pem.Block) (key any, err error) {
 
 // parseJWK reads a private JWK.
 func parseJWK(data []byte) (material, error) {
-	// Looked at before the library does, whose messages name neither the mistake nor what to do.
+	// Check before the library does, whose messages name neither the mistake nor what to do.
 	var head struct {
 		Keys json.RawMessage `json:"keys"`
 		Kty  string          `json:"kty"`

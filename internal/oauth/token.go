@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// Token is an access token as the server issued it. However it is printed, logged or marshalled, Value does not show.
+// Token is an access token as the server issued it. Printing, logging or marshalling it never shows Value.
 type Token struct {
 	// Value is the token itself: visible ASCII, at most 64 KiB.
 	Value string
 	// Type is always "Bearer".
 	Type string
-	// ExpiresIn is the lifetime counted from RequestedAt, in whole seconds, at most ten years; 0 means that the
-	// server did not say, not that the token is valid for ever.
+	// ExpiresIn is the lifetime counted from RequestedAt, in whole seconds, at most ten years. 0 means that the server
+	// did not say, not that the token is valid for ever.
 	ExpiresIn time.Duration
-	// Scopes are the granted scopes if ScopesReturned.
+	// Scopes are the granted scopes if ScopesReturned is set.
 	Scopes []string
-	// ScopesReturned is false where the answer has no scope: the scopes asked for were granted (RFC 6749 §5.1), or
-	// the server does not say.
+	// ScopesReturned is false if the answer has no scope. Then the server granted the scopes asked for (RFC 6749 §5.1),
+	// or does not say.
 	ScopesReturned bool
-	// RequestedAt is when the request started. The server may have counted the lifetime from a later moment, never
-	// from an earlier one.
+	// RequestedAt is when the request started. The server may count the lifetime from a later moment, but never from an
+	// earlier one.
 	RequestedAt time.Time
 }
 

@@ -8,7 +8,8 @@ import (
 	"encoding/json"
 )
 
-// Hash identifies values by their JSON in 32 hexadecimal digits. It is public: what goes in must be no secret.
+// Hash identifies values by their JSON in 32 hexadecimal digits. The result is public, so the values must not be
+// secret.
 func Hash(parts ...any) string {
 	b, err := json.Marshal(parts)
 	if err != nil {

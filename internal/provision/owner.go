@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// Owner is the Kubernetes object that something at a server belongs to. Cluster tells the clusters apart that share a
-// server; Cluster, Kind, Namespace and Name identify the owner, and UID says which object of that name it was: the
-// next one of the same name takes over what an earlier one left.
+// Owner is the Kubernetes object that owns something at a server. Cluster distinguishes clusters that share a server.
+// Cluster, Kind, Namespace and Name identify the owner. UID tells objects of the same name apart: the next one takes
+// over what an earlier one left.
 type Owner struct {
 	Cluster   string `json:"cluster"`
 	Kind      string `json:"kind"`
@@ -20,7 +20,8 @@ type Owner struct {
 	UID       string `json:"uid"`
 }
 
-// MaxName bounds DisplayName, Mark and the names of credentials in bytes: what the narrowest field of a known server holds.
+// MaxName bounds DisplayName, Mark and the names of credentials, in bytes. It is what the narrowest field of any known
+// server holds.
 const MaxName = 128
 
 const markPrefix = "m2m-operator:"
@@ -33,13 +34,13 @@ func (o Owner) ID() string {
 	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:10]))
 }
 
-// Tag is in every mark of the owner: it is what to search for.
+// Tag is part of every mark of the owner, and what to search for.
 func (o Owner) Tag() string { return markPrefix + o.ID() }
 
-// Mark is put where the server keeps a text about what it has: it says who the owner is.
+// Mark goes where the server keeps a text about an object, and names the owner.
 func (o Owner) Mark() string { return o.Tag() + "/" + o.UID }
 
-// DisplayName is what the server's own users see: "namespace/name@cluster (m2m-operator:ID)". It holds the mark, and is
+// DisplayName is what users of the server see: "namespace/name@cluster (m2m-operator:ID)". It holds the mark, and is
 // unique among all owners of one kind.
 func (o Owner) DisplayName() string {
 	cluster := o.Cluster
@@ -57,7 +58,7 @@ func (o Owner) DisplayName() string {
 // CredentialPrefix begins the names of the owner's credentials.
 func (o Owner) CredentialPrefix() string { return "m2m-operator-" + o.ID() + "-" }
 
-// Owns reports whether a text that a server keeps carries the owner's mark.
+// Owns reports whether a text at the server carries the owner's mark.
 func (o Owner) Owns(text string) bool { return MarkIn(text) == o.ID() }
 
 // Annotate adds the mark to a text: "text [m2m-operator:ID]".
@@ -65,8 +66,8 @@ func (o Owner) Annotate(text string) string {
 	return strings.TrimSpace(text + " [" + o.Tag() + "]")
 }
 
-// MarkIn returns the ID of the owner whose mark a text carries, "" for none. The last mark counts: what comes before it
-// may be a text that somebody else chose.
+// MarkIn returns the ID of the owner whose mark a text carries, "" for none. The last mark counts, because somebody
+// else may have chosen the text before it.
 func MarkIn(text string) string {
 	if m := marks.FindAllStringSubmatch(text, -1); len(m) > 0 {
 		return m[len(m)-1][1]

@@ -10,46 +10,46 @@ import (
 	"time"
 )
 
-// Rotation says when a client's credential is replaced.
+// Rotation is when to replace a client's credential.
 type Rotation struct {
-	// Every is the age at which it is replaced; 0 for never.
+	// Every is the age at which to replace it; 0 for never.
 	Every time.Duration
-	// Overlap is how long the replaced one stays valid, or less where more than three would be alive.
+	// Overlap is how long the replaced one stays valid. It is shorter if more than three would be alive.
 	Overlap time.Duration
-	// Request asks for a replacement now, once for each value; "" asks for none. It is answered by a credential whose
-	// secret nobody knew when it was asked for. The first credential answers what was asked before.
+	// Request asks for a replacement now, once for each value; "" asks for none. Only a credential whose secret nobody
+	// knew at the time of the request fulfils it. The first credential fulfils all earlier requests.
 	Request string
 }
 
 const (
-	// expiryLead is how long before its expiry a credential is replaced whatever Every says, at most; a quarter of its
-	// life is the other bound.
+	// expiryLead is how long before its expiry a credential is replaced, whatever Every says, but no more than a
+	// quarter of its life.
 	expiryLead = 24 * time.Hour
-	// leastAge keeps a server whose clock is far behind, or whose secrets live for seconds, from being asked for
-	// another one on every call.
+	// leastAge keeps every call from asking for another secret if the server's clock is far behind, or its secrets live
+	// for seconds.
 	leastAge = time.Minute
-	// patience is how long after its issue a new credential may be refused. Servers that copy what they know to many
-	// places need a while; what does not work by then is given up for another one.
+	// patience is how long after its issue a new credential may be refused. Servers that replicate their data need a
+	// while. A credential that does not work by then is given up for another one.
 	patience = time.Hour
-	// mostCredentials is how many credentials of a client are alive at most, the one being issued included: rotations
-	// in quick succession end the overlap of the oldest early.
+	// mostCredentials bounds how many credentials of a client are alive, including the one being issued. Rotations in
+	// quick succession end the overlap of the oldest early.
 	mostCredentials = 3
 )
 
-// Probe asks for a token with a credential and returns why there was none: an *Error, Refused where the server did not
-// take the credential. It is not called for a client without access.
+// Probe asks for a token with a credential and returns why there was none: an *Error, of kind Refused if the server did
+// not accept the credential. It is not called for a client without access.
 type Probe func(ctx context.Context, state *ClientState, c *Credential) error
 
-// SyncClient brings a client at the server and its credentials up to date: it is Driver.SyncClient and one step after
-// another of the credential's life.
+// SyncClient brings a client at the server and its credentials up to date. It calls Driver.SyncClient and then takes
+// the steps of a credential's life:
 //
 //	named ─keep→ issued ─keep→ tried by a real token request ─keep→ in use, its predecessor retiring ─overlap→ revoked
 //
-// A client that is to have no access gets no credential and no step further in the life of a new one: neither could be
+// A client that should have no access gets no credential, and a new one does not advance, because neither could be
 // tried. What it has is kept for when it has access again.
 //
-// It returns when it should be called again for the credentials' sake, zero for no such time. An error of the
-// credentials leaves the access as it should be.
+// It returns when the credentials need the next call, zero for never. If the credentials fail, the access is still as
+// it should be.
 func SyncClient(ctx context.Context, d Driver, want Client, state *ClientState, rotation Rotation, keep Keep, probe Probe, now time.Time) (drift []Drift, next time.Time, err error) {
 	if drift, err = d.SyncClient(ctx, want, state, keep); err != nil {
 		return drift, time.Time{}, err
@@ -64,7 +64,7 @@ func SyncClient(ctx context.Context, d Driver, want Client, state *ClientState, 
 	return drift, s.next(), nil
 }
 
-// RemoveClient is Driver.RemoveClient, after which the state holds nothing but what was left behind.
+// RemoveClient calls Driver.RemoveClient, and then clears the state except for what was left behind.
 func RemoveClient(ctx context.Context, d Driver, want Client, state *ClientState, keep Keep) error {
 	if err := d.RemoveClient(ctx, want, state, keep); err != nil {
 		return err
@@ -73,7 +73,7 @@ func RemoveClient(ctx context.Context, d Driver, want Client, state *ClientState
 	return keep(ctx)
 }
 
-// credentials is one call's view of a client's credentials.
+// credentials is the state of one call for a client's credentials.
 type credentials struct {
 	d        Driver
 	want     Client
@@ -95,7 +95,7 @@ func (s *credentials) sync(ctx context.Context) error {
 	if s.wanted() {
 		room--
 	}
-	// Nothing new is made while the server does not let go of something old, except for a client without any.
+	// Nothing new is made while the server refuses to revoke something old, except for a client without any credential.
 	stuck := s.revoke(ctx, room)
 	if stuck != nil && (KindOf(stuck) == "" || s.state.Current() != nil) {
 		return stuck
@@ -111,7 +111,7 @@ func (s *credentials) sync(ctx context.Context) error {
 	return s.revoke(ctx, mostCredentials)
 }
 
-// coming returns the credential that is to become the current one, nil if there is none.
+// coming returns the credential that will become the current one, nil if there is none.
 func (s *credentials) coming() *Credential {
 	for i := range s.state.Credentials {
 		if c := &s.state.Credentials[i]; c.Stage == Issuing || c.Stage == Pending {
@@ -121,7 +121,7 @@ func (s *credentials) coming() *Credential {
 	return nil
 }
 
-// wanted reports whether another credential is to be made.
+// wanted reports whether another credential should be made.
 func (s *credentials) wanted() bool {
 	if s.coming() != nil {
 		return false
@@ -130,14 +130,15 @@ func (s *credentials) wanted() bool {
 	return c == nil || s.asked(s.state.Rotation) || s.past(rotateAt(c, s.rotation))
 }
 
-// asked reports whether there is a request other than the one that was answered.
+// asked reports whether there is a request other than the one that was fulfilled.
 func (s *credentials) asked(answered string) bool {
 	return s.rotation.Request != "" && s.rotation.Request != answered
 }
 
 func (s *credentials) past(at time.Time) bool { return !at.IsZero() && !s.now.Before(at) }
 
-// giveUp has a credential that was never in use revoked. What it was made for still holds, so that another one is made.
+// giveUp schedules a credential that was never in use for revocation. The reason to make it still holds, so another one
+// is made.
 func (s *credentials) giveUp(c *Credential) {
 	c.Stage, c.RetireAt = Retiring, s.now.Truncate(time.Second)
 }
@@ -162,7 +163,7 @@ func (s *credentials) issue(ctx context.Context) error {
 	c.Request = cmp.Or(s.rotation.Request, s.state.Rotation)
 	before := c.Attempted
 	if !before {
-		// Recorded before the request, so that the next call knows of it if this one does not see the answer.
+		// Record this before the request, so that the next call knows of it if this one does not see the answer.
 		c.Attempted = true
 		if err := s.keep(ctx); err != nil {
 			return err
@@ -171,7 +172,7 @@ func (s *credentials) issue(ctx context.Context) error {
 	}
 	err := s.d.Issue(ctx, s.want, s.state, c)
 	c.Attempted = true
-	if KindOf(err) == Refused && !before { // an answer, and nothing was made
+	if KindOf(err) == Refused && !before { // the server answered, and made nothing
 		c.Attempted = false
 		if kept := s.keep(ctx); kept != nil {
 			return kept
@@ -185,7 +186,7 @@ func (s *credentials) issue(ctx context.Context) error {
 	return s.keep(ctx)
 }
 
-// try takes a new credential into use once a token was had with it.
+// try puts a new credential to use once it has brought a token.
 func (s *credentials) try(ctx context.Context) error {
 	c := s.coming()
 	if c == nil || len(s.state.Access) == 0 {
@@ -207,8 +208,8 @@ func (s *credentials) try(ctx context.Context) error {
 	return s.keep(ctx)
 }
 
-// revoke revokes the retiring credentials whose time has come, and then the oldest of the others while more than most
-// credentials are left.
+// revoke revokes the retiring credentials whose time has come, and then the oldest other retiring ones while more than
+// most credentials are left.
 func (s *credentials) revoke(ctx context.Context, most int) error {
 	for {
 		i := slices.IndexFunc(s.state.Credentials, func(c Credential) bool { return c.Stage == Retiring && s.past(c.RetireAt) })
@@ -228,7 +229,7 @@ func (s *credentials) revoke(ctx context.Context, most int) error {
 	}
 }
 
-// next returns when a credential is next to be replaced or revoked, zero for never.
+// next returns when a credential must next be replaced or revoked, zero for never.
 func (s *credentials) next() time.Time {
 	var next time.Time
 	sooner := func(at time.Time) {
@@ -241,7 +242,7 @@ func (s *credentials) next() time.Time {
 			sooner(c.RetireAt)
 		}
 	}
-	// The current one is not replaced while its successor waits to be tried, and nothing is without access.
+	// While its successor waits to be tried, the current one is not replaced. Without access, nothing is.
 	if c := s.coming(); c != nil && len(s.want.Access) > 0 {
 		sooner(rotateAt(c, Rotation{}))
 	} else if c := s.state.Current(); c != nil && len(s.want.Access) > 0 {
@@ -250,13 +251,13 @@ func (s *credentials) next() time.Time {
 	return next
 }
 
-// NextStep returns when SyncClient should be called again for the credentials' sake, zero for no such time.
+// NextStep returns when the credentials need the next SyncClient, zero for never.
 func NextStep(want Client, state *ClientState, rotation Rotation) time.Time {
 	s := credentials{want: want, state: state, rotation: rotation}
 	return s.next()
 }
 
-// rotateAt returns when a credential is to be replaced for its age, zero for never.
+// rotateAt returns when the age of a credential requires its replacement, zero for never.
 func rotateAt(c *Credential, rotation Rotation) time.Time {
 	var at time.Time
 	if rotation.Every > 0 {
@@ -274,7 +275,7 @@ func rotateAt(c *Credential, rotation Rotation) time.Time {
 	return at
 }
 
-// RotateAt returns when the current credential is to be replaced, zero for never.
+// RotateAt returns when the current credential must be replaced, zero for never.
 func RotateAt(state *ClientState, rotation Rotation) time.Time {
 	if c := state.Current(); c != nil {
 		return rotateAt(c, rotation)

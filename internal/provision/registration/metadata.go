@@ -15,7 +15,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// Bounds of what is kept of an answer, in bytes.
+// Bounds of the parts of an answer that are kept, in bytes.
 const (
 	maxID     = 1024
 	maxSecret = 4096
@@ -24,8 +24,8 @@ const (
 
 const clientCredentials = "client_credentials"
 
-// metadata is what a client is registered with (RFC 7591 section 2). response_types has a default that is not for
-// clients like these; redirect_uris has none and is left out.
+// metadata is what a client is registered with (RFC 7591 section 2). The default of response_types does not suit such
+// clients; redirect_uris has no default and is left out.
 func (d *Driver) metadata(want provision.Client, c *provision.Credential) map[string]any {
 	m := map[string]any{
 		"client_name":                clientName(want, c),
@@ -44,7 +44,7 @@ func (d *Driver) metadata(want provision.Client, c *provision.Credential) map[st
 
 const audienceMember = "audience"
 
-// audiences are the identifiers of all APIs, sorted.
+// audiences returns the identifiers of all APIs, sorted.
 func audiences(access []provision.Access) []string {
 	all := []string{}
 	for _, a := range access {
@@ -54,8 +54,7 @@ func audiences(access []provision.Access) []string {
 	return slices.Compact(all)
 }
 
-// audience is what the registration's audience should be: the APIs of the client,
-// and what an administrator added.
+// audience returns what the registration's audience should be: the APIs of the client, and what an administrator added.
 func (s *syncing) audience(r *registered) []string {
 	own := audiences(s.want.Access)
 	all := slices.Clone(own)
@@ -68,8 +67,8 @@ func (s *syncing) audience(r *registered) []string {
 	return slices.Compact(all)
 }
 
-// rightAudience reports whether a registration names the APIs that it should. A server
-// that does not tell is taken to do so.
+// rightAudience reports whether a registration names the APIs that it should. If the server does not say, the answer is
+// yes.
 func (s *syncing) rightAudience(r *registered) bool {
 	if !s.config.Audience || r.audience == nil {
 		return true
@@ -79,8 +78,8 @@ func (s *syncing) rightAudience(r *registered) bool {
 	return slices.Equal(slices.Compact(has), s.audience(r))
 }
 
-// replacement is what a registration is updated with: all of it, but what must not be there (RFC 7592 section 2.2), and
-// the secret, which need not be there and which some servers refuse.
+// replacement returns the body of an update: the whole registration without the members that RFC 7592 section 2.2
+// forbids, and without the secret, which is optional and which some servers refuse.
 func (s *syncing) replacement(found *registered, c *provision.Credential) map[string]any {
 	m := map[string]any{}
 	for name, value := range found.members {
@@ -105,7 +104,7 @@ func (s *syncing) replacement(found *registered, c *provision.Credential) map[st
 	return m
 }
 
-// matches reports whether a registration is as it should be. What the server does not tell is taken for right, except for
+// matches reports whether a registration is as it should be. What the server does not say counts as right, except for
 // the scopes.
 func (s *syncing) matches(r *registered, c *provision.Credential) bool {
 	return slices.Equal(r.scopes(), s.wanted) && r.grants() && s.rightAudience(r) &&
@@ -113,7 +112,7 @@ func (s *syncing) matches(r *registered, c *provision.Credential) bool {
 		(r.method == "" || r.method == s.config.AuthenticationMethod)
 }
 
-// scopes are those of all APIs, sorted.
+// scopes returns the scopes of all APIs, sorted.
 func scopes(access []provision.Access) []string {
 	var all []string
 	for _, a := range access {
@@ -123,7 +122,7 @@ func scopes(access []provision.Access) []string {
 	return slices.Compact(all)
 }
 
-// granted is the part of the access that the server has registered, all of it if scope is nil.
+// granted returns the part of the access that the server has registered, all of it if scope is nil.
 func granted(want []provision.Access, scope *string) []provision.Access {
 	var access []provision.Access
 	for _, a := range want {
@@ -141,7 +140,7 @@ func granted(want []provision.Access, scope *string) []provision.Access {
 	return access
 }
 
-// registered is what an answer says about a client (RFC 7591 section 3.2.1, RFC 7592 section 3).
+// registered holds what an answer says about a client (RFC 7591 section 3.2.1, RFC 7592 section 3).
 type registered struct {
 	members      map[string]json.RawMessage
 	id, secret   string
@@ -149,7 +148,7 @@ type registered struct {
 	token, uri   string
 	name, method string
 	grantTypes   []string
-	audience     []string // nil if it is not told
+	audience     []string // nil if the answer does not say
 	scope        *string
 }
 
@@ -168,7 +167,7 @@ func (r *registered) grants() bool {
 
 var errMalformed = errors.New("malformed")
 
-// parse reads an answer with a client. A registration access token or URI that cannot be used is taken for none.
+// parse reads an answer with a client. An unusable registration access token or URI counts as none.
 func parse(body []byte) (*registered, error) {
 	r := &registered{}
 	if json.Unmarshal(body, &r.members) != nil || r.members == nil {
@@ -183,7 +182,7 @@ func parse(body []byte) (*registered, error) {
 		}
 	}
 	if raw, ok := r.members[audienceMember]; ok && json.Unmarshal(raw, &r.audience) != nil {
-		r.audience = nil // no member of the standard: somebody else's may be anything
+		r.audience = nil // the standard does not define it, so it may be anything
 	}
 	for name, into := range map[string]*string{"registration_access_token": &r.token, "registration_client_uri": &r.uri} {
 		if raw, ok := r.members[name]; ok && json.Unmarshal(raw, into) != nil {
@@ -199,7 +198,7 @@ func parse(body []byte) (*registered, error) {
 	return r, nil
 }
 
-// take writes what an answer says to the credential, and reports whether there was anything new in it.
+// take copies what an answer says to the credential, and reports whether that changed anything.
 func (d *Driver) take(c *provision.Credential, r *registered) bool {
 	former := *c
 	if r.secret != "" {
@@ -220,27 +219,26 @@ func (d *Driver) take(c *provision.Credential, r *registered) bool {
 	return former != *c
 }
 
-// trusted reports whether the registration access token may be sent to a URI that the server named: only to the
-// registration endpoint and below it. A URI elsewhere would learn the token, and would have the operator send PUT and
-// DELETE to whatever is there.
+// trusted reports whether the registration access token may go to a URI that the server named: only to the registration
+// endpoint and below it. A server elsewhere would learn the token, and the operator would send it PUT and DELETE.
 func (d *Driver) trusted(uri string) bool {
 	u, ok := absolute(uri)
 	return ok && u.Scheme == d.endpoint.Scheme && strings.EqualFold(u.Hostname(), d.endpoint.Hostname()) && port(u) == port(d.endpoint) &&
 		below(u.EscapedPath(), d.endpoint.EscapedPath())
 }
 
-// below reports whether a path is another one or a path below it, however a server or a proxy before it reads the path.
-// Servers that name the client in the query have the same path for all.
+// below reports whether a path is another one or below it, however the server or a proxy reads the path. Servers that
+// name the client in the query use the same path for all.
 func below(path, base string) bool {
 	rest, ok := strings.CutPrefix(path, strings.TrimSuffix(base, "/"))
 	return ok && (rest == "" || rest[0] == '/') && !climbs(path)
 }
 
-// maxEncodings is how many times over a path may be encoded: once for itself, once for a URL within it, and once more.
+// maxEncodings is how many times a path may be encoded: once for itself, once for a URL within it, and once more.
 const maxEncodings = 3
 
-// climbs reports whether a path has a segment that leads up or nowhere in any of its readings: as it is or decoded, with
-// backslashes for slashes, and without the parameters that some servers cut off segments.
+// climbs reports whether any reading of a path has a segment that leads up or nowhere. Readings are: as it is or
+// decoded, with backslashes for slashes, and without the parameters that some servers cut off segments.
 func climbs(path string) bool {
 	for range maxEncodings + 1 {
 		for segment := range strings.FieldsFuncSeq(path, func(r rune) bool { return r == '/' || r == '\\' }) {
@@ -279,8 +277,8 @@ func absolute(s string) (*url.URL, bool) {
 	return u, ok
 }
 
-// visible reports whether a text has 1 to most bytes, from first to '~': with first ' ', it is made of VSCHAR (RFC 6749
-// appendix A).
+// visible reports whether a text has 1 to most bytes, all between first and '~'. With first ' ' these are VSCHAR (RFC
+// 6749 appendix A).
 func visible(s string, most int, first rune) bool {
 	return s != "" && len(s) <= most && !strings.ContainsFunc(s, func(r rune) bool { return r < first || r > '~' })
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package registration provisions by OAuth 2.0 Dynamic Client Registration (RFC 7591) and its management protocol
-// (RFC 7592). The server keeps no record of APIs, and a client there is one credential: each credential of a client is
-// a registration of its own, with a client identifier of its own and the scopes of all its APIs together. The protocol
-// has no list of registrations. What was registered by a request whose answer was lost cannot be found again, and
-// neither can a registration whose access token was replaced in such an answer: they are named in the state's
-// LeftBehind, and the client is registered anew.
+// Package registration provisions by OAuth 2.0 Dynamic Client Registration (RFC 7591) and its management protocol (RFC
+// 7592). The server keeps no record of APIs, and a client there is one credential: each credential of a client is a
+// separate registration, with its own client identifier and the scopes of all its APIs together. The protocol cannot
+// list registrations. If the answer to a registration is lost, nobody can find the registration again; the same holds
+// if a lost answer replaced the registration access token. The state's LeftBehind names such registrations, and the
+// client is registered anew.
 package registration
 
 import (
@@ -22,25 +22,24 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
-// The ways in which a registered client proves itself at the token endpoint.
+// How a registered client authenticates at the token endpoint.
 const (
 	ClientSecretBasic = "client_secret_basic"
 	ClientSecretPost  = "client_secret_post"
 )
 
-// Config is what a driver is made of.
+// Config configures a driver.
 type Config struct {
 	// Endpoint is the client registration endpoint.
 	Endpoint string
-	// InitialAccessToken is sent with each registration, "" where the endpoint is open to all.
+	// InitialAccessToken authorizes each registration; "" if the endpoint is open to all.
 	InitialAccessToken provision.Sensitive
 	// AuthenticationMethod is ClientSecretBasic (the default) or ClientSecretPost.
 	AuthenticationMethod string
-	// Audience has a client registered with the identifiers of its APIs as the
-	// member audience, a list: servers that name an API by the request parameter
-	// of that name may issue tokens for listed ones only (Ory Hydra).
+	// Audience registers a client with the identifiers of its APIs as the member audience, a list. Servers that name an
+	// API by the request parameter of that name may issue tokens only for listed APIs (Ory Hydra).
 	Audience bool
-	// HTTP makes the requests. Redirects are not followed, whatever it is set to.
+	// HTTP makes the requests. The driver never follows redirects, whatever the client is set to.
 	HTTP *http.Client
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
@@ -51,12 +50,12 @@ type Driver struct {
 	config   Config
 	endpoint *url.URL
 	http     http.Client
-	broken   *provision.Error // why the configuration cannot be used
+	broken   *provision.Error // why the configuration is unusable
 }
 
 var _ provision.Driver = (*Driver)(nil)
 
-// New makes a driver. A configuration that cannot be used is told by Check, and by what would need it.
+// New returns a driver. If the configuration is unusable, Check and every method that needs it return an error.
 func New(config Config) *Driver {
 	config.AuthenticationMethod = cmp.Or(config.AuthenticationMethod, ClientSecretBasic)
 	if config.Now == nil {
@@ -81,8 +80,8 @@ func New(config Config) *Driver {
 	return d
 }
 
-// Check makes no request: nothing about an initial access token can be proved without registering a client. It only
-// reports whether the configuration can be used.
+// Check makes no request, because only a registration can prove an initial access token. It reports whether the
+// configuration is usable.
 func (d *Driver) Check(context.Context) error {
 	if d.broken != nil {
 		return d.broken
@@ -90,7 +89,7 @@ func (d *Driver) Check(context.Context) error {
 	return nil
 }
 
-// SyncAPI takes every declared scope for one that the server has: it keeps no record of APIs that could be asked.
+// SyncAPI assumes that the server has every declared scope, because the server keeps no record of APIs.
 func (d *Driver) SyncAPI(_ context.Context, want provision.API, state *provision.APIState, _ provision.Keep) ([]provision.Drift, error) {
 	names := make([]string, 0, len(want.Scopes))
 	for _, s := range want.Scopes {
@@ -101,12 +100,13 @@ func (d *Driver) SyncAPI(_ context.Context, want provision.API, state *provision
 	return nil, nil
 }
 
-// RemoveAPI does nothing, as SyncAPI left nothing at the server.
+// RemoveAPI does nothing, because SyncAPI leaves nothing at the server.
 func (d *Driver) RemoveAPI(context.Context, provision.API, *provision.APIState, provision.Keep) error {
 	return nil
 }
 
-// Issue registers a client. The protocol cannot tell whether an earlier attempt succeeded, so that is left behind.
+// Issue registers a client. The protocol cannot tell whether an earlier attempt succeeded, so Issue reports that one as
+// left behind.
 func (d *Driver) Issue(ctx context.Context, want provision.Client, state *provision.ClientState, c *provision.Credential) error {
 	if err := d.usable(want); err != nil {
 		return err
@@ -128,7 +128,7 @@ func (d *Driver) Issue(ctx context.Context, want provision.Client, state *provis
 	c.ClientID = r.id
 	d.take(c, r)
 	state.Origin = provision.Created
-	// Later credentials are registered with what SyncClient found out about the current one.
+	// Register later credentials with what SyncClient found out about the current one.
 	if first := len(state.Credentials) <= 1; first || len(state.Access) == 0 {
 		state.Access = granted(want.Access, nil)
 		if d.managed(c) {
@@ -138,7 +138,7 @@ func (d *Driver) Issue(ctx context.Context, want provision.Client, state *provis
 	return nil
 }
 
-// Revoke deletes a registration, where the server lets it.
+// Revoke deletes a registration, if the server allows it.
 func (d *Driver) Revoke(ctx context.Context, want provision.Client, state *provision.ClientState, c *provision.Credential) error {
 	switch {
 	case c.Stage == provision.Issuing || c.ClientID == "":
@@ -167,8 +167,8 @@ func (d *Driver) Revoke(ctx context.Context, want provision.Client, state *provi
 	return nil
 }
 
-// RemoveClient deletes all registrations of the client. With want.Retain it forgets them: there is no client without.
-// With want.Denied it deletes them all the same, for their access would stay.
+// RemoveClient deletes all registrations of the client. With want.Retain it only drops them from the state, because the
+// server has no client without them. With want.Denied it deletes them nevertheless, because their access would stay.
 func (d *Driver) RemoveClient(ctx context.Context, want provision.Client, state *provision.ClientState, keep provision.Keep) error {
 	if want.Retain && !want.Denied {
 		state.Credentials = nil
@@ -186,7 +186,7 @@ func (d *Driver) RemoveClient(ctx context.Context, want provision.Client, state 
 	return nil
 }
 
-// usable says why nothing can be provisioned for a client.
+// usable returns why nothing can be provisioned for a client.
 func (d *Driver) usable(want provision.Client) error {
 	if d.broken != nil {
 		return d.broken
@@ -197,13 +197,13 @@ func (d *Driver) usable(want provision.Client) error {
 	return nil
 }
 
-// managed reports whether a registration can be read, updated and deleted (RFC 7592), and still at the same server: its
-// access token is sent nowhere else.
+// managed reports whether a registration can be read, updated and deleted (RFC 7592) at the same server. Its access
+// token must go nowhere else.
 func (d *Driver) managed(c *provision.Credential) bool {
 	return d.broken == nil && c.RegistrationToken != "" && d.trusted(c.RegistrationURI)
 }
 
-// forget drops a credential, and keeps the state's ID one that it has.
+// forget drops a credential, and makes sure that the state's ID is one that the state still has.
 func forget(state *provision.ClientState, i int) {
 	id := state.Credentials[i].ClientID
 	state.Credentials = slices.Delete(state.Credentials, i, i+1)
@@ -222,7 +222,7 @@ func forget(state *provision.ClientState, i int) {
 // maxLeftBehind bounds state.LeftBehind.
 const maxLeftBehind = 16
 
-// leaveBehind adds a line, once, and lets the oldest go.
+// leaveBehind adds a line, once, and drops the oldest.
 func leaveBehind(state *provision.ClientState, line string) {
 	line = text.ASCII(line, 512)
 	if slices.Contains(state.LeftBehind, line) {
@@ -232,7 +232,7 @@ func leaveBehind(state *provision.ClientState, line string) {
 	state.LeftBehind = state.LeftBehind[max(0, len(state.LeftBehind)-maxLeftBehind):]
 }
 
-// lost names all clients that attempts at one credential may have registered: they have the same client_name.
+// lost describes all clients that attempts at one credential may have registered. They share a client_name.
 func lost(want provision.Client, c *provision.Credential) string {
 	return fmt.Sprintf("A client that was registered as %q may exist at the server; its answer was lost", clientName(want, c))
 }
@@ -247,7 +247,7 @@ func undeletable(c *provision.Credential) string {
 
 func shortID(c *provision.Credential) string { return text.ASCII(c.ClientID, 256) }
 
-// clientName is the client_name: who the owner is, and which of its credentials this is.
+// clientName returns the client_name, which names the owner and the credential.
 func clientName(want provision.Client, c *provision.Credential) string {
 	return want.Owner.DisplayName() + " " + strings.TrimPrefix(c.Name, want.Owner.CredentialPrefix())
 }

@@ -25,10 +25,10 @@ type answer struct {
 	status  int
 	body    []byte
 	wait    time.Duration
-	secrets []string // what the request carried, and what else the answer may repeat
+	secrets []string // what the request carried, and other secrets that the answer may repeat
 }
 
-// busy says that the answer says nothing about the request.
+// busy reports whether the answer says nothing about the request.
 func (a *answer) busy() bool {
 	return a.status >= 500 && a.status != http.StatusNotImplemented || a.status == http.StatusTooManyRequests || a.status == http.StatusRequestTimeout
 }
@@ -39,8 +39,8 @@ func (a *answer) object() bool {
 	return json.Unmarshal(a.body, &members) == nil && members != nil
 }
 
-// absent says that there is no such registration: as servers say it that do not answer 401 (RFC 7592 section 2.1). The
-// body tells such an answer from that of a proxy which knows no way to the server.
+// absent reports whether the answer says that there is no such registration, in the ways of servers that do not answer
+// 401 (RFC 7592 section 2.1). The body tells such an answer from that of a proxy without a route to the server.
 func (a *answer) absent() bool {
 	if a.status == http.StatusBadRequest {
 		return slices.Contains([]string{"invalid_request", "invalid_client", "invalid_token"}, a.code())
@@ -51,7 +51,7 @@ func (a *answer) absent() bool {
 // codes are error codes as the protocols write them.
 var codes = regexp.MustCompile(`^[a-z][a-z_]{0,63}$`)
 
-// code is the error code in the answer, "" if there is none that can be shown.
+// code returns the error code in the answer, "" if there is none that can be shown.
 func (a *answer) code() string {
 	var e struct {
 		Error string `json:"error"`
@@ -67,7 +67,7 @@ func (a *answer) code() string {
 	return e.Error
 }
 
-// description is what the server says beside its code, without what the request carried.
+// description returns what the server says beside its code, without what the request carried.
 func (a *answer) description() string {
 	var e struct {
 		Description string `json:"error_description"`
@@ -112,7 +112,7 @@ func (d *Driver) send(ctx context.Context, method, uri string, token provision.S
 		if ctx.Err() != nil || a.status/100 == 2 {
 			return nil, failed(ctx, err)
 		}
-		a.body = nil // a refusal is one however its body ended
+		a.body = nil // a refusal counts however its body ended
 	}
 	return a, nil
 }
@@ -133,7 +133,7 @@ func failed(ctx context.Context, err error) error {
 	return &provision.Error{Kind: provision.Unavailable, Message: message}
 }
 
-// notRegistered is why a client was not registered.
+// notRegistered returns why a client was not registered.
 func (d *Driver) notRegistered(a *answer) error {
 	switch {
 	case a.busy():
@@ -170,7 +170,7 @@ func refused(message string) *provision.Error {
 	return &provision.Error{Kind: provision.Refused, Message: message}
 }
 
-// unavailable is an answer that says nothing about what was asked.
+// unavailable is the error for an answer that says nothing about the request.
 func unavailable(a *answer, message string) *provision.Error {
 	return &provision.Error{
 		Kind: provision.Unavailable, Message: fmt.Sprintf("%s: it answered with status %d", message, a.status),
@@ -178,7 +178,7 @@ func unavailable(a *answer, message string) *provision.Error {
 	}
 }
 
-// senseless is an answer that does not say what it must.
+// senseless is the error for an answer that does not say what it must.
 func senseless(a *answer) *provision.Error {
 	return &provision.Error{
 		Kind: provision.Unavailable, Message: "the server answered with a registration that makes no sense", Status: a.status, RetryAfter: a.wait,

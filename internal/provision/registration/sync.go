@@ -13,12 +13,12 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
-// SyncClient makes the registrations of a client what want says. Where the server does not let them be updated, a
-// credential with other scopes than the client should have now is replaced by a new registration. A client without
-// access loses its registrations: one without scopes may get the server's default ones, or all (RFC 7591 section 2).
+// SyncClient makes the registrations of a client match want. If the server does not allow updates, a new registration
+// replaces a credential whose scopes are no longer right. A client without access loses its registrations, because a
+// registration without scopes may get the server's default ones, or all (RFC 7591 section 2).
 //
-// state.Creating is set while an update is on its way: its answer may bring a new secret. If it was lost, the update is
-// made once more unless the server tells the secret when it is asked.
+// state.Creating is set while an update is under way, because its answer may bring a new secret. If the answer is lost,
+// the next call repeats the update, unless the server shows the secret when asked.
 func (d *Driver) SyncClient(ctx context.Context, want provision.Client, state *provision.ClientState, keep provision.Keep) ([]provision.Drift, error) {
 	if err := d.usable(want); err != nil {
 		return nil, err
@@ -53,12 +53,12 @@ func (d *Driver) SyncClient(ctx context.Context, want provision.Client, state *p
 	return s.drift, nil
 }
 
-// lacks reports whether a list does not hold all of another.
+// lacks reports whether a list lacks an element of another.
 func lacks(list, of []string) bool {
 	return slices.ContainsFunc(of, func(s string) bool { return !slices.Contains(list, s) })
 }
 
-// changed reports whether a client should have other access than the last call left.
+// changed reports whether the client should have other access than the last call left.
 func (s *syncing) changed() bool {
 	return !slices.Equal(s.before, s.wanted) || s.config.Audience && !slices.Equal(s.beforeAudience, audiences(s.want.Access))
 }
@@ -73,12 +73,13 @@ type syncing struct {
 	uncertain      bool     // the answer to an earlier update was lost
 	before, wanted []string // the scopes
 	beforeAudience []string // the identifiers of the APIs before
-	told           *string  // what the server says that the scopes are, nil if it does not
-	stale          bool     // the scopes have changed, and a registration cannot be updated
+	told           *string  // the scopes by the server's word, nil if it does not say
+	stale          bool     // the scopes have changed, and the server allows no update
 	drift          []provision.Drift
 }
 
-// endOverlap has replaced credentials revoked at once: they can do what the client should no longer be able to.
+// endOverlap schedules replaced credentials for immediate revocation, because they can still do what the client no
+// longer should.
 func (s *syncing) endOverlap() {
 	for i := range s.state.Credentials {
 		if c := &s.state.Credentials[i]; c.Stage == provision.Retiring {
@@ -87,7 +88,7 @@ func (s *syncing) endOverlap() {
 	}
 }
 
-// credential makes one registration what it should be, and reports whether the server still has it.
+// credential puts one registration right, and reports whether the server still has it.
 func (s *syncing) credential(ctx context.Context, c *provision.Credential) (there bool, err error) {
 	if c.Stage == provision.Issuing || c.Stage == provision.Retiring {
 		return true, nil
@@ -114,11 +115,11 @@ func (s *syncing) credential(ctx context.Context, c *provision.Credential) (ther
 	return true, s.update(ctx, c, found)
 }
 
-// absent judges an answer without a registration. Only what a registration endpoint says about one is believed, not
-// what a proxy says in its place: a registration that is given up cannot be found again.
+// absent judges an answer without a registration. It believes only what a registration endpoint says, not a proxy in
+// its place, because a registration once given up cannot be found again.
 func (s *syncing) absent(c *provision.Credential, a *answer) (there bool, err error) {
 	gone := a.status == http.StatusUnauthorized || a.absent()
-	// Forbidden, or not readable for the server itself: it may be there.
+	// Forbidden, or the server itself cannot read it: it may exist.
 	withheld := (a.status == http.StatusForbidden || a.status == http.StatusBadRequest) && a.object()
 	if a.busy() || !gone && !withheld {
 		return true, unavailable(a, "the server did not show a registration")
@@ -132,7 +133,7 @@ func (s *syncing) absent(c *provision.Credential, a *answer) (there bool, err er
 	return false, nil
 }
 
-// read takes over what an answer says about the credential, and records at once what is new in it.
+// read copies what an answer says to the credential, and records any news at once.
 func (s *syncing) read(ctx context.Context, c *provision.Credential, a *answer) (*registered, error) {
 	r, err := parse(a.body)
 	if err != nil || r.id != c.ClientID {
@@ -144,8 +145,8 @@ func (s *syncing) read(ctx context.Context, c *provision.Credential, a *answer) 
 	return r, nil
 }
 
-// unsupported are the answers of servers that do not know how to update a registration which they have just shown: the
-// registration access token was good for that.
+// unsupported are the statuses by which a server says that it cannot update a registration. It has just shown the
+// registration, so the access token is good.
 var unsupported = []int{
 	http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented,
 }
@@ -181,7 +182,7 @@ func (s *syncing) update(ctx context.Context, c *provision.Credential, found *re
 		return err
 	}
 	s.told = now.scope
-	// What the server makes of every request is no drift.
+	// What the server makes of every request is not drift.
 	remaining := s.differences(now, c)
 	for _, difference := range differences {
 		if !slices.Contains(remaining, difference) {
@@ -191,7 +192,7 @@ func (s *syncing) update(ctx context.Context, c *provision.Credential, found *re
 	return nil
 }
 
-// differences are those between a registration and what the last call left, which no change of want explains.
+// differences returns how a registration differs from what the last call left, apart from changes of want.
 func (s *syncing) differences(r *registered, c *provision.Credential) (drift []provision.Drift) {
 	if s.uncertain {
 		return nil
@@ -219,8 +220,8 @@ func (s *syncing) differences(r *registered, c *provision.Credential) (drift []p
 	return drift
 }
 
-// replace has another client registered, with which the life of a credential begins again. The current one serves until
-// the new one works.
+// replace adds a credential, for which another client will be registered. The current one serves until the new one
+// works.
 func (s *syncing) replace() {
 	for i := range s.state.Credentials {
 		switch c := &s.state.Credentials[i]; c.Stage {
