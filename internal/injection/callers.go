@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	// maxClientCA is how long the file with the certificate authority may be.
+	// maxClientCA limits the file with the certificate authority, in bytes.
 	maxClientCA = 1 << 20
-	// readAgain is how long the file is relied on: it may be a ConfigMap's.
+	// readAgain is how often the file is read again: it may come from a ConfigMap.
 	readAgain = time.Minute
 )
 
-// callers are those who have a client certificate of an authority: the API server,
-// where it is told to show one to webhooks.
+// callers limits the webhook's callers to those with a client certificate of an
+// authority: to the API server, if it is configured to present one.
 type callers struct {
 	file  string
 	names sets.Set[string] // common names; empty: any
@@ -37,7 +37,7 @@ type callers struct {
 	readAt  time.Time
 }
 
-// only has a server shake hands with nobody else.
+// only adds the limit to a TLS configuration: handshakes with other callers fail.
 func (c *callers) only(serve func(context.Context) (*tls.Config, error)) func(context.Context) (*tls.Config, error) {
 	return func(ctx context.Context) (*tls.Config, error) {
 		if _, err := c.trusted(); err != nil {
@@ -61,15 +61,16 @@ func (c *callers) only(serve func(context.Context) (*tls.Config, error)) func(co
 	}
 }
 
-// named refuses certificates of other names, on resumed connections too.
+// named rejects certificates with other common names, on resumed connections too.
 func (c *callers) named(state tls.ConnectionState) error {
 	if c.names.Len() == 0 || c.names.Has(state.PeerCertificates[0].Subject.CommonName) {
 		return nil
 	}
-	return fmt.Errorf("the client certificate of %.80q is not one of those that may call the webhook", state.PeerCertificates[0].Subject.CommonName)
+	return fmt.Errorf("the client certificate is for %.80q, who may not call the webhook", state.PeerCertificates[0].Subject.CommonName)
 }
 
-// trusted returns the authority. A file that is damaged later changes nothing.
+// trusted returns the authority. If the file is damaged later, the former content stays
+// in use.
 func (c *callers) trusted() (*x509.CertPool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -92,7 +93,7 @@ func (c *callers) trusted() (*x509.CertPool, error) {
 }
 
 func readAtMost(file string, n int64) ([]byte, error) {
-	f, err := os.Open(file) //nolint:gosec // of a flag
+	f, err := os.Open(file) //nolint:gosec // the name comes from a flag
 	if err != nil {
 		return nil, err
 	}

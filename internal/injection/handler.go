@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package injection injects tokens and verification bundles into pods, at admission:
-// volumes and read-only mounts for what the pod's annotations name. The function
-// inject decides what a pod looks like afterwards; the handler around it looks up
-// the names, and never refuses a pod because one does not exist yet.
+// Package injection injects tokens and verification bundles into pods at admission: it
+// adds volumes and read-only mounts for what the pod's annotations name. The function
+// inject is pure and decides how the pod changes. The handler around it looks up the
+// names; it never refuses a pod because one of them does not exist yet.
 package injection
 
 import (
@@ -24,25 +24,25 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// handler answers the API server's question what a new pod shall look like.
+// handler answers the API server's admission requests.
 type handler struct {
 	reader  client.Reader    // M2MClients and APIResources, from the cache
 	watched sets.Set[string] // namespaces; empty: all
 }
 
-// request is as much of an admission request as the answer depends on.
+// request is the part of an admission request that the answer depends on.
 type request struct {
 	UID       types.UID             `json:"uid"`
 	Operation admissionv1.Operation `json:"operation"`
 	Namespace string                `json:"namespace"`
 	Object    raw                   `json:"object"`
 
-	// fromAPIServer reports that the API server has shown its certificate. What
-	// exists is told to nobody else.
+	// fromAPIServer is set if the API server presented its client certificate. Other
+	// callers are not told which objects exist.
 	fromAPIServer bool
 }
 
-// answer injects into a pod that is being created.
+// answer injects into a pod that is being created. All else it allows unchanged.
 func (h *handler) answer(ctx context.Context, req request) *admissionv1.AdmissionResponse {
 	if req.Operation != admissionv1.Create {
 		return allowed(nil)
@@ -92,7 +92,7 @@ func allowed(warnings []string) *admissionv1.AdmissionResponse {
 	return &admissionv1.AdmissionResponse{Allowed: true, Warnings: warnings, Result: &metav1.Status{Code: http.StatusOK}}
 }
 
-// refused says why the pod is not created, to whoever creates it.
+// refused returns the answer that refuses the pod. Whoever creates it reads the message.
 func refused(code int32, message string) *admissionv1.AdmissionResponse {
 	status := &metav1.Status{Code: code, Message: message}
 	if code == http.StatusForbidden {
@@ -101,8 +101,8 @@ func refused(code int32, message string) *admissionv1.AdmissionResponse {
 	return &admissionv1.AdmissionResponse{Result: status}
 }
 
-// lookUp returns the name of the Secret with the client's tokens, and for the API
-// server what the pod will have to wait for.
+// lookUp returns the name of the Secret with the client's tokens. If the API server asks,
+// it also returns warnings about the objects that the pod will have to wait for.
 func (h *handler) lookUp(ctx context.Context, w wish, req request) (secret string, warnings []string, err error) {
 	if w.client != "" {
 		c := &v1alpha1.M2MClient{}
@@ -131,7 +131,7 @@ func (h *handler) lookUp(ctx context.Context, w wish, req request) (secret strin
 	return secret, warnings, nil
 }
 
-// get reports whether an object exists, as far as the operator can see.
+// get reports whether an object exists in the watched namespaces.
 func (h *handler) get(ctx context.Context, name types.NamespacedName, obj client.Object) (bool, error) {
 	if !h.watches(name.Namespace) {
 		return false, nil

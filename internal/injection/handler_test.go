@@ -104,13 +104,13 @@ func TestAnswers(t *testing.T) {
 		"a pod that asks for nothing": {err: errors.New("not asked"), change: func(r *admissionv1.AdmissionRequest) { r.Object.Raw = []byte(`{}`) }, want: http.StatusOK},
 		"an annotation that is no name": {change: func(r *admissionv1.AdmissionRequest) {
 			r.Object.Raw = []byte(`{"metadata":{"annotations":{"m2m-operator.io/verify":"A"}}}`)
-		}, want: http.StatusForbidden, message: `annotation m2m-operator.io/verify: "A" is no name of an APIResource; write name or namespace/name, several separated by commas`},
+		}, want: http.StatusForbidden, message: `annotation m2m-operator.io/verify: "A" is not the name of an APIResource; write name or namespace/name, several separated by commas`},
 		"a container that is not there": {err: notFound, change: func(r *admissionv1.AdmissionRequest) {
 			r.Object.Raw = []byte(`{"metadata":{"annotations":{"m2m-operator.io/client":"cart","m2m-operator.io/containers":"x"}},"spec":{"containers":[{"name":"app"}]}}`)
 		}, want: http.StatusOK}, // it may come
-		"what is no name of a container": {err: notFound, change: func(r *admissionv1.AdmissionRequest) {
+		"what is not the name of a container": {err: notFound, change: func(r *admissionv1.AdmissionRequest) {
 			r.Object.Raw = []byte(`{"metadata":{"annotations":{"m2m-operator.io/client":"cart","m2m-operator.io/containers":"x y"}},"spec":{"containers":[{"name":"app"}]}}`)
-		}, want: http.StatusForbidden, message: `annotation m2m-operator.io/containers: "x y" is no name of a container; separate names by commas`},
+		}, want: http.StatusForbidden, message: `annotation m2m-operator.io/containers: "x y" is not the name of a container; separate names by commas`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			req := requestFor(annotatedPod)
@@ -231,10 +231,10 @@ func TestBoundsOfAPod(t *testing.T) {
 	for name, tc := range map[string]struct{ spec, want string }{
 		"what is needed":         {containers, ""},
 		"as many volumes":        {`"volumes":` + list(4096, `{"name":"a,[b"}`) + `,` + containers, ""},
-		"too many volumes":       {`"volumes":` + list(4097, `{}`) + `,` + containers, "the pod has 4097 entries in /spec/volumes; with these annotations it can have 4096"},
-		"too many of nothing":    {`"volumes":` + list(1<<20, `0`) + `,` + containers, "the pod has 1048576 entries in /spec/volumes; with these annotations it can have 4096"},
-		"too many variables":     {`"containers":[{"name":"app","env":` + list(5000, `{}`) + `}]`, "the pod has 5000 entries in /spec/containers/0/env; with these annotations it can have 4096"},
-		"too many mounts":        {`"containers":[{"name":"app","volumeMounts":` + list(5000, `{}`) + `}]`, "the pod has 5000 entries in /spec/containers/0/volumeMounts; with these annotations it can have 4096"},
+		"too many volumes":       {`"volumes":` + list(4097, `{}`) + `,` + containers, "the pod has 4097 entries in /spec/volumes; the limit for a pod with these annotations is 4096"},
+		"too many of nothing":    {`"volumes":` + list(1<<20, `0`) + `,` + containers, "the pod has 1048576 entries in /spec/volumes; the limit for a pod with these annotations is 4096"},
+		"too many variables":     {`"containers":[{"name":"app","env":` + list(5000, `{}`) + `}]`, "the pod has 5000 entries in /spec/containers/0/env; the limit for a pod with these annotations is 4096"},
+		"too many mounts":        {`"containers":[{"name":"app","volumeMounts":` + list(5000, `{}`) + `}]`, "the pod has 5000 entries in /spec/containers/0/volumeMounts; the limit for a pod with these annotations is 4096"},
 		"too much to answer":     {`"containers":` + list(32, `{"name":"a"}`), "the annotations ask for 2080 mounts, 65 in each of 32 containers; a pod can have 2048"},
 		"as much as is answered": {`"containers":` + list(31, `{"name":"a"}`), ""},
 	} {

@@ -21,23 +21,23 @@ import (
 )
 
 const (
-	// maxName is the longest name of an M2MClient or APIResource.
+	// maxName is the longest name of an M2MClient.
 	maxName = 63
-	// maxMounts is how many mounts a pod gets in all its containers: what an
-	// answer can hold is more than what a request does.
+	// maxMounts limits the mounts in all containers of a pod together: the answer can be
+	// much larger than the request.
 	maxMounts = 2048
-	// maxMissing is how many bytes of the names of missing containers are told.
+	// maxMissing limits the list of missing containers, in bytes.
 	maxMissing = 250
 )
 
-// wish is what a pod's annotations ask for.
+// wish is what the annotations of a pod ask for.
 type wish struct {
 	client string                 // an M2MClient of the pod's namespace; "" for none
 	apis   []types.NamespacedName // APIResources
 }
 
-// wishOf reads the annotations of a pod of a namespace. What is wrong with them
-// is said in one line, for whoever wrote them.
+// wishOf parses the annotations of a pod in a namespace. Its errors are one line, for
+// whoever wrote the annotations.
 func wishOf(annotations map[string]string, namespace string) (w wish, err error) {
 	if name, ok := annotations[v1alpha1.ClientAnnotation]; ok {
 		name = strings.TrimSpace(name)
@@ -45,10 +45,10 @@ func wishOf(annotations map[string]string, namespace string) (w wish, err error)
 		case name == "":
 			return w, fmt.Errorf("annotation %s is empty: name an M2MClient of namespace %q, or remove it", v1alpha1.ClientAnnotation, namespace)
 		case strings.Contains(name, "/"):
-			return w, fmt.Errorf("annotation %s: %s has a slash; it names an M2MClient of the pod's own namespace only, by its name alone",
+			return w, fmt.Errorf("annotation %s: %s has a slash; write the name alone: the M2MClient must be in the pod's own namespace",
 				v1alpha1.ClientAnnotation, shown(name))
 		case len(name) > maxName || len(validation.IsDNS1123Subdomain(name)) > 0:
-			return w, fmt.Errorf("annotation %s: %s is no name of an M2MClient; write the name of one of namespace %q",
+			return w, fmt.Errorf("annotation %s: %s is not the name of an M2MClient; name one of namespace %q",
 				v1alpha1.ClientAnnotation, shown(name), namespace)
 		}
 		w.client = name
@@ -57,11 +57,11 @@ func wishOf(annotations map[string]string, namespace string) (w wish, err error)
 		apis, invalid := v1alpha1.ParseVerify(value, namespace)
 		switch {
 		case len(value) > v1alpha1.VerifyMaxBytes:
-			return w, fmt.Errorf("annotation %s has %d bytes; it can have %d", v1alpha1.VerifyAnnotation, len(value), v1alpha1.VerifyMaxBytes)
+			return w, fmt.Errorf("annotation %s has %d bytes; the limit is %d", v1alpha1.VerifyAnnotation, len(value), v1alpha1.VerifyMaxBytes)
 		case len(invalid) > 0 && strings.HasPrefix(invalid[0], "(more than "), strings.Count(value, ",") > 2*v1alpha1.VerifyMaxNames:
 			return w, fmt.Errorf("annotation %s names too many APIResources; a pod can have %d", v1alpha1.VerifyAnnotation, v1alpha1.VerifyMaxNames)
 		case len(invalid) > 0:
-			return w, fmt.Errorf("annotation %s: %s is no name of an APIResource; write name or namespace/name, several separated by commas",
+			return w, fmt.Errorf("annotation %s: %s is not the name of an APIResource; write name or namespace/name, several separated by commas",
 				v1alpha1.VerifyAnnotation, shown(invalid[0]))
 		case len(apis) == 0:
 			return w, fmt.Errorf("annotation %s is empty: name APIResources, or remove it", v1alpha1.VerifyAnnotation)
@@ -71,7 +71,7 @@ func wishOf(annotations map[string]string, namespace string) (w wish, err error)
 	return w, nil
 }
 
-// shown quotes what a user wrote, so that it fits into one line.
+// shown quotes what a user wrote, cut to fit into one line.
 func shown(s string) string {
 	if len(s) > 80 {
 		s = s[:80] + "…"
@@ -79,7 +79,7 @@ func shown(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// mount is one object that a pod gets to see: a volume, and where it is mounted.
+// mount is an object to mount: the volume, and the path in the containers.
 type mount struct {
 	object string // as InjectedAnnotation lists it: "secret/name", "configmap/name"
 	name   string // of the volume
@@ -88,14 +88,13 @@ type mount struct {
 
 func newMount(object, path string) mount { return mount{object, volumeName(object), path} }
 
-// mounts returns what a pod of a namespace gets to see. The Secret is the
-// client's.
+// mounts returns what to mount into a pod in a namespace. The Secret is the client's.
 func (w wish) mounts(namespace, secret string) ([]mount, error) {
 	var all []mount
 	if w.client != "" {
 		all = append(all, newMount(secretPrefix+secret, v1alpha1.TokenDir))
 	}
-	shared := map[string]int{} // how many APIs have a name
+	shared := map[string]int{} // name → how many APIs have it
 	for _, api := range w.apis {
 		shared[api.Name]++
 	}
@@ -120,9 +119,8 @@ const (
 	configMapPrefix = "configmap/"
 )
 
-// volumeName returns the name of the volume that mounts an object. It says by
-// itself that it is ours: nobody else would give a volume the hash of what it
-// mounts.
+// volumeName returns the name of the volume for an object. It marks the volume as ours:
+// nobody else would name a volume by a hash of its source.
 func volumeName(object string) string {
 	kind := "verify"
 	if strings.HasPrefix(object, secretPrefix) {
@@ -132,7 +130,7 @@ func volumeName(object string) string {
 	return "m2m-" + kind + "-" + hex.EncodeToString(sum[:8])
 }
 
-// volumeHead is as much of a volume as reports whether it is ours.
+// volumeHead is the part of a volume that shows whether it is ours.
 type volumeHead struct {
 	Name   string `json:"name"`
 	Secret *struct {
@@ -143,7 +141,7 @@ type volumeHead struct {
 	} `json:"configMap"`
 }
 
-// isOurs reports whether a volume was put into the pod by an earlier injection.
+// isOurs reports whether an earlier injection added the volume.
 func (v volumeHead) isOurs() bool {
 	switch {
 	case v.Secret != nil:
@@ -154,8 +152,8 @@ func (v volumeHead) isOurs() bool {
 	return false
 }
 
-// volume returns the volume of a mount: all of the object, readable by a
-// container of whatever user.
+// volume returns the volume of a mount. It contains the whole object, and every user can
+// read it.
 func (m mount) volume() corev1.Volume {
 	readable := int32(0o444)
 	v := corev1.Volume{Name: m.name}
@@ -170,9 +168,9 @@ func (m mount) volume() corev1.Volume {
 	return v
 }
 
-// inject returns what puts into a pod of a namespace what its annotations ask for.
-// It leaves what is the user's alone, and what an earlier injection put there, into
-// this pod or into the one that it was copied from, it puts right.
+// inject returns the patch that injects what the annotations of a pod ask for. It does
+// not touch the user's own volumes and mounts. It corrects what an earlier injection
+// added, to this pod or to the one it was copied from.
 func inject(p *pod, annotations map[string]string, namespace string, w wish, secret string) ([]operation, error) {
 	mounts, err := w.mounts(namespace, secret)
 	if err != nil {
@@ -215,19 +213,19 @@ func inject(p *pod, annotations map[string]string, namespace string, w wish, sec
 		objects = append(objects, m.object)
 	}
 	patch = append(patch, operation{"add", annotation(v1alpha1.InjectedAnnotation), strings.Join(objects, ",")})
-	if _, ok := annotations[v1alpha1.TouchedAtAnnotation]; ok { // of the pod that it was copied from
+	if _, ok := annotations[v1alpha1.TouchedAtAnnotation]; ok { // copied from another pod
 		patch = append(patch, operation{Op: "remove", Path: annotation(v1alpha1.TouchedAtAnnotation)})
 	}
 	if missing != "" {
 		patch = append(patch, operation{"add", annotation(v1alpha1.MissingContainersAnnotation), missing})
-	} else if _, ok := annotations[v1alpha1.MissingContainersAnnotation]; ok { // they have come
+	} else if _, ok := annotations[v1alpha1.MissingContainersAnnotation]; ok { // they exist now
 		patch = append(patch, operation{Op: "remove", Path: annotation(v1alpha1.MissingContainersAnnotation)})
 	}
 	return patch, nil
 }
 
-// injectVolumes gives a pod the volumes of these mounts and no others of ours. The
-// former ones are those of an earlier injection.
+// injectVolumes makes our volumes in a pod exactly those of the mounts. It also returns
+// the names of the volumes of an earlier injection.
 func injectVolumes(list raw, mounts []mount) (patch []operation, former sets.Set[string], err error) {
 	volumes, err := items[raw]("/spec/volumes", list)
 	if err != nil {
@@ -259,15 +257,15 @@ func injectVolumes(list raw, mounts []mount) (patch []operation, former sets.Set
 	return e.operations(), former, nil
 }
 
-// is reports whether a part of the request is a value.
+// is reports whether a part of the request equals a value.
 func is[T any](text raw, want T) bool {
 	var got T
 	return decode(text, &got) == nil && equality.Semantic.DeepEqual(got, want)
 }
 
-// chosenOf returns the names of the containers to inject into, nil for all, and a list
-// of those that the pod does not have. Another webhook may add them, and then the pod
-// comes once more.
+// chosenOf returns the names of the containers to inject into, nil for all, and a list of
+// those that the pod does not have. If another webhook adds them, the API server calls
+// this one again.
 func chosenOf(annotations map[string]string, containers []container) (chosen sets.Set[string], missing string, err error) {
 	value, ok := annotations[v1alpha1.ContainersAnnotation]
 	if !ok {
@@ -283,7 +281,7 @@ func chosenOf(annotations map[string]string, containers []container) (chosen set
 		case name == "" || chosen.Has(name):
 			continue
 		case len(validation.IsDNS1123Label(name)) > 0:
-			return nil, "", fmt.Errorf("annotation %s: %s is no name of a container; separate names by commas",
+			return nil, "", fmt.Errorf("annotation %s: %s is not the name of a container; separate names by commas",
 				v1alpha1.ContainersAnnotation, shown(name))
 		case !existing.Has(name) && len(missing)+len(name) < maxMissing:
 			missing = strings.TrimPrefix(missing+","+name, ",")
@@ -296,8 +294,8 @@ func chosenOf(annotations map[string]string, containers []container) (chosen set
 	return chosen, missing, nil
 }
 
-// inject gives a container these mounts and no others of ours. The former volumes
-// are those of an earlier injection.
+// inject makes our mounts in a container exactly these. The former volumes are those of an
+// earlier injection.
 func (c *container) inject(mounts []mount, former sets.Set[string]) ([]operation, error) {
 	patch, before, err := c.injectMounts(mounts, former)
 	if err != nil {
@@ -307,7 +305,8 @@ func (c *container) inject(mounts []mount, former sets.Set[string]) ([]operation
 	return append(patch, variables...), err
 }
 
-// injectMounts returns the paths that an earlier injection mounted something at, too.
+// injectMounts changes the mounts. It also returns the paths of the mounts of an earlier
+// injection.
 func (c *container) injectMounts(mounts []mount, former sets.Set[string]) (patch []operation, before []string, err error) {
 	list := c.path + "/volumeMounts"
 	entries, err := items[raw](list, c.VolumeMounts)
@@ -357,8 +356,8 @@ func (c *container) injectMounts(mounts []mount, former sets.Set[string]) (patch
 	return e.operations(), before, nil
 }
 
-// injectVariables sets the variables of the directories that are mounted, and
-// takes those of an earlier injection away.
+// injectVariables sets the variables of the mounted directories, and removes those of an
+// earlier injection.
 func (c *container) injectVariables(mounts []mount, before []string) ([]operation, error) {
 	list := c.path + "/env"
 	env, err := items[struct {
@@ -390,7 +389,8 @@ func (c *container) injectVariables(mounts []mount, before []string) ([]operatio
 	return e.operations(), nil
 }
 
-// volumeMount mounts all of the object: a subPath would never see a change.
+// volumeMount mounts the whole object: with a subPath, containers would never see a
+// change.
 func (m mount) volumeMount() corev1.VolumeMount {
 	return corev1.VolumeMount{Name: m.name, MountPath: m.path, ReadOnly: true}
 }

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// operation is one of a JSON patch (RFC 6902). Only what changes is named: what a
-// newer API server put into a pod and we do not know stays as it is.
+// operation is an operation of a JSON patch (RFC 6902). A patch names only what changes,
+// so fields of newer API servers, which we do not know, stay as they are.
 type operation struct {
 	Op    string `json:"op"`
 	Path  string `json:"path"`
@@ -20,7 +20,7 @@ type operation struct {
 // edit changes entries of a list.
 type edit struct {
 	path     string
-	missing  bool // there is no list yet
+	missing  bool // the list does not exist yet
 	length   int
 	replaced map[int]any
 	removed  []int // in ascending order
@@ -44,7 +44,7 @@ func (e edit) operations() (all []operation) {
 	return all
 }
 
-// annotation is the path of an annotation.
+// annotation returns the path of an annotation.
 func annotation(key string) string {
 	return "/metadata/annotations/" + strings.ReplaceAll(key, "/", "~1")
 }

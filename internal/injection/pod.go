@@ -11,14 +11,14 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// maxItems is how many entries a list of a pod may have.
+// maxItems limits the entries of each list of a pod.
 const maxItems = 4096
 
-// raw is a part of the request, not decoded and not copied.
+// raw is a part of the request, neither decoded nor copied.
 type raw []byte
 
-// UnmarshalJSON keeps what it is given, which is a part of the request's body and
-// stays as it is until the request is answered.
+// UnmarshalJSON keeps a reference to its input: the request's body does not change until
+// the request is answered.
 func (r *raw) UnmarshalJSON(b []byte) error {
 	if *r = nil; string(b) != "null" {
 		*r = b
@@ -26,8 +26,8 @@ func (r *raw) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// pod is as much of a pod as injection needs. A request may have megabytes, most
-// of which are of no interest: lists are decoded one at a time.
+// pod is the part of a pod that injection needs. Its lists are decoded one at a time:
+// a request can have megabytes, most of them of no interest.
 type pod struct {
 	Metadata struct {
 		Annotations raw `json:"annotations"`
@@ -39,7 +39,7 @@ type pod struct {
 	} `json:"spec"`
 }
 
-// container is as much of a container.
+// container is the part of a container that injection needs.
 type container struct {
 	path         string // within the pod
 	Name         string `json:"name"`
@@ -47,7 +47,7 @@ type container struct {
 	VolumeMounts raw    `json:"volumeMounts"`
 }
 
-// annotations returns those that are ours.
+// annotations returns our annotations.
 func (p *pod) annotations() (map[string]string, error) {
 	var ours struct {
 		Client     *string `json:"m2m-operator.io/client"`
@@ -72,7 +72,7 @@ func (p *pod) annotations() (map[string]string, error) {
 	return found, nil
 }
 
-// containers returns the init containers and the containers.
+// containers returns the init containers, then the containers.
 func (p *pod) containers() (all []container, err error) {
 	for _, list := range []struct {
 		path string
@@ -90,10 +90,10 @@ func (p *pod) containers() (all []container, err error) {
 	return all, nil
 }
 
-// items decodes the entries of a list that is not too long.
+// items decodes the entries of a list, unless it is too long.
 func items[T any](path string, list raw) (all []T, err error) {
 	if n := count(list); n > maxItems {
-		return nil, fmt.Errorf("the pod has %d entries in %s; with these annotations it can have %d", n, path, maxItems)
+		return nil, fmt.Errorf("the pod has %d entries in %s; the limit for a pod with these annotations is %d", n, path, maxItems)
 	}
 	if err := decode(list, &all); err != nil {
 		return nil, fmt.Errorf("decode %s: %w", path, err)
@@ -101,8 +101,8 @@ func items[T any](path string, list raw) (all []T, err error) {
 	return all, nil
 }
 
-// decode leaves the value alone where there is nothing to decode. Names are
-// case-sensitive, as the API server's are.
+// decode decodes JSON; of nothing it decodes nothing. Names are case-sensitive, as they
+// are for the API server.
 func decode(from raw, into any) error {
 	if len(from) == 0 {
 		return nil
@@ -110,7 +110,7 @@ func decode(from raw, into any) error {
 	return json.UnmarshalCaseSensitivePreserveInts(from, into)
 }
 
-// count returns at least how many entries a list has that is valid JSON.
+// count returns the number of entries of a list in valid JSON, or one more.
 func count(list []byte) int {
 	if list = bytes.TrimSpace(list); len(list) == 0 || list[0] != '[' {
 		return 0

@@ -26,27 +26,26 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/serving"
 )
 
-// Path is where the webhook is served.
+// Path is the URL path of the webhook.
 const Path = "/inject-pod"
 
 // Options configure the webhook.
 type Options struct {
-	// Host and Port are where it is served. No host: all addresses.
+	// Host and Port are the address to listen on. Empty host: all addresses.
 	Host string
 	Port int
 
-	// CertDir holds tls.crt and tls.key, which somebody else keeps up to date.
-	// Empty: the operator keeps a certificate of its own.
+	// CertDir holds tls.crt and tls.key, which another tool renews. Empty: the operator
+	// makes and renews a certificate itself.
 	CertDir string
 
 	// ClientCA is a file with the certificate authority of the API server's client
-	// certificate. Empty: anybody may ask, and is told no more than he must be.
+	// certificate. Empty: anybody may call, and answers do not say which objects exist.
 	ClientCA string
-	// ClientNames are the common names that its certificate may have. Empty: any.
+	// ClientNames are the common names that this certificate may have. Empty: any.
 	ClientNames []string
 
-	// OperatorNamespace is where the operator's own certificate and its Service
-	// are.
+	// OperatorNamespace is the namespace of the certificate's Secret and of the Service.
 	OperatorNamespace string
 
 	// Service and Configuration are the names of the webhook's Service and
@@ -56,12 +55,12 @@ type Options struct {
 	// WatchNamespaces are the namespaces that the operator works in. Empty: all.
 	WatchNamespaces []string
 
-	// Clock is what the certificate's age is judged by. Nil: the real one.
+	// Clock tells the certificate's age. Nil: the real clock.
 	Clock clock.PassiveClock
 }
 
-// Setup adds the webhook to a manager whose cache has M2MClients and
-// APIResources. The check that it returns is ready when the webhook is served.
+// Setup adds the webhook to a manager whose cache can watch M2MClients and
+// APIResources. It returns a check that passes once the webhook serves.
 func Setup(mgr ctrl.Manager, o Options) (healthz.Checker, error) {
 	certified := healthz.Ping
 	read := []client.Object{&v1alpha1.M2MClient{}, &v1alpha1.APIResource{}}
@@ -89,11 +88,11 @@ func Setup(mgr ctrl.Manager, o Options) (healthz.Checker, error) {
 		Address: net.JoinHostPort(o.Host, strconv.Itoa(o.Port)),
 		TLS:     serve,
 		Handler: (&handler{
-			reader:  mgr.GetCache(), // past what makes the client wait for its own writes
+			reader:  mgr.GetCache(), // not the client, which waits for its own writes
 			watched: sets.New(o.WatchNamespaces...),
 		}).http(),
 	}
-	for _, o := range read { // from the start, and not only when a pod comes
+	for _, o := range read { // fill the cache now, not at the first pod
 		if _, err := mgr.GetCache().GetInformer(context.Background(), o, cache.BlockUntilSynced(false)); err != nil {
 			return nil, fmt.Errorf("watch what pods name: %w", err)
 		}
@@ -104,7 +103,7 @@ func Setup(mgr ctrl.Manager, o Options) (healthz.Checker, error) {
 	return func(req *http.Request) error { return errors.Join(certified(req), server.Check(req)) }, nil
 }
 
-// fromFiles serves a certificate that somebody else keeps up to date.
+// fromFiles serves a certificate that another tool renews.
 func fromFiles(ctx context.Context, dir string) (*tls.Config, error) {
 	watcher, err := certwatcher.New(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
 	if err != nil {

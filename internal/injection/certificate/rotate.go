@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package certificate makes, keeps and rotates the serving certificate of the
-// webhook: self-signed, in a Secret that all replicas share, and trusted by the
-// API server through the webhook configuration's caBundle. A certificate is
-// served only after the API server has been told of it, so that no request fails
-// while one takes the place of another.
+// Package certificate makes, stores and rotates the serving certificate of the webhook.
+// It is self-signed and lies in a Secret that all replicas share; the caBundle of the
+// webhook configuration makes the API server trust it. Replicas serve a successor only
+// after it has been in the caBundle for a while, so that no request fails during a
+// rotation.
 package certificate
 
 import (
@@ -25,23 +25,23 @@ import (
 
 // Keys of the Secret.
 const (
-	servedCert    = "tls.crt"  // the pair that is served
+	servedCert    = "tls.crt"  // the serving pair
 	servedKey     = "tls.key"  //
-	successorCert = "next.crt" // the pair that is served next, and trusted already
+	successorCert = "next.crt" // its successor, already trusted
 	successorKey  = "next.key" //
-	trusted       = "ca.crt"   // every certificate that a replica may serve
+	trusted       = "ca.crt"   // every certificate that some replica may serve
 )
 
 const (
 	lifetime = 365 * 24 * time.Hour
-	// backdated is how much earlier than it is made a certificate is valid from:
+	// backdated is how long before its creation a certificate becomes valid, because
 	// clocks differ.
 	backdated = time.Hour
-	// published is how long a successor is trusted before it is served. API
-	// servers learn of a changed caBundle within seconds, unless they are cut off.
+	// published is how long a successor is trusted before replicas serve it. API servers
+	// learn of a new caBundle within seconds, unless they are cut off.
 	published = time.Hour
-	// mostTrusted bounds the certificates that are trusted, should somebody
-	// damage the Secret again and again.
+	// mostTrusted limits the trusted certificates, in case somebody damages the Secret
+	// again and again.
 	mostTrusted = 10
 )
 
@@ -51,11 +51,11 @@ type pair struct {
 	tls             tls.Certificate
 }
 
-// cert is the parsed certificate.
+// cert returns the parsed certificate.
 func (p *pair) cert() *x509.Certificate { return p.tls.Leaf }
 
-// parsePair returns a pair that can be served under a name at a time, nil where
-// it is none.
+// parsePair returns the pair, or nil if it cannot be served under the name at the given
+// time.
 func parsePair(certPEM, keyPEM []byte, name string, now time.Time) *pair {
 	parsed, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil || !valid(parsed.Leaf, name, now) {
@@ -104,7 +104,7 @@ func newPair(name string, now time.Time) (*pair, error) {
 	return p, nil
 }
 
-// certificates parses PEM and skips what is none.
+// certificates returns the certificates in PEM data and skips all else.
 func certificates(bundle []byte) (all []*x509.Certificate) {
 	for block, rest := pem.Decode(bundle); block != nil; block, rest = pem.Decode(rest) {
 		if c, err := x509.ParseCertificate(block.Bytes); err == nil && block.Type == "CERTIFICATE" {
@@ -119,19 +119,17 @@ func trusts(bundle []byte, c *x509.Certificate) bool {
 	return slices.ContainsFunc(certificates(bundle), c.Equal)
 }
 
-// rotate decides what the Secret shall hold. It is given what it holds, the pair
-// that this replica serves (nil before the first), and the caBundle that the API
-// server has.
+// rotate returns the new content of the Secret. Its input is the present content, the pair
+// that this replica serves (nil if none yet), and the caBundle in the configuration.
 //
-//   - Without a usable pair, because the Secret is new, deleted, damaged or of
-//     another name, what this replica serves goes on being served, and gets a
-//     successor. With nothing to go on with, the successor or a new pair is
-//     served at once.
-//   - A pair that somebody else has put there, and that nobody trusts yet, becomes
-//     the successor.
-//   - A successor is made when a third of the life is left. It takes its
-//     predecessor's place when it has been in the caBundle for an hour.
-//   - What has been served stays trusted until it expires: a replica may be late.
+//   - If the Secret has no usable pair (it is new, deleted, damaged, or made for another
+//     name), the pair that this replica serves stays in use and gets a successor. If there
+//     is none, the successor in the Secret or a new pair is served at once.
+//   - If somebody put another pair into the Secret that is not trusted yet, it becomes the
+//     successor.
+//   - When a third of the lifetime is left, rotate makes a successor. It becomes the
+//     serving pair once it is an hour old and in the caBundle.
+//   - A pair that was served stays trusted until it expires, because replicas may lag.
 func rotate(data map[string][]byte, serving *pair, caBundle []byte, name string, now time.Time) (map[string][]byte, error) {
 	served := parsePair(data[servedCert], data[servedKey], name, now)
 	next := parsePair(data[successorCert], data[successorKey], name, now)
@@ -184,8 +182,8 @@ func rotate(data map[string][]byte, serving *pair, caBundle []byte, name string,
 	return want, nil
 }
 
-// bundle returns those of the former certificates that are still valid, and the
-// needed ones, the oldest first.
+// bundle returns the needed certificates and the former ones that are still valid, the
+// oldest first.
 func bundle(former, needed []*x509.Certificate, name string, now time.Time) []byte {
 	former = slices.DeleteFunc(former, func(c *x509.Certificate) bool {
 		return !valid(c, name, now) || slices.ContainsFunc(needed, c.Equal)
@@ -197,7 +195,7 @@ func bundle(former, needed []*x509.Certificate, name string, now time.Time) []by
 	slices.SortStableFunc(all, byAge)
 	var b bytes.Buffer
 	for _, c := range all {
-		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // into memory
+		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // cannot fail: it writes to memory
 	}
 	return b.Bytes()
 }

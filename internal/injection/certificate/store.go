@@ -36,36 +36,37 @@ import (
 )
 
 const (
-	// lookAgain is how often the certificates' age is looked at. It costs no request.
+	// lookAgain is how often the store checks the certificates' age. It costs no request.
 	lookAgain = 10 * time.Minute
-	// settles is the time from the first write of a caBundle to the second. API servers
-	// need milliseconds to compile a configuration.
+	// settles is the time between the two writes of a caBundle. API servers need
+	// milliseconds to compile a configuration.
 	settles = time.Second
 )
 
-// Options say which objects are the webhook's.
+// Options name the objects of the webhook.
 type Options struct {
 	// Secret holds the certificate, in the operator's namespace.
 	Secret types.NamespacedName
-	// ServerName is what the API server expects the certificate to be for:
-	// <service>.<namespace>.svc.
+	// ServerName is the DNS name of the certificate, <service>.<namespace>.svc.
 	ServerName string
 	// Configuration is the name of the MutatingWebhookConfiguration.
 	Configuration string
-	// Clock is what every decision is made by. Nil: the real one.
+	// Clock tells the certificates' age. Nil: the real clock.
 	Clock clock.PassiveClock
 }
 
-// Store keeps the certificate in memory for this replica, and the Secret and the
-// webhook configuration right, together with the other replicas.
+// Store holds the serving certificate of this replica. Together with the stores of the
+// other replicas it keeps the Secret and the webhook configuration up to date.
 type Store struct {
 	Options
 	cache   cache.Cache   // the Secret and the configuration, and nothing else
-	client  client.Client // past every cache
+	client  client.Client // bypasses the caches
 	serving atomic.Pointer[pair]
-	// announced is when the caBundle was last written, or seen half written (see
-	// announcement). Zero: nothing is left to write. The time is real, whatever Clock
-	// says: it is the API server that needs it.
+	// real is the clock for the time between the writes of a caBundle: kube-apiserver
+	// needs that time, whatever Clock says.
+	real clock.PassiveClock
+	// announced is when this store last wrote a caBundle, or saw that the second write
+	// is still missing. Zero: nothing is left to write.
 	announced time.Time
 }
 
@@ -75,8 +76,8 @@ func Setup(mgr ctrl.Manager, o Options) (*Store, error) {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
-	// Not the manager's cache, which may be limited to other namespaces and
-	// would hold everybody's webhook configurations.
+	// A cache of its own: the manager's may be limited to other namespaces, and would hold
+	// all webhook configurations of the cluster.
 	c, err := cache.New(mgr.GetConfig(), cache.Options{
 		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
 		DefaultTransform: cache.TransformStripManagedFields(),
@@ -102,7 +103,7 @@ func Setup(mgr ctrl.Manager, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client for the webhook's certificate: %w", err)
 	}
-	s := &Store{Options: o, cache: c, client: direct}
+	s := &Store{Options: o, cache: c, client: direct, real: clock.RealClock{}}
 
 	one := reconcile.Request{NamespacedName: o.Secret}
 	err = ctrl.NewControllerManagedBy(mgr).Named("m2m-webhookcertificate").
@@ -110,7 +111,7 @@ func Setup(mgr ctrl.Manager, o Options) (*Store, error) {
 		WatchesRawSource(source.Kind(c, &corev1.Secret{}, toRequest[*corev1.Secret](one))).
 		WatchesRawSource(source.Kind(c, &admissionregistrationv1.MutatingWebhookConfiguration{},
 			toRequest[*admissionregistrationv1.MutatingWebhookConfiguration](one))).
-		// Neither may exist yet.
+		// Both objects may be missing, and then no event comes.
 		WatchesRawSource(source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 			queue.Add(one)
 			return nil
@@ -122,10 +123,10 @@ func Setup(mgr ctrl.Manager, o Options) (*Store, error) {
 	return s, nil
 }
 
-// onEveryReplica has the manager start a cache of a replica that does not lead.
+// onEveryReplica makes the manager start a cache on replicas that do not lead, too.
 type onEveryReplica struct{ cache.Cache }
 
-// NeedLeaderElection says that it does not.
+// NeedLeaderElection returns false.
 func (onEveryReplica) NeedLeaderElection() bool { return false }
 
 func toRequest[object client.Object](r reconcile.Request) handler.TypedEventHandler[object, reconcile.Request] {
@@ -141,14 +142,14 @@ func (s *Store) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return &p.tls, nil
 }
 
-// Check is ready once there is a certificate to serve.
+// Check fails until there is a certificate to serve.
 func (s *Store) Check(*http.Request) error {
 	_, err := s.GetCertificate(nil)
 	return err
 }
 
-// Reconcile brings the Secret, the webhook configuration and what this replica
-// serves up to date.
+// Reconcile brings the Secret, the serving certificate of this replica and the webhook
+// configuration up to date.
 func (s *Store) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
 	secret := &corev1.Secret{}
 	if err := client.IgnoreNotFound(s.cache.Get(ctx, s.Secret, secret)); err != nil {
@@ -164,20 +165,20 @@ func (s *Store) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.R
 		return reconcile.Result{}, err
 	}
 	if !maps.EqualFunc(secret.Data, want, bytes.Equal) {
-		// Served and trusted once it is seen to be written: another replica may
-		// have been faster, with another certificate.
+		// Serve and trust it only once the cache has it: another replica may have been
+		// faster, with another certificate.
 		return reconcile.Result{RequeueAfter: lookAgain}, s.write(ctx, secret, want)
 	}
 	s.serving.Store(parsePair(want[servedCert], want[servedKey], s.ServerName, now))
-	again, err := s.trust(ctx, config, want[trusted], time.Now())
+	again, err := s.trust(ctx, config, want[trusted], s.real.Now())
 	if err != nil {
 		return reconcile.Result{}, err
 	}
 	return reconcile.Result{RequeueAfter: again}, nil
 }
 
-// write creates or updates the Secret. Where another replica was faster nothing
-// is written; its Secret arrives as an event.
+// write creates or updates the Secret. If another replica was faster, it writes nothing:
+// the event of the other's write brings the store back here.
 func (s *Store) write(ctx context.Context, secret *corev1.Secret, data map[string][]byte) (err error) {
 	if secret.Name == "" {
 		err = s.client.Create(ctx, &corev1.Secret{
@@ -203,7 +204,7 @@ func (s *Store) write(ctx context.Context, secret *corev1.Secret, data map[strin
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err) && secret.Name != "":
 		return nil
 	}
-	// Not the whole error: whoever refuses an object may show what is in it.
+	// Not the whole error: it may quote the object, which contains the key.
 	return fmt.Errorf("write Secret %q: %s", s.Secret, reasonOf(err))
 }
 
@@ -217,8 +218,8 @@ func reasonOf(err error) string {
 	return err.Error()
 }
 
-// caBundleOf returns the caBundle of a configuration, nil where its webhooks
-// differ.
+// caBundleOf returns the caBundle of a configuration, nil if its webhooks have different
+// ones.
 func caBundleOf(c *admissionregistrationv1.MutatingWebhookConfiguration) []byte {
 	var bundle []byte
 	for i, w := range c.Webhooks {
@@ -280,8 +281,9 @@ func (s *Store) trust(ctx context.Context, c *admissionregistrationv1.MutatingWe
 		}
 		return settles - now.Sub(s.announced), nil
 	}
-	// The webhooks' list is merged by name. With the version that was seen: a
-	// webhook that was removed meanwhile must not come back as half of one.
+	// The API server merges the list of webhooks by name. The resourceVersion makes the
+	// patch fail if the configuration has changed: a webhook that was removed meanwhile
+	// must not come back incomplete.
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"resourceVersion": c.ResourceVersion}, "webhooks": changed,
 	})
@@ -295,7 +297,7 @@ func (s *Store) trust(ctx context.Context, c *admissionregistrationv1.MutatingWe
 		log.FromContext(ctx).Info("Wrote the webhook's caBundle", "certificates", len(certificates(bundle)), "again", settled)
 		return settles, nil
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
-		return settles, nil // its event may have come before the answer, or not
+		return settles, nil // the configuration has changed: look again
 	}
 	return 0, fmt.Errorf("write the caBundle of MutatingWebhookConfiguration %q: %w", s.Configuration, err)
 }

@@ -219,7 +219,7 @@ func TestMalformed(t *testing.T) {
 	}
 	_, message, _ := strings.Cut(err.Error(), "webhook ")
 	same(t, "the refusal", `"pods.m2m-operator.io" denied the request: annotation m2m-operator.io/client: `+
-		`"payments/cart" has a slash; it names an M2MClient of the pod's own namespace only, by its name alone`, message)
+		`"payments/cart" has a slash; write the name alone: the M2MClient must be in the pod's own namespace`, message)
 }
 
 // TestTheWebhookIsDown: pods that ask for nothing are created all the same.
