@@ -23,16 +23,18 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
-// patience is how long a tenant may have to wait for what is new: a token, a key in
-// a bundle, a pod. What hostile tenants did to it once was a minute and more, on a
-// machine of its own; this one may be busy with other tests.
+// patience is how long a tenant may have to wait for something new: a token, a key
+// in a bundle, a pod. Before the operator was hardened, hostile tenants made others
+// wait a minute and more on an otherwise idle machine; this machine may be busy
+// with other tests.
 const patience = 30 * time.Second
 
-// breaker is how long a client without a token may wait beyond that while the
-// endpoint fails for different namespaces in a row, which two hostile ones can do.
+// breaker is how long a client without a token may have to wait beyond that while
+// the endpoint fails for different namespaces in a row, which two hostile ones can
+// bring about.
 const breaker = 30 * time.Second
 
-// figure is something that was counted or measured, and what it may be.
+// figure is something that was counted or measured, with its bounds.
 type figure struct {
 	Name    string  `json:"name"`
 	Value   float64 `json:"value"`
@@ -44,7 +46,7 @@ func (f figure) wrong() bool {
 	return f.AtMost != 0 && f.Value > f.AtMost || f.Value < f.AtLeast
 }
 
-// TestOthersStayOnTime has all attacks at once, and looks after everybody else.
+// TestOthersStayOnTime runs all attacks at once, and watches how everybody else fares.
 func TestOthersStayOnTime(t *testing.T) {
 	s := wanted()
 	h := startHealthy(t)
@@ -92,7 +94,7 @@ func TestOthersStayOnTime(t *testing.T) {
 	judge(t, append(h.figures(s, elapsed, seconds), costs(t, o, s, elapsed, before)...))
 }
 
-// What a tenant waits for, by the names of figures.
+// How long a tenant waits, by the names of figures.
 const (
 	newClient = "seconds to a new client's token"
 	newServer = "seconds until a new server is ready"
@@ -116,13 +118,13 @@ func (h *healthy) figures(s sizes, elapsed time.Duration, seconds map[string]flo
 		{Name: "pods admitted", Value: float64(h.admitted), AtLeast: 1},
 		{Name: "tries to create a pod that were refused", Value: float64(h.refused)},
 		{Name: "seconds that the longest waiting pod waited", Value: h.longest.Seconds(), AtMost: patience.Seconds()},
-		// Each client's first, and no more than one a second of all of them.
+		// Each client's first token, and at most one a second of all of them.
 		{Name: "requests of hostile clients at the shared issuer", Value: float64(theirs), AtLeast: 1, AtMost: float64(20+s.oneSecret) + elapsed.Seconds()},
 	}
 }
 
-// costs are what the operator and the API server had to do for it. The bounds are
-// those of docs/operations.md.
+// costs are what the operator and the API server had to do for it.
+// docs/operations.md states the bounds.
 func costs(t *testing.T, o *operator, s sizes, elapsed time.Duration, before map[string]float64) []figure {
 	t.Helper()
 	u, err := local.UsageOf(o.process.PID())
@@ -151,7 +153,7 @@ func costs(t *testing.T, o *operator, s sizes, elapsed time.Duration, before map
 	return figures
 }
 
-// judge shows and keeps the figures, and fails with those that are wrong.
+// judge logs and keeps the figures, and fails the test for those out of bounds.
 func judge(t *testing.T, figures []figure) {
 	t.Helper()
 	var table strings.Builder
@@ -185,7 +187,7 @@ const (
 	reviewedTokens = "reviews of tokens"
 )
 
-// served asks the API server how often it did what only the operator asks it for.
+// served returns how often the API server did what only the operator requests.
 func served(t *testing.T) map[string]float64 {
 	t.Helper()
 	raw, err := cluster.Clientset.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(t.Context())

@@ -41,21 +41,21 @@ const (
 
 func shop(i int) string { return fmt.Sprintf("shop-%d", i) }
 
-// lifetime of the tokens of a shop.
+// lifetime returns the lifetime of a shop's tokens.
 func lifetime(i int) time.Duration {
 	return []time.Duration{time.Minute, 90 * time.Second, 2 * time.Minute}[i%3]
 }
 
-// healthy are the tenants who do nothing wrong, and what is seen of them.
+// healthy are the tenants who do nothing wrong, and what was seen of them.
 type healthy struct {
 	issuer *oidc.Server
 
 	mu       sync.Mutex
 	tokens   map[string][]string // by namespace, each once
-	expired  []string            // who held an expired token, and when
-	admitted int                 // pods
-	refused  int                 // creations of pods, each tried again
-	longest  time.Duration       // that a pod was kept from being created
+	expired  []string            // which tenant held an expired token, and when
+	admitted int                 // pods that were created
+	refused  int                 // refused attempts to create a pod, each tried again
+	longest  time.Duration       // for which a pod could not be created
 }
 
 // startHealthy declares the shared server, an API and its callers.
@@ -98,7 +98,7 @@ func startHealthy(t *testing.T) *healthy {
 	return h
 }
 
-// caller returns a client of the API, known to the issuer, and its credential.
+// caller returns a client of the API, registered at the issuer, and its credential.
 func (h *healthy) caller(t *testing.T, namespace, name string, lifetime time.Duration) []client.Object {
 	t.Helper()
 	c := oidc.Client{
@@ -157,7 +157,7 @@ func verifier(namespace, name, names string) *appsv1.Deployment {
 	}
 }
 
-// pod returns one that no node will run.
+// pod returns a pod that no node will run.
 func pod(namespace, name string, annotations map[string]string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Annotations: annotations},
@@ -165,7 +165,7 @@ func pod(namespace, name string, annotations map[string]string) *corev1.Pod {
 	}
 }
 
-// token returns the token that a client of the API has, and when it expires.
+// token returns the token for the API that a client has, and its expiry.
 func token(ctx context.Context, namespace, name string) (string, time.Time, error) {
 	data, err := cluster.SecretData(ctx, namespace, name+"-token")
 	if err != nil {
@@ -209,7 +209,7 @@ func (h *healthy) served(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// watch looks at the tokens each second, and creates a pod now and then.
+// watch looks at the tokens every second, and creates a pod now and then.
 func (h *healthy) watch(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -227,10 +227,10 @@ func (h *healthy) watch(ctx context.Context) {
 	wg.Wait()
 }
 
-// look takes note of a shop's token. One that cannot be read counts as no token,
-// for nothing that is done here keeps the Secret from being read.
+// look records a shop's token. A token that cannot be read counts as missing:
+// nothing in this test prevents reading the Secret.
 func (h *healthy) look(ctx context.Context, namespace string) {
-	now := time.Now() // before it is read: a slow machine makes no token expired
+	now := time.Now() // before the read: a slow machine must not make a token look expired
 	value, expiresAt, err := token(ctx, namespace, cart)
 	if ctx.Err() != nil {
 		return
@@ -245,8 +245,8 @@ func (h *healthy) look(ctx context.Context, namespace string) {
 	}
 }
 
-// createPod creates a pod as a ReplicaSet does: again and again until it is
-// admitted, and so that it mounts what its annotations ask for.
+// createPod creates a pod as a ReplicaSet does, again and again until it is
+// admitted with the mounts that its annotations request.
 func (h *healthy) createPod(ctx context.Context) {
 	started := time.Now()
 	for ctx.Err() == nil {
@@ -270,7 +270,7 @@ func (h *healthy) createPod(ctx context.Context) {
 	}
 }
 
-// fewestReplaced is how often the token was replaced that was so the least often.
+// fewestReplaced returns how often the least replaced token was replaced.
 func (h *healthy) fewestReplaced() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -281,7 +281,7 @@ func (h *healthy) fewestReplaced() int {
 	return fewest - 1
 }
 
-// newClient has a new client come, and returns how long its token took.
+// newClient creates a new client, and returns how long its token took.
 func (h *healthy) newClient(t *testing.T) (time.Duration, error) {
 	t.Helper()
 	started := time.Now()
@@ -301,7 +301,7 @@ func (h *healthy) newClient(t *testing.T) (time.Duration, error) {
 	return time.Since(started), err
 }
 
-// conditionsError says what conditions say.
+// conditionsError returns the conditions' messages as an error.
 func conditionsError(conditions []metav1.Condition) error {
 	var errs []error
 	for _, c := range conditions {
@@ -310,8 +310,8 @@ func conditionsError(conditions []metav1.Condition) error {
 	return errors.Join(errs...)
 }
 
-// newServer has a tenant declare an authorization server, and returns how long it
-// took to be ready.
+// newServer declares an authorization server for a tenant, and returns how long
+// it took to become ready.
 func (h *healthy) newServer(t *testing.T) (time.Duration, error) {
 	t.Helper()
 	started := time.Now()
@@ -331,8 +331,8 @@ func (h *healthy) newServer(t *testing.T) (time.Duration, error) {
 	return time.Since(started), err
 }
 
-// rotate has the shared server sign with a new key, and returns how long that took
-// to be in every shop's bundle.
+// rotate rotates the shared server's key, and returns how long the new key took to
+// reach every shop's bundle.
 func (h *healthy) rotate(t *testing.T) (time.Duration, error) {
 	t.Helper()
 	keyID, err := h.issuer.RotateKey()

@@ -23,10 +23,10 @@ import (
 
 const reviewPath = "/inject-pod"
 
-// anyCertificate is how an attacker connects: whom he speaks to, he knows.
+// anyCertificate skips verification: the attacker knows whom he talks to.
 var anyCertificate = &tls.Config{InsecureSkipVerify: true}
 
-// fromPod is an HTTP client at the address of some pod.
+// fromPod is an HTTP client with a pod's address.
 func fromPod(n int) *http.Client {
 	return &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
 		DialContext:     func(ctx context.Context, _, address string) (net.Conn, error) { return dialFrom(ctx, n, address) },
@@ -34,8 +34,8 @@ func fromPod(n int) *http.Client {
 	}}
 }
 
-// answered sends a request and reports an error only where nothing came back: a
-// refusal is what an attack must expect.
+// answered sends a request. It returns an error only if there was no answer: an
+// attack must expect to be refused.
 func answered(c *http.Client, req *http.Request) error {
 	resp, err := c.Do(req)
 	if err != nil {
@@ -45,8 +45,8 @@ func answered(c *http.Client, req *http.Request) error {
 	return nil
 }
 
-// largeReviews has the webhook asked by somebody else than the API server, with as
-// much as it may ever read.
+// largeReviews sends the webhook as much as it may ever read, from somebody other
+// than the API server.
 func largeReviews(ctx context.Context, a *attacker) {
 	p := pod(a.namespace, "large", map[string]string{v1alpha1.ClientAnnotation: cart, "example.com/padding": strings.Repeat("x", 6<<20)})
 	raw, err := json.Marshal(p)
@@ -80,8 +80,8 @@ func largeReviews(ctx context.Context, a *attacker) {
 	})
 }
 
-// slowConnections opens connections to the webhook, says that much comes, and sends
-// a little now and then. A connection that is closed is opened again.
+// slowConnections opens connections to the webhook, announces large bodies, and
+// sends a little now and then. It reopens connections that are closed.
 func slowConnections(ctx context.Context, a *attacker) {
 	together(a.sizes.connections, func(i int) {
 		often(ctx, 2*time.Second, func(int) { a.did(slowReview(ctx, i)) })
@@ -107,8 +107,8 @@ func slowReview(ctx context.Context, i int) error {
 	return nil
 }
 
-// largePods has the API server ask the webhook about pods as large as etcd takes
-// them, and larger than their namespace could ever hold.
+// largePods makes the API server ask the webhook about pods as large as etcd
+// accepts them, and larger than their namespace could ever hold.
 func largePods(ctx context.Context, a *attacker) {
 	together(a.sizes.pods, func(i int) {
 		often(ctx, 500*time.Millisecond, func(int) {
@@ -116,14 +116,14 @@ func largePods(ctx context.Context, a *attacker) {
 			p.Spec.Containers[0].Command = []string{strings.Repeat("x", 1300<<10)}
 			err := a.client.Create(ctx, p, client.DryRunAll)
 			if err != nil && ctx.Err() == nil {
-				err = nil // that he is refused one is no harm
+				err = nil // being refused a pod does the attacker no harm
 			}
 			a.did(err)
 		})
 	})
 }
 
-// junkTokens asks for the metrics with a new bearer token each time.
+// junkTokens requests the metrics with a new bearer token each time.
 func junkTokens(ctx context.Context, a *attacker) {
 	c := fromPod(0)
 	for i := range a.sizes.junk {

@@ -20,9 +20,9 @@ import (
 )
 
 const (
-	annotations = 250 << 10 // what an object's annotations may hold, nearly
-	ownNotes    = 63 << 10  // what those of one of the operator's kinds may
-	megabyte    = 1000_000  // what a Secret or a ConfigMap may, nearly
+	annotations = 250 << 10 // almost the limit of an object's annotations
+	ownNotes    = 63 << 10  // almost the limit for the operator's own kinds
+	megabyte    = 1000_000  // almost the limit of a Secret or a ConfigMap
 )
 
 // manyNames is a value of the verify annotation with as many names as fit.
@@ -41,7 +41,7 @@ func deployments(ctx context.Context, a *attacker) {
 		d.Spec.Template.Annotations = map[string]string{v1alpha1.VerifyAnnotation: names}
 		a.create(ctx, d)
 	}
-	// What was made is all looked at again with each change.
+	// Each change makes the operator look at all of them again.
 	often(ctx, 2*time.Second, func(round int) {
 		d := verifier(a.namespace, "names-0", manyNames(round))
 		a.did(a.client.Patch(ctx, d, client.Merge))
@@ -77,8 +77,8 @@ func longAnnotations(ctx context.Context, a *attacker) {
 	}
 }
 
-// churnCertificates makes a certificate bundle with a server that is to trust it,
-// and deletes both.
+// churnCertificates creates and deletes a certificate bundle, and a server that
+// trusts it.
 func churnCertificates(ctx context.Context, a *attacker) {
 	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: make([]byte, 512)})
 	certificates := string(bytes.Repeat(block, megabyte/len(block)))
@@ -111,8 +111,8 @@ func churnCredentials(ctx context.Context, a *attacker) {
 	})
 }
 
-// costlyTemplates declares APIs whose files compare much and write nothing, in
-// loops within loops, and changes them all the time.
+// costlyTemplates declares APIs whose files compare a lot and write nothing, in
+// nested loops, and changes them all the time.
 func costlyTemplates(ctx context.Context, a *attacker) {
 	const head, step, tail = `{{range $x := .Scopes}}{{range $y := $.Scopes}}`, `{{if len $.JWKS}}{{end}}`, `{{end}}{{end}}`
 	costly := head + strings.Repeat(step, (4096-len(head)-len(tail))/len(step)) + tail
@@ -147,8 +147,8 @@ func costlyTemplates(ctx context.Context, a *attacker) {
 	})
 }
 
-// forgedPods makes pods that say they are injected, and a ConfigMap that says pods
-// must see it at once, each second anew.
+// forgedPods creates pods that claim to be injected, and a ConfigMap that claims
+// pods must see it at once, every second.
 func forgedPods(ctx context.Context, a *attacker) {
 	forged := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
 		Namespace: a.namespace, Name: "forged", Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
@@ -163,7 +163,7 @@ func forgedPods(ctx context.Context, a *attacker) {
 	})
 }
 
-// deletedBundles asks for another tenant's bundle and deletes it whenever it comes.
+// deletedBundles requests another tenant's bundle and deletes it whenever it appears.
 func deletedBundles(ctx context.Context, a *attacker) {
 	a.create(ctx, verifier(a.namespace, "verifier", payments+"/"+paymentAPI))
 	often(ctx, 100*time.Millisecond, func(int) {

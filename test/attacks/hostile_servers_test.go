@@ -21,12 +21,12 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
-// slowness is how long a hostile server takes, which is less than the operator
-// gives it.
+// slowness is how long a hostile server takes: less than the operator's
+// timeout.
 const slowness = 9 * time.Second
 
 // newKeys returns a key set with as many new keys as a server may have, each with
-// the longest ID there is. That nobody could sign with them nobody can see.
+// the longest allowed ID. Nobody can see that no one could sign with them.
 func newKeys() []byte {
 	type key struct {
 		Kty string `json:"kty"`
@@ -55,8 +55,8 @@ func newKeys() []byte {
 	return b
 }
 
-// largeKeys declares a server whose keys are all new each time they are asked for,
-// and several APIs whose bundles hold them, in many namespaces.
+// largeKeys declares a server whose keys are all new on each fetch, and several
+// APIs whose bundles hold them, in many namespaces.
 func largeKeys(ctx context.Context, a *attacker) {
 	var server *httptest.Server
 	server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -92,7 +92,7 @@ func largeKeys(ctx context.Context, a *attacker) {
 	<-ctx.Done()
 }
 
-// closeLater closes a server after the test, whoever still waits for its answer.
+// closeLater closes a server after the test, even if clients still wait for its answer.
 func (a *attacker) closeLater(server *httptest.Server) {
 	a.t.Cleanup(func() {
 		server.CloseClientConnections()
@@ -100,8 +100,8 @@ func (a *attacker) closeLater(server *httptest.Server) {
 	})
 }
 
-// slowTokens has clients ask an own server that takes its time for tokens that live
-// no longer than a second, for 16 APIs each.
+// slowTokens makes clients request tokens for 16 APIs each, which live no longer
+// than a second, from a slow server of their own.
 func slowTokens(ctx context.Context, a *attacker) {
 	server, err := oidc.Start(oidc.Options{TokenLifetime: time.Second})
 	if err != nil {
@@ -133,7 +133,7 @@ func slowTokens(ctx context.Context, a *attacker) {
 	}
 }
 
-// slowDiscovery declares servers whose metadata takes its time.
+// slowDiscovery declares servers with slow metadata.
 func slowDiscovery(ctx context.Context, a *attacker) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.did(nil)
@@ -148,8 +148,8 @@ func slowDiscovery(ctx context.Context, a *attacker) {
 	<-ctx.Done()
 }
 
-// failedClients are clients of the shared issuer that it has had enough of, fails
-// over, answers oddly, or does not know.
+// failedClients are clients of the shared issuer that it asks to stay away, fails
+// for, answers oddly, or does not know.
 func failedClients(ctx context.Context, a *attacker) {
 	faults := map[string]*oidc.Fault{
 		"failed":  {Status: http.StatusInternalServerError},
@@ -175,8 +175,8 @@ func failedClients(ctx context.Context, a *attacker) {
 	<-ctx.Done()
 }
 
-// ownBudget declares a server of one's own that is the shared one, with a budget as
-// large as can be, and changes the Secret that many clients name.
+// ownBudget declares a server object for the shared server with the largest
+// possible budget, and changes the Secret that many clients name.
 func ownBudget(ctx context.Context, a *attacker) {
 	own := ownServer(a.namespace, "own", a.healthy.issuer.Issuer())
 	own.Spec.Requests = v1alpha1.RequestBudget{PerSecond: 10_000, Burst: 10_000}

@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// attack is something that a hostile tenant does for as long as he is let.
+// attack is something that a hostile tenant does for as long as the test lets him.
 type attack struct {
 	name string
 	run  func(context.Context, *attacker)
@@ -40,7 +40,7 @@ var attacks = []attack{
 	{"a server of one's own with the shared issuer", ownBudget},
 }
 
-// attacker is the tenant who does one of them, in a namespace of his own.
+// attacker is the tenant who carries out one attack, in a namespace of his own.
 type attacker struct {
 	t         *testing.T
 	client    client.Client // with his rights
@@ -55,7 +55,7 @@ type attacker struct {
 	last    error // that something was refused with
 }
 
-// did takes note of what became of one try.
+// did records the outcome of one attempt.
 func (a *attacker) did(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -68,7 +68,7 @@ func (a *attacker) did(err error) {
 	}
 }
 
-// create has the API server make objects, one after the other.
+// create creates objects, one after the other.
 func (a *attacker) create(ctx context.Context, objects ...client.Object) {
 	for _, o := range objects {
 		if ctx.Err() != nil {
@@ -88,7 +88,7 @@ func often(ctx context.Context, every time.Duration, f func(round int)) {
 	}
 }
 
-// together calls a function as often at a time.
+// together calls a function with 0 to n-1 at the same time.
 func together(n int, f func(i int)) {
 	var wg sync.WaitGroup
 	for i := range n {
@@ -97,11 +97,11 @@ func together(n int, f func(i int)) {
 	wg.Wait()
 }
 
-// hostilePrefix begins the names of the attackers' namespaces, and of their clients
-// at the shared issuer.
+// hostilePrefix is the beginning of the names of the attackers' namespaces, and of
+// their clients at the shared issuer.
 const hostilePrefix = "hostile-"
 
-// attackers makes a namespace for each attack, and gives it to mallory.
+// attackers makes a namespace for each attack, and gives mallory rights in it.
 func attackers(t *testing.T, s sizes, h *healthy, o *operator) []*attacker {
 	t.Helper()
 	c, err := asMallory(t.Context())

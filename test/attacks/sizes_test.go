@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// full is the value of M2M_ATTACKS with which the attacks have their full sizes.
+// full is the value of M2M_ATTACKS for attacks in full size.
 const full = "full"
 
-// sizes says how large the attacks are.
+// sizes are the sizes of the attacks.
 type sizes struct {
 	duration time.Duration // of all attacks at once
 
@@ -32,8 +32,8 @@ type sizes struct {
 	oneSecret   int // clients that name one Secret, which changes all the time
 }
 
-// wanted returns the full sizes where they are asked for, and otherwise some with
-// which the attacks take their course beside other tests.
+// wanted returns the full sizes if they are requested, and otherwise sizes at
+// which the attacks can run beside other tests.
 func wanted() sizes {
 	if os.Getenv("M2M_ATTACKS") == full {
 		return sizes{

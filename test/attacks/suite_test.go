@@ -35,8 +35,8 @@ const (
 	root   = "../.."
 	outDir = "out"
 
-	// mallory is the user that the attackers are, tenant the role that he has in
-	// his namespaces.
+	// mallory is the user behind all attacks, tenant the role that he has in his
+	// namespaces.
 	mallory = "mallory"
 	tenant  = "hostile-tenant"
 )
@@ -52,8 +52,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// run brings up the control plane and builds the operator, and runs the tests in
-// the repository's root.
+// run starts the control plane, builds the operator, and runs the tests in the
+// repository's root.
 func run(m *testing.M) (code int, err error) {
 	if err := errors.Join(os.Chdir(root), os.MkdirAll(outDir, 0o755)); err != nil {
 		return 1, err
@@ -90,8 +90,8 @@ type operator struct {
 	limited bool // by the kernel
 }
 
-// startOperator starts the operator with no more memory than its container has,
-// where this machine can see to that; peak tells in any case.
+// startOperator starts the operator with the memory of its container, if this
+// machine can limit it; peak reports the use in any case.
 func startOperator(t *testing.T) *operator {
 	t.Helper()
 	o := &operator{logPath: filepath.Join(outDir, "attacks-operator.log")}
@@ -132,8 +132,8 @@ func startOperator(t *testing.T) *operator {
 	return o
 }
 
-// asMallory is a client with a tenant's rights. Pods are not his to touch
-// otherwise than as an editor of a namespace may.
+// asMallory returns a client with a tenant's rights. A tenant may change pods
+// as an editor of a namespace may.
 func asMallory(ctx context.Context) (client.Client, error) {
 	all := []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
 	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: tenant}, Rules: []rbacv1.PolicyRule{
@@ -149,7 +149,7 @@ func asMallory(ctx context.Context) (client.Client, error) {
 	return client.New(config, client.Options{Scheme: local.Scheme()})
 }
 
-// binding makes a namespace mallory's.
+// binding gives mallory rights in a namespace.
 func binding(namespace string) *rbacv1.RoleBinding {
 	return &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: tenant},
@@ -165,7 +165,7 @@ func dialFrom(ctx context.Context, n int, address string) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", address)
 }
 
-// drain reads what is left of a body, so that its connection is used again.
+// drain reads the rest of a body, so that its connection can be reused.
 func drain(body io.ReadCloser) {
 	_, _ = io.Copy(io.Discard, body)
 	_ = body.Close()

@@ -19,7 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// everything sets every value to something else than its default.
+// everything sets every value to something other than its default.
 const everything = `
 image: {repository: registry.example.com:5000/m2m, digest: "sha256:0000000000000000000000000000000000000000000000000000000000000000", pullPolicy: Always}
 imagePullSecrets: [{name: registry}]
@@ -50,7 +50,7 @@ crds: {keep: false}
 fullnameOverride: tokens
 `
 
-// installations are values that the chart is tried with.
+// installations are values to try the chart with.
 var installations = map[string]string{
 	"as it is":                     "",
 	"with everything":              everything,
@@ -127,8 +127,8 @@ func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
 	}
 }
 
-// withoutHelm leaves out what is helm's alone, and the namespace, which it has
-// made otherwise.
+// withoutHelm removes what only helm adds, and the namespace, which helm
+// creates in another way.
 func withoutHelm(all []*unstructured.Unstructured) map[string]any {
 	byID := map[string]any{}
 	for _, o := range all {
@@ -148,8 +148,8 @@ func withoutHelm(all []*unstructured.Unstructured) map[string]any {
 	return byID
 }
 
-// withoutRelease takes the release out of selectors, and the namespace out of
-// what the admission policies know the operator by.
+// withoutRelease removes the release from selectors, and the namespace by which
+// the admission policies know the operator.
 func withoutRelease(value any) any {
 	switch v := value.(type) {
 	case map[string]any:
@@ -167,7 +167,7 @@ func withoutRelease(value any) any {
 	return value
 }
 
-// apply has the API server take an object as helm's server-side apply would.
+// apply applies an object as helm's server-side apply would.
 func apply(t *testing.T, o *unstructured.Unstructured, options ...client.ApplyOption) error {
 	t.Helper()
 	if ns := o.GetNamespace(); ns != "" {
@@ -196,7 +196,7 @@ func TestEveryInstallationIsTaken(t *testing.T) {
 	}
 }
 
-// TestEverythingIsInThere looks for every value of everything among the objects.
+// TestEverythingIsInThere looks for every value of everything in the objects.
 func TestEverythingIsInThere(t *testing.T) {
 	all := render(t, "any", namespace, everything)
 	var text string
@@ -262,7 +262,7 @@ func TestServicesFindTheirPods(t *testing.T) {
 	}
 }
 
-// TestReleasesDoNotCollide installs two in one cluster.
+// TestReleasesDoNotCollide installs two releases in one cluster.
 func TestReleasesDoNotCollide(t *testing.T) {
 	const shared = "crds: {enabled: false}\nmetrics: {serviceMonitor: {enabled: true}}\n"
 	first := render(t, "first", "one", shared+"watchNamespaces: [shop]")

@@ -48,7 +48,8 @@ func cluster(t *testing.T) func(args ...string) {
 	}
 }
 
-// formerChart is the chart as it could have been: without a short name of a kind.
+// formerChart is the chart as an earlier version could have been: without a short name of a
+// kind.
 func formerChart(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -71,8 +72,8 @@ func formerChart(t *testing.T) string {
 	return dir
 }
 
-// TestUpgradeAndUninstall follows a release from one version to the next, to its
-// end, and to the end of what it has left on purpose.
+// TestUpgradeAndUninstall follows a release from one version to the next,
+// through its removal, and to the removal of what it deliberately leaves behind.
 func TestUpgradeAndUninstall(t *testing.T) {
 	helm := cluster(t)
 	crds := extensions(t)
@@ -98,7 +99,7 @@ func TestUpgradeAndUninstall(t *testing.T) {
 			t.Errorf("the CRD has the short names %q, want %q", crd.Spec.Names.ShortNames, want)
 		}
 	}
-	// Other tests need the suite's own CRDs, which make room for the release's.
+	// Other tests need the suite's own CRDs, which are removed for the release's meanwhile.
 	own := envtest.CRDInstallOptions{Paths: []string{root + "/config/crd/bases"}}
 	if err := envtest.UninstallCRDs(restConfig, own); err != nil {
 		t.Fatal(err)
@@ -142,14 +143,14 @@ func TestUpgradeAndUninstall(t *testing.T) {
 		t.Errorf("the M2MClient went with the release: %v", err)
 	}
 
-	// A release of another name, that takes everything along when it goes.
+	// A release of another name, which takes everything along when it is removed.
 	helm("install", "other-m2m-operator", chartDir, "--namespace", "lifecycle", "--take-ownership", "--set", "crds.keep=false")
 	helm("uninstall", "other-m2m-operator", "--namespace", "lifecycle")
-	// The API server looks every few seconds whether a CRD's objects are gone.
+	// The API server checks every few seconds whether a CRD's objects are gone.
 	kubetest.Within(t, 2*time.Minute, gone)
 }
 
-// TestThePageOnInstallingNamesEverything compares docs/install.md with what there is.
+// TestThePageOnInstallingNamesEverything compares docs/install.md with what is installed.
 func TestThePageOnInstallingNamesEverything(t *testing.T) {
 	page := string(read(t, root+"/docs/install.md"))
 	var components []string

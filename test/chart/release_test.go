@@ -48,7 +48,7 @@ const (
 	paymentID = "https://payment.example.com/api"
 )
 
-// written is what a process writes.
+// written collects the output of a process.
 type written struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -68,8 +68,8 @@ func (w *written) String() string {
 
 var eventually = kubetest.Eventually
 
-// flagsOf returns what the container of a Deployment's pods is started with, as the
-// kubelet makes it of the pod's labels.
+// flagsOf returns the flags with which a Deployment's pods start the container,
+// with the pod's labels filled in as the kubelet does.
 func flagsOf(t *testing.T, o *unstructured.Unstructured) []string {
 	t.Helper()
 	var d appsv1.Deployment
@@ -92,9 +92,9 @@ func flagsOf(t *testing.T, o *unstructured.Unstructured) []string {
 }
 
 // TestAReleaseInAFewNamespacesWorks installs a release that watches two
-// namespaces and runs the operator, and a shard of it, with the flags of their
-// Deployments, as its ServiceAccount: they do in these all that they do anywhere,
-// and can do nothing in others.
+// namespaces. It runs the operator and a shard of it with the flags of their
+// Deployments, as its ServiceAccount: in these namespaces they do everything they
+// do anywhere, and in others they can do nothing.
 func TestAReleaseInAFewNamespacesWorks(t *testing.T) {
 	flags := map[string][]string{}
 	for _, o := range render(t, tokens, platform, "{watchNamespaces: [shop, payments], shards: [eu-1], crds: {enabled: false}}") {
@@ -162,7 +162,7 @@ func TestAReleaseInAFewNamespacesWorks(t *testing.T) {
 		}
 		return certificate.VerifyHostname(c.Webhooks[0].ClientConfig.Service.Name + "." + platform + ".svc")
 	})
-	eventually(t, func() error { // an event of what no namespace holds
+	eventually(t, func() error { // an event about an object without a namespace
 		var events corev1.EventList
 		if err := kube.List(t.Context(), &events, client.InNamespace("default")); err != nil {
 			return err
@@ -189,7 +189,7 @@ func TestAReleaseInAFewNamespacesWorks(t *testing.T) {
 	fenced(t)
 }
 
-// permissions asks what the ServiceAccount may do where.
+// permissions checks what the ServiceAccount may do in which namespace.
 func permissions(t *testing.T) {
 	t.Helper()
 	for _, resource := range []authorizationv1.ResourceAttributes{
@@ -211,7 +211,7 @@ func permissions(t *testing.T) {
 	}
 }
 
-// fenced attacks with the ServiceAccount: the policies know the release's.
+// fenced attacks with the ServiceAccount: the policies know the release's account.
 func fenced(t *testing.T) {
 	t.Helper()
 	config := rest.CopyConfig(restConfig)
@@ -262,7 +262,8 @@ func run(t *testing.T, flags []string) *written {
 	if err := clientcmd.WriteToFile(*c, kubeconfig); err != nil {
 		t.Fatal(err)
 	}
-	// Its ports may be taken here, and the authorization server is a process beside it.
+	// Its ports may be taken on this machine, and the authorization server is a process beside
+	// it.
 	flags = append(slices.Clone(flags), "--kubeconfig="+kubeconfig, "--allow-insecure-http", "--allow-loopback",
 		"--metrics-bind-address=0", "--health-probe-bind-address=0", "--webhook-bind-address="+freeAddress(t))
 	log := &written{}

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package chart tests the Helm chart with a real helm and a real API server: it
-// is what kustomize makes of config/, whatever the values; the API server takes
-// it; and an operator with the permissions and flags that it renders works.
+// Package chart tests the Helm chart with a real helm and a real API server.
+// Whatever the values, the chart is what kustomize makes of config/, the API
+// server accepts it, and an operator with the permissions and flags that it
+// renders works.
 package chart
 
 import (
@@ -36,7 +37,7 @@ const (
 	root     = "../.."
 	chartDir = root + "/charts/m2m-operator"
 
-	// By these names the release's objects are called as config/default calls them.
+	// With these names, the release's objects are called as config/default calls them.
 	release   = "m2m-operator"
 	namespace = "m2m-operator-system"
 )
@@ -76,8 +77,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// ofOthers stands for a kind of another project. It takes any fields: what they
-// are, this API server cannot tell.
+// ofOthers stands for a kind of another project. It accepts any fields, because
+// this API server cannot know them.
 func ofOthers(group, version, kind string) *apiextensionsv1.CustomResourceDefinition {
 	plural := strings.ToLower(kind) + "s"
 	return &apiextensionsv1.CustomResourceDefinition{
@@ -105,13 +106,13 @@ func valuesFile(t *testing.T, values string) string {
 	return file
 }
 
-// render returns what a release consists of.
+// render returns the objects of a release.
 func render(t *testing.T, release, namespace, values string) []*unstructured.Unstructured {
 	t.Helper()
 	return objects(t, output(t, helm, "template", release, chartDir, "--namespace", namespace, "--values", valuesFile(t, values)))
 }
 
-// output runs a tool that must succeed and say nothing but its result.
+// output runs a tool that must succeed and print nothing but its result.
 func output(t *testing.T, tool string, args ...string) []byte {
 	t.Helper()
 	var stderr bytes.Buffer
@@ -124,7 +125,7 @@ func output(t *testing.T, tool string, args ...string) []byte {
 	return out
 }
 
-// objects reads a stream of objects, in which no key may be given twice.
+// objects reads a stream of objects, in which no key may occur twice.
 func objects(t *testing.T, manifests []byte) (all []*unstructured.Unstructured) {
 	t.Helper()
 	reader := utilyaml.NewDocumentDecoder(io.NopCloser(bytes.NewReader(manifests)))
@@ -148,7 +149,7 @@ func objects(t *testing.T, manifests []byte) (all []*unstructured.Unstructured) 
 	}
 }
 
-// id tells an object from all others.
+// id identifies an object among all others.
 func id(o *unstructured.Unstructured) string {
 	return strings.Join([]string{o.GetAPIVersion(), o.GetKind(), o.GetNamespace(), o.GetName()}, " ")
 }

@@ -110,12 +110,12 @@ func TestTheSchemaKnowsEveryValue(t *testing.T) {
 	}
 }
 
-// TestThePoliciesAreAboutTheRelease: whatever the release is called and wherever it
-// is, each policy is about its ServiceAccount and no other.
+// TestThePoliciesAreAboutTheRelease: whatever the release's name and namespace,
+// each policy applies to its ServiceAccount and no other.
 func TestThePoliciesAreAboutTheRelease(t *testing.T) {
 	policies := 0
 	for _, o := range render(t, "tokens", "platform", "") {
-		// The one with bounds is about everybody.
+		// The policy with the bounds applies to everybody.
 		if o.GetKind() != "ValidatingAdmissionPolicy" || strings.HasSuffix(o.GetName(), "-metadata-bounds") {
 			continue
 		}

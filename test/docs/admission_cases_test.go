@@ -138,10 +138,10 @@ var admissions = map[string]admission{
 	"refresh-before":          {kind: "M2MClient", set: `spec: {refresh: {before: 1s}}`},
 }
 
-// logtoDriver has a server provisioned at Logto.
+// logtoDriver makes Logto the server to provision at.
 const logtoDriver = `logto: {endpoint: "https://auth.example.com", credentialsSecretRef: {name: logto-management}}`
 
-// listed joins what a function says of each number.
+// listed joins what a function returns for each number.
 func listed(n int, of func(int) string) string {
 	all := make([]string, n)
 	for i := range all {

@@ -16,8 +16,8 @@ import (
 
 const errorsPage = "docs/errors.md"
 
-// valid are manifests that the API server takes. The cases of admission change
-// them.
+// valid are manifests that the API server accepts. The cases of admission
+// change them.
 var valid = map[string]string{
 	"AuthorizationServer": `
 apiVersion: m2m-operator.io/v1alpha1
@@ -96,11 +96,11 @@ func TestAdmission(t *testing.T) {
 	}
 }
 
-// notAll is what the API server adds when rules depend on what is wrong.
+// notAll is what the API server adds when rules depend on the faulty part.
 const notAll = ", <nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation]"
 
-// answer makes a mistake and returns what the API server says to it, without
-// the object's name and without notAll.
+// answer makes a mistake and returns the API server's answer, without the
+// object's name and without notAll.
 func answer(t *testing.T, c admission) string {
 	t.Helper()
 	obj := patched(t, valid[c.kind], c.set)
@@ -133,7 +133,7 @@ func answer(t *testing.T, c admission) string {
 	return message
 }
 
-// patched is a manifest with a JSON merge patch.
+// patched is a manifest after a JSON merge patch.
 func patched(t *testing.T, manifest, patch string) *unstructured.Unstructured {
 	t.Helper()
 	return &unstructured.Unstructured{Object: merge(parse(t, manifest), parse(t, patch)).(map[string]any)}
@@ -152,7 +152,7 @@ func parse(t *testing.T, manifest string) map[string]any {
 	return obj
 }
 
-// decode puts what parse has made into a struct.
+// decode converts what parse has returned into a struct.
 func decode(from, into any) error {
 	b, err := json.Marshal(from)
 	if err != nil {
@@ -161,7 +161,7 @@ func decode(from, into any) error {
 	return json.Unmarshal(b, into)
 }
 
-// merge is a JSON merge patch, RFC 7396.
+// merge applies a JSON merge patch, RFC 7396.
 func merge(target, patch any) any {
 	changes, ok := patch.(map[string]any)
 	if !ok {

@@ -25,7 +25,7 @@ func TestFlags(t *testing.T) {
 	}
 	help := exec.Command(program, "-help")
 	help.Env = append(os.Environ(), "POD_NAMESPACE=")
-	out, _ := help.CombinedOutput() // asked for help, it fails
+	out, _ := help.CombinedOutput() // with --help, it fails
 
 	type entry struct{ value, usage string }
 	existing := map[string]entry{}

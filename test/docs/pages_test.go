@@ -25,12 +25,12 @@ import (
 
 var (
 	fence = regexp.MustCompile("(?ms)^( *)```([a-z]*)\n(.*?)\n *```$")
-	// A link's target: what is in parentheses after brackets.
+	// A link's target: the text in parentheses after brackets.
 	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading = regexp.MustCompile(`(?m)^#+ (.+)$`)
 )
 
-// TestLinks follows every relative link, to its heading where it names one.
+// TestLinks follows every relative link, to its heading if it names one.
 func TestLinks(t *testing.T) {
 	followed := 0
 	for _, p := range pages(t) {
@@ -57,7 +57,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// anchors are what a page's headings can be reached by.
+// anchors are the fragments by which a page's headings can be linked.
 func anchors(text string) []string {
 	var all []string
 	for _, m := range heading.FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {
@@ -74,7 +74,7 @@ func anchors(text string) []string {
 	return all
 }
 
-// TestManifests has the API server judge every manifest of our kinds that the
+// TestManifests makes the API server judge every manifest of our kinds that the
 // pages show, without tolerance for unknown fields.
 func TestManifests(t *testing.T) {
 	kinds := map[string]int{}
@@ -138,8 +138,9 @@ func constants(t *testing.T, name string) map[string]string {
 	return all
 }
 
-// TestReasons finds every reason and every condition type on the page of its
-// kind, and every reason of a condition among the declared ones.
+// TestReasons requires that every reason and every condition type is on the
+// page of its kind, and that every reason of a condition on the pages is
+// declared.
 func TestReasons(t *testing.T) {
 	declared := map[string]bool{}
 	types := map[string]bool{}
@@ -189,8 +190,8 @@ func TestReasons(t *testing.T) {
 			t.Errorf("reason %q is documented and not declared", reason)
 		}
 	}
-	// The controllers take reasons from constants, never from literals, and
-	// every constant is one that they use, or the status of a new object.
+	// The controllers take reasons from constants, never from literals. Every
+	// constant is in use, or is the status of a new object.
 	var controllers strings.Builder
 	for _, file := range append(goFiles(t, "internal/controller"), goFiles(t, "internal/access")...) {
 		if strings.HasSuffix(file, "internal/access/reasons.go") {
@@ -252,8 +253,9 @@ func TestSchemaOfVerification(t *testing.T) {
 	sameSet(t, "member of verification.json", documented, existing)
 }
 
-// TestExamplesOfVerification finds the page's functions, which look for a scope and
-// for the key of a token, in the payment service, whose tests run them.
+// TestExamplesOfVerification requires that the page's functions, which look for a
+// scope and for the key of a token, are those of the payment service, whose tests
+// run them.
 func TestExamplesOfVerification(t *testing.T) {
 	for _, function := range []string{"carries", "verifySignature"} {
 		_, after, found := strings.Cut(read(t, filepath.Join(root, "docs/verification.md")), "```go\nfunc "+function+"(")
@@ -264,7 +266,7 @@ func TestExamplesOfVerification(t *testing.T) {
 	}
 }
 
-// TestPagesAreIndexed finds every page in docs/README.md.
+// TestPagesAreIndexed requires that docs/README.md lists every page.
 func TestPagesAreIndexed(t *testing.T) {
 	index := read(t, filepath.Join(root, "docs/README.md"))
 	for _, p := range pages(t) {

@@ -10,8 +10,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
-// provisionedStory are the manifests of the README, where the operator creates
-// what they declare.
+// provisionedStory are the manifests of the README in which the operator
+// creates what they declare.
 var provisionedStory = map[string]string{
 	"auth": `
 apiVersion: m2m-operator.io/v1alpha1
@@ -37,7 +37,7 @@ spec:
 `,
 }
 
-// startLogto has the world's authorization server be a Logto.
+// startLogto makes the world's authorization server a Logto.
 func (w *world) startLogto(t *testing.T, change func(*testing.T, *world, *logtotest.Server)) {
 	t.Helper()
 	l, err := logtotest.Start(logtotest.WithHTTP())
@@ -65,19 +65,19 @@ func withAPI(scopes ...string) func(*testing.T, *world, *logtotest.Server) {
 	}
 }
 
-// observed has the API be observed, as the server's owner allows.
+// observed sets the API to be observed only, as the server's owner allows.
 var observed = map[string]string{
 	"payment-api": `spec: {managementPolicy: Observe}`,
 	"auth":        `spec: {provisioning: {adoption: {apiResources: [{identifier: "https://payment.example.com/api", namespace: $PAYMENTS}]}}}`,
 }
 
-// anApplication is how the page calls an application's identifier.
+// anApplication is the page's placeholder for an application's identifier.
 const anApplication = "kx21vbd4ykd7m0wm39t6l"
 
-// adopting has the cart take over an application.
+// adopting makes the cart take over an application.
 const adopting = `spec: {provisioning: {adoption: {clients: [{clientID: "$APP", namespace: $SHOP, name: cart}]}}}`
 
-// closed is a server where registering takes an initial access token.
+// closed is a server that requires an initial access token to register.
 var closed = oidc.Options{DynamicRegistration: &oidc.DynamicRegistration{InitialAccessToken: "correct-horse"}}
 
 const withToken = `spec: {provisioning: {dynamicRegistration: {initialAccessTokenSecretRef: {name: management, key: client-secret}}}}`

@@ -14,8 +14,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-// TestEveryRule finds every CEL rule of the schemas on the page, and proves of
-// each that the case is admitted where the rule does not exist.
+// TestEveryRule requires that every CEL rule of the schemas is on the page, and
+// proves for each that its case is admitted without the rule.
 func TestEveryRule(t *testing.T) {
 	answers := map[string]string{}
 	for _, r := range rowsOf(t, errorsPage, "## What the API server refuses") {
@@ -99,8 +99,9 @@ func schemaOf(crd *apiextensionsv1.CustomResourceDefinition) *apiextensionsv1.JS
 	return crd.Spec.Versions[0].Schema.OpenAPIV3Schema
 }
 
-// walk visits a schema and all below it, save the status, which users do not
-// write. Paths are as the API server names them, with the first entry of lists.
+// walk visits a schema and everything below it, except the status, which users
+// do not write. It names paths as the API server does, with the first entry of
+// lists.
 func walk(s *apiextensionsv1.JSONSchemaProps, path string, visit func(string, *apiextensionsv1.JSONSchemaProps)) {
 	visit(path, s)
 	for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
@@ -116,8 +117,8 @@ func walk(s *apiextensionsv1.JSONSchemaProps, path string, visit func(string, *a
 	}
 }
 
-// bound is a value that breaks one bound of a schema, and how the API server
-// says so.
+// bound is a value that breaks one bound of a schema, with the API server's
+// answer.
 type bound struct {
 	value any
 	says  string // after the path
@@ -178,8 +179,8 @@ func boundsOf(s *apiextensionsv1.JSONSchemaProps) (bounds []bound) {
 	return bounds
 }
 
-// hasDefault reports whether an object is never empty: the API server puts
-// something into it before it counts.
+// hasDefault reports whether an object is never empty, because the API server
+// sets a default in it before it counts.
 func hasDefault(s *apiextensionsv1.JSONSchemaProps) bool {
 	for _, p := range s.Properties {
 		if p.Default != nil {
@@ -214,7 +215,7 @@ func TestEveryBound(t *testing.T) {
 	}
 }
 
-// put sets what is at a path, and nothing beside it below the spec's fields.
+// put sets the value at a path, and removes everything beside it below the spec's fields.
 func put(object map[string]any, path string, value any) {
 	names := strings.Split(strings.ReplaceAll(path, "[0]", ".[0]"), ".")
 	for i, name := range slices.Backward(names) {

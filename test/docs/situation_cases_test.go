@@ -32,12 +32,12 @@ spec:
 	privateKey = `spec: {credentials: {clientSecret: null, privateKeyJWT: {secretRef: {name: cart-credentials}}}}`
 )
 
-// fault returns a preparation that has an endpoint misbehave.
+// fault returns a preparation that makes an endpoint misbehave.
 func fault(e oidc.Endpoint, f oidc.Fault) func(*testing.T, *world) {
 	return func(_ *testing.T, w *world) { w.as.SetFault(e, &f) }
 }
 
-// claims returns a preparation that changes what tokens say.
+// claims returns a preparation that changes the tokens' claims.
 func claims(change func(map[string]any)) func(*testing.T, *world) {
 	return fault(oidc.Token, oidc.Fault{Claims: change})
 }
@@ -48,7 +48,7 @@ func application(c oidc.Client) func(*testing.T, *world) {
 	return func(t *testing.T, w *world) { w.setClient(t, c) }
 }
 
-// withKey returns a preparation that makes a key for the cart's Secret with a private key of an algorithm.
+// withKey returns a preparation that puts a private key of an algorithm into the cart's Secret.
 func withKey(alg string, change func(string) string) func(*testing.T, *world) {
 	return func(t *testing.T, w *world) {
 		private, _, public, err := oidc.NewKeyPair(alg)
@@ -64,7 +64,7 @@ func withKey(alg string, change func(string) string) func(*testing.T, *world) {
 	}
 }
 
-// key has the cart authenticate with a private key.
+// key makes the cart authenticate with a private key.
 var key = map[string]string{"cart": privateKey, "cart-credentials": `stringData: {private-key: "$KEY"}`}
 
 // situations are the cases of the tables of docs/errors.md about what
@@ -299,7 +299,7 @@ metadata: {name: cart-token, namespace: $SHOP}
 	"annotation-key":    {set: map[string]string{"cart": `spec: {secret: {annotations: {"the team": shop}}}`}},
 }
 
-// bundlesRefused has a policy of the cluster refuse the bundle.
+// bundlesRefused adds a policy to the cluster that refuses the bundle.
 func bundlesRefused(t *testing.T, w *world) {
 	const name = "no-bundles"
 	bundle := "m2m-verify." + w.names["$PAYMENTS"] + "."
@@ -353,7 +353,7 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: cart-token}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: ` + operatorUser + `}]
 `
 
-// opaqueServers have both servers issue opaque tokens.
+// opaqueServers makes both servers issue opaque tokens.
 var opaqueServers = map[string]string{"auth": `spec: {tokenFormat: Opaque}`, "payments-auth": `spec: {tokenFormat: Opaque}`}
 
 // file gives the API an extra file.

@@ -28,8 +28,9 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
-// story are the manifests of the README, by names that situations change them
-// by. What begins with a dollar sign differs from situation to situation.
+// story are the manifests of the README, by the names that situations use to
+// change them. Words that begin with a dollar sign differ from situation to
+// situation.
 var story = map[string]string{
 	"auth": `
 apiVersion: m2m-operator.io/v1alpha1
@@ -86,7 +87,7 @@ spec: {containers: [{name: payment, image: payment}]}
 
 const paymentAPI = "https://payment.example.com/api"
 
-// situation is a mistake that a condition tells of: the story with changes.
+// situation is a mistake that a condition reports: the story with changes.
 type situation struct {
 	// server changes how the authorization server behaves.
 	server oidc.Options
@@ -95,21 +96,22 @@ type situation struct {
 	// set are JSON merge patches, in YAML, by the names of the story's
 	// manifests.
 	set map[string]string
-	// later are the same, made when the client is ready.
+	// later are more of these patches, applied once the client is ready.
 	later map[string]string
 	// without are the manifests that do not exist.
 	without []string
 	// also are more manifests, created before the story's.
 	also string
-	// accepted has the story wait until the APIResource in also is accepted.
+	// accepted makes the story wait until the APIResource in also is accepted.
 	accepted bool
 	// last is one more manifest, created after the story's.
 	last string
 	// strict runs the operator without the flags that allow HTTP and loopback
 	// addresses.
 	strict bool
-	// provisioned tells another story: there the operator creates API and client,
-	// at the server, or at a Logto where logto is set, which changes that.
+	// provisioned tells another story, in which the operator creates API and
+	// client at the server. If logto is set, the server is a Logto, which logto
+	// changes.
 	provisioned bool
 	logto       func(*testing.T, *world, *logtotest.Server)
 }
@@ -119,7 +121,7 @@ type world struct {
 	id     string
 	as     *oidc.Server
 	base   string               // of the authorization server's URLs
-	server types.NamespacedName // the AuthorizationServer that rows speak of
+	server types.NamespacedName // the AuthorizationServer that rows are about
 	names  map[string]string    // placeholder → value
 }
 
@@ -202,8 +204,8 @@ func (w *world) fill(manifest string) string {
 	return manifest
 }
 
-// plain takes out of a message what differs from run to run: it says what the
-// documentation says.
+// plain removes from a message what differs from run to run, so that it reads
+// like the documentation.
 func (w *world) plain(message string) string {
 	return strings.NewReplacer(
 		w.base, "https://auth.example.com", strings.Replace(w.base, "http:", "https:", 1), "https://auth.example.com",
@@ -213,7 +215,7 @@ func (w *world) plain(message string) string {
 }
 
 // setClient registers the cart's application with all scopes of the payment
-// API, as far as c does not say otherwise.
+// API, unless c says otherwise.
 func (w *world) setClient(t *testing.T, c oidc.Client) {
 	t.Helper()
 	c.ID = "cart"
@@ -225,8 +227,8 @@ func (w *world) setClient(t *testing.T, c oidc.Client) {
 	}
 }
 
-// serverDown closes a situation's server and keeps its port: another situation's
-// server there would be taken for it, issuer and all.
+// serverDown closes a situation's server and keeps its port. Another situation's
+// server on that port would be mistaken for it, issuer and all.
 func serverDown(t *testing.T, w *world) {
 	t.Helper()
 	address, err := netip.ParseAddrPort(strings.TrimPrefix(w.as.Issuer(), "http://"))
@@ -239,14 +241,14 @@ func serverDown(t *testing.T, w *world) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = syscall.Close(socket) })
-	// Bound and not listening: a connection is refused.
+	// Bound but not listening: connections are refused.
 	if err := syscall.Bind(socket, &syscall.SockaddrInet4{Port: int(address.Port()), Addr: address.Addr().As4()}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// TestConditions makes every mistake of the page that a condition tells of, and
-// compares what the condition says with the page.
+// TestConditions makes every mistake of the page that a condition reports, and
+// compares the condition's message with the page.
 func TestConditions(t *testing.T) {
 	documented := map[string]row{}
 	var ids []string
@@ -265,7 +267,7 @@ func TestConditions(t *testing.T) {
 				o.Egress = egress.Policy{}
 			}
 			startOperator(t, o)
-			// All at once: then they cost no more than the slowest.
+			// All at once, so that they take no longer than the slowest.
 			all := map[string]*world{}
 			for _, id := range ids {
 				if s, ok := situations[id]; ok && s.strict == strict {
@@ -300,7 +302,7 @@ func (w *world) change(t *testing.T, patches map[string]string) {
 	}
 }
 
-// expect waits for the condition of a row: the cells are what goes wrong, the
+// expect waits for the condition of a row. Its cells are the mistake, the
 // condition as `Kind Type=Status Reason`, and its message.
 func (w *world) expect(t *testing.T, r row) {
 	t.Helper()
@@ -316,7 +318,7 @@ func (w *world) expect(t *testing.T, r row) {
 	w.awaitCondition(t, words[0], conditionType, want)
 }
 
-// awaitCondition waits until a condition says what is wanted.
+// awaitCondition waits until a condition has the wanted content.
 func (w *world) awaitCondition(t *testing.T, kind, conditionType, want string) {
 	t.Helper()
 	var got string
@@ -333,8 +335,8 @@ func (w *world) awaitCondition(t *testing.T, kind, conditionType, want string) {
 	}
 }
 
-// condition returns a condition of the story's object of a kind, as a row has
-// it.
+// condition returns a condition of the story's object of a kind, in the form of
+// a row.
 func (w *world) condition(t *testing.T, kind, conditionType string) string {
 	t.Helper()
 	name := map[string]types.NamespacedName{
@@ -366,7 +368,7 @@ func (w *world) conditionOf(t *testing.T, kind, conditionType string, name types
 	return fmt.Sprintf("%s %s=%s %s: %s", kind, c.Type, c.Status, c.Reason, w.plain(c.Message))
 }
 
-// says compares with the page, where an ellipsis stands for what follows.
+// says compares with the page, where an ellipsis stands for the rest.
 func says(got, want string) bool {
 	if start, cut := strings.CutSuffix(want, "…"); cut {
 		return strings.HasPrefix(got, start)

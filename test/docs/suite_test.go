@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package docs holds the tests of the documentation: what README.md and docs/
-// say is compared with the code, and, for what the API server or a condition
-// answers, with a real API server and the running operator.
+// Package docs holds the tests of the documentation. They compare README.md and
+// docs/ with the code and, for what the API server or a condition answers, with
+// a real API server and the running operator.
 package docs
 
 import (
@@ -102,8 +102,8 @@ var (
 	barCell  = regexp.MustCompile(`(?:[^|\\]|\\.)*`)
 )
 
-// rowsOf returns the named rows of all tables below a heading, which ends at
-// the next heading of the same or a higher level.
+// rowsOf returns the named rows of all tables below a heading, up to the next
+// heading of the same or a higher level.
 func rowsOf(t *testing.T, path, heading string) []row {
 	t.Helper()
 	level := strings.IndexByte(heading, ' ')
@@ -133,13 +133,12 @@ func rowsOf(t *testing.T, path, heading string) []row {
 	return rows
 }
 
-// code returns what a cell has between its first and last backquotes, without
-// those.
+// code returns the text between a cell's first and last backquotes.
 func code(cell string) string {
 	return strings.TrimSpace(strings.Trim(strings.TrimSpace(cell), "`"))
 }
 
-// sameSet fails where two lists of names differ.
+// sameSet fails if two lists of names differ.
 func sameSet(t *testing.T, what string, documented, existing []string) {
 	t.Helper()
 	for _, name := range documented {

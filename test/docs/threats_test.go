@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// TestThreats finds every test that the threat model names in the tree, and a test
-// in every row.
+// TestThreats requires that every test named in the threat model exists, and that
+// every row names a test.
 func TestThreats(t *testing.T) {
 	page, err := os.ReadFile(filepath.FromSlash("../../docs/security.md"))
 	if err != nil {

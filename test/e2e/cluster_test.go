@@ -26,7 +26,7 @@ import (
 )
 
 // run runs a command at the repository's root, against the cluster, and returns
-// what it printed.
+// its output.
 func run(ctx context.Context, stdin, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
@@ -61,7 +61,7 @@ func apply(t *testing.T, file string, replace ...string) {
 	mustRun(t, strings.NewReplacer(replace...).Replace(string(content)), "kubectl", "apply", "--server-side", "-f", "-")
 }
 
-// ask sends a request to the report port of a pod, by way of the API server.
+// ask sends a request to the report port of a pod, through the API server.
 func ask(ctx context.Context, pod client.ObjectKey, method, path string, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
@@ -109,7 +109,7 @@ func get[T any](t *testing.T, pod client.ObjectKey, path string) (answer T) {
 	return answer
 }
 
-// podsOf lists the ready pods of an app that are not on their way out.
+// podsOf lists the ready pods of an app that are not being deleted.
 func podsOf(ctx context.Context, namespace, app string) ([]client.ObjectKey, error) {
 	var list corev1.PodList
 	if err := kube.List(ctx, &list, client.InNamespace(namespace), client.MatchingLabels{"app": app}); err != nil {
@@ -124,7 +124,7 @@ func podsOf(ctx context.Context, namespace, app string) ([]client.ObjectKey, err
 	return ready, nil
 }
 
-// running waits until an app has so many ready pods, and returns them.
+// running waits until an app has this many ready pods, and returns them.
 func running(t *testing.T, namespace, app string, want int) (pods []client.ObjectKey) {
 	t.Helper()
 	eventually(t, time.Minute, func() (err error) {
@@ -151,7 +151,7 @@ func create(t *testing.T, objects ...client.Object) {
 	}
 }
 
-// update changes an object, again if somebody else was faster.
+// update changes an object, and tries again after a conflict.
 func update[T client.Object](t *testing.T, obj T, change func(T)) {
 	t.Helper()
 	eventually(t, time.Minute, func() error {
@@ -163,8 +163,8 @@ func update[T client.Object](t *testing.T, obj T, change func(T)) {
 	})
 }
 
-// removeNamespaces deletes namespaces that an earlier run of the suite has left,
-// and no others.
+// removeNamespaces deletes namespaces that an earlier run of the suite left
+// behind, and no others.
 func removeNamespaces(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {

@@ -21,9 +21,9 @@ const (
 	routineClients = 6
 )
 
-// testDelivery measures from the moment that a token request reaches the
-// authorization server to the moment that a pod sees the changed file. Tokens of 60
-// seconds have to be delivered at once; those of 5 minutes are left to the kubelet.
+// testDelivery measures the time from a token request's arrival at the
+// authorization server until a pod sees the changed file. Tokens of 60 seconds must
+// be delivered at once; those of 5 minutes are left to the kubelet.
 func testDelivery(t *testing.T, w *world) {
 	watcher := func(name string, lifetime time.Duration) client.ObjectKey {
 		w.m2mClient(t, name, lifetime, 10)
@@ -41,7 +41,7 @@ func testDelivery(t *testing.T, w *world) {
 	for _, pods := range [][]client.ObjectKey{routine, prompt} {
 		for _, p := range pods {
 			running(t, shop, p.Name, 1)
-			// It is ready when its program was started, which is before that listens.
+			// It is ready once its program has started, which is before the program listens.
 			eventually(t, time.Minute, func() error { return ask(t.Context(), p, http.MethodGet, "/tokens", nil, nil) })
 		}
 	}
@@ -90,7 +90,7 @@ func testDelivery(t *testing.T, w *world) {
 	}
 }
 
-// remove takes a client and its pod away.
+// remove deletes a client and its pod.
 func (w *world) remove(t *testing.T, name string) {
 	t.Helper()
 	c := &v1alpha1.M2MClient{}
@@ -102,8 +102,8 @@ func (w *world) remove(t *testing.T, name string) {
 	}
 }
 
-// delays says how long each refresh took to these pods. The first token of a pod
-// is none: it was mounted when the pod started.
+// delays returns how long each refresh took to reach these pods. A pod's first
+// token does not count: it was mounted when the pod started.
 func (w *world) delays(t *testing.T, pods []client.ObjectKey) (all []time.Duration) {
 	t.Helper()
 	var seen []wire.Token
@@ -124,8 +124,8 @@ func (w *world) delays(t *testing.T, pods []client.ObjectKey) (all []time.Durati
 	return all
 }
 
-// firstDelay says how long it took until a pod saw a change, from the first refresh
-// on: the kubelet may leave out the ones in between.
+// firstDelay returns how long it took until a pod saw a change, counted from the
+// first refresh on: the kubelet may skip the ones in between.
 func (w *world) firstDelay(t *testing.T, p client.ObjectKey) (time.Duration, error) {
 	t.Helper()
 	seen := get[[]wire.Token](t, p, "/tokens")

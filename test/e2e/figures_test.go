@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// measured are the suite's figures: one flat object, names with units.
+// measured are the suite's figures: one flat object whose names contain units.
 type measured struct {
 	mu     sync.Mutex
 	names  []string // in their order
@@ -44,8 +44,8 @@ func (m *measured) set(name string, value any) {
 	m.values[name] = value
 }
 
-// spread sets how many there are, and p50, p99 and the largest, in seconds. All of
-// them go to a file.
+// spread records the number of values, p50, p99 and the largest, in seconds, and
+// writes all of them to a file.
 func (m *measured) spread(name string, all []time.Duration) {
 	m.set(name+"_count", len(all))
 	if len(all) == 0 {
@@ -59,14 +59,13 @@ func (m *measured) spread(name string, all []time.Duration) {
 	}
 }
 
-// quantile returns the smallest of the values that is not exceeded by a share q of
-// them.
+// quantile returns the smallest value that a share q of them does not exceed.
 func quantile(all []time.Duration, q float64) time.Duration {
 	sorted := slices.Sorted(slices.Values(all))
 	return sorted[min(len(sorted)-1, max(0, int(math.Ceil(q*float64(len(sorted))))-1))]
 }
 
-// write leaves e2e.json, and e2e.txt for people.
+// write writes e2e.json, and e2e.txt for people.
 func (m *measured) write(dir string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -33,7 +33,7 @@ const (
 	outage          = 30 * time.Second // half of a token's lifetime
 )
 
-// testGap lets cart call payment all the time, and counts the calls that fail.
+// testGap lets cart call payment all the time, and counts the failed calls.
 func testGap(t *testing.T, w *world) {
 	t.Run("everything changes", func(t *testing.T) { testStorm(t, w) })
 	t.Run("the former key vanishes at once", func(t *testing.T) { testHardCut(t, w) })
@@ -41,7 +41,7 @@ func testGap(t *testing.T, w *world) {
 }
 
 // testStorm lets cart call payment 20 times a second, with tokens of 60 seconds,
-// while everything around it is changed, killed and taken away.
+// while everything around it is changed, killed and removed.
 func testStorm(t *testing.T, w *world) {
 	cartCalls(t, true)
 	start := time.Now()
@@ -74,7 +74,7 @@ func testStorm(t *testing.T, w *world) {
 	went := time.Now()
 	figures.set("gap_outage_seconds", outage.Seconds())
 	figures.set("gap_outage_token_after_return_seconds", tokenAfter(t, went.Add(outage)).Seconds())
-	tokenAfter(t, time.Now()) // and one more, in peace
+	tokenAfter(t, time.Now()) // and one more, without any trouble
 
 	calls := cartCalls(t, true)
 	figures.set("gap_seconds", time.Since(start).Seconds())
@@ -91,8 +91,8 @@ func testStorm(t *testing.T, w *world) {
 	}
 }
 
-// testHardCut replaces the signing key by one that is alone in the JWKS. Tokens of
-// the former key stay good, for the bundles keep it.
+// testHardCut replaces the signing key with one that is alone in the JWKS. Tokens
+// of the former key stay valid, because the bundles keep it.
 func testHardCut(t *testing.T, w *world) {
 	cartCalls(t, true)
 	key := w.rotate(t, true)
@@ -106,9 +106,9 @@ func testHardCut(t *testing.T, w *world) {
 	}
 }
 
-// testRevokedKey replaces the key that everybody uses and revokes it in Git: nobody
-// may accept it any more, so calls must fail until the new token is there. How many
-// do is measured; that they stop is wanted.
+// testRevokedKey replaces the key that everybody uses and revokes it in Git. Nobody
+// may accept it any more, so calls must fail until the new token arrives. The test
+// measures how many fail, and requires that they stop.
 func testRevokedKey(t *testing.T, w *world) {
 	cartCalls(t, true)
 	former := tokensOf(t)
@@ -140,21 +140,21 @@ func testRevokedKey(t *testing.T, w *world) {
 	}
 }
 
-// tokensOf are the tokens that the cart has seen.
+// tokensOf returns the tokens that the cart has seen.
 func tokensOf(t *testing.T) []wire.Token {
 	t.Helper()
 	return get[[]wire.Token](t, running(t, shop, "cart", 1)[0], "/tokens")
 }
 
-// rotate has the server sign with a new key, without notice.
+// rotate makes the server sign with a new key, without notice.
 func (w *world) rotate(t *testing.T, hard bool) (key wire.Key) {
 	t.Helper()
 	mustAsk(t, w.auth, http.MethodPost, "/rotate", wire.Rotation{Hard: hard}, &key)
 	return key
 }
 
-// signedWith waits until the cart's token is signed with a key, and says how long
-// after the rotation that was.
+// signedWith waits until the cart's token is signed with a key, and returns how
+// long after the rotation that was.
 func signedWith(t *testing.T, key wire.Key) (after time.Duration) {
 	t.Helper()
 	return cartToken(t, key.At, func(token wire.Token) bool { return token.KeyID == key.ID })
@@ -184,7 +184,7 @@ func cartToken(t *testing.T, since time.Time, is func(wire.Token) bool) (after t
 	return after
 }
 
-// bundlesHave says how long after a rotation the last of payment's pods had the key.
+// bundlesHave returns how long after a rotation the last of payment's pods had the key.
 func bundlesHave(t *testing.T, key wire.Key) (after time.Duration) {
 	t.Helper()
 	for _, p := range running(t, payments, "payment", 2) {
@@ -200,7 +200,7 @@ func bundlesHave(t *testing.T, key wire.Key) (after time.Duration) {
 }
 
 // bundlesLack waits until payment's pods have a bundle without a key that they had,
-// and says when the last of them got it.
+// and returns when the last of them got it.
 func bundlesLack(t *testing.T, key string, since time.Time) (after time.Duration) {
 	t.Helper()
 	for _, p := range running(t, payments, "payment", 2) {
@@ -221,10 +221,10 @@ func bundlesLack(t *testing.T, key string, since time.Time) (after time.Duration
 	return after
 }
 
-// killLeader kills the process that leads and removes its pod, once all replicas
-// are there. How long it takes until another one leads goes to a channel. Where the
-// process is out of reach, on a cluster elsewhere, the pod's removal has to do: the
-// kubelet then lets it end by itself for two seconds.
+// killLeader kills the leading process and removes its pod, once all replicas run.
+// It sends to a channel how long it takes until another replica leads. If the
+// process is out of reach, on a cluster elsewhere, it only deletes the pod: the
+// kubelet then gives the process two seconds to end by itself.
 func killLeader(t *testing.T, takeover chan<- time.Duration) {
 	t.Helper()
 	operatorAvailable(t)
@@ -255,8 +255,8 @@ func killLeader(t *testing.T, takeover chan<- time.Duration) {
 	}()
 }
 
-// processOf finds a pod's process on this machine, 0 if it is not here: by its
-// program, and by the pod's cgroup.
+// processOf finds a pod's process on this machine by its program and the pod's
+// cgroup, 0 if it is not here.
 func processOf(pod *corev1.Pod, program string) int {
 	processes, err := os.ReadDir("/proc")
 	if err != nil {

@@ -26,9 +26,9 @@ import (
 
 const longLife = 10 * time.Minute
 
-// testHelm takes the operator away, leaves the tokens in place, and installs it
-// again with Helm, as docs/install.md says. All the while cart goes on calling, with
-// a token that outlives all that.
+// testHelm removes the operator, leaves the tokens in place, and installs it again
+// with Helm, as docs/install.md says. All the while cart goes on calling, with a
+// token that outlives all of this.
 func testHelm(t *testing.T, w *world) {
 	w.register(t, "cart", longLife)
 	cartToken(t, time.Now(), func(token wire.Token) bool { return token.ExpiresAt.Sub(token.IssuedAt) == longLife })
@@ -44,7 +44,7 @@ func testHelm(t *testing.T, w *world) {
 	tokenIsThere(t)
 	operatorIsGone(t)
 
-	// Held to what docs/install.md claims.
+	// docs/install.md makes this claim.
 	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 		Name: operatorNamespace, Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted", suiteLabel: "1"},
 	}})
@@ -87,8 +87,8 @@ func testHelm(t *testing.T, w *world) {
 	noSecretsInEvents(t, w)
 }
 
-// docsBlock returns the commands of the block in docs/install.md that follows a
-// line, or contains it.
+// docsBlock returns the commands of the block in docs/install.md that contains
+// a line or follows it.
 func docsBlock(t *testing.T, after string) (lines []string) {
 	t.Helper()
 	content, err := os.ReadFile(root + "/docs/install.md")
@@ -103,7 +103,7 @@ func docsBlock(t *testing.T, after string) (lines []string) {
 	return strings.Split(strings.TrimSpace(strings.ReplaceAll(block, "\\\n", "")), "\n")
 }
 
-// helm runs the command of docs/install.md that begins so, with our image.
+// helm runs the command of docs/install.md that begins with these words, with our image.
 func helm(t *testing.T, begin string, more ...string) string {
 	t.Helper()
 	content, err := os.ReadFile(root + "/docs/install.md")
@@ -121,7 +121,8 @@ func helm(t *testing.T, begin string, more ...string) string {
 	return mustRun(t, "", "bash", "-ec", line+" "+strings.Join(more, " "))
 }
 
-// tokenIsThere wants the cart's token Secret and the bundle, without the operator.
+// tokenIsThere requires the cart's token Secret and the bundle to be there, without the
+// operator.
 func tokenIsThere(t *testing.T) {
 	t.Helper()
 	var s corev1.Secret
@@ -136,7 +137,7 @@ func tokenIsThere(t *testing.T) {
 	}
 }
 
-// operatorIsGone waits until no pod of the operator is left, and wants no webhook.
+// operatorIsGone waits until no pod of the operator is left, and requires that no webhook is.
 func operatorIsGone(t *testing.T) {
 	t.Helper()
 	eventually(t, time.Minute, func() error {
@@ -160,8 +161,8 @@ func operatorIsGone(t *testing.T) {
 	}
 }
 
-// works wants what the operator does done by the one that is installed now: a new
-// client gets a token, and a pod finds it.
+// works requires the operator that is installed now to do its work: a new client
+// gets a token, and a pod finds it.
 func works(t *testing.T) {
 	t.Helper()
 	name := fmt.Sprintf("helm-%d", time.Now().UnixNano())
@@ -173,8 +174,8 @@ func works(t *testing.T) {
 	create(t, c)
 	becomeReady(t, c)
 	p := pod(shop, name, map[string]string{v1alpha1.ClientAnnotation: name}, "look")
-	// The webhook's Service may not have reached the node yet: who creates pods tries
-	// again.
+	// The webhook's Service may not have reached the node yet: whoever creates pods
+	// tries again.
 	eventually(t, 30*time.Second, func() error { return kube.Create(t.Context(), p) })
 	eventually(t, time.Minute, func() error {
 		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(p), p); err != nil {
@@ -187,8 +188,8 @@ func works(t *testing.T) {
 	})
 }
 
-// keepAdmitting has annotated pods judged by the webhook, one after the other, until
-// it is asked what became of them.
+// keepAdmitting creates annotated pods for the webhook to judge, one after the
+// other, until it is asked for the results.
 func keepAdmitting(t *testing.T) (stop func() (count int, failures []error)) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -225,7 +226,7 @@ func keepAdmitting(t *testing.T) (stop func() (count int, failures []error)) {
 	}
 }
 
-// upgraded wants the changed values in the objects.
+// upgraded requires the changed values to be in the objects.
 func upgraded(t *testing.T) {
 	t.Helper()
 	var d appsv1.Deployment

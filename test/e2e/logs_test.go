@@ -18,8 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// logs are the lines that the operator's pods have logged, also those of pods that
-// are no more.
+// logs are the lines that the operator's pods have logged, including pods that are
+// gone.
 type logs struct {
 	since metav1.Time
 
@@ -27,8 +27,8 @@ type logs struct {
 	lines []string
 }
 
-// followLogs follows the logs of every container of the operator that there is and
-// will be, until the test ends.
+// followLogs follows the logs of every present and future container of the
+// operator, until the test ends.
 func followLogs(t *testing.T) *logs {
 	t.Helper()
 	l := &logs{since: metav1.Now()}
@@ -92,16 +92,16 @@ func (l *logs) add(line string) {
 	l.lines = append(l.lines, line)
 }
 
-// all returns the lines until now.
+// all returns the lines so far.
 func (l *logs) all() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return append([]string(nil), l.lines...)
 }
 
-// errors returns the lines that say that something went wrong. Of two replicas that
-// want the lease at once one finds it made or taken by the other, which client-go
-// calls an error.
+// errors returns the lines that report an error. If two replicas want the lease at
+// once, one of them finds that the other made or took it, which client-go calls an
+// error.
 func (l *logs) errors() (found []string) {
 	for _, line := range l.all() {
 		if strings.Contains(line, "Error initially creating lease lock") && strings.Contains(line, "already exists") ||

@@ -40,7 +40,7 @@ func cutLast(s, separator string) (before, after string, found bool) {
 	return s, "", false
 }
 
-// sum adds the metrics of a name up whose labels contain all of these.
+// sum adds up the metrics of a name whose labels contain all of these.
 func (s samples) sum(name string, labels ...string) (total float64) {
 	for key, value := range s {
 		if s.matches(key, name, labels) {
@@ -78,7 +78,7 @@ func (s samples) buckets(name string, labels ...string) map[float64]float64 {
 	return all
 }
 
-// histogramQuantile is what Prometheus' function of that name says of what was
+// histogramQuantile is Prometheus's function of that name, applied to what was
 // added between two readings.
 func histogramQuantile(q float64, before, after map[float64]float64) time.Duration {
 	added := map[float64]float64{}
@@ -142,7 +142,7 @@ func (w *world) operatorMetrics(t *testing.T) map[string]samples {
 	return all
 }
 
-// webhookRequests is how many admission requests have reached the operator.
+// webhookRequests returns how many admission requests have reached the operator.
 func (w *world) webhookRequests(t *testing.T) (total float64) {
 	t.Helper()
 	for _, s := range w.operatorMetrics(t) {

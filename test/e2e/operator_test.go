@@ -11,7 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// testOperator looks at the operator's pods as the other parts have left them.
+// testOperator examines the operator's pods after all other parts have run.
 func testOperator(t *testing.T, w *world) {
 	operatorAvailable(t)
 	var pods corev1.PodList
@@ -65,7 +65,7 @@ func noSecretsInEvents(t *testing.T, w *world) {
 	noSecrets(t, "events", w.secrets, messages)
 }
 
-// noSecrets looks for the secrets and for anything that begins as a JWT does.
+// noSecrets looks for the secrets and for anything that begins like a JWT.
 func noSecrets(t *testing.T, where string, secrets, lines []string) {
 	t.Helper()
 	for _, line := range lines {

@@ -96,8 +96,8 @@ func testInside(t *testing.T) {
 	}
 }
 
-// testInitContainers has each container of a pod look for its token, and fail
-// without.
+// testInitContainers makes each container of a pod look for its token, and fail
+// without it.
 func testInitContainers(t *testing.T) {
 	p := pod(shop, "batch", map[string]string{v1alpha1.ClientAnnotation: "cart"}, "look")
 	sidecar := container("sidecar", "cart")
@@ -116,8 +116,9 @@ func testInitContainers(t *testing.T) {
 	})
 }
 
-// testWaitingPod wants a pod admitted that names an unknown client, an event that
-// says so in a line, and the pod to start once the client is there.
+// testWaitingPod requires that a pod which names an unknown client is admitted,
+// that an event says so in one line, and that the pod starts once the client
+// exists.
 func testWaitingPod(t *testing.T, w *world) {
 	p := pod(shop, "early", map[string]string{v1alpha1.ClientAnnotation: "late"}, "cart")
 	create(t, p)
@@ -144,7 +145,7 @@ func testWaitingPod(t *testing.T, w *world) {
 	}
 	start := time.Now()
 	becomeReady(t, w.m2mClient(t, "late", 0, 50))
-	// The kubelet tries a mount that failed again after up to two minutes.
+	// The kubelet retries a failed mount after up to two minutes.
 	eventually(t, 3*time.Minute, func() error {
 		ready, err := podsOf(t.Context(), shop, p.Name)
 		if err == nil && len(ready) == 0 {
@@ -164,7 +165,7 @@ func testForbidden(t *testing.T) {
 		v1alpha1.InjectionLabel: v1alpha1.InjectionDisabled, suiteLabel: "1",
 	}}})
 	p := pod(closed, "cart", map[string]string{v1alpha1.ClientAnnotation: "cart"}, "idle")
-	eventually(t, 30*time.Second, func() error { // until its ServiceAccount is there
+	eventually(t, 30*time.Second, func() error { // until its ServiceAccount exists
 		return kube.Create(t.Context(), p)
 	})
 	if len(p.Spec.Volumes) > 0 || p.Annotations[v1alpha1.InjectedAnnotation] != "" {
@@ -201,7 +202,7 @@ func testUnannotated(t *testing.T, w *world) {
 	}
 }
 
-// testFence tries with the operator's own ServiceAccount what must be denied.
+// testFence tries, with the operator's own ServiceAccount, what must be denied.
 func testFence(t *testing.T) {
 	as := rest.CopyConfig(config)
 	as.Impersonate = rest.ImpersonationConfig{

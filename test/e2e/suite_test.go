@@ -82,8 +82,8 @@ func connect() (err error) {
 }
 
 // TestE2E has one part for each of the things that must hold. Each needs only what
-// is brought up before the first, save the last two: they look at the operator as
-// the others have left it, and replace it.
+// is set up before the first, except for the last two: one examines the operator
+// after all the others, and one replaces it.
 func TestE2E(t *testing.T) {
 	w := bringUp(t)
 	for _, part := range []struct {
@@ -105,7 +105,7 @@ func TestE2E(t *testing.T) {
 	}
 }
 
-// eventually waits until a check passes, and fails with what it said last.
+// eventually waits until a check passes. Otherwise it fails with the check's last error.
 func eventually(t *testing.T, patience time.Duration, check func() error) {
 	t.Helper()
 	eventuallyEvery(t, 100*time.Millisecond, patience, check)

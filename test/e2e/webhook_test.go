@@ -19,7 +19,7 @@ const (
 	podStarts = 10
 )
 
-// testWebhook measures what the webhook costs: to the API server, to the one that
+// testWebhook measures what the webhook costs: for the API server, for whoever
 // creates a pod, and until the pod runs.
 func testWebhook(t *testing.T, w *world) {
 	annotated := map[string]string{v1alpha1.ClientAnnotation: "cart"}
@@ -46,8 +46,8 @@ func testWebhook(t *testing.T, w *world) {
 	figures.spread("pod_create_plain", without)
 	figures.set("webhook_adds_to_create_p50_seconds", (quantile(with, 0.5) - quantile(without, 0.5)).Seconds())
 
-	// Three kinds at a time, side by side: what a mounted Secret costs is not the
-	// webhook's doing.
+	// Three kinds at a time, side by side: the webhook is not to blame for the
+	// cost of a mounted Secret.
 	kinds := []struct {
 		name string
 		make func(name string) *corev1.Pod
@@ -79,7 +79,7 @@ func testWebhook(t *testing.T, w *world) {
 	figures.set("injection_adds_to_start_of_mounting_pod_p50_seconds", (median(2) - median(1)).Seconds())
 }
 
-// mounting is a pod that mounts the token by name, as one without injection does.
+// mounting is a pod that mounts the token by name, as a pod without injection does.
 func mounting(name string) *corev1.Pod {
 	p := pod(shop, name, nil, "idle")
 	p.Spec.Volumes = []corev1.Volume{{Name: "token", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "cart-token"}}}}
@@ -87,7 +87,7 @@ func mounting(name string) *corev1.Pod {
 	return p
 }
 
-// untilReady creates a pod and says how long it took until it was ready.
+// untilReady creates a pod and returns how long it took to become ready.
 func untilReady(t *testing.T, p *corev1.Pod) time.Duration {
 	changes, err := kube.Watch(t.Context(), &corev1.PodList{}, client.InNamespace(p.Namespace), client.MatchingLabels(p.Labels))
 	if err != nil {

@@ -39,8 +39,8 @@ const (
 	writePayment = "payments:write"
 )
 
-// world is what the parts of the suite play in: the operator as the README installs
-// it, an authorization server, and the story's services.
+// world is what the parts of the suite work with: the operator as the README
+// installs it, an authorization server, and the story's services.
 type world struct {
 	auth    client.ObjectKey // the authorization server's pod
 	scraper client.ObjectKey
@@ -93,8 +93,8 @@ func bringUp(t *testing.T) *world {
 	return w
 }
 
-// notSomebodyElses stops where an operator is installed that people use, and removes
-// what Helm has left of an earlier run.
+// notSomebodyElses stops if people use an operator that is installed here, and
+// removes what Helm left behind in an earlier run.
 func notSomebodyElses(t *testing.T) {
 	t.Helper()
 	var clients v1alpha1.M2MClientList
@@ -135,15 +135,15 @@ func cleanUp(t *testing.T) {
 	}
 }
 
-// markNamespace says that the operator's namespace is the suite's.
+// markNamespace marks the operator's namespace as the suite's.
 func markNamespace(t *testing.T) {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: operatorNamespace}}
 	update(t, ns, func(ns *corev1.Namespace) { ns.Labels[suiteLabel] = "1" })
 }
 
-// install does what the README's section on it says. What builds the image and the
-// manifest has been done by make e2e, with another name of the image.
+// install does what the README's section on installing says. make e2e has already
+// built the image and the manifest, with another name of the image.
 func install(t *testing.T) {
 	t.Helper()
 	var did []string
@@ -169,9 +169,9 @@ func install(t *testing.T) {
 	}
 }
 
-// register makes a client at the authorization server, with a new secret, and puts
-// that into the Secret that its M2MClient names: the client secret is rotated if
-// both are there. Zero is the server's own lifetime of tokens.
+// register makes a client at the authorization server with a new secret, and puts
+// the secret into the Secret that its M2MClient names: if both exist, this rotates
+// the client secret. A lifetime of zero is the server's default.
 func (w *world) register(t *testing.T, name string, lifetime time.Duration) {
 	t.Helper()
 	secret := oidc.NewSecret()
@@ -193,8 +193,8 @@ func (w *world) register(t *testing.T, name string, lifetime time.Duration) {
 	}
 }
 
-// m2mClient creates a client whose tokens live for so long, and are refreshed at
-// this share of it.
+// m2mClient creates a client whose tokens live this long, and are refreshed at
+// this share of their lifetime.
 func (w *world) m2mClient(t *testing.T, name string, lifetime time.Duration, atPercent int32) *v1alpha1.M2MClient {
 	t.Helper()
 	w.register(t, name, lifetime)
@@ -216,7 +216,7 @@ func (w *world) m2mClient(t *testing.T, name string, lifetime time.Duration, atP
 	return c
 }
 
-// pod is a pod that runs one of the programs, with no annotation unless given.
+// pod returns a pod that runs one of the programs, with no annotation unless given.
 func pod(namespace, name string, annotations map[string]string, args ...string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: map[string]string{"app": name}, Annotations: annotations},
@@ -243,7 +243,7 @@ func container(name string, args ...string) corev1.Container {
 	}
 }
 
-// issued are the token requests of clients that the server answered with a token.
+// issued returns the token requests of clients that the server answered with a token.
 func (w *world) issued(t *testing.T) map[string]wire.TokenRequest {
 	t.Helper()
 	all := map[string]wire.TokenRequest{}
@@ -255,8 +255,8 @@ func (w *world) issued(t *testing.T) map[string]wire.TokenRequest {
 	return all
 }
 
-// cartCalls returns what the cart's calls came to since the last time that they
-// were counted anew, which they are from now on if again is set.
+// cartCalls returns the counts of the cart's calls since they were last reset.
+// If again is set, it resets them.
 func cartCalls(t *testing.T, again bool) (calls wire.Calls) {
 	t.Helper()
 	method := http.MethodGet
@@ -267,7 +267,7 @@ func cartCalls(t *testing.T, again bool) (calls wire.Calls) {
 	return calls
 }
 
-// reasons says how many calls failed for which reason.
+// reasons lists how many calls failed for which reason.
 func reasons(calls wire.Calls) string {
 	counts := map[string]int{}
 	for _, f := range calls.Failures {

@@ -28,8 +28,8 @@ import (
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
-// operator returns a client of the operator's ServiceAccount, and the writes that
-// a policy has refused it.
+// operator returns a client with the operator's ServiceAccount, and the writes
+// that a policy has refused it.
 func operator(t *testing.T) (client.Client, sets.Set[string]) {
 	t.Helper()
 	refusals := &refusals{writes: sets.New[string]()}
@@ -43,7 +43,7 @@ func operator(t *testing.T) (client.Client, sets.Set[string]) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The API server learns of a policy a moment after it was created.
+	// The API server learns of a policy a moment after its creation.
 	for _, o := range []client.Object{
 		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "probe"}},
 		&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "probe"}},
@@ -69,7 +69,7 @@ func operator(t *testing.T) (client.Client, sets.Set[string]) {
 	return c, refusals.writes
 }
 
-// refusals notes what requests a policy refuses.
+// refusals records which requests a policy refuses.
 type refusals struct {
 	next   http.RoundTripper
 	mu     sync.Mutex
@@ -87,8 +87,8 @@ func (r *refusals) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// refusedByPolicy reports whether one of the installation's policies is why a
-// write failed.
+// refusedByPolicy reports whether one of the installation's policies made a
+// write fail.
 func refusedByPolicy(err error) bool {
 	return (apierrors.IsInvalid(err) || apierrors.IsForbidden(err)) && strings.Contains(err.Error(), "ValidatingAdmissionPolicy 'm2m-operator-")
 }
@@ -99,9 +99,9 @@ type attempt struct {
 	allowed bool
 }
 
-// attack has the operator's ServiceAccount do everything that the installation's
-// policies must refuse, and what it must be able to do. It returns which writes
-// were refused.
+// attack uses the operator's ServiceAccount to try everything that the
+// installation's policies must refuse, and everything that it must be able to
+// do. It returns which writes were refused.
 func attack(t *testing.T) sets.Set[string] {
 	t.Helper()
 	c, writes := operator(t)
@@ -162,7 +162,7 @@ func deletes(o client.Object) func(context.Context, client.Client) error {
 	}
 }
 
-// updates changes an object as it is then.
+// updates changes the present state of an object.
 func updates[T client.Object](o T, mutate func(T)) func(context.Context, client.Client) error {
 	return func(ctx context.Context, c client.Client) error {
 		now := o.DeepCopyObject().(T)
@@ -351,7 +351,7 @@ func webhooks(t *testing.T) []attempt {
 	}
 }
 
-// caBundle is base64 of what the API server takes for certificates.
+// caBundle is base64 of what the API server accepts as certificates.
 const caBundle = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUJlekNDQVNHZ0F3SUJBZ0lVZXd3L3d1dUd2dTFRPT0KLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo="
 
 // event returns an event as the operator records one about a pod.
@@ -539,8 +539,8 @@ func statuses(t *testing.T) []attempt {
 	return all
 }
 
-// TestNothingIsReachedByTheFinalizers: the right to update m2mclients/finalizers is
-// asked for by an admission plugin, and no request has it.
+// TestNothingIsReachedByTheFinalizers: only an admission plugin checks the right to
+// update m2mclients/finalizers; no request needs it.
 func TestNothingIsReachedByTheFinalizers(t *testing.T) {
 	o := kinds(newNamespace(t, "finalizers"))["M2MClient"]
 	create(t, o)

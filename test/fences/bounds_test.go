@@ -14,14 +14,15 @@ import (
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
-// An annotation of atBound characters is, with its key, as long as all may be together.
+// An annotation of atBound characters, with its key, has the largest size that all annotations
+// together may have.
 const (
 	noteKey = "example.com/note"
 	atBound = 64<<10 - len(noteKey)
 )
 
-// filled is a client whose metadata exceeds every bound. It is there before the
-// policies are.
+// filled is a client whose metadata exceeds every bound. It exists before the
+// policies do.
 func filled() *v1alpha1.M2MClient {
 	c := plainClient("filled")
 	c.Annotations = map[string]string{noteKey: strings.Repeat("x", atBound+1)}
@@ -79,7 +80,7 @@ func TestMetadataIsBounded(t *testing.T) {
 	}
 }
 
-// TestWhatWasThereBeforeTheBounds can be changed and deleted, and gets no larger.
+// TestWhatWasThereBeforeTheBounds: it can be changed and deleted, but must not grow.
 func TestWhatWasThereBeforeTheBounds(t *testing.T) {
 	c := &v1alpha1.M2MClient{}
 	update := func(change func()) error {

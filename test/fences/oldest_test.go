@@ -13,8 +13,8 @@ import (
 // oldest is the oldest Kubernetes that docs/install.md names.
 const oldest = "1.30"
 
-// TestTheFencesHoldOnTheOldestKubernetes compiles every expression with what CEL can do
-// in an API server of that version.
+// TestTheFencesHoldOnTheOldestKubernetes compiles every expression with the features of
+// CEL that an API server of that version has.
 func TestTheFencesHoldOnTheOldestKubernetes(t *testing.T) {
 	manifests, err := exec.Command(kustomize, "build", filepath.Join(root, "config", "default")).Output()
 	if err != nil {
@@ -30,7 +30,7 @@ func TestTheFencesHoldOnTheOldestKubernetes(t *testing.T) {
 	}
 }
 
-// compile has the expressions of manifests compiled, and returns what does not.
+// compile compiles the expressions of manifests, and returns the errors.
 func compile(manifests []byte) ([]byte, error) {
 	check := exec.Command(filepath.Join(root, "hack", "tool.sh"), "celcheck", oldest)
 	check.Stdin = bytes.NewReader(manifests)

@@ -15,10 +15,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 )
 
-// boundsPolicy fences nobody: it bounds what anybody may write.
+// boundsPolicy is not a fence: it bounds what anybody may write.
 const boundsPolicy = "m2m-operator-metadata-bounds"
 
-// harmless are the writes that no policy narrows, and why none need.
+// harmless are the writes that no policy narrows, and why they need none.
 var harmless = map[string]string{
 	"create authentication.k8s.io tokenreviews":        "a question whose answer is not stored: who a token is",
 	"create authorization.k8s.io subjectaccessreviews": "a question whose answer is not stored: what somebody may do",
@@ -56,8 +56,8 @@ func TestEveryWriteIsFenced(t *testing.T) {
 	}
 }
 
-// TestTheFencesKnowTheOperator: every policy is about every ServiceAccount that the
-// installation has.
+// TestTheFencesKnowTheOperator: every policy applies to every ServiceAccount of the
+// installation.
 func TestTheFencesKnowTheOperator(t *testing.T) {
 	for name, objects := range installations(t) {
 		for account := range accountsOf(objects) {
@@ -71,21 +71,21 @@ func TestTheFencesKnowTheOperator(t *testing.T) {
 	}
 }
 
-// write is a right that is not one to read.
+// write is a right other than a right to read.
 type write struct{ verb, group, resource string }
 
-// String is the right as requests are logged.
+// String returns the right in the form in which requests are logged.
 func (w write) String() string {
 	return strings.Join(strings.Fields(w.verb+" "+w.group+" "+w.resource), " ")
 }
 
-// operations are what a verb is to admission.
+// operations are the admission operations of a verb.
 var operations = map[string]admissionregistrationv1.OperationType{
 	"create": admissionregistrationv1.Create, "update": admissionregistrationv1.Update, "patch": admissionregistrationv1.Update,
 	"delete": admissionregistrationv1.Delete, "deletecollection": admissionregistrationv1.Delete,
 }
 
-// matchedBy reports whether a policy sees the write, wherever it is.
+// matchedBy reports whether a policy sees the write, in any namespace.
 func (w write) matchedBy(p *admissionregistrationv1.ValidatingAdmissionPolicy) bool {
 	m := p.Spec.MatchConstraints
 	if m.NamespaceSelector != nil && len(m.NamespaceSelector.MatchLabels)+len(m.NamespaceSelector.MatchExpressions) > 0 ||
@@ -97,7 +97,7 @@ func (w write) matchedBy(p *admissionregistrationv1.ValidatingAdmissionPolicy) b
 	})
 }
 
-// accountsOf returns the users that the installation's ServiceAccounts are.
+// accountsOf returns the user names of the installation's ServiceAccounts.
 func accountsOf(objects []*unstructured.Unstructured) sets.Set[string] {
 	all := sets.New[string]()
 	for _, o := range objects {

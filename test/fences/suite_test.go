@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fences attacks with the operator's own ServiceAccount. Whatever the
-// installation's roles let it write, an admission policy of config/admission
-// narrows to what the operator writes, and an attack here shows it.
+// Package fences attacks with the operator's own ServiceAccount. The
+// installation's roles let it write certain objects; the admission policies of
+// config/admission narrow this to what the operator writes, and an attack here
+// proves each of them.
 package fences
 
 import (
@@ -66,8 +67,9 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// install creates what config/default has, save what needs nodes, and lets the
-// operator's ServiceAccount do everything: only the policies are in its way.
+// install creates what config/default has, except what needs nodes, and lets
+// the operator's ServiceAccount do everything: only the policies stand in its
+// way.
 func install() error {
 	objects, err := build(filepath.Join(root, "config", "default"))
 	if err != nil {
@@ -125,7 +127,7 @@ func build(dir string) ([]*unstructured.Unstructured, error) {
 	}
 }
 
-// installations are what config/default makes alone and with each component.
+// installations are what config/default makes, alone and with each component.
 func installations(t *testing.T) map[string][]*unstructured.Unstructured {
 	t.Helper()
 	config := t.TempDir()

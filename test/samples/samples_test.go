@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package samples checks what users copy from: everything under config/samples,
-// and the README's YAML, must be what the API server takes, and the samples
-// must show every field there is.
+// Package samples checks what users copy: the API server must accept everything
+// under config/samples and the README's YAML, and the samples must show every
+// field that exists.
 package samples
 
 import (
@@ -67,8 +67,8 @@ func (d document) String() string {
 	return fmt.Sprintf("%s: %s %s/%s", d.file, d.object.GetKind(), d.object.GetNamespace(), d.object.GetName())
 }
 
-// documents parses YAML as strictly as kubectl does: a key given twice is an
-// error.
+// documents parses YAML as strictly as kubectl does: a key that occurs twice is
+// an error.
 func documents(t *testing.T, file string, content []byte) (all []document) {
 	t.Helper()
 	reader := utilyaml.NewDocumentDecoder(io.NopCloser(bytes.NewReader(content)))
@@ -119,8 +119,8 @@ func files(t *testing.T) (names []string) {
 	return names
 }
 
-// apply has the API server take an object as kubectl apply --server-side would,
-// without keeping it, in a namespace that is there.
+// apply applies an object as kubectl apply --server-side would, as a dry run,
+// in a namespace that exists.
 func apply(ctx context.Context, object *unstructured.Unstructured) error {
 	if ns := object.GetNamespace(); ns != "" {
 		err := kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}})
@@ -191,7 +191,7 @@ func TestSamplesShowEveryField(t *testing.T) {
 	}
 }
 
-// collect notes the fields that a value has, as "Kind.spec.list[].field".
+// collect records the fields that a value has, as "Kind.spec.list[].field".
 func collect(shown map[string]bool, path string, value any) {
 	switch v := value.(type) {
 	case map[string]any:
@@ -240,8 +240,8 @@ func fieldsOf(path string, schema *apiextensionsv1.JSONSchemaProps) (all []strin
 	return all
 }
 
-// TestTemplatesOfSamples: whether a template can be rendered is not for the API
-// server to say, but for a condition.
+// TestTemplatesOfSamples: the API server cannot tell whether a template can be
+// rendered; a condition does.
 func TestTemplatesOfSamples(t *testing.T) {
 	checked := 0
 	for _, d := range samples(t) {

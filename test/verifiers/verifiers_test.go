@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package verifiers runs the examples of docs/examples: it renders their bundles, gives them to the web servers that
-// they are for, and sends these tokens that must pass and tokens that must not. M2M_VERIFIERS=1 runs those whose
-// programs are installed (make interop-local); without it the examples are rendered, and nothing is started.
+// Package verifiers runs the examples of docs/examples. It renders their bundles, gives these to the web servers
+// that the examples are for, and sends tokens that must pass and tokens that must not. M2M_VERIFIERS=1 runs the web
+// servers that are installed (make interop-local); without it the examples are rendered, and nothing is started.
 package verifiers
 
 import (
@@ -117,16 +117,17 @@ func TestExamplesRender(t *testing.T) {
 type verifier struct {
 	example string
 	program string
-	signs   []string // the ids of the keys whose tokens it takes
-	// start starts it with the bundle in a directory, before what listens at backend, and says where it listens.
+	signs   []string // the ids of the keys whose tokens it accepts
+	// start starts it with the bundle in a directory, in front of the server at backend, and returns where it
+	// listens.
 	start func(t *testing.T, v verifier, dir, backend string) (address string)
-	// follows says that it reads the files anew by itself.
+	// follows reports whether it reads changed files by itself.
 	follows bool
-	// lax are the tests of bad tokens that it is known to take, as the documentation says.
+	// lax are the tests of bad tokens that it is known to accept, as the documentation says.
 	lax []string
 }
 
-// token makes a JWT. change may change anything of it.
+// token makes a JWT. change may change any part of it.
 func token(t *testing.T, keys map[string]signer, id string, change func(header, claims map[string]any)) string {
 	t.Helper()
 	now := time.Now().Unix()
@@ -160,7 +161,8 @@ func token(t *testing.T, keys map[string]signer, id string, change func(header, 
 	return compact
 }
 
-// unsigned makes a token without signature, or with an HMAC by the bytes of a public key.
+// unsigned makes a token without a signature, or with an HMAC whose key is the bytes of a
+// public key.
 func unsigned(t *testing.T, alg, id string, secret []byte) string {
 	t.Helper()
 	now := time.Now().Unix()
@@ -188,7 +190,7 @@ func unsigned(t *testing.T, alg, id string, secret []byte) string {
 	return compact
 }
 
-// bad are changes that make a good token one that must be refused, by what is said about it.
+// bad are changes that make a good token one that must be refused, by description.
 var bad = map[string]struct {
 	status int
 	change func(header, claims map[string]any)
@@ -207,7 +209,7 @@ var bad = map[string]struct {
 
 func TestVerifiers(t *testing.T) {
 	if os.Getenv("M2M_VERIFIERS") != "1" {
-		return // TestExamplesRender is all that can be done
+		return // TestExamplesRender still runs
 	}
 	for _, v := range []verifier{
 		{example: "nginx", program: "nginx", signs: []string{"rs256", "ps256", "es256", "es384"}, start: startNginx, follows: true},
@@ -323,7 +325,8 @@ func testVerifier(t *testing.T, v verifier) {
 	}
 }
 
-// testOtherNames has verification.json say that tokens name the API otherwise than by aud.
+// testOtherNames tests verification.json with tokens that name the API in another way than by
+// aud.
 func testOtherNames(t *testing.T, is func(what string, want int, token string), dir string, files map[string]string, keys map[string]signer, id string) {
 	t.Helper()
 	with := func(claim string, value any) string {
@@ -361,7 +364,7 @@ func write(t *testing.T, dir string, files map[string]string) {
 	}
 }
 
-// freeAddress is where nobody listens.
+// freeAddress returns an address at which nobody listens.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -372,8 +375,8 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// example returns an example's file, changed to listen and to find things elsewhere. Whatever is to be replaced must
-// be there.
+// example returns an example's file, changed to listen and to find its files elsewhere. Every text to be replaced
+// must be there.
 func example(t *testing.T, v verifier, name string, replace ...string) string {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(examples, v.example, name))
@@ -437,7 +440,7 @@ func startNginx(t *testing.T, v verifier, dir, backend string) string {
 	config := example(t, v, "nginx.conf", "load_module modules/", "load_module /usr/lib/nginx/modules/", "listen 8080", "listen "+address,
 		"/etc/nginx/njs", home, mounted, dir, "127.0.0.1:8081", backend)
 	if os.Getuid() == 0 {
-		config = "user root;\n" + config // it would take another user, who may not read the bundle here
+		config = "user root;\n" + config // it would run as another user, who may not read the bundle here
 	}
 	config = "pid " + home + "/pid;\ndaemon off;\nerror_log stderr info;\n" + regexp.MustCompile(`(?m)^http \{`).ReplaceAllString(config,
 		"http {\naccess_log off;\nclient_body_temp_path "+home+"/body;\nproxy_temp_path "+home+"/proxy;\nfastcgi_temp_path "+home+"/fastcgi;\n"+

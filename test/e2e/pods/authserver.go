@@ -15,7 +15,7 @@ import (
 )
 
 // runAuthServer is the authorization server. It knows no API and no client until
-// the suite registers them, and misbehaves when the suite orders it.
+// the suite registers them, and misbehaves when the suite tells it to.
 func runAuthServer(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("authserver", flag.ContinueOnError)
 	url := flags.String("url", "", "where clients find it, and its issuer identifier")

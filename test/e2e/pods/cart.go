@@ -20,11 +20,11 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/e2e/wire"
 )
 
-// failuresKept bounds the memory that a long series of failures takes.
+// failuresKept bounds the memory for a long series of failures.
 const failuresKept = 1000
 
-// cart calls the payment API with what its token's file holds, and keeps what
-// became of the calls and which tokens it saw.
+// cart calls the payment API with the token in its file, and keeps the outcome
+// of the calls and the tokens that it saw.
 type cart struct {
 	url, file string
 
@@ -59,7 +59,7 @@ func runCart(ctx context.Context, args []string) error {
 		defer c.mu.Unlock()
 		answer(w, c.calls, nil)
 	})
-	// The calls until now, after which they are counted anew.
+	// The calls so far, after which they are counted from zero.
 	mux.HandleFunc("POST /calls", func(w http.ResponseWriter, _ *http.Request) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -69,8 +69,9 @@ func runCart(ctx context.Context, args []string) error {
 	return serve(ctx, map[int]http.Handler{wire.ReportPort: mux})
 }
 
-// keepCalling makes a call at every interval, whether the one before has been
-// answered or not. What it misses while the machine is busy it makes up for.
+// keepCalling makes a call at every interval, whether or not the previous one
+// has been answered. It makes up for calls that it misses while the machine is
+// busy.
 func (c *cart) keepCalling(ctx context.Context, interval time.Duration) {
 	next := time.Now()
 	timer := time.NewTimer(0)
@@ -111,11 +112,11 @@ func (c *cart) call(at time.Time) {
 	}
 }
 
-// saw notes the token that lies in the file since now.
+// saw records the token that the file holds from now on.
 func (c *cart) saw(at time.Time) {
 	token, err := paymenttest.Token(c.file)
 	if err != nil {
-		return // it was withdrawn, or another file is the only one that is new
+		return // it was withdrawn, or only another file is new
 	}
 	seen := describe(token, at)
 	c.mu.Lock()
@@ -125,7 +126,7 @@ func (c *cart) saw(at time.Time) {
 	}
 }
 
-// describe says what may be known of a token.
+// describe returns what may be known of a token.
 func describe(token string, at time.Time) wire.Token {
 	seen := wire.Token{At: at, Hash: oidc.Hash(token)}
 	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256, jose.RS256})

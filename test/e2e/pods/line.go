@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// line is a listener that can be cut: connections are then refused and the ones
-// there are break, as if the server had been switched off.
+// line is a listener that can be cut: it then refuses connections and breaks
+// the existing ones, as if the server had been switched off.
 type line struct {
 	address string
 
@@ -29,7 +29,7 @@ func openLine(address string) (*line, error) {
 	return &line{address: listener.Addr().String(), listener: listener, conns: map[net.Conn]struct{}{}}, nil
 }
 
-// cutFor cuts the line, and mends it when the time is up.
+// cutFor cuts the line, and restores it when the time is up.
 func (l *line) cutFor(d time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -81,7 +81,7 @@ func (l *line) Accept() (net.Conn, error) {
 			l.mu.Unlock()
 			return &lineConn{Conn: conn, line: l}, nil
 		case err == nil:
-			_ = conn.Close() // cut in this moment
+			_ = conn.Close() // cut at this moment
 		case l.listener == listener:
 			l.mu.Unlock()
 			return nil, err
@@ -90,7 +90,7 @@ func (l *line) Accept() (net.Conn, error) {
 	}
 }
 
-// Close ends it for good.
+// Close closes it for good.
 func (l *line) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -105,7 +105,7 @@ func (l *line) Close() error {
 	return l.listener.Close()
 }
 
-// Addr is where it listens.
+// Addr returns the address that it listens at.
 func (l *line) Addr() net.Addr {
 	address, err := net.ResolveTCPAddr("tcp", l.address)
 	if err != nil {
@@ -114,7 +114,7 @@ func (l *line) Addr() net.Addr {
 	return address
 }
 
-// lineConn is forgotten when it is closed.
+// lineConn removes itself from the line when it is closed.
 type lineConn struct {
 	net.Conn
 	line *line

@@ -2,8 +2,8 @@
 
 // The programs that the end-to-end suite runs as pods, in one binary: the
 // authorization server, the two services of the story, a scraper of metrics, and
-// two that only look or idle. What they have seen they tell the suite at a port of
-// their own, which it reaches through the API server.
+// two that only look around or idle. They report what they have seen at a port of
+// their own, which the suite reaches through the API server.
 package main
 
 import (
@@ -70,7 +70,7 @@ func serve(ctx context.Context, handlers map[int]http.Handler) error {
 	}
 }
 
-// report is what the suite asks of any program; more can be added to it.
+// report is what the suite asks of any program; a program can add to it.
 func report() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthy", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
@@ -87,7 +87,7 @@ func answer(w http.ResponseWriter, body any, err error) {
 	_ = json.NewEncoder(w).Encode(body)
 }
 
-// order has an order of the suite carried out: JSON in, JSON out.
+// order carries out an order of the suite: JSON in, JSON out.
 func order[T any](carryOut func(T) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var what T

@@ -19,8 +19,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/e2e/wire"
 )
 
-// payment is the payment API. All it knows is in the mounted bundle, whose changes
-// it keeps for the suite.
+// payment is the payment API. All it knows is in the mounted bundle; it records
+// the bundle's changes for the suite.
 type payment struct {
 	dir string
 
@@ -52,7 +52,7 @@ func runPayment(ctx context.Context, args []string) error {
 	return serve(ctx, map[int]http.Handler{wire.ServicePort: p.counted(payments), wire.ReportPort: mux})
 }
 
-// saw notes the bundle that is mounted since now.
+// saw records the bundle that is mounted from now on.
 func (p *payment) saw(at time.Time) {
 	content, err := os.ReadFile(filepath.Join(p.dir, "jwks.json"))
 	if err != nil {
@@ -71,7 +71,7 @@ func (p *payment) saw(at time.Time) {
 	p.bundles = append(p.bundles, seen)
 }
 
-// counted counts what is answered.
+// counted counts the answers.
 func (p *payment) counted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		noted := &statusWriter{ResponseWriter: w, status: http.StatusOK}

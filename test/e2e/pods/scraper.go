@@ -14,8 +14,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/e2e/wire"
 )
 
-// runScraper reads metrics the way Prometheus does: with the token of its own
-// ServiceAccount, and no certificate to check the operator's by.
+// runScraper reads metrics the way Prometheus does, with the token of its own
+// ServiceAccount. It has no certificate to verify the operator's.
 func runScraper(ctx context.Context, _ []string) error {
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // self-signed, as docs/operations.md says

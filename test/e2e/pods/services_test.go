@@ -15,7 +15,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
-// mount makes the files the content of a directory as a kubelet does.
+// mount replaces the content of a directory with the files, as a kubelet does.
 func mount(t *testing.T, dir, version string, files map[string]string) {
 	t.Helper()
 	data := filepath.Join(dir, "..", filepath.Base(dir)+version)

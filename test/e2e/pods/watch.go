@@ -9,12 +9,13 @@ import (
 	"time"
 )
 
-// lookEvery is how often a mounted directory is looked at, and so how much later
-// than it happened a change may be seen.
+// lookEvery is how often a mounted directory is checked, and so by how much a
+// change may be seen late.
 const lookEvery = 5 * time.Millisecond
 
-// watch says when the content of a mounted directory has changed, and at first.
-// The kubelet replaces all of it at once, by pointing the link ..data elsewhere.
+// watch signals when the content of a mounted directory has changed, and once at
+// first. The kubelet replaces all of it at once, by pointing the link ..data
+// elsewhere.
 func watch(ctx context.Context, dir string, changed func(at time.Time)) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package wire is what the programs that run as pods (test/e2e/pods) and the suite
-// say to each other over HTTP, as JSON. No token and no secret is in it, save the
-// secrets that the suite gives to the authorization server.
+// exchange over HTTP, as JSON. It contains no token, and no secrets but those that
+// the suite gives to the authorization server.
 package wire
 
 import (
@@ -18,7 +18,7 @@ const (
 	ReportPort  = 8081 // of what the suite asks and orders
 )
 
-// Resource is an API that the authorization server shall know.
+// Resource is an API to register at the authorization server.
 type Resource struct {
 	ID     string
 	Scopes []string
@@ -26,11 +26,11 @@ type Resource struct {
 
 // Rotation orders another signing key.
 type Rotation struct {
-	// Hard takes the former key out of the published ones in the same moment.
+	// Hard removes the former key from the published ones at the same moment.
 	Hard bool
 }
 
-// Outage has the authorization server refuse all connections for a while.
+// Outage makes the authorization server refuse all connections for a while.
 type Outage struct{ Seconds float64 }
 
 // Key is the authorization server's answer to a rotation: the key that signs now.
@@ -39,7 +39,7 @@ type Key struct {
 	At time.Time
 }
 
-// TokenRequest is one that has reached the authorization server.
+// TokenRequest is a request that has reached the authorization server.
 type TokenRequest struct {
 	At        time.Time // of its arrival
 	ClientID  string
@@ -48,7 +48,7 @@ type TokenRequest struct {
 	TokenHash string `json:",omitempty"` // of the token issued
 }
 
-// Token is one that a pod found in its file, by what may be known of it.
+// Token is a token that a pod found in its file, without the token itself.
 type Token struct {
 	At                  time.Time // when the pod saw it
 	Hash                string
@@ -60,14 +60,14 @@ type Token struct {
 type Failure struct {
 	At time.Time
 	payment.Call
-	Token Token // that it was made with
+	Token Token // the token that the call was made with
 }
 
 // Calls are the calls that a pod has made.
 type Calls struct {
 	Total, Failed int
 	Failures      []Failure // the first thousand of them
-	// Longest is the longest time from one call's start to the next one's.
+	// Longest is the longest time between the starts of two successive calls.
 	Longest time.Duration
 }
 
@@ -82,7 +82,7 @@ type Inside struct {
 	UID, GID int
 	Env      map[string]string // the variables that begin with M2M_
 	Files    []File            // below the directories that these name
-	// ServiceAccountToken says that the pod has credentials for the API server.
+	// ServiceAccountToken reports whether the pod has credentials for the API server.
 	ServiceAccountToken bool
 }
 
