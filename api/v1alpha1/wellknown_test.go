@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// names returns the value of VerifyAnnotation with so many different names.
+// names returns a value of VerifyAnnotation with n different names.
 func names(n int) string {
 	all := make([]string, n)
 	for i := range all {
@@ -39,21 +39,21 @@ func TestParseVerify(t *testing.T) {
 	}{
 		"nothing":                             {},
 		"a name is of the object's namespace": {value: "payment-api", wantRefs: []types.NamespacedName{own("payment-api")}},
-		"several, with spaces and empty places": {
+		"several names, with spaces and empty entries": {
 			value:    " b , payments/a,, ",
 			wantRefs: []types.NamespacedName{own("b"), {Namespace: "payments", Name: "a"}},
 		},
-		"what is named twice counts once": {value: "a,shop/a", wantRefs: []types.NamespacedName{own("a")}},
-		"what is no name is told apart": {
+		"an API that is named twice counts once": {value: "a,shop/a", wantRefs: []types.NamespacedName{own("a")}},
+		"invalid names are returned separately": {
 			value:       "a,B,x/y/z,/c,payments/," + strings.Repeat("n", 64),
 			wantRefs:    []types.NamespacedName{own("a")},
 			wantInvalid: []string{"B", "x/y/z", "/c", "payments/", strings.Repeat("n", 64)},
 		},
-		"of more names than count none does":          {value: names(VerifyMaxNames + 1), wantInvalid: []string{"(more than 64 names)"}},
-		"what is invalid counts, too":                 {value: strings.Repeat("B,", VerifyMaxNames) + "a", wantInvalid: []string{"(more than 64 names)"}},
-		"a name that stands there often counts once":  {value: strings.Repeat("a,", 200), wantRefs: []types.NamespacedName{own("a")}},
-		"of a value that is too long no name counts":  {value: "a," + strings.Repeat(" ", VerifyMaxBytes), wantInvalid: []string{"(more than 4096 bytes)"}},
-		"what is kept of a long value reads the same": {value: BoundVerify(strings.Repeat("a,", VerifyMaxBytes)), wantInvalid: []string{"(more than 4096 bytes)"}},
+		"too many names: none counts":                    {value: names(VerifyMaxNames + 1), wantInvalid: []string{"(more than 64 names)"}},
+		"invalid names count towards the bound":          {value: strings.Repeat("B,", VerifyMaxNames) + "a", wantInvalid: []string{"(more than 64 names)"}},
+		"a name that is repeated often counts once":      {value: strings.Repeat("a,", 200), wantRefs: []types.NamespacedName{own("a")}},
+		"a value that is too long: no name counts":       {value: "a," + strings.Repeat(" ", VerifyMaxBytes), wantInvalid: []string{"(more than 4096 bytes)"}},
+		"the placeholder of a long value reads the same": {value: BoundVerify(strings.Repeat("a,", VerifyMaxBytes)), wantInvalid: []string{"(more than 4096 bytes)"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			refs, invalid := ParseVerify(tc.value, "shop")
