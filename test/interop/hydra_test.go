@@ -38,19 +38,20 @@ var hydraManner = manner{
 	neverDrops:        true,
 }
 
-// The sets of keys that Hydra has, by the names of its admin API.
+// Hydra's sets of keys, by the names of its admin API.
 const (
 	hydraTokenKeys   = "hydra.jwt.access-token"
 	hydraIDTokenKeys = "hydra.openid.id-token"
 )
 
-// hydra is a process of Ory Hydra with a database of its own. It listens on sockets in its directory; its public API
-// is reached through a proxy, which knows its own port before Hydra has to name the issuer, and adds the issuer's path.
+// hydra is a process of Ory Hydra with a database of its own. It listens on sockets in its directory. Its public API
+// is reached through a proxy, which knows its own port before Hydra has to name the issuer, and adds the issuer's
+// path.
 type hydra struct {
 	t         *testing.T
 	cmd       *exec.Cmd
 	ended     chan error
-	output    bytes.Buffer // to be read once the process has ended
+	output    bytes.Buffer // to be read only once the process has ended
 	proxy     *httptest.Server
 	admin     *http.Client
 	issuer    string
@@ -63,20 +64,20 @@ type hydra struct {
 }
 
 var (
-	// hydraProgram says where Hydra is, "" if it is not to be tested.
+	// hydraProgram is the path of Hydra, "" if it is not to be tested.
 	hydraProgram string
 	// hydraTables is the directory of the database that all others are copies of.
 	hydraTables string
 )
 
-// startHydra returns what starts a Hydra.
+// startHydra returns a function that starts a Hydra.
 func startHydra(t *testing.T, o serverOptions) authorizationServer {
 	t.Helper()
 	return newHydra(t, o.path, o.algorithm, o.lifetime)
 }
 
-// migrated is the path of a database with Hydra's tables, of which each process gets a copy: to make them takes
-// longer than all else.
+// migrated returns the path of a database with Hydra's tables, of which each process gets a copy: creating the
+// tables takes longer than everything else.
 var migrated = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "hydra")
 	if err != nil {
@@ -94,7 +95,7 @@ var migrated = sync.OnceValues(func() (string, error) {
 
 func newHydra(t *testing.T, path, algorithm string, lifetime time.Duration) *hydra {
 	t.Helper()
-	// Not t.TempDir: the name of a socket may have a hundred bytes.
+	// Not t.TempDir: a socket's path must not exceed about a hundred bytes.
 	dir, err := os.MkdirTemp("", "hydra")
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +129,7 @@ func newHydra(t *testing.T, path, algorithm string, lifetime time.Duration) *hyd
 		"strategies": map[string]any{"access_token": "jwt"},
 		"ttl":        map[string]any{"access_token": lifetime.String()},
 		"oidc":       map[string]any{"dynamic_client_registration": map[string]any{"enabled": true}},
-		// It does not name the endpoint by itself.
+		// Hydra does not name the endpoint by default.
 		"webfinger": map[string]any{"oidc_discovery": map[string]any{"client_registration_url": h.issuer + "/oauth2/register"}},
 	})
 	if err != nil {
@@ -137,7 +138,7 @@ func newHydra(t *testing.T, path, algorithm string, lifetime time.Duration) *hyd
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// dev allows an issuer with http; sqa-opt-out keeps it from telling its makers.
+	// dev allows an issuer with http; sqa-opt-out keeps Hydra from reporting to its makers.
 	h.cmd = exec.Command(hydraProgram, "serve", "all", "--dev", "--sqa-opt-out", "--config", filepath.Join(dir, "config.json"))
 	h.cmd.Stdout, h.cmd.Stderr = &h.output, &h.output
 	if err := h.cmd.Start(); err != nil {
@@ -151,7 +152,7 @@ func newHydra(t *testing.T, path, algorithm string, lifetime time.Duration) *hyd
 	return h
 }
 
-// onSocket is a transport to whatever listens on a socket.
+// onSocket returns a transport to the server that listens on a socket.
 func onSocket(path string) *http.Transport {
 	return &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -159,7 +160,7 @@ func onSocket(path string) *http.Transport {
 	}}
 }
 
-// begin waits for the process and gives it keys, before it makes some of its own, which takes long.
+// begin waits for the process and gives it keys before it makes some of its own, which takes long.
 func (h *hydra) begin() error {
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		err := h.do(http.MethodGet, "/health/ready", nil, nil)
@@ -183,7 +184,7 @@ func (h *hydra) begin() error {
 	return h.setKeys(hydraTokenKeys, h.signing)
 }
 
-// do makes a request to the admin API. What is deleted need not be there.
+// do makes a request to the admin API. Deleting something that does not exist is no error.
 func (h *hydra) do(method, path string, body, into any) error {
 	var content io.Reader
 	if body != nil {
@@ -229,8 +230,8 @@ func (h *hydra) newKey() json.RawMessage {
 	return private
 }
 
-// setKeys replaces a set: the first key signs, the others are stored without their private half, so that they cannot.
-// Of two private keys the newer one signs, and they are as old as each other within a second.
+// setKeys replaces a set. The first key signs; the others are stored without their private half, so that they cannot.
+// Of two private keys Hydra signs with the newer one, and keys made within a second are equally old.
 func (h *hydra) setKeys(set string, signing json.RawMessage, published ...json.RawMessage) error {
 	keys := []json.RawMessage{signing}
 	for _, k := range published {
@@ -289,7 +290,7 @@ func (h *hydra) KeyID() string {
 	return kidOf(h.signing)
 }
 
-// sign has a key sign, beside others that are published.
+// sign makes a key sign, while others are published too.
 func (h *hydra) sign(key json.RawMessage, published ...json.RawMessage) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -357,7 +358,7 @@ func (s hydraConsole) Delete(id string) {
 	s.must(s.do(http.MethodDelete, "/admin/clients/"+url.PathEscape(id), nil, nil))
 }
 
-// chooseHydra adds Hydra to what is tested, where M2M_INTEROP_HYDRA names its program.
+// chooseHydra adds Hydra to the tested servers if M2M_INTEROP_HYDRA names its program.
 func chooseHydra(getenv func(string) string) ([]subject, error) {
 	program := getenv("M2M_INTEROP_HYDRA")
 	if program == "" {

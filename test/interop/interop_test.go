@@ -20,7 +20,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
-// core is what must work with every authorization server. The first ones need no control over it.
+// core is what must work with every authorization server. Its first tests need no control over it.
 var core = []struct {
 	name    string
 	control bool // the test changes the server
@@ -48,10 +48,10 @@ var core = []struct {
 func TestInterop(t *testing.T) {
 	for _, s := range subjects {
 		t.Run("server="+s.name, func(t *testing.T) {
-			t.Parallel() // most of the time goes into waiting for keys to be fetched again
+			t.Parallel() // most of the time goes into waiting until keys are fetched again
 			for _, tc := range core {
 				if s.named != nil && (tc.control || t.Failed()) {
-					continue // the rest would fail as well, but take long to say so
+					continue // the rest would fail as well, but take long to do so
 				}
 				t.Run(tc.name, func(t *testing.T) {
 					w := newWorld(t, s, tc.options)
@@ -117,12 +117,12 @@ func testToken(t *testing.T, w *world) {
 	}
 }
 
-// asClaims leaves out what is asked for as a scope and never is in a token: Entra's "<API>/.default".
+// asClaims leaves out scopes that are requested and never appear in a token: Entra's "<API>/.default".
 func asClaims(scopes []string) []string {
 	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return strings.HasSuffix(s, "/.default") })
 }
 
-// replaced waits until the client has another token than the one given, which the distributed files verify.
+// replaced waits until the client has another token than the given one, and the distributed files verify it.
 func (w *world) replaced(former string) (next string) {
 	w.t.Helper()
 	eventually(w.t, func() (err error) {
@@ -149,7 +149,7 @@ func testLostToken(t *testing.T, w *world) {
 	w.isReady(cart)
 }
 
-// longestWait is the lifetime up to which the natural refresh of a named server's token is waited for.
+// longestWait is the longest token lifetime for which we wait for a named server's regular refresh.
 const longestWait = 90 * time.Second
 
 func testRefresh(t *testing.T, w *world) {
@@ -289,12 +289,12 @@ func testRotation(t *testing.T, w *world) {
 	}
 }
 
-// calls is a client that calls and an API that verifies, each with what it is given at that moment: every 50 ms, and
-// as soon as there is another token.
+// calls plays a client that calls and an API that verifies, each with the files that it has at that moment. It makes
+// a call every 50 ms, and as soon as there is another token.
 type calls struct {
 	mu     sync.Mutex
 	made   int
-	keys   map[string]bool // that signed a token which was accepted
+	keys   map[string]bool // keys whose tokens were accepted
 	failed []error
 	stop   func()
 }
@@ -392,7 +392,7 @@ func testUnknownResource(t *testing.T, w *world) {
 	w.isReady(cart)
 }
 
-// isRefused waits until a client says that the server refused its token request, and why.
+// isRefused waits until a client reports that the server refused its token request, and why.
 func (w *world) isRefused(c *v1alpha1.M2MClient, code string) {
 	w.t.Helper()
 	message := w.hasCondition(c, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonTokenRequestRefused)
@@ -409,7 +409,7 @@ func (w *world) hasNoToken(c client.Object) {
 	}
 }
 
-// limited creates a client that asks for a scope which the API knows and the server does not grant it.
+// limited creates a client that requests a scope which the API has and the server does not grant it.
 func (w *world) limited() *v1alpha1.M2MClient {
 	w.t.Helper()
 	_, cart := w.story()
@@ -436,7 +436,7 @@ func testScopeDropped(t *testing.T, w *world) {
 	w.hasCondition(reader, v1alpha1.ConditionVerified, metav1.ConditionFalse, "MissingScopes")
 	w.hasCondition(reader, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonTokenNotVerified)
 	w.hasNoToken(reader)
-	// What the server does grant is there once it is all that is asked for.
+	// Once only what the server grants is requested, the token is there.
 	change(w, reader, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Scopes = scopeNames([]string{readPayment}) })
 	w.isReady(reader)
 	w.mustVerify("payment-api", w.mustToken("reader", "payment-api"), readPayment)

@@ -19,10 +19,10 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 )
 
-// namedServer is a server that exists, and an application there, as the environment names them.
+// namedServer is an existing server and an application there, as the environment names them.
 type namedServer struct {
 	issuer            string
-	tokenEndpoint     string // "" for that of its metadata, and so for the next
+	tokenEndpoint     string // "" for that of its metadata; the same holds for the next field
 	jwksEndpoint      string
 	clientID          string
 	secret            string // or
@@ -39,7 +39,7 @@ type namedServer struct {
 
 const prefix = "M2M_INTEROP_"
 
-// parseNamedServer reads M2M_INTEROP_ISSUER and its relatives. An error names the variable to mend.
+// parseNamedServer reads M2M_INTEROP_ISSUER and its relatives. An error names the variable to correct.
 func parseNamedServer(getenv func(string) string, readFile func(string) ([]byte, error)) (*namedServer, error) {
 	var bad []error
 	fail := func(name, format string, args ...any) {
@@ -117,7 +117,7 @@ func choice[T any](fail func(name, format string, args ...any), name, value stri
 	return v
 }
 
-// describe makes an AuthorizationServer of the server.
+// describe returns an AuthorizationServer for the server.
 func (s *namedServer) describe(w *world, as *v1alpha1.AuthorizationServer) {
 	as.Spec.AudienceParameter = s.audienceParameter
 	as.Spec.Endpoints.Token, as.Spec.Endpoints.JWKS = v1alpha1.EndpointURL(s.tokenEndpoint), v1alpha1.EndpointURL(s.jwksEndpoint)
@@ -130,7 +130,7 @@ func (s *namedServer) describe(w *world, as *v1alpha1.AuthorizationServer) {
 	})
 }
 
-// credentials creates the Secret of the application, and says how to use it.
+// credentials creates the Secret of the application, and returns how to use it.
 func (s *namedServer) credentials(w *world) v1alpha1.ClientCredentials {
 	w.t.Helper()
 	if s.secret != "" {
@@ -145,7 +145,7 @@ func (s *namedServer) credentials(w *world) v1alpha1.ClientCredentials {
 	}}
 }
 
-// authentication is the same for a token request without the operator.
+// authentication returns the same for a token request without the operator.
 func (s *namedServer) authentication(tokenEndpoint string) (oauth.Authentication, error) {
 	switch {
 	case s.secret != "" && s.method == v1alpha1.ClientSecretPost:

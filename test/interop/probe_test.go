@@ -26,7 +26,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
-// testProbe asks the server directly, with the operator's own client, and notes the manner of its answers.
+// testProbe asks the server directly, with the operator's own client, and records how it answers.
 func testProbe(t *testing.T, w *world) {
 	note := func(name, format string, args ...any) {
 		allReports.add(w.server, func(r *report) { r.Behaviour = append(r.Behaviour, property{name, fmt.Sprintf(format, args...)}) })
@@ -52,8 +52,8 @@ func testProbe(t *testing.T, w *world) {
 	noteToken(t, note, hc, w, metadata.TokenEndpoint)
 }
 
-// metadata is what the server says of itself, with the endpoints that were named in
-// its place. With both of them it need not say anything.
+// metadata returns the server's metadata, with the endpoints from the environment
+// in place of its own. If both are given, the server need not publish any.
 func (w *world) metadata(t *testing.T, hc *http.Client) (*jwks.Metadata, error) {
 	n := w.named
 	if n != nil && n.tokenEndpoint != "" && n.jwksEndpoint != "" {
@@ -97,7 +97,7 @@ func noteKeys(t *testing.T, note noteFunc, hc *http.Client, url string) {
 	}
 }
 
-// noteToken makes one token request.
+// noteToken makes one token request and records the answer.
 func noteToken(t *testing.T, note noteFunc, hc *http.Client, w *world, endpoint string) {
 	req := oauth.TokenRequest{
 		Endpoint: endpoint, Authentication: w.probeAuthentication(endpoint), Scopes: w.scopes, Resource: w.resource, Now: time.Now(),
@@ -128,7 +128,7 @@ func noteToken(t *testing.T, note noteFunc, hc *http.Client, w *world, endpoint 
 		return
 	}
 	if why := unfit(token.Value, w.resource, asClaims(w.scopes)); why != "" {
-		t.Fatal(why) // the other checks would wait for what cannot come
+		t.Fatal(why) // the other checks would wait for something that cannot come
 	}
 }
 
@@ -144,7 +144,7 @@ func noteClaims(note noteFunc, token string) {
 	note("claims", "%s", strings.Join(slices.Sorted(maps.Keys(claims)), " "))
 }
 
-// audienceParameter is how a token request names the API.
+// audienceParameter returns how a token request names the API.
 func (w *world) audienceParameter() v1alpha1.AudienceParameter {
 	if w.named != nil {
 		return w.named.audienceParameter
@@ -152,7 +152,7 @@ func (w *world) audienceParameter() v1alpha1.AudienceParameter {
 	return w.manner.audienceParameter
 }
 
-// unfit says why an API could not use a token, and what to change, "" if it can.
+// unfit returns why an API could not use a token, and what to change, "" if it could.
 func unfit(token, resource string, scopes []string) string {
 	claims, err := jwks.Inspect(token)
 	if err != nil {
@@ -199,7 +199,7 @@ func TestUnfit(t *testing.T) {
 	}
 }
 
-// probeAuthentication is how the probe proves itself.
+// probeAuthentication returns how the probe authenticates.
 func (w *world) probeAuthentication(endpoint string) oauth.Authentication {
 	w.t.Helper()
 	if w.named != nil {
@@ -214,7 +214,7 @@ func (w *world) probeAuthentication(endpoint string) oauth.Authentication {
 	return oauth.ClientSecretBasic(cartID, secret)
 }
 
-// segment is the JOSE header (0) or the claims (1) of a JWT, nil if it is none.
+// segment returns the JOSE header (0) or the claims (1) of a JWT, nil if it is not one.
 func segment(token string, i int) map[string]any {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
@@ -229,7 +229,7 @@ func segment(token string, i int) map[string]any {
 	return members
 }
 
-// claim is a member as JSON.
+// claim returns a member as JSON.
 func claim(members map[string]any, name string) string {
 	v, ok := members[name]
 	if !ok {
@@ -282,7 +282,7 @@ type property struct {
 
 type check struct {
 	Name    string  `json:"name"`
-	Result  string  `json:"result"` // passed, FAILED, or why it was not made
+	Result  string  `json:"result"` // passed, FAILED, or why the test was skipped
 	Seconds float64 `json:"seconds"`
 }
 
@@ -314,7 +314,7 @@ func reportCheck(server, name, notMade string, failed bool, took time.Duration) 
 	allReports.add(server, func(r *report) { r.Checks = append(r.Checks, c) })
 }
 
-// write writes interop.json and, for people, interop.txt into a folder. An empty name writes nothing.
+// write writes interop.json and, for people, interop.txt to a folder. An empty name writes nothing.
 func (a *reports) write(dir string) error {
 	if dir == "" {
 		return nil

@@ -25,11 +25,11 @@ const (
 	shippingAPI        = "https://shipping.example.com/api"
 )
 
-// registrationSequences is how many random sequences are run against oidc-provider.
+// registrationSequences is how many random sequences run against oidc-provider.
 const registrationSequences = 60
 
-// registrar is a server with dynamic registration as its metadata describes it. What there is no console for does
-// nothing.
+// registrar is a server with dynamic registration as its metadata describes it. Without a console, changes at the
+// console do nothing.
 type registrar struct {
 	metadata  *jwks.Metadata
 	transport http.RoundTripper
@@ -101,11 +101,12 @@ func (s providerConsole) Change(to registrationtest.Registered) {
 
 func (s providerConsole) Delete(id string) { s.order(map[string]*registeredClient{id: nil}) }
 
-// registrationServer is one whose registration is tested, with and without tokens that rotate.
+// registrationServer is a server whose registration is tested, with and without rotating
+// tokens.
 type registrationServer struct {
 	start         func(t *testing.T, rotate bool) registrationtest.Server
-	alwaysRotates bool // has no other choice
-	open          bool // wants no initial access token
+	alwaysRotates bool // only one of the two is possible
+	open          bool // requires no initial access token
 	knowsScopes   bool // registers no others
 	audience      bool // names APIs by audience, also in a registration
 }
@@ -194,7 +195,7 @@ func noteRegistration(server string, seen registrationtest.Behaviour) {
 	})
 }
 
-// TestRegistrationRefused has the server judge what is wrong.
+// TestRegistrationRefused makes the server judge faulty requests.
 func TestRegistrationRefused(t *testing.T) {
 	eachRegistrationServer(t, func(t *testing.T, _ string, s registrationServer) {
 		if s.open {
@@ -226,14 +227,14 @@ func TestRegistrationRandomSequences(t *testing.T) {
 		registrationtest.Sequences(t, registrationSequences, func(t *testing.T, seed uint64) *registrationtest.World {
 			started := byRotation[seed%2 == 0]
 			for _, c := range started.Registered() {
-				started.Delete(c.ID) // of the sequence before
+				started.Delete(c.ID) // of the previous sequence
 			}
 			return registrationtest.NewWorld(t, s.config(started, ""))
 		})
 	})
 }
 
-// namedRegistration is a server with registration that exists.
+// namedRegistration is an existing server with registration.
 type namedRegistration struct {
 	issuer, token string
 	access        []provision.Access

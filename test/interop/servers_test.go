@@ -43,7 +43,7 @@ type serverOptions struct {
 	dropUngranted bool          // scopes that are not granted are left out, else refused
 }
 
-// subject is a server to test: one that is started for each test, or one that exists.
+// subject is a server to test: one that starts for each test, or one that exists.
 type subject struct {
 	name   string
 	start  func(*testing.T, serverOptions) authorizationServer
@@ -51,16 +51,16 @@ type subject struct {
 	named  *namedServer
 }
 
-// manner is in what a server of ours differs from the others. Its zero value is how most do it.
+// manner is how a server of ours differs from the others. The zero value is what most do.
 type manner struct {
 	audienceParameter v1alpha1.AudienceParameter
-	assertionAudience v1alpha1.AssertionAudience // the only one that it takes
-	assertionsWithout []string                   // the algorithms that it does not take for assertions
-	unknownResource   string                     // the error of a request for an API that it does not know
-	neverDrops        bool                       // it refuses scopes that are not granted, and never leaves them out
+	assertionAudience v1alpha1.AssertionAudience // the only one that it accepts
+	assertionsWithout []string                   // the algorithms that it does not accept for assertions
+	unknownResource   string                     // its error for a request that names an API it does not know
+	neverDrops        bool                       // it refuses requests for scopes that are not granted, and never leaves the scopes out
 }
 
-// chooseSubjects says which servers are tested. What was asked for and cannot be had is an error.
+// chooseSubjects returns the servers to test. If a requested server cannot be had, that is an error.
 func chooseSubjects(getenv func(string) string) ([]subject, error) {
 	if getenv("M2M_INTEROP_NAMED") == "1" {
 		named, err := parseNamedServer(getenv, os.ReadFile)
@@ -98,7 +98,7 @@ func startOIDCTest(t *testing.T, o serverOptions) authorizationServer {
 // providerDir is where the npm package is.
 const providerDir = "oidc-provider"
 
-// oidcProvider is a process of test/interop/oidc-provider/server.mjs. All its state is in the configuration that it was given last.
+// oidcProvider is a process of test/interop/oidc-provider/server.mjs. Its whole state is in its latest configuration.
 type oidcProvider struct {
 	t      *testing.T
 	cmd    *exec.Cmd
@@ -187,7 +187,7 @@ func startProvider(t *testing.T, o serverOptions, registration *providerRegistra
 	return s
 }
 
-// apply gives the process its configuration, and returns when it is in force.
+// apply sends the process its configuration, and returns when the configuration is in force.
 func (s *oidcProvider) apply() error {
 	s.config.Clients = slices.AppendSeq([]providerClient{}, maps.Values(s.clients))
 	line, err := json.Marshal(s.config)
@@ -279,7 +279,7 @@ func (s *oidcProvider) PromoteKey() error {
 	return s.change(func() { s.config.Keys = []json.RawMessage{s.announced, s.config.Keys[0]} })
 }
 
-// Close ends the process: it stops at the end of its input.
+// Close ends the process by closing its input.
 func (s *oidcProvider) Close() {
 	_ = s.in.Close()
 	stubborn := time.AfterFunc(10*time.Second, func() { _ = s.cmd.Process.Kill() })

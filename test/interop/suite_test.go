@@ -27,14 +27,14 @@ import (
 
 // What all tests share: one control plane and one operator, on the real clock.
 var (
-	kube         client.WithWatch // past every cache
+	kube         client.WithWatch // bypasses every cache
 	egressPolicy = egress.Policy{AllowHTTP: true, AllowLoopback: true}
 	subjects     []subject // the servers to test
 	operatorLogs logs
 )
 
 func TestMain(m *testing.M) {
-	// Before anything is started: what the user has to mend should not take half a minute to say.
+	// Before anything starts: a user should not have to wait half a minute to learn what to correct.
 	var err error
 	if subjects, err = chooseSubjects(os.Getenv); err != nil {
 		fmt.Fprintln(os.Stderr, "interop:", err)
@@ -85,7 +85,7 @@ func startOperator(config *rest.Config) (stop func() error, err error) {
 	}, nil
 }
 
-// logs keeps what the operator logs, and the secrets that must not be there.
+// logs keeps the operator's log, and the secrets that must not be in it.
 type logs struct {
 	mu      sync.Mutex
 	text    bytes.Buffer
@@ -101,14 +101,14 @@ func (l *logs) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-// neverShow adds a secret that the log must not have.
+// neverShow adds a secret that must not be in the log.
 func (l *logs) neverShow(secret string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.secrets = append(l.secrets, secret)
 }
 
-// leak returns what stands before the first secret or token in the log, "" if there is none.
+// leak returns the text before the first secret or token in the log, "" if there is none.
 func (l *logs) leak() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -121,7 +121,7 @@ func (l *logs) leak() string {
 	return ""
 }
 
-// eventually waits for what a server elsewhere takes its time for.
+// eventually waits as long as a server elsewhere may take.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	kubetest.Within(t, time.Minute, check)

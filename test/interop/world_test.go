@@ -34,7 +34,7 @@ const (
 	writePayment = "payments:write"
 )
 
-// world is what a test plays in: an authorization server, and the namespaces of a client and of the API it calls.
+// world is what a test works with: an authorization server, and the namespaces of a client and of the API it calls.
 type world struct {
 	t        *testing.T
 	server   string              // its name in the report
@@ -52,8 +52,8 @@ type world struct {
 
 var namespaces atomic.Int32 // made so far
 
-// newWorld prepares a test against a server: it starts one that knows the payment API and the cart application, unless
-// the server is a named one.
+// newWorld prepares a test against a server. It starts one that knows the payment API and the cart application,
+// unless the server is a named one.
 func newWorld(t *testing.T, s subject, o serverOptions) *world {
 	t.Helper()
 	w := &world{t: t, server: s.name, manner: s.manner, resource: paymentAPI, scopes: []string{writePayment}, notCheck: new(string)}
@@ -78,7 +78,7 @@ func newWorld(t *testing.T, s subject, o serverOptions) *world {
 	return w
 }
 
-// empty deletes what a test left in a namespace, so that the operator has no more to do for it.
+// empty deletes what a test left in a namespace, so that the operator has no more work with it.
 func empty(t *testing.T, namespace string) {
 	for _, o := range []client.Object{
 		&v1alpha1.M2MClient{}, &v1alpha1.APIResource{}, &v1alpha1.AuthorizationServer{}, &corev1.Pod{}, &corev1.Secret{}, &corev1.ConfigMap{},
@@ -98,7 +98,7 @@ func (w *world) create(objects ...client.Object) {
 	}
 }
 
-// change updates an object, again if the operator was faster.
+// change updates an object, and tries again after a conflict.
 func change[T client.Object](w *world, obj T, mutate func(T)) {
 	w.t.Helper()
 	eventually(w.t, func() error {
@@ -149,7 +149,7 @@ func (w *world) authServer() (ofShop *v1alpha1.AuthorizationServer) {
 	return ofShop
 }
 
-// api creates the API, with a workload that verifies tokens, and grants the shop the scopes.
+// api creates the API, with a workload that verifies tokens, and grants the scopes to the shop.
 func (w *world) api(name, identifier string, scopes ...string) *v1alpha1.APIResource {
 	w.t.Helper()
 	a := &v1alpha1.APIResource{
@@ -167,7 +167,7 @@ func (w *world) api(name, identifier string, scopes ...string) *v1alpha1.APIReso
 		a.Spec.Scopes = append(a.Spec.Scopes, v1alpha1.Scope{Name: v1alpha1.ScopeName(s)})
 	}
 	w.create(a, &corev1.Pod{
-		// As if it were injected: no token waits for a kubelet's own time.
+		// As if it were injected: no token waits for a kubelet.
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.payments, Annotations: map[string]string{
 			v1alpha1.VerifyAnnotation: name, v1alpha1.InjectedAnnotation: "configmap/" + render.ConfigMapName(w.payments, name),
 		}},
@@ -176,7 +176,7 @@ func (w *world) api(name, identifier string, scopes ...string) *v1alpha1.APIReso
 	return a
 }
 
-// cart creates a client that calls the API of a name with the credentials of the Secret "<client>-credentials".
+// cart creates a client that calls the API of a name with the credentials in the Secret "<client>-credentials".
 func (w *world) cart(name, api string, credentials v1alpha1.ClientCredentials, scopes ...string) *v1alpha1.M2MClient {
 	w.t.Helper()
 	c := &v1alpha1.M2MClient{
@@ -272,7 +272,8 @@ func (w *world) isReady(objects ...client.Object) {
 	}
 }
 
-// token returns what the client's pods find under the access's key, "" for nothing.
+// token returns the token that the client's pods find under the access's key, "" if there is
+// none.
 func (w *world) token(client, key string) (string, error) {
 	var s corev1.Secret
 	err := kube.Get(w.t.Context(), types.NamespacedName{Namespace: w.shop, Name: client + "-token"}, &s)
@@ -292,14 +293,14 @@ func (w *world) mustToken(client, key string) string {
 	return token
 }
 
-// files returns what the API's pods find: the distributed verification bundle.
+// files returns the files that the API's pods find: the distributed verification bundle.
 func (w *world) files(api string) (map[string]string, error) {
 	var cm corev1.ConfigMap
 	err := kube.Get(w.t.Context(), types.NamespacedName{Namespace: w.payments, Name: render.ConfigMapName(w.payments, api)}, &cm)
 	return cm.Data, err
 }
 
-// verify checks a token with the distributed files, as they are now.
+// verify checks a token with the distributed files in their present state.
 func (w *world) verify(api, token string, scopes ...string) (*verified, error) {
 	files, err := w.files(api)
 	if err != nil {
@@ -326,8 +327,8 @@ type verified struct {
 	expiresAt           time.Time
 }
 
-// verifyWithFiles is what an API does that has nothing but verification.json and jwks.json. It shares no code with the
-// operator's own check.
+// verifyWithFiles is what an API can do that has nothing but verification.json and jwks.json. It shares no code with
+// the operator's own check.
 func verifyWithFiles(files map[string]string, token string, now time.Time, scopes ...string) (*verified, error) {
 	var want struct {
 		Issuer, Audience, TokenType string
@@ -393,7 +394,7 @@ func verifyWithFiles(files map[string]string, token string, now time.Time, scope
 	return v, nil
 }
 
-// carries reports whether the first of some claims that a token has, a string of words or a list, names a scope.
+// carries reports whether the first of these claims that the token has, a string of words or a list, names a scope.
 func carries(token map[string]any, claims []string, scope string) bool {
 	for _, c := range claims {
 		switch v := token[c].(type) {

@@ -21,16 +21,16 @@ func (w *world) tokenSecret(c *v1alpha1.M2MClient) *corev1.Secret {
 	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: c.Name + "-token"}}
 }
 
-// changeRegistration renames a registration, and gives it another scope. It is false where that would replace the
-// registration access token under the operator, which then could not know it.
+// changeRegistration renames a registration, and gives it another scope. It returns false if that would replace
+// the registration access token, which the operator then could not know.
 func (w *world) changeRegistration(c credential, _ metadata) bool {
 	return w.registration != nil && w.registration.ChangeRegisteredClient(c.ClientID, func(r *oidc.RegisteredClient) {
 		r.Name, r.Scopes = "renamed, "+w.id, []string{w.read()}
 	})
 }
 
-// testAdoptAPI meets an API that exists: it is refused until the server's owner lists it, keeps what is not declared, and
-// stays when its object is deleted.
+// testAdoptAPI uses an API that exists at the server. The operator refuses it until the server's owner lists it,
+// keeps what is not declared, and leaves it there when its object is deleted.
 func testAdoptAPI(t *testing.T, w *world) {
 	as, api, cart := w.authServer(), w.api(paymentAPI, w.read(), w.write()), w.calls("cart", paymentAPI, w.write())
 	const admin = "payments:admin"
@@ -76,7 +76,7 @@ func testAdoptAPI(t *testing.T, w *world) {
 	w.clean(cart)
 }
 
-// testAdoptApplication has a client take over an application that has a secret and a role of its own.
+// testAdoptApplication makes a client take over an application that has a secret and a role of its own.
 func testAdoptApplication(t *testing.T, w *world) {
 	as, api, cart := w.authServer(), w.api(paymentAPI, w.read(), w.write()), w.calls("cart", paymentAPI, w.write())
 	adopt := func(id string) {
@@ -96,7 +96,7 @@ func testAdoptApplication(t *testing.T, w *world) {
 	var role logtoRole
 	w.do(http.MethodPost, "/roles", map[string]any{"name": "Cart's, " + w.id, "description": "Made by hand", "type": "MachineToMachine"}, &role)
 	w.do(http.MethodPost, "/applications/"+app.ID+"/roles", map[string]any{"roleIds": []string{role.ID}}, nil)
-	// Before anybody takes it over: the secrets it has.
+	// Before anybody takes it over: the secrets that it has.
 	h, err := w.console.holdings(t.Context(), w.id)
 	if err != nil || len(h.Applications) != 1 {
 		t.Fatalf("there is not the one application made by hand: %s %v", h.describe(), err)
@@ -142,8 +142,8 @@ func testAdoptApplication(t *testing.T, w *world) {
 	w.clean(cart)
 }
 
-// testManagementAPI declares the server's own administration as an API: the API server refuses what looks like one, and
-// the driver refuses the one it uses itself whatever it looks like.
+// testManagementAPI declares the server's own administration as an API. The API server refuses identifiers that look
+// like one; the driver refuses the one that it uses itself, whatever it looks like.
 func testManagementAPI(t *testing.T, w *world) {
 	as := w.authServer()
 	w.start()
@@ -153,7 +153,7 @@ func testManagementAPI(t *testing.T, w *world) {
 		api := w.api(paymentAPI, w.write())
 		api.Spec.Identifier, api.Spec.DeletionPolicy = v1alpha1.ResourceIdentifier(identifier), v1alpha1.DeletionRetain
 		if err := w.kube.Create(t.Context(), api); err == nil {
-			// Not of the usual form: the driver knows it.
+			// Not of the usual form, but the driver knows it.
 			w.hasCondition(api, v1alpha1.ConditionProvisioned, metav1.ConditionFalse, v1alpha1.ReasonProvisioningForbidden)
 			w.delete(api)
 			w.isGone(api)

@@ -17,7 +17,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 )
 
-// secondCluster is a second control plane, for those who need two.
+// secondCluster is a second control plane, for tests that need two.
 type secondCluster struct {
 	once        sync.Once
 	environment *envtest.Environment
@@ -73,8 +73,8 @@ func (w *world) neighbour() *world {
 	return &n
 }
 
-// testTwoClusters has two clusters declare the same names at one server. Of an API with one identifier, the one that came
-// first keeps it; each has its own client of the same name, and neither touches the other's.
+// testTwoClusters makes two clusters declare the same names at one server. The one that came first keeps an API with
+// the same identifier. Each has its own client of the same name, and neither touches the other's.
 func testTwoClusters(t *testing.T, w *world) {
 	other := w.neighbour()
 	_, api, cart := w.story()
@@ -92,7 +92,7 @@ func testTwoClusters(t *testing.T, w *world) {
 		t.Fatalf("both clusters have the client %s", ours)
 	}
 
-	// Both look at the server again, and find nothing to change.
+	// Both compare with the server again, and find nothing to change.
 	for _, at := range []struct {
 		w    *world
 		cart *v1alpha1.M2MClient
@@ -111,7 +111,7 @@ func testTwoClusters(t *testing.T, w *world) {
 	w.hasToken(cart, paymentAPI, w.write())
 	other.hasToken(theirs, orderAPI, w.write())
 
-	// What the one deletes, the other keeps.
+	// The one deletes; the other keeps what it has.
 	other.delete(theirs, own, shared)
 	other.isGone(theirs, own, shared)
 	w.takesAnew(cart)
@@ -124,7 +124,7 @@ func testTwoClusters(t *testing.T, w *world) {
 	w.atServer(w.storyAtServer())
 }
 
-// hasClient returns the identifier of a client, whose token works.
+// hasClient returns the identifier of a client whose token works.
 func (w *world) hasClient(c *v1alpha1.M2MClient) string {
 	w.t.Helper()
 	w.isReady(c)

@@ -21,8 +21,8 @@ import (
 	"time"
 )
 
-// console is a small client of Logto's Management API that shares no code with the operator's. It is what the tests look
-// with, and what they change things with behind the operator's back.
+// console is a small client of Logto's Management API that shares no code with the operator's. The tests use it to
+// look at the server, and to change things behind the operator's back.
 type console struct {
 	*tenant
 	http *http.Client
@@ -32,7 +32,7 @@ type console struct {
 	expires time.Time
 }
 
-// newHTTPClient trusts a tenant's CA, and keeps no connection.
+// newHTTPClient trusts a tenant's CA, and keeps no idle connections.
 func newHTTPClient(caPEM string) *http.Client {
 	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
 	if caPEM != "" {
@@ -45,7 +45,7 @@ func newHTTPClient(caPEM string) *http.Client {
 
 func newConsole(t *tenant) *console { return &console{tenant: t, http: newHTTPClient(t.caPEM)} }
 
-// refusal is an answer that is no success. Of its body only the code is kept.
+// refusal is an answer that is not a success. It keeps only the code of the body.
 type refusal struct {
 	method, path string
 	status       int
@@ -98,7 +98,7 @@ func (c *console) send(req *http.Request, into any) (header http.Header, err err
 	}
 	if resp.StatusCode/100 != 2 {
 		var said struct{ Code string }
-		_ = json.Unmarshal(body, &said) // some are plain text
+		_ = json.Unmarshal(body, &said) // some answers are plain text
 		return nil, &refusal{req.Method, req.URL.Path, resp.StatusCode, said.Code}
 	}
 	if into != nil {
@@ -134,7 +134,7 @@ func (c *console) call(ctx context.Context, method, path string, body, into any)
 	return c.send(req, into)
 }
 
-// listed returns all of a list, page after page. The lists have no order: what changes in the meantime may move.
+// listed returns a whole list, page by page. The lists have no order: entries that change in the meantime may move.
 func listed[T any](ctx context.Context, c *console, path string) (all []T, err error) {
 	for page := 1; ; page++ {
 		var some []T
@@ -191,7 +191,7 @@ func (r logtoResource) scopeNames() []string {
 	return names
 }
 
-// holdings are what carries an ID at a Logto, and the roles of such applications.
+// holdings are the objects at a Logto that carry an ID, and the roles of such applications.
 type holdings struct {
 	Applications []logtoApplication
 	Roles        []logtoRole
@@ -211,7 +211,7 @@ func (h holdings) describe() (all []string) {
 	return all
 }
 
-// holdings looks for whatever carries an ID.
+// holdings finds everything that carries an ID.
 func (c *console) holdings(ctx context.Context, id string) (h holdings, err error) {
 	carries := func(texts ...string) bool {
 		return slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(t, id) })
@@ -247,7 +247,7 @@ func (c *console) holdings(ctx context.Context, id string) (h holdings, err erro
 	return h, c.complete(ctx, &h)
 }
 
-// complete adds what the lists do not say. What is gone in the meantime is an error: look again.
+// complete adds what the lists do not contain. If an object is gone in the meantime, that is an error: look again.
 func (c *console) complete(ctx context.Context, h *holdings) error {
 	indicators := map[string]string{}
 	for i := range h.Resources {
@@ -302,7 +302,7 @@ func (c *console) complete(ctx context.Context, h *holdings) error {
 	return nil
 }
 
-// sweep deletes whatever carries an ID, and says what that was.
+// sweep deletes everything that carries an ID, and returns what it deleted.
 func (c *console) sweep(ctx context.Context, id string) (found []string, err error) {
 	h, err := c.holdings(ctx, id)
 	if err != nil {

@@ -45,7 +45,8 @@ func testServerDeletedToo(_ *testing.T, w *world) {
 	w.clean(cart)
 }
 
-// testAllDeletedAtOnce deletes all that two namespaces hold, the Secrets too, as the deletion of the namespaces would.
+// testAllDeletedAtOnce deletes everything in two namespaces, including the Secrets, as the deletion of the namespaces
+// would.
 func testAllDeletedAtOnce(_ *testing.T, w *world) {
 	as, api, cart := w.story()
 	w.measure("deletion", func() {
@@ -58,7 +59,8 @@ func testAllDeletedAtOnce(_ *testing.T, w *world) {
 	w.clean(cart)
 }
 
-// testCredentialDeletedFirst takes away what the operator proves itself with: what it remembers suffices to clean up.
+// testCredentialDeletedFirst deletes the operator's credential for the server first: what the operator remembers
+// suffices to clean up.
 func testCredentialDeletedFirst(_ *testing.T, w *world) {
 	as, api, cart := w.story()
 	if s := w.credential(); s != nil {
@@ -82,8 +84,8 @@ func testOwnSecretDeletedFirst(t *testing.T, w *world) {
 	w.clean(cart)
 }
 
-// testLetGo deletes the client when the operator has no way to remove anything, and no memory of one: it lets go after
-// its time, and says what it leaves.
+// testLetGo deletes the client when the operator has no way to remove anything, and has no credential in memory. It
+// lets go after its time limit, and reports what it leaves behind.
 func testLetGo(_ *testing.T, w *world) {
 	w.options.DeletionTimeout = 5 * time.Second
 	_, api, cart := w.story()
@@ -104,7 +106,7 @@ func testLetGo(_ *testing.T, w *world) {
 	w.clean(cart)
 }
 
-// testRetain leaves the API and the application, without our secret, where the objects say so.
+// testRetain: the API and the application, without our secret, stay where the objects say so.
 func testRetain(t *testing.T, w *world) {
 	as, api, cart := w.authServer(), w.api(paymentAPI, w.read(), w.write()), w.calls("cart", paymentAPI, w.write())
 	api.Spec.DeletionPolicy, cart.Spec.DeletionPolicy = v1alpha1.DeletionRetain, v1alpha1.DeletionRetain
@@ -125,7 +127,7 @@ func testRetain(t *testing.T, w *world) {
 		t.Errorf("the role and the API should be there: %s", h.describe())
 	}
 
-	// The next objects of these names take them up again. There is no garbage collector that deletes the token's Secret.
+	// The next objects of these names take them over again. No garbage collector deletes the token's Secret here.
 	w.delete(w.tokenSecret(cart))
 	api, cart = w.api(paymentAPI, w.read(), w.write()), w.calls("cart", paymentAPI, w.write())
 	for _, o := range []client.Object{api, cart} {

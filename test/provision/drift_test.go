@@ -16,22 +16,22 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// situation is what a drift begins with.
+// situation is what a drift starts from.
 type situation struct {
 	app  logtoApplication
 	role logtoRole
 	api  *logtoResource
 }
 
-// drifted says how a drift is told.
+// drifted says how a drift is reported.
 type drifted struct {
 	ofAPI bool     // by the APIResource, else by the M2MClient
 	says  []string // one of these
-	// sameApplication says that the application stays the one it was.
+	// sameApplication reports whether the application stays the same.
 	sameApplication bool
 }
 
-// drift has somebody change something at the server: it is put back by the next comparison, and told.
+// drift makes somebody change something at the server. The next comparison puts it back and reports it.
 func drift(change func(*world, situation) drifted) func(*testing.T, *world) {
 	return func(t *testing.T, w *world) {
 		w.lifetime = "20m"
@@ -49,7 +49,7 @@ func drift(change func(*world, situation) drifted) func(*testing.T, *world) {
 			}
 			w.atServer(w.storyAtServer())
 		})
-		// By the next comparison, and where that of the API came after the client's, by the one after it.
+		// By the next comparison, or by the one after it if the API was compared after the client.
 		if took := w.figures["put_back_seconds"]; took > 30 {
 			t.Errorf("it was put back after %.1f s; the server is looked at every 10 s", took)
 		}
@@ -62,12 +62,12 @@ func drift(change func(*world, situation) drifted) func(*testing.T, *world) {
 		if ttl := w.resource(paymentAPI).TTL; ttl != now.api.TTL {
 			t.Errorf("the API's tokens live for %d s, not %d", ttl, now.api.TTL)
 		}
-		// The application works: the token is asked for anew.
+		// The application works: a new token can be had.
 		w.takesAnew(cart)
 	}
 }
 
-// takesAnew deletes a client's token: another one is there soon.
+// takesAnew deletes a client's token, and waits for another one.
 func (w *world) takesAnew(cart *v1alpha1.M2MClient) {
 	w.t.Helper()
 	s := w.tokenSecret(cart)
@@ -149,7 +149,8 @@ func driftResourceDeleted(w *world, s situation) drifted {
 	return drifted{ofAPI: true, says: []string{"API", "resource"}, sameApplication: true}
 }
 
-// testObserve has an API that is only watched: what differs is told, and nothing is changed.
+// testObserve has an API that the operator only observes: it reports what differs, and changes
+// nothing.
 func testObserve(t *testing.T, w *world) {
 	as, api := w.authServer(), w.api(paymentAPI, w.read(), w.write())
 	api.Spec.ManagementPolicy, api.Spec.AccessTokenLifetime = v1alpha1.ManagementObserve, "20m"
@@ -165,7 +166,7 @@ func testObserve(t *testing.T, w *world) {
 	if !strings.Contains(c.Message, w.read()) {
 		t.Errorf("the condition does not say that a scope is missing: %s", c.Message)
 	}
-	w.isReady(cart, api) // what there is can be used
+	w.isReady(cart, api) // what exists can be used
 	w.hasToken(cart, paymentAPI, w.write())
 	eventually(t, func() error { return w.comparedAgain(cart, api) })
 	if diff := cmp.Diff(before, w.resource(paymentAPI)); diff != "" {
@@ -206,7 +207,7 @@ func testLifetime(t *testing.T, w *world) {
 	}
 }
 
-// testRegistrationDeleted deletes the registration at the server: the client is registered anew.
+// testRegistrationDeleted deletes the registration at the server: the operator registers the client again.
 func testRegistrationDeleted(t *testing.T, w *world) {
 	_, _, cart := w.story()
 	old, _, err := w.registrationOf("cart")
@@ -229,8 +230,9 @@ func testRegistrationDeleted(t *testing.T, w *world) {
 	w.takesAnew(cart)
 }
 
-// testRegistrationChanged changes the registration's scopes and name: both are put back. Where an update brings another
-// registration access token, the changer has to leave it to the operator: so it is done at the server itself.
+// testRegistrationChanged changes the registration's scopes and name: the operator puts both back. If an update
+// returns another registration access token, only the operator may make one; the test then changes the server's state
+// itself.
 func testRegistrationChanged(t *testing.T, w *world) {
 	_, _, cart := w.story()
 	w.atServer(w.storyAtServer())

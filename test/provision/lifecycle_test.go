@@ -84,7 +84,7 @@ func testGrantWithdrawn(_ *testing.T, w *world) {
 		return nil
 	})
 	want.clients["cart"] = grants{}
-	if w.console == nil { // one without scopes might have all
+	if w.console == nil { // one without scopes might have all of them
 		want.clients = nil
 	}
 	w.atServer(want)
@@ -113,7 +113,7 @@ func testManyClients(_ *testing.T, w *world) {
 	})
 }
 
-// rotate asks for another secret, and returns the one that was in use, which was good, and when the new one is in use.
+// rotate requests another secret. It returns the secret that was in use, which worked, once the new one is in use.
 func (w *world) rotate(as *v1alpha1.AuthorizationServer, cart *v1alpha1.M2MClient) (old credential) {
 	w.t.Helper()
 	w.atServer(w.storyAtServer())
@@ -138,7 +138,7 @@ func (w *world) rotate(as *v1alpha1.AuthorizationServer, cart *v1alpha1.M2MClien
 	return all[0]
 }
 
-// takes waits until the server takes a secret, or does not.
+// takes waits until the server accepts a secret, or no longer does.
 func (w *world) takes(as *v1alpha1.AuthorizationServer, c credential, want bool) {
 	w.t.Helper()
 	eventually(w.t, func() error {
@@ -179,7 +179,8 @@ func testRotationWithOverlap(_ *testing.T, w *world) {
 	w.hasToken(cart, paymentAPI, w.write())
 }
 
-// testRestart has the operator stopped before the client, and again before a change of it.
+// testRestart stops the operator before it sees the client, and again before it sees a change
+// of it.
 func testRestart(_ *testing.T, w *world) {
 	as, api, cart := w.authServer(), w.api(paymentAPI, w.read(), w.write()), w.calls("cart", paymentAPI, w.write())
 	w.start()
@@ -215,7 +216,7 @@ func testRestart(_ *testing.T, w *world) {
 	}
 }
 
-// comparedAgain returns an error until objects were compared with the server after they were looked at last.
+// comparedAgain returns an error until objects have been compared with the server again.
 func (w *world) comparedAgain(cart *v1alpha1.M2MClient, api *v1alpha1.APIResource) error {
 	for _, o := range []client.Object{cart, api} {
 		now := o.DeepCopyObject().(client.Object)
@@ -236,10 +237,10 @@ func syncedAt(o client.Object) *metav1.Time {
 	return o.(*v1alpha1.APIResource).Status.Provisioning.SyncedAt
 }
 
-// testKilled has operators ended while they create some clients, each after a few more requests.
+// testKilled kills operators while they create some clients, each after a few more requests.
 func testKilled(t *testing.T, w *world) {
 	const kills = 6
-	clients, span := 5, 12 // requests: those that a client takes, or so
+	clients, span := 5, 12 // requests that a client takes, roughly
 	if w.console == nil {
 		clients, span = 10, 2
 	}
@@ -259,7 +260,7 @@ func testKilled(t *testing.T, w *world) {
 		until := w.requests() + 1 + random.IntN(span)
 		w.start()
 		looks := 0
-		// Not by the clock: the request after the last one that was counted is probably on its way.
+		// Not by the clock: the request after the last one that was counted is probably in flight.
 		kubetest.Every(t, 2*time.Millisecond, time.Minute, func() error {
 			if looks++; w.requests() >= until || looks%100 == 0 && w.allReady(all) {
 				return nil
@@ -303,7 +304,7 @@ func (w *world) allReady(objects []client.Object) bool {
 	return true
 }
 
-// testWrongCredential begins with a credential that the server does not take.
+// testWrongCredential begins with a credential that the server does not accept.
 func testWrongCredential(t *testing.T, w *world) {
 	secret := w.credential()
 	if secret == nil {

@@ -12,8 +12,8 @@ import (
 type scenario struct {
 	name string
 	run  func(*testing.T, *world)
-	// losesAnswers says that the operator is ended while it waits for answers: what a registration's answer would have
-	// told nobody can find again, so that a server which others use is spared.
+	// losesAnswers is set if the scenario kills the operator while it waits for answers. Nobody can find again what a
+	// registration's answer would have said, so such a scenario spares a server that others use.
 	losesAnswers bool
 }
 
@@ -64,11 +64,11 @@ var ofRegistration = []scenario{
 	{name: "drift: the registration is changed", run: testRegistrationChanged},
 }
 
-// seed is what the moments are drawn from at which operators are killed.
+// seed is the seed for the moments at which operators are killed.
 var seed = rand.Uint64()
 
-// TestProvision runs all scenarios against each server, several at a time: most of the time they wait for the operator
-// to look at the server again.
+// TestProvision runs all scenarios against each server, several at a time: most of the time they wait for the
+// operator to look at the server again.
 func TestProvision(t *testing.T) {
 	t.Logf("seed %d", seed)
 	for _, s := range subjects {

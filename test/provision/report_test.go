@@ -19,7 +19,7 @@ type provisionReport struct {
 	Date    string         `json:"date"`
 	OK      bool           `json:"ok"`
 	Seconds float64        `json:"seconds"`
-	Seed    uint64         `json:"seed"` // of the moments at which operators are killed
+	Seed    uint64         `json:"seed"` // seed of the moments at which operators are killed
 	Servers []serverReport `json:"servers"`
 	Checks  []checkReport  `json:"checks"`
 
@@ -31,7 +31,8 @@ type serverReport struct {
 	Server string `json:"server"`
 	What   string `json:"what"` // "named by the environment" or the stand-in
 	Issuer string `json:"issuer,omitempty"`
-	// Left are what the scenarios should have deleted through the operator, and was found at the server by its ID.
+	// Left are objects that the scenarios should have deleted through the operator, and that were found at the server
+	// by the run's ID.
 	Left []string `json:"left"`
 }
 
@@ -75,7 +76,7 @@ func (r *provisionReport) addCheck(c checkReport) {
 	r.OK = r.OK && c.OK
 }
 
-// write writes provision.json into a folder, and prints it for people. An empty name writes nothing.
+// write writes provision.json to a folder, and prints it for people. An empty name writes nothing.
 func (r *provisionReport) write(dir string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -18,7 +18,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// credential is what the operator's credential Secret says about one client secret.
+// credential is what the operator's credential Secret records of one client secret.
 type credential struct {
 	Name              string `json:"name"`
 	Stage             string `json:"stage"`
@@ -28,7 +28,7 @@ type credential struct {
 	RegistrationToken string `json:"registrationToken"`
 }
 
-// secrets are all that must be shown nowhere, and the registrations that there ever were.
+// secrets are all texts that must not appear anywhere, and all registrations that ever existed.
 type secrets struct {
 	mu            sync.Mutex
 	values        map[string]bool
@@ -49,7 +49,7 @@ func (s *secrets) neverShow(values ...string) {
 	}
 }
 
-// watch collects what the operator writes into its credential Secrets, which may be gone by the time somebody asks.
+// watch collects what the operator writes into its credential Secrets, which may be gone when a test needs it.
 func (s *secrets) watch(ctx context.Context, cluster client.WithWatch) error {
 	w, err := cluster.Watch(ctx, &corev1.SecretList{}, client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
 	if err != nil {
@@ -78,7 +78,7 @@ func (s *secrets) saw(secret *corev1.Secret) {
 	}
 }
 
-// registrationsOf returns the registrations that there ever were of clients in a namespace.
+// registrationsOf returns all registrations that clients in a namespace ever had.
 func (s *secrets) registrationsOf(namespace string) (all []credential) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -101,10 +101,10 @@ func credentialsIn(secret *corev1.Secret) ([]credential, error) {
 	return store.Credentials, err
 }
 
-// token is how every JWT begins, which is not the middle of a certificate.
+// token matches the beginning of a JWT, and not the middle of a certificate.
 var token = regexp.MustCompile(`(^|[^A-Za-z0-9+/])eyJ`)
 
-// findIn returns an error if a text shows a secret or a token, with what stands before it.
+// findIn returns an error if a text contains a secret or a token, with the text before it.
 func (s *secrets) findIn(where, text string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,7 +119,7 @@ func (s *secrets) findIn(where, text string) error {
 	return nil
 }
 
-// findInObjects looks through all that the operator writes save for the Secrets' contents.
+// findInObjects searches everything that the operator writes, except the Secrets' contents.
 func (s *secrets) findInObjects(ctx context.Context) error {
 	var errs []error
 	var inSecrets corev1.SecretList

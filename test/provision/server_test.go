@@ -24,7 +24,7 @@ type grants map[string][]string
 // expected is what a scenario has at its server: exactly this, each once.
 type expected struct {
 	clients map[string]grants   // by name
-	apis    map[string][]string // scopes by identifier; nothing that a server with dynamic registration keeps
+	apis    map[string][]string // scopes by identifier; empty for a server with dynamic registration, which keeps none
 }
 
 // storyAtServer is what the server has of the story.
@@ -35,7 +35,7 @@ func (w *world) storyAtServer() expected {
 	}
 }
 
-// atServer waits until the server has exactly what is expected, and no more than one secret for each client.
+// atServer waits until the server has exactly what is expected, and at most one secret per client.
 func (w *world) atServer(want expected) {
 	w.t.Helper()
 	eventually(w.t, func() error {
@@ -77,7 +77,7 @@ func (w *world) holdingsDiffer(h holdings, want expected) error {
 	return errors.Join(errs...)
 }
 
-// application returns the one application of a client, and its one role.
+// application returns the only application of a client, and its only role.
 func (w *world) application(h holdings, name string) (logtoApplication, logtoRole, error) {
 	var found []logtoApplication
 	for _, a := range h.Applications {
@@ -122,7 +122,7 @@ func (w *world) applicationDiffers(h holdings, name string, granted grants) erro
 	return nil
 }
 
-// current returns what a Logto has of a client and its role now, of which there must be one each.
+// current returns a client's application and role at a Logto, of which there must be one each.
 func (w *world) current(name string) (logtoApplication, logtoRole) {
 	w.t.Helper()
 	h, err := w.console.holdings(w.t.Context(), w.id)
@@ -136,7 +136,7 @@ func (w *world) current(name string) (logtoApplication, logtoRole) {
 	return a, r
 }
 
-// resource returns what a Logto has of an API, nil for nothing.
+// resource returns an API at a Logto, nil if there is none.
 func (w *world) resource(api string) *logtoResource {
 	w.t.Helper()
 	h, err := w.console.holdings(w.t.Context(), w.id)
@@ -159,7 +159,7 @@ func (w *world) do(method, path string, body, into any) {
 	}
 }
 
-// metadata is a client's as a registration endpoint tells it.
+// metadata is a client's, in the form of a registration endpoint's answer.
 type metadata map[string]any
 
 func (m metadata) scopes() []string {
@@ -199,7 +199,7 @@ func (w *world) manage(ctx context.Context, method string, c credential, body me
 	return m, err
 }
 
-// registrationOf returns a client's one registration, as the operator keeps it and as the server tells it.
+// registrationOf returns a client's only registration, in the operator's version and in the server's.
 func (w *world) registrationOf(name string) (credential, metadata, error) {
 	c := &v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Namespace: w.shop, Name: name}}
 	_, all, err := w.credentials(c)
@@ -237,7 +237,8 @@ func (w *world) registrationsDiffer(want expected) error {
 	if w.registration == nil {
 		return errors.Join(errs...)
 	}
-	// What the server itself says: no more than these, save for those whose answers never arrived, which are told.
+	// The server's own list must have no more than these, except those whose answers never arrived and which the
+	// operator announces.
 	lost, err := w.toldAsLost()
 	for _, r := range w.registration.RegisteredClients() {
 		if !known[r.ID] && !slices.ContainsFunc(lost, func(line string) bool { return strings.Contains(line, r.Name) }) {
@@ -247,7 +248,7 @@ func (w *world) registrationsDiffer(want expected) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// toldAsLost are what the statuses of the clients say may be at the server.
+// toldAsLost returns what may be left at the server according to the clients' statuses.
 func (w *world) toldAsLost() (lost []string, err error) {
 	var list v1alpha1.M2MClientList
 	err = w.kube.List(w.t.Context(), &list)
@@ -259,14 +260,14 @@ func (w *world) toldAsLost() (lost []string, err error) {
 	return lost, err
 }
 
-// sweepRegistrations deletes the registrations that still exist of those that there ever were.
+// sweepRegistrations deletes all registrations that still exist.
 func (w *world) sweepRegistrations(ctx context.Context) (left []string, err error) {
 	var errs []error
 	for _, c := range theSecrets.registrationsOf(w.shop) {
 		_, err := w.manage(ctx, http.MethodGet, c, nil)
 		var r *refusal
 		if errors.As(err, &r) && r.status/100 == 4 {
-			continue // some say 401, some 404, some 400
+			continue // some answer 401, some 404, some 400
 		}
 		if err == nil {
 			left = append(left, "client "+c.ClientID)

@@ -28,7 +28,7 @@ const (
 	refund = "payments:refund"
 )
 
-// subject is a server to test: one that exists, or a stand-in that is started for each scenario.
+// subject is a server to test: an existing one, or a stand-in that starts for each scenario.
 type subject struct {
 	name, what string
 	issuer     string // of one that exists
@@ -36,7 +36,7 @@ type subject struct {
 	open       func(*testing.T) *tenant
 }
 
-// tenant is a server that a scenario plays at.
+// tenant is the server of a scenario.
 type tenant struct {
 	issuer, caPEM string
 	stated        bool // in the environment: others may use it too
@@ -57,7 +57,7 @@ type tenant struct {
 
 const prefix = "M2M_PROVISION_"
 
-// chooseSubjects says which servers are tested. An error names the variable to mend.
+// chooseSubjects returns the servers to test. An error names the variable to correct.
 func chooseSubjects(getenv func(string) string, readFile func(string) ([]byte, error)) ([]*subject, error) {
 	var bad []error
 	get := func(name string) string { return strings.TrimSpace(getenv(prefix + name)) }
@@ -143,7 +143,7 @@ func statedRegistration(get func(string) string, fail func(name, format string, 
 	return t
 }
 
-// state has a subject be the server that the environment names.
+// state makes a subject of the server that the environment names.
 func (s *subject) state(t *tenant, address, ca string, fail func(name, format string, args ...any)) {
 	name := strings.ToUpper(s.name) + map[string]string{logtoName: "_ENDPOINT", registrationName: "_ISSUER"}[s.name]
 	u, err := url.Parse(address)
@@ -161,7 +161,7 @@ func (s *subject) state(t *tenant, address, ca string, fail func(name, format st
 	s.open = func(*testing.T) *tenant { return t }
 }
 
-// startLogto starts a Logto that nobody else uses.
+// startLogto starts a Logto for one scenario alone.
 func startLogto(t *testing.T) *tenant {
 	t.Helper()
 	l, err := logtotest.Start()
@@ -180,7 +180,7 @@ func startLogto(t *testing.T) *tenant {
 	}
 }
 
-// startRegistration starts a server with dynamic registration that nobody else uses.
+// startRegistration starts a server with dynamic registration for one scenario alone.
 func startRegistration(t *testing.T) *tenant {
 	t.Helper()
 	token := rand.Text()

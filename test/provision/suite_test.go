@@ -30,19 +30,20 @@ import (
 // What all tests share: one control plane. Each scenario runs an operator of its own, for its namespaces.
 var (
 	kubeConfig   *rest.Config
-	kube         client.WithWatch // past every cache
+	kube         client.WithWatch // bypasses every cache
 	subjects     []*subject       // the servers to test
 	operatorLogs = &kubetest.Log{}
 
-	// runID is in the name of everything that is made at a server.
+	// runID is in the name of everything that the run makes at a server.
 	runID = "m2m" + strings.ToLower(rand.Text()[:8])
 )
 
-// sideBySide is how many scenarios run at a time unless -parallel says otherwise. They wait, more than they work.
+// sideBySide is how many scenarios run at a time, unless -parallel sets another number. They wait more than they
+// work.
 const sideBySide = "8"
 
 func TestMain(m *testing.M) {
-	// Before anything is started: what the user has to mend should not take half a minute to say.
+	// Before anything starts: a user should not have to wait half a minute to learn what to correct.
 	var err error
 	if subjects, err = chooseSubjects(os.Getenv, os.ReadFile); err == nil {
 		err = flag.Set("test.parallel", sideBySide)
@@ -98,21 +99,21 @@ func startOperator(config *rest.Config, o controller.Options) (*operator, error)
 	return op, nil
 }
 
-// kill ends the operator: whatever it has under way breaks off, and writes nothing more. It returns when all of it has
-// ended, so that the next one has no company.
+// kill ends the operator: everything in progress breaks off, and nothing more is written. It returns when all of it
+// has ended, so that two operators never run together.
 func (o *operator) kill() error {
 	o.cancel()
 	return <-o.done
 }
 
-// operatorOptions are those of a scenario's operator.
+// operatorOptions returns the options of a scenario's operator.
 func operatorOptions(policy egress.Policy, system string, watched ...string) controller.Options {
 	return controller.Options{
 		Egress: policy, OperatorNamespace: system, WatchNamespaces: watched, PromptDelivery: true, ClusterID: runID, DeletionTimeout: time.Minute,
 	}
 }
 
-// eventually waits for what a server elsewhere takes its time for, and a resync of 10 s.
+// eventually waits as long as a server elsewhere and a resync every 10 s may take.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	kubetest.Every(t, 100*time.Millisecond, time.Minute, check)

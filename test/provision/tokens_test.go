@@ -22,7 +22,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// claims are those of a token that the tests look at.
+// claims are the claims of a token that the tests look at.
 type claims struct {
 	scopes   []string // sorted
 	audience []string
@@ -41,7 +41,8 @@ func (w *words) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]string)(w))
 }
 
-// decode reads a token without verifying it: the operator has, and says so in a condition.
+// decode reads a token without verifying it: the operator has verified it, and says so in a
+// condition.
 func decode(token string) (claims, error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
@@ -66,7 +67,7 @@ func decode(token string) (claims, error) {
 	return claims{scopes: all, audience: c.Audience, lifetime: time.Duration(c.Expires-c.Issued) * time.Second}, nil
 }
 
-// token returns what a client's pods find under a key, "" for nothing.
+// token returns the token that a client's pods find under a key, "" if there is none.
 func (w *world) token(name, key string) (string, error) {
 	var s corev1.Secret
 	err := w.kube.Get(w.t.Context(), types.NamespacedName{Namespace: w.shop, Name: name + "-token"}, &s)
@@ -76,8 +77,8 @@ func (w *world) token(name, key string) (string, error) {
 	return string(s.Data[key]), err
 }
 
-// hasToken waits until a client's token for an API has exactly these scopes and the API as its audience. That the server
-// signed it, the operator's condition Verified says, which is made of the server's published keys.
+// hasToken waits until a client's token for an API has exactly these scopes and the API as its audience. The
+// condition Verified, which relies on the server's published keys, says that the server signed it.
 func (w *world) hasToken(c *v1alpha1.M2MClient, api string, scopes ...string) (token string, found claims) {
 	w.t.Helper()
 	scopes = slices.Sorted(slices.Values(scopes))
@@ -100,7 +101,7 @@ func (w *world) hasToken(c *v1alpha1.M2MClient, api string, scopes ...string) (t
 	return token, found
 }
 
-// accepted reports whether the token endpoint takes a client secret.
+// accepted reports whether the token endpoint accepts a client secret.
 func (w *world) accepted(as *v1alpha1.AuthorizationServer, clientID, secret, api, scope string) (bool, error) {
 	form := url.Values{"grant_type": {"client_credentials"}, "scope": {scope}}
 	switch as.Spec.AudienceParameter {

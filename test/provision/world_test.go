@@ -23,8 +23,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 )
 
-// world is what a scenario plays in: a server, an operator, and the namespaces of a client, of the API it calls, and of
-// the operator.
+// world is what a scenario works with: a server, an operator, and the namespaces of a client, of the API it calls,
+// and of the operator.
 type world struct {
 	*tenant
 	t       *testing.T
@@ -39,12 +39,12 @@ type world struct {
 
 	shop, payments, system string
 
-	lifetime v1alpha1.Duration // of access tokens, as the APIs declare it; "" for not at all
+	lifetime v1alpha1.Duration // lifetime of access tokens, as the APIs declare it; "" for none
 }
 
 var worlds atomic.Int32 // made so far
 
-// newWorld prepares a scenario. It is undone when the test ends, also after a failure.
+// newWorld prepares a scenario, and undoes this when the test ends, also after a failure.
 func newWorld(t *testing.T, s *subject) *world {
 	t.Helper()
 	w := &world{
@@ -62,7 +62,7 @@ func newWorld(t *testing.T, s *subject) *world {
 	return w
 }
 
-// furnish creates what a cluster has before there is anything to provision: the namespaces, the CA, and the credential of
+// furnish creates what a cluster has before anything is provisioned: the namespaces, the CA, and the credential for
 // the server.
 func (w *world) furnish() {
 	w.t.Helper()
@@ -77,7 +77,7 @@ func (w *world) furnish() {
 	}
 }
 
-// credential is what the operator proves itself with at the server, nil where it needs nothing.
+// credential is what the operator authenticates with at the server, nil if it needs nothing.
 func (w *world) credential() *corev1.Secret {
 	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "provisioning", Namespace: w.payments}}
 	switch {
@@ -101,7 +101,7 @@ func (w *world) start() {
 	w.running = op
 }
 
-// kill ends the operator, in the middle of whatever it does.
+// kill ends the operator in the middle of whatever it does.
 func (w *world) kill() {
 	w.t.Helper()
 	if w.running == nil {
@@ -130,7 +130,8 @@ func (w *world) end() {
 	w.kill()
 }
 
-// deleteAll deletes all of a kind, and waits until they are gone. What is not let go is freed: there is nobody else to do it.
+// deleteAll deletes all objects of a kind, and waits until they are gone. It removes the finalizers of objects that
+// stay: nobody else would.
 func (w *world) deleteAll(ctx context.Context, list client.ObjectList) {
 	namespaces := []string{w.shop, w.payments}
 	each := func(do func(client.Object) error) (left []string) {
@@ -168,7 +169,7 @@ func (w *world) deleteAll(ctx context.Context, list client.ObjectList) {
 	w.t.Errorf("the operator does not let go of %q in a %T", stuck, list)
 }
 
-// sweep deletes at the server whatever is left of the scenario. There must be nothing.
+// sweep deletes whatever the scenario left at the server. There must be nothing.
 func (w *world) sweep(s *subject) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -207,7 +208,7 @@ func (w *world) delete(objects ...client.Object) {
 	}
 }
 
-// change updates an object, again if the operator was faster.
+// change updates an object, and tries again after a conflict.
 func change[T client.Object](w *world, obj T, mutate func(T)) {
 	w.t.Helper()
 	eventually(w.t, func() error {
@@ -259,7 +260,7 @@ func (w *world) identifier(api string) string {
 	return "https://" + w.id + ".example.com/" + api
 }
 
-// api is an API with scopes, all of which the shop is granted. It leaves the server with its object.
+// api is an API with scopes, all of which are granted to the shop. It is deleted at the server with its object.
 func (w *world) api(name string, scopes ...string) *v1alpha1.APIResource {
 	a := &v1alpha1.APIResource{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: w.payments},
@@ -295,12 +296,13 @@ func (w *world) access(api string, scopes ...string) v1alpha1.Access {
 	return a
 }
 
-// read, write and refund are the scopes, by the server's names of them.
+// read, write and refund are the scopes, in the server's spelling.
 func (w *world) read() string   { return w.scopes[0] }
 func (w *world) write() string  { return w.scopes[1] }
 func (w *world) refund() string { return w.scopes[2] }
 
-// story starts the operator, and has cart call the payment API, with the scope to write of those to read and to write.
+// story starts the operator, and makes cart call the payment API with the scope to write, of the scopes to read and
+// to write.
 func (w *world) story() (*v1alpha1.AuthorizationServer, *v1alpha1.APIResource, *v1alpha1.M2MClient) {
 	w.t.Helper()
 	as, api, cart := w.authServer(), w.api(paymentAPI, w.read(), w.write()), w.calls("cart", paymentAPI, w.write())
@@ -350,7 +352,7 @@ func (w *world) isReady(objects ...client.Object) {
 	}
 }
 
-// isGone waits until objects do not exist any more.
+// isGone waits until objects no longer exist.
 func (w *world) isGone(objects ...client.Object) {
 	w.t.Helper()
 	for _, obj := range objects {
@@ -364,7 +366,7 @@ func (w *world) isGone(objects ...client.Object) {
 	}
 }
 
-// told waits until an event of an object has a reason and holds one of the texts.
+// told waits until an event of an object has a reason and contains one of the texts.
 func (w *world) told(obj client.Object, reason string, texts ...string) {
 	w.t.Helper()
 	eventually(w.t, func() error {
@@ -380,7 +382,7 @@ func (w *world) told(obj client.Object, reason string, texts ...string) {
 	})
 }
 
-// events returns what the events of an object with a reason say.
+// events returns the messages of an object's events with a reason.
 func (w *world) events(obj client.Object, reason string) (notes []string, err error) {
 	var events eventsv1.EventList
 	err = w.kube.List(w.t.Context(), &events, client.InNamespace(obj.GetNamespace()))
@@ -408,7 +410,7 @@ func (w *world) credentials(c client.Object) (*corev1.Secret, []credential, erro
 	return nil, nil, nil
 }
 
-// requests returns how many requests the operator has made of the administration of the scenario's server.
+// requests returns how many requests the operator has made to the administration of the scenario's server.
 func (w *world) requests() (n int) {
 	w.t.Helper()
 	families, err := metrics.Registry.Gather()
@@ -430,13 +432,13 @@ func (w *world) requests() (n int) {
 	return n
 }
 
-// measure notes how long something takes, and the requests it costs.
+// measure records how long something takes, and how many requests.
 func (w *world) measure(name string, f func()) {
 	w.t.Helper()
 	start, before := time.Now(), w.requests()
 	f()
 	w.figures[name+"_seconds"] = inSeconds(time.Since(start))
-	if n := w.requests() - before; n >= 0 { // counted from nothing when the AuthorizationServer is gone
+	if n := w.requests() - before; n >= 0 { // the counter starts at zero once the AuthorizationServer is gone
 		w.figures[name+"_requests"] = float64(n)
 	}
 }
