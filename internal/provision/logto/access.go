@@ -14,22 +14,22 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// catalogLife is how long the catalog is believed.
+// catalogLife is how long an entry of the catalog is trusted.
 const catalogLife = time.Minute
 
 // catalog remembers which identifiers of the server belong to which API and scope, so that clients of the same API do
-// not read the same lists. What it says is tried and, where it turns out wrong or lacks something, read again.
+// not each read the same lists. If an entry turns out wrong or is missing, the driver reads again.
 type catalog struct {
 	turn chan struct{} // held while reading from the server
 
 	mu        sync.Mutex
-	reads     uint64 // counts what was read, and is its age beside the clock
+	reads     uint64 // counts the reads, and dates them besides the clock
 	listed    read   // all resources
 	resources map[string]knownResource
 	scopes    map[string]knownScopes // by the resource's id
 }
 
-// read is when something was read.
+// read is the time of a read.
 type read struct {
 	at time.Time
 	n  uint64
@@ -56,7 +56,7 @@ func (c *catalog) stamp(now time.Time) read {
 	return read{at: now, n: c.reads}
 }
 
-// put takes what was read or made of an API.
+// put stores what was read or created of an API.
 func (c *catalog) put(now time.Time, api resource, scopes []scope) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,7 +73,7 @@ func newKnownScopes(stamp read, scopes []scope) knownScopes {
 	return known
 }
 
-// forget drops what is known of an API.
+// forget drops what is known about an API.
 func (c *catalog) forget(identifier string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -81,10 +81,10 @@ func (c *catalog) forget(identifier string) {
 	delete(c.resources, identifier)
 }
 
-// lookup is one call's use of the catalog: nothing is read twice in it, unless it is told to distrust all.
+// lookup is one call's use of the catalog. It reads nothing twice, unless it is told to distrust everything.
 type lookup struct {
 	d     *Driver
-	since uint64 // what was read later needs no second look
+	since uint64 // reads after this one are not repeated
 }
 
 func (d *Driver) newLookup() lookup {
@@ -93,7 +93,7 @@ func (d *Driver) newLookup() lookup {
 	return lookup{d: d, since: d.catalog.reads}
 }
 
-// distrust makes the lookup read again what it needs.
+// distrust makes the lookup read everything again.
 func (l *lookup) distrust(access []provision.Access) {
 	for _, a := range access {
 		l.d.catalog.forget(a.Resource)
@@ -101,14 +101,14 @@ func (l *lookup) distrust(access []provision.Access) {
 	*l = l.d.newLookup()
 }
 
-// young reports whether something was read lately enough to be used, fresh whether in this call.
+// young reports whether a read is recent enough to be used, and fresh whether this call made it.
 func (l *lookup) young(r read) bool {
 	return r.n > 0 && l.d.now().Sub(r.at) < catalogLife
 }
 
 func (l *lookup) fresh(r read) bool { return r.n > l.since }
 
-// resource returns the id of the API that a wants, "" if the server has none.
+// resource returns the id of the API that a names, "" if the server has none.
 func (l *lookup) resource(ctx context.Context, a provision.Access) (string, error) {
 	c := &l.d.catalog
 	c.mu.Lock()
@@ -146,7 +146,7 @@ func (l *lookup) resource(ctx context.Context, a provision.Access) (string, erro
 	return c.resources[a.Resource].id, nil
 }
 
-// scope returns the id of a scope of an API, "" if it has none of that name.
+// scope returns the id of an API's scope, "" if there is none of that name.
 func (l *lookup) scope(ctx context.Context, resourceID, name string) (string, error) {
 	c := &l.d.catalog
 	c.mu.Lock()
@@ -168,14 +168,14 @@ func (l *lookup) scope(ctx context.Context, resourceID, name string) (string, er
 	return c.scopes[resourceID].ids[name], nil
 }
 
-// grant is a scope of an API, as a role has it.
+// grant is a scope of an API in a role.
 type grant struct{ resource, scope string }
 
-// grants are what a role has: the scope's and the resource's ids.
+// grants are a role's: the ids of scope and resource.
 type grants map[grant]struct{ scopeID, resourceID string }
 
-// access returns what of want.Access the role has. An API that the server knows and that nothing is granted of is in it
-// without scopes.
+// access returns the part of want.Access that the role has. It includes an API that the server knows without scopes if
+// the role has none of them.
 func (s *clientSync) access(has grants) []provision.Access {
 	var all []provision.Access
 	for _, a := range s.want.Access {
@@ -194,11 +194,11 @@ func (s *clientSync) access(has grants) []provision.Access {
 	return all
 }
 
-// grantTries bounds how often the scopes of a role are read and put right in one call.
+// grantTries bounds how often one call reads the scopes of a role and puts them right.
 const grantTries = 3
 
-// syncGrants makes the role's scopes those of want.Access that the server knows. What is too much goes first, so that a
-// grant that was withdrawn leaves the server even where another one cannot be given.
+// syncGrants gives the role the scopes of want.Access that the server knows. It removes grants first, so that a
+// withdrawn grant leaves the server even if another one cannot be added.
 func (s *clientSync) syncGrants(ctx context.Context) error {
 	if s.roleCreated {
 		s.state.Access = nil
@@ -222,7 +222,7 @@ func (s *clientSync) syncGrants(ctx context.Context) error {
 			s.state.Access = s.access(has)
 			return nil
 		}
-		// A scope was there already, or is gone, or a race was lost: only looking again tells.
+		// A scope was already there, or is gone, or a race was lost. Only looking again tells.
 		if try == grantTries || !disputed(err) && !gone(err) {
 			return err
 		}
@@ -246,22 +246,22 @@ func (s *clientSync) readGrants(ctx context.Context) (grants, error) {
 	return has, nil
 }
 
-// wanted reports whether a grant is wanted, of that very API.
+// wanted reports whether want.Access has the grant, of this very API.
 func (s *clientSync) wanted(g grant, resourceID string) bool {
 	return slices.ContainsFunc(s.want.Access, func(a provision.Access) bool {
 		return a.Resource == g.resource && (a.ResourceID == "" || a.ResourceID == resourceID) && slices.Contains(a.Scopes, g.scope)
 	})
 }
 
-// had reports whether the last complete call left a grant to this role.
+// had reports whether the last complete call left the grant in this role.
 func (s *clientSync) had(g grant) bool {
 	return s.settled() && slices.ContainsFunc(s.began.Access, func(a provision.Access) bool {
 		return a.Resource == g.resource && slices.Contains(a.Scopes, g.scope)
 	})
 }
 
-// announceLess records the access without what is about to be withdrawn, so that nobody asks for a token with it
-// meanwhile. Until the call is complete, what the server has beside it was not changed by somebody.
+// announceLess records the access without the grants about to be withdrawn, so that nobody asks for a token with them
+// meanwhile. Until the call is complete, more access at the server does not count as drift.
 func (s *clientSync) announceLess(ctx context.Context) error {
 	var less []provision.Access
 	goes := false
@@ -320,7 +320,7 @@ func (s *clientSync) give(ctx context.Context, has grants, look *lookup) error {
 	return nil
 }
 
-// missing returns the grants that are wanted, not there, and known to the server.
+// missing returns the grants that are wanted and known to the server, but not in the role.
 func (s *clientSync) missing(ctx context.Context, has grants, look *lookup) (grants, error) {
 	add := grants{}
 	var incomplete []provision.Access
@@ -330,7 +330,7 @@ func (s *clientSync) missing(ctx context.Context, has grants, look *lookup) (gra
 			continue
 		}
 		incomplete = append(incomplete, a)
-		// What the role should still have and has not, somebody changed: the scope may be another one by now.
+		// Somebody removed a grant that the role should still have. The scope may be another one by now.
 		if slices.ContainsFunc(a.Scopes, func(name string) bool { return lacks(name) && s.had(grant{a.Resource, name}) }) {
 			s.d.catalog.forget(a.Resource)
 		}
@@ -338,7 +338,7 @@ func (s *clientSync) missing(ctx context.Context, has grants, look *lookup) (gra
 	if len(incomplete) == 0 {
 		return add, nil
 	}
-	select { // one reads, the others find what it read
+	select { // one caller reads, the others use its result
 	case s.d.catalog.turn <- struct{}{}:
 		defer func() { <-s.d.catalog.turn }()
 	case <-ctx.Done():

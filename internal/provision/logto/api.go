@@ -30,7 +30,7 @@ type scope struct {
 	ResourceID  string    `json:"resourceId"`
 	Name        string    `json:"name"`
 	Description string    `json:"description"`
-	Resource    *resource `json:"resource"` // only among a role's scopes
+	Resource    *resource `json:"resource"` // present only in a role's scopes
 }
 
 func (s scope) key() string { return s.ID }
@@ -55,7 +55,7 @@ func (d *Driver) SyncAPI(ctx context.Context, want provision.API, state *provisi
 	return s.drift, err
 }
 
-// apiSync is one call's view of an API.
+// apiSync is the state of one call for an API.
 type apiSync struct {
 	d     *Driver
 	want  provision.API
@@ -63,11 +63,11 @@ type apiSync struct {
 	keep  provision.Keep
 	drift []provision.Drift
 
-	api      *resource // nil while it does not exist
-	recorded bool      // it is the one that the state speaks of
-	created  bool      // by this call: it has no scopes yet
+	api      *resource // nil if it does not exist
+	recorded bool      // it is the one in the state
+	created  bool      // by this call, so it has no scopes yet
 	origin   provision.Origin
-	scopes   []scope // those it has
+	scopes   []scope // the scopes that it has
 }
 
 func (s *apiSync) changed(format string, args ...any) {
@@ -80,8 +80,8 @@ func (s *apiSync) find(ctx context.Context) (err error) {
 	return err
 }
 
-// findAPI returns the API resource of an identifier, nil if there is none. id is where it was the last time: it is
-// believed only as long as the identifier there is the same.
+// findAPI returns the API resource with an identifier, nil if there is none. id is its last known id, which counts only
+// if the resource there still has the identifier.
 func (d *Driver) findAPI(ctx context.Context, identifier, id string) (*resource, error) {
 	if id != "" {
 		api, err := get[resource](ctx, d, readingAPI, resource{ID: id}.path())
@@ -102,7 +102,7 @@ func (d *Driver) findAPI(ctx context.Context, identifier, id string) (*resource,
 	return nil, nil
 }
 
-// claim says how the API came under the owner's care, or that it did not.
+// claim decides how the API comes under the owner's care, or why it does not.
 func (s *apiSync) claim() (provision.Origin, error) {
 	mark := provision.MarkIn(s.api.Name)
 	switch {
@@ -152,7 +152,7 @@ func (s *apiSync) create(ctx context.Context) error {
 		body["accessTokenTtl"] = seconds(s.want.TokenLifetime)
 	}
 	made, err := create[resource](ctx, s.d, "create the API", "/resources", body)
-	if disputed(err) { // somebody was faster, maybe an earlier request of ours
+	if disputed(err) { // somebody else was faster, maybe an earlier request of ours
 		found, lookErr := s.d.findAPI(ctx, s.want.Identifier, "")
 		if lookErr != nil {
 			return lookErr
@@ -169,12 +169,12 @@ func (s *apiSync) create(ctx context.Context) error {
 	return nil
 }
 
-// record keeps what the API is before anything is done with it.
+// record persists which API it is before anything is done with it.
 func (s *apiSync) record(ctx context.Context) error {
 	if s.recorded && s.state.Origin == s.origin {
 		return nil
 	}
-	if !s.recorded { // what the state says is about another one
+	if !s.recorded { // the state is about another one
 		*s.state = provision.APIState{}
 	}
 	s.state.ID, s.state.Origin = s.api.ID, s.origin
@@ -215,7 +215,7 @@ func (s *apiSync) readScopes(ctx context.Context) (err error) {
 	return err
 }
 
-// deleteScopes deletes what the operator made and nobody declares any more. What others added stays.
+// deleteScopes deletes the scopes that the operator made and nobody declares any more. Scopes of others stay.
 func (s *apiSync) deleteScopes(ctx context.Context) error {
 	for i := 0; i < len(s.scopes); {
 		c := s.scopes[i]
@@ -233,8 +233,8 @@ func (s *apiSync) deleteScopes(ctx context.Context) error {
 	return nil
 }
 
-// describeScopes gives the scopes that the operator made their descriptions and marks. On an API that it created, those
-// are all that are declared.
+// describeScopes restores the descriptions and marks of the scopes that the operator made. On an API that it created,
+// these are all declared scopes.
 func (s *apiSync) describeScopes(ctx context.Context) error {
 	for i := range s.scopes {
 		c := &s.scopes[i]
@@ -289,7 +289,7 @@ func (s *apiSync) addScopes(ctx context.Context) error {
 	return nil
 }
 
-// observe compares and changes nothing.
+// observe compares, and changes nothing.
 func (s *apiSync) observe(ctx context.Context) error {
 	if s.api == nil {
 		return &provision.Error{Kind: provision.NotFound, Message: fmt.Sprintf("API %q does not exist at the server", s.want.Identifier)}
@@ -324,7 +324,7 @@ func (s *apiSync) observe(ctx context.Context) error {
 	}
 	slices.Sort(s.drift)
 	found := provision.APIState{ID: s.api.ID, Origin: provision.Observed, Scopes: s.declared(), TokenLifetime: s.api.lifetime()}
-	// What the operator made is not forgotten: names and descriptions may be changed while nothing is put back.
+	// Remember what the operator made: somebody may change names and descriptions while nothing is put back.
 	if s.recorded && s.state.Origin != "" {
 		found.Origin = s.state.Origin
 		for _, c := range s.scopes {
@@ -356,8 +356,8 @@ func (s *apiSync) remove(ctx context.Context) error {
 		return err
 	}
 	s.d.catalog.forget(s.want.Identifier)
-	// What was recorded as created is the owner's though it was renamed, and what carries its mark though nothing was
-	// recorded. What was adopted is not deleted, whatever its name.
+	// An API recorded as created is the owner's even if it was renamed, and so is one with the owner's mark even if
+	// nothing was recorded. An adopted API is never deleted, whatever its name.
 	mark := provision.MarkIn(s.api.Name)
 	adopted := s.recorded && s.state.Origin == provision.Adopted
 	if !adopted && (mark == s.want.Owner.ID() || mark == "" && s.recorded && s.state.Origin == provision.Created) {
@@ -378,7 +378,7 @@ func (s *apiSync) remove(ctx context.Context) error {
 
 func (s *apiSync) scopePath(c scope) string { return s.api.path() + "/scopes/" + url.PathEscape(c.ID) }
 
-// declares returns the declared scope of a name, nil if there is none.
+// declares returns the declared scope with a name, nil if there is none.
 func (s *apiSync) declares(name string) *provision.Scope {
 	if i := slices.IndexFunc(s.want.Scopes, func(c provision.Scope) bool { return c.Name == name }); i >= 0 {
 		return &s.want.Scopes[i]
@@ -391,7 +391,7 @@ func (s *apiSync) has(name string) bool {
 	return slices.ContainsFunc(s.scopes, func(c scope) bool { return c.Name == name })
 }
 
-// hadScope reports whether the last complete call left a scope at this API.
+// hadScope reports whether the last complete call left the scope at this API.
 func (s *apiSync) hadScope(name string) bool {
 	return s.recorded && slices.Contains(s.state.Scopes, name)
 }

@@ -21,15 +21,15 @@ import (
 
 // request is one request to the Management API.
 type request struct {
-	doing  string // what it is for, as an error says it: "create the API"
+	doing  string // its purpose, as an error states it: "create the API"
 	method string
 	path   string // below /api, escaped
 	query  url.Values
 	body   any // sent as JSON, nil for none
 }
 
-// call makes a request and decodes the answer into out, nil for an answer that does not matter. Where the token is not
-// taken, it is replaced and the request is made once more. Errors are *provision.Error or the context's own.
+// call makes a request and decodes the answer into out, unless that is nil. If Logto does not accept the token, call
+// gets another one and repeats the request once. Errors are *provision.Error or the context's.
 func (d *Driver) call(ctx context.Context, r request, out any) (http.Header, error) {
 	for again := false; ; again = true {
 		token, err := d.managementToken(ctx)
@@ -43,7 +43,7 @@ func (d *Driver) call(ctx context.Context, r request, out any) (http.Header, err
 			if !again {
 				continue
 			}
-		case http.StatusForbidden: // the role may have been given since the token was made
+		case http.StatusForbidden: // the application may have got the role since the token was made
 			d.forgetToken(ctx, token)
 		}
 		return header, err
@@ -91,7 +91,7 @@ func (d *Driver) once(ctx context.Context, r request, token string, out any) (ht
 	return resp.Header, nil
 }
 
-// tooLarge is an answer that is larger than the client takes.
+// tooLarge is an answer that is larger than the client accepts.
 type tooLarge struct{ told *provision.Error }
 
 func (e tooLarge) Error() string { return e.told.Error() }
@@ -118,11 +118,11 @@ func (r request) unanswered(ctx context.Context, err error) error {
 	}
 }
 
-// codes are words joined by dots, such as scope.name_exists. What has another form may be an echo of anything.
+// codes are words joined by dots, such as scope.name_exists. A code of another form may echo anything.
 var codes = regexp.MustCompile(`^[a-z]+(_[a-z]+)*(\.[a-z0-9]+(_[a-z0-9]+)*){1,3}$`)
 
-// refusal is the error for an answer that is not 2xx. Only the code of the body is used: the message is localised, and
-// both may repeat what was sent.
+// refusal returns the error for an answer that is not 2xx. Of the body it uses only the code: the message is localised,
+// and both may repeat what was sent.
 func (d *Driver) refusal(r request, resp *http.Response, raw []byte) error {
 	var body struct{ Code json.RawMessage }
 	var code string
@@ -146,7 +146,7 @@ func (d *Driver) refusal(r request, resp *http.Response, raw []byte) error {
 	case e.Status == http.StatusNotFound && code == "":
 		e.Kind, said = provision.Unavailable, said+" in a form that is not Logto's; check the endpoint"
 	case gone(e), e.Status == http.StatusRequestTimeout, e.Status == http.StatusTooManyRequests, e.Status >= 500:
-		// Something that is gone in the middle of a call was deleted beside it: the next call finds out.
+		// Something that vanishes in the middle of a call was deleted by somebody else. The next call sorts that out.
 		e.Kind = provision.Unavailable
 	default:
 		e.Kind = provision.Refused
@@ -158,7 +158,7 @@ func (d *Driver) refusal(r request, resp *http.Response, raw []byte) error {
 
 const roleNeeded = `the operator's application needs the machine-to-machine role "Logto Management API access" (scope "all" of the Management API)`
 
-// statusOf returns the status of an answer that was an error, else 0.
+// statusOf returns the HTTP status of an error, 0 if it has none.
 func statusOf(err error) int {
 	var e *provision.Error
 	if errors.As(err, &e) {
@@ -167,8 +167,8 @@ func statusOf(err error) int {
 	return 0
 }
 
-// gone reports whether the answer is that something does not exist. Logto says so in several ways, some with status 400.
-// A 404 without a code is none of them: it may be a proxy's.
+// gone reports whether the answer says that something does not exist. Logto has several ways to say so, some with
+// status 400. A 404 without a code does not count, because it may be a proxy's.
 func gone(err error) bool {
 	var e *provision.Error
 	if !errors.As(err, &e) || e.Status/100 != 4 {
@@ -181,8 +181,8 @@ func gone(err error) bool {
 	return e.Status == http.StatusNotFound && strings.HasPrefix(e.Code, "entity.")
 }
 
-// disputed reports whether what was to be created may exist: a 422 says so if it is not about something else, and a 500 is
-// what Logto answers to the loser of a race. Only looking tells.
+// disputed reports whether what was to be created may already exist: a 422 means that, or something else, and the loser
+// of a race gets a 500. Only looking tells.
 func disputed(err error) bool {
 	var e *provision.Error
 	if !errors.As(err, &e) {
@@ -196,8 +196,8 @@ func disputed(err error) bool {
 	return strings.HasSuffix(e.Code, "_in_use") || strings.HasSuffix(e.Code, "_exists") && !strings.HasPrefix(e.Code, "entity.")
 }
 
-// remove makes a DELETE, for which absence is success. A 404 without a code will do: what calls it has read from the
-// server before, or does no more than end a secret.
+// remove makes a DELETE, for which absence is success. Here a 404 without a code counts: the callers have read from the
+// server before, or only remove a secret.
 func (d *Driver) remove(ctx context.Context, doing, path string) error {
 	_, err := d.call(ctx, request{doing: doing, method: http.MethodDelete, path: path}, nil)
 	if gone(err) || statusOf(err) == http.StatusNotFound {
@@ -221,7 +221,7 @@ func get[T thing](ctx context.Context, d *Driver, doing, path string) (*T, error
 	return &found, nil
 }
 
-// create makes a POST that answers with what it made.
+// create makes a POST and returns what it made.
 func create[T thing](ctx context.Context, d *Driver, doing, path string, body any) (*T, error) {
 	var made T
 	r := request{doing: doing, method: http.MethodPost, path: path, body: body}
@@ -239,18 +239,18 @@ func (d *Driver) patch(ctx context.Context, doing, path string, body any) error 
 	return err
 }
 
-// thing is what lists are of. key tells two of them apart.
+// thing is an element of a list. key is unique within the list.
 type thing interface{ key() string }
 
-// Lists are read by the largest page, and by smaller ones where such a page is larger than a body may be.
+// Lists are read in the largest pages, or in smaller ones if such a page exceeds the bound of a body.
 const (
 	largestPage  = 100
 	smallestPage = 4
 	listTries    = 4
 )
 
-// list reads all pages of a list. Most lists of Logto have no order, and others change them meanwhile, so that a thing
-// may be on two pages or on none: the list is read again until it has all that the server said there was.
+// list reads all pages of a list. Most lists of Logto have no order, and others change them meanwhile, so a thing may
+// be on two pages or on none. list repeats the reading until it has as many as the server said there were.
 func list[T thing](ctx context.Context, d *Driver, doing, path string, query url.Values) ([]T, error) {
 	size := largestPage
 	for try := 0; try < listTries; try++ {
@@ -272,7 +272,7 @@ func list[T thing](ctx context.Context, d *Driver, doing, path string, query url
 
 func listOnce[T thing](ctx context.Context, d *Driver, doing, path string, query url.Values, size int) (all []T, whole bool, err error) {
 	seen := map[string]bool{}
-	most := 0 // how many there were when it began, or more
+	most := 0 // how many there were at the beginning, or more
 	for page := 1; ; page++ {
 		q := url.Values{"page": {strconv.Itoa(page)}, "page_size": {strconv.Itoa(size)}}
 		for name, value := range query {
@@ -300,7 +300,7 @@ func listOnce[T thing](ctx context.Context, d *Driver, doing, path string, query
 		if page == 1 {
 			most = total
 		}
-		// What comes into being meanwhile need not be in it. What goes may have moved something past the reader.
+		// The list need not hold what was created meanwhile. But a deletion may have moved something past the reader.
 		if total < most {
 			return nil, false, nil
 		}
@@ -310,7 +310,7 @@ func listOnce[T thing](ctx context.Context, d *Driver, doing, path string, query
 	}
 }
 
-// marked is the query for everything that has the owner's tag in its name or description. Neither _ nor % is in a tag.
+// marked returns the query for everything with the owner's tag in its name or description. A tag has neither _ nor %.
 func marked(o provision.Owner) url.Values {
 	return url.Values{"search": {"%" + o.Tag() + "%"}, "isCaseSensitive": {"true"}}
 }

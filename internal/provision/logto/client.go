@@ -14,10 +14,10 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// machineToMachine is the type of the applications and roles that the operator has to do with.
+// machineToMachine is the type of the applications and roles that the operator manages.
 const machineToMachine = "MachineToMachine"
 
-// application has what the operator needs of one. The body may also carry a secret, which is never decoded.
+// application holds the members that the operator needs. The body may also carry a secret, which is never decoded.
 type application struct {
 	ID          string          `json:"id"`
 	Name        string          `json:"name"`
@@ -30,10 +30,10 @@ func (a application) key() string { return a.ID }
 
 func (a application) path() string { return "/applications/" + url.PathEscape(a.ID) }
 
-// customMember is the member of an application's custom data that says who its owner is.
+// customMember is the member of an application's custom data that names its owner.
 const customMember = "m2m-operator"
 
-// customOwner returns the owner in the application's custom data, the zero one if there is none.
+// customOwner returns the owner in the application's custom data, the zero value if there is none.
 func (a application) customOwner() provision.Owner {
 	var members map[string]json.RawMessage
 	var owner provision.Owner
@@ -43,7 +43,7 @@ func (a application) customOwner() provision.Owner {
 	return owner
 }
 
-// marks are the IDs of the owners that the application is marked with.
+// marks returns the IDs of the owners that the application is marked with.
 func (a application) marks() []string {
 	var ids []string
 	if id := provision.MarkIn(a.Description); id != "" {
@@ -77,7 +77,7 @@ func (r role) key() string { return r.ID }
 
 func (r role) path() string { return "/roles/" + url.PathEscape(r.ID) }
 
-// description is what an application and a role of the owner are described by: the mark, and words for people.
+// description returns the description of the owner's application and role: the mark, and words for people.
 func description(o provision.Owner) string {
 	text := o.Mark() + " M2MClient " + o.Namespace + "/" + o.Name
 	if len(text) > provision.MaxName {
@@ -86,7 +86,7 @@ func description(o provision.Owner) string {
 	return strings.TrimSpace(text)
 }
 
-// What requests are for, as errors say it.
+// The purposes of requests, as errors state them.
 const (
 	readingApplication      = "read the application"
 	readingApplications     = "read the applications"
@@ -115,7 +115,7 @@ func (d *Driver) SyncClient(ctx context.Context, want provision.Client, state *p
 	return s.drift, nil
 }
 
-// clientSync is one call's view of a client.
+// clientSync is the state of one call for a client.
 type clientSync struct {
 	d     *Driver
 	want  provision.Client
@@ -123,17 +123,17 @@ type clientSync struct {
 	keep  provision.Keep
 	drift []provision.Drift
 
-	creating bool                  // an earlier call may have made what the state does not know of
-	began    provision.ClientState // the state at the start, its identifiers and access
-	known    map[string]string     // the ids of the APIs that were looked up, by identifier
+	creating bool                  // an earlier call may have created something unrecorded
+	began    provision.ClientState // the identifiers and the access in the state at the start
+	known    map[string]string     // the ids of the APIs looked up, by identifier
 
 	app        application
-	appCreated bool // by this call: it has no roles yet
+	appCreated bool // by this call, so it has no roles yet
 
 	role        role
-	roleCreated bool   // by this call: it has no scopes and no applications yet
-	roles       []role // those of the application
-	tagged      []role // by the owner's tag, as the search for them found at first
+	roleCreated bool   // by this call, so it has no scopes and no applications yet
+	roles       []role // the roles of the application
+	tagged      []role // the roles that the first search for the owner's tag found
 	searched    bool
 }
 
@@ -148,13 +148,13 @@ func (s *clientSync) changed(format string, args ...any) {
 	s.drift = append(s.drift, provision.Driftf(format, args...))
 }
 
-// settled reports whether an earlier call left the application and its role together, so that what is otherwise now was
-// changed by somebody.
+// settled reports whether an earlier call left the application and its role together. Then any difference now is
+// somebody else's change.
 func (s *clientSync) settled() bool {
 	return !s.creating && s.began.ID == s.app.ID && s.began.GrantID == s.role.ID
 }
 
-// announce records that something may be created from now on.
+// announce records that the call may create something from now on.
 func (s *clientSync) announce(ctx context.Context) error {
 	if s.state.Creating {
 		return nil
@@ -189,7 +189,7 @@ func (s *clientSync) syncApplication(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, extra := range mine[min(1, len(mine)):] { // of requests whose answers were lost
+	for _, extra := range mine[min(1, len(mine)):] { // made by requests whose answers were lost
 		if err := s.d.remove(ctx, "delete a second application of the client", extra.path()); err != nil {
 			return err
 		}
@@ -205,7 +205,7 @@ func (s *clientSync) findApplications(ctx context.Context) ([]application, error
 	}
 	mine := s.ownApplications(all)
 	if s.state.ID != "" && !slices.ContainsFunc(mine, func(a application) bool { return a.ID == s.state.ID }) {
-		// It has been renamed, or lost its marks, or is gone.
+		// It was renamed, lost its marks, or is gone.
 		app, err := get[application](ctx, s.d, readingApplication, application{ID: s.state.ID}.path())
 		switch {
 		case err != nil:
@@ -218,7 +218,7 @@ func (s *clientSync) findApplications(ctx context.Context) ([]application, error
 			s.changed("The application was missing")
 		}
 	}
-	if s.state.ID == "" && len(mine) == 0 { // name and description may have been changed while nothing was recorded
+	if s.state.ID == "" && len(mine) == 0 { // somebody may have changed name and description while nothing was recorded
 		if mine, err = s.applicationsByCustomData(ctx); err != nil {
 			return nil, err
 		}
@@ -233,9 +233,9 @@ func (s *clientSync) findApplications(ctx context.Context) ([]application, error
 	return mine, nil
 }
 
-// applicationsByCustomData returns the applications of the owner that only their custom data tells, for which there is
-// no search. All are read where one may just have been made; else those that have the role of the owner, for all of them
-// would be too many to read for each new client.
+// applicationsByCustomData returns the owner's applications that only their custom data identifies. There is no search
+// for that. It reads all applications if one may just have been made, and otherwise those with the owner's role,
+// because all would be too many to read for each new client.
 func (s *clientSync) applicationsByCustomData(ctx context.Context) ([]application, error) {
 	path, doing := "/applications", readingApplications
 	if !s.creating {
@@ -260,7 +260,7 @@ func (s *clientSync) ownApplications(all []application) []application {
 }
 
 func (s *clientSync) createApplication(ctx context.Context) error {
-	if s.state.ID != "" { // it is gone, and the next one is looked for by its mark
+	if s.state.ID != "" { // it is gone, and the mark finds the next one
 		s.state.ID, s.state.Origin, s.state.Creating = "", "", false
 	}
 	if err := s.announce(ctx); err != nil {
@@ -291,7 +291,7 @@ func (s *clientSync) restoreApplication(ctx context.Context) error {
 	}
 	custom := s.app.customOwner()
 	lost := !owner.Owns(s.app.Description) || custom.ID() != owner.ID()
-	// An object of the same name takes over what an earlier one left, and is marked then; that is no drift.
+	// An object of the same name takes over what an earlier one left, and marks it anew. That is not drift.
 	if !owner.Owns(s.app.Description) || !strings.Contains(s.app.Description, owner.Mark()) {
 		body["description"] = description(owner)
 	}
@@ -301,7 +301,7 @@ func (s *clientSync) restoreApplication(ctx context.Context) error {
 		}
 	}
 	if custom != owner {
-		// Merged by the server: what others keep there stays.
+		// The server merges this, so the data of others stays.
 		if err := s.d.patch(ctx, "mark the application", s.app.path()+"/custom-data", map[string]any{customMember: owner}); err != nil {
 			return err
 		}
@@ -313,10 +313,9 @@ func (s *clientSync) restoreApplication(ctx context.Context) error {
 	return nil
 }
 
-// adopt takes over the application that want names. What it is called and who made it stays as it is.
+// adopt takes over the application that want names. Its name and its maker stay as they are.
 func (s *clientSync) adopt(ctx context.Context) error {
-	// The server's owner names another one: what was taken over is given back,
-	// whatever becomes of the other.
+	// The server's owner names another application. Give back the one taken over, whatever becomes of the other.
 	if s.state.Origin == provision.Adopted && s.state.ID != s.want.Adopt {
 		if err := s.leave(ctx); err != nil {
 			return err
@@ -336,7 +335,7 @@ func (s *clientSync) adopt(ctx context.Context) error {
 	case app.foreignTo(s.want.Owner):
 		return &provision.Error{Kind: provision.Conflict, Message: fmt.Sprintf("application %q, which is to be adopted, is marked as another M2MClient's", s.want.Adopt)}
 	}
-	// What the client was before is given up first: another application, or one that may have been created.
+	// First give up what the client was before: another application, or one that may have been created.
 	if s.state.ID != "" && s.state.ID != app.ID || s.state.Origin == "" && s.state.Creating {
 		if err := s.leave(ctx); err != nil {
 			return err
@@ -350,7 +349,7 @@ func (s *clientSync) adopt(ctx context.Context) error {
 	return s.keep(ctx)
 }
 
-// leave gives up what the client was so far, because it becomes another one.
+// leave gives up the client's former application, because it becomes another one.
 func (s *clientSync) leave(ctx context.Context) error {
 	err := s.removeAll(ctx)
 	s.creating, s.began = false, provision.ClientState{}

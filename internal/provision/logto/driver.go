@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package logto provisions at Logto through its Management API: an API is an API resource with its scopes, a client is
-// a machine-to-machine application with one role of its own that carries exactly the granted scopes, a credential is a
-// client secret of the application. Names are not unique for applications, and lists are paged and unordered, so
-// whatever is created is found again by its name and the mark of its owner, which is in the description of an
-// application, a role and a scope, in an application's custom data, and in the name of an API resource and a secret.
+// Package logto provisions at Logto through its Management API. An API is an API resource with its scopes. A client is
+// a machine-to-machine application with one role of its own, which carries exactly the granted scopes. A credential is
+// a client secret of the application. Names of applications are not unique, and lists are paged and unordered. So the
+// driver finds what it created by its name and by the mark of its owner, which is in the description of an application,
+// a role and a scope, in an application's custom data, and in the name of an API resource and a secret.
 package logto
 
 import (
@@ -17,18 +17,18 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// Config says which Logto it is and who asks.
+// Config identifies a Logto, and the application that the driver acts as.
 type Config struct {
 	// Endpoint is the server's base URL.
 	Endpoint string
-	// ManagementAPI is the identifier of the Management API, "" for ManagementAPI(Endpoint).
+	// ManagementAPI is the identifier of the Management API; "" means ManagementAPI(Endpoint).
 	ManagementAPI string
 	// ClientID and ClientSecret are those of a machine-to-machine application with the Management API role.
 	ClientID     string
 	ClientSecret provision.Sensitive
-	// HTTP carries the requests. It bounds time and bodies, and paces.
+	// HTTP makes the requests. It bounds time and bodies, and sets the pace.
 	HTTP *http.Client
-	// Now is the time.
+	// Now returns the time.
 	Now func() time.Time
 }
 
@@ -52,7 +52,7 @@ func New(c Config) *Driver {
 	if c.ManagementAPI == "" {
 		c.ManagementAPI = ManagementAPI(endpoint)
 	}
-	// Redirects are refused whatever the caller's client does with them: they would carry the token elsewhere.
+	// Never follow redirects, whatever the caller's client does: they would carry the token elsewhere.
 	client := *c.HTTP
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &Driver{
@@ -61,8 +61,8 @@ func New(c Config) *Driver {
 	}
 }
 
-// ManagementAPI is the identifier of the Management API behind an endpoint: https://<tenant>.logto.app/api at Logto
-// Cloud, and https://default.logto.app/api wherever else.
+// ManagementAPI returns the identifier of the Management API behind an endpoint: https://<tenant>.logto.app/api at
+// Logto Cloud, and https://default.logto.app/api everywhere else.
 func ManagementAPI(endpoint string) string {
 	if u, err := url.Parse(endpoint); err == nil {
 		host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
@@ -75,16 +75,15 @@ func ManagementAPI(endpoint string) string {
 
 const cloudSuffix = ".logto.app"
 
-// Check gets a token and reads the least there is to read.
+// Check gets a token and makes the smallest request there is.
 func (d *Driver) Check(ctx context.Context) error {
 	_, err := d.call(ctx, request{doing: "read the applications", method: http.MethodGet, path: "/applications",
 		query: url.Values{"page": {"1"}, "page_size": {"1"}}}, new([]application))
 	return err
 }
 
-// reserved reports whether an identifier is that of a Management API, this server's or that of any tenant of Logto Cloud.
-// Logto compares identifiers byte by byte, and proxies and people do not, so that what differs from one only in its
-// spelling is reserved too.
+// reserved reports whether an identifier is that of a Management API, of this server or of any tenant of Logto Cloud.
+// Logto compares identifiers byte by byte, but proxies and people do not, so different spellings are reserved too.
 func (d *Driver) reserved(identifier string) bool {
 	got := normalize(identifier)
 	if got == normalize(d.managementAPI) {

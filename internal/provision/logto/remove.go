@@ -20,7 +20,7 @@ func (d *Driver) RemoveClient(ctx context.Context, want provision.Client, state 
 	return s.removeAll(ctx)
 }
 
-// removeAll removes the role, and then the application or, if it was adopted, the secrets that were added to it.
+// removeAll removes the role, and then the application or, if it was adopted, the secrets added to it.
 func (s *clientSync) removeAll(ctx context.Context) error {
 	if err := s.removeRole(ctx); err != nil {
 		return err
@@ -49,8 +49,8 @@ func (s *clientSync) removeRole(ctx context.Context) error {
 	return nil
 }
 
-// leftRoles returns the roles of the client. A recorded one is the client's though it lost its mark, unless it has
-// another's.
+// leftRoles returns the roles of the client. A recorded role is the client's even without its mark, unless it has
+// another owner's.
 func (s *clientSync) leftRoles(ctx context.Context) ([]role, error) {
 	var mine []role
 	if s.state.GrantID != "" {
@@ -67,7 +67,7 @@ func (s *clientSync) leftRoles(ctx context.Context) ([]role, error) {
 	if len(mine) > 0 && !s.creating {
 		return mine, nil
 	}
-	others, _, err := s.searchRoles(ctx) // one of the name that is not the client's stays
+	others, _, err := s.searchRoles(ctx) // a role of this name that is not the client's stays
 	for _, r := range others {
 		if !slices.ContainsFunc(mine, func(m role) bool { return m.ID == r.ID }) {
 			mine = append(mine, r)
@@ -92,8 +92,8 @@ func (s *clientSync) removeApplication(ctx context.Context) error {
 	return nil
 }
 
-// adopted reports whether the client's application is somebody else's. While nothing is recorded, only what may have been
-// created is the operator's.
+// adopted reports whether the client's application is somebody else's. If nothing is recorded, it is the operator's
+// only if a call may have created it.
 func (s *clientSync) adopted() bool {
 	if s.state.ID != "" && s.state.ID == s.want.Adopt {
 		return true
@@ -101,11 +101,11 @@ func (s *clientSync) adopted() bool {
 	return s.state.Origin == provision.Adopted || s.state.Origin == "" && s.want.Adopt != "" && !s.creating
 }
 
-// leftApplications returns the applications of the client, of which there is more than one only if an answer was lost.
+// leftApplications returns the applications of the client. There is more than one only if an answer was lost.
 func (s *clientSync) leftApplications(ctx context.Context) ([]application, error) {
 	query := marked(s.want.Owner)
 	if s.creating {
-		query = nil // name and description may have been changed since it was made
+		query = nil // somebody may have changed name and description since it was made
 	}
 	all, err := list[application](ctx, s.d, readingApplications, "/applications", query)
 	if err != nil {
@@ -121,12 +121,12 @@ func (s *clientSync) leftApplications(ctx context.Context) ([]application, error
 			mine = append(mine, *recorded)
 		}
 	}
-	// An application that is to be adopted is not deleted, whoever made it.
+	// An application to be adopted is never deleted, whoever made it.
 	return slices.DeleteFunc(mine, func(a application) bool { return a.ID == s.want.Adopt || a.ID == s.d.clientID }), nil
 }
 
-// removeSecrets deletes the secrets from an application that stays: the client's own if it was adopted, else all, the
-// one that Logto gave it included, which nobody uses.
+// removeSecrets deletes secrets from an application that stays: the client's own if the application was adopted, else
+// all, including the one that Logto gave it and nobody uses.
 func (s *clientSync) removeSecrets(ctx context.Context, id string) error {
 	if id == "" {
 		return nil
@@ -150,9 +150,9 @@ func (s *clientSync) removeSecrets(ctx context.Context, id string) error {
 	return nil
 }
 
-// retain takes the client's secrets and leaves application and role. They get back their names and marks, by which the
-// next object of that name finds them: their identifiers go with this one. A client that is denied its access loses the
-// role.
+// retain removes the client's secrets but keeps application and role. It restores their names and marks, by which the
+// next object of the same name finds them, because their identifiers go with this one. A client that is denied its
+// access loses the role.
 func (s *clientSync) retain(ctx context.Context) error {
 	if s.adopted() {
 		if err := s.removeSecrets(ctx, cmp.Or(s.state.ID, s.want.Adopt)); err != nil {
@@ -182,7 +182,7 @@ func (s *clientSync) retain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(roles) == 1 { // the name is unique, and of two the next call keeps one
+	if len(roles) == 1 { // the name is unique; of two roles the next call keeps one
 		s.role = roles[0]
 		if err := s.restoreRole(ctx); err != nil {
 			return err

@@ -13,7 +13,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// syncRole finds or makes the client's role, which carries its access and nothing else.
+// syncRole finds or creates the client's role, which carries its access and nothing else.
 func (s *clientSync) syncRole(ctx context.Context) error {
 	if !s.appCreated {
 		var err error
@@ -45,7 +45,7 @@ func (s *clientSync) syncRole(ctx context.Context) error {
 	return s.restoreRole(ctx)
 }
 
-// findRoles returns the roles of the owner, the one to keep first.
+// findRoles returns the owner's roles, the one to keep first.
 func (s *clientSync) findRoles(ctx context.Context) ([]role, error) {
 	if s.state.GrantID != "" {
 		recorded, err := s.recordedRole(ctx)
@@ -62,13 +62,13 @@ func (s *clientSync) findRoles(ctx context.Context) ([]role, error) {
 			s.changed("The role was missing")
 		}
 	}
-	if s.searched { // for the application
+	if s.searched { // while looking for the application
 		return s.tagged, nil
 	}
 	return s.rolesByTag(ctx)
 }
 
-// recordedRole returns the role that the state speaks of, nil if it is gone.
+// recordedRole returns the role in the state, nil if it is gone.
 func (s *clientSync) recordedRole(ctx context.Context) (*role, error) {
 	if i := slices.IndexFunc(s.roles, func(r role) bool { return r.ID == s.state.GrantID }); i >= 0 {
 		return &s.roles[i], nil
@@ -76,8 +76,8 @@ func (s *clientSync) recordedRole(ctx context.Context) (*role, error) {
 	return get[role](ctx, s.d, readingRole, role{ID: s.state.GrantID}.path())
 }
 
-// rolesByTag returns the roles of the owner, the one of its name first, which is unique. One of that name that is not
-// the owner's is an error.
+// rolesByTag returns the owner's roles, first the one with its name, which is unique. If that one is not the owner's,
+// the result is an error.
 func (s *clientSync) rolesByTag(ctx context.Context) ([]role, error) {
 	mine, taken, err := s.searchRoles(ctx)
 	if taken {
@@ -88,7 +88,7 @@ func (s *clientSync) rolesByTag(ctx context.Context) ([]role, error) {
 	return mine, err
 }
 
-// searchRoles returns the roles of the owner, and whether one of its name is not the owner's.
+// searchRoles returns the owner's roles, and whether a role with its name is not the owner's.
 func (s *clientSync) searchRoles(ctx context.Context) (mine []role, taken bool, err error) {
 	all, err := list[role](ctx, s.d, readingRoles, "/roles", marked(s.want.Owner))
 	if err != nil {
@@ -113,8 +113,8 @@ func (s *clientSync) searchRoles(ctx context.Context) (mine []role, taken bool, 
 	return mine, taken, nil
 }
 
-// createRole makes the role without scopes: with scopes that turn out not to exist, Logto leaves it behind and answers
-// that it did nothing.
+// createRole creates the role without scopes. If it gave scopes that do not exist, Logto would create the role and
+// answer that it did not.
 func (s *clientSync) createRole(ctx context.Context) ([]role, error) {
 	if err := s.announce(ctx); err != nil {
 		return nil, err
@@ -156,7 +156,7 @@ func (s *clientSync) restoreRole(ctx context.Context) error {
 	return nil
 }
 
-// removeRoles takes every other role from an application that the operator created. One that was adopted may have
+// removeRoles removes every other role from an application that the operator created. An adopted application may have
 // roles of its own.
 func (s *clientSync) removeRoles(ctx context.Context) error {
 	if s.state.Origin != provision.Created {
@@ -176,7 +176,7 @@ func (s *clientSync) removeRoles(ctx context.Context) error {
 	return nil
 }
 
-// assign gives the role to the client's application and to no other.
+// assign gives the role to the client's application, and takes it from all others.
 func (s *clientSync) assign(ctx context.Context) error {
 	assigned, err := s.assigned(ctx)
 	if err != nil || assigned {
@@ -199,7 +199,7 @@ func (s *clientSync) assign(ctx context.Context) error {
 	return nil
 }
 
-// assigned reports whether the application has the role, after it was taken from others.
+// assigned takes the role from other applications, and reports whether the client's has it.
 func (s *clientSync) assigned(ctx context.Context) (assigned bool, err error) {
 	if s.roleCreated {
 		return false, nil

@@ -29,7 +29,7 @@ func (c secret) expired(now time.Time) bool {
 	return c.ExpiresAt != nil && *c.ExpiresAt > 0 && !now.Before(time.UnixMilli(int64(*c.ExpiresAt)))
 }
 
-// secrets are not paged. Their values stay readable.
+// secrets reads an application's secrets. The list is not paged, and the values stay readable.
 func (d *Driver) secrets(ctx context.Context, app application) ([]secret, error) {
 	r := request{doing: "read the application's secrets", method: http.MethodGet, path: app.path() + "/secrets"}
 	var all []secret
@@ -43,8 +43,8 @@ func (d *Driver) deleteSecret(ctx context.Context, applicationID, name string) e
 	return d.remove(ctx, "delete a client secret", application{ID: applicationID}.path()+"/secrets/"+url.PathEscape(name))
 }
 
-// syncSecrets drops from the state what the server does not have, and from the server what the state does not have: of
-// an application that was adopted, only the operator's own.
+// syncSecrets drops from the state what the server does not have, and from the server what the state does not have;
+// from an adopted application, only the operator's own secrets.
 func (s *clientSync) syncSecrets(ctx context.Context) error {
 	all, err := s.d.secrets(ctx, s.app)
 	if err != nil {
@@ -71,7 +71,7 @@ func (s *clientSync) syncSecrets(ctx context.Context) error {
 	return nil
 }
 
-// credential returns the credential of a name, nil if there is none.
+// credential returns the credential with a name, nil if there is none.
 func (s *clientSync) credential(name string) *provision.Credential {
 	for i := range s.state.Credentials {
 		if c := &s.state.Credentials[i]; c.Name == name {
@@ -81,13 +81,13 @@ func (s *clientSync) credential(name string) *provision.Credential {
 	return nil
 }
 
-// dropCredentials drops the issued credentials that are lost.
+// dropCredentials drops the issued credentials that the server has lost.
 func (s *clientSync) dropCredentials(lost func(*provision.Credential) bool) {
 	kept := s.state.Credentials[:0:0]
 	for i := range s.state.Credentials {
 		c := &s.state.Credentials[i]
 		if c.Stage != provision.Issuing && lost(c) {
-			if c.Stage != provision.Retiring { // that one may have been revoked, and the state not have been kept since
+			if c.Stage != provision.Retiring { // an earlier call may have revoked it and then failed to record that
 				s.changed("The client secret was missing")
 			}
 			continue
@@ -105,7 +105,7 @@ func (d *Driver) Issue(ctx context.Context, want provision.Client, state *provis
 	}
 	app := application{ID: state.ID}
 	made, err := create[secret](ctx, d, r.doing, app.path()+"/secrets", map[string]any{"name": c.Name})
-	if disputed(err) { // of an earlier request whose answer was lost
+	if disputed(err) { // an earlier request made it, and its answer was lost
 		all, lookErr := d.secrets(ctx, app)
 		if lookErr != nil {
 			return lookErr

@@ -14,10 +14,10 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// managementScope must be asked for: without it the token is issued and the Management API refuses it.
+// managementScope must be asked for. Without it Logto issues a token that the Management API refuses.
 const managementScope = "all"
 
-// tokenCache holds the token of the Management API. Whoever holds the turn may read and change it, so that no two
+// tokenCache holds the token for the Management API. The holder of the turn may read and change it, so that no two
 // requests for a token are under way at once.
 type tokenCache struct {
 	turn  chan struct{}
@@ -25,10 +25,10 @@ type tokenCache struct {
 	until time.Time
 }
 
-// Lives of a token in the cache.
+// How long a token stays in the cache.
 const (
 	tokenLead    = time.Minute // before its expiry
-	unknownLife  = time.Minute // where the server does not say
+	unknownLife  = time.Minute // if the server does not say
 	shortestLife = time.Second
 )
 
@@ -54,7 +54,7 @@ func (d *Driver) managementToken(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", tokenError(ctx, err)
 	}
-	// Logto leaves out what is not granted, and scope itself if nothing is.
+	// Logto leaves out scopes that it does not grant, and the member scope if it grants none.
 	if !slices.Contains(token.Scopes, managementScope) {
 		return "", &provision.Error{Kind: provision.Refused, Message: gettingToken + "it does not have the scope \"" + managementScope + "\"; " + roleNeeded}
 	}
@@ -93,7 +93,7 @@ func tokenError(ctx context.Context, err error) error {
 	if e.Class == oauth.ClassRetryable {
 		p.Kind = provision.Unavailable
 	}
-	if p.Status == http.StatusNotFound { // of the token endpoint: it says nothing about what the token was for
+	if p.Status == http.StatusNotFound { // this is about the token endpoint, not about what the token was for
 		p.Status = 0
 	}
 	switch {
@@ -121,12 +121,12 @@ func tokenError(ctx context.Context, err error) error {
 	return p
 }
 
-// elsewhere reports whether an answer to a token request, or that there is none, speaks of an endpoint that is not
-// Logto's. Below other paths than its own Logto answers 404, also with the code invalid_request, or with a page.
+// elsewhere reports whether the outcome of a token request suggests that the endpoint is not Logto's. Outside its own
+// paths, Logto answers 404, also with the code invalid_request, or with a page.
 func elsewhere(e *oauth.Error) bool {
 	switch e.Status {
 	case 0:
-		return e.Class != oauth.ClassTerminal // which is ours: a policy, or an empty secret
+		return e.Class != oauth.ClassTerminal // terminal without an answer is our own doing: a policy, or an empty secret
 	case http.StatusOK, http.StatusNotFound, http.StatusMethodNotAllowed:
 		return true
 	}
