@@ -136,7 +136,7 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// TestEachShardHasALeaseOfItsOwn: it has a leader of its own.
+// TestEachShardHasALeaseOfItsOwn: each shard elects its own leader.
 func TestEachShardHasALeaseOfItsOwn(t *testing.T) {
 	t.Setenv("POD_NAMESPACE", "system")
 	for want, args := range map[string][]string{

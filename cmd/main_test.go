@@ -46,8 +46,7 @@ import (
 // systemNamespace is where the operator is installed.
 const systemNamespace = "m2m-operator-system"
 
-// The suite's control plane, with the operator's roles installed, and the
-// operator's binary.
+// The suite's control plane, which has the operator's roles, and the operator's binary.
 var (
 	restConfig *rest.Config
 	kube       client.Client
@@ -76,8 +75,7 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// install creates the operator's namespace, and its account and roles as
-// config/rbac has them.
+// install creates the operator's namespace, and the account and roles of config/rbac.
 func install(ctx context.Context) error {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: systemNamespace}}
 	if err := kube.Create(ctx, ns); err != nil {
@@ -108,7 +106,7 @@ func install(ctx context.Context) error {
 	return nil
 }
 
-// tokenOf returns a token of a ServiceAccount, as a pod would have it.
+// tokenOf returns a token of a ServiceAccount, as a pod would get one.
 func tokenOf(t *testing.T, namespace, name string) string {
 	t.Helper()
 	request := &authenticationv1.TokenRequest{}
@@ -154,8 +152,7 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// start starts the operator's binary as the ServiceAccount of a name, until the
-// test ends.
+// start runs the operator's binary as a ServiceAccount until the test ends.
 func start(t *testing.T, account string, flags ...string) *instance {
 	t.Helper()
 	i := &instance{t: t, out: &kubetest.Log{}, exited: make(chan error, 1), metrics: freeAddress(t), probes: freeAddress(t), webhook: freeAddress(t)}
@@ -178,7 +175,7 @@ func start(t *testing.T, account string, flags ...string) *instance {
 	return i
 }
 
-// ends waits until the instance has ended, and returns how.
+// ends waits until the instance has ended, and returns its error.
 func (i *instance) ends() error {
 	i.t.Helper()
 	select {
@@ -190,7 +187,7 @@ func (i *instance) ends() error {
 	}
 }
 
-// get asks over HTTP or HTTPS, without an error for any status.
+// get sends a request over HTTP or HTTPS. No status is an error.
 func get(url, token string) (status int, body string, err error) {
 	req, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
@@ -224,8 +221,8 @@ func (i *instance) answers(path string, want int) {
 	})
 }
 
-// servesWebhook checks that a ready instance serves the webhook with the
-// certificate that is in the Secret.
+// servesWebhook checks that a ready instance serves the webhook with the certificate in the
+// Secret.
 func (i *instance) servesWebhook() {
 	i.t.Helper()
 	var secret corev1.Secret
@@ -242,7 +239,7 @@ func (i *instance) servesWebhook() {
 	_ = conn.Close()
 }
 
-// metric returns the line of a metric, "" if it is not there.
+// metric returns the line of a metric, "" if there is none.
 func (i *instance) metric(token, series string) string {
 	i.t.Helper()
 	var body string
@@ -263,8 +260,7 @@ func (i *instance) metric(token, series string) string {
 
 var eventually = kubetest.Eventually
 
-// reader creates a ServiceAccount that may read metrics, or may not, and returns
-// its token.
+// reader creates a ServiceAccount that may or may not read metrics, and returns its token.
 func reader(t *testing.T, name string, bound bool) string {
 	t.Helper()
 	create(t, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: systemNamespace}})
@@ -293,8 +289,7 @@ func create(t *testing.T, objects ...client.Object) {
 	}
 }
 
-// story creates an authorization server and a client of it, in a namespace of
-// its own.
+// story creates an authorization server and a client of it in a new namespace.
 func story(t *testing.T) (*oidc.Server, *v1alpha1.M2MClient) {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "shop-"}}
@@ -345,7 +340,7 @@ func ready(c *v1alpha1.M2MClient) func() error {
 	}
 }
 
-// leader returns who holds the operator's lease, "" for nobody.
+// leader returns the holder of the operator's lease, "" if there is none.
 func leader(t *testing.T) string {
 	t.Helper()
 	var lease coordinationv1.Lease
@@ -359,8 +354,8 @@ func leader(t *testing.T) string {
 	return *lease.Spec.HolderIdentity
 }
 
-// TestTheManagerRuns runs the binary as the installation does, with the rights
-// of its ServiceAccount and nothing else.
+// TestTheManagerRuns runs the binary as the installation does, with only the permissions of
+// its ServiceAccount.
 func TestTheManagerRuns(t *testing.T) {
 	as, cart := story(t)
 	op := start(t, "controller-manager", "--leader-elect")
@@ -368,7 +363,7 @@ func TestTheManagerRuns(t *testing.T) {
 	op.answers("/readyz", http.StatusOK)
 	eventually(t, ready(cart))
 	op.servesWebhook()
-	// Who does not trust the webhook is logged as everything is.
+	// Failed TLS handshakes appear in the structured log.
 	if _, err := tls.Dial("tcp", op.webhook, &tls.Config{ServerName: "localhost"}); err == nil {
 		t.Error("the webhook's certificate is trusted by everybody")
 	}
@@ -434,8 +429,8 @@ func TestTheManagerRuns(t *testing.T) {
 	}
 }
 
-// TestOneOfTwoLeads kills the leader of two instances; the other one takes over
-// and mints nothing that is still good.
+// TestOneOfTwoLeads kills the leader of two instances. The other one takes over, and
+// replaces no token that is still good.
 func TestOneOfTwoLeads(t *testing.T) {
 	as, cart := story(t)
 	scraper := reader(t, "scraper-of-two", true)
@@ -475,7 +470,7 @@ func TestOneOfTwoLeads(t *testing.T) {
 		t.Errorf("%d token requests were sent, want 1: a take-over mints nothing", n)
 	}
 
-	// It works: a lost token comes back.
+	// It works: it replaces a lost token.
 	remove := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "cart-token", Namespace: cart.Namespace}}
 	if err := kube.Delete(t.Context(), remove); err != nil {
 		t.Fatal(err)
@@ -494,8 +489,8 @@ func TestOneOfTwoLeads(t *testing.T) {
 	}
 }
 
-// TestNotReadyWithoutCaches: an operator that may not read its objects lives and
-// is not ready.
+// TestNotReadyWithoutCaches: an operator that cannot read its objects is alive but not
+// ready.
 func TestNotReadyWithoutCaches(t *testing.T) {
 	reader(t, "powerless", false)
 	op := start(t, "powerless", "--leader-elect=false")
@@ -540,8 +535,8 @@ func TestMemoryLimitIsBelowTheContainers(t *testing.T) {
 	}
 }
 
-// TestTheWebhookOnly: an instance without controllers serves the webhook, takes no
-// lease and works on no client.
+// TestTheWebhookOnly: an instance without controllers serves the webhook, takes no lease and
+// reconciles no client.
 func TestTheWebhookOnly(t *testing.T) {
 	as, cart := story(t)
 	op := start(t, "controller-manager", "--controllers=false")

@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// TestPublicCertificatesAreTrustedInAnEmptyImage starts this program where there
-// is no certificate, as in the image: what the system trusts is read only once.
+// TestPublicCertificatesAreTrustedInAnEmptyImage starts this program on a system without
+// certificates, as in the image. It needs a process of its own, because Go reads the
+// system's certificates only once.
 func TestPublicCertificatesAreTrustedInAnEmptyImage(t *testing.T) {
 	if os.Getenv("SSL_CERT_FILE") == "/nowhere" {
 		roots, err := x509.SystemCertPool()

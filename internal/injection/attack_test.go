@@ -24,14 +24,14 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/serving"
 )
 
-// The addresses that calls come from.
+// The addresses of the callers.
 const (
 	apiServer = "127.0.0.1"
 	attacker  = "127.0.1."
 )
 
-// served starts the webhook's server, over TLS and without an API server, and
-// returns its address.
+// served starts the webhook's server with TLS but without an API server, and returns its
+// address.
 func served(t *testing.T) string { return servedBy(t, testHandler(notFound).http()) }
 
 func servedBy(t *testing.T, h http.Handler) string {
@@ -67,8 +67,7 @@ func servedBy(t *testing.T, h http.Handler) string {
 	return address
 }
 
-// dialFrom connects from one of this machine's addresses, with little room for what
-// is on its way.
+// dialFrom connects from one of this machine's addresses, with small buffers.
 func dialFrom(from, address string) (net.Conn, error) {
 	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 10 * time.Second}).Dial("tcp", address)
 	if err == nil {
@@ -77,7 +76,7 @@ func dialFrom(from, address string) (net.Conn, error) {
 	return c, err
 }
 
-// callFrom is a client at an address.
+// callFrom returns a client that calls from an address.
 func callFrom(t *testing.T, from string) *http.Client {
 	t.Helper()
 	transport := &http.Transport{
@@ -89,7 +88,7 @@ func callFrom(t *testing.T, from string) *http.Client {
 	return &http.Client{Transport: transport, Timeout: 20 * time.Second}
 }
 
-// review is one of a pod with so many bytes of no interest.
+// review returns a review of a pod that has size bytes of no interest.
 func review(t *testing.T, size int) []byte {
 	t.Helper()
 	body, err := json.Marshal(admissionv1.AdmissionReview{TypeMeta: reviewType, Request: requestFor(
@@ -100,8 +99,8 @@ func review(t *testing.T, size int) []byte {
 	return body
 }
 
-// create has the API server ask once, as it does with a timeout of 5 s, and come
-// again where it is told to.
+// create calls the webhook as the API server does: with a timeout of 5 s, and again after
+// a 429.
 func create(c *http.Client, address string, body []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -133,7 +132,7 @@ func create(c *http.Client, address string, body []byte) error {
 	}
 }
 
-// meter measures how much of the bodies is kept at a time.
+// meter measures how many bytes of bodies are in memory at a time.
 type meter struct {
 	kept, most atomic.Int64
 }
@@ -153,7 +152,7 @@ type meteredBody struct {
 	kept  int64
 }
 
-// Read does not count what is thrown away, for which nobody has large buffers.
+// Read does not count discarded bytes: nobody reads those with large buffers.
 func (b *meteredBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if len(p) > 64<<10 {
@@ -166,9 +165,8 @@ func (b *meteredBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestManyLargeReviews: whoever sends megabytes and does not end keeps no more in
-// memory than there is room for, from however many addresses, and does not keep the
-// API server out.
+// TestManyLargeReviews: callers who send megabytes without end fill no more memory than the
+// limit, from however many addresses, and do not keep the API server out.
 func TestManyLargeReviews(t *testing.T) {
 	m := &meter{}
 	address := servedBy(t, m.around(testHandler(notFound).http()))
@@ -208,8 +206,8 @@ func TestManyLargeReviews(t *testing.T) {
 	}
 }
 
-// TestManySlowConnections: connections that bring nothing, or half of a request,
-// take one another's place.
+// TestManySlowConnections: connections that send nothing, or half a request, displace one
+// another.
 func TestManySlowConnections(t *testing.T) {
 	address := served(t)
 	var open []net.Conn
@@ -237,8 +235,8 @@ func TestManySlowConnections(t *testing.T) {
 			}
 		}
 	}
-	// Those that lost their place just now may be closing still; the last ones have
-	// not waited long enough to be closed for their slowness.
+	// Connections displaced just now may still be closing. The newest are not yet old
+	// enough to be closed as too slow.
 	alive := len(open)
 	for start := time.Now(); alive > serving.Connections && time.Since(start) < serving.HeaderTimeout/3; {
 		alive = 0
@@ -253,7 +251,7 @@ func TestManySlowConnections(t *testing.T) {
 	}
 }
 
-// isOpen reports whether the other side has not closed a connection.
+// isOpen reports whether a connection is open at the other side.
 func isOpen(conn net.Conn) bool {
 	_ = conn.SetReadDeadline(time.Now().Add(2 * time.Millisecond))
 	for {
@@ -265,8 +263,8 @@ func isOpen(conn net.Conn) bool {
 	}
 }
 
-// TestManyLargePods come through the API server, as one tenant's dry runs do:
-// ordinary pods of others are created meanwhile.
+// TestManyLargePods sends large pods through the API server, as one tenant's dry runs would.
+// Others can create ordinary pods meanwhile.
 func TestManyLargePods(t *testing.T) {
 	address := served(t)
 	c := callFrom(t, apiServer)
@@ -291,7 +289,7 @@ func TestManyLargePods(t *testing.T) {
 	}
 }
 
-// TestWhatIsNotRead: the length is known and not too long before a body is read.
+// TestWhatIsNotRead: a body is read only if its length is declared and not too long.
 func TestWhatIsNotRead(t *testing.T) {
 	address := served(t)
 	c := callFrom(t, apiServer)

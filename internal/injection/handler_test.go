@@ -28,7 +28,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// reader answers every question with the same error.
+// reader returns the same error for everything.
 type reader struct {
 	client.Reader
 	err error
@@ -51,7 +51,7 @@ func requestFor(pod string) *admissionv1.AdmissionRequest {
 	}
 }
 
-// ask asks as the API server does, which has shown its certificate or has not.
+// ask calls the handler as the API server does, with or without its certificate.
 func ask(t *testing.T, h http.Handler, verified bool, req *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
 	t.Helper()
 	review := admissionv1.AdmissionReview{TypeMeta: reviewType, Request: req}
@@ -79,8 +79,7 @@ const annotatedPod = `{"metadata":{"annotations":{"m2m-operator.io/client":"cart
 
 var notFound = apierrors.NewNotFound(schema.GroupResource{Group: v1alpha1.GroupVersion.Group, Resource: "m2mclients"}, "cart")
 
-// TestAnswers are those that the API server does not get by itself in the tests
-// with one.
+// TestAnswers covers what the tests with a real API server do not.
 func TestAnswers(t *testing.T) {
 	for name, tc := range map[string]struct {
 		err     error // of the cache
@@ -132,8 +131,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestWhatWeDoNotKnowStays: a newer API server has fields in a pod that we do
-// not know.
+// TestWhatWeDoNotKnowStays: pods of a newer API server have fields that we do not know.
 func TestWhatWeDoNotKnowStays(t *testing.T) {
 	req := requestFor(`{
 		"metadata": {"annotations": {"m2m-operator.io/client": "cart"}, "fromTheFuture": 1},
@@ -167,8 +165,8 @@ func TestWhatWeDoNotKnowStays(t *testing.T) {
 	}
 }
 
-// TestWhatACopyHasStays: what an earlier injection put in front of fields that we
-// do not know is taken out, and they stay as they are.
+// TestWhatACopyHasStays: injection removes what an earlier injection added before entries
+// with unknown fields, and those entries stay as they are.
 func TestWhatACopyHasStays(t *testing.T) {
 	former := volumeName("secret/former-token")
 	before := []byte(`{
@@ -205,8 +203,8 @@ func TestWhatACopyHasStays(t *testing.T) {
 	}
 }
 
-// TestWhatExistsIsToldTheAPIServerOnly: a pod that calls the webhook itself does
-// not learn whether a client or an API is there.
+// TestWhatExistsIsToldTheAPIServerOnly: a pod that calls the webhook itself does not learn
+// whether a client or an API exists.
 func TestWhatExistsIsToldTheAPIServerOnly(t *testing.T) {
 	const pod = `{"metadata":{"annotations":{"m2m-operator.io/client":"cart","m2m-operator.io/verify":"payments/api"}},"spec":{"containers":[{"name":"app"}]}}`
 	existing, missing := testHandler(nil).http(), testHandler(notFound).http()
@@ -218,8 +216,8 @@ func TestWhatExistsIsToldTheAPIServerOnly(t *testing.T) {
 	}
 }
 
-// TestBoundsOfAPod: a small request asks for no more than an answer may hold, and
-// none for more entries than are decoded.
+// TestBoundsOfAPod: a small request cannot cause a huge answer, and no request can cause
+// the decoding of too many entries.
 func TestBoundsOfAPod(t *testing.T) {
 	list := func(n int, item string) string {
 		return "[" + strings.TrimSuffix(strings.Repeat(item+",", n), ",") + "]"
@@ -250,7 +248,7 @@ func TestBoundsOfAPod(t *testing.T) {
 	}
 }
 
-// TestAnswersAreLines: a refusal does not repeat all of what is wrong.
+// TestAnswersAreLines: a refusal quotes only the beginning of what is wrong.
 func TestAnswersAreLines(t *testing.T) {
 	h := testHandler(notFound).http()
 	var names []string
@@ -263,7 +261,7 @@ func TestAnswersAreLines(t *testing.T) {
 	}
 }
 
-// TestNoReview: what is no review is refused, and echoes nothing.
+// TestNoReview: what is not a review is refused, and not echoed.
 func TestNoReview(t *testing.T) {
 	long := strings.Repeat("u", 1000)
 	for name, body := range map[string]string{

@@ -24,8 +24,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// injected injects into a pod of the namespace shop, as the handler does. Every
-// client's Secret has its default name.
+// injected injects into a pod of the namespace shop, as the handler does. The clients'
+// Secrets have their default names.
 func injected(p *corev1.Pod) error {
 	before, err := json.Marshal(p)
 	if err != nil {
@@ -55,7 +55,7 @@ func injected(p *corev1.Pod) error {
 	return json.Unmarshal(after, p)
 }
 
-// patched is what the API server makes of a pod and a patch.
+// patched applies a patch to a pod, as the API server does.
 func patched(before []byte, operations []operation) ([]byte, error) {
 	text, err := json.Marshal(operations)
 	if err != nil {
@@ -68,8 +68,8 @@ func patched(before []byte, operations []operation) ([]byte, error) {
 	return patch.Apply(before)
 }
 
-// TestInject compares what becomes of the pods in testdata with the golden
-// files, and injects into the result once more.
+// TestInject injects into the pods in testdata and compares the result with the golden
+// files. A second injection changes nothing.
 func TestInject(t *testing.T) {
 	inputs, err := filepath.Glob(filepath.Join("testdata", "*.in.yaml"))
 	if err != nil || len(inputs) < 8 {
@@ -117,7 +117,7 @@ func TestInject(t *testing.T) {
 	}
 }
 
-// TestRefusals says what a pod is refused with.
+// TestRefusals compares the messages of refused pods.
 func TestRefusals(t *testing.T) {
 	const client, verify, containers = v1alpha1.ClientAnnotation, v1alpha1.VerifyAnnotation, v1alpha1.ContainersAnnotation
 	long := strings.Repeat("n", 100)
@@ -167,8 +167,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestContainersThatAreNotThere: a container that another webhook adds may be named
-// before it is there. What is missing is noted on the pod, and no more once it is there.
+// TestContainersThatAreNotThere: an annotation may name a container that another webhook
+// will add. The pod lists it as missing until it exists.
 func TestContainersThatAreNotThere(t *testing.T) {
 	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}, {Name: "logs"}}}}
 	pod.Annotations = map[string]string{
@@ -221,8 +221,8 @@ func numbered(n int) string {
 	return strings.Join(all, ",")
 }
 
-// FuzzInject: whatever the annotations say, what is admitted is a pod that the
-// API server takes, and that a second injection does not change.
+// FuzzInject: whatever the annotations say, the API server accepts the admitted pod, and a
+// second injection does not change it.
 func FuzzInject(f *testing.F) {
 	f.Add("cart", "payment-api,stock/api", "app", "/var/run/secrets/m2m-operator.io/token")
 	f.Add("a/b", "x/a,y/a,a", "", "/var/run/secrets/m2m-operator.io/verify/a/")

@@ -16,7 +16,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 )
 
-// reviewer knows a token that may, one that may not, and one of a bad time.
+// reviewer knows three tokens: one is allowed, one is not, and one makes it fail.
 type reviewer struct{ tokens, accesses int }
 
 func (r *reviewer) Authenticate(_ context.Context, token string) (*authenticationv1.UserInfo, error) {
@@ -35,7 +35,7 @@ func (r *reviewer) Authorize(_ context.Context, user *authenticationv1.UserInfo,
 	return user.Username == "scraper" && verb == "get" && path == "/metrics", nil
 }
 
-// world is a guard before metrics.
+// world is a guard with a handler behind it.
 type world struct {
 	reviewer reviewer
 	clock    *clocktesting.FakeClock
@@ -92,8 +92,8 @@ func TestWhoMayScrape(t *testing.T) {
 	}
 }
 
-// TestJunkTokens: 6,000 tokens in a minute cost few reviews, and keep nobody out who
-// has scraped before, nor one from elsewhere who has not.
+// TestJunkTokens: 6,000 tokens in a minute cost few reviews. They keep out neither a scraper
+// that was allowed before nor a new one at another address.
 func TestJunkTokens(t *testing.T) {
 	w := newWorld()
 	if got := w.get(t, "10.0.0.1", "Bearer scraper"); got != http.StatusOK {
@@ -117,7 +117,7 @@ func TestJunkTokens(t *testing.T) {
 	}
 }
 
-// TestJunkTokensFromEverywhere: however many addresses there are.
+// TestJunkTokensFromEverywhere: the number of addresses makes no difference.
 func TestJunkTokensFromEverywhere(t *testing.T) {
 	w := newWorld()
 	for i := range 6000 {
@@ -129,8 +129,7 @@ func TestJunkTokensFromEverywhere(t *testing.T) {
 	}
 }
 
-// TestAnswersAge: what was allowed is asked again, and is refused when it is
-// withdrawn.
+// TestAnswersAge: an allowed token is reviewed again, and refused once it is revoked.
 func TestAnswersAge(t *testing.T) {
 	w := newWorld()
 	w.get(t, "10.0.0.1", "Bearer scraper")

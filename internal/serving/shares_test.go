@@ -14,8 +14,8 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 )
 
-// TestWhoGivesWay: a share for which there is no room takes the place of those that
-// whoever holds most has kept waiting for longest.
+// TestWhoGivesWay: if there is no room, a share displaces those that have waited longest of
+// the owner who holds most.
 func TestWhoGivesWay(t *testing.T) {
 	type holding struct {
 		owner   string
@@ -84,7 +84,8 @@ func TestAShareIsLeftAloneAtFirst(t *testing.T) {
 	}
 }
 
-// TestWhoHoldsLeastIsNext: of those who wait, however many of another there are.
+// TestWhoHoldsLeastIsNext: the owner who holds least goes first, however many requests of
+// others wait.
 func TestWhoHoldsLeastIsNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewShares(2, time.Hour, clock.RealClock{})
@@ -121,7 +122,7 @@ func TestWhoHoldsLeastIsNext(t *testing.T) {
 	})
 }
 
-// TestWaitTakesAway: who waits gets in when the others' grace is over.
+// TestWaitTakesAway: a waiting request displaces others once their grace is over.
 func TestWaitTakesAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewShares(10, time.Second, clock.RealClock{})

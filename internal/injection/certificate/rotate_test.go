@@ -21,8 +21,8 @@ var start = time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
 
 const day = 24 * time.Hour
 
-// replica plays one replica and the API server: what it writes is seen, served
-// and trusted at once.
+// replica simulates one replica and the API server: what it writes it sees, serves and
+// trusts at once.
 type replica struct {
 	t        *testing.T
 	data     map[string][]byte
@@ -33,7 +33,7 @@ type replica struct {
 
 func newReplica(t *testing.T) *replica { return &replica{t: t, now: start} }
 
-// step rotates until nothing changes any more.
+// step rotates until nothing changes.
 func (r *replica) step() {
 	r.t.Helper()
 	for range 3 {
@@ -63,8 +63,8 @@ func (r *replica) at(d time.Duration) *replica {
 	return r
 }
 
-// state names the certificates by the day that they were made: what is served,
-// what comes next, and what is trusted.
+// state lists the serving certificate, its successor and the trusted ones, each by its age
+// at creation.
 func (r *replica) state() string {
 	named := func(all []*x509.Certificate) string {
 		var names []string
@@ -88,7 +88,7 @@ func (r *replica) is(want string) {
 func TestALife(t *testing.T) {
 	r := newReplica(t)
 	r.at(0).is("serves 0s; next ; trusts 0s")
-	// A third of 365 days and an hour before the end.
+	// When a third of 365 days and an hour is left.
 	renewal := 365*day - (365*day+backdated)/3
 	r.at(renewal - time.Second).is("serves 0s; next ; trusts 0s")
 	due := renewal + time.Second
@@ -98,13 +98,13 @@ func TestALife(t *testing.T) {
 	r.at(365*day - time.Second).is("serves 5839h40m1s; next ; trusts 0s 5839h40m1s")
 	r.at(365 * day).is("serves 5839h40m1s; next ; trusts 5839h40m1s")
 	r.at(due + renewal + time.Second).is("serves 5839h40m1s; next 11679h20m2s; trusts 5839h40m1s 11679h20m2s")
-	// Nobody looked for half a year: what is served has expired.
+	// No reconciliation for half a year: the serving certificate has expired.
 	r.at(due + 366*day).is("serves 11679h20m2s; next ; trusts 11679h20m2s")
-	// Nobody looked for two years: everything has.
+	// No reconciliation for two years: all certificates have expired.
 	r.at(4 * 365 * day).is("serves 35040h0m0s; next ; trusts 35040h0m0s")
 }
 
-// TestWhatIsMade looks at a certificate as the API server does.
+// TestWhatIsMade verifies a new certificate as the API server does.
 func TestWhatIsMade(t *testing.T) {
 	r := newReplica(t).at(0)
 	c := r.serving.cert()
@@ -121,8 +121,8 @@ func TestWhatIsMade(t *testing.T) {
 	}
 }
 
-// TestASuccessorWaitsUntilItIsTrusted: an hour is not enough where nobody could
-// write the caBundle.
+// TestASuccessorWaitsUntilItIsTrusted: an hour is not enough if the caBundle could not be
+// written.
 func TestASuccessorWaitsUntilItIsTrusted(t *testing.T) {
 	r := newReplica(t).at(0).at(300 * day)
 	r.is("serves 0s; next 7200h0m0s; trusts 0s 7200h0m0s")
@@ -135,9 +135,9 @@ func TestASuccessorWaitsUntilItIsTrusted(t *testing.T) {
 	r.at(310 * day).is("serves 7200h0m0s; next ; trusts 0s 7200h0m0s")
 }
 
-// TestDamage edits the Secret, while a successor waits, in every way. A replica
-// that serves goes on serving the same; one that has just started serves what it
-// finds, or makes a new certificate.
+// TestDamage damages the Secret in every way while a successor waits. A running replica
+// keeps its certificate. A replica that has just started serves what it finds, or makes a
+// new certificate.
 func TestDamage(t *testing.T) {
 	other, err := newPair("other.example.com", start)
 	if err != nil {
@@ -181,8 +181,8 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestDeletionRenews: whoever deletes the Secret gets a new key, without a gap,
-// however young the present one is.
+// TestDeletionRenews: deleting the Secret leads to a new key, without a gap, however young
+// the present one is.
 func TestDeletionRenews(t *testing.T) {
 	r := newReplica(t).at(0)
 	clear(r.data)
@@ -190,8 +190,8 @@ func TestDeletionRenews(t *testing.T) {
 	r.at(day + time.Hour).is("serves 24h0m0s; next ; trusts 0s 24h0m0s")
 }
 
-// TestAPairOfSomebodyElse is served, but not before the API server trusts it. A
-// replica that has just started has nothing else to serve.
+// TestAPairOfSomebodyElse: a foreign pair is served, but not before the API server trusts
+// it. A replica that has just started has nothing else to serve.
 func TestAPairOfSomebodyElse(t *testing.T) {
 	r := newReplica(t).at(0)
 	theirs, err := newPair(serverName, start.Add(day))
@@ -204,13 +204,13 @@ func TestAPairOfSomebodyElse(t *testing.T) {
 	r.at(day + time.Hour).is("serves 24h0m0s; next ; trusts 0s 24h0m0s")
 	fresh.at(day).is("serves 24h0m0s; next ; trusts 0s 24h0m0s")
 
-	// Nor has one whose own the API server does not trust, either.
+	// Nor has a replica whose own pair the API server does not trust.
 	alone := newReplica(t).at(0)
 	alone.data[servedCert], alone.data[servedKey], alone.caBundle = theirs.certPEM, theirs.keyPEM, nil
 	alone.at(day).is("serves 24h0m0s; next ; trusts 0s 24h0m0s")
 }
 
-// TestAPromotionIsNotUndone by a replica that has not seen the caBundle.
+// TestAPromotionIsNotUndone: a replica that has not seen the new caBundle keeps it.
 func TestAPromotionIsNotUndone(t *testing.T) {
 	r := newReplica(t).at(0)
 	late, before := r.serving, r.caBundle
@@ -225,14 +225,14 @@ func TestAPromotionIsNotUndone(t *testing.T) {
 	}
 }
 
-// TestACertificateFromTheFuture is not served: the clock was wrong, or is.
+// TestACertificateFromTheFuture: it is not served, because a clock was wrong or is.
 func TestACertificateFromTheFuture(t *testing.T) {
 	r := newReplica(t).at(10 * day)
 	fresh := &replica{t: t, data: r.data, caBundle: r.caBundle}
 	fresh.at(0).is("serves 0s; next ; trusts 0s")
 }
 
-// TestOnlyCertificatesAreTrusted: a caBundle is read as the API server reads it.
+// TestOnlyCertificatesAreTrusted: caBundles are parsed as the API server parses them.
 func TestOnlyCertificatesAreTrusted(t *testing.T) {
 	p, err := newPair(serverName, start)
 	if err != nil {
@@ -247,7 +247,8 @@ func TestOnlyCertificatesAreTrusted(t *testing.T) {
 	}
 }
 
-// TestALateReplica serves what is no longer in the Secret: it stays trusted.
+// TestALateReplica: the pair of a replica that lags stays trusted, although it is no longer
+// in the Secret.
 func TestALateReplica(t *testing.T) {
 	late := newReplica(t).at(0)
 	r := newReplica(t).at(day)
@@ -297,8 +298,8 @@ func TestABundleIsAnnouncedTwice(t *testing.T) {
 	}
 }
 
-// FuzzRotate: whatever is in the Secret, what comes out is a pair that can be
-// served and is trusted, and a second look changes nothing.
+// FuzzRotate: whatever the Secret contains, rotate returns a usable and trusted pair, and
+// changes nothing the second time.
 func FuzzRotate(f *testing.F) {
 	made, err := newPair(serverName, start)
 	if err != nil {

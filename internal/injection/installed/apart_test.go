@@ -21,8 +21,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// apart installs what the component webhook-deployment adds and changes of roles and
-// accounts, until the test ends.
+// apart installs the accounts and roles of the component webhook-deployment until the test
+// ends.
 func apart(t *testing.T) {
 	t.Helper()
 	config := t.TempDir()
@@ -50,7 +50,7 @@ func apart(t *testing.T) {
 		}
 		switch kind := o.GetKind(); {
 		case kind != "ServiceAccount" && !strings.Contains(kind, "Role"), !strings.HasPrefix(o.GetName(), "m2m-operator-webhook"):
-		case kind == "ClusterRole" && o.GetName() == "m2m-operator-webhook-certificate": // as it was
+		case kind == "ClusterRole" && o.GetName() == "m2m-operator-webhook-certificate": // unchanged
 		case kind == "ClusterRoleBinding" && o.GetName() == "m2m-operator-webhook-certificate":
 			former := &unstructured.Unstructured{}
 			former.SetGroupVersionKind(o.GroupVersionKind())
@@ -65,7 +65,7 @@ func apart(t *testing.T) {
 	}
 }
 
-// replaceSubjects changes whom a binding is for.
+// replaceSubjects changes the subjects of a binding.
 func replaceSubjects(t *testing.T, binding *unstructured.Unstructured, subjects any) {
 	t.Helper()
 	now := &unstructured.Unstructured{}
@@ -79,8 +79,8 @@ func replaceSubjects(t *testing.T, binding *unstructured.Unstructured, subjects 
 	}
 }
 
-// TestTheWebhookApart: with the permissions of its own account the webhook does all
-// that it has to do, and no more.
+// TestTheWebhookApart: the permissions of the webhook's own account are sufficient, and no
+// larger than necessary.
 func TestTheWebhookApart(t *testing.T) {
 	apart(t)
 	r := startAs(t, service)

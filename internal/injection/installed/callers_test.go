@@ -64,13 +64,13 @@ func (a authority) issue(name string) (certPEM, keyPEM []byte, err error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), err
 }
 
-// forTheAPIServer has a replica answer the API server only.
+// forTheAPIServer makes a replica answer only the API server.
 func forTheAPIServer(o *injection.Options) {
 	o.ClientCA, o.ClientNames = clientAuthority.file, []string{"kube-apiserver"}
 }
 
-// TestOnlyTheAPIServerMayAsk, where it shows a certificate: the webhook hears nobody
-// else out.
+// TestOnlyTheAPIServerMayAsk: if the API server presents a certificate, the webhook rejects
+// all other callers.
 func TestOnlyTheAPIServerMayAsk(t *testing.T) {
 	r := start(t, forTheAPIServer)
 	configure(t, r) // the API server is answered
@@ -110,7 +110,7 @@ func TestOnlyTheAPIServerMayAsk(t *testing.T) {
 	}
 }
 
-// asks sends half of a review, which is answered all the same.
+// asks sends an incomplete review; even that gets an answer.
 func asks(c *http.Client, address string) error {
 	resp, err := c.Post("https://"+address+injection.Path, "application/json", strings.NewReader("{}"))
 	if err != nil {
@@ -124,7 +124,7 @@ func asks(c *http.Client, address string) error {
 	return nil
 }
 
-// TestNoAuthority: a replica does not start that could not tell who asks.
+// TestNoAuthority: a replica does not start if it cannot verify its callers.
 func TestNoAuthority(t *testing.T) {
 	r := launch(t, func(o *injection.Options) { o.ClientCA = "/does/not/exist" })
 	if err := r.ended(); err == nil || !strings.Contains(err.Error(), "read the authority of the API server's client certificate") {

@@ -23,8 +23,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/injection"
 )
 
-// story creates an M2MClient whose Secret has a name of its own, and an
-// APIResource, and waits until a replica knows them.
+// story creates an APIResource, and an M2MClient whose Secret has a custom name, and waits
+// until the replicas have both in their caches.
 func story(t *testing.T, namespace string, replicas ...*replica) {
 	t.Helper()
 	cart := &v1alpha1.M2MClient{
@@ -55,7 +55,7 @@ func story(t *testing.T, namespace string, replicas ...*replica) {
 	}
 }
 
-// mountsOf lists a container's mounts of ours: "object at path".
+// mountsOf lists our mounts in a container, as "object at path".
 func mountsOf(p *corev1.Pod, c corev1.Container) (all []string) {
 	for _, m := range c.VolumeMounts {
 		for _, v := range p.Spec.Volumes {
@@ -73,8 +73,7 @@ func mountsOf(p *corev1.Pod, c corev1.Container) (all []string) {
 	return all
 }
 
-// TestInjection creates pods in a namespace under Pod Security's restricted
-// profile.
+// TestInjection creates pods in a namespace with Pod Security's restricted profile.
 func TestInjection(t *testing.T) {
 	r := start(t)
 	configure(t, r)
@@ -100,13 +99,13 @@ func TestInjection(t *testing.T) {
 	}
 	same(t, "what is injected", "secret/tokens.of.cart,configmap/m2m-verify."+shop+".payment-api", p.Annotations[v1alpha1.InjectedAnnotation])
 
-	// The stored pod, with everything that the API server has added, once more.
+	// A copy of the stored pod, with all that the API server added.
 	again := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "cart-", Namespace: shop, Annotations: p.Annotations}, Spec: p.Spec}
 	create(t, again)
 	same(t, "spec of a copy", p.Spec, again.Spec)
 	same(t, "annotations of a copy", p.Annotations, again.Annotations)
 
-	// A copy that was touched, and is of another client now.
+	// A copy of a touched pod, for another client.
 	other := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "other-", Namespace: shop, Annotations: map[string]string{
 		v1alpha1.ClientAnnotation: "other", v1alpha1.ContainersAnnotation: "app",
 		v1alpha1.InjectedAnnotation: p.Annotations[v1alpha1.InjectedAnnotation], v1alpha1.TouchedAtAnnotation: "2026-01-02T03:04:05Z",
@@ -134,7 +133,7 @@ func TestInjection(t *testing.T) {
 	}
 }
 
-// TestWhoReachesTheWebhook counts the requests that arrive.
+// TestWhoReachesTheWebhook counts the requests that reach the webhook.
 func TestWhoReachesTheWebhook(t *testing.T) {
 	r := start(t)
 	configure(t, r)
@@ -181,8 +180,8 @@ func TestWhoReachesTheWebhook(t *testing.T) {
 	}
 }
 
-// TestUnknownNames: what does not exist yet blocks nobody. Where nobody vouches for
-// who asks, he is not told that it does not.
+// TestUnknownNames: an annotation may name what does not exist yet. An unverified caller is
+// not told that it does not exist.
 func TestUnknownNames(t *testing.T) {
 	r := start(t)
 	configure(t, r)
@@ -192,7 +191,8 @@ func TestUnknownNames(t *testing.T) {
 	same(t, "what is injected", "secret/nobody-token,configmap/m2m-verify.payments.other-api", p.Annotations[v1alpha1.InjectedAnnotation])
 }
 
-// TestUnknownNamesAreToldTheAPIServer, which has shown its certificate.
+// TestUnknownNamesAreToldTheAPIServer: the API server, which has presented its certificate,
+// gets warnings.
 func TestUnknownNamesAreToldTheAPIServer(t *testing.T) {
 	r := start(t, forTheAPIServer)
 	configure(t, r)
@@ -208,7 +208,7 @@ func TestUnknownNamesAreToldTheAPIServer(t *testing.T) {
 		p.Annotations[v1alpha1.InjectedAnnotation])
 }
 
-// TestMalformed shows what whoever creates the pod gets to read.
+// TestMalformed compares the message that the creator of a pod reads.
 func TestMalformed(t *testing.T) {
 	r := start(t)
 	configure(t, r)
@@ -222,7 +222,7 @@ func TestMalformed(t *testing.T) {
 		`"payments/cart" has a slash; write the name alone: the M2MClient must be in the pod's own namespace`, message)
 }
 
-// TestTheWebhookIsDown: pods that ask for nothing are created all the same.
+// TestTheWebhookIsDown: pods without annotations can still be created.
 func TestTheWebhookIsDown(t *testing.T) {
 	r := start(t)
 	configure(t, r)
@@ -240,7 +240,7 @@ func TestTheWebhookIsDown(t *testing.T) {
 	}
 }
 
-// TestWatchedNamespaces: the operator leaves pods of other namespaces alone.
+// TestWatchedNamespaces: the operator does not change pods of other namespaces.
 func TestWatchedNamespaces(t *testing.T) {
 	shop, other := newNamespace(t, nil), newNamespace(t, nil)
 	r := start(t, forTheAPIServer, func(o *injection.Options) { o.WatchNamespaces = []string{shop} })
@@ -261,8 +261,8 @@ func TestWatchedNamespaces(t *testing.T) {
 	}, warnings.taken())
 }
 
-// TestAnotherWebhookAddsAContainer: the pod comes once more, and the new
-// container gets what the others have.
+// TestAnotherWebhookAddsAContainer: the API server calls the webhook again, and the new
+// container gets the same mounts.
 func TestAnotherWebhookAddsAContainer(t *testing.T) {
 	r := start(t)
 	configure(t, r)
@@ -305,7 +305,7 @@ func TestAnotherWebhookAddsAContainer(t *testing.T) {
 		same(t, "mounts of "+c.Name, []string{"secret/cart-token (0444) at " + v1alpha1.TokenDir}, mountsOf(p, c))
 	}
 
-	// It may be named before it is there, and a container that never comes keeps no pod.
+	// An annotation may name a container before it exists, and one that never will.
 	p = pod(shop, map[string]string{v1alpha1.ClientAnnotation: "cart", v1alpha1.ContainersAnnotation: "mesh-proxy,late"})
 	if err := kube.Create(t.Context(), p, client.DryRunAll); err != nil {
 		t.Fatal(err)

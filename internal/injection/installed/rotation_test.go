@@ -38,8 +38,8 @@ import (
 
 const day = 24 * time.Hour
 
-// load asks the webhook all the time, by creating pods and by connecting to each
-// replica as the API server does, and keeps what fails.
+// load calls the webhook all the time: it creates pods, and connects to each replica as the
+// API server does. It records failures.
 type load struct {
 	pods, connections atomic.Int64
 	mu                sync.Mutex
@@ -98,7 +98,7 @@ func startLoad(t *testing.T, replicas ...*replica) *load {
 	return l
 }
 
-// connect shakes hands with a replica as an API server with this caBundle does.
+// connect performs the TLS handshake of an API server that has this caBundle.
 func connect(r *replica, bundle []byte) error {
 	conn, err := tls.Dial("tcp", r.address(), &tls.Config{RootCAs: poolOf(bundle), ServerName: service + "." + systemNamespace + ".svc"})
 	if err != nil {
@@ -107,8 +107,7 @@ func connect(r *replica, bundle []byte) error {
 	return conn.Close()
 }
 
-// goesOn waits until both kinds of load have done some more, and stops the test
-// if anything failed.
+// goesOn waits for some more load of both kinds, and stops the test if any of it failed.
 func (l *load) goesOn(t *testing.T, after string) {
 	t.Helper()
 	pods, connections := l.pods.Load(), l.connections.Load()
@@ -130,8 +129,7 @@ func certificateSecret() (*corev1.Secret, error) {
 	return s, kube.Get(context.Background(), secretName, s)
 }
 
-// holds waits until the Secret passes a check, and the API server trusts what it
-// says.
+// holds waits until the Secret passes a check and the configuration has its caBundle.
 func holds(t *testing.T, what string, check func(data map[string][]byte) bool) map[string][]byte {
 	t.Helper()
 	var data map[string][]byte
@@ -172,7 +170,7 @@ func shows(t *testing.T, certPEM []byte, replicas ...*replica) {
 	}
 }
 
-// clockwork moves the clock of all replicas, and has them look.
+// clockwork sets the clock of all replicas and makes them reconcile.
 type clockwork struct {
 	*clocktesting.FakePassiveClock
 	t *testing.T
@@ -196,9 +194,9 @@ func resetCertificate(t *testing.T) {
 	}
 }
 
-// TestRotationUnderLoad lets two replicas live through a year, while somebody
-// deletes and damages their Secret and applies the configuration again. The API
-// server, whose clock is the real one, verifies each of their certificates.
+// TestRotationUnderLoad runs two replicas through a year, in which their Secret is deleted
+// and damaged and the configuration applied again. The API server, whose clock is the real
+// one, verifies each certificate.
 func TestRotationUnderLoad(t *testing.T) {
 	resetCertificate(t)
 	actual := time.Now()
@@ -259,8 +257,8 @@ func secretObject() *corev1.Secret {
 	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: secretName.Namespace, Name: secretName.Name}}
 }
 
-// applyAgain applies the configuration, which has no caBundle, as kubectl does
-// on either side, changed a little each time.
+// applyAgain applies the configuration, without a caBundle, by kubectl's client-side and
+// server-side apply, with a small change each time.
 func applyAgain(t *testing.T, replicas ...*replica) {
 	t.Helper()
 	var ports []int
@@ -299,8 +297,8 @@ func applyAgain(t *testing.T, replicas ...*replica) {
 	}
 }
 
-// TestALostCABundleComesBack: whoever replaces the whole configuration takes the
-// caBundle away.
+// TestALostCABundleComesBack: replacing the whole configuration removes the caBundle, and
+// the operator writes it back.
 func TestALostCABundleComesBack(t *testing.T) {
 	r := start(t)
 	configure(t, r)
@@ -367,8 +365,8 @@ func TestTheCABundleIsWrittenTwice(t *testing.T) {
 	}
 }
 
-// TestReplicasStartTogether: of those that make the first certificate at the
-// same time one wins, and all serve the same, and no other before.
+// TestReplicasStartTogether: if replicas make the first certificate at the same time, one
+// wins. All serve its certificate, and never one of their own.
 func TestReplicasStartTogether(t *testing.T) {
 	resetCertificate(t)
 	mark := len(logs.String())
@@ -413,8 +411,8 @@ func TestReplicasStartTogether(t *testing.T) {
 	}
 }
 
-// TestASecretOfSomebodyElse is not changed, and the log says what to do. The
-// replica is not ready until that is done.
+// TestASecretOfSomebodyElse: a foreign Secret stays as it is, and the log says what to do.
+// The replica is not ready until then.
 func TestASecretOfSomebodyElse(t *testing.T) {
 	resetCertificate(t)
 	foreign := secretObject()
@@ -442,8 +440,8 @@ func TestASecretOfSomebodyElse(t *testing.T) {
 	eventually(t, func() error { return r.served(nil) })
 }
 
-// TestCertificateFromFiles: with --webhook-cert-dir nothing is kept in the
-// cluster, and files that change are served.
+// TestCertificateFromFiles: with --webhook-cert-dir the operator stores nothing in the
+// cluster, and follows changes of the files.
 func TestCertificateFromFiles(t *testing.T) {
 	resetCertificate(t)
 	dir := t.TempDir()

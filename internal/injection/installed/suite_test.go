@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package installed_test tests injection as it is installed: the manifests of
-// config/default, a real API server that calls the webhook, and replicas of it
-// that have the rights of the operator's ServiceAccount and no others.
+// Package installed_test tests injection as it is installed: with the manifests of
+// config/default, a real API server that calls the webhook, and replicas that have only the
+// permissions of the operator's ServiceAccount.
 package installed_test
 
 import (
@@ -60,11 +60,11 @@ const (
 
 var secretName = types.NamespacedName{Namespace: systemNamespace, Name: service + "-certificate"}
 
-// The suite's control plane, with what config/default installs, save for the
-// Deployment. The webhook configuration is created by each test.
+// The suite's control plane has all of config/default but the Deployment. Each test creates
+// the webhook configuration itself.
 var (
 	restConfig *rest.Config
-	kube       client.Client // the test's own, past every cache
+	kube       client.Client // the test's own client, without a cache
 	warnings   = &warningLog{}
 	shipped    *admissionregistrationv1.MutatingWebhookConfiguration
 	logs       = &kubetest.Log{}
@@ -95,11 +95,11 @@ func TestMain(m *testing.M) {
 	}, showCertificate)
 }
 
-// clientAuthority has issued the client certificate that the API server shows to a
-// webhook that asks for one.
+// clientAuthority issued the client certificate that the API server presents to webhooks
+// that request one.
 var clientAuthority authority
 
-// showCertificate has the API server do so.
+// showCertificate configures the API server to present it.
 func showCertificate(environment *envtest.Environment) (err error) {
 	if clientAuthority, err = newAuthority(); err != nil {
 		return err
@@ -131,8 +131,8 @@ plugins:
 `), 0o600))
 }
 
-// install creates what an installation consists of. The webhook's Service leads
-// to this process.
+// install creates the objects of an installation. The webhook's Service leads to this
+// process.
 func install(ctx context.Context, manifests []byte) error {
 	documents := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifests), 4096)
 	for {
@@ -166,7 +166,7 @@ func install(ctx context.Context, manifests []byte) error {
 	return nil
 }
 
-// warningLog keeps what the API server warns of.
+// warningLog records the warnings of the API server.
 type warningLog struct {
 	mu  sync.Mutex
 	all []string
@@ -178,7 +178,7 @@ func (w *warningLog) HandleWarningHeaderWithContext(_ context.Context, _ int, _,
 	w.all = append(w.all, text)
 }
 
-// taken returns the warnings since it was last called.
+// taken returns the warnings since the last call.
 func (w *warningLog) taken() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -187,16 +187,16 @@ func (w *warningLog) taken() []string {
 	return all
 }
 
-// replica is one of the webhook's servers.
+// replica is one replica of the webhook.
 type replica struct {
 	port      int
 	served    healthz.Checker
 	mgr       ctrl.Manager
 	mu        sync.Mutex
 	forbidden sets.Set[string]
-	lists     sets.Set[string] // what it lists and watches, with selectors
+	lists     sets.Set[string] // what it lists and watches, with field selectors
 	stop      func()
-	ended     func() error // waits for its end, and returns why
+	ended     func() error // waits for its end and returns the reason
 }
 
 func (r *replica) address() string { return net.JoinHostPort("localhost", strconv.Itoa(r.port)) }
@@ -205,7 +205,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// configOf returns a connection with a token of a ServiceAccount of the operator.
+// configOf returns a configuration with a token of one of the operator's ServiceAccounts.
 func configOf(t *testing.T, account string) *rest.Config {
 	t.Helper()
 	request := &authenticationv1.TokenRequest{}
@@ -233,11 +233,11 @@ func startAs(t *testing.T, account string, change ...func(*injection.Options)) *
 	return r
 }
 
-// beforeRequest is called before each request of a replica; tests do not run in
+// beforeRequest is called before each request of a replica. The tests do not run in
 // parallel.
 var beforeRequest atomic.Pointer[func(*http.Request)]
 
-// launch starts a replica as the operator does.
+// launch starts a replica as the operator does, and does not wait for it.
 func launch(t *testing.T, change ...func(*injection.Options)) *replica {
 	t.Helper()
 	return launchAs(t, account, change...)
@@ -275,7 +275,7 @@ func launchAs(t *testing.T, account string, change ...func(*injection.Options)) 
 	mo.Metrics = metricsserver.Options{BindAddress: "0"}
 	skip := true
 	mo.Controller.SkipNameValidation = &skip
-	// No replica leads: injection does not need it.
+	// No replica leads: injection needs no leader.
 	mo.LeaderElection, mo.LeaderElectionID, mo.LeaderElectionNamespace = true, "held-by-nobody-here", systemNamespace
 	mo.LeaderElectionResourceLockInterface = followers{}
 	var err error
@@ -308,7 +308,7 @@ func launchAs(t *testing.T, account string, change ...func(*injection.Options)) 
 
 var logging bool // logWhenFailed was called in this test
 
-// logWhenFailed shows what the replicas of a test logged, if it fails.
+// logWhenFailed prints the log of the replicas if the test fails.
 func logWhenFailed(t *testing.T) {
 	if logging {
 		return
@@ -333,8 +333,8 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// configured returns the shipped webhook configuration, with a webhook for each
-// port. It has no caBundle.
+// configured returns the shipped webhook configuration with a webhook for each port,
+// without a caBundle.
 func configured(ports ...int) *admissionregistrationv1.MutatingWebhookConfiguration {
 	c := shipped.DeepCopy()
 	c.Webhooks = nil
@@ -350,8 +350,8 @@ func configured(ports ...int) *admissionregistrationv1.MutatingWebhookConfigurat
 	return c
 }
 
-// configure creates the webhook configuration until the test ends, and waits
-// until the API server heeds it and trusts the replicas.
+// configure creates the webhook configuration until the test ends, and waits until the API
+// server uses it and trusts the replicas.
 func configure(t *testing.T, replicas ...*replica) {
 	t.Helper()
 	var ports []int
@@ -373,7 +373,7 @@ func configure(t *testing.T, replicas ...*replica) {
 	warnings.taken()
 }
 
-// caBundle returns what the API server trusts.
+// caBundle returns the caBundle in the configuration.
 func caBundle(ctx context.Context) ([]byte, error) {
 	var c admissionregistrationv1.MutatingWebhookConfiguration
 	if err := kube.Get(ctx, types.NamespacedName{Name: configuration}, &c); err != nil {
@@ -382,14 +382,14 @@ func caBundle(ctx context.Context) ([]byte, error) {
 	return c.Webhooks[0].ClientConfig.CABundle, nil
 }
 
-// poolOf returns the certificates of a bundle.
+// poolOf returns a pool with the certificates of a bundle.
 func poolOf(bundle []byte) *x509.CertPool {
 	p := x509.NewCertPool()
 	p.AppendCertsFromPEM(bundle)
 	return p
 }
 
-// requests counts the admission requests that were answered so far.
+// requests returns the number of admission requests answered so far.
 func requests(t *testing.T) int {
 	t.Helper()
 	families, err := metrics.Registry.Gather()
@@ -468,7 +468,7 @@ func same(t *testing.T, what string, want, got any) {
 	}
 }
 
-// followers is a lock that nobody here gets.
+// followers is a lock that no replica here gets.
 type followers struct{ resourcelock.Interface }
 
 func (followers) Get(context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
