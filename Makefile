@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Everything here needs Go, make, git and bash; `make test-race` also a C compiler
-# and `make interop-local` Node.js and a C compiler. Tools are pinned under hack/tools and built on first use.
+# Everything here needs Go, make, git and bash. `make test-race` also needs a C compiler,
+# `make interop-local` a C compiler and Node.js. Tools are pinned under hack/tools and built on first use.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -18,7 +18,7 @@ BENCHFLAGS ?=
 PKG ?= ./...
 
 TOOL := hack/tool.sh
-# The packages that decide and never speak to Kubernetes.
+# The packages that decide and never talk to Kubernetes.
 PURE := ./internal/egress ./internal/jwks ./internal/oauth ./internal/pace ./internal/refresh ./internal/render ./internal/traffic
 # Finds or builds kube-apiserver, etcd and kubectl, and tells envtest where they are.
 WITH_CONTROL_PLANE := KUBEBUILDER_ASSETS="$$(hack/controlplane/ensure.sh)"; export KUBEBUILDER_ASSETS
@@ -48,7 +48,7 @@ help: ## Show this list.
 	  CONTROLPLANE '"build" builds the control plane from modules even where it could be downloaded'
 
 .PHONY: clean
-clean: ## Remove what was built here; what is cached in ~/.cache/m2m-operator stays.
+clean: ## Remove what was built here; the cache in ~/.cache/m2m-operator stays.
 	rm -rf bin out dist
 
 ##@ Development
@@ -68,7 +68,7 @@ manifests: ## Generate the CRDs from the API types and the operator's role from 
 	$(TOOL) controller-gen rbac:roleName=manager-role paths=./internal/controller/... output:rbac:dir=config/rbac
 
 .PHONY: chart
-chart: manifests ## Generate the Helm chart's templates from what kustomize makes of config/chart.
+chart: manifests ## Generate the Helm chart's templates from config/chart, built with kustomize.
 	go run ./hack/chart
 
 .PHONY: docs-reference
@@ -90,7 +90,7 @@ lint: ## Run golangci-lint with the import rules and the Kubernetes API linter.
 	$(TOOL) golangci-lint run
 
 .PHONY: vulncheck
-vulncheck: ## Look for known vulnerabilities in what the operator calls, where the database vuln.go.dev can be reached.
+vulncheck: ## Look for known vulnerabilities in the code that the operator calls, if the database vuln.go.dev can be reached.
 	@hack/vulncheck.sh
 
 .PHONY: verify
@@ -135,7 +135,7 @@ interop: ## Run the interoperability suite against the server that M2M_INTEROP_I
 	if [ -f out/interop.txt ]; then cat out/interop.txt; fi; exit $$status
 
 .PHONY: interop-local
-interop-local: ## Run the interoperability suite against oidc-provider and Ory Hydra, and our examples for web servers that are installed (needs Node.js and a C compiler).
+interop-local: ## Run the interoperability suite against oidc-provider and Ory Hydra, and our examples for those web servers that are installed (needs Node.js and a C compiler).
 	@command -v npm >/dev/null || { \
 	  echo 'make interop-local needs Node.js and npm, and there is no npm here: on Debian, apt-get install nodejs npm' >&2; exit 1; }
 	@command -v cc >/dev/null || { \
@@ -146,7 +146,7 @@ interop-local: ## Run the interoperability suite against oidc-provider and Ory H
 	  hack/gotest.sh interop-local -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... ./test/verifiers/...
 
 .PHONY: provision-test
-provision-test: ## Run the provisioning scenarios against the servers that M2M_PROVISION_LOGTO_ENDPOINT and its relatives name, else stand-ins.
+provision-test: ## Run the provisioning scenarios against the servers that M2M_PROVISION_LOGTO_ENDPOINT and its relatives name, or against stand-ins.
 	@$(WITH_CONTROL_PLANE); rm -f out/provision.json; \
 	M2M_PROVISION_OUT='$(CURDIR)/out' \
 	  hack/gotest.sh provision -count=1 -timeout=30m $(TESTFLAGS) ./test/provision/...
@@ -161,13 +161,13 @@ bench-counts: build ## Check that the counts of a small benchmark (mints, writes
 	bin/bench -n 200 -guard -only 'cold start,restart,steady state,leader killed,key rotation'
 
 .PHONY: attacks
-attacks: ## Let hostile tenants do their worst at once, in full size, for 10 minutes; make test has it smaller.
+attacks: ## Run all attacks by hostile tenants at once, in full size, for 10 minutes; make test runs them smaller.
 	@$(WITH_CONTROL_PLANE); rm -f out/attacks.json out/attacks.txt; status=0; \
 	M2M_ATTACKS=full hack/gotest.sh attacks -count=1 -timeout=30m $(TESTFLAGS) ./test/attacks || status=$$?; \
 	if [ -f out/attacks.txt ]; then cat out/attacks.txt; fi; exit $$status
 
 .PHONY: e2e
-e2e: ## Run the whole on a real node, or on the cluster of KUBECONFIG, and measure it. KEEP=1 leaves the node running.
+e2e: ## Run the end-to-end suite on a real node, or on the cluster of KUBECONFIG, and measure. KEEP=1 leaves the node running.
 	@KEEP='$(KEEP)' TESTFLAGS='$(TESTFLAGS)' test/e2e/run.sh
 
 ##@ Try it
@@ -181,11 +181,11 @@ node-up: ## Build and start a one-node Kubernetes in namespaces of its own (need
 	@programs="$$(test/node/build.sh)"; go run ./test/node up -programs "$$programs"
 
 .PHONY: node-load
-node-load: ## Give the node the image archives that IMAGES names.
+node-load: ## Load the image archives of IMAGES into the node.
 	@go run ./test/node load $(IMAGES)
 
 .PHONY: node-down
-node-down: ## Stop the node and remove all of it but its logs.
+node-down: ## Stop the node and remove everything but its logs.
 	@go run ./test/node down
 
 ##@ Release

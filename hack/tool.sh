@@ -3,11 +3,11 @@
 #
 # Usage: hack/tool.sh NAME [ARGUMENT...]
 #
-# Runs a developer tool that is pinned by the module hack/tools/NAME. It is built
-# on first use and kept in the user's cache under a hash of its module files and
-# the Go version, so a changed pin builds anew and switching branches does not.
-# `hack/tool.sh --path NAME` only builds it and prints where it is. A tool that needs
-# build tags or a C compiler says so in a build.sh of its module.
+# Runs a developer tool that the module hack/tools/NAME pins. It builds the tool on
+# first use and keeps it in the user's cache under a hash of the module files and the
+# Go version: a changed pin causes a new build, switching branches does not.
+# `hack/tool.sh --path NAME` only builds the tool and prints its path. A tool that
+# needs build tags or a C compiler says so in a build.sh of its module.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# What `make verify` does: generate everything again into the tree and fail if that
-# changed a file. It compares with what was there before and not with git, so it
-# works in a tree that is being worked on. All checks run before it fails.
+# What `make verify` does: it generates everything again into the tree and fails if
+# that changed a file. It compares with the files that were there before and not with
+# git, so it works in a tree with uncommitted changes. All checks run before it fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -52,7 +52,7 @@ if [ -n "$unformatted" ]; then
   printf '%s\n' "$unformatted" >&2
 fi
 
-# gofmt takes two single quotes in a comment for a closing quotation mark, which no CEL rule survives.
+# gofmt turns two single quotes in a comment into a closing quotation mark, which breaks a CEL rule.
 if out="$(grep -rnE '^[[:space:]]*// \+.*[“”]' --include='*.go' api internal)"; then
   fail "markers with typographic quotes; gofmt makes them of two single or back quotes, so put it another way:"
   printf '%s\n' "$out" | cut -c1-200 >&2

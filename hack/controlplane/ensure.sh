@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Prints the directory that holds kube-apiserver, etcd and kubectl for tests and
-# the demo, and makes it first if need be. In this order:
+# the demo, and makes it first if necessary. It takes the first of these that works:
 #
 #   1. $KUBEBUILDER_ASSETS, if set;
-#   2. what an earlier run built;
+#   2. the result of an earlier build;
 #   3. setup-envtest, which downloads finished binaries where its index answers;
 #   4. a build from Go modules, pinned by go.mod in this directory: it needs the Go
 #      module proxy and nothing else.
@@ -25,7 +25,7 @@ download_timeout=600
 
 binaries="kube-apiserver etcd kubectl"
 
-# complete DIR says whether a directory holds all that is needed.
+# complete DIR reports whether a directory holds all three programs.
 complete() {
   local binary
   for binary in $binaries; do
@@ -61,7 +61,7 @@ from_envtest() {
     echo "$dir"
     return
   fi
-  # Listing asks the index and nothing more, so it may be held to a short time.
+  # Listing only reads the index, so a short time limit is enough.
   if [ -z "$(run_for "$index_timeout" "$setup" list "$series" 2>/dev/null)" ]; then
     say "setup-envtest's index does not answer here: building from Go modules instead"
     return 1
@@ -71,8 +71,8 @@ from_envtest() {
   echo "$dir"
 }
 
-# build_all DIR fills a directory with the three binaries, one after the other:
-# two linkers side by side need more memory than many a machine has.
+# build_all DIR builds the three binaries into a directory, one after the other: two
+# linkers side by side need more memory than many machines have.
 build_all() {
   local start=$SECONDS package name total
   say "building Kubernetes $version and etcd from Go modules; this is done once and kept in"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 #
-# Which version of Kubernetes is built here and how it is told so; what this
-# directory and test/node build must agree. To be sourced.
+# Which version of Kubernetes this directory and test/node build, and how the build
+# stamps that version into the programs: both must agree. To be sourced.
 
 # Reproducible: the stamp carries the version, which clients compare, but no date.
 # Without it the API server runs but `kubectl version` cannot parse its own version.

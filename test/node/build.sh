@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Makes what a node consists of and prints the two directories that hold it,
-# separated by a colon: kube-apiserver, etcd and kubectl as tests use them
-# (hack/controlplane), and kubelet, kube-controller-manager, kube-scheduler and
-# kube-proxy, with images of CoreDNS and pause, built from Go modules once and kept in
-# the user's cache. containerd, runc, the CNI plugins, nft and ip are Debian's: what is
-# missing is installed where root and apt-get are there.
+# Makes the programs of a node and prints the two directories that hold them, separated
+# by a colon. The first has kube-apiserver, etcd and kubectl, as tests use them
+# (hack/controlplane). The second has kubelet, kube-controller-manager, kube-scheduler
+# and kube-proxy, and images of CoreDNS and pause; it is built once from Go modules and
+# kept in the user's cache. containerd, runc, the CNI plugins, nft and ip come from
+# Debian: root with apt-get installs those that are missing.
 #
 # All progress goes to standard error.
 set -euo pipefail
@@ -66,8 +66,8 @@ ensure_packages() {
   fi
 }
 
-# build_all DIR fills a directory, one program after the other: two linkers side by
-# side need more memory than many a machine has.
+# build_all DIR builds everything into a directory, one program after the other: two
+# linkers side by side need more memory than many machines have.
 build_all() {
   local start=$SECONDS package name total
   say "building the parts of a Kubernetes $version node from Go modules; this is done once and kept in"

@@ -39,7 +39,7 @@ func Every(t *testing.T, every, patience time.Duration, check func() error) {
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("it did not come about within %s: %v", patience, err)
+			t.Fatalf("not within %s: %v", patience, err)
 		case <-poll.C:
 		}
 	}

@@ -1,32 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // An authorization server for the interoperability tests, on the npm package oidc-provider: an implementation of
-// OAuth 2.0 that has nothing in common with the operator's own test server. It listens on 127.0.0.1 only, speaks plain
-// HTTP, and keeps everything in memory.
+// OAuth 2.0 that shares nothing with the operator's own test server. It listens on 127.0.0.1 only, speaks plain HTTP,
+// and keeps everything in memory.
 //
 //   node server.mjs config.json     serves until it is interrupted
-//   node server.mjs                 reads a configuration from each line of standard input: the first one starts the
-//                                   server, a later one replaces it at the same address (that is how a key is rotated
-//                                   or a secret changed), the end of the input stops it
+//   node server.mjs                 reads a configuration from each line of standard input. The first one starts the
+//                                   server; a later one replaces it at the same address, to rotate a key or change a
+//                                   secret; the end of the input stops it
 //
-// Each configuration is answered by one line of JSON on standard output: {"issuer": "…"}, or {"error": "…"}, after
-// which the former one stays in force. Everything else goes to standard error. A configuration:
+// It answers each configuration with one line of JSON on standard output: {"issuer": "…"}, or {"error": "…"}; after an
+// error, the previous configuration stays in force. Everything else goes to standard error. A configuration:
 //
 //   port             where to listen; default 0, any free port
 //   path             goes before every path, and is part of the issuer, such as "/oidc"; default ""
 //   keys             private keys as JWKs, each with its alg: the first one signs, all are published;
 //                    default: an ES256 key made at the start
 //   lifetime         of a token, in seconds; default 300
-//   ungrantedScopes  "drop" leaves scopes that a client does not have silently out of the token (the default),
+//   ungrantedScopes  "drop" silently leaves scopes that a client does not have out of the token (the default),
 //                    "refuse" answers invalid_scope
 //   resources        the APIs (RFC 8707) and the scopes that exist there: {"https://api.example.com": ["read"]}
 //   clients          client_id, client_secret or jwks, token_endpoint_auth_method (client_secret_basic,
-//                    client_secret_post or private_key_jwt), and scopes: what it is granted, by resource
+//                    client_secret_post or private_key_jwt), and scopes: the granted scopes, by resource
 //   registration     lets clients register themselves (RFC 7591) and manage that (RFC 7592); needs ungrantedScopes
 //                    "refuse", since a client may then register no other scopes than those of the resources:
 //                    {initialAccessToken: "…", rotate: whether each update replaces the registration access token}
-//   changes          what somebody changes at the console: metadata of registered clients by client_id (without scope, it
-//                    has none), null to delete one; it is done once, when the configuration comes
+//   changes          changes made at the console: metadata of registered clients by client_id (without scope, the client
+//                    has none), null to delete one; applied once, when the configuration arrives
 //
 // With registration, the answer lists the registered clients too: {"issuer": "…", "registered": [{"client_id": "…", …}]}.
 
@@ -37,7 +37,7 @@ import { createInterface } from 'node:readline';
 
 import Provider, { errors } from 'oidc-provider';
 
-console.info = console.warn; // the package's notices must not get between the answers
+console.info = console.warn; // keeps the package's notices from mixing with the answers
 
 const algorithms = ['RS256', 'PS256', 'ES256', 'ES384', 'EdDSA'];
 
@@ -50,7 +50,7 @@ function makeKeys() {
 
 const stored = new Map();
 
-// Store keeps what the package stores, over changes of the configuration; it has no other method that is called here.
+// Store keeps what the package stores across changes of the configuration. The package calls no other methods here.
 class Store {
   constructor(kind) {
     this.key = (id) => `${kind} ${id}`;
