@@ -26,16 +26,15 @@ const (
 	FileEnvoy             = "envoy-jwt-authn.yaml"
 )
 
-// fixedFiles are names that an extra file cannot have, whether or not the
-// bundle has the file.
+// fixedFiles are names that an extra file cannot have, even if the bundle lacks the
+// file.
 var fixedFiles = []string{FileJWKS, FileIssuer, FileAudience, FileVerification, FileProtectedResource, FileEnvoy}
 
 const (
-	// MaxScopes bounds the scopes of an API, and with them what a template's
-	// range can cost.
+	// MaxScopes bounds the scopes of an API, and so the cost of a template's range.
 	MaxScopes = 256
 
-	// MaxKeys does the same for the keys. Those who collect them keep as many.
+	// MaxKeys does the same for the keys. It is how many package jwks keeps.
 	MaxKeys = 32
 
 	// maxAlgorithms does the same for the algorithms: there are no more.
@@ -48,54 +47,53 @@ const (
 	// maxScopeClaims does the same for the claims that carry scopes.
 	maxScopeClaims = 72
 
-	// MaxBundleTotal bounds the sum of all names and contents of a bundle, which
-	// lies in etcd once for each namespace that verifies. Only what every
-	// verifier needs may go beyond: its parts have bounds of their own.
+	// MaxBundleTotal bounds the sum of all names and contents of a bundle, which is
+	// in etcd once for each namespace that verifies. Only the files that every
+	// verifier needs may exceed it, because their parts have bounds of their own.
 	MaxBundleTotal = 512 << 10
 
-	// maxConfigMapName is what Kubernetes allows for a ConfigMap's name.
+	// maxConfigMapName is how long Kubernetes allows a ConfigMap's name to be.
 	maxConfigMapName = 253
 )
 
-// Bundle is what an API's pods must know to verify a token.
+// Bundle holds what an API's pods must know to verify a token.
 type Bundle struct {
 	// Name and Namespace are the APIResource's.
 	Name, Namespace string
 
-	// Issuer and Audience are what a token's iss must be and its aud must
-	// contain, exactly. Both are required.
+	// Issuer must equal a token's iss, and its aud must contain Audience, exactly.
+	// Both are required.
 	Issuer, Audience string
 
-	// Named is how tokens name the API if not by aud: it is checked instead. Its
-	// zero value means by aud.
+	// Named is how tokens name the API if not by aud. The zero value means by aud.
 	Named Named
 
-	// JWKSURI is where the issuer publishes its keys, empty when unknown. It
-	// is for information: the bundle holds the keys.
+	// JWKSURI is where the issuer publishes its keys, empty if unknown. It only
+	// informs, because the bundle holds the keys.
 	JWKSURI string
 
-	// Algorithms is the allow-list of a token's alg: asymmetric ones only.
-	// Empty means those of the keys, with RS256 for an RSA key that does not
-	// say.
+	// Algorithms is the allow-list of a token's alg, asymmetric ones only. Empty
+	// means those of the keys, with RS256 for an RSA key that states none.
 	Algorithms []string
 
 	// Scopes are all scopes of the API, at most MaxScopes, in its own order.
 	Scopes []Scope
 
-	// ClockSkewSeconds is how far a verifier's clock may be off, 0 or more.
+	// ClockSkewSeconds is how wrong a verifier's clock may be, 0 or more.
 	ClockSkewSeconds int
 
-	// TokenType is what a token's typ header must be, such as "at+jwt"
-	// (RFC 9068); empty allows any.
+	// TokenType is the required typ of a token's header, such as "at+jwt" (RFC
+	// 9068); empty allows any.
 	TokenType string
 
 	// Keys are the issuer's public keys. Without any, no token verifies.
 	Keys []Key
 }
 
-// Named is how tokens name an API: the first of Claims that a token has is one of
-// Values, or a list with one of them, exactly; or, with Prefix, it has a word that
-// begins so. Claims are at most maxNamedClaims, Values at most maxNamedValues.
+// Named is how tokens name an API. The first of Claims that a token has must be one
+// of Values or a list with one of them, exactly; or, with Prefix, have a word that
+// begins with it. There are at most maxNamedClaims Claims and maxNamedValues
+// Values.
 type Named struct {
 	Claims []string `json:"claims"`
 	Values []string `json:"values,omitempty"`
@@ -104,8 +102,8 @@ type Named struct {
 
 func (n Named) byAud() bool { return len(n.Claims) == 0 }
 
-// LeftOut are the names of the files that a bundle does not have because they
-// could not have checked how tokens name the API: Envoy's filter knows aud only.
+// LeftOut returns the names of the files that a bundle lacks because they could not
+// check how tokens name the API: Envoy's filter knows aud only.
 func (b Bundle) LeftOut() []string {
 	if b.Named.byAud() {
 		return nil
@@ -116,22 +114,22 @@ func (b Bundle) LeftOut() []string {
 // Scope is a scope of an API.
 type Scope struct {
 	Name, Description string
-	// Claims are where tokens carry the scope: in the first of these claims that
-	// a token has. Without any, tokens do not carry it.
+	// Claims are the claims that may carry the scope. The first of them that a
+	// token has counts. If there are none, tokens do not carry the scope.
 	Claims []string
 }
 
 // Key is a public key of the issuer.
 type Key struct {
-	// ID is the JWK's kid, empty when it has none.
+	// ID is the JWK's kid, empty if it has none.
 	ID string
-	// Algorithm is the alg the key signs with, empty when it does not say.
+	// Algorithm is the alg that the key signs with, empty if it states none.
 	Algorithm string
-	// JWK is the key in JSON (RFC 7517). Members that a verifier does not need
-	// are left out of the bundle; a private or symmetric key is an error.
+	// JWK is the key in JSON (RFC 7517). The bundle omits members that a verifier
+	// does not need. A private or symmetric key is an error.
 	JWK string
-	// Retired says that the issuer no longer publishes the key. Of keys with the
-	// same ID it comes after those that are published: many verifiers take the first.
+	// Retired means that the issuer no longer publishes the key. It comes after
+	// published keys of the same ID, because many verifiers take the first.
 	Retired bool
 }
 
@@ -149,24 +147,23 @@ type Key struct {
 //     the keys inline; only where tokens name the API by aud.
 //
 // A template sees .Name, .Namespace, .Issuer, .Audience, .JWKS (the content of
-// jwks.json), .JWKSURI, .Algorithms (list), .Scopes (list of names),
-// .ScopeClaims (list of all claims that carry one), .ClockSkewSeconds (whole
-// number), .TokenType, .Keys (list), each with .ID, .Type (RSA, EC or OKP),
-// .Algorithm, .JWK, .PEM and .Thumbprint, and, where tokens name the API otherwise
-// than by aud, .AudienceClaims and .AudienceValues (lists) and .AudiencePrefix. It
-// has at most 4 KiB and the functions base64, json, quote, join, indent, and, or,
-// not, eq, ne, len and index. Its errors give line and column and say what to
-// change. An asterisk in the name of an extra file renders it for each
-// key: the key is .Key, and its thumbprint stands for the asterisk. What is empty
-// then is no file.
+// jwks.json), .JWKSURI, .Algorithms (list), .Scopes (list of names), .ScopeClaims
+// (list of all claims that carry one), .ClockSkewSeconds (whole number),
+// .TokenType, .Keys (list), each with .ID, .Type (RSA, EC or OKP), .Algorithm,
+// .JWK, .PEM and .Thumbprint, and, if tokens do not name the API by aud,
+// .AudienceClaims and .AudienceValues (lists) and .AudiencePrefix. It has at most 4
+// KiB and the functions base64, json, quote, join, indent, and, or, not, eq, ne,
+// len and index. Its errors give line and column and say what to change. An
+// asterisk in the name of an extra file renders it for each key: .Key is the key,
+// and its thumbprint replaces the asterisk. An empty result is no file.
 //
 // The same bundle gives the same bytes, whatever the order of its keys and
-// algorithms. What cannot be rendered is left out, for a revoked key must leave
-// jwks.json whatever else is wrong: a key that is not public, and an extra file
-// (or a ready-made one for a gateway) that fails or makes the files larger than
-// MaxBundleTotal. The error then is an *Incomplete, beside the files. There are
-// no files where issuer, audience, algorithms, clock skew or scopes cannot be
-// asserted: the files would have verifiers check less than they should.
+// algorithms. Verification leaves out what it cannot render, because a revoked key
+// must leave jwks.json whatever else is wrong: a key that is not public, and an
+// extra file (or a ready-made one for a gateway) that fails or makes the files
+// larger than MaxBundleTotal. Then it returns an *Incomplete beside the files. It
+// returns no files if issuer, audience, algorithms, clock skew or scopes cannot be
+// asserted, because verifiers would check less than they should.
 func Verification(b Bundle, extra map[string]string) (map[string]string, error) {
 	keys, problems := parseKeys(b.Keys)
 	left := &Incomplete{problems: problems}
@@ -225,16 +222,16 @@ func Verification(b Bundle, extra map[string]string) (map[string]string, error) 
 	return files, nil
 }
 
-// Incomplete is the error of a bundle that lacks what could not be rendered.
+// Incomplete is the error of a bundle from which something is missing.
 type Incomplete struct {
-	Files    []string // the names of the files it lacks
+	Files    []string // the names of the missing files
 	problems []error
 }
 
 // maxTold bounds the message of an Incomplete, in bytes.
 const maxTold = 800
 
-// Error tells the first problems.
+// Error returns the first problems.
 func (e *Incomplete) Error() string {
 	told := e.problems[0].Error()
 	for i, p := range e.problems[1:] {
@@ -248,8 +245,8 @@ func (e *Incomplete) Error() string {
 	return told
 }
 
-// allowList is the sorted, explicit list of algorithms, never nil: a verifier
-// that finds no list might take it for "any".
+// allowList returns the sorted, explicit list of algorithms. It is never nil,
+// because a verifier might read a missing list as "any".
 func allowList(stated []string, keys []publicKey) ([]string, error) {
 	known := slices.Concat(slices.Collect(maps.Values(algorithmsOf))...)
 	for _, alg := range stated {
@@ -265,7 +262,7 @@ func allowList(stated []string, keys []publicKey) ([]string, error) {
 	return slices.Compact(list), nil
 }
 
-// validate refuses what would make a verifier check less than it should.
+// validate refuses a bundle that would make a verifier check less than it should.
 func (b Bundle) validate() error {
 	for _, v := range []struct{ name, value string }{{"issuer", b.Issuer}, {"audience", b.Audience}} {
 		if v.value == "" {
@@ -290,7 +287,7 @@ func (b Bundle) validate() error {
 	return nil
 }
 
-// validate refuses what every token would meet, or none.
+// validate refuses a condition that every token meets, or none.
 func (n Named) validate() error {
 	if n.byAud() && len(n.Values) == 0 && n.Prefix == "" {
 		return nil
@@ -304,8 +301,8 @@ func (n Named) validate() error {
 	return nil
 }
 
-// verification is the content of verification.json. Its form is a promise to
-// users: verification.schema.json.
+// verification is the content of verification.json. verification.schema.json
+// promises its form to users.
 type verification struct {
 	APIResource struct {
 		Namespace string `json:"namespace"`
@@ -343,9 +340,9 @@ func (b Bundle) verification() verification {
 	return v
 }
 
-// protectedResource is OAuth 2.0 protected resource metadata, RFC 9728 section
-// 2. Its jwks_uri is absent: it would name the keys of the resource itself,
-// not those of the issuer.
+// protectedResource is OAuth 2.0 protected resource metadata, RFC 9728 section 2.
+// jwks_uri is absent, because it would name the keys of the resource itself, not
+// those of the issuer.
 type protectedResource struct {
 	Resource               string   `json:"resource"`
 	AuthorizationServers   []string `json:"authorization_servers"`
@@ -372,8 +369,8 @@ func (b Bundle) scopeNames() []string {
 	return apply(b.Scopes, func(s Scope) string { return s.Name })
 }
 
-// scopeClaims adds to a list all claims that carry a scope, each once, in the
-// order in which they first come.
+// scopeClaims adds all claims that carry a scope to a list, each once, in the order
+// of their first appearance.
 func (b Bundle) scopeClaims(claims ...string) []string {
 	for _, s := range b.Scopes {
 		for _, c := range s.Claims {
@@ -385,7 +382,7 @@ func (b Bundle) scopeClaims(claims ...string) []string {
 	return claims
 }
 
-// data is what templates see.
+// data is what templates of a bundle see.
 func (b Bundle) data(jwks string, keys []publicKey) map[string]any {
 	return map[string]any{
 		fieldKeys: apply(keys, publicKey.data),
@@ -396,11 +393,11 @@ func (b Bundle) data(jwks string, keys []publicKey) map[string]any {
 	}
 }
 
-// eachKey in a file's name has it rendered for each key.
+// eachKey in a file's name makes it a file for each key.
 const eachKey = "*"
 
-// extraFile renders a template of the owner's, and gives add each file, or why
-// there is none.
+// extraFile renders one of the owner's templates, and passes each file to add, or
+// why there is none.
 func extraFile(name, src string, data map[string]any, add func(name, content string, err error)) {
 	keys := data[fieldKeys].([]keyData)
 	names := []string{name}
@@ -430,7 +427,7 @@ func extraFile(name, src string, data map[string]any, add func(name, content str
 	}
 }
 
-// checkExtraFile checks all that can be known before the template runs.
+// checkExtraFile checks everything that can be checked before the template runs.
 func checkExtraFile(name, src string, keys int) (*checked, error) {
 	example := strings.Replace(name, eachKey, strings.Repeat("x", thumbprintLength), 1)
 	if err := ValidFileName(example); err != nil {
@@ -449,10 +446,10 @@ func checkExtraFile(name, src string, keys int) (*checked, error) {
 	return t, nil
 }
 
-// ConfigMapName is the name of the ConfigMap that holds the bundle of an
-// APIResource, in whatever namespace: m2m-verify.<namespace>.<name>. No two
-// APIResources share one, since a namespace has no dot. A name that would be
-// too long for a ConfigMap has its end replaced by a hash of all of it.
+// ConfigMapName returns the name of the ConfigMap that holds the bundle of an
+// APIResource, in any namespace: m2m-verify.<namespace>.<name>. No two APIResources
+// share a name, since a namespace has no dot. In a name that would be too long, a
+// hash of all of it replaces the end.
 func ConfigMapName(namespace, name string) string {
 	full := configMapPrefix + namespace + "." + name
 	if len(full) <= maxConfigMapName {
@@ -463,8 +460,7 @@ func ConfigMapName(namespace, name string) string {
 	return strings.TrimRight(full[:maxConfigMapName-1-len(hash)], "-.") + "-" + hash
 }
 
-// KeyIDs are the key ids of a bundle, sorted, each one once; a key without an
-// id has none.
+// KeyIDs returns the key ids of a bundle, sorted, each once.
 func KeyIDs(b Bundle) []string {
 	ids := apply(b.Keys, func(k Key) string { return k.ID })
 	slices.Sort(ids)
@@ -472,7 +468,7 @@ func KeyIDs(b Bundle) []string {
 	return slices.DeleteFunc(ids, func(id string) bool { return id == "" })
 }
 
-// document is indented JSON with a line break at the end.
+// document returns indented JSON with a line break at the end.
 func document(v any) string {
 	var b strings.Builder
 	e := json.NewEncoder(&b)
@@ -484,7 +480,7 @@ func document(v any) string {
 	return b.String()
 }
 
-// apply maps a list, to a list that is never nil.
+// apply maps a list. The result is never nil.
 func apply[T, U any](list []T, f func(T) U) []U {
 	out := make([]U, 0, len(list))
 	for _, v := range list {

@@ -10,28 +10,28 @@ import (
 	"time"
 )
 
-// Contents says since when each part of a bundle has been where it lies. It is
-// kept beside the files, for only with it can be told which of them a reader
-// that lags behind has seen. A part that was there from the beginning has the
-// zero time.
+// Contents records since when each part of a bundle has been in its place. It is
+// kept beside the files, because only it tells which of them a reader that lags
+// behind has seen. A part that was there from the beginning has the zero time.
 type Contents struct {
-	// Terms is a short hash of all but the keys: issuer, audience, algorithms,
-	// scopes and the other files.
+	// Terms is a short hash of everything but the keys: issuer, audience,
+	// algorithms, scopes and the other files.
 	Terms string `json:"terms"`
-	// TermsSince is since when they are these.
+	// TermsSince is since when the terms have been these.
 	TermsSince time.Time `json:"termsSince,omitzero"`
 	// Keys are the keys by their IDs.
 	Keys map[string]KeyContents `json:"keys,omitempty"`
 }
 
-// KeyContents is what Contents says of the keys of one ID.
+// KeyContents is the entry of Contents for the keys of one ID.
 type KeyContents struct {
-	// Hash is a short hash of the keys: another key may come under an old ID.
+	// Hash is a short hash of the keys, because another key may take over an ID.
 	Hash  string    `json:"hash"`
 	Since time.Time `json:"since,omitzero"`
 }
 
-// ContentsOf says what a bundle is made of, all from the beginning.
+// ContentsOf returns the contents of a bundle, with all parts there from the
+// beginning.
 func ContentsOf(b Bundle, extra map[string]string) Contents {
 	byID := map[string][]string{}
 	for _, k := range b.Keys {
@@ -47,8 +47,8 @@ func ContentsOf(b Bundle, extra map[string]string) Contents {
 	return c
 }
 
-// Since returns c as it replaces before at a moment: what is in both keeps its
-// time.
+// Since returns c as it replaces before at a moment: parts that are in both keep
+// their times.
 func (c Contents) Since(before Contents, now time.Time) Contents {
 	now = now.UTC().Truncate(time.Millisecond)
 	next := Contents{Terms: c.Terms, TermsSince: before.TermsSince, Keys: make(map[string]KeyContents, len(c.Keys))}
@@ -65,7 +65,7 @@ func (c Contents) Since(before Contents, now time.Time) Contents {
 	return next
 }
 
-// hashOf is a short name for values: 16 hexadecimal digits.
+// hashOf returns a short name for values: 16 hexadecimal digits.
 func hashOf(values ...any) string {
 	h := sha256.New()
 	if err := json.NewEncoder(h).Encode(values); err != nil {

@@ -11,9 +11,8 @@ import (
 )
 
 // envoyFilter is an entry of Envoy's http_filters, as of
-// envoy.extensions.filters.http.jwt_authn.v3. It is built as a structure and
-// then encoded, so that no value can become part of the configuration around
-// it.
+// envoy.extensions.filters.http.jwt_authn.v3. It is built as a structure and then
+// encoded, so that no value can break out into the configuration around it.
 type envoyFilter struct {
 	Name        string            `json:"name"`
 	TypedConfig envoyTypedJWTAuth `json:"typed_config"`
@@ -59,11 +58,11 @@ type envoyRule struct {
 	} `json:"requires"`
 }
 
-// envoy is the content of envoy-jwt-authn.yaml: every request needs a token,
-// from the Authorization header alone (RFC 6750 section 2.1; left to itself
-// Envoy also takes one from the URL). Which scope a request needs is the API's
-// business: the token is forwarded to it, and its payload lies in the filter's
-// metadata, where an RBAC filter finds the scopes as a list.
+// envoy returns the content of envoy-jwt-authn.yaml. Every request needs a token,
+// in the Authorization header only (RFC 6750 section 2.1; by default Envoy also
+// takes one from the URL). The API decides which scope a request needs: Envoy
+// forwards the token to it, and puts the payload into the filter's metadata, where
+// an RBAC filter finds the scopes as a list.
 func (b Bundle) envoy(keys []publicKey) (string, error) {
 	provider := b.Namespace + "/" + b.Name
 	var rule envoyRule
@@ -95,10 +94,10 @@ func (b Bundle) envoy(keys []publicKey) (string, error) {
 	return string(out), nil
 }
 
-// envoyKeys asserts the allow-list of algorithms, for which Envoy has no
-// setting: it takes from each key what the key states, and anything that fits
-// from a key that states nothing. So each key is listed once for each
-// algorithm that both it and the allow-list know.
+// envoyKeys enforces the allow-list of algorithms, for which Envoy has no setting:
+// it accepts the algorithm that a key states, and any that fits if the key states
+// none. So the list has each key once for each algorithm that both the key and the
+// allow-list know.
 func (b Bundle) envoyKeys(keys []publicKey) (list []json.RawMessage) {
 	for _, k := range keys {
 		for _, alg := range k.algorithms {

@@ -20,26 +20,26 @@ import (
 )
 
 var (
-	// publicMembers are the members of a JWK that are distributed (RFC 7517
-	// section 4, RFC 7518 section 6, RFC 8037). Certificates are not: nothing
-	// here checks them, and x5u would make a verifier fetch.
+	// publicMembers are the members of a JWK that are distributed (RFC 7517 section
+	// 4, RFC 7518 section 6, RFC 8037). Certificates are not among them, because
+	// nothing here checks them and x5u would make a verifier fetch.
 	publicMembers = []string{"kty", "use", "alg", "kid", "n", "e", "crv", "x", "y"}
 
-	// privateMembers must never be near a bundle, in any spelling: some
-	// decoders do not mind the case of a member's name.
+	// privateMembers must never get near a bundle, in any spelling: some decoders
+	// ignore the case of a member's name.
 	privateMembers = []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
 
-	// requiredMembers are the public material of each type of key. There is no
-	// "oct": a symmetric key would let every verifier forge tokens.
+	// requiredMembers are the public material of each type of key. "oct" is
+	// missing, because a symmetric key would let every verifier forge tokens.
 	requiredMembers = map[string][]string{
 		"RSA": {"n", "e"},
 		"EC":  {"crv", "x", "y"},
 		"OKP": {"crv", "x"},
 	}
 
-	// algorithmsOf are the algorithms a key can sign with, by its type and
-	// curve. The first one is taken for a key that does not say: servers which
-	// omit alg on RSA keys sign with RS256.
+	// algorithmsOf are the algorithms that a key can sign with, by its type and
+	// curve. The first one is assumed for a key that states none: servers that omit
+	// alg on RSA keys sign with RS256.
 	algorithmsOf = map[string][]string{
 		"RSA/":        {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"},
 		"EC/P-256":    {"ES256"},
@@ -53,36 +53,35 @@ var (
 type publicKey struct {
 	members map[string]string
 
-	// algorithms are what it may verify: the one it states, or all that its
-	// type can.
+	// algorithms are those it may verify: the one it states, or all of its type.
 	algorithms []string
 
 	retired bool
 }
 
-// algorithm is the one the key states, or else the usual one of its type.
+// algorithm returns the one that the key states, or else the usual one of its type.
 func (k publicKey) algorithm() string { return k.algorithms[0] }
 
-// json is canonical: members sorted by name, no white space.
+// json returns the canonical form: members sorted by name, no white space.
 func (k publicKey) json() json.RawMessage { return encode(k.members) }
 
-// withAlgorithm is the same key, good for one algorithm only.
+// withAlgorithm returns the same key for one algorithm only.
 func (k publicKey) withAlgorithm(alg string) json.RawMessage {
 	members := maps.Clone(k.members)
 	members["alg"] = alg
 	return encode(members)
 }
 
-// keyData is what templates see of a key.
+// keyData is a key as templates see it.
 type keyData struct{ ID, Type, Algorithm, JWK, PEM, Thumbprint string }
 
 // keyFields are the fields of keyData that templates may name.
 var keyFields = []string{"Algorithm", "ID", "JWK", "PEM", "Thumbprint", "Type"}
 
-// String is the key's id: what a template prints that names no field.
+// String returns the key's id, which a template prints if it names no field.
 func (k keyData) String() string { return k.ID }
 
-// data is the key for templates. A key that is none after all has no PEM.
+// data returns the key for templates. A key that turns out invalid has no PEM.
 func (k publicKey) data() keyData {
 	d := keyData{
 		ID: k.members["kid"], Type: k.members["kty"], Algorithm: k.algorithm(), JWK: string(k.json()), Thumbprint: k.thumbprint(),
@@ -99,7 +98,8 @@ func (k publicKey) data() keyData {
 // thumbprintLength is the length of every thumbprint.
 const thumbprintLength = 43
 
-// thumbprint is that of RFC 7638 with SHA-256: a name that fits into a file's.
+// thumbprint returns the thumbprint of RFC 7638 with SHA-256, which fits into a
+// file's name.
 func (k publicKey) thumbprint() string {
 	required := map[string]string{"kty": k.members["kty"]}
 	for _, name := range requiredMembers[k.members["kty"]] {
@@ -109,10 +109,10 @@ func (k publicKey) thumbprint() string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// parseKey takes what is public out of a JWK and refuses whatever is not a
-// public signature key. This is the last line of defence: those who collect
-// keys have sorted them already, and an error here means that they failed. No
-// error holds the material of a key.
+// parseKey extracts the public part of a JWK and refuses anything but a public
+// signature key. This is the last line of defence: whoever collected the keys has
+// already sorted them, and an error here means that this failed. No error holds the
+// material of a key.
 func parseKey(k Key) (publicKey, error) {
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(k.JWK), &raw); err != nil {
@@ -168,13 +168,13 @@ func parseKey(k Key) (publicKey, error) {
 		algorithms = []string{stated}
 	}
 	if len(algorithms) == 1 {
-		members["alg"] = algorithms[0] // there is no other; some libraries take no key without (jwx)
+		members["alg"] = algorithms[0] // the only one there is; some libraries refuse a key without it (jwx)
 	}
 	return publicKey{members: members, algorithms: algorithms, retired: k.Retired}, nil
 }
 
-// parseKeys parses each key by itself, in an order that does not depend on
-// theirs, each one once. It returns why it left keys out.
+// parseKeys parses each key by itself, and returns each once, in an order that does
+// not depend on theirs. It also returns why it left keys out.
 func parseKeys(keys []Key) (parsed []publicKey, problems []error) {
 	for _, k := range keys {
 		p, err := parseKey(k)
@@ -191,7 +191,7 @@ func parseKeys(keys []Key) (parsed []publicKey, problems []error) {
 	return slices.CompactFunc(parsed, func(a, b publicKey) bool { return order(a, b) == 0 }), problems
 }
 
-// last is 1 for what comes last, and 0 for the rest.
+// last returns 1 for a key that comes last, 0 for the rest.
 func last(b bool) int {
 	if b {
 		return 1
@@ -199,7 +199,7 @@ func last(b bool) int {
 	return 0
 }
 
-// keySet is a JWK Set (RFC 7517 section 5) of canonical keys, one a line.
+// keySet returns a JWK Set (RFC 7517 section 5) of canonical keys, one per line.
 func keySet(keys []json.RawMessage) string {
 	var b strings.Builder
 	b.WriteString(`{"keys":[`)
@@ -214,7 +214,7 @@ func keySet(keys []json.RawMessage) string {
 	return b.String()
 }
 
-// encode marshals what consists of maps and strings, which cannot fail.
+// encode marshals maps and strings, which cannot fail.
 func encode(v any) json.RawMessage {
 	b, err := json.Marshal(v)
 	if err != nil {

@@ -11,18 +11,18 @@ import (
 )
 
 const (
-	// maxWork bounds the bytes that the functions of one execution read and
-	// write, so that calls whose results are thrown away cost something too.
+	// maxWork bounds the bytes that the functions of one execution read and write,
+	// so that calls whose results are discarded count too.
 	maxWork = 2 << 20
 
-	// callWork is what a call costs at least, however little it reads.
+	// callWork is the least that a call costs, however little it reads.
 	callWork = 64
 
 	// maxIndent is more than any nesting of YAML needs.
 	maxIndent = 32
 )
 
-// cause is why an execution failed, in fixed words that hold no value.
+// cause is why an execution failed, in fixed words without any value.
 type cause string
 
 func (c cause) Error() string { return string(c) }
@@ -38,8 +38,8 @@ const (
 	errEncoding cause = "the output is not valid UTF-8"
 )
 
-// machine runs one execution: it holds the functions and counts what they cost,
-// and takes the output. It is not for concurrent use.
+// machine runs one execution: it provides the functions, counts their cost and
+// takes the output. It is not safe for concurrent use.
 type machine struct {
 	limit int // of the output and of each value, in bytes
 	token func(key string) string
@@ -47,8 +47,8 @@ type machine struct {
 	out   strings.Builder
 }
 
-// funcs are all functions of ours; the rules say which of them, and of
-// text/template's, a template may use. eq and ne replace text/template's,
+// funcs are our functions. The rules say which of them, and of those of
+// text/template, a template may use. eq and ne replace those of text/template,
 // whose cost cannot be counted.
 func (m *machine) funcs() template.FuncMap {
 	return template.FuncMap{
@@ -66,7 +66,7 @@ func (m *machine) funcs() template.FuncMap {
 	}
 }
 
-// Write takes output up to the limit.
+// Write accepts output up to the limit.
 func (m *machine) Write(p []byte) (int, error) {
 	if m.out.Len()+len(p) > m.limit {
 		return 0, errOutput
@@ -82,8 +82,8 @@ func (m *machine) spend(n int) error {
 	return nil
 }
 
-// reserve counts a value of n bytes that is about to be made, so that one that
-// is too long is never made at all.
+// reserve counts a value of n bytes before it is made, so that a value that is too
+// long never is.
 func (m *machine) reserve(n int) error {
 	if n > m.limit {
 		return errValue
@@ -98,7 +98,7 @@ func (m *machine) result(s string) (string, error) {
 	return s, nil
 }
 
-// base64 is the standard encoding with padding, as in Basic credentials.
+// base64 returns the standard encoding with padding, as in Basic credentials.
 func (m *machine) base64(s string) (string, error) {
 	if err := m.reserve(base64.StdEncoding.EncodedLen(len(s))); err != nil {
 		return "", err
@@ -106,8 +106,7 @@ func (m *machine) base64(s string) (string, error) {
 	return base64.StdEncoding.EncodeToString([]byte(s)), nil
 }
 
-// json encodes a value. What comes out for a string is also a double-quoted
-// string in YAML.
+// json encodes a value. An encoded string is also a double-quoted string in YAML.
 func (m *machine) json(v any) (string, error) {
 	size := 0
 	switch v := v.(type) {
@@ -133,7 +132,7 @@ func (m *machine) json(v any) (string, error) {
 	return m.result(strings.TrimSuffix(b.String(), "\n"))
 }
 
-// join takes the separator first, so that a list can be piped into it.
+// join takes the separator first, so that a list can be piped to it.
 func (m *machine) join(separator string, list []string) (string, error) {
 	size := len(separator) * len(list)
 	for _, s := range list {
@@ -145,7 +144,7 @@ func (m *machine) join(separator string, list []string) (string, error) {
 	return strings.Join(list, separator), nil
 }
 
-// indent puts spaces in front of every line that is not empty.
+// indent puts spaces before every line that is not empty.
 func (m *machine) indent(spaces int, s string) (string, error) {
 	if spaces < 0 || spaces > maxIndent {
 		return "", errIndent

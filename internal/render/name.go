@@ -7,8 +7,8 @@ import "strings"
 // configMapPrefix begins the name of every bundle's ConfigMap.
 const configMapPrefix = "m2m-verify."
 
-// ParseConfigMapName returns the APIResource that a ConfigMap of this name
-// would hold the bundle of: the reverse of ConfigMapName.
+// ParseConfigMapName returns the APIResource whose bundle a ConfigMap with this
+// name would hold. It is the reverse of ConfigMapName.
 func ParseConfigMapName(configMap string) (namespace, name string, ok bool) {
 	rest, ok := strings.CutPrefix(configMap, configMapPrefix)
 	if !ok {

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package render turns values into files: the data of a client's token Secret,
-// and the verification bundle of an API (the issuer's public keys with what to
-// check a token for, in several formats). Bytes in, bytes out: it does no I/O,
-// reads no clock, and the same input gives the same bytes. Everything in it
-// that a tenant writes, file names and templates above all, is taken for
-// hostile.
+// Package render turns values into files: the data of a client's token Secret, and
+// the verification bundle of an API (the issuer's public keys and what to check a
+// token for, in several formats). It does no I/O and reads no clock, and the same
+// input gives the same bytes. It treats everything that a tenant writes as hostile,
+// above all file names and templates.
 package render
 
 import (
@@ -21,20 +20,20 @@ const (
 	// ConfigMap. The API server takes 1 MiB for the whole object.
 	MaxTotal = 900 << 10
 
-	// maxFileName is what Kubernetes allows for a key of a Secret or ConfigMap.
+	// maxFileName is how long Kubernetes allows a key of a Secret or ConfigMap to
+	// be.
 	maxFileName = 253
 )
 
-// TokenSecret is the data of a client's token Secret: each token under its
+// TokenSecret returns the data of a client's token Secret: each token under its
 // key, and each of templates (file name to template) rendered.
 //
-// A template shows tokens by {{ token "key" }}. known lists the keys of all
-// tokens that the client's spec declares; a key that is not among them is an
-// error, as is a template's name that collides with one of them or is not a
-// valid file name (ValidFileName). A template that names a known token which
-// tokens does not hold (or holds as an empty string), because it is not minted
-// yet, is left out of data and its name is returned in waiting, sorted. No
-// error holds a token.
+// A template shows tokens by {{ token "key" }}. known lists the keys of all tokens
+// that the client's spec declares. A key that is not among them is an error, as is
+// a template's name that is one of them or not a valid file name (ValidFileName).
+// If a template names a known token that is missing or empty in tokens, because it
+// has not been minted yet, TokenSecret leaves the template out of data and returns
+// its name in waiting, sorted. No error holds a token.
 func TokenSecret(tokens, templates map[string]string, known []string) (data map[string][]byte, waiting []string, err error) {
 	data = map[string][]byte{}
 	for _, key := range slices.Sorted(maps.Keys(tokens)) {
@@ -77,7 +76,7 @@ func TokenSecret(tokens, templates map[string]string, known []string) (data map[
 	return data, waiting, nil
 }
 
-// secretFile renders one template, unless it waits for a token.
+// secretFile renders a template, unless it waits for a token.
 func secretFile(src string, tokens map[string][]byte, known []string) (out string, ready bool, err error) {
 	t, err := parseTemplate(secretRules, src)
 	if err != nil {
@@ -98,9 +97,8 @@ func secretFile(src string, tokens map[string][]byte, known []string) (out strin
 }
 
 // ValidFileName reports whether a name can be a key of a Secret or ConfigMap, and
-// with it a file in a directory that pods mount: 1 to 253 letters, digits,
-// dots, hyphens and underscores, and not ".", ".." or anything that begins
-// with "..".
+// so a file in a directory that pods mount: 1 to 253 letters, digits, dots, hyphens
+// and underscores, but not "." and nothing that begins with "..".
 func ValidFileName(s string) error {
 	switch {
 	case s == "":

@@ -16,43 +16,42 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
-// Templates come from tenants, so they are a small part of text/template: text,
-// actions, variables, if, with, and range over a list among the data; the list of
-// keys has elements with fields. What a
-// template may say is checked on its parse tree before it runs; what it may
-// cost is bounded while it runs (see machine).
+// Templates come from tenants, so they may use only a small part of text/template:
+// text, actions, variables, if, with, and range over a list in the data. The
+// elements of the list of keys have fields. The parse tree is checked before a
+// template runs; a machine bounds the cost while it runs.
 
 const (
 	// MaxTemplate bounds the source of a template.
 	MaxTemplate = 4 << 10
 	// MaxSecretOutput bounds a rendered file of a token Secret, and every
-	// value on the way there.
+	// intermediate value.
 	MaxSecretOutput = 64 << 10
 	// MaxBundleOutput does the same for a file of a verification bundle.
 	MaxBundleOutput = 128 << 10
 
-	// maxCost bounds the steps that a template can take at most: a few
-	// milliseconds' worth. Each value and each action is a step, a call is
-	// callCost steps, and what a range holds counts as often as its list can be
-	// long, whatever the data. So what a template costs is known before it runs,
-	// and a new scope does not make it too costly.
+	// maxCost bounds the steps that a template can take, to a few milliseconds'
+	// worth. Each value and each action is one step, and a call is callCost steps.
+	// The body of a range counts as often as its list can be long, whatever the
+	// data. So the cost is known before the template runs, and a new scope does not
+	// make it too costly.
 	maxCost  = 40_000
 	callCost = 10
 
-	// templateName begins the errors of text/template.
+	// templateName is at the beginning of every error of text/template.
 	templateName = "template"
 )
 
-// rules are what a kind of template may use.
+// rules list what a kind of template may use.
 type rules struct {
 	funcs     map[string]arity
-	fields    map[string]int // name → how long a list can be that range may walk, 0 for what is none
-	records   []string       // the fields that have, or whose elements have, the fields of a key
-	times     int            // how often the template is run
+	fields    map[string]int // name → how long the list can be, 0 for a field that is not a list
+	records   []string       // the fields that are keys, or lists of keys
+	times     int            // how often the template runs
 	maxOutput int
 }
 
-// arity is how many arguments a function takes, a piped one included.
+// arity is how many arguments a function takes, including a piped one.
 type arity struct{ min, max int }
 
 var (
@@ -81,13 +80,13 @@ var (
 	perKeyRules = forEachKey(bundleRules)
 )
 
-// The fields of the data that are keys.
+// The fields of the data that hold keys.
 const (
 	fieldKeys = "Keys"
-	fieldKey  = "Key" // in a file for each key: the one that it is for
+	fieldKey  = "Key" // in a file for each key: the key of the file
 )
 
-// forEachKey are the rules of a template that is rendered for each key.
+// forEachKey returns the rules of a template that is rendered for each key.
 func forEachKey(r rules) rules {
 	r.fields = maps.Clone(r.fields)
 	r.fields[fieldKey] = 0
@@ -96,7 +95,7 @@ func forEachKey(r rules) rules {
 	return r
 }
 
-// rulesOf are the rules for the file of a bundle.
+// rulesOf returns the rules for a file of a bundle.
 func rulesOf(name string) rules {
 	if strings.Contains(name, eachKey) {
 		return perKeyRules
@@ -109,8 +108,8 @@ type checked struct {
 	rules
 	src      string
 	template *template.Template
-	tokens   []string // the keys it shows
-	cost     int      // steps that it can take at most
+	tokens   []string // the keys of the tokens that it shows
+	cost     int      // the most steps that it can take
 }
 
 // parseTemplate checks src against rules.
@@ -132,11 +131,11 @@ func parseTemplate(r rules, src string) (*checked, error) {
 	return c.checked, nil
 }
 
-// parsePrefix is how text/template begins a parse error.
+// parsePrefix matches the beginning of a parse error of text/template.
 var parsePrefix = regexp.MustCompile(`^template: ` + templateName + `:(\d+): `)
 
-// parseError shortens an error of text/template, which shows parts of the
-// source and nothing else.
+// parseError shortens an error of text/template, which shows nothing but parts of
+// the source.
 func (r rules) parseError(err error) error {
 	msg := text.CutBytes(parsePrefix.ReplaceAllString(err.Error(), "line $1: "), 200)
 	if strings.HasPrefix(msg[strings.Index(msg, ": ")+1:], " function ") {
@@ -152,9 +151,9 @@ func (r rules) functions() string {
 // checker walks a parse tree.
 type checker struct{ *checked }
 
-// scope is what the enclosing nodes mean for a node.
+// scope is what a node has from the nodes around it.
 type scope struct {
-	rebound bool     // dot is not the data but what with or range made it
+	rebound bool     // dot is not the data, but what with or range set it to
 	key     bool     // dot is a key
 	keys    []string // the variables that are keys
 	ranges  []string // the fields that enclosing ranges walk
@@ -169,7 +168,7 @@ func (c checker) charge(n parse.Node, steps int, s scope) error {
 	return nil
 }
 
-// errAt is an error at a node.
+// errAt returns an error at a node.
 func (c checker) errAt(n parse.Node, format string, args ...any) error {
 	before := c.src[:min(int(n.Position()), len(c.src))]
 	line := 1 + strings.Count(before, "\n")
@@ -177,7 +176,7 @@ func (c checker) errAt(n parse.Node, format string, args ...any) error {
 	return fmt.Errorf("line %d, column %d: %s", line, column, fmt.Sprintf(format, args...))
 }
 
-// node checks what stands between text: an allow-list of kinds.
+// node checks a node against an allow-list of kinds.
 func (c checker) node(n parse.Node, s scope) error {
 	if list, ok := n.(*parse.ListNode); ok && list == nil { // no else
 		return nil
@@ -208,8 +207,7 @@ func (c checker) node(n parse.Node, s scope) error {
 		if field == "" {
 			return c.errAt(n, "range takes one of the lists %s, as in {{ range $.Scopes }}", quoted(c.lists()))
 		}
-		// Ranges over the same list inside each other are the only way to
-		// make the work grow with its square.
+		// Only nested ranges over the same list make the work grow with its square.
 		if slices.Contains(s.ranges, field) {
 			return c.errAt(n, "range over %s lies inside another one", field)
 		}
@@ -236,7 +234,7 @@ func (c checker) branch(n *parse.BranchNode, outside, inside scope) error {
 	return c.node(n.ElseList, outside)
 }
 
-// listField is the list among the data that a range walks, or empty.
+// listField returns the list in the data that a range walks, or "".
 func (c checker) listField(p *parse.PipeNode) string {
 	if len(p.Cmds) != 1 || len(p.Cmds[0].Args) != 1 {
 		return ""
@@ -268,7 +266,7 @@ func (c checker) pipe(p *parse.PipeNode, s scope) error {
 	for i, cmd := range p.Cmds {
 		first := cmd.Args[0]
 		args := cmd.Args[1:]
-		count := len(args) + min(i, 1) // the piped one comes last
+		count := len(args) + min(i, 1) // the piped argument comes last
 		if id, ok := first.(*parse.IdentifierNode); ok {
 			if err := c.charge(id, callCost, s); err != nil {
 				return err
@@ -302,8 +300,8 @@ func (c checker) call(id *parse.IdentifierNode, args []parse.Node, count int) er
 	if id.Ident != "token" {
 		return nil
 	}
-	// The key must be readable without running the template: that is how a
-	// template which waits for a token is told from one that is wrong.
+	// The key must be readable without running the template, which tells a template
+	// that waits for a token from a wrong one.
 	if len(args) == 1 {
 		if key, ok := args[0].(*parse.StringNode); ok {
 			c.tokens = append(c.tokens, key.Text)
@@ -320,7 +318,7 @@ func (a arity) String() string {
 	return fmt.Sprintf("%d to %d", a.min, a.max)
 }
 
-// operand checks a value: an allow-list of kinds again.
+// operand checks a value against another allow-list of kinds.
 func (c checker) operand(n parse.Node, s scope) error {
 	if err := c.charge(n, 1, s); err != nil {
 		return err
@@ -390,17 +388,17 @@ func (c checker) fieldHint() string {
 	return "the fields are " + strings.Join(slices.Sorted(maps.Keys(c.fields)), ", ")
 }
 
-// execPosition is how text/template begins an error of execution.
+// execPosition matches the beginning of an execution error of text/template.
 var execPosition = regexp.MustCompile(`^template: ` + templateName + `:(\d+):(\d+): `)
 
-// execute runs the template, once. An error never holds a value: text/template
-// prints some, so only the position is kept of what it says.
+// execute runs the template once. An error never holds a value: errors of
+// text/template do, so only the position is kept.
 func (c *checked) execute(data map[string]any, token func(key string) string) (string, error) {
 	return c.executeOn(&machine{limit: c.maxOutput, token: token}, data)
 }
 
-// executeOn runs the template on a machine, which goes on counting what its
-// former runs have cost.
+// executeOn runs the template on a machine, which adds the cost to that of its
+// earlier runs.
 func (c *checked) executeOn(m *machine, data map[string]any) (string, error) {
 	m.out.Reset()
 	if err := c.template.Option("missingkey=error").Funcs(m.funcs()).Execute(m, data); err != nil {
