@@ -310,11 +310,11 @@ func TestUnusablePrivateKeys(t *testing.T) {
 		},
 		"an algorithm that the JWK denies": {
 			key: string(jwkKey), spec: v1alpha1.PrivateKeyJWTCredentials{Algorithm: "ES256"},
-			want: "the JWK's alg is not ES256, the algorithm that is asked for",
+			want: "the JWK's alg is not ES256, the algorithm asked for",
 		},
 		"a key ID that the JWK denies": {
 			key: string(jwkKey), spec: v1alpha1.PrivateKeyJWTCredentials{KeyID: "another"},
-			want: "the JWK's kid is not the key id that is asked for, drop one of them",
+			want: "the JWK's kid is not the key id asked for, drop one of them",
 		},
 		"garbage": {
 			key: sentinel + " is no key", want: "private key is neither PEM nor a JWK",

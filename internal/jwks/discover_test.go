@@ -246,7 +246,7 @@ func TestDiscoverDoesNotAskTwiceOfOneThatIsGone(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = Discover(ctx, server.Client(), server.URL)
-	wantError(t, err, server, Unreachable, "HOST/.well-known/openid-configuration was not waited for")
+	wantError(t, err, server, Unreachable, "HOST/.well-known/openid-configuration did not answer before the request was cancelled")
 }
 
 func TestMetadataListsAreBoundedAndLenient(t *testing.T) {

@@ -69,7 +69,7 @@ func get(ctx context.Context, hc *http.Client, u *url.URL, header http.Header) (
 
 // failures are the causes in words that follow the URL that was asked.
 var failures = map[egress.Cause]string{
-	egress.Cancelled:            "was not waited for",
+	egress.Cancelled:            "did not answer before the request was cancelled",
 	egress.TimedOut:             "did not answer in time",
 	egress.ConnectionTimedOut:   "did not answer in time",
 	egress.HostUnknown:          "has a host name that could not be resolved",

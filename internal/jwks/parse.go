@@ -131,7 +131,7 @@ func isNamed(raw json.RawMessage, named []string) bool {
 	return ok && isText && id != "" && slices.Contains(named, id)
 }
 
-var errTwice = errors.New("is there twice")
+var errTwice = errors.New("appears twice")
 
 // identity is what two keys share if they are the same: kid, public key and
 // algorithm. A server that states the alg that a key was used with all along has not
@@ -217,7 +217,7 @@ func readMembers(members map[string]json.RawMessage) (map[string]string, error) 
 		}
 	}
 	if !ValidKeyID(values["kid"]) {
-		return nil, fmt.Errorf("has a kid that is not of at most %d printable ASCII characters", MaxKeyID)
+		return nil, fmt.Errorf("has a kid that is not at most %d printable ASCII characters", MaxKeyID)
 	}
 	if values["alg"] == "Ed25519" {
 		// RFC 9864 renames EdDSA for this curve. Most verifiers do not know the new

@@ -171,7 +171,7 @@ func TestParseOfKeysThatShareAKid(t *testing.T) {
 	if diff := cmp.Diff(want, keys); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]Skipped{{ID: "k", Reason: "is there twice"}}, skipped); diff != "" {
+	if diff := cmp.Diff([]Skipped{{ID: "k", Reason: "appears twice"}}, skipped); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -204,7 +204,7 @@ func TestParseRefusesWhatIsNoKeySet(t *testing.T) {
 	}
 }
 
-const badKeyID = "has a kid that is not of at most 128 printable ASCII characters"
+const badKeyID = "has a kid that is not at most 128 printable ASCII characters"
 
 func TestParseIsBounded(t *testing.T) {
 	var list []string

@@ -310,7 +310,7 @@ func verifySignature(token string, claims *Claims, keys []Key, want Expectation)
 	unusable := slices.IndexFunc(want.LeftOut, func(s Skipped) bool { return s.ID == escaped(kid) })
 	switch {
 	case !known && !ValidKeyID(kid):
-		return refuse(ReasonUnusableKey, "signed with the key %s, whose ID is not of at most %d printable ASCII characters", quote(kid), MaxKeyID)
+		return refuse(ReasonUnusableKey, "signed with the key %s, whose ID is not at most %d printable ASCII characters", quote(kid), MaxKeyID)
 	case !known && unusable >= 0:
 		return refuse(ReasonUnusableKey, "signed with the key %s, which the server publishes and which %s", quote(kid), want.LeftOut[unusable].Reason)
 	case len(candidates) == 0 && kid == "" && unusable >= 0:
@@ -373,7 +373,7 @@ func inspect(token string) (*Claims, map[string]json.RawMessage, error) {
 		raw, err := base64.RawURLEncoding.Strict().DecodeString(part)
 		// The decoder would skip line breaks, which an HTTP header cannot hold.
 		if err != nil || strings.ContainsAny(part, "\r\n") {
-			return nil, nil, refuse(ReasonMalformed, "token is not in base64url as RFC 7515 wants it")
+			return nil, nil, refuse(ReasonMalformed, "token is not base64url as RFC 7515 requires")
 		}
 		sections[i] = raw
 	}

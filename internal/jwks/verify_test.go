@@ -220,7 +220,7 @@ func TestVerifyHoldsTheTokenToTheExpectation(t *testing.T) {
 		"a key of that ID, though one was left out":       {header: `{"alg":"EdDSA","kid":"k"}`, want: leavesOut("k")},
 		"a kid that no key can have": {
 			header: `{"alg":"EdDSA","kid":"clé"}`, reason: ReasonUnusableKey,
-			message: `signed with the key "cl\u00e9", whose ID is not of at most 128 printable ASCII characters`,
+			message: `signed with the key "cl\u00e9", whose ID is not at most 128 printable ASCII characters`,
 		},
 		"a kid that differs in case":           {header: `{"alg":"EdDSA","kid":"K"}`, reason: ReasonUnknownKey},
 		"no kid, and no key of that algorithm": {header: `{"alg":"RS256"}`, reason: ReasonUnknownKey, message: "signed with an unnamed key, and the key set has none for RS256"},

@@ -122,7 +122,7 @@ func readValue(m members, t *Token) (err error) {
 	case len(t.Value) > maxTokenBytes:
 		return fmt.Errorf("access_token in the answer is longer than %d bytes", maxTokenBytes)
 	case strings.ContainsFunc(t.Value, func(r rune) bool { return r < '!' || r > '~' }):
-		return errors.New("access_token in the answer has characters that do not belong into a token")
+		return errors.New("access_token in the answer has characters that are not allowed in a token")
 	}
 	return nil
 }
@@ -156,7 +156,7 @@ func readScopes(m members, t *Token) error {
 		scope = strings.Join(list, " ")
 	}
 	if strings.ContainsFunc(scope, func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }) {
-		return errors.New("scope in the answer has characters that do not belong into a scope")
+		return errors.New("scope in the answer has characters that are not allowed in a scope")
 	}
 	_, t.ScopesReturned = m["scope"]
 	t.Scopes = strings.Fields(scope)

@@ -73,7 +73,7 @@ func Exchange(ctx context.Context, hc *http.Client, req TokenRequest) (*Token, e
 		return nil, &Error{Class: ClassTerminal, Detail: "token endpoint: " + err.Error()}
 	}
 	if name := req.Misplaced(); name != "" {
-		return nil, &Error{Class: ClassTerminal, Detail: fmt.Sprintf("parameter %.64q is not to be set", name)}
+		return nil, &Error{Class: ClassTerminal, Detail: fmt.Sprintf("parameter %.64q must not be set", name)}
 	}
 	cfg := clientcredentials.Config{TokenURL: req.Endpoint, Scopes: req.Scopes, EndpointParams: url.Values{}}
 	for name, value := range req.Parameters {

@@ -183,7 +183,7 @@ func TestMisplacedParameters(t *testing.T) {
 				return nil, io.EOF
 			})}
 			_, err := Exchange(t.Context(), hc, req)
-			want := Error{Class: ClassTerminal, Detail: fmt.Sprintf("parameter %q is not to be set", tc.parameter)}
+			want := Error{Class: ClassTerminal, Detail: fmt.Sprintf("parameter %q must not be set", tc.parameter)}
 			if diff := cmp.Diff(want, *asError(t, err), ignoreCause); diff != "" {
 				t.Errorf("error (-want +got):\n%s", diff)
 			}
@@ -313,14 +313,14 @@ func TestRefusals(t *testing.T) {
 		"access_token is null":     {reply(200, `{"access_token":null}`), Error{Class: ClassRetryable, Detail: "answer has no access_token"}, ""},
 		"access_token in capitals": {reply(200, `{"Access_Token":"t"}`), Error{Class: ClassRetryable, Detail: "answer has no access_token"}, ""},
 		"access_token is a number": {reply(200, `{"access_token":7}`), Error{Class: ClassSlowRetry, Detail: "access_token in the answer is not a string"}, ""},
-		"access_token, a newline":  {reply(200, `{"access_token":"t\r\nX-Admin: 1"}`), Error{Class: ClassSlowRetry, Detail: "access_token in the answer has characters that do not belong into a token"}, ""},
-		"access_token, a space":    {reply(200, `{"access_token":"t t"}`), Error{Class: ClassSlowRetry, Detail: "access_token in the answer has characters that do not belong into a token"}, ""},
-		"access_token, not ASCII":  {reply(200, `{"access_token":"tü"}`), Error{Class: ClassSlowRetry, Detail: "access_token in the answer has characters that do not belong into a token"}, ""},
+		"access_token, a newline":  {reply(200, `{"access_token":"t\r\nX-Admin: 1"}`), Error{Class: ClassSlowRetry, Detail: "access_token in the answer has characters that are not allowed in a token"}, ""},
+		"access_token, a space":    {reply(200, `{"access_token":"t t"}`), Error{Class: ClassSlowRetry, Detail: "access_token in the answer has characters that are not allowed in a token"}, ""},
+		"access_token, not ASCII":  {reply(200, `{"access_token":"tü"}`), Error{Class: ClassSlowRetry, Detail: "access_token in the answer has characters that are not allowed in a token"}, ""},
 		"access_token is long":     {reply(200, `{"access_token":"`+strings.Repeat("x", maxTokenBytes+1)+`"}`), Error{Class: ClassSlowRetry, Detail: "access_token in the answer is longer than 65536 bytes"}, ""},
 		"scope is an object":       {reply(200, `{"access_token":"t","scope":{"a":1}}`), Error{Class: ClassSlowRetry, Detail: "scope in the answer is neither a string nor a list of strings"}, ""},
 		"scopes are numbers":       {reply(200, `{"access_token":"t","scope":[1]}`), Error{Class: ClassSlowRetry, Detail: "scope in the answer is neither a string nor a list of strings"}, ""},
-		"scopes with a quote":      {reply(200, `{"access_token":"t","scope":["a","a\"b"]}`), Error{Class: ClassSlowRetry, Detail: "scope in the answer has characters that do not belong into a scope"}, ""},
-		"scope with a quote":       {reply(200, `{"access_token":"t","scope":"a\"b"}`), Error{Class: ClassSlowRetry, Detail: "scope in the answer has characters that do not belong into a scope"}, ""},
+		"scopes with a quote":      {reply(200, `{"access_token":"t","scope":["a","a\"b"]}`), Error{Class: ClassSlowRetry, Detail: "scope in the answer has characters that are not allowed in a scope"}, ""},
+		"scope with a quote":       {reply(200, `{"access_token":"t","scope":"a\"b"}`), Error{Class: ClassSlowRetry, Detail: "scope in the answer has characters that are not allowed in a scope"}, ""},
 		"token_type is a number":   {reply(200, `{"access_token":"t","token_type":7}`), Error{Class: ClassSlowRetry, Detail: "token_type in the answer is not a string"}, ""},
 		"token_type is DPoP":       {reply(200, `{"access_token":"t","token_type":"DPoP"}`), Error{Class: ClassTerminal, Detail: "token type DPoP is not supported, only Bearer"}, "HTTP 200: token type DPoP is not supported, only Bearer"},
 		"token_type is no name":    {reply(200, `{"access_token":"t","token_type":"<b>"}`), Error{Class: ClassTerminal, Detail: "token type is not supported, only Bearer"}, ""},

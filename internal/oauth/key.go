@@ -91,10 +91,10 @@ func ParseSigningKey(data []byte, algorithm, keyID string) (*SigningKey, error) 
 		return nil, err
 	}
 	if m.algorithm != "" && algorithm != "" && m.algorithm != algorithm {
-		return nil, fmt.Errorf("the JWK's alg is not %s, the algorithm that is asked for", algorithm)
+		return nil, fmt.Errorf("the JWK's alg is not %s, the algorithm asked for", algorithm)
 	}
 	if m.keyID != "" && keyID != "" && m.keyID != keyID {
-		return nil, errors.New("the JWK's kid is not the key id that is asked for, drop one of them")
+		return nil, errors.New("the JWK's kid is not the key id asked for, drop one of them")
 	}
 	possible, err := algorithmsOf(m.key)
 	if err != nil {
@@ -222,7 +222,7 @@ func notPEM(data []byte) error {
 	case begins:
 		return errors.New("private key is damaged PEM")
 	case bytes.Contains(decoded, []byte("-----BEGIN ")), bytes.HasPrefix(decoded, []byte("{")):
-		return errors.New("private key is in base64 once more than it should be, encode it once (kubectl create secret does) or use stringData")
+		return errors.New("private key is base64-encoded twice, encode it once (kubectl create secret does) or use stringData")
 	case isDER(decoded):
 		return errors.New("private key is PEM without its lines -----BEGIN and -----END, add them")
 	case isDER(data):

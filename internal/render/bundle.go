@@ -190,7 +190,7 @@ func Verification(b Bundle, extra map[string]string) (map[string]string, error) 
 			if former == content {
 				return
 			}
-			err = fmt.Errorf("file %q: there are two of this name", name)
+			err = fmt.Errorf("file %q: two files have this name", name)
 		}
 		if total := size + len(name) + len(content); err == nil && total > MaxBundleTotal {
 			err = fmt.Errorf("file %q: with it the bundle would hold %d bytes, more than %d", name, total, MaxBundleTotal)

@@ -121,11 +121,11 @@ func TestFilesOfEachKeyAreLeftOut(t *testing.T) {
 		left  []string // of the key's thumbprint, or the name
 		parts []string
 	}{
-		"a mistake":          {map[string]string{"*.pem": `{{ .Key.X }}`}, []string{"EC", "OKP", "RSA"}, []string{`extra file "*.pem"`, ".Key.X is no field of a key"}},
+		"a mistake":          {map[string]string{"*.pem": `{{ .Key.X }}`}, []string{"EC", "OKP", "RSA"}, []string{`extra file "*.pem"`, ".Key.X is not a field of a key"}},
 		"one key's failure":  {map[string]string{"*.pem": `{{ if eq .Key.ID "EC" }}{{ index $.Scopes 9 }}{{ end }}x`}, []string{"EC"}, []string{`extra file "*.pem"`, "out of range"}},
 		"two asterisks":      {map[string]string{"*-*.pem": "x"}, nil, []string{`extra file`, "name"}},
 		"a name too long":    {map[string]string{strings.Repeat("k", 211) + "*": "x"}, nil, []string{"extra file"}},
-		"the list of a name": {map[string]string{"f": `{{ range .Keys }}{{ .X }}{{ end }}`}, nil, []string{".X is no field of a key"}},
+		"the list of a name": {map[string]string{"f": `{{ range .Keys }}{{ .X }}{{ end }}`}, nil, []string{".X is not a field of a key"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files, err := Verification(b, tc.extra)
@@ -158,9 +158,9 @@ func TestAKeyIsNoTwoFiles(t *testing.T) {
 		t.Errorf("the same file twice: %v", err)
 	}
 	_, err := Verification(b, map[string]string{"*": "{{ .Key.ID }}"})
-	checkError(t, err, fmt.Sprintf("file %q", name), "two of this name")
+	checkError(t, err, fmt.Sprintf("file %q", name), "two files have this name")
 	_, err = Verification(b, map[string]string{"*": "{{ .Key.PEM }}", name: "mine"})
-	checkError(t, err, fmt.Sprintf("file %q", name), "two of this name")
+	checkError(t, err, fmt.Sprintf("file %q", name), "two files have this name")
 }
 
 // TestAFileForEachKeyCostsAsOneForAll: the bounds are of the template, however

@@ -41,7 +41,7 @@ func TokenSecret(tokens, templates map[string]string, known []string) (data map[
 			return nil, nil, fmt.Errorf("token key: %w", err)
 		}
 		if !slices.Contains(known, key) {
-			return nil, nil, fmt.Errorf("token %q is none of the declared: %s", key, quoted(known))
+			return nil, nil, fmt.Errorf("token %q is not declared; the tokens are: %s", key, quoted(known))
 		}
 		if tokens[key] != "" {
 			data[key] = []byte(tokens[key])

@@ -163,7 +163,7 @@ type scope struct {
 // charge counts the steps of a node.
 func (c checker) charge(n parse.Node, steps int, s scope) error {
 	if c.cost += steps * s.times; c.cost > maxCost {
-		return c.errAt(n, "up to here the template can take more than %d steps; say less, above all inside range", maxCost)
+		return c.errAt(n, "up to here the template can take more than %d steps; shorten it, above all inside range", maxCost)
 	}
 	return nil
 }
@@ -209,7 +209,7 @@ func (c checker) node(n parse.Node, s scope) error {
 		}
 		// Only nested ranges over the same list make the work grow with its square.
 		if slices.Contains(s.ranges, field) {
-			return c.errAt(n, "range over %s lies inside another one", field)
+			return c.errAt(n, "range over %s is inside another range over it", field)
 		}
 		inside := scope{
 			rebound: true, key: slices.Contains(c.records, field), keys: s.keys,
@@ -330,7 +330,7 @@ func (c checker) operand(n parse.Node, s scope) error {
 		return c.pipe(n, s)
 	case *parse.DotNode:
 		if !s.rebound {
-			return c.errAt(n, "a dot alone means something inside with and range only; %s", c.fieldHint())
+			return c.errAt(n, "a dot alone has a meaning only inside with and range; %s", c.fieldHint())
 		}
 		return nil
 	case *parse.VariableNode:
@@ -342,7 +342,7 @@ func (c checker) operand(n parse.Node, s scope) error {
 		case slices.Contains(s.keys, n.Ident[0]):
 			return c.keyField(n, path)
 		}
-		return c.errAt(n, "%.60s is no field; %s", n, c.fieldHint())
+		return c.errAt(n, "%.60s is not a field; %s", n, c.fieldHint())
 	case *parse.FieldNode:
 		switch {
 		case s.key:
@@ -365,7 +365,7 @@ func (c checker) field(n parse.Node, path []string) error {
 	case len(path) > 1 && c.fields[name] == 0 && slices.Contains(c.records, name):
 		return c.keyField(n, path[1:])
 	case len(path) > 1:
-		return c.errAt(n, "%.60s is no field; %s", n, c.fieldHint())
+		return c.errAt(n, "%.60s is not a field; %s", n, c.fieldHint())
 	case !ok:
 		return c.errAt(n, "there is no field %.60q; %s", name, c.fieldHint())
 	}
@@ -375,7 +375,7 @@ func (c checker) field(n parse.Node, path []string) error {
 // keyField checks the path to a field of a key.
 func (c checker) keyField(n parse.Node, path []string) error {
 	if len(path) > 1 || !slices.Contains(keyFields, path[0]) {
-		return c.errAt(n, "%.60s is no field of a key, which has %s; what is not the key's is written $.%.60s",
+		return c.errAt(n, "%.60s is not a field of a key, which has %s; write other fields as $.%.60s",
 			n, strings.Join(keyFields, ", "), path[0])
 	}
 	return nil

@@ -242,7 +242,7 @@ func unmanageable(c *provision.Credential) string {
 }
 
 func undeletable(c *provision.Credential) string {
-	return fmt.Sprintf("Client %q may still exist at the server, which does not let it be deleted", shortID(c))
+	return fmt.Sprintf("Client %q may still exist at the server, which does not allow deleting it", shortID(c))
 }
 
 func shortID(c *provision.Credential) string { return text.ASCII(c.ClientID, 256) }

@@ -235,7 +235,7 @@ func TestKeptRegistrationURIsAreJudgedAgain(t *testing.T) {
 		if len(s.asked) > 0 {
 			t.Errorf("%s: it was asked: %q", uri, s.asked)
 		}
-		if len(state.LeftBehind) != 1 || !strings.Contains(state.LeftBehind[0], "does not let it be deleted") {
+		if len(state.LeftBehind) != 1 || !strings.Contains(state.LeftBehind[0], "does not allow deleting it") {
 			t.Errorf("%s: what is left behind is %q", uri, state.LeftBehind)
 		}
 	}
@@ -274,11 +274,11 @@ func TestIssueFails(t *testing.T) {
 		},
 		"a right that is missing": {
 			reply{status: 403, body: `no`},
-			&provision.Error{Kind: provision.Refused, Status: 403, Message: "the server does not allow to register the client; check the initial access token"},
+			&provision.Error{Kind: provision.Refused, Status: 403, Message: "the server does not allow registering the client; check the initial access token"},
 		},
 		"another address": {
 			reply{status: 404, body: `<html>`},
-			&provision.Error{Kind: provision.Refused, Status: 404, Message: "there is no registration at the registration endpoint"},
+			&provision.Error{Kind: provision.Refused, Status: 404, Message: "the registration endpoint does not register clients"},
 		},
 		"a redirect": {
 			reply{status: 307, header: map[string]string{"Location": "https://evil.example.com"}},
@@ -302,7 +302,7 @@ func TestIssueFails(t *testing.T) {
 		},
 		"a refusal until later": {
 			reply{status: 403, header: map[string]string{"Retry-After": "17"}},
-			&provision.Error{Kind: provision.Refused, Status: 403, RetryAfter: 17 * time.Second, Message: "the server does not allow to register the client; check the initial access token"},
+			&provision.Error{Kind: provision.Refused, Status: 403, RetryAfter: 17 * time.Second, Message: "the server does not allow registering the client; check the initial access token"},
 		},
 		"no answer":                   {reply{err: errors.New("read tcp 10.0.0.1:5555: initial-hush")}, incomplete},
 		"no JSON":                     {reply{status: 201, body: "OK"}, senseless},

@@ -147,9 +147,9 @@ func (d *Driver) notRegistered(a *answer) error {
 	case a.status == http.StatusUnauthorized:
 		return rejected(a, "the initial access token was not accepted")
 	case a.status == http.StatusForbidden:
-		return rejected(a, "the server does not allow to register the client; check the initial access token")
+		return rejected(a, "the server does not allow registering the client; check the initial access token")
 	case a.status == http.StatusNotFound, a.status == http.StatusMethodNotAllowed, a.status == http.StatusNotImplemented:
-		return rejected(a, "there is no registration at the registration endpoint")
+		return rejected(a, "the registration endpoint does not register clients")
 	}
 	return rejected(a, "the server refused to register the client")
 }

@@ -314,7 +314,7 @@ func TestAdoptionIsRefused(t *testing.T) {
 func TestRevoke(t *testing.T) {
 	const (
 		lost   = "no longer takes its registration access token"
-		cannot = "does not let it be deleted"
+		cannot = "does not allow deleting it"
 	)
 	for name, tc := range map[string]struct {
 		credential provision.Credential
