@@ -57,6 +57,7 @@ type Input struct {
 // Reason is why a token is minted, or why it is not usable, in one word.
 type Reason string
 
+// The reasons.
 const (
 	// Missing: there is no token, because none was ever minted or because the
 	// Secret or its key is gone.
