@@ -75,7 +75,7 @@ func TestTokenEndpointFaults(t *testing.T) {
 		"a body that is no object":             {fault: answer(200, `["`+unheard+`"]`), class: retryable, want: "answer is not a JSON object"},
 		"no access_token":                      {fault: &oidc.Fault{Rewrite: func(m map[string]any) { delete(m, "access_token") }}, class: retryable, want: "answer has no access_token"},
 		"an access_token that is a number":     {fault: &oidc.Fault{Rewrite: member("access_token", 1)}, class: slowRetry, want: "access_token in the answer is not a string"},
-		"an access_token with a line break":    {fault: &oidc.Fault{Rewrite: member("access_token", unheard+"\nx: y")}, class: slowRetry, want: "characters that do not belong"},
+		"an access_token with a line break":    {fault: &oidc.Fault{Rewrite: member("access_token", unheard+"\nx: y")}, class: slowRetry, want: "characters that are not allowed in a token"},
 		"a scope that is an object":            {fault: &oidc.Fault{Rewrite: member("scope", map[string]any{unheard: 1})}, class: slowRetry, want: "scope in the answer is neither a string nor a list of strings"},
 		"a token_type that nobody can use":     {fault: &oidc.Fault{Rewrite: member("token_type", "DPoP")}, class: terminal, want: "token type DPoP is not supported"},
 	}
@@ -219,7 +219,9 @@ func TestRetryAfterBindsWhomItWasTold(t *testing.T) {
 			}
 			s.due()
 			asked := op.clock.Now()
-			s.as.SetFault(oidc.Token, askLater(value()))
+			later := askLater(value())
+			later.Header.Set("Date", asked.UTC().Format(http.TimeFormat)) // a date counts from it
+			s.as.SetFault(oidc.Token, later)
 			ctx, name := t.Context(), client.ObjectKeyFromObject(s.cart)
 			if _, err := op.reconcilers.client.Reconcile(ctx, requestOf(name)); err != nil {
 				t.Fatal(err)
