@@ -46,7 +46,7 @@ func TestParseAllowed(t *testing.T) {
 	}
 }
 
-// What can be decided by the URL alone is: no name is resolved, no connection made.
+// What the URL alone can decide is decided without resolving a name or making a connection.
 func TestAllowListBeforeTheDial(t *testing.T) {
 	const refused = "--egress-allow"
 	for name, tc := range map[string]struct {
@@ -126,7 +126,7 @@ func TestAllowListAtTheDial(t *testing.T) {
 	}
 }
 
-// The mark of one request's destination does not help the next one to another.
+// The mark of one request's destination does not help the next request to another destination.
 func TestAllowListIsAppliedToEachDestination(t *testing.T) {
 	first, second := serve(t, ok), serve(t, ok)
 	c := client(t, allow(t, development, "localhost", "192.0.2.0/24"), nil)
@@ -143,7 +143,7 @@ func TestAllowListIsAppliedToEachDestination(t *testing.T) {
 	}
 }
 
-// A proxy resolves names itself: through it only what the list names is reached, and the proxy need not be listed.
+// A proxy resolves names itself, so only listed names are reachable through it. The proxy itself need not be listed.
 func TestAllowListThroughAProxy(t *testing.T) {
 	var asked []string
 	proxy := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked = append(asked, r.Host) }))

@@ -86,7 +86,7 @@ func TestBlockedConnections(t *testing.T) {
 	}
 }
 
-// Firewalls refuse the name of a library, and a server's owner wants to know who asks. That holds on the way through a
+// Firewalls refuse requests that name a library, and a server's owner wants to know who asks. This holds through a
 // proxy as well.
 func TestEveryRequestSaysWhoAsks(t *testing.T) {
 	agents := map[string]string{}
@@ -134,7 +134,7 @@ func TestVersionIsTheCharts(t *testing.T) {
 	}
 }
 
-// The rule holds for the resolved address even where nothing looked at the URL before.
+// The rule holds for the resolved address even if nothing checked the URL before.
 func TestControlSeesTheResolvedAddress(t *testing.T) {
 	for name, tc := range map[string]struct {
 		address  string
@@ -195,7 +195,7 @@ func TestControlSeesTheResolvedAddress(t *testing.T) {
 	}
 }
 
-// Addresses that stand for others are refused by their form: no flag permits them, wherever the other one is.
+// The form of an address that stands for another suffices to refuse it: no flag permits it, wherever the other one is.
 func TestDisguisedAddressesAreRefused(t *testing.T) {
 	all := Policy{AllowHTTP: true, AllowLoopback: true, AllowLinkLocal: true}
 	listed := all
@@ -275,7 +275,7 @@ func FuzzDisguisedAddresses(f *testing.F) {
 	})
 }
 
-// Names that a resolver or a proxy takes for an address, though they are none as Go reads them.
+// Names that a resolver or a proxy reads as addresses, although Go does not.
 func TestNamesThatAreAddresses(t *testing.T) {
 	for _, host := range []string{
 		"127.1", "2130706433", "0x7f000001", "0X7F.1", "0177.0.0.1", "127.0.0.1.", "127.0.0.0x1", "169.254.43518", "a.0x",

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// t0 is when the first key was seen; at counts from there.
+// t0 is when the first key was seen; at counts from it.
 var t0 = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func at(d time.Duration) time.Time { return t0.Add(d) }
@@ -222,8 +222,9 @@ func TestMergeDropsTheOldestRetiredFirst(t *testing.T) {
 	}
 }
 
-// TestMergeKeepsWhatTokensName: of a set that is too large those keys stay that tokens
-// are signed with, and otherwise those that were there, whatever order the server has.
+// TestMergeKeepsWhatTokensName: if a set is too large, the keys that tokens are
+// signed with stay, and then those that were there before, whatever the server's
+// order.
 func TestMergeKeepsWhatTokensName(t *testing.T) {
 	var many []Key
 	for i := range 40 {
@@ -272,8 +273,8 @@ func TestMergeKeepsWhatTokensName(t *testing.T) {
 	has(Merge(named, others, policy), "36", "39", "other-0", "other-29")
 }
 
-// TestSuperseded: of two keys under one ID the one that is no longer published is
-// needed by the tokens that the other does not verify.
+// TestSuperseded: if two keys share an ID, the one that is no longer published is
+// needed for the tokens that the other does not verify.
 func TestSuperseded(t *testing.T) {
 	rsaFor := func(alg string) Key { return parsed(t, publicJWK(t, rsaKey(), "k", `,"alg":"`+alg+`"`))[0] }
 	thumbprint := func(k Key) string {

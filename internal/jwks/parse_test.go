@@ -245,8 +245,8 @@ func TestParseIsBounded(t *testing.T) {
 	}
 }
 
-// TestParseReadsWhatIsClear: keys that RFC 7518 would have written otherwise are the
-// same keys, and are written as it wants them.
+// TestParseReadsWhatIsClear: keys that are not written as RFC 7518 wants are the
+// same keys, and the result is written as it wants.
 func TestParseReadsWhatIsClear(t *testing.T) {
 	numbers := func(change func([]byte) string) func(name, value string) string {
 		return func(name, value string) string {

@@ -31,7 +31,7 @@ func expectation() Expectation {
 	return Expectation{Issuer: testIssuer, Audience: testAudience, Scopes: []string{"payments:write"}, Skew: 30 * time.Second, Now: now}
 }
 
-// with replaces members of goodPayload; a value of "" takes one out.
+// with replaces members of goodPayload; a value of "" removes one.
 func with(tb testing.TB, changes ...string) string {
 	tb.Helper()
 	payload := strings.TrimSuffix(goodPayload, "}")
@@ -116,7 +116,7 @@ func TestVerifyTheExampleOfTheStandard(t *testing.T) {
 	}
 }
 
-// leavesOut has a key set's parsing have left out a key.
+// leavesOut makes it look as if parsing had left out a key.
 func leavesOut(id string) func(*Expectation) {
 	return func(e *Expectation) { e.LeftOut = []Skipped{{ID: id, Reason: "is weak"}} }
 }
@@ -313,7 +313,7 @@ func TestVerifyRefusesForgeries(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := expectation()
-			// What we do not support stays refused even when it is asked for.
+			// Unsupported algorithms stay refused even if asked for.
 			want.Algorithms = append(Algorithms(), "none", "NONE", "", "HS256")
 			claims, err := Verify(tc.token, keys, want)
 			checkRefused(t, tc.token, err, tc.reason, "")

@@ -24,7 +24,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 )
 
-// secret has every character that encodings treat in their own way.
+// secret has every character that encodings treat specially.
 const secret = `s3ntinel +/%&="<ü>`
 
 var (
@@ -34,7 +34,7 @@ var (
 	ignoreCause = cmpopts.IgnoreUnexported(Error{})
 )
 
-// client returns a client for servers on loopback; a request ends after timeout.
+// client returns a client for servers on loopback, with a time limit.
 func client(t *testing.T, timeout time.Duration) *http.Client {
 	t.Helper()
 	hc, err := egress.Policy{AllowHTTP: true, AllowLoopback: true}.NewClient(nil)
@@ -46,7 +46,7 @@ func client(t *testing.T, timeout time.Duration) *http.Client {
 	return hc
 }
 
-// exchange asks a server made of h, and fails if it did not get exactly one request.
+// exchange asks a server that runs h, and fails unless it gets exactly one request.
 func exchange(t *testing.T, h http.HandlerFunc, timeout time.Duration, req TokenRequest) (*Token, error) {
 	t.Helper()
 	var requests atomic.Int32
@@ -158,7 +158,7 @@ func TestRequest(t *testing.T) {
 	}
 }
 
-// What the package sets itself nobody else does, in whatever spelling: x/oauth2 would let grant_type through.
+// Nobody else can set the package's own parameters, in any spelling: x/oauth2 would let grant_type through.
 func TestMisplacedParameters(t *testing.T) {
 	for name, tc := range map[string]struct {
 		parameter string
@@ -244,7 +244,7 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// plain is a Token whose value shows in a test's output.
+// plain is a Token whose value a test's output shows.
 type plain Token
 
 func TestRefusals(t *testing.T) {
@@ -377,7 +377,7 @@ func TestDescription(t *testing.T) {
 	}
 }
 
-// Credentials that tidying up would change are found before it.
+// Redaction finds credentials that cleaning would change.
 func TestRedactionComesBeforeTidying(t *testing.T) {
 	for _, odd := range []string{"two  spaces", "a\x01bell", "request id 0123456789abcdef01"} {
 		if got := Describe("<"+odd+">", odd, ""); got != "<[redacted]>" {
@@ -550,7 +550,7 @@ func TestEndedByContext(t *testing.T) {
 	}
 }
 
-// A client of another kind may follow redirects and leave bodies unbounded; Exchange does not let it.
+// Other clients may follow redirects and leave bodies unbounded. Exchange prevents both.
 func TestForeignClient(t *testing.T) {
 	hits := 0
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -27,7 +27,7 @@ type brokenSigner struct{ jose.Signer }
 
 func (brokenSigner) Sign([]byte) (*jose.JSONWebSignature, error) { return nil, errors.New("broken") }
 
-// RSA keys take long to make: one for all tests.
+// RSA keys take long to make, so all tests share one.
 var rsaKey = sync.OnceValue(func() *rsa.PrivateKey {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {

@@ -23,7 +23,7 @@ const (
 	okpJWK = `{"kty":"OKP","crv":"Ed25519","kid":"ed","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`
 )
 
-// inScope are the claims of a scope that is carried as most are.
+// inScope are the claims of a scope in the usual claims.
 var inScope = []string{"scope", "scp"}
 
 func payment() Bundle {
@@ -36,7 +36,7 @@ func payment() Bundle {
 	}
 }
 
-// opaque is the least there can be: an audience that is no URI, no scopes.
+// opaque is the smallest bundle: an audience that is not a URI, and no scopes.
 func opaque() Bundle {
 	return Bundle{Name: "orders", Namespace: "shop", Issuer: "http://127.0.0.1:8080", Audience: "orders", Keys: []Key{{ID: "ed", Algorithm: "EdDSA", JWK: okpJWK}}}
 }
@@ -105,7 +105,7 @@ func TestVerificationGolden(t *testing.T) {
 	}
 }
 
-// TestThePublishedKeyComesFirst: of keys with the same ID many verifiers take the first.
+// TestThePublishedKeyComesFirst: many verifiers take the first key with an ID.
 func TestThePublishedKeyComesFirst(t *testing.T) {
 	b := payment()
 	keys := b.Keys[:0:0]
@@ -360,7 +360,7 @@ func TestVerificationRefuses(t *testing.T) {
 	}
 }
 
-// large makes 120 KiB out of little.
+// large is a small template with 120 KiB of output.
 var large = `{{ $x := "` + strings.Repeat("a", 3000) + `" }}` + strings.Repeat("{{ $x }}", 40)
 
 // TestWhatCannotBeRenderedIsLeftOut: one bad part must not keep a revoked key in
@@ -424,7 +424,7 @@ func TestWhatCannotBeRenderedIsLeftOut(t *testing.T) {
 	}
 }
 
-// TestManyProblemsAreToldBriefly bounds the message.
+// TestManyProblemsAreToldBriefly checks the bound of the message.
 func TestManyProblemsAreToldBriefly(t *testing.T) {
 	extra := map[string]string{}
 	for i := range 64 {
@@ -563,7 +563,7 @@ func schema(t *testing.T) map[string]any {
 	return s
 }
 
-// TestSchemaNamesEveryMember holds the schema and the struct together.
+// TestSchemaNamesEveryMember keeps the schema and the struct in step.
 func TestSchemaNamesEveryMember(t *testing.T) {
 	var want []string
 	for f := range reflect.TypeFor[verification]().Fields() {

@@ -147,7 +147,8 @@ func TestFilesOfEachKeyAreLeftOut(t *testing.T) {
 	}
 }
 
-// TestAKeyIsNoTwoFiles: one key under two ids has one thumbprint.
+// TestAKeyIsNoTwoFiles: one key under two ids has one thumbprint, and so one file
+// name.
 func TestAKeyIsNoTwoFiles(t *testing.T) {
 	b := payment()
 	keys, public := newKeys(t)
@@ -163,7 +164,7 @@ func TestAKeyIsNoTwoFiles(t *testing.T) {
 	checkError(t, err, fmt.Sprintf("file %q", name), "two files have this name")
 }
 
-// TestAFileForEachKeyCostsAsOneForAll: the bounds are of the template, however
+// TestAFileForEachKeyCostsAsOneForAll: the bounds hold for the template, however
 // many files it makes.
 func TestAFileForEachKeyCostsAsOneForAll(t *testing.T) {
 	c, err := parseTemplate(rulesOf("*"), `{{ .Key.PEM }}`)

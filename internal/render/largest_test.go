@@ -10,10 +10,10 @@ import (
 	"testing"
 )
 
-// TestTheLargestBundle is what a server and an owner make who do their worst: 32
-// keys of RSA-4096 that say no algorithm, with the longest IDs, and the most scopes
-// with the longest descriptions. It fits beside the owner's files, and what every
-// verifier needs is in it.
+// TestTheLargestBundle renders the worst that a server and an owner can do: 32 keys
+// of RSA-4096 without an algorithm, with the longest IDs, and the most scopes with
+// the longest descriptions. It fits beside the owner's files, and holds what every
+// verifier needs.
 func TestTheLargestBundle(t *testing.T) {
 	b := payment()
 	b.Keys, b.Scopes = nil, nil

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// TestOneClientsFailuresAreItsOwn: a server that answers one client with 500
-// closes itself to nobody, however often that client asks; when it fails for
-// several clients of a tenant, the tenant's wait; when it fails for tenants one
-// after the other, all wait.
+// TestOneClientsFailuresAreItsOwn: if a server answers one client with 500, nobody
+// else waits, however often that client asks. If it fails for several clients of a
+// tenant, the tenant's clients wait. If it fails for one tenant after the other,
+// all wait.
 func TestOneClientsFailuresAreItsOwn(t *testing.T) {
 	t.Run("one client", func(t *testing.T) {
 		s, e := newTurnstile(t, 20), endpointOf("auth", 100, 100)
@@ -56,8 +56,8 @@ func TestOneClientsFailuresAreItsOwn(t *testing.T) {
 	})
 }
 
-// TestProbesGoRound: whoever failed comes after all that did not, and among those
-// the token that expires first is tried first.
+// TestProbesGoRound: sources that failed come after those that did not, and among
+// those the token that expires first is tried first.
 func TestProbesGoRound(t *testing.T) {
 	s, e := newTurnstile(t, 20), endpointOf("auth", 100, 100)
 	for i := range breakerThreshold {
@@ -114,9 +114,9 @@ func TestNoHealthyTokenExpiresUntried(t *testing.T) {
 	s.once(e, of("good", "new"), Served)
 }
 
-// TestRetryAfterBindsWhomItWasTold: the gate leaves that client to its own backoff;
-// of a second one's tenant all wait, of a second tenant everybody, for a minute at
-// most.
+// TestRetryAfterBindsWhomItWasTold: the gate leaves that client to its own
+// back-off. Once a second client of its tenant is told, the tenant waits; once a
+// second tenant is told, everybody waits, for a minute at most.
 func TestRetryAfterBindsWhomItWasTold(t *testing.T) {
 	told := func(s *turnstile, e Endpoint, n Need) {
 		s.t.Helper()
@@ -151,8 +151,9 @@ func TestRetryAfterBindsWhomItWasTold(t *testing.T) {
 	})
 }
 
-// TestRefusalsOfATenantAreBounded: clients that the endpoint never served wait once
-// it has refused some; those that it served do not, and other tenants' do not.
+// TestRefusalsOfATenantAreBounded: once the endpoint has refused some clients of a
+// tenant, those that it never served wait. Those that it served do not wait, nor do
+// other tenants.
 func TestRefusalsOfATenantAreBounded(t *testing.T) {
 	s, e := newTurnstile(t, 20), endpointOf("auth", 100, 100)
 	refused := 0
@@ -175,7 +176,8 @@ func TestRefusalsOfATenantAreBounded(t *testing.T) {
 	s.once(e, of("evil", "new"), Served)
 }
 
-// TestManyAtOnceAreNotRefusedTogether: what is under way counts before it is refused.
+// TestManyAtOnceAreNotRefusedTogether: a request counts while it is under way,
+// before its refusal.
 func TestManyAtOnceAreNotRefusedTogether(t *testing.T) {
 	s, e := newTurnstile(t, 200), endpointOf("auth", 100, 100)
 	for i := range refusedBurst - 2 {
@@ -206,8 +208,8 @@ func TestTenantsTakeTurns(t *testing.T) {
 	}
 }
 
-// TestTheCeilingBindsWhateverNamesTheEndpoint: an owner with a greater budget than
-// the platform's does not get it, nor one who changes what others may send.
+// TestTheCeilingBindsWhateverNamesTheEndpoint: no owner gets a greater budget than
+// the platform's, nor changes what others may send.
 func TestTheCeilingBindsWhateverNamesTheEndpoint(t *testing.T) {
 	platform := Endpoint{Account: "idp", Route: "idp", Owner: "platform", Own: Budget{5, 5}, Ceiling: Budget{5, 5}}
 	greedy := Endpoint{Account: "idp", Route: "idp", Owner: "evil", Own: Budget{10000, 10000}, Ceiling: Budget{5, 5}}
