@@ -13,7 +13,7 @@ import (
 
 var cart = provision.Owner{Cluster: "east", Kind: "M2MClient", Namespace: "shop", Name: "cart", UID: "6c9e1a52-8a5e-4c39-9e55-0c4ddc9b0d7e"}
 
-// What is at the servers of those who run the operator carries these marks: they can never change.
+// Objects at users' servers carry these marks, so the marks can never change.
 func TestOwnerMarks(t *testing.T) {
 	for got, want := range map[string]string{
 		cart.ID():                       "6d4f2idcirdbwdz6",
@@ -54,7 +54,7 @@ func TestOwnerBounds(t *testing.T) {
 	}
 }
 
-// All that identifies an owner tells two of them apart, even where their names run together; their UIDs do not.
+// Every part of an owner's identity tells two owners apart, even if their joined names are equal. UIDs do not.
 func TestOwnerIDUnique(t *testing.T) {
 	long := strings.Repeat("a", 63)
 	owners := []provision.Owner{

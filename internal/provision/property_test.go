@@ -28,8 +28,8 @@ var (
 )
 
 // Whatever changes in Git and at the server, whatever fails and wherever the operator is killed: in the end the server
-// has exactly what is declared and a token carries exactly what is granted, and of what was deleted nothing is left.
-// What a seed makes happen is repeated with: go test ./internal/provision -run AnythingHappens -seed N
+// has exactly what is declared, a token carries exactly what is granted, and nothing is left of what was deleted.
+// Repeat a seed with: go test ./internal/provision -run AnythingHappens -seed N
 func TestAnythingHappens(t *testing.T) {
 	t.Parallel()
 	first, last := rand.Uint64()>>20, uint64(0)
@@ -169,7 +169,7 @@ func (w *world) rotate(c *clientOwner) {
 	c.rotation = rotation
 }
 
-// replaceClient deletes the object and makes it again once it is gone, or at once if what it had was retained.
+// replaceClient deletes the object and creates it again once it is gone, or at once if the client was retained.
 func (w *world) replaceClient(c *clientOwner) {
 	who := c.owner.Cluster + "/" + c.owner.Name
 	switch {
@@ -186,7 +186,7 @@ func (w *world) replaceClient(c *clientOwner) {
 	}
 }
 
-// recognizable reports whether the marks alone lead to what a client has.
+// recognizable reports whether the marks alone identify what a client has.
 func (w *world) recognizable(c *clientOwner) bool {
 	all, state := w.server.Snapshot(), c.state()
 	return slices.ContainsFunc(all.Applications, func(a logtotest.Application) bool {
@@ -281,8 +281,8 @@ func (w *world) reconcile() {
 	}
 }
 
-// settle lets the operator work undisturbed until nothing is left to do, and compares all that there is with what there
-// should be.
+// settle lets the operator work undisturbed until nothing is left to do, and compares everything with what should be
+// there.
 func (w *world) settle(theirs string) error {
 	for _, a := range w.apis {
 		a.want.Observe = a.watching
@@ -320,7 +320,7 @@ func (w *world) settle(theirs string) error {
 	return nil
 }
 
-// undisturbed is a pass over all objects, and returns what was not as it should be.
+// undisturbed makes a pass over all objects, and returns what was wrong.
 func (w *world) undisturbed() (troubles []string) {
 	note := func(who string, drift []provision.Drift, err error) {
 		for _, d := range drift {
@@ -348,7 +348,7 @@ func (w *world) undisturbed() (troubles []string) {
 	return troubles
 }
 
-// idle reports whether no credential waits for its time.
+// idle reports whether no credential has anything to wait for.
 func (w *world) idle() bool {
 	return !slices.ContainsFunc(w.clients, func(c *clientOwner) bool {
 		return slices.ContainsFunc(c.state().Credentials, func(k provision.Credential) bool { return k.Stage == provision.Retiring })

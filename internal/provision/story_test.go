@@ -46,7 +46,7 @@ func plainWorld() *world {
 	return w
 }
 
-// plainStory is what happens to most APIs and clients, and returns what was wrong.
+// plainStory plays what happens to most APIs and clients, and returns what was wrong.
 func plainStory(w *world) error {
 	api, client := w.apis[0], w.clients[0]
 	theirs := w.theirs()
@@ -104,8 +104,8 @@ func TestPlainStory(t *testing.T) {
 	}
 }
 
-// The operator is killed once, at each boundary there is: before a request is sent, after the server did it and before
-// the answer arrives, before a state is recorded, and after.
+// The operator is killed once, at each boundary: before a request is sent, after the server has done it but before the
+// answer arrives, before a state is recorded, and after that.
 func TestKilledAnywhere(t *testing.T) {
 	t.Parallel()
 	whole := plainWorld()
@@ -125,7 +125,7 @@ func TestKilledAnywhere(t *testing.T) {
 	}
 }
 
-// One request fails, each one once and in each way. The operator lives on, with all that it remembers.
+// Each request fails once, in each way. The operator lives on, with everything it remembers.
 func TestFailsAnywhere(t *testing.T) {
 	t.Parallel()
 	whole := plainWorld()

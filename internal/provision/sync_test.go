@@ -19,8 +19,8 @@ import (
 
 var noon = time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
 
-// memory is a server with secrets and its driver in one. What it is asked for is counted, and at one of the requests
-// the operator dies: before the server did it, or after.
+// memory is a server with secrets and its driver in one. It counts requests, and at one of them the operator dies:
+// before the server did it, or after.
 type memory struct {
 	secrets map[string]string // name → value
 	issued  int
@@ -131,7 +131,7 @@ func (m *memory) probe(_ context.Context, _ *provision.ClientState, c *provision
 
 func number(name string) string { return name[strings.LastIndex(name, "-")+1:] }
 
-// operator is who calls SyncClient: its state lives as JSON, and is read again for each call.
+// operator calls SyncClient. It keeps its state as JSON, and reads it again for each call.
 type operator struct {
 	t        *testing.T
 	server   *memory
@@ -497,8 +497,8 @@ func TestSyncClientCredentials(t *testing.T) {
 	}
 }
 
-// The server grants nothing of what is wanted, such as an API that does not exist yet: there is nothing to try the
-// secret with, and nothing to be done again before that changes.
+// The server grants nothing of what is wanted, for example because the API does not exist yet. Then there is nothing to
+// try the secret with, and nothing to do until that changes.
 func TestSyncClientWithoutGrant(t *testing.T) {
 	o := newOperator(t)
 	o.mustSync("issue 1", "probe 1")

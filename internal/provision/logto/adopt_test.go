@@ -80,7 +80,7 @@ func TestAdoptionOfWhatDoesNotExistCreatesIt(t *testing.T) {
 	}
 }
 
-// Where an administrator deletes the operator's API and makes another one, that one is not the operator's.
+// If an administrator deletes the operator's API and creates another one, that one is not the operator's.
 func TestReplacedAPIIsNotTheOperators(t *testing.T) {
 	w := newWorld(t)
 	w.mustSyncAPI(readWrite(payment))
@@ -168,7 +168,7 @@ func TestObserve(t *testing.T) {
 	}
 }
 
-// What the operator made can be observed from some day on, and managed again.
+// An API that the operator made can be switched to Observe, and back.
 func TestObserveWhatWasCreated(t *testing.T) {
 	w := newWorld(t)
 	want := readWrite(payment)
@@ -418,7 +418,7 @@ func TestRecordedThingsAreMarkedAsAnothers(t *testing.T) {
 	}
 }
 
-// What a creation left whose answer was lost goes when the client is to be another one.
+// If the answer to a creation was lost, what it left goes when the client becomes another one.
 func TestAdoptionAfterAnInterruptedCreation(t *testing.T) {
 	for _, itself := range []bool{false, true} {
 		w := newWorld(t)
@@ -438,7 +438,7 @@ func TestAdoptionAfterAnInterruptedCreation(t *testing.T) {
 	}
 }
 
-// A recorded id is believed only as long as the identifier there is the right one.
+// A recorded id counts only while the resource there has the right identifier.
 func TestRecordedIDOfAnotherAPI(t *testing.T) {
 	w := newWorld(t)
 	other, err := w.server.CreateResource(apiOwner.DisplayName(), "https://other.example.com", 0, "read")

@@ -215,7 +215,7 @@ func addSecret(w *world, app, name string) error {
 	return err
 }
 
-// What Git changes is no drift.
+// A change in Git is not drift.
 func TestChangesOfTheSpecAreNoDrift(t *testing.T) {
 	w := newWorld(t)
 	w.mustSyncAPI(readWrite(payment))
@@ -257,7 +257,7 @@ func TestChangesOfTheSpecAreNoDrift(t *testing.T) {
 	}
 }
 
-// A client of another object of the same name takes over what the first one left.
+// The client of the next object of the same name takes over what the first one left.
 func TestNextObjectOfTheNameTakesOver(t *testing.T) {
 	w := newWorld(t)
 	if err := withClient(w); err != nil {
@@ -282,7 +282,8 @@ func TestNextObjectOfTheNameTakesOver(t *testing.T) {
 	}
 }
 
-// What somebody changed while no object owned it is found by any of its marks: no second one is made.
+// An application that somebody changed while no object owned it is found by any of its marks, and no second one is
+// made.
 func TestNextObjectFindsWhatWasChangedMeanwhile(t *testing.T) {
 	for name, change := range map[string]func(w *world, app, role string) error{
 		"the application's name": func(w *world, app, _ string) error { return w.server.RenameApplication(app, "tidy") },

@@ -150,7 +150,7 @@ func answer(part string, status int, body string, header http.Header) func(*http
 	return onPath(part, logtotest.Fault{Status: status, Body: body, ContentType: "application/json", Header: header})
 }
 
-// Every answer repeats all that was sent and all that the server knows; none of it comes out.
+// Every answer repeats everything that was sent and everything that the server knows. None of it comes out.
 func TestNoSecretInErrors(t *testing.T) {
 	for status := 200; status < 600; status += 100 {
 		for _, body := range []string{`{"code":"%s","message":"%s"}`, `{"code":"entity.not_found","id":"%s","data":"%s"}`, `%s %s`, `[{"value":"%s%s"}]`} {

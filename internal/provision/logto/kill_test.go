@@ -13,7 +13,7 @@ import (
 	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
-// interruptions are what may become of one request; after each of them the process is killed.
+// interruptions are the possible fates of one request. After each of them the process is killed.
 var interruptions = map[string]logtotest.Fault{
 	"is not carried out":            {Drop: true},
 	"is carried out and not heard":  {Drop: true, Apply: true},
@@ -80,7 +80,7 @@ func withClient(w *world) error {
 	return err
 }
 
-// wantWhole checks that there is one of everything, and exactly as wanted.
+// wantWhole checks that everything exists once, exactly as wanted.
 func (w *world) wantWhole(scopes ...string) {
 	w.Helper()
 	app, role := w.onlyApplication(), w.onlyRole()
@@ -164,7 +164,7 @@ func TestWhatIsWithdrawnIsNotRecordedAnyMore(t *testing.T) {
 	w.wantWhole("write")
 }
 
-// An administrator may tidy up what the operator made and does not know of yet.
+// An administrator may delete what the operator made but has not recorded yet.
 func TestWhatWasRenamedBeforeItWasRecordedIsFound(t *testing.T) {
 	sync := func(w *world) error { _, err := w.syncClient(cart("read")); return err }
 	eachRequest(t, withAPI, sync, func(w *world) {

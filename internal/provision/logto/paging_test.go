@@ -19,7 +19,7 @@ import (
 	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
-// Everything that is looked for is beyond the first page of its list.
+// Everything to be found is beyond the first page of its list.
 func TestMoreThanAPage(t *testing.T) {
 	for _, version := range []string{"1.37", "1.42"} {
 		t.Run(version, func(t *testing.T) {
@@ -122,7 +122,7 @@ func TestListThatChanges(t *testing.T) {
 	w.wantError(err, provision.Unavailable, "changed while it was read")
 }
 
-// A page may be larger than an answer may be.
+// A page may exceed the bound of an answer.
 func TestLargePages(t *testing.T) {
 	w := newWorld(t)
 	w.mustSyncAPI(readWrite(payment))
@@ -258,7 +258,7 @@ func (w *world) renameScope(from, to string) error {
 	return err
 }
 
-// A withdrawn grant leaves the server though another one cannot be given.
+// A withdrawn grant leaves the server even if another one cannot be added.
 func TestWithdrawalComesFirst(t *testing.T) {
 	w := newWorld(t)
 	w.mustSyncAPI(readWrite(payment))

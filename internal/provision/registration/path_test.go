@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// However often a server decodes the path and whichever slashes it knows, it stays below the endpoint's.
+// However often a server decodes the path, and whichever slashes it knows, the path stays below the endpoint's.
 func FuzzBelow(f *testing.F) {
 	for _, s := range []string{"/reg/1", "/reg", "/reg/..;/x", "/reg/%2e%2e/x", "/reg/%252e%252e%255cx", "/regx", "/reg//..//x"} {
 		f.Add(s)

@@ -218,8 +218,8 @@ func TestRegistrationURIsThatAreNotUsed(t *testing.T) {
 	}
 }
 
-// A URI that was kept is judged before each use: what a former version took, or somebody wrote into the state, gets
-// neither a request nor the token.
+// A recorded URI is checked before each use: one that an earlier version accepted, or that somebody wrote into the
+// state, gets neither a request nor the token.
 func TestKeptRegistrationURIsAreJudgedAgain(t *testing.T) {
 	for _, uri := range []string{"https://as.example.com/admin/users/1", "https://as.example.com/reg/../admin", "https://evil.example.com/reg/1"} {
 		d, s := scripted(t)
