@@ -33,6 +33,9 @@ type Resolver struct {
 	Reader client.Reader
 	// Watches reports whether the reader can see the objects of a namespace.
 	Watches func(namespace string) bool
+	// Status returns what may be believed of a server's status, which others than
+	// the operator may be able to write. Nil: all of it.
+	Status func(client.Object) *v1alpha1.AuthorizationServerStatus
 	// Cut reports whether the reader left out labels of an object, for they are
 	// too long. No selector matches it.
 	Cut func(client.Object) bool
@@ -42,6 +45,8 @@ type Resolver struct {
 // condition.
 type Problem struct {
 	Reason, Message string
+	// Unknown says that it may be so for the moment only: the condition is Unknown.
+	Unknown bool
 }
 
 // Decided reports whether somebody decided so. See [Decided].
@@ -66,6 +71,43 @@ func ServerOf(o client.Object) *Server {
 	}
 	s := o.(*v1alpha1.AuthorizationServer)
 	return &Server{o, &s.Spec, &s.Status}
+}
+
+// Key names the server.
+func (s *Server) Key() ServerKey { return ServerKeyOf(s.Object) }
+
+// Revoked reports whether the server's owner revoked a key. A key without an ID
+// cannot be revoked.
+func (s *Server) Revoked(keyID string) bool {
+	return keyID != "" && slices.Contains(s.Spec.JWKS.RevokedKeyIDs, keyID)
+}
+
+// Opaque reports whether only the server itself can judge its tokens.
+func (s *Server) Opaque() bool { return s.Spec.TokenFormat == v1alpha1.TokenFormatOpaque }
+
+// KeysKnown reports whether a verification bundle can be made: signing keys are
+// known, or every one of them is revoked and nothing must verify.
+func (s *Server) KeysKnown() bool {
+	return len(s.Status.Keys) > 0 || len(s.Spec.JWKS.RevokedKeyIDs) > 0
+}
+
+// ServerKey names an authorization server. The namespace is empty for a
+// ClusterAuthorizationServer.
+type ServerKey struct {
+	Kind            v1alpha1.AuthorizationServerKind
+	Namespace, Name string
+}
+
+// ServerKeyOf returns the key of a server of either kind.
+func ServerKeyOf(o client.Object) ServerKey {
+	return ServerKey{kindOf(o), o.GetNamespace(), o.GetName()}
+}
+
+func (k ServerKey) String() string { return string(k.Kind) + "/" + k.Namespace + "/" + k.Name }
+
+// Object returns an empty object of the server's kind with its name.
+func (k ServerKey) Object() client.Object {
+	return Named(v1alpha1.AuthorizationServerReference{Kind: k.Kind, Name: v1alpha1.ObjectName(k.Name)}, k.Namespace)
 }
 
 // Named returns an empty object for the server that a reference in a namespace
@@ -123,7 +165,11 @@ func (r Resolver) Server(ctx context.Context, ref v1alpha1.AuthorizationServerRe
 				"ClusterAuthorizationServer %q does not allow namespace %q; see its spec.allowedNamespaces", cluster.Name, namespace), nil
 		}
 	}
-	return ServerOf(obj), nil, nil
+	srv := ServerOf(obj)
+	if r.Status != nil {
+		srv.Status = r.Status(obj)
+	}
+	return srv, nil, nil
 }
 
 // Selects reports whether a selection chooses a namespace.

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -43,7 +44,9 @@ const countDelay = time.Second
 // are written by BundleReconciler.
 type APIResourceReconciler struct {
 	client  client.Client
-	servers *servers
+	access  rules.Resolver
+	watched namespaces
+	clock   clock.PassiveClock
 	foreign *foreignObjects
 	events  recorder.EventRecorder
 
@@ -57,7 +60,7 @@ type APIResourceReconciler struct {
 
 // Reconcile judges an APIResource and writes its status.
 func (r *APIResourceReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
-	if !r.servers.watches(req.Namespace) {
+	if !r.watched.watches(req.Namespace) {
 		return ctrl.Result{}, nil // a workload of a watched namespace verifies its tokens
 	}
 	var api v1alpha1.APIResource
@@ -79,7 +82,7 @@ func (r *APIResourceReconciler) Reconcile(ctx context.Context, req reconcile.Req
 }
 
 func (r *APIResourceReconciler) reconcile(ctx context.Context, api *v1alpha1.APIResource) error {
-	srv, refused, err := r.servers.accept(ctx, api)
+	srv, refused, err := r.access.Accept(ctx, api)
 	if err != nil {
 		return err
 	}
@@ -134,12 +137,12 @@ func numberOf(namespaces sets.Set[string]) int32 {
 
 // hold writes down that an APIResource has its identifier, or that it has it no
 // more. What is not known for the moment changes nothing.
-func (r *APIResourceReconciler) hold(api *v1alpha1.APIResource, srv *server, refused *problem) {
+func (r *APIResourceReconciler) hold(api *v1alpha1.APIResource, srv *rules.Server, refused *rules.Problem) {
 	switch {
-	case refused != nil && rules.Decided(refused.reason):
+	case refused != nil && rules.Decided(refused.Reason):
 		api.Status.IdentifierHold = v1alpha1.IdentifierHold{}
-	case refused == nil && !rules.Holds(api, srv.spec.Issuer):
-		api.Status.IdentifierHold = v1alpha1.IdentifierHold{Issuer: srv.spec.Issuer, Since: timeOf(r.servers.clock.Now())}
+	case refused == nil && !rules.Holds(api, srv.Spec.Issuer):
+		api.Status.IdentifierHold = v1alpha1.IdentifierHold{Issuer: srv.Spec.Issuer, Since: timeOf(r.clock.Now())}
 	}
 }
 
@@ -157,7 +160,7 @@ func (r *APIResourceReconciler) delivery(ctx context.Context, api types.Namespac
 // its way elsewhere is told there, and decides nothing about the API: whoever may
 // write to another namespace could have it fail.
 func (r *APIResourceReconciler) distribution(
-	ctx context.Context, api *v1alpha1.APIResource, srv *server, refused *problem, needed, held bool,
+	ctx context.Context, api *v1alpha1.APIResource, srv *rules.Server, refused *rules.Problem, needed, held bool,
 ) (condition, error) {
 	no := func(reason, message string) (condition, error) {
 		return isFalse(v1alpha1.ConditionDistributed, reason, message), nil
@@ -165,22 +168,22 @@ func (r *APIResourceReconciler) distribution(
 	if refused != nil {
 		return no(v1alpha1.ReasonNotAccepted, "The APIResource is not accepted")
 	}
-	if srv.opaque() {
-		message := fmt.Sprintf("There is no verification bundle, for the tokens of %s %q are opaque", srv.key.kind, srv.key.name)
+	if srv.Opaque() {
+		message := fmt.Sprintf("There is no verification bundle, for the tokens of %s %q are opaque", srv.Key().Kind, srv.Key().Name)
 		if needed && !held {
 			return no(v1alpha1.ReasonOpaqueToken, message+"; take the annotation "+v1alpha1.VerifyAnnotation+" off the API's workloads")
 		}
 		return isTrue(v1alpha1.ConditionDistributed, v1alpha1.ReasonOpaqueToken, message), nil
 	}
-	if !srv.keysKnown() {
-		return no(v1alpha1.ReasonNoKeys, fmt.Sprintf("No signing key of %s %q is known yet", srv.key.kind, srv.key.name))
+	if !srv.KeysKnown() {
+		return no(v1alpha1.ReasonNoKeys, fmt.Sprintf("No signing key of %s %q is known yet", srv.Key().Kind, srv.Key().Name))
 	}
 	bundle := bundleOf(api, srv)
 	if _, err := r.rendered.files(client.ObjectKeyFromObject(api), bundle, extraFiles(api)); err != nil {
 		return no(v1alpha1.ReasonInvalidTemplate, "A part of the verification bundle cannot be rendered: "+err.Error())
 	}
 	if invalid := invalidBundleMetadata(api); invalid != nil {
-		return no(invalid.reason, invalid.message)
+		return no(invalid.Reason, invalid.Message)
 	}
 	name := types.NamespacedName{Namespace: api.Namespace, Name: render.ConfigMapName(api.Namespace, api.Name)}
 	if needed {
@@ -266,10 +269,10 @@ func bundlesOf(ctx context.Context, c client.Reader, api types.NamespacedName) (
 // the bundles that it counts.
 func (r *APIResourceReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	ofServer := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.MatchingFields{byServer: keyOfObject(o).String()})
+		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.MatchingFields{byServer: rules.ServerKeyOf(o).String()})
 	})
 	ofNamespace := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-		if !r.servers.watches(o.GetName()) {
+		if !r.watched.watches(o.GetName()) {
 			return nil
 		}
 		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.InNamespace(o.GetName()))

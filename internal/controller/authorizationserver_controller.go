@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
@@ -48,15 +49,43 @@ const (
 // written to its status, and to its bundle in every namespace that verifies.
 var newKeyRate = pace.Rate{Every: time.Minute, Burst: 64}
 
+// serverConfig is what the reconciler works with.
+type serverConfig struct {
+	kind   v1alpha1.AuthorizationServerKind
+	client client.Client
+	clock  clock.PassiveClock
+	events recorder.EventRecorder
+
+	lives       *lives
+	endpoints   *endpoints
+	connections *connections
+	requests    *keyRequests
+	wakes       wakeServers
+	foreign     *foreignObjects
+	watched     namespaces
+
+	operatorNamespace string
+
+	// check reports what keeps a server from being provisioned, and when to ask again;
+	// checkIsDue reports whether that is now.
+	check      func(context.Context, client.Object, time.Time) (*rules.Problem, time.Time, error)
+	checkIsDue func(client.Object, time.Time) bool
+}
+
 // AuthorizationServerReconciler keeps the endpoints and signing keys of one
 // kind of authorization server current.
 type AuthorizationServerReconciler struct {
-	kind    v1alpha1.AuthorizationServerKind
-	client  client.Client
-	servers *servers
-	places  *traffic.Places // of the workers, for what waits for a server's answer
-	clock   clock.PassiveClock
-	events  recorder.EventRecorder
+	serverConfig
+
+	states *each[fetchState]
+	places *traffic.Places // of the workers, for what waits for a server's answer
+}
+
+// newServerReconciler returns a reconciler that has asked no server yet.
+func newServerReconciler(c serverConfig) *AuthorizationServerReconciler {
+	return &AuthorizationServerReconciler{
+		serverConfig: c, states: newEach(c.lives, func(client.Object) *fetchState { return &fetchState{} }, nil), places: traffic.NewPlaces(serverWorkers),
+	}
 }
 
 // serverWorkers is how many servers of a kind are worked on at a time.
@@ -70,11 +99,10 @@ type fetchState struct {
 	discoveryFailures      int
 	keysFailures           int
 	keysURL                string
-	endpoints              v1alpha1.AuthorizationServerEndpoints // that this process discovered
 	etag, lastModified     string
 	keysFetchedAt          time.Time
-	discovered, keysResult *problem // how the last attempt ended; nil: not attempted, or well
-	leftOut                string   // what the last key set holds that cannot be used
+	discovered, keysResult *rules.Problem // how the last attempt ended; nil: not attempted, or well
+	leftOut                string         // what the last key set holds that cannot be used
 	newKeys                pace.Bucket
 	supersededUntil        map[string]time.Time // JWK → until when a key stays that was replaced under its ID
 }
@@ -90,11 +118,11 @@ type fetchState struct {
 
 // Reconcile asks the server what is due and writes what it learnt.
 func (r *AuthorizationServerReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
-	key := serverKey{r.kind, req.Namespace, req.Name}
-	obj := key.object()
+	key := rules.ServerKey{Kind: r.kind, Namespace: req.Namespace, Name: req.Name}
+	obj := key.Object()
 	if err := r.client.Get(ctx, req.NamespacedName, obj); err != nil {
 		if client.IgnoreNotFound(err) == nil {
-			r.servers.forget(key)
+			r.lives.forget(key)
 			r.places.Forget(key.String())
 			forgetServerMetrics(key)
 		}
@@ -117,7 +145,7 @@ func (r *AuthorizationServerReconciler) Reconcile(ctx context.Context, req recon
 	if ctx.Err() != nil {
 		return ctrl.Result{}, ctx.Err() // what failed for that is no news about the server
 	}
-	observeKeys(key, statusOf(obj), r.servers.runtime(obj).fetchState.keysFetchedAt)
+	observeKeys(key, statusOf(obj), r.states.get(obj).keysFetchedAt)
 	if equality.Semantic.DeepEqual(statusOf(before), statusOf(obj)) {
 		return ctrl.Result{RequeueAfter: after}, nil
 	}
@@ -133,9 +161,10 @@ func (r *AuthorizationServerReconciler) Reconcile(ctx context.Context, req recon
 func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj client.Object) (time.Duration, error) {
 	spec, status, now := specOf(obj), statusOf(obj), r.clock.Now()
 	state := r.state(obj)
-	known, told := state.endpoints, status.Endpoints
+	known, told := r.endpoints.discovered(obj), status.Endpoints
+	found := known
 
-	hc, changed, unusable, err := r.servers.httpClient(ctx, obj)
+	hc, changed, unusable, err := r.connections.httpClient(ctx, obj)
 	if err != nil {
 		return 0, err
 	}
@@ -147,8 +176,8 @@ func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj clien
 		discovered, keys = conditionOf(v1alpha1.ConditionDiscovered, unusable), conditionOf(v1alpha1.ConditionKeysFresh, unusable)
 		state.discoveryDue, state.keysDue = now.Add(discoveryInterval), now.Add(discoveryInterval)
 	} else {
-		discovered = r.discover(ctx, hc, spec, status, state, now)
-		if keys, err = r.fetchKeys(ctx, hc, obj, state, now); err != nil {
+		discovered = r.discover(ctx, hc, spec, status, state, &found, now)
+		if keys, err = r.fetchKeys(ctx, hc, obj, state, found, now); err != nil {
 			return 0, err
 		}
 	}
@@ -170,12 +199,13 @@ func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj clien
 
 	setOrRemove(&status.Conditions, obj.GetGeneration(), v1alpha1.ConditionProvisioningReady, provisioning)
 	setOrRemove(&status.Conditions, obj.GetGeneration(), v1alpha1.ConditionKeysFresh, keys)
-	setConditions(&status.Conditions, obj.GetGeneration(), discovered, serverReady(obj, usableEndpoints(spec, state.endpoints, status.Endpoints).Token, discovered, keys, provisioning))
+	setConditions(&status.Conditions, obj.GetGeneration(), discovered, serverReady(obj, usableEndpoints(spec, found, status.Endpoints).Token, discovered, keys, provisioning))
 	status.ObservedGeneration = obj.GetGeneration()
 
-	r.keep(obj, state)
-	if usableEndpoints(spec, known, told) != usableEndpoints(spec, state.endpoints, told) {
-		r.servers.learnt.tell(ctx, obj)
+	*r.states.get(obj) = *state
+	r.endpoints.learn(obj, found)
+	if usableEndpoints(spec, known, told) != usableEndpoints(spec, found, told) {
+		r.endpoints.tell(ctx, obj)
 	}
 	var prune time.Duration
 	if at := jwks.NextPrune(records, spec.JWKS.Retention.Or(defaultKeyRetention)); !at.IsZero() {
@@ -195,7 +225,7 @@ func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj clien
 // gives it back, or how long to wait for one: however many slow servers a namespace
 // has, the workers are not all its own.
 func (r *AuthorizationServerReconciler) place(obj client.Object) (giveBack func(), wait time.Duration) {
-	now, endpoint, tenant := r.clock.Now(), keyOfObject(obj).String(), obj.GetNamespace()
+	now, endpoint, tenant := r.clock.Now(), rules.ServerKeyOf(obj).String(), obj.GetNamespace()
 	if !r.isDue(obj, now) {
 		return func() {}, 0
 	}
@@ -213,21 +243,18 @@ func (r *AuthorizationServerReconciler) place(obj client.Object) (giveBack func(
 
 // isDue reports whether a server is to be asked for something now.
 func (r *AuthorizationServerReconciler) isDue(obj client.Object, now time.Time) bool {
-	rt := r.servers.runtime(obj)
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	s := &rt.fetchState
-	return s.generation != obj.GetGeneration() || rt.keysWanted || !now.Before(s.discoveryDue) || !now.Before(s.keysDue) ||
-		provisions(specOf(obj)) && !now.Before(rt.provisioning.checkDue)
+	s := r.states.get(obj)
+	return s.generation != obj.GetGeneration() || r.requests.isPending(obj) || !now.Before(s.discoveryDue) || !now.Before(s.keysDue) ||
+		r.checkIsDue(obj, now)
 }
 
 // provisioning reports whether the server can be provisioned, and when to look
 // again. It is empty where nothing is to be.
 func (r *AuthorizationServerReconciler) provisioning(ctx context.Context, obj client.Object, now time.Time) (condition, time.Time, error) {
-	if !provisions(specOf(obj)) {
+	if rules.Driver(specOf(obj)) == "" {
 		return condition{}, time.Time{}, nil
 	}
-	bad, due, err := r.servers.checkProvisioning(ctx, obj, now)
+	bad, due, err := r.check(ctx, obj, now)
 	switch {
 	case err != nil:
 		return condition{}, time.Time{}, err
@@ -240,29 +267,19 @@ func (r *AuthorizationServerReconciler) provisioning(ctx context.Context, obj cl
 // state returns a copy of the server's fetch state; a changed spec makes
 // everything due.
 func (r *AuthorizationServerReconciler) state(obj client.Object) *fetchState {
-	rt := r.servers.runtime(obj)
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	state := rt.fetchState
+	state := *r.states.get(obj)
 	if state.generation != obj.GetGeneration() {
 		state.generation = obj.GetGeneration()
 		state.discoveryDue, state.keysDue = time.Time{}, time.Time{}
 	}
-	if rt.keysWanted {
-		state.keysDue, rt.keysWanted = time.Time{}, false
+	if r.requests.take(obj) {
+		state.keysDue = time.Time{}
 	}
 	return &state
 }
 
-func (r *AuthorizationServerReconciler) keep(obj client.Object, state *fetchState) {
-	rt := r.servers.runtime(obj)
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	rt.fetchState = *state
-}
-
 // discover finds the endpoints, from the spec or from the server's metadata.
-func (r *AuthorizationServerReconciler) discover(ctx context.Context, hc *http.Client, spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.AuthorizationServerStatus, state *fetchState, now time.Time) condition {
+func (r *AuthorizationServerReconciler) discover(ctx context.Context, hc *http.Client, spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.AuthorizationServerStatus, state *fetchState, found *v1alpha1.AuthorizationServerEndpoints, now time.Time) condition {
 	if spec.Endpoints.Token != "" && (spec.Endpoints.JWKS != "" || opaque(spec)) {
 		status.Endpoints = spec.Endpoints
 		state.discoveryDue, state.discovered = now.Add(discoveryInterval), nil
@@ -276,7 +293,7 @@ func (r *AuthorizationServerReconciler) discover(ctx context.Context, hc *http.C
 		if err != nil {
 			state.discovered = fetchProblem("The server's metadata cannot be used", err)
 		} else {
-			state.discovered = adopt(state, spec, metadata)
+			state.discovered = adopt(found, spec, metadata)
 		}
 		if state.discovered != nil {
 			state.discoveryFailures++
@@ -287,7 +304,7 @@ func (r *AuthorizationServerReconciler) discover(ctx context.Context, hc *http.C
 	}
 	// Somebody else's edit of the status is put right. What only the status tells stays
 	// there until it is discovered, and is not used unless it is the issuer's own.
-	status.Endpoints = firstEndpoints(spec.Endpoints, state.endpoints, status.Endpoints)
+	status.Endpoints = firstEndpoints(spec.Endpoints, *found, status.Endpoints)
 	if state.discovered != nil {
 		return conditionOf(v1alpha1.ConditionDiscovered, state.discovered)
 	}
@@ -301,22 +318,22 @@ func opaque(spec *v1alpha1.AuthorizationServerSpec) bool {
 
 // adopt takes over the endpoints that the metadata names, and says which one it
 // does not. One that was known stays in use.
-func adopt(state *fetchState, spec *v1alpha1.AuthorizationServerSpec, metadata *jwks.Metadata) *problem {
+func adopt(found *v1alpha1.AuthorizationServerEndpoints, spec *v1alpha1.AuthorizationServerSpec, metadata *jwks.Metadata) *rules.Problem {
 	named := endpointsOf(metadata)
-	state.endpoints = firstEndpoints(named, state.endpoints)
+	*found = firstEndpoints(named, *found)
 	switch {
 	case cmp.Or(spec.Endpoints.Token, named.Token) == "":
-		return &problem{reason: v1alpha1.ReasonEndpointMissing, message: "The server's metadata names no token endpoint; set spec.endpoints.token"}
+		return &rules.Problem{Reason: v1alpha1.ReasonEndpointMissing, Message: "The server's metadata names no token endpoint; set spec.endpoints.token"}
 	case cmp.Or(spec.Endpoints.JWKS, named.JWKS) == "" && !opaque(spec):
-		return &problem{reason: v1alpha1.ReasonEndpointMissing, message: "The server's metadata names no JWKS; set spec.endpoints.jwks, or spec.tokenFormat to Opaque if its tokens are no JWTs"}
+		return &rules.Problem{Reason: v1alpha1.ReasonEndpointMissing, Message: "The server's metadata names no JWKS; set spec.endpoints.jwks, or spec.tokenFormat to Opaque if its tokens are no JWTs"}
 	}
 	return nil
 }
 
 // fetchKeys follows the server's signing keys.
-func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.Client, obj client.Object, state *fetchState, now time.Time) (condition, error) {
+func (r *AuthorizationServerReconciler) fetchKeys(ctx context.Context, hc *http.Client, obj client.Object, state *fetchState, found v1alpha1.AuthorizationServerEndpoints, now time.Time) (condition, error) {
 	spec, status := specOf(obj), statusOf(obj)
-	url := string(usableEndpoints(spec, state.endpoints, status.Endpoints).JWKS)
+	url := string(usableEndpoints(spec, found, status.Endpoints).JWKS)
 	if url == "" || opaque(spec) {
 		state.keysDue = state.discoveryDue
 		return isFalse(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonEndpointMissing, "The server's JWKS is not known"), nil
@@ -368,7 +385,7 @@ func (r *AuthorizationServerReconciler) takeKeys(
 	keys := signingKeys(records)
 	if changes := changesOf(status.Keys, keys); len(status.Keys) > 0 && changes > 0 {
 		if wait := state.newKeys.Take(newKeyRate, changes, now); wait > 0 {
-			state.keysResult = &problem{reason: v1alpha1.ReasonKeysChangeTooOften, message: fmt.Sprintf(
+			state.keysResult = &rules.Problem{Reason: v1alpha1.ReasonKeysChangeTooOften, Message: fmt.Sprintf(
 				"The server replaces its signing keys too often: after %d new keys, one a minute is taken over", newKeyRate.Burst)}
 			state.keysDue = now.Add(max(wait, state.keysDue.Sub(now)))
 			return
@@ -500,12 +517,12 @@ func keyIDs(keys []v1alpha1.SigningKey) []string {
 }
 
 // fetchProblem says what a failed discovery or fetch means.
-func fetchProblem(what string, err error) *problem {
+func fetchProblem(what string, err error) *rules.Problem {
 	var e *jwks.Error
 	if !errors.As(err, &e) {
-		return &problem{reason: v1alpha1.ReasonUnreachable, message: what}
+		return &rules.Problem{Reason: v1alpha1.ReasonUnreachable, Message: what}
 	}
-	return &problem{reason: e.Reason, message: fmt.Sprintf("%s: %s", what, e.Message)}
+	return &rules.Problem{Reason: e.Reason, Message: fmt.Sprintf("%s: %s", what, e.Message)}
 }
 
 func retryAfter(err error) time.Duration {
@@ -545,7 +562,7 @@ func signingKeys(records []jwks.Record) []v1alpha1.SigningKey {
 
 // SetupWithManager watches the servers, their CA bundles, and the wishes to
 // fetch keys at once.
-func (r *AuthorizationServerReconciler) SetupWithManager(mgr ctrl.Manager, foreign *foreignObjects) error {
+func (r *AuthorizationServerReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	list := func() client.ObjectList {
 		if r.kind == v1alpha1.KindClusterAuthorizationServer {
 			return &v1alpha1.ClusterAuthorizationServerList{}
@@ -556,11 +573,11 @@ func (r *AuthorizationServerReconciler) SetupWithManager(mgr ctrl.Manager, forei
 		return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 			opts := []client.ListOption{client.MatchingFields{index: o.GetName()}, client.InNamespace(o.GetNamespace())}
 			if r.kind == v1alpha1.KindClusterAuthorizationServer {
-				if o.GetNamespace() != r.servers.operatorNamespace {
+				if o.GetNamespace() != r.operatorNamespace {
 					return nil
 				}
 				opts = opts[:1]
-			} else if !r.servers.watches(o.GetNamespace()) {
+			} else if !r.watched.watches(o.GetNamespace()) {
 				return nil
 			}
 			return requestsFor(ctx, r.client, list(), opts...)
@@ -568,10 +585,10 @@ func (r *AuthorizationServerReconciler) SetupWithManager(mgr ctrl.Manager, forei
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(strings.ToLower(string(r.kind))).
-		For(serverKey{kind: r.kind}.object(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, changedOrDeleted, r.servers.endpointsEdited()))).
-		WatchesRawSource(sourceKind(foreign, "Secret", byCABundle(bySecret))).
-		WatchesRawSource(sourceKind(foreign, "ConfigMap", byCABundle(byConfigMap))).
-		WatchesRawSource(source.Channel(r.servers.wake[r.kind], &handler.EnqueueRequestForObject{})).
+		For(rules.ServerKey{Kind: r.kind}.Object(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, changedOrDeleted, r.endpoints.edited()))).
+		WatchesRawSource(sourceKind(r.foreign, "Secret", byCABundle(bySecret))).
+		WatchesRawSource(sourceKind(r.foreign, "ConfigMap", byCABundle(byConfigMap))).
+		WatchesRawSource(source.Channel(r.wakes[r.kind], &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: serverWorkers, NewQueue: fairly(namespaceOf, nil)}).
 		Complete(untilStopped(r))
 }

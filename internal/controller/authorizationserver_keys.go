@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 )
 
@@ -31,21 +32,18 @@ func (r *AuthorizationServerReconciler) namedKeys(ctx context.Context, obj clien
 		}
 		return append(list, id)
 	}
-	err := r.eachToken(ctx, keyOfObject(obj), func(t *v1alpha1.TokenStatus) {
+	err := r.eachToken(ctx, rules.ServerKeyOf(obj), func(t *v1alpha1.TokenStatus) {
 		inUse, waiting = add(inUse, t.KeyID), add(waiting, t.Pending.KeyID)
 	})
 	if err != nil {
 		return nil, err
 	}
-	rt := r.servers.runtime(obj)
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	return slices.Concat(inUse, waiting, rt.namedKeys), nil
+	return slices.Concat(inUse, waiting, r.requests.named(obj)), nil
 }
 
 // eachToken calls visit for each token of the clients that use a server, directly or
 // through an API. It also visits the tokens that such a client has from other servers.
-func (r *AuthorizationServerReconciler) eachToken(ctx context.Context, key serverKey, visit func(*v1alpha1.TokenStatus)) error {
+func (r *AuthorizationServerReconciler) eachToken(ctx context.Context, key rules.ServerKey, visit func(*v1alpha1.TokenStatus)) error {
 	var apis v1alpha1.APIResourceList
 	if err := r.client.List(ctx, &apis, client.MatchingFields{byServer: key.String()}, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency); err != nil {
 		return fmt.Errorf("list the APIs of a server: %w", err)
@@ -114,7 +112,7 @@ func (r *AuthorizationServerReconciler) supersede(
 	}
 	type signature struct{ keyID, thumbprint, algorithm string }
 	seen := map[signature]bool{} // ten thousand tokens are signed with a handful of keys
-	err = r.eachToken(ctx, keyOfObject(obj), func(t *v1alpha1.TokenStatus) {
+	err = r.eachToken(ctx, rules.ServerKeyOf(obj), func(t *v1alpha1.TokenStatus) {
 		signed := signature{t.KeyID, t.KeyThumbprint, t.Algorithm}
 		if seen[signed] {
 			return
@@ -145,22 +143,6 @@ func (r *AuthorizationServerReconciler) supersede(
 	}
 	return stay, fmt.Sprintf("; the server has replaced %s under the same ID, and the former key stays until no token in use needs it", quotedIDs(ids)),
 		now.Add(supersededPoll), nil
-}
-
-// superseded reports whether the key that signed a token was replaced under its ID
-// after the token was issued. One that is issued later replaces nothing: a server may
-// go on signing with a key that it does not publish.
-func (s *server) superseded(t *tokenRecord) bool {
-	replaced := func(k v1alpha1.SigningKey) bool {
-		return t.KeyID != "" && k.KeyID == t.KeyID && k.RetiredAt != nil && t.IssuedAt.Before(k.RetiredAt.Time)
-	}
-	if !slices.ContainsFunc(s.status.Keys, replaced) {
-		return false
-	}
-	records := recordsOf(s.status.Keys)
-	return slices.ContainsFunc(jwks.Superseded(records), func(k jwks.Record) bool {
-		return k.ID == t.KeyID && t.IssuedAt.Before(k.RetiredAt) && k.OnlyVerifies(records, t.Thumbprint, t.Algorithm)
-	})
 }
 
 // superseded returns the IDs under which a key has left that was replaced.
@@ -203,15 +185,6 @@ func keysLeftOut(skipped []jwks.Skipped) []v1alpha1.KeyLeftOut {
 		if !s.OtherUse && !s.Beyond && len(s.ID) <= 2*jwks.MaxKeyID && len(list) < maxKeysLeftOut {
 			list = append(list, v1alpha1.KeyLeftOut{KeyID: s.ID, Reason: truncate(s.Reason, maxLeftOutReason)})
 		}
-	}
-	return list
-}
-
-// leftOut is keysLeftOut for whoever verifies a token.
-func (s *server) leftOut() []jwks.Skipped {
-	var list []jwks.Skipped
-	for _, k := range s.status.KeysLeftOut {
-		list = append(list, jwks.Skipped{ID: k.KeyID, Reason: k.Reason})
 	}
 	return list
 }

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
@@ -22,7 +23,7 @@ import (
 // when, if at all, pods must see it at once: the API's owner changed what it
 // accepts, a key was revoked, or tokens are signed with a key that is new.
 func (r *BundleReconciler) contents(
-	ctx context.Context, api *v1alpha1.APIResource, srv *server, current *corev1.ConfigMap, next render.Contents,
+	ctx context.Context, api *v1alpha1.APIResource, srv *rules.Server, current *corev1.ConfigMap, next render.Contents,
 ) (render.Contents, time.Time, error) {
 	before, known := contentsIn(current)
 	if !known {
@@ -40,7 +41,7 @@ func (r *BundleReconciler) contents(
 		return next, now, nil
 	}
 	for id := range before.Keys {
-		if _, stays := next.Keys[id]; !stays && srv.revoked(id) {
+		if _, stays := next.Keys[id]; !stays && srv.Revoked(id) {
 			return next, now, nil
 		}
 	}

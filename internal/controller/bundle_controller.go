@@ -33,6 +33,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/render"
@@ -49,20 +50,32 @@ type bundleRequest struct {
 	api       types.NamespacedName
 }
 
+// bundleConfig is what the reconciler works with.
+type bundleConfig struct {
+	client   client.Client
+	live     client.Reader // what ConfigMaps hold is not in the cache
+	clock    clock.PassiveClock
+	events   recorder.EventRecorder
+	access   rules.Resolver
+	watched  namespaces
+	foreign  *foreignObjects
+	rendered *renderedBundles
+	refusals *refusals
+	prompt   bool // pods are touched when they must see a change at once
+}
+
 // BundleReconciler keeps the verification bundles: one ConfigMap for each
 // namespace and APIResource that a pod or workload there is annotated with.
 type BundleReconciler struct {
-	client  client.Client
-	live    client.Reader // what ConfigMaps hold is not in the cache
-	servers *servers
-	clock   clock.PassiveClock
-	prompt  bool // pods are touched when they must see a change at once
-	events  recorder.EventRecorder
+	bundleConfig
 
-	rendered *renderedBundles
-	writes   *pace.Buckets[bundleRequest] // of one bundle
-	refusals *refusals
-	terms    *newTerms
+	writes *pace.Buckets[bundleRequest] // of one bundle
+	terms  *newTerms
+}
+
+// newBundleReconciler returns a reconciler that has written nothing yet.
+func newBundleReconciler(c bundleConfig) *BundleReconciler {
+	return &BundleReconciler{bundleConfig: c, writes: pace.New[bundleRequest](bundleWriteRate), terms: newNewTerms()}
 }
 
 // +kubebuilder:rbac:groups="",resources=configmaps,verbs=get;list;watch;create;update;delete
@@ -72,7 +85,7 @@ type BundleReconciler struct {
 
 // Reconcile writes, changes or removes one bundle.
 func (r *BundleReconciler) Reconcile(ctx context.Context, req bundleRequest) (ctrl.Result, error) {
-	if !r.servers.watches(req.api.Namespace) || !r.servers.watches(req.namespace) {
+	if !r.watched.watches(req.api.Namespace) || !r.watched.watches(req.namespace) {
 		return ctrl.Result{}, nil // of what cannot be seen nothing can be said
 	}
 	current := &corev1.ConfigMap{}
@@ -132,15 +145,15 @@ func (r *BundleReconciler) distribute(ctx context.Context, req bundleRequest, ap
 	if !meta.IsStatusConditionTrue(api.Status.Conditions, v1alpha1.ConditionAccepted) {
 		return ctrl.Result{}, nil
 	}
-	srv, unresolved, err := r.servers.resolve(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
+	srv, unresolved, err := r.access.Server(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
 	if unresolved != nil || err != nil {
 		return ctrl.Result{}, err
 	}
-	if srv.opaque() {
+	if srv.Opaque() {
 		r.refusals.forget(req)
 		return ctrl.Result{}, r.remove(ctx, current, req)
 	}
-	if !srv.keysKnown() {
+	if !srv.KeysKnown() {
 		return ctrl.Result{}, nil
 	}
 	d := &draft{request: req, api: api, srv: srv, current: current, bundle: bundleOf(api, srv), extra: extraFiles(api)}
@@ -188,7 +201,7 @@ func (r *BundleReconciler) distribute(ctx context.Context, req bundleRequest, ap
 type draft struct {
 	request bundleRequest
 	api     *v1alpha1.APIResource
-	srv     *server
+	srv     *rules.Server
 	current *corev1.ConfigMap // the cache's, nil if there is none
 	bundle  render.Bundle
 	extra   map[string]string
@@ -225,7 +238,7 @@ func (r *BundleReconciler) look(ctx context.Context, d *draft) error {
 
 // holdsRevoked reports whether a revoked key is in the bundle now.
 func (r *BundleReconciler) holdsRevoked(ctx context.Context, d *draft) (bool, error) {
-	p := jwks.MergePolicy{Revoked: d.srv.spec.JWKS.RevokedKeyIDs}
+	p := jwks.MergePolicy{Revoked: d.srv.Spec.JWKS.RevokedKeyIDs}
 	if len(p.Revoked) == 0 {
 		return false, nil
 	}
@@ -334,7 +347,7 @@ func (d *draft) addMetadata(want *corev1.ConfigMap) {
 
 // invalidBundleMetadata reports which label or annotation of the spec a bundle cannot
 // have.
-func invalidBundleMetadata(api *v1alpha1.APIResource) *problem {
+func invalidBundleMetadata(api *v1alpha1.APIResource) *rules.Problem {
 	return invalidMetadata(field.NewPath("spec", "bundle"), api.Spec.Bundle.Labels, api.Spec.Bundle.Annotations)
 }
 
@@ -487,11 +500,11 @@ func ignoreTerminating(err error) error {
 }
 
 // bundleOf says what a bundle contains.
-func bundleOf(api *v1alpha1.APIResource, srv *server) render.Bundle {
+func bundleOf(api *v1alpha1.APIResource, srv *rules.Server) render.Bundle {
 	v := api.Spec.Verification
 	b := render.Bundle{
 		Name: api.Name, Namespace: api.Namespace,
-		Issuer: srv.spec.Issuer, Audience: string(api.Spec.Identifier), JWKSURI: string(srv.status.Endpoints.JWKS),
+		Issuer: srv.Spec.Issuer, Audience: string(api.Spec.Identifier), JWKSURI: string(srv.Status.Endpoints.JWKS),
 		Named:            render.Named(named(v.Audience)),
 		ClockSkewSeconds: clockSkewSeconds(v), TokenType: v.TokenType,
 	}
@@ -501,7 +514,7 @@ func bundleOf(api *v1alpha1.APIResource, srv *server) render.Bundle {
 	for _, s := range api.Spec.Scopes {
 		b.Scopes = append(b.Scopes, render.Scope{Name: string(s.Name), Description: s.Description, Claims: carriers(string(s.Name), s.CarriedIn, s.Claim)})
 	}
-	for _, k := range srv.records() {
+	for _, k := range trustedRecords(srv) {
 		b.Keys = append(b.Keys, render.Key{ID: k.ID, Algorithm: k.Algorithm, JWK: k.JWK, Retired: !k.RetiredAt.IsZero()})
 	}
 	return b
@@ -527,7 +540,7 @@ func (r *BundleReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error
 	}
 	ofServer := from(func(ctx context.Context, o client.Object) []bundleRequest {
 		var all []bundleRequest
-		for _, api := range requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.MatchingFields{byServer: keyOfObject(o).String()}) {
+		for _, api := range requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.MatchingFields{byServer: rules.ServerKeyOf(o).String()}) {
 			all = append(all, r.bundles(ctx, api.NamespacedName)...)
 		}
 		return all
@@ -554,7 +567,7 @@ func (r *BundleReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error
 			}
 			return nil
 		})).
-		WatchesRawSource(sourceKind(r.servers.foreign, "ConfigMap", from(func(_ context.Context, o client.Object) []bundleRequest {
+		WatchesRawSource(sourceKind(r.foreign, "ConfigMap", from(func(_ context.Context, o client.Object) []bundleRequest {
 			// Another's ConfigMap of a bundle's name, or a bundle that lost
 			// its label: its going makes room.
 			if api, ok := apiResourceOfConfigMap(o.GetName()); ok {

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
@@ -344,7 +345,7 @@ func TestScopeIsDroppedSilently(t *testing.T) {
 // commas in the place of blanks.
 func TestScopesThatAnAnswerLacks(t *testing.T) {
 	now := time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
-	srv := &server{spec: &v1alpha1.AuthorizationServerSpec{}, status: &v1alpha1.AuthorizationServerStatus{}}
+	srv := &rules.Server{Spec: &v1alpha1.AuthorizationServerSpec{}, Status: &v1alpha1.AuthorizationServerStatus{}}
 	a := &access{server: srv, expect: jwks.Expectation{Scopes: []string{"payments:read", "payments:write"}}}
 	for name, tc := range map[string]struct {
 		granted []string

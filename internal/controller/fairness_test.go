@@ -205,7 +205,7 @@ func TestAForgedRecordBringsNobodyForward(t *testing.T) {
 	}
 	p := &pass{client: &c, now: op.clock.Now()}
 	for _, step := range []func() error{
-		func() error { return r.access.resolve(t.Context(), p) }, func() error { return r.readSecret(t.Context(), p) },
+		func() error { return r.resolve(t.Context(), p) }, func() error { return r.readSecret(t.Context(), p) },
 	} {
 		if err := step(); err != nil {
 			t.Fatal(err)

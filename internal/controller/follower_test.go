@@ -53,7 +53,7 @@ func TestCachesFillBeforeAReplicaLeads(t *testing.T) {
 			}()
 			patience, stop := context.WithTimeout(ctx, 20*time.Second)
 			defer stop()
-			if !r.foreign.WaitForCacheSync(patience) {
+			if !r.servers.foreign.WaitForCacheSync(patience) {
 				t.Error("the cache of Secrets and ConfigMaps of others is not filled")
 			}
 		})

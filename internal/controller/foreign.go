@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
-	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 )
 
 // foreignObjects reads Secrets and ConfigMaps that the operator did not write:
@@ -37,6 +37,8 @@ type foreignObjects struct {
 	live                client.Reader // the API server
 
 	contents *contentCache
+
+	optIn bool // only Secrets that carry v1alpha1.CredentialsLabel are sent anywhere
 }
 
 const (
@@ -145,11 +147,12 @@ func (c *contentCache) drop(key foreignKey) {
 	c.kept.Remove(key)
 }
 
-func newForeignObjects(mgr ctrl.Manager, o Options) (*foreignObjects, error) {
-	namespaces := slices.Sorted(maps.Keys(withOperatorNamespace(o)))
+// newForeignObjects follows the objects in these namespaces, in all of them for none.
+// With optIn only Secrets that say so may be sent to authorization servers.
+func newForeignObjects(mgr ctrl.Manager, namespaces []string, optIn bool) (*foreignObjects, error) {
 	// What carries the label is cached already, and changes with every refresh.
 	const anothers = v1alpha1.ManagedByLabel + "!=" + v1alpha1.ManagedByValue
-	f := &foreignObjects{own: mgr.GetClient(), live: mgr.GetAPIReader(), contents: newContentCache(maxContents)}
+	f := &foreignObjects{own: mgr.GetClient(), live: mgr.GetAPIReader(), optIn: optIn, contents: newContentCache(maxContents)}
 	for kind, into := range map[string]**identities{"Secret": &f.secrets, "ConfigMap": &f.configMaps} {
 		var err error
 		if *into, err = newIdentities(mgr.GetConfig(), mgr.GetHTTPClient(), kind, namespaces, anothers); err != nil {
@@ -292,10 +295,10 @@ func revision(name types.NamespacedName, content []byte) string {
 
 // tooLongCredential is what keeps a credential from being used that has more bytes
 // than are kept.
-func tooLongCredential(secret, key string) *problem {
-	return &problem{
-		reason:  v1alpha1.ReasonCredentialsInvalid,
-		message: fmt.Sprintf("Key %q of Secret %q holds more than %d bytes", key, secret, maxCredential),
+func tooLongCredential(secret, key string) *rules.Problem {
+	return &rules.Problem{
+		Reason:  v1alpha1.ReasonCredentialsInvalid,
+		Message: fmt.Sprintf("Key %q of Secret %q holds more than %d bytes", key, secret, maxCredential),
 	}
 }
 
@@ -303,11 +306,11 @@ func tooLongCredential(secret, key string) *problem {
 // as a credential, nil if nothing does. An object of a tenant names both the Secret
 // and the server: whoever may write it, and may not read Secrets, could otherwise
 // have any of them sent to a server of theirs.
-func (s *servers) mayBeSent(name types.NamespacedName, secret *foreignObject) *problem {
-	if !s.optIn || secret.optedIn {
+func (f *foreignObjects) mayBeSent(name types.NamespacedName, secret *foreignObject) *rules.Problem {
+	if !f.optIn || secret.optedIn {
 		return nil
 	}
-	return &problem{reason: v1alpha1.ReasonCredentialsNotAllowed, message: fmt.Sprintf(
+	return &rules.Problem{Reason: v1alpha1.ReasonCredentialsNotAllowed, Message: fmt.Sprintf(
 		"Secret %q may not be sent to authorization servers; if it holds credentials for them: kubectl label secret -n %s %s %s=%s",
 		name.Name, name.Namespace, name.Name, v1alpha1.CredentialsLabel, v1alpha1.CredentialsOptIn)}
 }

@@ -16,10 +16,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/lru"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
@@ -191,14 +194,23 @@ func TestForeignContents(t *testing.T) {
 	f.check(t)
 }
 
+// newAdministrationFixture returns what provisions at servers, without an API server.
+func newAdministrationFixture(f *foreignObjects) *administration {
+	l, c := newLives(), clock.RealClock{}
+	return newAdministration(administrationConfig{
+		lives: l, connections: newConnections(l, egress.Policy{}, f, ""), endpoints: newEndpoints(l), admission: newAdmission(l, nil, c, 20, 1, 100),
+		foreign: f, clock: c, wakes: newWakeServers(), workers: 20,
+	})
+}
+
 // TestTooLongCredentialsAreTold looks for a client's credentials in what is too long.
 func TestTooLongCredentialsAreTold(t *testing.T) {
 	f := newForeignFixture(maxContents)
 	name := f.set("credentials", map[string][]byte{v1alpha1.ClientIDKey: []byte("cart"), v1alpha1.ClientSecretKey: bytes.Repeat([]byte("x"), maxCredential+1)})
-	s := &servers{foreign: f.foreignObjects}
-	r := &M2MClientReconciler{foreign: f.foreignObjects, servers: s}
+	s := newAdministrationFixture(f.foreignObjects)
+	r := &M2MClientReconciler{clientConfig: clientConfig{foreign: f.foreignObjects}}
 	_, _, bad, err := r.readCredential(t.Context(), name, credentialKeys{content: v1alpha1.ClientSecretKey, id: v1alpha1.ClientIDKey})
-	if err != nil || bad == nil || bad.reason != v1alpha1.ReasonCredentialsInvalid || !strings.Contains(bad.message, "65536") {
+	if err != nil || bad == nil || bad.Reason != v1alpha1.ReasonCredentialsInvalid || !strings.Contains(bad.Message, "65536") {
 		t.Errorf("%+v, %v", bad, err)
 	}
 	ca := f.set("ca", map[string][]byte{v1alpha1.CABundleKey: bytes.Repeat([]byte("x"), maxCABundle+1)})
@@ -206,10 +218,10 @@ func TestTooLongCredentialsAreTold(t *testing.T) {
 	auth.Spec.CABundle.SecretRef.Name = v1alpha1.ObjectName(ca.Name)
 	auth.Spec.Provisioning.Logto = v1alpha1.LogtoProvisioning{Endpoint: "https://logto.example.com"}
 	auth.Spec.Provisioning.Logto.CredentialsSecretRef.Name = v1alpha1.ObjectName(name.Name)
-	if _, _, bad, err := s.caBundle(t.Context(), auth); err != nil || bad == nil || bad.reason != v1alpha1.ReasonCABundleInvalid || !strings.Contains(bad.message, "262144") {
+	if _, _, bad, err := s.connections.caBundle(t.Context(), auth); err != nil || bad == nil || bad.Reason != v1alpha1.ReasonCABundleInvalid || !strings.Contains(bad.Message, "262144") {
 		t.Errorf("%+v, %v", bad, err)
 	}
-	if _, _, bad, err := s.provisioningSecret(t.Context(), auth); err != nil || bad == nil || bad.reason != v1alpha1.ReasonCredentialsInvalid || !strings.Contains(bad.message, "65536") {
+	if _, _, bad, err := s.provisioningSecret(t.Context(), auth); err != nil || bad == nil || bad.Reason != v1alpha1.ReasonCredentialsInvalid || !strings.Contains(bad.Message, "65536") {
 		t.Errorf("%+v, %v", bad, err)
 	}
 }
@@ -218,18 +230,16 @@ func TestTooLongCredentialsAreTold(t *testing.T) {
 // deletes them over and over. What is left behind at the last of them can still be
 // removed.
 func TestServersThatAreGoneAreForgotten(t *testing.T) {
-	var o Options
-	o.setDefaults()
-	s := newServers(o, newForeignFixture(maxContents).foreignObjects, nil)
+	s := newAdministrationFixture(newForeignFixture(maxContents).foreignObjects)
 	auth := func(i int) *v1alpha1.AuthorizationServer {
 		a := &v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprintf("auth-%d", i), UID: types.UID(fmt.Sprint(i))}}
 		a.Spec.Provisioning.DynamicRegistration.Endpoint = "https://auth.example.com/register"
 		return a
 	}
 	driverOf := func(i int) provision.Driver {
-		key := keyOfObject(auth(i))
+		key := rules.ServerKeyOf(auth(i))
 		return s.lastDriver(v1alpha1.ProvisioningServer{
-			Kind: key.kind, Namespace: v1alpha1.NamespaceName(key.namespace), Name: v1alpha1.ObjectName(key.name), Driver: v1alpha1.DriverDynamicRegistration})
+			Kind: key.Kind, Namespace: v1alpha1.NamespaceName(key.Namespace), Name: v1alpha1.ObjectName(key.Name), Driver: v1alpha1.DriverDynamicRegistration})
 	}
 	const last = 500
 	for i := range last + 1 {
@@ -237,11 +247,11 @@ func TestServersThatAreGoneAreForgotten(t *testing.T) {
 			t.Fatal(d, bad, err)
 		}
 		if i > 0 { // the first one stays
-			s.forget(keyOfObject(auth(i)))
+			s.lives.forget(rules.ServerKeyOf(auth(i)))
 		}
 	}
-	if len(s.runtimes) != 1 || s.drivers.Len() > maxDrivers {
-		t.Errorf("of %d servers there are %d runtimes and %d drivers", last+1, len(s.runtimes), s.drivers.Len())
+	if len(s.of.of) != 1 || len(s.connections.to.of) != 1 || s.drivers.Len() > maxDrivers {
+		t.Errorf("of %d servers there are %d states, %d connections and %d drivers", last+1, len(s.of.of), len(s.connections.to.of), s.drivers.Len())
 	}
 	if driverOf(0) == nil || driverOf(last) == nil || driverOf(1) != nil {
 		t.Errorf("there are drivers of the one that exists: %t, of the last: %t, of the one that is long gone: %t",
@@ -252,45 +262,43 @@ func TestServersThatAreGoneAreForgotten(t *testing.T) {
 // TestServersStayForgotten looks up a server that is gone, as a pass does that began
 // before: nothing is kept of it, nor is that of a new one of its name lost.
 func TestServersStayForgotten(t *testing.T) {
-	var o Options
-	o.setDefaults()
-	s := newServers(o, newForeignFixture(maxContents).foreignObjects, nil)
+	s := newAdministrationFixture(newForeignFixture(maxContents).foreignObjects)
 	auth := func(uid types.UID) *v1alpha1.AuthorizationServer {
 		return &v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "auth", UID: uid}}
 	}
 	passBegan := func() {
 		t.Helper()
-		if hc, _, bad, err := s.httpClient(t.Context(), auth("1")); hc == nil || bad != nil || err != nil {
+		if hc, _, bad, err := s.connections.httpClient(t.Context(), auth("1")); hc == nil || bad != nil || err != nil {
 			t.Fatal(hc, bad, err)
 		}
 	}
 	passBegan()
-	s.forget(keyOfObject(auth("1")))
+	s.lives.forget(rules.ServerKeyOf(auth("1")))
 	passBegan()
-	if len(s.runtimes) != 0 {
-		t.Errorf("there is %+v of what is gone", s.runtimes)
+	if len(s.connections.to.of) != 0 {
+		t.Errorf("there is %+v of what is gone", s.connections.to.of)
 	}
-	srv := &server{key: keyOfObject(auth("1")), object: auth("1")}
-	if ticket, wait, bad, err := s.admit(t.Context(), srv, traffic.Need{}); ticket != nil || wait == 0 || bad == nil || !bad.unknown || err != nil {
+	srv := &rules.Server{Object: auth("1")}
+	if ticket, wait, bad, err := s.admission.admit(t.Context(), srv, traffic.Need{}); ticket != nil || wait == 0 || bad == nil || !bad.Unknown || err != nil {
 		t.Errorf("a request to it is let through: %v, %v, %+v, %v", ticket, wait, bad, err)
 	}
 	// Something may still be removed at it. Its series are deleted.
-	s.observeDrift(srv, 1)
-	(&pacedTransport{server: srv, servers: s}).observe(200)
-	if sum, series := metricOf(t, "m2m_provisioning_requests_total", map[string]string{"server": srv.key.String()}); series > 0 {
+	s.drifted(srv, 1)
+	(&pacedTransport{server: srv, a: s}).observe(200)
+	if sum, series := metricOf(t, "m2m_provisioning_requests_total", map[string]string{"server": srv.Key().String()}); series > 0 {
 		t.Errorf("%v requests to it are counted", sum)
 	}
-	if _, series := metricOf(t, "m2m_provisioning_drift_total", map[string]string{"server": srv.key.String()}); series > 0 {
+	if _, series := metricOf(t, "m2m_provisioning_drift_total", map[string]string{"server": srv.Key().String()}); series > 0 {
 		t.Error("its drift is counted")
 	}
-	is := s.runtime(auth("2"))
+	is := s.of.get(auth("2"))
 	passBegan()
-	if s.runtimes[keyOfObject(auth("1"))] != is {
+	if s.of.find(rules.ServerKeyOf(auth("1"))) != is {
 		t.Error("the new one of its name has lost what was kept of it")
 	}
-	after := s.runtime(auth("3")) // the deletion of the second was missed
-	s.runtime(auth("2"))
-	if s.runtimes[keyOfObject(auth("1"))] != after {
+	after := s.of.get(auth("3")) // the deletion of the second was missed
+	s.of.get(auth("2"))
+	if s.of.find(rules.ServerKeyOf(auth("1"))) != after {
 		t.Error("the third one has lost what was kept of it")
 	}
 }

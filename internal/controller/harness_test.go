@@ -86,7 +86,7 @@ func (op *operator) catchUp(namespaces ...string) {
 			op.agrees(op.client, list, in)
 		}
 		for _, kind := range []string{"Secret", "ConfigMap"} {
-			op.agrees(versionsOf{op.foreign.ofKind(kind), ns}, metadata(kind), in, anothers)
+			op.agrees(versionsOf{op.servers.foreign.ofKind(kind), ns}, metadata(kind), in, anothers)
 		}
 		op.agrees(op.client, &corev1.SecretList{}, in, own)
 		op.agrees(op.client, &corev1.ConfigMapList{}, in, own)

@@ -59,12 +59,12 @@ func addIndexes(indexer client.FieldIndexer, mine shard) error {
 func indexesOfClients() []index {
 	return []index{
 		{&v1alpha1.M2MClient{}, byServer, func(o client.Object) []string {
-			return []string{keyOf(o.(*v1alpha1.M2MClient).Spec.AuthorizationServerRef, o.GetNamespace()).String()}
+			return []string{rules.ServerKeyOf(rules.Named(o.(*v1alpha1.M2MClient).Spec.AuthorizationServerRef, o.GetNamespace())).String()}
 		}},
 		{&v1alpha1.M2MClient{}, byAPIResource, apiResourcesOf},
 		{&v1alpha1.M2MClient{}, bySecretGroup, secretGroupsOf},
 		{&v1alpha1.APIResource{}, byServer, func(o client.Object) []string {
-			return []string{keyOf(o.(*v1alpha1.APIResource).Spec.AuthorizationServerRef, o.GetNamespace()).String()}
+			return []string{rules.ServerKeyOf(rules.Named(o.(*v1alpha1.APIResource).Spec.AuthorizationServerRef, o.GetNamespace())).String()}
 		}},
 		{&v1alpha1.APIResource{}, byIdentifier, func(o client.Object) []string {
 			return []string{string(o.(*v1alpha1.APIResource).Spec.Identifier)}

@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 )
 
 // listing notes whether a list waits for the operator's own writes.
@@ -35,15 +36,15 @@ func TestListsWaitForNoWrites(t *testing.T) {
 			return err
 		},
 		"workloads that need a bundle": func(ctx context.Context, c client.Client) error {
-			_, err := (&BundleReconciler{client: c}).needed(ctx, bundleRequest{api: api, namespace: "shop"})
+			_, err := (&BundleReconciler{bundleConfig: bundleConfig{client: c}}).needed(ctx, bundleRequest{api: api, namespace: "shop"})
 			return err
 		},
 		"tokens signed with a key": func(ctx context.Context, c client.Client) error {
-			_, err := (&BundleReconciler{client: c}).used(ctx, &v1alpha1.APIResource{}, "key")
+			_, err := (&BundleReconciler{bundleConfig: bundleConfig{client: c}}).used(ctx, &v1alpha1.APIResource{}, "key")
 			return err
 		},
 		"tokens of a server": func(ctx context.Context, c client.Client) error {
-			return (&AuthorizationServerReconciler{client: c}).eachToken(ctx, serverKey{}, func(*v1alpha1.TokenStatus) {})
+			return (&AuthorizationServerReconciler{serverConfig: serverConfig{client: c}}).eachToken(ctx, rules.ServerKey{}, func(*v1alpha1.TokenStatus) {})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -26,12 +26,12 @@ type access struct {
 
 	parameters map[string]string // more ones of the token request
 
-	denied   *problem // it is not allowed
-	withdraw bool     // its token has to go: somebody decided so
-	reduced  *problem // it is allowed, and some of the scopes are not; scopes are those that are
-	waiting  *problem // it is allowed, and its server does not grant it yet
+	denied   *rules.Problem // it is not allowed
+	withdraw bool           // its token has to go: somebody decided so
+	reduced  *rules.Problem // it is allowed, and some of the scopes are not; scopes are those that are
+	waiting  *rules.Problem // it is allowed, and its server does not grant it yet
 
-	server *server               // whose keys the API verifies with
+	server *rules.Server         // whose keys the API verifies with
 	spec   *v1alpha1.APIResource // shared with the cache: read only
 	expect jwks.Expectation      // what the API is told to check; without a time
 	terms  string                // its short name; empty for a plain resource
@@ -42,44 +42,38 @@ type access struct {
 	plan   refresh.Plan
 
 	usable   bool
-	unusable *problem               // why pods cannot use the token
-	refused  *problem               // why its API would refuse it by now
+	unusable *rules.Problem         // why pods cannot use the token
+	refused  *rules.Problem         // why its API would refuse it by now
 	tried    bool                   // another one was tried in its place, or cannot be
 	judgedBy string                 // the terms for which that is known
-	problem  *problem               // why there is no fresh one
+	problem  *rules.Problem         // why there is no fresh one
 	failure  *v1alpha1.TokenFailure // how the attempts go wrong
 	pending  v1alpha1.PendingToken  // a newer one that waits
 	wakeAt   time.Time              // when to look again
 	issued   refresh.Reason         // why it was replaced in this pass
 }
 
-// accessResolver finds out what clients may have and where. M2MClientReconciler
-// asks for tokens by it, M2MClientProvisioner grants by it.
-type accessResolver struct {
-	servers *servers
-}
-
 // resolve puts into a pass where a client's tokens come from, what each access is
 // for and whether it is allowed.
-func (r accessResolver) resolve(ctx context.Context, p *pass) error {
-	found, err := r.servers.rules.Client(ctx, p.client)
+func (r *M2MClientReconciler) resolve(ctx context.Context, p *pass) error {
+	found, err := r.access.Client(ctx, p.client)
 	if err != nil {
 		return err
 	}
-	p.server, p.serverProblem = r.servers.asServer(found.Server), problemOf(found.Problem)
+	p.server, p.serverProblem = found.Server, found.Problem
 	for i := range found.Accesses {
-		a := r.accessOf(found.Accesses[i], p.client, i)
+		a := accessOf(found.Accesses[i], p.client, i)
 		a.parameters = parametersOf(p.client.Spec.Access[i])
 		p.accesses = append(p.accesses, a)
 	}
 	return nil
 }
 
-// stillAllowed reports whether an access is still what it was found to be when
+// stillHas reports whether an access is still what it was found to be when
 // the pass began: a request may take long, and a grant may go meanwhile. If not,
 // the pass does no more, and the next one begins at once.
-func (r accessResolver) stillAllowed(ctx context.Context, p *pass, a *access) (bool, error) {
-	ok, err := r.servers.rules.StillAllowed(ctx, p.client, p.server.asRules(), a.allowed)
+func (r *M2MClientReconciler) stillHas(ctx context.Context, p *pass, a *access) (bool, error) {
+	ok, err := r.access.StillAllowed(ctx, p.client, p.server, a.allowed)
 	if !ok && err == nil {
 		a.wakeAt, p.stale = p.now, true
 	}
@@ -88,17 +82,17 @@ func (r accessResolver) stillAllowed(ctx context.Context, p *pass, a *access) (b
 
 // accessOf returns the access of a client by its number, of which nothing is
 // known but what it may have.
-func (r accessResolver) accessOf(found rules.Access, c *v1alpha1.M2MClient, i int) *access {
+func accessOf(found rules.Access, c *v1alpha1.M2MClient, i int) *access {
 	a := &access{
 		allowed: found, key: found.Key, api: found.API, resource: found.Resource, scopes: found.Scopes,
-		denied: problemOf(found.Denied), withdraw: found.Denied.Decided(), reduced: problemOf(found.Reduced),
-		server: r.servers.asServer(found.Server), spec: found.Spec,
+		denied: found.Denied, withdraw: found.Denied.Decided(), reduced: found.Reduced,
+		server: found.Server, spec: found.Spec,
 	}
 	if a.server == nil {
 		return a
 	}
 	if a.spec == nil {
-		a.expect = jwks.Expectation{Issuer: a.server.spec.Issuer, Audience: a.resource, Skew: defaultClockSkewSeconds * time.Second,
+		a.expect = jwks.Expectation{Issuer: a.server.Spec.Issuer, Audience: a.resource, Skew: defaultClockSkewSeconds * time.Second,
 			Named: named(c.Spec.Access[i].Verification.Audience)}
 	} else {
 		a.expect = expectationOf(a.spec, a.server)
@@ -120,10 +114,10 @@ func parametersOf(a v1alpha1.Access) map[string]string {
 
 // expectationOf returns what an API is told to check of tokens, without a time and
 // without scopes.
-func expectationOf(api *v1alpha1.APIResource, srv *server) jwks.Expectation {
+func expectationOf(api *v1alpha1.APIResource, srv *rules.Server) jwks.Expectation {
 	v := api.Spec.Verification
 	e := jwks.Expectation{
-		Issuer: srv.spec.Issuer, Audience: string(api.Spec.Identifier), Named: named(v.Audience), Type: v.TokenType,
+		Issuer: srv.Spec.Issuer, Audience: string(api.Spec.Identifier), Named: named(v.Audience), Type: v.TokenType,
 		Skew: time.Duration(clockSkewSeconds(v)) * time.Second,
 	}
 	for _, alg := range v.Algorithms {
@@ -134,7 +128,7 @@ func expectationOf(api *v1alpha1.APIResource, srv *server) jwks.Expectation {
 
 // termsOfAPI is a short name for what an API is told to check of tokens: an
 // expectation, and where scopes are if not where they usually are.
-func termsOfAPI(api *v1alpha1.APIResource, srv *server) string {
+func termsOfAPI(api *v1alpha1.APIResource, srv *rules.Server) string {
 	terms := termsOf(expectationOf(api, srv))
 	for _, s := range api.Spec.Scopes {
 		if s.CarriedIn != "" {
@@ -151,11 +145,4 @@ func termsOf(e jwks.Expectation) string {
 		panic(err) // strings, numbers and times only
 	}
 	return refresh.HashValue(string(encoded))
-}
-
-func problemOf(p *rules.Problem) *problem {
-	if p == nil {
-		return nil
-	}
-	return &problem{reason: p.Reason, message: p.Message}
 }

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 )
 
 // clusterAudiences knows the audiences of the Kubernetes API server: a
@@ -88,8 +89,8 @@ func claimsOf(token string) accountClaims {
 
 // clusterAudience is what keeps a ServiceAccount's token from being sent that would
 // be good for the cluster itself.
-func clusterAudience(account, audience string) *problem {
-	return &problem{reason: v1alpha1.ReasonCredentialsInvalid, message: fmt.Sprintf(
+func clusterAudience(account, audience string) *rules.Problem {
+	return &rules.Problem{Reason: v1alpha1.ReasonCredentialsInvalid, Message: fmt.Sprintf(
 		"A token of ServiceAccount %q for %q would be good for the Kubernetes API server itself; set spec.credentials.serviceAccount.audience to an audience of the authorization server's own",
 		account, audience)}
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -25,34 +26,38 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
 )
 
-// M2MClientReconciler keeps a fresh, verified token for each access of each
-// M2MClient in the client's Secret.
-type M2MClientReconciler struct {
-	shard   shard
-	client  client.Client
-	access  accessResolver
-	live    client.Reader // past the cache
-	servers *servers
-	foreign *foreignObjects
-	tokens  corev1client.ServiceAccountsGetter // requests ServiceAccount tokens
-	// audiences are those of ServiceAccount tokens that must not be requested.
-	audiences clusterAudiences
-	clock     clock.PassiveClock
-	held      *perAccess[heldToken]
-	written   *perAccess[digest] // of the tokens that this process wrote or has checked
-	wrote     *perAccess[digest] // of the Secret that this process wrote last, under the key wholeSecret
-	verdicts  *perAccess[verdict]
-	rejudged  *pace.Buckets[string] // of the requests that a verdict causes, by access
+// clientConfig is what the reconciler works with.
+type clientConfig struct {
+	shard  shard
+	client client.Client
+	live   client.Reader // past the cache
+	clock  clock.PassiveClock
+	events recorder.EventRecorder
 
-	// clientWishes and apiWishes have a registered client and its API compared
-	// with their server.
-	clientWishes, apiWishes *wishes
-	events                  recorder.EventRecorder
+	access      rules.Resolver
+	lives       *lives
+	connections *connections
+	admission   *admission
+	foreign     *foreignObjects
+	tokens      corev1client.ServiceAccountsGetter // requests ServiceAccount tokens
+	rest        *rest.Config                       // of the API server, whose own audiences no such token may have
+	watched     namespaces
 
-	// prompt has the pods touched that must see a changed Secret at once.
+	operatorNamespace string
+
+	// learnt are the servers of which this process learnt endpoints.
+	learnt <-chan event.GenericEvent
+	// requestKeys has a server's keys fetched.
+	requestKeys func(srv *rules.Server, keyID string) bool
+	// compareClient and compareAPI have a registered client and its API compared with
+	// their server.
+	compareClient, compareAPI func(client.Object)
+
+	// prompt enables touching pods that must see a changed Secret at once.
 	prompt bool
 
 	// confirmSecrets has a Secret read live before a token is minted for it:
@@ -61,23 +66,44 @@ type M2MClientReconciler struct {
 	confirmSecrets bool
 }
 
+// M2MClientReconciler keeps a fresh, verified token for each access of each
+// M2MClient in the client's Secret.
+type M2MClientReconciler struct {
+	clientConfig
+
+	audiences clusterAudiences // of ServiceAccount tokens that must not be requested
+	held      *perAccess[heldToken]
+	written   *perAccess[digest] // of the tokens that this process wrote or has checked
+	wrote     *perAccess[digest] // of the Secret that this process wrote last, under the key wholeSecret
+	verdicts  *perAccess[verdict]
+	rejudged  *pace.Buckets[string] // of the requests that a verdict causes, by access
+}
+
+// newClientReconciler returns a reconciler that knows nothing yet.
+func newClientReconciler(c clientConfig) *M2MClientReconciler {
+	return &M2MClientReconciler{
+		clientConfig: c, audiences: newClusterAudiences(c.rest), held: newPerAccess[heldToken](), written: newPerAccess[digest](), wrote: newPerAccess[digest](),
+		verdicts: newPerAccess[verdict](), rejudged: pace.New[string](rejudgedRate),
+	}
+}
+
 // pass is what one reconcile of a client gathers and decides.
 type pass struct {
 	client *v1alpha1.M2MClient
 	now    time.Time
 
-	server        *server
-	serverProblem *problem
+	server        *rules.Server
+	serverProblem *rules.Problem
 	credentials   *credentials
-	credProblem   *problem
+	credProblem   *rules.Problem
 	provisioned   condition // what becomes of the client at its server; empty with credentials of its own
 	secret        *tokenSecret
-	secretProblem *problem
+	secretProblem *rules.Problem
 	waiting       *corev1.Secret // the Secret with the tokens that wait, nil if there is none
 	waitingTaken  bool           // there is one of that name that is not the client's
-	refusal       *problem       // why the API server does not take the Secret
+	refusal       *rules.Problem // why the API server does not take the Secret
 	// templateProblem is why a key of spec.secret.template is not there.
-	templateProblem *problem
+	templateProblem *rules.Problem
 	accesses        []*access
 	brief           bool // it only waits for its turn for a moment: no status is worth that
 	stale           bool // the Secret that was read is not the latest: nothing is written or told by it
@@ -136,7 +162,7 @@ func (r *M2MClientReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 func (r *M2MClientReconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClient) (*pass, time.Duration, error) {
 	p := &pass{client: c, now: r.clock.Now()}
 	for _, step := range []func(context.Context, *pass) error{
-		r.access.resolve, r.judgeProvisioning, r.readSecret, r.readWaiting, r.resolveCredentials, r.refreshTokens, r.writeSecret, r.writeWaiting,
+		r.resolve, r.judgeProvisioning, r.readSecret, r.readWaiting, r.resolveCredentials, r.refreshTokens, r.writeSecret, r.writeWaiting,
 	} {
 		if err := step(ctx, p); err != nil {
 			return nil, 0, err
@@ -194,7 +220,7 @@ func (r *M2MClientReconciler) forget(name types.NamespacedName, uid types.UID) {
 	r.verdicts.forgetClient(name)
 	r.wrote.forgetClient(name)
 	if uid != "" {
-		r.servers.leave(uid)
+		r.admission.leave(uid)
 	}
 }
 
@@ -202,7 +228,7 @@ func (r *M2MClientReconciler) forget(name types.NamespacedName, uid types.UID) {
 // its APIs.
 func clientsOfServer(c client.Reader, mine shard) handler.EventHandler {
 	return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-		server := client.MatchingFields{byServer: keyOfObject(o).String()}
+		server := client.MatchingFields{byServer: rules.ServerKeyOf(o).String()}
 		all := sets.New(mine.clients(ctx, c, server)...)
 		for _, api := range requestsFor(ctx, c, &v1alpha1.APIResourceList{}, server) {
 			all.Insert(mine.clients(ctx, c, client.MatchingFields{byAPIResource: api.String()})...)
@@ -222,13 +248,13 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 		return clients(ctx, client.MatchingFields{byAPIResource: client.ObjectKeyFromObject(o).String()})
 	})
 	ofNamespace := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-		if !r.servers.watches(o.GetName()) {
+		if !r.watched.watches(o.GetName()) {
 			return nil
 		}
 		return clients(ctx, client.InNamespace(o.GetName()))
 	})
 	ofSecret := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-		if !r.servers.watches(o.GetNamespace()) {
+		if !r.watched.watches(o.GetNamespace()) {
 			return nil // the operator's own namespace
 		}
 		return r.shard.clientsNaming(ctx, r.client, client.ObjectKeyFromObject(o))
@@ -236,7 +262,7 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 	// Another's Secret that only looks like the operator's makes room when it
 	// goes.
 	room := handler.Funcs{DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) {
-		if !r.servers.watches(e.Object.GetNamespace()) {
+		if !r.watched.watches(e.Object.GetNamespace()) {
 			return // the operator's own namespace
 		}
 		for _, c := range r.shard.clientsNaming(ctx, r.client, client.ObjectKeyFromObject(e.Object)) {
@@ -256,12 +282,12 @@ func (r *M2MClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) er
 		Watches(&v1alpha1.APIResource{}, ofAPIResource, builder.WithPredicates(notJustCompared)).
 		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WatchesRawSource(sourceKind(r.foreign, "Secret", ofSecret)).
-		WatchesRawSource(source.Channel(r.servers.learnt.clients, ofServer)).
+		WatchesRawSource(source.Channel(r.learnt, ofServer)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: fairly(namespaceOf, r.rank)})
 	if r.shard != "" { // else the servers' own controller forgets them
 		gone := handler.Funcs{DeleteFunc: func(_ context.Context, e event.DeleteEvent, _ queue) {
-			r.servers.forget(keyOfObject(e.Object))
-			forgetServerMetrics(keyOfObject(e.Object))
+			r.lives.forget(rules.ServerKeyOf(e.Object))
+			forgetServerMetrics(rules.ServerKeyOf(e.Object))
 		}}
 		b = b.Watches(&v1alpha1.AuthorizationServer{}, gone).Watches(&v1alpha1.ClusterAuthorizationServer{}, gone)
 	}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 )
 
@@ -32,7 +33,7 @@ func notPrintable(c rune) bool { return c < ' ' || c > '~' }
 // secret itself is read only when a token is requested.
 type credentials struct {
 	credentialRecord
-	authenticate func(context.Context) (oauth.Authentication, *problem, error)
+	authenticate func(context.Context) (oauth.Authentication, *rules.Problem, error)
 }
 
 // credentialRecord is what is kept with the tokens about the credentials.
@@ -93,7 +94,7 @@ func (r *M2MClientReconciler) resolveCredentials(ctx context.Context, p *pass) e
 		return err
 	}
 	if version == "" {
-		p.credProblem = &problem{reason: v1alpha1.ReasonCredentialsNotFound, message: fmt.Sprintf("Secret %q does not exist", name.Name)}
+		p.credProblem = &rules.Problem{Reason: v1alpha1.ReasonCredentialsNotFound, Message: fmt.Sprintf("Secret %q does not exist", name.Name)}
 		return nil
 	}
 	source := strings.Join([]string{name.Name, keys.content, keys.declared, version}, "/")
@@ -109,7 +110,7 @@ func (r *M2MClientReconciler) resolveCredentials(ctx context.Context, p *pass) e
 		}
 		known = credentialRecord{Source: source, Revision: revision(name, content), ClientID: clientID}
 	}
-	p.credentials = &credentials{credentialRecord: known, authenticate: func(ctx context.Context) (oauth.Authentication, *problem, error) {
+	p.credentials = &credentials{credentialRecord: known, authenticate: func(ctx context.Context) (oauth.Authentication, *rules.Problem, error) {
 		content, clientID, bad, err := r.readCredential(ctx, name, keys)
 		if bad != nil || err != nil {
 			return nil, bad, err
@@ -121,18 +122,18 @@ func (r *M2MClientReconciler) resolveCredentials(ctx context.Context, p *pass) e
 
 // readCredential returns what a Secret's key holds, and the client identifier:
 // the declared one or the Secret's.
-func (r *M2MClientReconciler) readCredential(ctx context.Context, name types.NamespacedName, keys credentialKeys) (content []byte, clientID string, bad *problem, err error) {
+func (r *M2MClientReconciler) readCredential(ctx context.Context, name types.NamespacedName, keys credentialKeys) (content []byte, clientID string, bad *rules.Problem, err error) {
 	secret, err := r.foreign.get(ctx, "Secret", name, maxCredential, keys.content, keys.id)
 	if err != nil {
 		return nil, "", nil, err
 	}
-	missing := func(format string, args ...any) ([]byte, string, *problem, error) {
-		return nil, "", &problem{reason: v1alpha1.ReasonCredentialsNotFound, message: fmt.Sprintf(format, args...)}, nil
+	missing := func(format string, args ...any) ([]byte, string, *rules.Problem, error) {
+		return nil, "", &rules.Problem{Reason: v1alpha1.ReasonCredentialsNotFound, Message: fmt.Sprintf(format, args...)}, nil
 	}
 	if secret == nil {
 		return missing("Secret %q does not exist", name.Name)
 	}
-	if bad := r.servers.mayBeSent(name, secret); bad != nil {
+	if bad := r.foreign.mayBeSent(name, secret); bad != nil {
 		return nil, "", bad, nil
 	}
 	if len(secret.tooLong) > 0 {
@@ -148,16 +149,16 @@ func (r *M2MClientReconciler) readCredential(ctx context.Context, name types.Nam
 		return missing("Secret %q has no key %q, and the spec names no clientID; if it has another, name that in clientIDKey", name.Name, keys.id)
 	}
 	if len(clientID) > maxClientID || strings.ContainsFunc(clientID, notPrintable) {
-		return nil, "", &problem{reason: v1alpha1.ReasonCredentialsInvalid, message: fmt.Sprintf(
+		return nil, "", &rules.Problem{Reason: v1alpha1.ReasonCredentialsInvalid, Message: fmt.Sprintf(
 			"Key %q of Secret %q holds no client identifier: up to %d printable ASCII characters", keys.id, name.Name, maxClientID)}, nil
 	}
 	return content, clientID, nil, nil
 }
 
 // authentication makes of a Secret's content what the token endpoint asks for.
-func authentication(p *pass, secret, clientID string, content []byte) (oauth.Authentication, *problem, error) {
-	invalid := func(format string, args ...any) (oauth.Authentication, *problem, error) {
-		return nil, &problem{reason: v1alpha1.ReasonCredentialsInvalid, message: fmt.Sprintf(format, args...)}, nil
+func authentication(p *pass, secret, clientID string, content []byte) (oauth.Authentication, *rules.Problem, error) {
+	invalid := func(format string, args ...any) (oauth.Authentication, *rules.Problem, error) {
+		return nil, &rules.Problem{Reason: v1alpha1.ReasonCredentialsInvalid, Message: fmt.Sprintf(format, args...)}, nil
 	}
 	if spec := p.client.Spec.Credentials.ClientSecret; spec.SecretRef.Name != "" {
 		if strings.ContainsFunc(string(content), notPrintable) {
@@ -173,23 +174,23 @@ func authentication(p *pass, secret, clientID string, content []byte) (oauth.Aut
 	if err != nil {
 		return invalid("Secret %q holds no usable private key: %s", secret, err)
 	}
-	audience := p.server.spec.Issuer
+	audience := p.server.Spec.Issuer
 	if spec.Audience == v1alpha1.AssertionAudienceTokenEndpoint {
-		audience = string(p.server.status.Endpoints.Token)
+		audience = string(p.server.Status.Endpoints.Token)
 	}
 	return oauth.PrivateKeyJWT(clientID, key, audience), nil, nil
 }
 
 // serviceAccount authenticates with a ServiceAccount's token. The operator may
 // request it only where a Role of the client's namespace says so.
-func (r *M2MClientReconciler) serviceAccount(p *pass, sa v1alpha1.ServiceAccountCredentials) (*credentials, *problem) {
-	audience := cmp.Or(sa.Audience, p.server.spec.Issuer)
+func (r *M2MClientReconciler) serviceAccount(p *pass, sa v1alpha1.ServiceAccountCredentials) (*credentials, *rules.Problem) {
+	audience := cmp.Or(sa.Audience, p.server.Spec.Issuer)
 	if r.audiences.include(audience) {
 		return nil, clusterAudience(string(sa.Name), audience)
 	}
 	return &credentials{
 		credentialRecord: credentialRecord{Revision: "serviceaccount/" + string(sa.Name) + "/" + audience, ClientID: string(sa.ClientID)},
-		authenticate: func(ctx context.Context) (oauth.Authentication, *problem, error) {
+		authenticate: func(ctx context.Context) (oauth.Authentication, *rules.Problem, error) {
 			answer, err := r.tokens.ServiceAccounts(p.client.Namespace).CreateToken(ctx, string(sa.Name), &authenticationv1.TokenRequest{
 				Spec: authenticationv1.TokenRequestSpec{
 					Audiences: []string{audience}, ExpirationSeconds: ptr.To[int64](assertionLifetimeSeconds),
@@ -197,9 +198,9 @@ func (r *M2MClientReconciler) serviceAccount(p *pass, sa v1alpha1.ServiceAccount
 			}, metav1.CreateOptions{})
 			switch {
 			case apierrors.IsNotFound(err):
-				return nil, &problem{reason: v1alpha1.ReasonCredentialsNotFound, message: fmt.Sprintf("ServiceAccount %q does not exist", sa.Name)}, nil
+				return nil, &rules.Problem{Reason: v1alpha1.ReasonCredentialsNotFound, Message: fmt.Sprintf("ServiceAccount %q does not exist", sa.Name)}, nil
 			case apierrors.IsForbidden(err):
-				return nil, &problem{reason: v1alpha1.ReasonCredentialsInvalid, message: fmt.Sprintf(
+				return nil, &rules.Problem{Reason: v1alpha1.ReasonCredentialsInvalid, Message: fmt.Sprintf(
 					"The operator may not request tokens of ServiceAccount %q; allow it with a Role in this namespace: verb create on serviceaccounts/token, resourceNames [%s]",
 					sa.Name, sa.Name)}, nil
 			case err != nil:

@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
@@ -22,19 +23,19 @@ var rejudgedRate = pace.Rate{Every: 5 * time.Minute, Burst: 8}
 
 // verdict is what was found about a token in use, by what its API is given.
 type verdict struct {
-	basis   digest   // of the token and of all that it was judged by
-	refused *problem // nil: its API accepts it
+	basis   digest         // of the token and of all that it was judged by
+	refused *rules.Problem // nil: its API accepts it
 }
 
 // refusedByNow returns why the API would refuse the token that lies in the Secret,
 // nil if it would not, or if that cannot be told. The token was verified when it was
 // published; since then its keys may have gone, or the API's owner changed the terms.
 // It is looked at again only when something of that differs.
-func (r *M2MClientReconciler) refusedByNow(p *pass, a *access, in refresh.Input) *problem {
+func (r *M2MClientReconciler) refusedByNow(p *pass, a *access, in refresh.Input) *rules.Problem {
 	switch {
 	case a.token == "" || a.record.Opaque || in.Revoked || !p.now.Before(a.record.ExpiresAt):
 		return nil
-	case a.server == nil || p.server == nil || a.server.opaque():
+	case a.server == nil || p.server == nil || a.server.Opaque():
 		return nil
 	}
 	keys := p.keys(a)
@@ -44,7 +45,7 @@ func (r *M2MClientReconciler) refusedByNow(p *pass, a *access, in refresh.Input)
 	expect := a.expect
 	// Its times were checked when it was issued, and the verdict must not depend on
 	// when it is made.
-	expect.Now, expect.Skew, expect.LeftOut = a.record.IssuedAt, genuineSkew, a.server.leftOut()
+	expect.Now, expect.Skew, expect.LeftOut = a.record.IssuedAt, genuineSkew, keysNotUsed(a.server)
 	if p.credentials == nil || a.record.Inputs != in.WantInputsHash {
 		expect.Scopes, expect.Values = nil, nil // it was issued for others
 	}
@@ -56,7 +57,7 @@ func (r *M2MClientReconciler) refusedByNow(p *pass, a *access, in refresh.Input)
 	}
 	_, err := jwks.Verify(a.token, keys, expect)
 	if bad := (*jwks.VerifyError)(nil); errors.As(err, &bad) {
-		now.refused = &problem{reason: bad.Reason, message: a.hinted(bad).Message}
+		now.refused = &rules.Problem{Reason: bad.Reason, Message: a.hinted(bad).Message}
 	}
 	r.verdicts.put(name, a.key, now)
 	return now.refused

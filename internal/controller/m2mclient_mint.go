@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
@@ -48,7 +49,7 @@ func (r *M2MClientReconciler) mint(ctx context.Context, p *pass, a *access, inpu
 		a.problem, a.wakeAt, p.brief = a.lastProblem(), p.now.Add(time.Millisecond), true
 		return nil, nil
 	}
-	ticket, wait, busy, err := r.servers.admit(ctx, p.server, r.need(p, a, inputs))
+	ticket, wait, busy, err := r.admission.admit(ctx, p.server, r.need(p, a, inputs))
 	if err != nil {
 		return nil, err
 	}
@@ -57,20 +58,20 @@ func (r *M2MClientReconciler) mint(ctx context.Context, p *pass, a *access, inpu
 		if f := a.failure; f != nil && f.Inputs == p.basis(a, inputs, f.Reason) {
 			a.problem = a.lastProblem() // what went wrong says more than that it is waited for
 		}
-		p.brief = p.brief || busy.unknown && wait < briefWait
+		p.brief = p.brief || busy.Unknown && wait < briefWait
 		return nil, nil
 	}
 	auth, hc, bad, err := r.prepare(ctx, p)
 	if bad != nil || err != nil {
-		r.servers.abandon(ticket)
+		r.admission.abandon(ticket)
 		if bad != nil {
-			r.failed(p, a, inputs, bad.reason, bad.message, refresh.SlowBackoff, 0)
+			r.failed(p, a, inputs, bad.Reason, bad.Message, refresh.SlowBackoff, 0)
 		}
 		return nil, err
 	}
 	// Looked at last: it was long ago that the pass began.
-	if ok, err := r.access.stillAllowed(ctx, p, a); !ok {
-		r.servers.abandon(ticket)
+	if ok, err := r.stillHas(ctx, p, a); !ok {
+		r.admission.abandon(ticket)
 		return nil, err
 	}
 	if a.refused != nil {
@@ -78,10 +79,10 @@ func (r *M2MClientReconciler) mint(ctx context.Context, p *pass, a *access, inpu
 	}
 	token, failure := r.request(ctx, hc, p, a, auth)
 	if failure != nil && ctx.Err() != nil {
-		r.servers.abandon(ticket)
+		r.admission.abandon(ticket)
 		return nil, ctx.Err() // what failed for that is no news about the server
 	}
-	r.servers.done(ticket, failure)
+	r.admission.done(ticket, failure)
 	if failure != nil {
 		r.refused(p, a, inputs, failure)
 		return nil, nil
@@ -109,23 +110,23 @@ func (r *M2MClientReconciler) need(p *pass, a *access, inputs string) traffic.Ne
 }
 
 // prepare returns what a token request needs: who asks, and over which client.
-func (r *M2MClientReconciler) prepare(ctx context.Context, p *pass) (oauth.Authentication, *http.Client, *problem, error) {
+func (r *M2MClientReconciler) prepare(ctx context.Context, p *pass) (oauth.Authentication, *http.Client, *rules.Problem, error) {
 	auth, bad, err := p.credentials.authenticate(ctx)
 	if bad != nil || err != nil {
 		return nil, nil, bad, err
 	}
-	hc, _, bad, err := r.servers.httpClient(ctx, p.server.object)
+	hc, _, bad, err := r.connections.httpClient(ctx, p.server.Object)
 	return auth, hc, bad, err
 }
 
 func (r *M2MClientReconciler) request(ctx context.Context, hc *http.Client, p *pass, a *access, auth oauth.Authentication) (*oauth.Token, *oauth.Error) {
 	token, err := oauth.Exchange(ctx, hc, oauth.TokenRequest{
-		Endpoint: string(p.server.status.Endpoints.Token), Authentication: auth,
+		Endpoint: string(p.server.Status.Endpoints.Token), Authentication: auth,
 		Scopes: a.scopes, Resource: a.inputs.Resource, Audience: a.inputs.Audience, Parameters: a.parameters, Now: p.now,
 	})
 	failure := asOAuth(err)
-	if !r.servers.isGone(p.server.object) { // whose series were deleted
-		observeRequest(p.server.key, failure)
+	if !r.lives.isGone(p.server.Object) { // whose series were deleted
+		observeRequest(p.server.Key(), failure)
 	}
 	return token, failure
 }
@@ -150,7 +151,7 @@ func (r *M2MClientReconciler) received(p *pass, a *access, inputs string, token 
 			expiresAt = claims.ExpiresAt
 		}
 	} else if lifetime == 0 {
-		expiresAt = token.RequestedAt.Add(p.server.spec.DefaultTokenLifetime.Or(defaultTokenLifetime))
+		expiresAt = token.RequestedAt.Add(p.server.Spec.DefaultTokenLifetime.Or(defaultTokenLifetime))
 	}
 	h := &heldToken{value: token.Value, record: tokenRecord{
 		Inputs: inputs, Credential: p.credentials.Revision, Value: refresh.HashValue(token.Value),
@@ -169,7 +170,7 @@ func (r *M2MClientReconciler) refused(p *pass, a *access, inputs string, e *oaut
 	if e.Class == oauth.ClassRetryable {
 		backoff, reason, what = refresh.RetryBackoff, v1alpha1.ReasonTokenRequestFailed, "did not issue a token"
 	}
-	message := fmt.Sprintf("%s %q %s: %s", p.server.key.kind, p.server.key.name, what, e.Error())
+	message := fmt.Sprintf("%s %q %s: %s", p.server.Key().Kind, p.server.Key().Name, what, e.Error())
 	if isProvisioned(p.client) && e.Class != oauth.ClassRetryable {
 		r.compare(p, a) // somebody may have changed it at the server
 	}
@@ -199,9 +200,9 @@ func (r *M2MClientReconciler) failed(p *pass, a *access, inputs, reason, message
 // verdict on a token depends.
 func (p *pass) basis(a *access, inputs, reason string) string {
 	parts := []string{inputs, string(p.client.UID), strconv.FormatInt(p.client.Generation, 10)}
-	for _, srv := range []*server{p.server, a.server} {
+	for _, srv := range []*rules.Server{p.server, a.server} {
 		if srv != nil {
-			parts = append(parts, string(srv.object.GetUID()), strconv.FormatInt(srv.object.GetGeneration(), 10), tokenAddress(srv.spec, srv.status))
+			parts = append(parts, string(srv.Object.GetUID()), strconv.FormatInt(srv.Object.GetGeneration(), 10), tokenAddress(srv.Spec, srv.Status))
 		}
 	}
 	if a.spec != nil {
@@ -212,7 +213,7 @@ func (p *pass) basis(a *access, inputs, reason string) string {
 		parts = append(parts, stringsOf(got.Scopes)...)
 	}
 	if a.server != nil && slices.Contains(verificationReasons, reason) {
-		for _, k := range a.server.keys() {
+		for _, k := range trustedKeys(a.server) {
 			parts = append(parts, k.ID, k.Algorithm, k.JWK)
 		}
 	}
@@ -220,11 +221,11 @@ func (p *pass) basis(a *access, inputs, reason string) string {
 }
 
 // lastProblem is how the last attempt went wrong, nil if it did not.
-func (a *access) lastProblem() *problem {
+func (a *access) lastProblem() *rules.Problem {
 	if a.failure == nil {
 		return nil
 	}
-	return &problem{reason: a.failure.Reason, message: a.failure.Message}
+	return &rules.Problem{Reason: a.failure.Reason, Message: a.failure.Message}
 }
 
 func (a *access) fail(f *v1alpha1.TokenFailure) {

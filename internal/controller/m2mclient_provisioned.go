@@ -40,9 +40,9 @@ func (r *M2MClientReconciler) judgeProvisioning(_ context.Context, p *pass) erro
 	st := p.client.Status.Provisioning
 	here := p.server != nil && isAt(st.Server, p.server)
 	if here && rules.Decided(st.Failure.Reason) {
-		denyAll(p, &problem{reason: st.Failure.Reason, message: st.Failure.Message})
+		denyAll(p, &rules.Problem{Reason: st.Failure.Reason, Message: st.Failure.Message})
 	}
-	var missing *problem
+	var missing *rules.Problem
 	for _, a := range p.accesses {
 		if p.server == nil || a.denied != nil || a.spec == nil {
 			continue
@@ -54,7 +54,7 @@ func (r *M2MClientReconciler) judgeProvisioning(_ context.Context, p *pass) erro
 		}
 		a.waiting = r.whyWaiting(p, a, lacks)
 		if missing == nil {
-			missing = &problem{reason: a.waiting.reason, message: p.about(a, a.waiting.message), unknown: a.waiting.unknown}
+			missing = &rules.Problem{Reason: a.waiting.Reason, Message: p.about(a, a.waiting.Message), Unknown: a.waiting.Unknown}
 		}
 	}
 	p.provisioned = r.clientProvisioned(p, here, missing)
@@ -62,7 +62,7 @@ func (r *M2MClientReconciler) judgeProvisioning(_ context.Context, p *pass) erro
 }
 
 // denyAll withdraws all accesses of a client that its server must not have.
-func denyAll(p *pass, why *problem) {
+func denyAll(p *pass, why *rules.Problem) {
 	for _, a := range p.accesses {
 		if a.denied == nil || !a.withdraw {
 			a.denied, a.withdraw = why, true
@@ -71,14 +71,14 @@ func denyAll(p *pass, why *problem) {
 }
 
 // clientProvisioned returns the condition Provisioned of a registered client.
-func (r *M2MClientReconciler) clientProvisioned(p *pass, here bool, missing *problem) condition {
+func (r *M2MClientReconciler) clientProvisioned(p *pass, here bool, missing *rules.Problem) condition {
 	st := p.client.Status.Provisioning
-	problems := []*problem{p.serverProblem}
+	problems := []*rules.Problem{p.serverProblem}
 	if p.server != nil {
 		problems = append(problems, r.whyNotProvisioned(p.server))
 	}
 	if here && st.Failure.Reason != "" {
-		problems = append(problems, &problem{reason: st.Failure.Reason, message: st.Failure.Message})
+		problems = append(problems, &rules.Problem{Reason: st.Failure.Reason, Message: st.Failure.Message})
 	}
 	for _, pr := range append(problems, missing) {
 		if pr == nil {
@@ -98,33 +98,33 @@ func (r *M2MClientReconciler) clientProvisioned(p *pass, here bool, missing *pro
 
 // whyNotProvisioned returns what keeps the operator from provisioning anything
 // at a server, nil for nothing.
-func (r *M2MClientReconciler) whyNotProvisioned(srv *server) *problem {
+func (r *M2MClientReconciler) whyNotProvisioned(srv *rules.Server) *rules.Problem {
 	switch {
-	case !provisions(srv.spec):
-		return &problem{reason: v1alpha1.ReasonProvisioningNotConfigured, message: fmt.Sprintf(
-			"%s %q has no spec.provisioning; set it there, or give the client spec.credentials of its own", srv.key.kind, srv.key.name)}
-	case r.servers.operatorNamespace == "":
-		return &problem{reason: v1alpha1.ReasonProvisioningNotConfigured,
-			message: "The operator has no namespace to keep client secrets in: --operator-namespace"}
+	case !provisions(srv.Spec):
+		return &rules.Problem{Reason: v1alpha1.ReasonProvisioningNotConfigured, Message: fmt.Sprintf(
+			"%s %q has no spec.provisioning; set it there, or give the client spec.credentials of its own", srv.Key().Kind, srv.Key().Name)}
+	case r.operatorNamespace == "":
+		return &rules.Problem{Reason: v1alpha1.ReasonProvisioningNotConfigured,
+			Message: "The operator has no namespace to keep client secrets in: --operator-namespace"}
 	}
 	return nil
 }
 
 // notYetProvisioned says why there is nothing at a server yet.
-func notYetProvisioned(srv *server) *problem {
-	if meta.IsStatusConditionFalse(srv.status.Conditions, v1alpha1.ConditionProvisioningReady) {
-		return &problem{reason: v1alpha1.ReasonAuthorizationServerNotReady, message: fmt.Sprintf(
-			"%s %q cannot be provisioned; see its condition ProvisioningReady", srv.key.kind, srv.key.name)}
+func notYetProvisioned(srv *rules.Server) *rules.Problem {
+	if meta.IsStatusConditionFalse(srv.Status.Conditions, v1alpha1.ConditionProvisioningReady) {
+		return &rules.Problem{Reason: v1alpha1.ReasonAuthorizationServerNotReady, Message: fmt.Sprintf(
+			"%s %q cannot be provisioned; see its condition ProvisioningReady", srv.Key().Kind, srv.Key().Name)}
 	}
 	return beingProvisioned(srv)
 }
 
-func beingProvisioned(srv *server) *problem {
-	return &problem{reason: v1alpha1.ReasonProvisioning, unknown: true, message: fmt.Sprintf("%s %q is being provisioned", srv.key.kind, srv.key.name)}
+func beingProvisioned(srv *rules.Server) *rules.Problem {
+	return &rules.Problem{Reason: v1alpha1.ReasonProvisioning, Unknown: true, Message: fmt.Sprintf("%s %q is being provisioned", srv.Key().Kind, srv.Key().Name)}
 }
 
 // whyWaiting says why a server does not grant an access that is allowed.
-func (r *M2MClientReconciler) whyWaiting(p *pass, a *access, lacks []string) *problem {
+func (r *M2MClientReconciler) whyWaiting(p *pass, a *access, lacks []string) *rules.Problem {
 	st := p.client.Status.Provisioning
 	_, scopes, known := provisionedAPI(a.spec, p.server)
 	unknown := lackingScopes(a.scopes, scopeNames(scopes))
@@ -132,15 +132,15 @@ func (r *M2MClientReconciler) whyWaiting(p *pass, a *access, lacks []string) *pr
 	case r.whyNotProvisioned(p.server) != nil:
 		return r.whyNotProvisioned(p.server)
 	case !known && a.spec.Status.Provisioning.Failure.Reason != "":
-		return &problem{reason: v1alpha1.ReasonScopeNotProvisioned,
-			message: fmt.Sprintf("APIResource %q is not provisioned (%s)", a.api, a.spec.Status.Provisioning.Failure.Reason)}
+		return &rules.Problem{Reason: v1alpha1.ReasonScopeNotProvisioned,
+			Message: fmt.Sprintf("APIResource %q is not provisioned (%s)", a.api, a.spec.Status.Provisioning.Failure.Reason)}
 	case known && len(unknown) > 0 && a.spec.Spec.ManagementPolicy == v1alpha1.ManagementObserve:
-		return &problem{reason: v1alpha1.ReasonScopeNotProvisioned, message: fmt.Sprintf(
+		return &rules.Problem{Reason: v1alpha1.ReasonScopeNotProvisioned, Message: fmt.Sprintf(
 			"The server does not have the scopes %s of APIResource %q, which is only observed", strings.Join(unknown, ", "), a.api)}
 	case st.Failure.Reason != "":
-		return &problem{reason: st.Failure.Reason, message: st.Failure.Message}
+		return &rules.Problem{Reason: st.Failure.Reason, Message: st.Failure.Message}
 	case known && st.SyncedAt != nil && len(lacks) > 0 && len(unknown) == 0 && !changing(p.client):
-		return &problem{reason: v1alpha1.ReasonScopeNotProvisioned, message: fmt.Sprintf(
+		return &rules.Problem{Reason: v1alpha1.ReasonScopeNotProvisioned, Message: fmt.Sprintf(
 			"The server does not grant the scopes %s; see the condition of APIResource %q", strings.Join(lacks, ", "), a.api)}
 	}
 	return notYetProvisioned(p.server)
@@ -175,7 +175,7 @@ func (r *M2MClientReconciler) registeredCredentials(ctx context.Context, p *pass
 	name := client.ObjectKeyFromObject(p.client)
 	st := p.client.Status.Provisioning
 	pending := func() error {
-		p.credProblem = &problem{reason: p.provisioned.Reason, message: p.provisioned.Message, unknown: p.provisioned.Status == metav1.ConditionUnknown}
+		p.credProblem = &rules.Problem{Reason: p.provisioned.Reason, Message: p.provisioned.Message, Unknown: p.provisioned.Status == metav1.ConditionUnknown}
 		if p.provisioned.Status == metav1.ConditionTrue {
 			p.credProblem = beingProvisioned(p.server) // the Secret with its credentials is gone
 		}
@@ -195,8 +195,8 @@ func (r *M2MClientReconciler) registeredCredentials(ctx context.Context, p *pass
 		credentialRecord: credentialRecord{
 			Revision: "registered/" + current.Name + "/" + strconv.FormatInt(current.IssuedAt.Unix(), 10), ClientID: current.ClientID,
 		},
-		authenticate: func(context.Context) (oauth.Authentication, *problem, error) {
-			return provisionedAuthentication(p.server.spec, current.ClientID, current.Secret), nil, nil
+		authenticate: func(context.Context) (oauth.Authentication, *rules.Problem, error) {
+			return provisionedAuthentication(p.server.Spec, current.ClientID, current.Secret), nil, nil
 		},
 	}
 	return nil
@@ -204,7 +204,7 @@ func (r *M2MClientReconciler) registeredCredentials(ctx context.Context, p *pass
 
 // registered returns the credential in use, nil if it is not there.
 func (r *M2MClientReconciler) registered(ctx context.Context, name types.NamespacedName, at v1alpha1.ProvisioningServer) (*provision.Credential, error) {
-	store, _, err := readCredentials(ctx, r.client, r.servers.operatorNamespace, name)
+	store, _, err := readCredentials(ctx, r.client, r.operatorNamespace, name)
 	if err != nil || store.Server != at {
 		return nil, err
 	}
@@ -215,16 +215,16 @@ func (r *M2MClientReconciler) registered(ctx context.Context, name types.Namespa
 // compare has a registered client and the API of an access compared with their
 // server.
 func (r *M2MClientReconciler) compare(p *pass, a *access) {
-	r.clientWishes.compare(p.client)
+	r.compareClient(p.client)
 	if a.spec != nil && r.shard == "" { // else the status says it to the instance that has the APIs
-		r.apiWishes.compare(a.spec)
+		r.compareAPI(a.spec)
 	}
 }
 
 // apiProvisioned returns the condition Provisioned of an APIResource, empty at a
 // server that is not provisioned.
-func apiProvisioned(api *v1alpha1.APIResource, srv *server, refused *problem) condition {
-	if srv == nil || !provisions(srv.spec) {
+func apiProvisioned(api *v1alpha1.APIResource, srv *rules.Server, refused *rules.Problem) condition {
+	if srv == nil || !provisions(srv.Spec) {
 		return condition{}
 	}
 	if refused != nil {
@@ -239,7 +239,7 @@ func apiProvisioned(api *v1alpha1.APIResource, srv *server, refused *problem) co
 		return conditionOf(v1alpha1.ConditionProvisioned, notYetProvisioned(srv))
 	case len(st.Drift) > 0:
 		return isFalse(v1alpha1.ConditionProvisioned, v1alpha1.ReasonDrifted, "The server differs from what is declared: "+strings.Join(st.Drift, "; "))
-	case registers(srv.spec):
+	case registers(srv.Spec):
 		return isTrue(v1alpha1.ConditionProvisioned, v1alpha1.ReasonNotApplicable,
 			"The server keeps no record of APIs; clients are registered for the API's scopes")
 	}

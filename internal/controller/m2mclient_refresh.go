@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
@@ -64,7 +65,7 @@ func (r *M2MClientReconciler) refreshToken(ctx context.Context, p *pass, a *acce
 		r.held.drop(client.ObjectKeyFromObject(p.client), a.key)
 		a.failure, a.unusable = nil, a.denied
 		if _, stored := p.secret.tokens[a.key]; stored && p.secret.owned {
-			p.event(r, corev1.EventTypeWarning, v1alpha1.ReasonTokenWithdrawn, "Withdrew the token of access %q: %s", a.key, a.denied.message)
+			p.event(r, corev1.EventTypeWarning, v1alpha1.ReasonTokenWithdrawn, "Withdrew the token of access %q: %s", a.key, a.denied.Message)
 		}
 		return nil
 	}
@@ -96,8 +97,8 @@ func (r *M2MClientReconciler) present(p *pass, a *access) refresh.Input {
 		in.Recorded, in.RefreshAt, in.WantInputsHash = rec.asToken(), a.plan.RefreshAt, rec.Inputs
 	}
 	if a.record != nil && a.server != nil {
-		in.Revoked = a.server.revoked(a.record.KeyID) || p.server.revoked(a.record.KeyID)
-		in.Superseded = a.server.superseded(a.record)
+		in.Revoked = a.server.Revoked(a.record.KeyID) || p.server.Revoked(a.record.KeyID)
+		in.Superseded = supersededSince(a.server, a.record)
 	}
 	if p.credentials != nil && a.server != nil {
 		a.inputs = p.inputs(a)
@@ -120,10 +121,10 @@ func (r *M2MClientReconciler) present(p *pass, a *access) refresh.Input {
 
 func (p *pass) inputs(a *access) refresh.Inputs {
 	in := refresh.Inputs{
-		Issuer: p.server.spec.Issuer, ClientID: p.credentials.ClientID, Credential: p.credentials.Revision, Scopes: a.scopes,
+		Issuer: p.server.Spec.Issuer, ClientID: p.credentials.ClientID, Credential: p.credentials.Revision, Scopes: a.scopes,
 		Parameters: a.parameters,
 	}
-	in.Resource, in.Audience = audience(p.server.spec, a.resource)
+	in.Resource, in.Audience = audience(p.server.Spec, a.resource)
 	return in
 }
 
@@ -152,15 +153,15 @@ func (p *pass) judge(a *access, in refresh.Input) {
 	if usable {
 		return
 	}
-	a.unusable = &problem{reason: v1alpha1.ReasonTokenMissing, message: message}
+	a.unusable = &rules.Problem{Reason: v1alpha1.ReasonTokenMissing, Message: message}
 	switch reason {
 	case refresh.Expired:
-		a.unusable.reason = v1alpha1.ReasonTokenExpired
+		a.unusable.Reason = v1alpha1.ReasonTokenExpired
 	case refresh.NotVerified:
-		a.unusable = &problem{reason: v1alpha1.ReasonTokenNotVerified, message: notAccepted(a.refused)}
+		a.unusable = &rules.Problem{Reason: v1alpha1.ReasonTokenNotVerified, Message: notAccepted(a.refused)}
 	case refresh.Missing, refresh.Edited:
 	default:
-		a.unusable.reason = string(reason)
+		a.unusable.Reason = string(reason)
 	}
 }
 
@@ -168,7 +169,7 @@ func (p *pass) judge(a *access, in refresh.Input) {
 // goes into a, to be published, only if the API would accept it.
 func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, in refresh.Input, reason refresh.Reason) error {
 	if a.problem = p.obstacle(a); a.problem != nil {
-		a.tried = !a.problem.unknown
+		a.tried = !a.problem.Unknown
 		return nil
 	}
 	name := client.ObjectKeyFromObject(p.client)
@@ -196,7 +197,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 	claims, bad := verify(held, p, a)
 	switch {
 	case bad != nil && bad.Reason == jwks.ReasonUnknownKey:
-		r.servers.refetchKeys(a.server, keyNamedBy(held.value))
+		r.requestKeys(a.server, keyNamedBy(held.value))
 		again := a.failure != nil && a.failure.Reason == bad.Reason
 		if !again && p.now.Before(held.record.IssuedAt.Add(keyPatience)) {
 			// The claims say which key is waited for; nothing is believed of them.
@@ -219,7 +220,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 		return nil
 	case bad != nil:
 		if slices.Contains(keyReasons, bad.Reason) {
-			r.servers.refetchKeys(a.server, keyNamedBy(held.value)) // a new key may have come under an old ID
+			r.requestKeys(a.server, keyNamedBy(held.value)) // a new key may have come under an old ID
 		}
 		if bad.Reason == jwks.ReasonMissingScopes && isProvisioned(p.client) {
 			r.compare(p, a) // somebody may have taken them away at the server
@@ -257,7 +258,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 }
 
 // obstacle says what keeps a token from being asked for at all.
-func (p *pass) obstacle(a *access) *problem {
+func (p *pass) obstacle(a *access) *rules.Problem {
 	switch {
 	case p.secretProblem != nil:
 		return p.secretProblem
@@ -271,18 +272,18 @@ func (p *pass) obstacle(a *access) *problem {
 		return p.misplaced(a)
 	case a.waiting != nil:
 		return a.waiting
-	case p.server.status.Endpoints.Token == "":
-		return &problem{reason: v1alpha1.ReasonAuthorizationServerNotReady, message: fmt.Sprintf(
-			"The token endpoint of %s %q is not known; see its conditions", p.server.key.kind, p.server.key.name)}
+	case p.server.Status.Endpoints.Token == "":
+		return &rules.Problem{Reason: v1alpha1.ReasonAuthorizationServerNotReady, Message: fmt.Sprintf(
+			"The token endpoint of %s %q is not known; see its conditions", p.server.Key().Kind, p.server.Key().Name)}
 	}
 	return nil
 }
 
 // misplaced says that an access sets a parameter that the operator sets itself. The
 // API server refuses most of them; which one names the API is the server's to say.
-func (p *pass) misplaced(a *access) *problem {
+func (p *pass) misplaced(a *access) *rules.Problem {
 	req := oauth.TokenRequest{Parameters: a.parameters}
-	req.Resource, req.Audience = audience(p.server.spec, a.resource)
+	req.Resource, req.Audience = audience(p.server.Spec, a.resource)
 	name := req.Misplaced()
 	if name == "" {
 		return nil
@@ -290,9 +291,9 @@ func (p *pass) misplaced(a *access) *problem {
 	message := fmt.Sprintf("The parameter %q is one that the operator sets itself; remove it from the access", name)
 	if strings.EqualFold(name, "audience") {
 		message = fmt.Sprintf("The parameter %q is the one that names the API at %s %q (audienceParameter); remove it from the access",
-			name, p.server.key.kind, p.server.key.name)
+			name, p.server.Key().Kind, p.server.Key().Name)
 	}
-	return &problem{reason: v1alpha1.ReasonParameterNotAllowed, message: message}
+	return &rules.Problem{Reason: v1alpha1.ReasonParameterNotAllowed, Message: message}
 }
 
 // working reports whether the token in the Secret can be used for now.
@@ -326,11 +327,4 @@ func (r *M2MClientReconciler) publish(ctx context.Context, p *pass, a *access, h
 }
 
 // previous returns what the status says of a token so far.
-func (p *pass) previous(key string) v1alpha1.TokenStatus {
-	for _, t := range p.client.Status.Tokens {
-		if string(t.Key) == key {
-			return t
-		}
-	}
-	return v1alpha1.TokenStatus{}
-}
+func (p *pass) previous(key string) v1alpha1.TokenStatus { return tokenStatusOf(p.client, key) }

@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
@@ -111,9 +112,9 @@ func (r *M2MClientReconciler) readSecret(ctx context.Context, p *pass) error {
 		return err
 	}
 	if !mine {
-		p.secretProblem = &problem{
-			reason:  v1alpha1.ReasonSecretNotOwned,
-			message: fmt.Sprintf("Secret %q exists and is not this client's; delete it, or choose another spec.secret.name", p.secret.name),
+		p.secretProblem = &rules.Problem{
+			Reason:  v1alpha1.ReasonSecretNotOwned,
+			Message: fmt.Sprintf("Secret %q exists and is not this client's; delete it, or choose another spec.secret.name", p.secret.name),
 		}
 		return nil
 	}
@@ -239,7 +240,7 @@ func (r *M2MClientReconciler) stillAllowed(ctx context.Context, p *pass) (bool, 
 		if a.issued == "" {
 			continue
 		}
-		if ok, err := r.access.stillAllowed(ctx, p, a); !ok {
+		if ok, err := r.stillHas(ctx, p, a); !ok {
 			return false, err
 		}
 	}
@@ -300,7 +301,7 @@ func (r *M2MClientReconciler) unpublish(p *pass, want *corev1.Secret, err error)
 		}
 	}
 	message := redacted(err.Error(), seen)
-	p.refusal = &problem{reason: v1alpha1.ReasonSecretRefused, message: truncate(
+	p.refusal = &rules.Problem{Reason: v1alpha1.ReasonSecretRefused, Message: truncate(
 		fmt.Sprintf("The API server refuses Secret %q: %s", want.Name, message), 1024)}
 	p.events = nil
 	for _, a := range p.accesses {
@@ -404,7 +405,7 @@ func (r *M2MClientReconciler) wantedSecret(p *pass) *corev1.Secret {
 	}
 	data, _, err := render.TokenSecret(tokens, spec.Template, keys)
 	if err != nil {
-		p.templateProblem = &problem{reason: v1alpha1.ReasonInvalidTemplate, message: "spec.secret.template: " + err.Error()}
+		p.templateProblem = &rules.Problem{Reason: v1alpha1.ReasonInvalidTemplate, Message: "spec.secret.template: " + err.Error()}
 		// The tokens need not wait for the template.
 		data, _, _ = render.TokenSecret(tokens, nil, keys)
 	}
@@ -448,7 +449,7 @@ func (r *M2MClientReconciler) promptly(p *pass, data map[string][]byte) bool {
 
 // invalidMetadata reports which label or annotation of a spec an object cannot
 // have. The schema cannot: its rules may not read so much.
-func invalidMetadata(path *field.Path, labels, annotations map[string]string) *problem {
+func invalidMetadata(path *field.Path, labels, annotations map[string]string) *rules.Problem {
 	errs := slices.Concat(
 		metav1validation.ValidateLabels(labels, path.Child("labels")),
 		apivalidation.ValidateAnnotations(annotations, path.Child("annotations")))
@@ -460,7 +461,7 @@ func invalidMetadata(path *field.Path, labels, annotations map[string]string) *p
 		messages[i] = err.Error()
 	}
 	// They come in the order of a map: the same one is told in each pass.
-	return &problem{reason: v1alpha1.ReasonInvalidTemplate, message: truncate(slices.Min(messages), 1024)}
+	return &rules.Problem{Reason: v1alpha1.ReasonInvalidTemplate, Message: truncate(slices.Min(messages), 1024)}
 }
 
 // merged returns what is there without what was set formerly and with what is

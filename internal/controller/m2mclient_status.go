@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 )
 
@@ -36,18 +37,18 @@ var verificationHints = map[string]string{
 }
 
 // notVerified says of a token why it is not published.
-func notVerified(p *problem) string {
+func notVerified(p *rules.Problem) string {
 	return hinted("The server issued a token that the API would refuse: ", p)
 }
 
 // notAccepted says of the token in the Secret why it is no good any more.
-func notAccepted(p *problem) string {
+func notAccepted(p *rules.Problem) string {
 	return hinted("The API would refuse the token that the client has: ", p)
 }
 
-func hinted(what string, p *problem) string {
-	message := what + p.message
-	if hint := verificationHints[p.reason]; hint != "" && !strings.HasSuffix(message, hint) {
+func hinted(what string, p *rules.Problem) string {
+	message := what + p.Message
+	if hint := verificationHints[p.Reason]; hint != "" && !strings.HasSuffix(message, hint) {
 		message += "; " + hint
 	}
 	return message
@@ -111,20 +112,20 @@ func (p *pass) about(a *access, message string) string {
 
 func (p *pass) isGranted() condition {
 	for _, a := range p.accesses {
-		for _, pr := range []*problem{a.denied, a.reduced} {
+		for _, pr := range []*rules.Problem{a.denied, a.reduced} {
 			if pr != nil {
-				return isFalse(v1alpha1.ConditionGranted, pr.reason, p.about(a, pr.message))
+				return isFalse(v1alpha1.ConditionGranted, pr.Reason, p.about(a, pr.Message))
 			}
 		}
 	}
 	if p.serverProblem != nil {
-		return condition{Type: v1alpha1.ConditionGranted, Status: metav1.ConditionUnknown, Reason: p.serverProblem.reason, Message: p.serverProblem.message}
+		return condition{Type: v1alpha1.ConditionGranted, Status: metav1.ConditionUnknown, Reason: p.serverProblem.Reason, Message: p.serverProblem.Message}
 	}
 	return isTrue(v1alpha1.ConditionGranted, v1alpha1.ReasonGranted, "Every access is allowed")
 }
 
 func (p *pass) isFresh() condition {
-	for _, pr := range []*problem{p.secretProblem, p.refusal, p.templateProblem} {
+	for _, pr := range []*rules.Problem{p.secretProblem, p.refusal, p.templateProblem} {
 		if pr != nil {
 			return conditionOf(v1alpha1.ConditionFresh, pr)
 		}
@@ -134,8 +135,8 @@ func (p *pass) isFresh() condition {
 		case a.withdraw && p.serverProblem != nil:
 			return conditionOf(v1alpha1.ConditionFresh, p.serverProblem)
 		case a.withdraw:
-			return isFalse(v1alpha1.ConditionFresh, v1alpha1.ReasonNotGranted, p.about(a, a.denied.message))
-		case a.problem != nil && slices.Contains(verificationReasons, a.problem.reason):
+			return isFalse(v1alpha1.ConditionFresh, v1alpha1.ReasonNotGranted, p.about(a, a.denied.Message))
+		case a.problem != nil && slices.Contains(verificationReasons, a.problem.Reason):
 			return isFalse(v1alpha1.ConditionFresh, v1alpha1.ReasonTokenNotVerified, p.about(a, notVerified(a.problem)))
 		case a.problem != nil:
 			c := conditionOf(v1alpha1.ConditionFresh, a.problem)
@@ -152,18 +153,18 @@ func (p *pass) isVerified() condition {
 	c := isTrue(v1alpha1.ConditionVerified, v1alpha1.ReasonTokensVerified, "Every token passes the verification that its API is given")
 	for _, a := range p.accesses {
 		switch {
-		case a.problem != nil && slices.Contains(verificationReasons, a.problem.reason):
-			return isFalse(v1alpha1.ConditionVerified, a.problem.reason, p.about(a, notVerified(a.problem)))
+		case a.problem != nil && slices.Contains(verificationReasons, a.problem.Reason):
+			return isFalse(v1alpha1.ConditionVerified, a.problem.Reason, p.about(a, notVerified(a.problem)))
 		case a.refused != nil && !a.withdraw:
-			return isFalse(v1alpha1.ConditionVerified, a.refused.reason, p.about(a, notAccepted(a.refused)))
+			return isFalse(v1alpha1.ConditionVerified, a.refused.Reason, p.about(a, notAccepted(a.refused)))
 		case c.Status != metav1.ConditionTrue:
 		case a.token == "" || a.withdraw:
 			c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonNoToken, p.about(a, "There is no token to verify")
 		case a.record.Opaque:
 			c.Status, c.Reason = metav1.ConditionUnknown, v1alpha1.ReasonOpaqueToken
 			c.Message = p.about(a, "The token is no JWT, so that it could not be checked")
-			if a.server != nil && a.server.opaque() {
-				c.Message = p.about(a, fmt.Sprintf("The token was not checked, for those of %s %q are opaque", a.server.key.kind, a.server.key.name))
+			if a.server != nil && a.server.Opaque() {
+				c.Message = p.about(a, fmt.Sprintf("The token was not checked, for those of %s %q are opaque", a.server.Key().Kind, a.server.Key().Name))
 			}
 		}
 	}
@@ -184,7 +185,7 @@ func (p *pass) isReady(granted, fresh condition) condition {
 		}
 		c := conditionOf(v1alpha1.ConditionReady, a.unusable)
 		// Why there is none says more than that there is none.
-		if a.unusable.reason == v1alpha1.ReasonTokenMissing && fresh.Status != metav1.ConditionTrue {
+		if a.unusable.Reason == v1alpha1.ReasonTokenMissing && fresh.Status != metav1.ConditionTrue {
 			return fresh.asReady()
 		}
 		c.Message = p.about(a, c.Message)

@@ -74,7 +74,7 @@ func (s *secretRecords) doubtOpaque() {
 func (r *M2MClientReconciler) ownerless() handler.EventHandler {
 	return handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
 		name, ok := parseName(o.GetAnnotations()[v1alpha1.OwnerAnnotation])
-		if !ok || name.Namespace != o.GetNamespace() || !r.servers.watches(name.Namespace) || metav1.GetControllerOfNoCopy(o) != nil {
+		if !ok || name.Namespace != o.GetNamespace() || !r.watched.watches(name.Namespace) || metav1.GetControllerOfNoCopy(o) != nil {
 			return nil
 		}
 		return []reconcile.Request{{NamespacedName: name}}

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 )
 
@@ -35,11 +36,11 @@ func (r *M2MClientReconciler) genuine(p *pass, a *access, stored string) bool {
 	if written, ok := r.written.get(name, a.key); ok {
 		return written == a.record.digest()
 	}
-	if a.server == nil || len(a.server.keys()) == 0 {
+	if a.server == nil || len(trustedKeys(a.server)) == 0 {
 		return true // it cannot be told now
 	}
 	expect := jwks.Expectation{Issuer: a.expect.Issuer, Audience: a.expect.Audience, Named: a.expect.Named, Now: a.record.IssuedAt, Skew: genuineSkew}
-	claims, err := jwks.Verify(stored, a.server.keys(), expect)
+	claims, err := jwks.Verify(stored, trustedKeys(a.server), expect)
 	var bad *jwks.VerifyError
 	switch {
 	case errors.As(err, &bad) && (bad.Reason != jwks.ReasonOpaque || !a.record.Opaque):
@@ -75,8 +76,8 @@ func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 		return nil, &jwks.VerifyError{Reason: jwks.ReasonExpired, Message: "the token had expired when it was issued; compare the clocks"}
 	}
 	expect := a.expect
-	expect.Now, expect.LeftOut = p.now, a.server.leftOut()
-	if !a.server.opaque() {
+	expect.Now, expect.LeftOut = p.now, keysNotUsed(a.server)
+	if !a.server.Opaque() {
 		claims, err := jwks.Verify(h.value, p.keys(a), expect)
 		var bad *jwks.VerifyError
 		if !errors.As(err, &bad) {
@@ -98,7 +99,7 @@ func verify(h heldToken, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 // keys returns the keys that a token is verified with: what either server has
 // revoked would be minted anew over and over.
 func (p *pass) keys(a *access) []jwks.Key {
-	return slices.DeleteFunc(a.server.keys(), func(k jwks.Key) bool { return p.server.revoked(k.ID) })
+	return slices.DeleteFunc(trustedKeys(a.server), func(k jwks.Key) bool { return p.server.Revoked(k.ID) })
 }
 
 // carriers returns the claims that carry a scope: it must be in the first of them
@@ -201,4 +202,20 @@ func storable(scopes []string) []string {
 		})
 	})
 	return kept[:min(len(kept), maxScopes)]
+}
+
+// supersededSince reports whether the key that signed a token was replaced under its ID
+// after the token was issued. One that is issued later replaces nothing: a server may
+// go on signing with a key that it does not publish.
+func supersededSince(s *rules.Server, t *tokenRecord) bool {
+	replaced := func(k v1alpha1.SigningKey) bool {
+		return t.KeyID != "" && k.KeyID == t.KeyID && k.RetiredAt != nil && t.IssuedAt.Before(k.RetiredAt.Time)
+	}
+	if !slices.ContainsFunc(s.Status.Keys, replaced) {
+		return false
+	}
+	records := recordsOf(s.Status.Keys)
+	return slices.ContainsFunc(jwks.Superseded(records), func(k jwks.Record) bool {
+		return k.ID == t.KeyID && t.IssuedAt.Before(k.RetiredAt) && k.OnlyVerifies(records, t.Thumbprint, t.Algorithm)
+	})
 }

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/render"
@@ -56,8 +57,8 @@ func (a *access) awaitKey(p *pass, h heldToken, claims *jwks.Claims) {
 	if claims != nil {
 		a.pending.KeyID = claims.KeyID
 	}
-	a.problem = &problem{reason: v1alpha1.ReasonWaitingForKey, unknown: true,
-		message: "The token is signed with a key that is not known yet; the server's keys are being fetched"}
+	a.problem = &rules.Problem{Reason: v1alpha1.ReasonWaitingForKey, Unknown: true,
+		Message: "The token is signed with a key that is not known yet; the server's keys are being fetched"}
 }
 
 // delivered says when to look again whether the API's pods have what they
@@ -125,7 +126,7 @@ func (r *M2MClientReconciler) awaitedBundles(ctx context.Context, a *access) ([]
 		if awaited[i].owners {
 			continue
 		}
-		if awaited[i].owners, err = r.servers.rules.Selects(ctx, a.spec.Spec.Verification.Namespaces, bundles[i].Namespace); err != nil {
+		if awaited[i].owners, err = r.access.Selects(ctx, a.spec.Spec.Verification.Namespaces, bundles[i].Namespace); err != nil {
 			return nil, err
 		}
 	}

@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"fmt"
 	"maps"
 	"strconv"
 	"strings"
@@ -125,7 +126,7 @@ func init() {
 		provisioningRequests, provisioningDrift, provisioningLeftBehind)
 }
 
-func observeProvisioning(server serverKey, status int) {
+func observeProvisioning(server fmt.Stringer, status int) {
 	code := "none"
 	if status > 0 {
 		code = strconv.Itoa(status/100) + "xx"
@@ -133,10 +134,8 @@ func observeProvisioning(server serverKey, status int) {
 	provisioningRequests.WithLabelValues(server.String(), code).Inc()
 }
 
-func (s *servers) observeDrift(srv *server, n int) {
-	if !s.isGone(srv.object) {
-		provisioningDrift.WithLabelValues(srv.key.String()).Add(float64(n))
-	}
+func observeDrift(server fmt.Stringer, n int) {
+	provisioningDrift.WithLabelValues(server.String()).Add(float64(n))
 }
 
 func observeLeftBehind(kind string) { provisioningLeftBehind.WithLabelValues(kind).Inc() }
@@ -157,7 +156,7 @@ func forgetTokens(name types.NamespacedName) { tokenExpiries.set(name, nil) }
 
 func observeLateness(d time.Duration) { refreshLateness.Observe(d.Seconds()) }
 
-func observeRequest(server serverKey, failure *oauth.Error) {
+func observeRequest(server fmt.Stringer, failure *oauth.Error) {
 	result := "success"
 	if failure != nil {
 		result = strings.ToLower(string(failure.Class))
@@ -165,7 +164,7 @@ func observeRequest(server serverKey, failure *oauth.Error) {
 	tokenRequests.WithLabelValues(server.String(), result).Inc()
 }
 
-func observeKeys(server serverKey, status *v1alpha1.AuthorizationServerStatus, fetchedAt time.Time) {
+func observeKeys(server fmt.Stringer, status *v1alpha1.AuthorizationServerStatus, fetchedAt time.Time) {
 	retired := 0
 	for _, k := range status.Keys {
 		if k.RetiredAt != nil {
@@ -179,7 +178,7 @@ func observeKeys(server serverKey, status *v1alpha1.AuthorizationServerStatus, f
 	}
 }
 
-func forgetServerMetrics(server serverKey) {
+func forgetServerMetrics(server fmt.Stringer) {
 	for _, v := range []*prometheus.MetricVec{keysFetched.MetricVec, keysKnown.MetricVec, tokenRequests.MetricVec, provisioningRequests.MetricVec, provisioningDrift.MetricVec} {
 		v.DeletePartialMatch(prometheus.Labels{"server": server.String()})
 	}

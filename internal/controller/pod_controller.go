@@ -33,26 +33,36 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/pace"
 )
 
+// podConfig is what the reconciler works with.
+type podConfig struct {
+	client   client.Client
+	clock    clock.PassiveClock
+	events   recorder.EventRecorder
+	watched  namespaces
+	foreign  *foreignObjects
+	refusals *refusals // of bundles
+	prompt   bool      // pods are touched
+}
+
 // PodReconciler touches the pods that must see a changed Secret or ConfigMap at
 // once, and tells pods what they wait for. It knows pods by their metadata only,
 // and changes nothing on them but one annotation. The permission for that is in
 // config/rbac/prompt_delivery.yaml, apart from the generated role, so that it
 // can be left out.
 type PodReconciler struct {
-	client  client.Client
-	servers *servers
-	foreign *foreignObjects
-	clock   clock.PassiveClock
-	prompt  bool // pods are touched
-	events  recorder.EventRecorder
+	podConfig
+
 	told    toldPods
 	touches *touchBudget
-
-	refusals *refusals // by BundleReconciler
 
 	// refusing says that the last touch was refused, so that the log need not
 	// say it again for every pod.
 	refusing atomic.Bool
+}
+
+// newPodReconciler returns a reconciler that has touched nothing yet.
+func newPodReconciler(c podConfig) *PodReconciler {
+	return &PodReconciler{podConfig: c, touches: newTouchBudget()}
 }
 
 // Reconcile touches a pod if that is due, and tells it what is missing.
@@ -232,7 +242,7 @@ func mountsOf(pod client.Object) []mount {
 func (r *PodReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 	podsWith := func(field string, value func(client.Object) string, namespace func(client.Object) string) handler.EventHandler {
 		return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-			if in := namespace(o); in != metav1.NamespaceAll && !r.servers.watches(in) {
+			if in := namespace(o); in != metav1.NamespaceAll && !r.watched.watches(in) {
 				return nil // the operator's own namespace
 			}
 			pods := &metav1.PartialObjectMetadataList{}

@@ -131,7 +131,7 @@ func TestPodFence(t *testing.T) {
 			p.Annotations[v1alpha1.TouchedAtAnnotation] = formatMoment(time.Now().Add(time.Second))
 		}), true},
 		"it touches as the reconciler does": {func() error {
-			r := &PodReconciler{client: operator}
+			r := &PodReconciler{podConfig: podConfig{client: operator}}
 			if err := r.touch(t.Context(), client.ObjectKeyFromObject(pod), time.Now()); err != nil {
 				return err
 			}

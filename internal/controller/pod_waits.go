@@ -158,7 +158,7 @@ func (r *PodReconciler) verificationWait(ctx context.Context, namespace string, 
 		w.cause, w.message = cause, fmt.Sprintf("Waiting for ConfigMap %q: ", bundle.Name)+fmt.Sprintf(format, args...)
 		return w, nil
 	}
-	if !r.servers.watches(ref.Namespace) {
+	if !r.watched.watches(ref.Namespace) {
 		return because("unwatched", "the operator does not watch namespace %q (--watch-namespaces)", ref.Namespace)
 	}
 	err = r.client.Get(ctx, ref, &api)

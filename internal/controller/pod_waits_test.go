@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
@@ -312,7 +313,7 @@ func TestPodsAreNotToldOfWhatIsOnItsWay(t *testing.T) {
 			distributed: isTrue(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, "Distributed"),
 		},
 		"they wait": {
-			ready:       conditionOf(v1alpha1.ConditionReady, &problem{reason: v1alpha1.ReasonWaitingForBudget, message: "Waits", unknown: true}),
+			ready:       conditionOf(v1alpha1.ConditionReady, &rules.Problem{Reason: v1alpha1.ReasonWaitingForBudget, Message: "Waits", Unknown: true}),
 			distributed: isFalse(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributing, "On its way"),
 		},
 		"they fail": {

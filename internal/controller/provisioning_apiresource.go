@@ -9,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -18,7 +17,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/recorder"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -30,13 +28,20 @@ import (
 // declares. Of the status it writes provisioning only; what that means for the
 // conditions APIResourceReconciler says.
 type APIResourceProvisioner struct {
-	client  client.Client
-	servers *servers
+	provisionerConfig
+
 	remover *remover
 	wishes  *wishes
-	clock   clock.PassiveClock
-	events  recorder.EventRecorder
 }
+
+// newAPIProvisioner returns a provisioner that was asked for nothing yet.
+func newAPIProvisioner(c provisionerConfig) *APIResourceProvisioner {
+	w := newWishes(c.clock)
+	return &APIResourceProvisioner{provisionerConfig: c, remover: newRemover(c, w), wishes: w}
+}
+
+// compare has an API compared with its server, unless that was asked for a moment ago.
+func (r *APIResourceProvisioner) compare(o client.Object) { r.wishes.compare(o) }
 
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources,verbs=patch
 
@@ -58,8 +63,8 @@ func (r *APIResourceProvisioner) Reconcile(ctx context.Context, req reconcile.Re
 }
 
 func (r *APIResourceProvisioner) sync(ctx context.Context, api *v1alpha1.APIResource) (time.Duration, error) {
-	srv, refused, err := r.servers.accept(ctx, api)
-	if refused != nil || err != nil || !provisions(srv.spec) || !srv.object.GetDeletionTimestamp().IsZero() {
+	srv, refused, err := r.access.Accept(ctx, api)
+	if refused != nil || err != nil || !provisions(srv.Spec) || !srv.Object.GetDeletionTimestamp().IsZero() {
 		return 0, err
 	}
 	if at := api.Status.Provisioning.Server; at.Name != "" && !isAt(at, srv) {
@@ -70,7 +75,7 @@ func (r *APIResourceProvisioner) sync(ctx context.Context, api *v1alpha1.APIReso
 	if err := r.holdWhereNeeded(ctx, api, srv); err != nil {
 		return 0, err
 	}
-	driver, version, unusable, err := r.servers.driver(ctx, srv.object)
+	driver, version, unusable, err := r.servers.driver(ctx, srv.Object)
 	if unusable != nil || err != nil {
 		return 0, err // the server's own condition says so, and its change wakes this
 	}
@@ -85,7 +90,7 @@ func (r *APIResourceProvisioner) sync(ctx context.Context, api *v1alpha1.APIReso
 	if wait := plan.wait(now); wait > 0 {
 		return wait, r.observe(ctx, api, plan)
 	}
-	leave, wait, busy := r.servers.enter(srv.object, api, r.wishes.wake)
+	leave, wait, busy := r.servers.enter(srv.Object, api, r.wishes.wake)
 	if busy != nil {
 		return wait, nil
 	}
@@ -93,7 +98,7 @@ func (r *APIResourceProvisioner) sync(ctx context.Context, api *v1alpha1.APIReso
 }
 
 // apply makes the server have the API, and writes down how it went.
-func (r *APIResourceProvisioner) apply(ctx context.Context, api *v1alpha1.APIResource, srv *server, driver provision.Driver, want provision.API, plan syncPlan, now time.Time, leave func(context.Context, error)) (time.Duration, error) {
+func (r *APIResourceProvisioner) apply(ctx context.Context, api *v1alpha1.APIResource, srv *rules.Server, driver provision.Driver, want provision.API, plan syncPlan, now time.Time, leave func(context.Context, error)) (time.Duration, error) {
 	written, st := api.DeepCopy(), &api.Status.Provisioning
 	state := apiState(st)
 	keep := func(ctx context.Context) error {
@@ -114,8 +119,8 @@ func (r *APIResourceProvisioner) apply(ctx context.Context, api *v1alpha1.APIRes
 		return 0, failed
 	}
 	if len(drift) > 0 && !want.Observe {
-		r.servers.observeDrift(srv, len(drift))
-		r.events.Eventf(api, nil, corev1.EventTypeWarning, v1alpha1.ReasonDriftCorrected, "Provision", "Put back at %s %q: %s", srv.key.kind, srv.key.name, driftText(drift))
+		r.servers.drifted(srv, len(drift))
+		r.events.Eventf(api, nil, corev1.EventTypeWarning, v1alpha1.ReasonDriftCorrected, "Provision", "Put back at %s %q: %s", srv.Key().Kind, srv.Key().Name, driftText(drift))
 	}
 	if failed != nil {
 		st.Failure = plan.failed(now, failed, api.UID)
@@ -131,7 +136,7 @@ func (r *APIResourceProvisioner) apply(ctx context.Context, api *v1alpha1.APIRes
 		return 0, err
 	}
 	r.wishes.granted(client.ObjectKeyFromObject(api))
-	return resyncInterval(srv.spec), nil
+	return resyncInterval(srv.Spec), nil
 }
 
 // observe notes that a changed spec says nothing else about the server.
@@ -146,11 +151,11 @@ func (r *APIResourceProvisioner) observe(ctx context.Context, api *v1alpha1.APIR
 }
 
 // declaredAPI returns what an APIResource declares.
-func declaredAPI(api *v1alpha1.APIResource, owner provision.Owner, srv *server) provision.API {
+func declaredAPI(api *v1alpha1.APIResource, owner provision.Owner, srv *rules.Server) provision.API {
 	want := provision.API{
 		Owner: owner, Identifier: string(api.Spec.Identifier), TokenLifetime: api.Spec.AccessTokenLifetime.Or(0),
 		Observe: api.Spec.ManagementPolicy == v1alpha1.ManagementObserve,
-		Adopt:   rules.Adopts(srv.spec, api),
+		Adopt:   rules.Adopts(srv.Spec, api),
 	}
 	for _, s := range api.Spec.Scopes {
 		want.Scopes = append(want.Scopes, provision.Scope{Name: string(s.Name), Description: s.Description})
@@ -158,10 +163,10 @@ func declaredAPI(api *v1alpha1.APIResource, owner provision.Owner, srv *server) 
 	return want
 }
 
-func planOfAPI(api *v1alpha1.APIResource, want provision.API, version string, srv *server) syncPlan {
+func planOfAPI(api *v1alpha1.APIResource, want provision.API, version string, srv *rules.Server) syncPlan {
 	st := api.Status.Provisioning
 	plan := syncPlan{
-		syncedAt: st.SyncedAt, inputs: st.Inputs, failure: st.Failure, interval: resyncInterval(srv.spec), seed: string(api.UID),
+		syncedAt: st.SyncedAt, inputs: st.Inputs, failure: st.Failure, interval: resyncInterval(srv.Spec), seed: string(api.UID),
 		wants: provision.Hash(want),
 	}
 	plan.tries = provision.Hash(plan.wants, version)
@@ -170,7 +175,7 @@ func planOfAPI(api *v1alpha1.APIResource, want provision.API, version string, sr
 
 // holdWhereNeeded keeps the finalizer where a deleted APIResource takes its API
 // along, and only there.
-func (r *APIResourceProvisioner) holdWhereNeeded(ctx context.Context, api *v1alpha1.APIResource, srv *server) error {
+func (r *APIResourceProvisioner) holdWhereNeeded(ctx context.Context, api *v1alpha1.APIResource, srv *rules.Server) error {
 	if !deletesAPI(api) {
 		return release(ctx, r.client, api)
 	}
@@ -231,7 +236,7 @@ func driftText(drift []provision.Drift) string { return strings.Join(stringsOf(d
 // SetupWithManager watches what decides what a server should have.
 func (r *APIResourceProvisioner) SetupWithManager(mgr ctrl.Manager, workers int) error {
 	ofServer := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.MatchingFields{byServer: keyOfObject(o).String()})
+		return requestsFor(ctx, r.client, &v1alpha1.APIResourceList{}, client.MatchingFields{byServer: rules.ServerKeyOf(o).String()})
 	})
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("apiresource-provisioning").

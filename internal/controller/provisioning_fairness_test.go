@@ -22,7 +22,7 @@ func clientOf(namespace string, i int) *v1alpha1.M2MClient {
 // TestFailuresOfOneNamespaceStopNobodyElsesProvisioning: objects that the administration
 // answers with 500 have those of their own namespace wait.
 func TestFailuresOfOneNamespaceStopNobodyElsesProvisioning(t *testing.T) {
-	s, wake := newTurnstile(t, Options{}), make(chan event.GenericEvent, 100)
+	s, wake := newAdministrationFixture(nil), make(chan event.GenericEvent, 100)
 	platform := clusterAt("idp", "https://idp", "https://idp/token", 100)
 	failed := &provision.Error{Kind: provision.Unavailable, Status: 500}
 	for i := range 10 {
@@ -30,12 +30,12 @@ func TestFailuresOfOneNamespaceStopNobodyElsesProvisioning(t *testing.T) {
 			leave(context.Background(), failed)
 		}
 	}
-	if _, wait, busy := s.enter(&platform, clientOf("evil", 10), wake); busy == nil || busy.reason != v1alpha1.ReasonAuthorizationServerUnavailable || wait <= 0 {
+	if _, wait, busy := s.enter(&platform, clientOf("evil", 10), wake); busy == nil || busy.Reason != v1alpha1.ReasonAuthorizationServerUnavailable || wait <= 0 {
 		t.Errorf("after ten failures another object of the namespace waits %s: %v", wait, busy)
 	}
 	leave, _, busy := s.enter(&platform, clientOf("good", 0), wake)
 	if busy != nil {
-		t.Fatalf("an object of another namespace waits: %s", busy.message)
+		t.Fatalf("an object of another namespace waits: %s", busy.Message)
 	}
 	leave(context.Background(), nil)
 }
@@ -43,11 +43,11 @@ func TestFailuresOfOneNamespaceStopNobodyElsesProvisioning(t *testing.T) {
 // TestNamespacesAreProvisionedInTurn: whoever came last is woken second where all others
 // are one namespace's.
 func TestNamespacesAreProvisionedInTurn(t *testing.T) {
-	s, wake := newTurnstile(t, Options{}), make(chan event.GenericEvent, 100)
+	s, wake := newAdministrationFixture(nil), make(chan event.GenericEvent, 100)
 	platform := clusterAt("idp", "https://idp", "https://idp/token", 2) // one at a time
 	leave, _, busy := s.enter(&platform, clientOf("evil", 0), wake)
 	if busy != nil {
-		t.Fatal(busy.message)
+		t.Fatal(busy.Message)
 	}
 	for i := range 50 {
 		if _, _, busy := s.enter(&platform, clientOf("evil", i+1), wake); busy == nil {

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
@@ -47,8 +48,8 @@ func hold(ctx context.Context, c client.Client, o client.Object) error {
 }
 
 // holdServer keeps the server that something is made at.
-func holdServer(ctx context.Context, c client.Client, s *server) error {
-	return hold(ctx, c, s.object.DeepCopyObject().(client.Object))
+func holdServer(ctx context.Context, c client.Client, s *rules.Server) error {
+	return hold(ctx, c, s.Object.DeepCopyObject().(client.Object))
 }
 
 // release lets an object go.
@@ -115,26 +116,30 @@ type removal struct {
 // then says what was left behind.
 type remover struct {
 	client  client.Client
-	servers *servers
+	servers *administration
 	timeout time.Duration
 	wake    chan<- event.GenericEvent
 	since   *lru.Cache // from the UID of an object that is not deleted to when it was first tried
 	events  recorder.EventRecorder
 }
 
+func newRemover(c provisionerConfig, w *wishes) *remover {
+	return &remover{since: lru.New(maxMoving), client: c.client, servers: c.servers, timeout: c.deletionTimeout, wake: w.wake, events: c.events}
+}
+
 // run returns zero when the object can be let go, else how long to wait.
 func (r *remover) run(ctx context.Context, rm removal, now time.Time) (time.Duration, error) {
 	key := keyOfProvisioning(rm.server)
-	obj := key.object()
+	obj := key.Object()
 	err := r.client.Get(ctx, client.ObjectKeyFromObject(obj), obj)
 	if client.IgnoreNotFound(err) != nil {
 		return 0, fmt.Errorf("get %s: %w", key, err)
 	}
 	exists := err == nil && specOf(obj).Issuer == rm.server.Issuer
 	var driver provision.Driver
-	why := &problem{reason: v1alpha1.ReasonAuthorizationServerNotFound, message: fmt.Sprintf("%s %q does not exist any more", key.kind, key.name)}
+	why := &rules.Problem{Reason: v1alpha1.ReasonAuthorizationServerNotFound, Message: fmt.Sprintf("%s %q does not exist any more", key.Kind, key.Name)}
 	if exists && driverOf(specOf(obj)) != rm.server.Driver {
-		why = &problem{reason: v1alpha1.ReasonProvisioningNotConfigured, message: fmt.Sprintf("%s %q is not provisioned by %s any more", key.kind, key.name, rm.server.Driver)}
+		why = &rules.Problem{Reason: v1alpha1.ReasonProvisioningNotConfigured, Message: fmt.Sprintf("%s %q is not provisioned by %s any more", key.Kind, key.Name, rm.server.Driver)}
 	} else if exists {
 		if driver, _, why, err = r.servers.driver(ctx, obj); err != nil {
 			return 0, err
@@ -159,12 +164,12 @@ func (r *remover) run(ctx context.Context, rm removal, now time.Time) (time.Dura
 		why = provisioningProblem(err)
 	}
 	retry := spread(rm.object.GetUID(), 4*time.Second, 8*time.Second)
-	if rm.must && exists && why.reason != v1alpha1.ReasonProvisioningNotConfigured {
-		log.FromContext(ctx).V(1).Info("Waits to withdraw what was provisioned", "reason", why.reason)
+	if rm.must && exists && why.Reason != v1alpha1.ReasonProvisioningNotConfigured {
+		log.FromContext(ctx).V(1).Info("Waits to withdraw what was provisioned", "reason", why.Reason)
 		return retry, nil
 	}
 	if waited := now.Sub(r.begun(rm.object, now)); waited < r.timeout {
-		log.FromContext(ctx).V(1).Info("Waits to remove what was provisioned", "reason", why.reason)
+		log.FromContext(ctx).V(1).Info("Waits to remove what was provisioned", "reason", why.Reason)
 		return min(retry, r.timeout-waited), nil
 	}
 	r.since.Remove(rm.object.GetUID())
@@ -191,10 +196,10 @@ func (r *remover) attempt(ctx context.Context, rm removal, obj client.Object, ex
 	}
 	leave, wait, busy := r.servers.enter(obj, rm.object, r.wake)
 	switch {
-	case busy != nil && busy.reason == v1alpha1.ReasonWaitingForBudget:
+	case busy != nil && busy.Reason == v1alpha1.ReasonWaitingForBudget:
 		return wait, nil
 	case busy != nil:
-		return 0, &provision.Error{Kind: provision.Unavailable, Message: busy.message}
+		return 0, &provision.Error{Kind: provision.Unavailable, Message: busy.Message}
 	}
 	err = rm.remove(ctx, driver)
 	leave(ctx, err)
@@ -203,11 +208,11 @@ func (r *remover) attempt(ctx context.Context, rm removal, obj client.Object, ex
 
 // giveUp says that something remains: in an event of the object, in a metric,
 // and in the status of the server, where it can be read later.
-func (r *remover) giveUp(ctx context.Context, rm removal, obj client.Object, exists bool, why *problem, now time.Time) error {
+func (r *remover) giveUp(ctx context.Context, rm removal, obj client.Object, exists bool, why *rules.Problem, now time.Time) error {
 	r.events.Eventf(rm.object, nil, corev1.EventTypeWarning, v1alpha1.ReasonLeftBehind, "Provision", "Gave up removing what was provisioned at %s %q: %s. Left behind: %s",
-		rm.server.Kind, rm.server.Name, why.message, rm.what)
+		rm.server.Kind, rm.server.Name, why.Message, rm.what)
 	observeLeftBehind(rm.kind)
-	log.FromContext(ctx).Info("Left behind what was provisioned", "server", keyOfProvisioning(rm.server).String(), "what", rm.what, "reason", why.reason)
+	log.FromContext(ctx).Info("Left behind what was provisioned", "server", keyOfProvisioning(rm.server).String(), "what", rm.what, "reason", why.Reason)
 	if !exists {
 		return nil
 	}
@@ -227,7 +232,7 @@ func (r *remover) list(ctx context.Context, kind string, o client.Object, at v1a
 	if len(lines) == 0 {
 		return nil
 	}
-	obj := keyOfProvisioning(at).object()
+	obj := keyOfProvisioning(at).Object()
 	if err := r.client.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
 		return client.IgnoreNotFound(err)
 	}
@@ -281,7 +286,7 @@ func (r *AuthorizationServerReconciler) release(ctx context.Context, obj client.
 	if !controllerutil.ContainsFinalizer(obj, v1alpha1.ProvisioningFinalizer) {
 		return 0, nil
 	}
-	held, deleting, err := r.provisionedAt(ctx, keyOfObject(obj))
+	held, deleting, err := r.provisionedAt(ctx, rules.ServerKeyOf(obj))
 	if err != nil {
 		return 0, err
 	}
@@ -295,7 +300,7 @@ func (r *AuthorizationServerReconciler) release(ctx context.Context, obj client.
 
 // provisionedAt reports whether something is held that was provisioned at a server,
 // and whether some of it is being deleted.
-func (r *AuthorizationServerReconciler) provisionedAt(ctx context.Context, key serverKey) (held, deleting bool, err error) {
+func (r *AuthorizationServerReconciler) provisionedAt(ctx context.Context, key rules.ServerKey) (held, deleting bool, err error) {
 	var apis v1alpha1.APIResourceList
 	var clients v1alpha1.M2MClientList
 	for _, list := range []client.ObjectList{&apis, &clients} {

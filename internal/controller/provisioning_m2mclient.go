@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -25,7 +24,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/recorder"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -42,17 +40,22 @@ const defaultOverlap = 10 * time.Minute
 // it writes provisioning only; what that means for the conditions and the
 // tokens is M2MClientReconciler's matter.
 type M2MClientProvisioner struct {
-	shard   shard
-	client  client.Client
-	live    client.Reader // past the cache
-	access  accessResolver
-	servers *servers
+	provisionerConfig
+
 	remover *remover
 	wishes  *wishes
 	seen    *sync.Map // names of the clients that this process saw; not in a shard
-	clock   clock.PassiveClock
-	events  recorder.EventRecorder
 }
+
+// newClientProvisioner returns a provisioner that has seen no client yet.
+func newClientProvisioner(c provisionerConfig) *M2MClientProvisioner {
+	w := newWishes(c.clock)
+	return &M2MClientProvisioner{provisionerConfig: c, remover: newRemover(c, w), wishes: w, seen: &sync.Map{}}
+}
+
+// compare has a client compared with its server, unless that was asked for a moment
+// ago.
+func (r *M2MClientProvisioner) compare(o client.Object) { r.wishes.compare(o) }
 
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients;authorizationservers,verbs=patch
 // +kubebuilder:rbac:groups=m2m-operator.io,roleName=manager-cluster-role,resources=clusterauthorizationservers,verbs=patch
@@ -124,28 +127,38 @@ func isProvisioned(c *v1alpha1.M2MClient) bool {
 	return rules.Registered(c)
 }
 
+// task is what is to be done about one client.
+type task struct {
+	client   *v1alpha1.M2MClient
+	now      time.Time
+	server   *rules.Server // nil where the problem says why
+	problem  *rules.Problem
+	accesses []rules.Access // in the order of the client's spec
+}
+
 func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) (time.Duration, error) {
 	if r.servers.operatorNamespace == "" {
 		return 0, nil // there is no place for its secret
 	}
-	p := &pass{client: c, now: r.clock.Now()}
-	if err := r.access.resolve(ctx, p); err != nil {
+	found, err := r.access.Client(ctx, c)
+	if err != nil {
 		return 0, err
 	}
+	p := &task{client: c, now: r.clock.Now(), server: found.Server, problem: found.Problem, accesses: found.Accesses}
 	store, secret, err := readCredentials(ctx, r.client, r.servers.operatorNamespace, client.ObjectKeyFromObject(c))
 	if err != nil {
 		return 0, err
 	}
-	without := p.serverProblem != nil // a server of its own: what it has is withdrawn, or stays
+	without := p.problem != nil // a server of its own: what it has is withdrawn, or stays
 	if without {
 		if after, err := r.withdraw(ctx, p, store); p.server == nil || err != nil {
 			return after, err
 		}
 	}
-	if !provisions(p.server.spec) || !p.server.object.GetDeletionTimestamp().IsZero() {
+	if !provisions(p.server.Spec) || !p.server.Object.GetDeletionTimestamp().IsZero() {
 		return 0, nil // nothing can be said, and nothing is taken away
 	}
-	if p.server.status.Endpoints.Token == "" && !without {
+	if p.server.Status.Endpoints.Token == "" && !without {
 		return 0, nil // a new secret could not be tried; the server's change wakes this
 	}
 	if at := cmp.Or(c.Status.Provisioning.Server, store.Server); at.Name != "" && !isAt(at, p.server) {
@@ -154,7 +167,7 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 		}
 		store, secret = credentialStore{}, nil // they went with what is left
 	}
-	driver, version, unusable, err := r.servers.driver(ctx, p.server.object)
+	driver, version, unusable, err := r.servers.driver(ctx, p.server.Object)
 	if unusable != nil || err != nil {
 		return 0, err // the server's own condition says so, and its change wakes this
 	}
@@ -179,7 +192,7 @@ func (r *M2MClientProvisioner) sync(ctx context.Context, c *v1alpha1.M2MClient) 
 	if wait := plan.wait(p.now); wait > 0 {
 		return wait, r.observe(ctx, c, plan)
 	}
-	leave, wait, busy := r.servers.enter(p.server.object, c, r.wishes.wake)
+	leave, wait, busy := r.servers.enter(p.server.Object, c, r.wishes.wake)
 	if busy != nil {
 		return wait, nil
 	}
@@ -203,13 +216,13 @@ func (r *M2MClientProvisioner) recall(ctx context.Context, c *v1alpha1.M2MClient
 // that it has none any more: all of it, if the server is not for its namespace;
 // else its access, for which it puts the server into the pass. Where nothing was
 // decided, nothing is taken away.
-func (r *M2MClientProvisioner) withdraw(ctx context.Context, p *pass, store credentialStore) (time.Duration, error) {
+func (r *M2MClientProvisioner) withdraw(ctx context.Context, p *task, store credentialStore) (time.Duration, error) {
 	at := cmp.Or(p.client.Status.Provisioning.Server, store.Server)
-	if !rules.Decided(p.serverProblem.reason) || at.Name == "" {
+	if !rules.Decided(p.problem.Reason) || at.Name == "" {
 		return 0, nil
 	}
 	ref := v1alpha1.AuthorizationServerReference{Kind: at.Kind, Name: at.Name}
-	srv, refused, err := r.servers.rules.Server(ctx, ref, cmp.Or(string(at.Namespace), p.client.Namespace))
+	srv, refused, err := r.access.Server(ctx, ref, cmp.Or(string(at.Namespace), p.client.Namespace))
 	if err != nil || refused != nil && !refused.Decided() {
 		return 0, err
 	}
@@ -217,7 +230,7 @@ func (r *M2MClientProvisioner) withdraw(ctx context.Context, p *pass, store cred
 		if p.client.Status.Provisioning.Server.Name == "" {
 			return 0, nil // a restore may bring its APIs later
 		}
-		p.server, p.serverProblem = r.servers.asServer(srv), nil
+		p.server, p.problem = srv, nil
 		return 0, nil
 	}
 	if after, err := r.depart(ctx, p.client, true); after > 0 || err != nil {
@@ -238,33 +251,33 @@ func (r *M2MClientProvisioner) observe(ctx context.Context, c *v1alpha1.M2MClien
 }
 
 // declared returns what the server should have of a client.
-func (r *M2MClientProvisioner) declared(ctx context.Context, p *pass) (provision.Client, error) {
+func (r *M2MClientProvisioner) declared(ctx context.Context, p *task) (provision.Client, error) {
 	owner, err := r.servers.owner(ctx, "M2MClient", p.client)
 	if err != nil {
 		return provision.Client{}, err
 	}
 	want := provision.Client{Owner: owner, Retain: p.client.Spec.DeletionPolicy == v1alpha1.DeletionRetain}
-	for _, a := range p.server.spec.Provisioning.Adoption.Clients {
+	for _, a := range p.server.Spec.Provisioning.Adoption.Clients {
 		if string(a.Namespace) == p.client.Namespace && string(a.Name) == p.client.Name {
 			want.Adopt = string(a.ClientID)
 		}
 	}
 	var unseen bool
 	for _, a := range p.accesses {
-		if a.denied != nil || a.spec == nil {
-			unseen = unseen || !a.withdraw
+		if a.Denied != nil || a.Spec == nil {
+			unseen = unseen || !a.Denied.Decided()
 			continue
 		}
-		id, scopes, known := provisionedAPI(a.spec, p.server)
-		switch before, had := grantedAt(p.client, a.resource); {
+		id, scopes, known := provisionedAPI(a.Spec, p.server)
+		switch before, had := grantedAt(p.client, a.Resource); {
 		case known:
 		case had: // the API's state is unknown for the moment: nothing is added, nothing allowed is lost
 			id, scopes = before.ResourceID, stringsOf(before.Scopes)
 		default:
 			continue
 		}
-		allowed := slices.DeleteFunc(slices.Clone(a.scopes), func(s string) bool { return !slices.Contains(scopes, s) })
-		want.Access = addAccess(want.Access, provision.Access{Resource: a.resource, ResourceID: id, Scopes: allowed})
+		allowed := slices.DeleteFunc(slices.Clone(a.Scopes), func(s string) bool { return !slices.Contains(scopes, s) })
+		want.Access = addAccess(want.Access, provision.Access{Resource: a.Resource, ResourceID: id, Scopes: allowed})
 	}
 	if unseen {
 		want.Access = append(want.Access, r.unjudged(p, want.Access)...)
@@ -275,11 +288,11 @@ func (r *M2MClientProvisioner) declared(ctx context.Context, p *pass) (provision
 // unjudged returns what a client's server grants it of APIs that nobody can say
 // anything about, such as one of a namespace that is no longer watched: nothing
 // is taken away for that.
-func (r *M2MClientProvisioner) unjudged(p *pass, judged []provision.Access) []provision.Access {
+func (r *M2MClientProvisioner) unjudged(p *task, judged []provision.Access) []provision.Access {
 	var kept []provision.Access
 	for _, a := range clientState(&p.client.Status.Provisioning, credentialStore{}).Access {
 		known := func(b provision.Access) bool { return b.Resource == a.Resource }
-		if !slices.ContainsFunc(judged, known) && !slices.ContainsFunc(p.accesses, func(b *access) bool { return b.withdraw && b.resource == a.Resource }) {
+		if !slices.ContainsFunc(judged, known) && !slices.ContainsFunc(p.accesses, func(b rules.Access) bool { return b.Denied.Decided() && b.Resource == a.Resource }) {
 			kept = append(kept, a)
 		}
 	}
@@ -289,9 +302,9 @@ func (r *M2MClientProvisioner) unjudged(p *pass, judged []provision.Access) []pr
 // provisionedAPI returns what a server has of an API, as far as it is the
 // APIResource's: what exists there and is not, an M2MClient must not reach
 // through it.
-func provisionedAPI(api *v1alpha1.APIResource, srv *server) (id string, scopes []string, known bool) {
+func provisionedAPI(api *v1alpha1.APIResource, srv *rules.Server) (id string, scopes []string, known bool) {
 	st := api.Status.Provisioning
-	if !isAt(st.Server, srv) || st.SyncedAt == nil || st.ResourceID == "" && !registers(srv.spec) {
+	if !isAt(st.Server, srv) || st.SyncedAt == nil || st.ResourceID == "" && !registers(srv.Spec) {
 		return "", nil, false
 	}
 	return st.ResourceID, stringsOf(st.Scopes), true
@@ -327,10 +340,10 @@ func rotationOf(c *v1alpha1.M2MClient) provision.Rotation {
 	return rotation
 }
 
-func (r *M2MClientProvisioner) plan(p *pass, want provision.Client, state *provision.ClientState, version string) syncPlan {
+func (r *M2MClientProvisioner) plan(p *task, want provision.Client, state *provision.ClientState, version string) syncPlan {
 	st := p.client.Status.Provisioning
 	plan := syncPlan{
-		syncedAt: st.SyncedAt, inputs: st.Inputs, failure: st.Failure, interval: resyncInterval(p.server.spec), seed: string(p.client.UID),
+		syncedAt: st.SyncedAt, inputs: st.Inputs, failure: st.Failure, interval: resyncInterval(p.server.Spec), seed: string(p.client.UID),
 		credsDue: provision.NextStep(want, state, rotationOf(p.client)), wants: provision.Hash(want, rotationOf(p.client)),
 		// Without its Secret a client cannot ask for anything.
 		requested: r.wishes.wanted(client.ObjectKeyFromObject(p.client)) || st.Credential.Name != currentName(state),
@@ -340,7 +353,7 @@ func (r *M2MClientProvisioner) plan(p *pass, want provision.Client, state *provi
 }
 
 // apply makes the server have the client, and writes down how it went.
-func (r *M2MClientProvisioner) apply(ctx context.Context, p *pass, driver provision.Driver, version string, want provision.Client, plan syncPlan, store credentialStore, secret *corev1.Secret, leave func(context.Context, error)) (time.Duration, error) {
+func (r *M2MClientProvisioner) apply(ctx context.Context, p *task, driver provision.Driver, version string, want provision.Client, plan syncPlan, store credentialStore, secret *corev1.Secret, leave func(context.Context, error)) (time.Duration, error) {
 	name := client.ObjectKeyFromObject(p.client)
 	k := &clientKeeper{
 		r: r, client: p.client, secret: secret, written: p.client.DeepCopy(), server: provisioningServerOf(p.server),
@@ -416,11 +429,11 @@ func (k *clientKeeper) keep(ctx context.Context) (err error) {
 }
 
 // tell records events about what was done.
-func (r *M2MClientProvisioner) tell(p *pass, was string, state *provision.ClientState, drift []provision.Drift) {
+func (r *M2MClientProvisioner) tell(p *task, was string, state *provision.ClientState, drift []provision.Drift) {
 	if len(drift) > 0 {
-		r.servers.observeDrift(p.server, len(drift))
+		r.servers.drifted(p.server, len(drift))
 		r.events.Eventf(p.client, nil, corev1.EventTypeWarning, v1alpha1.ReasonDriftCorrected, "Provision",
-			"Put back at %s %q: %s", p.server.key.kind, p.server.key.name, driftText(drift))
+			"Put back at %s %q: %s", p.server.Key().Kind, p.server.Key().Name, driftText(drift))
 	}
 	if is := currentName(state); was != "" && is != "" && was != is {
 		r.events.Eventf(p.client, nil, corev1.EventTypeNormal, v1alpha1.ReasonCredentialRotated, "Provision",
@@ -451,29 +464,29 @@ func (r *M2MClientProvisioner) tellLeftBehind(c *v1alpha1.M2MClient, before, aft
 
 // probe asks for a token with a new credential, as the tokens themselves are
 // asked for.
-func (r *M2MClientProvisioner) probe(p *pass) provision.Probe {
+func (r *M2MClientProvisioner) probe(p *task) provision.Probe {
 	return func(ctx context.Context, state *provision.ClientState, c *provision.Credential) error {
-		endpoint := string(p.server.status.Endpoints.Token)
+		endpoint := string(p.server.Status.Endpoints.Token)
 		if endpoint == "" {
 			return &provision.Error{Kind: provision.Unavailable, Message: "the token endpoint is not known yet"}
 		}
-		hc, _, unusable, err := r.servers.httpClient(ctx, p.server.object)
+		hc, _, unusable, err := r.servers.connections.httpClient(ctx, p.server.Object)
 		if err != nil {
 			return err
 		}
 		if unusable != nil {
-			return &provision.Error{Kind: provision.Refused, Message: unusable.message}
+			return &provision.Error{Kind: provision.Refused, Message: unusable.Message}
 		}
 		req := oauth.TokenRequest{
-			Endpoint: endpoint, Authentication: provisionedAuthentication(p.server.spec, c.ClientID, c.Secret), Scopes: state.Access[0].Scopes, Now: r.clock.Now(),
+			Endpoint: endpoint, Authentication: provisionedAuthentication(p.server.Spec, c.ClientID, c.Secret), Scopes: state.Access[0].Scopes, Now: r.clock.Now(),
 		}
-		req.Resource, req.Audience = audience(p.server.spec, state.Access[0].Resource)
-		for _, a := range p.accesses {
-			if a.resource == state.Access[0].Resource {
-				req.Parameters = a.parameters
+		req.Resource, req.Audience = audience(p.server.Spec, state.Access[0].Resource)
+		for i, a := range p.accesses {
+			if a.Resource == state.Access[0].Resource {
+				req.Parameters = parametersOf(p.client.Spec.Access[i])
 			}
 		}
-		paced := r.servers.pace(hc, r.servers.runtime(p.server.object), p.server.object)
+		paced := r.servers.pace(hc, r.servers.of.get(p.server.Object), p.server.Object)
 		_, err = oauth.Exchange(ctx, paced, req)
 		if err == nil || ctx.Err() != nil {
 			return ctx.Err()
@@ -588,12 +601,12 @@ func (r *M2MClientProvisioner) SetupWithManager(mgr ctrl.Manager, workers int) e
 		For(&v1alpha1.M2MClient{}, builder.WithPredicates(clientChanged)).
 		Watches(&v1alpha1.AuthorizationServer{}, clientsOfServer(r.client, r.shard), builder.WithPredicates(provisioningChanged)).
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, clientsOfServer(r.client, r.shard), builder.WithPredicates(provisioningChanged)).
-		WatchesRawSource(source.Channel(r.servers.learnt.provisioning, clientsOfServer(r.client, r.shard))).
+		WatchesRawSource(source.Channel(r.learnt, clientsOfServer(r.client, r.shard))).
 		Watches(&v1alpha1.APIResource{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 			return clients(ctx, client.MatchingFields{byAPIResource: client.ObjectKeyFromObject(o).String()})
 		}), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, comparedAPI, acceptedChanged))).
 		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
-			if !r.servers.watches(o.GetName()) {
+			if !r.watched.watches(o.GetName()) {
 				return nil
 			}
 			return clients(ctx, client.InNamespace(o.GetName()))
@@ -601,7 +614,7 @@ func (r *M2MClientProvisioner) SetupWithManager(mgr ctrl.Manager, workers int) e
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
 			// That its client may be another's, Reconcile finds out: it changes rarely.
 			name, ok := parseName(o.GetAnnotations()[v1alpha1.OwnerAnnotation])
-			if !ok || o.GetNamespace() != r.servers.operatorNamespace || !r.servers.watches(name.Namespace) {
+			if !ok || o.GetNamespace() != r.servers.operatorNamespace || !r.watched.watches(name.Namespace) {
 				return nil
 			}
 			return []reconcile.Request{{NamespacedName: name}}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
@@ -23,19 +24,19 @@ const pacedSleep = time.Second
 // come. Token requests take from the same budget: those that replace a token
 // come first, and of the others the older ones.
 type pacedTransport struct {
-	base    http.RoundTripper
-	server  *server
-	rt      *serverRuntime
-	servers *servers
+	base   http.RoundTripper
+	server *rules.Server
+	rt     *provisioningRuntime
+	a      *administration
 }
 
 // pace returns a client for provisioning requests to a server. The time that
 // a request waits for its turn does not count against its time limit.
-func (s *servers) pace(hc *http.Client, rt *serverRuntime, obj client.Object) *http.Client {
+func (a *administration) pace(hc *http.Client, rt *provisioningRuntime, obj client.Object) *http.Client {
 	return &http.Client{
 		CheckRedirect: hc.CheckRedirect,
 		Transport: &pacedTransport{
-			base: hc.Transport, server: &server{key: keyOfObject(obj), object: obj, spec: specOf(obj), status: statusOf(obj)}, rt: rt, servers: s,
+			base: hc.Transport, server: rules.ServerOf(obj), rt: rt, a: a,
 		},
 	}
 }
@@ -62,8 +63,8 @@ func (t *pacedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // observe counts a request. The series of a server that is gone were deleted.
 func (t *pacedTransport) observe(status int) {
-	if !t.servers.isGone(t.server.object) {
-		observeProvisioning(t.server.key, status)
+	if !t.a.lives.isGone(t.server.Object) {
+		observeProvisioning(t.server.Key(), status)
 	}
 }
 
@@ -75,28 +76,28 @@ func (t *pacedTransport) wait(ctx context.Context) error {
 	t.rt.requests++
 	number := strconv.FormatUint(t.rt.requests, 10)
 	t.rt.mu.Unlock()
-	n := traffic.Need{Asker: traffic.Asker{Tenant: namespace, Access: owner(t.server.object) + "/" + number}, Since: t.servers.clock.Now()}
+	n := traffic.Need{Asker: traffic.Asker{Tenant: namespace, Access: owner(t.server.Object) + "/" + number}, Since: t.a.clock.Now()}
 	err := ctx.Err()
 	for err == nil {
-		var e traffic.Endpoint
-		if e, err = t.servers.endpoint(ctx, t.server); err != nil {
+		var delay time.Duration
+		if delay, err = t.a.admission.turn(ctx, t.server, n); err != nil {
 			break
 		}
-		delay := t.servers.gate.Turn(t.servers.clock.Now(), e, n)
 		if delay == 0 {
 			return nil
 		}
-		err = sleep(ctx, t.servers.clock, min(delay, pacedSleep))
+		err = sleep(ctx, t.a.clock, min(delay, pacedSleep))
 	}
-	t.servers.gate.LeaveAsker(n.Asker)
+	t.a.admission.giveUp(n)
 	return err
 }
 
 // forgetIfGone forgets again who asked for a server that is gone: what it was left
 // with is still removed.
 func (t *pacedTransport) forgetIfGone() {
-	if t.servers.isGone(t.server.object) {
-		t.servers.forgetOwner(owner(t.server.object))
+	if t.a.lives.isGone(t.server.Object) {
+		t.a.admission.forget(t.server.Object)
+		t.a.gate.Forget(owner(t.server.Object))
 	}
 }
 

@@ -8,11 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/lru"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
@@ -24,9 +28,72 @@ import (
 
 const defaultResyncInterval = 10 * time.Minute
 
-// provisioningRuntime is what of a server's provisioning lives as long as the
-// process.
+// provisionerConfig is what a provisioner works with.
+type provisionerConfig struct {
+	shard   shard
+	client  client.Client
+	live    client.Reader // past the cache
+	clock   clock.PassiveClock
+	events  recorder.EventRecorder
+	access  rules.Resolver
+	servers *administration
+	watched namespaces
+	learnt  <-chan event.GenericEvent // servers of which this process learnt endpoints
+
+	// deletionTimeout is how long a deleted object is held until what was
+	// provisioned of it is removed at its server.
+	deletionTimeout time.Duration
+}
+
+// administrationConfig is what an administration works with.
+type administrationConfig struct {
+	lives       *lives
+	connections *connections
+	endpoints   *endpoints
+	admission   *admission
+	foreign     *foreignObjects
+	client      client.Reader
+	clock       clock.PassiveClock
+	wakes       wakeServers
+
+	operatorNamespace string
+	cluster           string // ID of the cluster at shared servers; empty: that of kube-system
+	workers           int
+}
+
+// administration speaks to the administration of servers: with which driver, and how
+// many objects at a time.
+type administration struct {
+	administrationConfig
+
+	// gate decides what is provisioned now: that may fail while tokens are issued.
+	gate *traffic.Gate
+	// inFlightMax bounds the objects that are provisioned at one server at a time,
+	// so that one that hangs leaves workers for the others.
+	inFlightMax int
+	// drivers are the last ones that could be made, for what is to be removed
+	// when its server or its credential is gone already: from driverKey to
+	// provision.Driver.
+	drivers *lru.Cache
+	of      *each[provisioningRuntime]
+}
+
+func newAdministration(c administrationConfig) *administration {
+	a := &administration{
+		administrationConfig: c, gate: traffic.NewGate(c.workers), inFlightMax: max(1, c.workers/2), drivers: lru.New(maxDrivers),
+		of: newEach(c.lives, func(client.Object) *provisioningRuntime { return &provisioningRuntime{} }, nil),
+	}
+	c.lives.onEnd(func(key rules.ServerKey, uid types.UID) { a.gate.Forget(ownerOf(key, uid)) })
+	return a
+}
+
+// provisioningRuntime is the in-memory state of one server's provisioning; lost on
+// restart.
 type provisioningRuntime struct {
+	mu sync.Mutex
+
+	requests uint64 // how often a turn was asked for
+
 	driver   provision.Driver
 	kind     v1alpha1.ProvisioningDriver // of the driver
 	version  string                      // of what the driver was made from
@@ -35,7 +102,7 @@ type provisioningRuntime struct {
 	waiting  map[types.UID]bool     // who is in the queue
 
 	// check is how the last provision.Driver.Check went.
-	check        *problem
+	check        *rules.Problem
 	checkVersion string
 	checkDue     time.Time
 	checkFailed  int
@@ -70,40 +137,40 @@ func resyncInterval(spec *v1alpha1.AuthorizationServerSpec) time.Duration {
 
 // driver returns what speaks a server's administration API, and what identifies
 // the configuration that it was made from.
-func (s *servers) driver(ctx context.Context, obj client.Object) (d provision.Driver, version string, p *problem, err error) {
-	spec, rt := specOf(obj), s.runtime(obj)
+func (a *administration) driver(ctx context.Context, obj client.Object) (d provision.Driver, version string, p *rules.Problem, err error) {
+	spec, rt := specOf(obj), a.of.get(obj)
 	if !provisions(spec) {
-		return nil, "", &problem{
-			reason:  v1alpha1.ReasonProvisioningNotConfigured,
-			message: fmt.Sprintf("%s %q has no spec.provisioning", keyOfObject(obj).kind, obj.GetName()),
+		return nil, "", &rules.Problem{
+			Reason:  v1alpha1.ReasonProvisioningNotConfigured,
+			Message: fmt.Sprintf("%s %q has no spec.provisioning", rules.ServerKeyOf(obj).Kind, obj.GetName()),
 		}, nil
 	}
-	hc, _, p, err := s.httpClient(ctx, obj)
+	hc, _, p, err := a.connections.httpClient(ctx, obj)
 	if p != nil || err != nil {
 		return nil, "", p, err
 	}
-	secret, secretVersion, p, err := s.provisioningSecret(ctx, obj)
+	secret, secretVersion, p, err := a.provisioningSecret(ctx, obj)
 	if p != nil || err != nil {
 		return nil, "", p, err
 	}
-	endpoint := s.registrationEndpoint(obj)
+	endpoint, caVersion := a.registrationEndpoint(obj), a.connections.caVersion(obj)
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
-	version = provision.Hash(spec.Provisioning, endpoint, spec.Requests, spec.AudienceParameter, secretVersion, rt.caVersion)
-	if rt.provisioning.driver != nil && rt.provisioning.version == version {
-		return rt.provisioning.driver, version, nil, nil
+	version = provision.Hash(spec.Provisioning, endpoint, spec.Requests, spec.AudienceParameter, secretVersion, caVersion)
+	if rt.driver != nil && rt.version == version {
+		return rt.driver, version, nil, nil
 	}
-	paced := s.pace(hc, rt, obj)
+	paced := a.pace(hc, rt, obj)
 	if l := spec.Provisioning.Logto; l.Endpoint != "" {
 		d = logto.New(logto.Config{
 			Endpoint: string(l.Endpoint), ManagementAPI: cmp.Or(string(l.ManagementAPI), logto.ManagementAPI(string(l.Endpoint))),
-			ClientID: secret.id, ClientSecret: secret.value, HTTP: paced, Now: s.clock.Now,
+			ClientID: secret.id, ClientSecret: secret.value, HTTP: paced, Now: a.clock.Now,
 		})
 	} else {
 		if endpoint == "" {
-			return nil, "", &problem{
-				reason:  v1alpha1.ReasonEndpointMissing,
-				message: "The server's metadata names no client registration endpoint; set spec.provisioning.dynamicRegistration.endpoint",
+			return nil, "", &rules.Problem{
+				Reason:  v1alpha1.ReasonEndpointMissing,
+				Message: "The server's metadata names no client registration endpoint; set spec.provisioning.dynamicRegistration.endpoint",
 			}, nil
 		}
 		method := "client_secret_basic"
@@ -111,22 +178,22 @@ func (s *servers) driver(ctx context.Context, obj client.Object) (d provision.Dr
 			method = "client_secret_post"
 		}
 		d = registration.New(registration.Config{
-			Endpoint: endpoint, InitialAccessToken: secret.value, AuthenticationMethod: method, HTTP: paced, Now: s.clock.Now,
+			Endpoint: endpoint, InitialAccessToken: secret.value, AuthenticationMethod: method, HTTP: paced, Now: a.clock.Now,
 			Audience: spec.AudienceParameter == v1alpha1.AudienceParameterAudience,
 		})
 	}
-	rt.provisioning.driver, rt.provisioning.kind, rt.provisioning.version = d, driverOf(spec), version
-	s.drivers.Add(driverKey{keyOfObject(obj), driverOf(spec)}, d)
+	rt.driver, rt.kind, rt.version = d, driverOf(spec), version
+	a.drivers.Add(driverKey{rules.ServerKeyOf(obj), driverOf(spec)}, d)
 	return d, version, nil, nil
 }
 
-func (s *servers) registrationEndpoint(obj client.Object) string {
-	return string(cmp.Or(specOf(obj).Provisioning.DynamicRegistration.Endpoint, s.endpoints(obj).Registration))
+func (a *administration) registrationEndpoint(obj client.Object) string {
+	return string(cmp.Or(specOf(obj).Provisioning.DynamicRegistration.Endpoint, a.endpoints.of(obj).Registration))
 }
 
 // driverKey names a driver of a server.
 type driverKey struct {
-	server serverKey
+	server rules.ServerKey
 	driver v1alpha1.ProvisioningDriver
 }
 
@@ -136,18 +203,15 @@ const maxDrivers = 64
 
 // lastDriver returns the driver of a kind that a server was last spoken to with,
 // nil if this process never did, or with many others since the server is gone.
-func (s *servers) lastDriver(at v1alpha1.ProvisioningServer) provision.Driver {
-	s.mu.Lock()
-	rt := s.runtimes[keyOfProvisioning(at)]
-	s.mu.Unlock()
-	if rt != nil {
+func (a *administration) lastDriver(at v1alpha1.ProvisioningServer) provision.Driver {
+	if rt := a.of.find(keyOfProvisioning(at)); rt != nil {
 		rt.mu.Lock()
 		defer rt.mu.Unlock()
-		if rt.provisioning.driver != nil && rt.provisioning.kind == at.Driver {
-			return rt.provisioning.driver
+		if rt.driver != nil && rt.kind == at.Driver {
+			return rt.driver
 		}
 	}
-	d, _ := s.drivers.Get(driverKey{keyOfProvisioning(at), at.Driver})
+	d, _ := a.drivers.Get(driverKey{keyOfProvisioning(at), at.Driver})
 	driver, _ := d.(provision.Driver)
 	return driver
 }
@@ -159,7 +223,7 @@ type provisioningCredential struct {
 }
 
 // provisioningSecret reads the credential that a server is provisioned with.
-func (s *servers) provisioningSecret(ctx context.Context, obj client.Object) (c provisioningCredential, version string, p *problem, err error) {
+func (a *administration) provisioningSecret(ctx context.Context, obj client.Object) (c provisioningCredential, version string, p *rules.Problem, err error) {
 	name, key := string(specOf(obj).Provisioning.Logto.CredentialsSecretRef.Name), v1alpha1.ClientSecretKey
 	if name == "" {
 		ref := specOf(obj).Provisioning.DynamicRegistration.InitialAccessTokenSecretRef
@@ -167,21 +231,21 @@ func (s *servers) provisioningSecret(ctx context.Context, obj client.Object) (c 
 			return c, "", nil, nil // registration is open
 		}
 	}
-	namespace := cmp.Or(obj.GetNamespace(), s.operatorNamespace)
-	missing := func(format string, args ...any) (provisioningCredential, string, *problem, error) {
-		return c, "", &problem{reason: v1alpha1.ReasonCredentialsNotFound, message: fmt.Sprintf(format, args...)}, nil
+	namespace := cmp.Or(obj.GetNamespace(), a.operatorNamespace)
+	missing := func(format string, args ...any) (provisioningCredential, string, *rules.Problem, error) {
+		return c, "", &rules.Problem{Reason: v1alpha1.ReasonCredentialsNotFound, Message: fmt.Sprintf(format, args...)}, nil
 	}
 	if namespace == "" {
 		return missing("The provisioning credential lies in the operator's namespace, which it was not told: --operator-namespace")
 	}
-	content, err := s.foreign.get(ctx, "Secret", types.NamespacedName{Namespace: namespace, Name: name}, maxCredential, key, v1alpha1.ClientIDKey)
+	content, err := a.foreign.get(ctx, "Secret", types.NamespacedName{Namespace: namespace, Name: name}, maxCredential, key, v1alpha1.ClientIDKey)
 	if err != nil {
 		return c, "", nil, err
 	}
 	if content == nil {
 		return missing("Secret %q with the provisioning credential does not exist in namespace %q", name, namespace)
 	}
-	if bad := s.mayBeSent(types.NamespacedName{Namespace: namespace, Name: name}, content); bad != nil {
+	if bad := a.foreign.mayBeSent(types.NamespacedName{Namespace: namespace, Name: name}, content); bad != nil {
 		return c, "", bad, nil
 	}
 	if len(content.tooLong) > 0 {
@@ -198,9 +262,9 @@ func (s *servers) provisioningSecret(ctx context.Context, obj client.Object) (c 
 		}
 	}
 	if strings.ContainsFunc(c.id+c.value.Reveal(), notPrintable) {
-		return c, "", &problem{
-			reason:  v1alpha1.ReasonCredentialsInvalid,
-			message: fmt.Sprintf("Secret %q with the provisioning credential holds characters that RFC 6749 does not allow", name),
+		return c, "", &rules.Problem{
+			Reason:  v1alpha1.ReasonCredentialsInvalid,
+			Message: fmt.Sprintf("Secret %q with the provisioning credential holds characters that RFC 6749 does not allow", name),
 		}, nil
 	}
 	return c, content.version, nil, nil
@@ -209,43 +273,43 @@ func (s *servers) provisioningSecret(ctx context.Context, obj client.Object) (c 
 // enter asks whether an object may be worked on at a server now. If it may, leave is
 // to be told how that went; if not, enter says how long to wait and why, and wakes the
 // object when its turn comes.
-func (s *servers) enter(obj, o client.Object, wake chan<- event.GenericEvent) (leave func(context.Context, error), wait time.Duration, p *problem) {
-	rt, now, key := s.runtime(obj), s.clock.Now(), keyOfObject(obj)
+func (a *administration) enter(obj, o client.Object, wake chan<- event.GenericEvent) (leave func(context.Context, error), wait time.Duration, p *rules.Problem) {
+	rt, now, key := a.of.get(obj), a.clock.Now(), rules.ServerKeyOf(obj)
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	// Each worker waits for the budget one request after another: with few of
 	// them a token request never waits for more than a moment.
-	most := min(s.inFlightMax, max(1, int(s.budget(specOf(obj).Requests).PerSecond)/2))
-	full := rt.provisioning.inFlight >= most
+	most := min(a.inFlightMax, max(1, int(a.admission.budget(specOf(obj).Requests).PerSecond)/2))
+	full := rt.inFlight >= most
 	var answer traffic.Answer
 	if !full {
-		answer = s.administration.Ask(now, administrationOf(obj), traffic.Need{
+		answer = a.gate.Ask(now, administrationOf(obj), traffic.Need{
 			Asker: traffic.Asker{Tenant: o.GetNamespace(), Client: string(o.GetUID())}, Since: o.GetCreationTimestamp().Time, Proven: true,
 		})
 	}
 	switch {
 	case answer.Ticket != nil:
 	case full, answer.Cause == traffic.CausePlaces, answer.Cause == traffic.CauseBudget:
-		rt.provisioning.enqueue(o, wake)
+		rt.enqueue(o, wake)
 		wait = answer.Wait // nobody here wakes for a worker's place that another server has
 		if full {
 			wait = spread(o.GetUID(), queueWait, 2*queueWait)
 		}
-		return nil, wait, &problem{
-			reason: v1alpha1.ReasonWaitingForBudget, unknown: true,
-			message: fmt.Sprintf("Others are being provisioned at %s %q first", key.kind, key.name),
+		return nil, wait, &rules.Problem{
+			Reason: v1alpha1.ReasonWaitingForBudget, Unknown: true,
+			Message: fmt.Sprintf("Others are being provisioned at %s %q first", key.Kind, key.Name),
 		}
 	default:
-		return nil, answer.Wait, &problem{
-			reason:  v1alpha1.ReasonAuthorizationServerUnavailable,
-			message: fmt.Sprintf("The administration of %s %q keeps failing; one object at a time tries again", key.kind, key.name),
+		return nil, answer.Wait, &rules.Problem{
+			Reason:  v1alpha1.ReasonAuthorizationServerUnavailable,
+			Message: fmt.Sprintf("The administration of %s %q keeps failing; one object at a time tries again", key.Kind, key.Name),
 		}
 	}
-	rt.provisioning.inFlight++
+	rt.inFlight++
 	return func(ctx context.Context, err error) {
-		s.exit(ctx, rt, answer.Ticket, err)
+		a.exit(ctx, rt, answer.Ticket, err)
 		if err == nil {
-			s.checkAgain(obj)
+			a.checkAgain(obj)
 		}
 	}, 0, nil
 }
@@ -258,42 +322,39 @@ func administrationOf(obj client.Object) traffic.Endpoint {
 }
 
 // exit notes how the work on an object went.
-func (s *servers) exit(ctx context.Context, rt *serverRuntime, t *traffic.Ticket, err error) {
+func (a *administration) exit(ctx context.Context, rt *provisioningRuntime, t *traffic.Ticket, err error) {
 	rt.mu.Lock()
-	rt.provisioning.inFlight = max(0, rt.provisioning.inFlight-1)
-	rt.provisioning.wakeNext()
+	rt.inFlight = max(0, rt.inFlight-1)
+	rt.wakeNext()
 	rt.mu.Unlock()
-	now := s.clock.Now()
+	now := a.clock.Now()
 	var e *provision.Error
 	switch isError := errors.As(err, &e); {
 	case ctx.Err() != nil || err != nil && !isError:
-		s.administration.Abandon(now, t) // no news about the server
+		a.gate.Abandon(now, t) // no news about the server
 	case isError && e.Kind == provision.Unavailable && e.Status == 0:
-		s.administration.Done(now, t, traffic.Unanswered, 0)
+		a.gate.Done(now, t, traffic.Unanswered, 0)
 	case isError && e.Kind == provision.Unavailable:
-		s.administration.Done(now, t, traffic.Failed, e.RetryAfter)
+		a.gate.Done(now, t, traffic.Failed, e.RetryAfter)
 	default:
-		s.administration.Done(now, t, traffic.Served, 0)
+		a.gate.Done(now, t, traffic.Served, 0)
 	}
 }
 
 // checkAgain has a server checked at once whose last check failed: something was
 // provisioned there since.
-func (s *servers) checkAgain(obj client.Object) {
-	rt, key := s.runtime(obj), keyOfObject(obj)
+func (a *administration) checkAgain(obj client.Object) {
+	rt, key := a.of.get(obj), rules.ServerKeyOf(obj)
 	rt.mu.Lock()
-	failed := rt.provisioning.check != nil
+	failed := rt.check != nil
 	if failed {
-		rt.provisioning.checkDue = time.Time{}
+		rt.checkDue = time.Time{}
 	}
 	rt.mu.Unlock()
 	if !failed {
 		return
 	}
-	select {
-	case s.wake[key.kind] <- event.GenericEvent{Object: key.object()}:
-	default: // the controller is busy with others; it finds the check due
-	}
+	a.wakes.wake(key)
 }
 
 // enqueue notes who is to be woken.
@@ -322,16 +383,16 @@ func (rt *provisioningRuntime) wakeNext() {
 }
 
 // provisioningProblem says what an error of a driver means.
-func provisioningProblem(err error) *problem {
+func provisioningProblem(err error) *rules.Problem {
 	var e *provision.Error
 	if !errors.As(err, &e) {
-		return &problem{reason: v1alpha1.ReasonProvisioningFailed, message: "Provisioning failed"}
+		return &rules.Problem{Reason: v1alpha1.ReasonProvisioningFailed, Message: "Provisioning failed"}
 	}
 	reasons := map[provision.ErrorKind]string{
 		provision.NotFound: v1alpha1.ReasonAdoptedNotFound, provision.Conflict: v1alpha1.ReasonExistsAtServer,
 		provision.Refused: v1alpha1.ReasonProvisioningRefused, provision.Forbidden: v1alpha1.ReasonProvisioningForbidden,
 	}
-	return &problem{reason: cmp.Or(reasons[e.Kind], v1alpha1.ReasonProvisioningFailed), message: sentence(e.Message)}
+	return &rules.Problem{Reason: cmp.Or(reasons[e.Kind], v1alpha1.ReasonProvisioningFailed), Message: sentence(e.Message)}
 }
 
 // sentence makes a sentence of a fragment.
@@ -348,36 +409,55 @@ func provisioningWait(err error, attempts int, who types.UID) time.Duration {
 }
 
 // clusterID tells the clusters apart that share an authorization server.
-func (s *servers) clusterID(ctx context.Context) (string, error) {
-	if s.cluster != "" {
-		return s.cluster, nil
+func (a *administration) clusterID(ctx context.Context) (string, error) {
+	if a.cluster != "" {
+		return a.cluster, nil
 	}
 	ns := metadataOf("Namespace")
-	if err := s.client.Get(ctx, types.NamespacedName{Name: "kube-system"}, ns); err != nil {
+	if err := a.client.Get(ctx, types.NamespacedName{Name: "kube-system"}, ns); err != nil {
 		return "", fmt.Errorf("look up the cluster's ID, which is the UID of namespace kube-system (--cluster-id): %w", err)
 	}
 	return string(ns.UID), nil
 }
 
 // owner returns whose an object's things at a server are.
-func (s *servers) owner(ctx context.Context, kind string, o client.Object) (provision.Owner, error) {
-	cluster, err := s.clusterID(ctx)
+func (a *administration) owner(ctx context.Context, kind string, o client.Object) (provision.Owner, error) {
+	cluster, err := a.clusterID(ctx)
 	return provision.Owner{Cluster: cluster, Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName(), UID: string(o.GetUID())}, err
+}
+
+// drifted counts differences that were put right at a server. The series of a server
+// that is gone were deleted.
+func (a *administration) drifted(srv *rules.Server, n int) {
+	if !a.lives.isGone(srv.Object) {
+		observeDrift(srv.Key(), n)
+	}
+}
+
+// checkIsDue reports whether a server's credential is to be checked now.
+func (a *administration) checkIsDue(obj client.Object, now time.Time) bool {
+	if !provisions(specOf(obj)) {
+		return false
+	}
+	rt := a.of.get(obj)
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	return !now.Before(rt.checkDue)
 }
 
 // checkProvisioning reports whether the credential works that a server is
 // provisioned with, and when to look again. It asks the server rarely.
-func (s *servers) checkProvisioning(ctx context.Context, obj client.Object, now time.Time) (*problem, time.Time, error) {
-	d, version, p, err := s.driver(ctx, obj)
+func (a *administration) checkProvisioning(ctx context.Context, obj client.Object, now time.Time) (*rules.Problem, time.Time, error) {
+	d, version, p, err := a.driver(ctx, obj)
 	if p != nil || err != nil {
 		return p, now.Add(resyncInterval(specOf(obj))), err
 	}
-	rt := s.runtime(obj)
+	rt := a.of.get(obj)
 	rt.mu.Lock()
-	state := rt.provisioning
+	fresh, check, due := rt.checkVersion == version && now.Before(rt.checkDue), rt.check, rt.checkDue
 	rt.mu.Unlock()
-	if state.checkVersion == version && now.Before(state.checkDue) {
-		return state.check, state.checkDue, nil
+	if fresh {
+		return check, due, nil
 	}
 	failed := d.Check(ctx)
 	if ctx.Err() != nil {
@@ -385,7 +465,7 @@ func (s *servers) checkProvisioning(ctx context.Context, obj client.Object, now 
 	}
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
-	at := &rt.provisioning
+	at := rt
 	at.checkVersion, at.check, at.checkDue = version, nil, now.Add(resyncInterval(specOf(obj)))
 	if failed != nil {
 		at.checkFailed++

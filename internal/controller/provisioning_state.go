@@ -105,13 +105,13 @@ func deleteCredentials(ctx context.Context, c client.Client, operatorNamespace s
 }
 
 // provisioningServerOf names a server in a status.
-func provisioningServerOf(srv *server) v1alpha1.ProvisioningServer {
-	return rules.ProvisioningServer(srv.asRules())
+func provisioningServerOf(srv *rules.Server) v1alpha1.ProvisioningServer {
+	return rules.ProvisioningServer(srv)
 }
 
 // isAt reports whether something was provisioned at a server as it is configured
 // now. One that is not provisioned any more still has it.
-func isAt(at v1alpha1.ProvisioningServer, srv *server) bool {
+func isAt(at v1alpha1.ProvisioningServer, srv *rules.Server) bool {
 	now := provisioningServerOf(srv)
 	if now.Driver == "" {
 		now.Driver = at.Driver
@@ -119,8 +119,8 @@ func isAt(at v1alpha1.ProvisioningServer, srv *server) bool {
 	return at == now
 }
 
-func keyOfProvisioning(s v1alpha1.ProvisioningServer) serverKey {
-	return serverKey{s.Kind, string(s.Namespace), string(s.Name)}
+func keyOfProvisioning(s v1alpha1.ProvisioningServer) rules.ServerKey {
+	return rules.ServerKey{Kind: s.Kind, Namespace: string(s.Namespace), Name: string(s.Name)}
 }
 
 // clientState puts together what the status and the credential Secret hold. Where
@@ -242,11 +242,11 @@ func (s syncPlan) failed(now time.Time, err error, who types.UID) v1alpha1.Token
 	s.seed = string(who)
 	f := s.plan().Failed(now, err)
 	p := provisioningProblem(err)
-	if rules.Decided(s.failure.Reason) && !rules.Decided(p.reason) {
-		p = &problem{reason: s.failure.Reason, message: s.failure.Message}
+	if rules.Decided(s.failure.Reason) && !rules.Decided(p.Reason) {
+		p = &rules.Problem{Reason: s.failure.Reason, Message: s.failure.Message}
 	}
 	return v1alpha1.TokenFailure{
-		Reason: p.reason, Message: truncate(p.message, 1024), Attempts: int32(f.Attempts), Inputs: f.Tried, //nolint:gosec // bounded
+		Reason: p.Reason, Message: truncate(p.Message, 1024), Attempts: int32(f.Attempts), Inputs: f.Tried, //nolint:gosec // bounded
 		NextAttemptAt: timeOf(f.NextAt),
 	}
 }

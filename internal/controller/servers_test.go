@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
@@ -35,22 +36,26 @@ var turnsStart = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // turnstile is the admission to token endpoints alone, on a clock of its own.
 type turnstile struct {
-	*servers
+	*admission
 	t     *testing.T
 	clock *clocktesting.FakePassiveClock
 }
 
-func newTurnstile(t *testing.T, o Options, clusters ...v1alpha1.ClusterAuthorizationServer) *turnstile {
+// newTurnstile makes one for 20 workers and 100 requests per second.
+func newTurnstile(t *testing.T, clusters ...v1alpha1.ClusterAuthorizationServer) *turnstile {
+	t.Helper()
+	return newTurnstileFor(t, 20, 1, 100, clusters...)
+}
+
+func newTurnstileFor(t *testing.T, workers, shares, requestsPerSecond int, clusters ...v1alpha1.ClusterAuthorizationServer) *turnstile {
 	t.Helper()
 	clock := clocktesting.NewFakePassiveClock(turnsStart)
-	o.Clock = clock
-	o.setDefaults()
-	return &turnstile{servers: newServers(o, nil, clusterServers(clusters)), t: t, clock: clock}
+	return &turnstile{admission: newAdmission(newLives(), clusterServers(clusters), clock, workers, shares, requestsPerSecond), t: t, clock: clock}
 }
 
 // serverAt returns a server of a namespace with a token endpoint and a budget; 0 is
 // the default.
-func serverAt(namespace, name, issuer, token string, perSecond, burst int32) *server {
+func serverAt(namespace, name, issuer, token string, perSecond, burst int32) *rules.Server {
 	o := &v1alpha1.AuthorizationServer{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(namespace + "/" + name)},
 		Spec: v1alpha1.AuthorizationServerSpec{
@@ -58,7 +63,7 @@ func serverAt(namespace, name, issuer, token string, perSecond, burst int32) *se
 			Endpoints: v1alpha1.AuthorizationServerEndpoints{Token: v1alpha1.EndpointURL(token)},
 		},
 	}
-	return &server{key: keyOfObject(o), object: o, spec: specOf(o), status: statusOf(o)}
+	return &rules.Server{Object: o, Spec: specOf(o), Status: statusOf(o)}
 }
 
 // clusterAt returns a ClusterAuthorizationServer with a discovered token endpoint.
@@ -75,7 +80,7 @@ func newcomer(who string) traffic.Need {
 }
 
 // admitted asks for a client that is to be let through.
-func (s *turnstile) admitted(srv *server, n traffic.Need) *traffic.Ticket {
+func (s *turnstile) admitted(srv *rules.Server, n traffic.Need) *traffic.Ticket {
 	s.t.Helper()
 	ticket, wait, p, err := s.admit(s.t.Context(), srv, n)
 	if err != nil || p != nil {
@@ -85,9 +90,9 @@ func (s *turnstile) admitted(srv *server, n traffic.Need) *traffic.Ticket {
 }
 
 // waits asks for a client that is to wait.
-func (s *turnstile) waits(srv *server, n traffic.Need) {
+func (s *turnstile) waits(srv *rules.Server, n traffic.Need) {
 	s.t.Helper()
-	if ticket, wait, p, err := s.admit(s.t.Context(), srv, n); ticket != nil || err != nil || wait <= 0 || p.reason != v1alpha1.ReasonWaitingForBudget {
+	if ticket, wait, p, err := s.admit(s.t.Context(), srv, n); ticket != nil || err != nil || wait <= 0 || p.Reason != v1alpha1.ReasonWaitingForBudget {
 		s.t.Fatalf("%s was let through, or waits for %v, %v", n.Client, p, err)
 	}
 }
@@ -99,7 +104,7 @@ func TestWhatRequestsAreAccountedTo(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		clusters []v1alpha1.ClusterAuthorizationServer
-		server   *server
+		server   *rules.Server
 		account  string
 		ceiling  float64
 	}{
@@ -114,7 +119,7 @@ func TestWhatRequestsAreAccountedTo(t *testing.T) {
 		"two names of one realm":                {clusters: []v1alpha1.ClusterAuthorizationServer{realm("a", 5), clusterAt("again", issuer+"/a", issuer+"/a/token", 7)}, server: serverAt("shop", "own", issuer+"/a", issuer+"/a/token", 100, 100), account: "idp.example.com:443", ceiling: 7},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newTurnstile(t, Options{}, tc.clusters...)
+			s := newTurnstile(t, tc.clusters...)
 			e, err := s.endpoint(t.Context(), tc.server)
 			if err != nil {
 				t.Fatal(err)
@@ -125,8 +130,8 @@ func TestWhatRequestsAreAccountedTo(t *testing.T) {
 		})
 	}
 	t.Run("a CA of its own makes a route of its own", func(t *testing.T) {
-		s, plain, odd := newTurnstile(t, Options{}), serverAt("shop", "plain", issuer, token, 0, 0), serverAt("shop", "odd", issuer, token, 0, 0)
-		odd.spec.CABundle.ConfigMapRef.Name = "ca"
+		s, plain, odd := newTurnstile(t), serverAt("shop", "plain", issuer, token, 0, 0), serverAt("shop", "odd", issuer, token, 0, 0)
+		odd.Spec.CABundle.ConfigMapRef.Name = "ca"
 		one, err := s.endpoint(t.Context(), plain)
 		other, err2 := s.endpoint(t.Context(), odd)
 		if err != nil || err2 != nil || one.Route == other.Route || one.Account != other.Account {
@@ -160,8 +165,8 @@ func TestWhatAFailureSaysOfTheServer(t *testing.T) {
 // TestAWorkerWaitsForAPlaceAtAQuickServer has an eleventh client come while ten
 // requests are under way and others end all the time.
 func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
-	filled := func(t *testing.T) (*turnstile, *server, []*traffic.Ticket) {
-		s, quick := newTurnstile(t, Options{Workers: 20}), serverAt("shop", "quick", "https://idp", "https://idp/token", 1000, 0)
+	filled := func(t *testing.T) (*turnstile, *rules.Server, []*traffic.Ticket) {
+		s, quick := newTurnstile(t), serverAt("shop", "quick", "https://idp", "https://idp/token", 1000, 0)
 		s.done(s.admitted(quick, newcomer("client-0")), nil)
 		var under []*traffic.Ticket
 		for i := range 10 {
@@ -172,9 +177,9 @@ func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
 	}
 	type answer struct {
 		wait time.Duration
-		p    *problem
+		p    *rules.Problem
 	}
-	asks := func(t *testing.T, s *turnstile, srv *server) <-chan answer {
+	asks := func(t *testing.T, s *turnstile, srv *rules.Server) <-chan answer {
 		answers := make(chan answer, 1)
 		go func() {
 			_, wait, p, _ := s.admit(t.Context(), srv, newcomer("client-10"))
@@ -194,7 +199,7 @@ func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
 			}
 			s.done(under[0], nil)
 			if a := <-answers; a.p != nil {
-				t.Errorf("it is to wait %s: %s", a.wait, a.p.message)
+				t.Errorf("it is to wait %s: %s", a.wait, a.p.Message)
 			}
 		})
 	})
@@ -226,7 +231,7 @@ func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
 }
 
 func TestAServerWithoutABudgetHasTheDefaultOne(t *testing.T) {
-	s := newTurnstile(t, Options{Workers: 200, RequestsPerSecond: 3})
+	s := newTurnstileFor(t, 200, 1, 3)
 	for name, tc := range map[string]struct{ perSecond, burst, want int32 }{
 		"none": {0, 0, 3}, "its-own": {7, 0, 7}, "a-burst-of-its-own": {7, 2, 2},
 	} {
@@ -239,25 +244,25 @@ func TestAServerWithoutABudgetHasTheDefaultOne(t *testing.T) {
 }
 
 func TestAnotherServerOfTheSameNameStartsAfresh(t *testing.T) {
-	s := newTurnstile(t, Options{})
+	s := newTurnstile(t)
 	before, after := serverAt("shop", "auth", "https://idp", "https://idp/token", 1, 1), serverAt("shop", "auth", "https://idp", "https://idp/token", 1, 1)
-	after.object.SetUID("another")
-	s.runtime(before.object)
+	after.Object.SetUID("another")
+	s.lives.meet(before.Object)
 	late := s.admitted(before, newcomer("first"))
 	s.waits(before, newcomer("second"))
-	s.runtime(after.object)
+	s.lives.meet(after.Object)
 	s.admitted(after, newcomer("second"))
 	s.done(late, &oauth.Error{Class: oauth.ClassRetryable, RetryAfter: time.Hour}) // late news of the former one's
 	s.waits(after, newcomer("third"))
 	again := serverAt("shop", "auth", "https://idp", "https://idp/token", 1, 1)
-	again.object.SetUID("made again")
-	s.forget(after.key)
+	again.Object.SetUID("made again")
+	s.lives.forget(after.Key())
 	s.admitted(again, newcomer("third"))
 }
 
 // TestADeletedClientLeavesEveryLine: its place at a server is another's.
 func TestADeletedClientLeavesEveryLine(t *testing.T) {
-	s, srv := newTurnstile(t, Options{}), serverAt("shop", "auth", "https://idp", "https://idp/token", 1, 1)
+	s, srv := newTurnstile(t), serverAt("shop", "auth", "https://idp", "https://idp/token", 1, 1)
 	s.done(s.admitted(srv, newcomer("a-first")), nil)
 	s.waits(srv, newcomer("b-second"))
 	s.waits(srv, newcomer("c-third"))

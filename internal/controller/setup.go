@@ -9,9 +9,9 @@ package controller
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
-	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -24,7 +24,6 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/utils/clock"
-	"k8s.io/utils/lru"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,10 +31,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
-	"github.com/m2m-operator/m2m-operator/internal/pace"
-	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
+
+// defaultRequestsPerSecond is enough for 10,000 tokens that live for 5 minutes,
+// which take 61 requests per second, and for what is new.
+const defaultRequestsPerSecond = 100
 
 // fieldOwner names the operator as the writer of what it writes.
 const fieldOwner = "m2m-operator"
@@ -170,15 +172,15 @@ func ManagerOptions(o Options) ctrl.Options {
 	}
 }
 
-// reconcilers are the operator's controllers and what they share.
+// reconcilers are the operator's controllers.
 type reconcilers struct {
-	foreign  *foreignObjects
-	servers  *servers
+	servers  serverStates
 	server   []*AuthorizationServerReconciler // one for each kind
 	resource *APIResourceReconciler
 	bundle   *BundleReconciler
 	client   *M2MClientReconciler
 	others   *OthersReconciler
+	endpoint []*EndpointReconciler // one for each kind of server; in a shard only
 	pod      *PodReconciler
 	workload []*WorkloadReconciler // one for each kind
 
@@ -186,59 +188,79 @@ type reconcilers struct {
 	clientProvisioner *M2MClientProvisioner
 }
 
-func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
-	mine, c := shard(o.Shard), wholeClient{mgr.GetClient(), mgr.GetAPIReader()}
-	if err := addIndexes(mgr.GetFieldIndexer(), mine); err != nil {
-		return nil, err
+// serverStates are what the controllers know together of the authorization servers,
+// and of what the operator did not write.
+type serverStates struct {
+	foreign        *foreignObjects
+	lives          *lives
+	endpoints      *endpoints
+	connections    *connections
+	requests       *keyRequests
+	wakes          wakeServers
+	admission      *admission
+	administration *administration
+	access         rules.Resolver
+}
+
+func newServerStates(mgr ctrl.Manager, o Options, c client.Client) (s serverStates, err error) {
+	if s.foreign, err = newForeignObjects(mgr, slices.Sorted(maps.Keys(withOperatorNamespace(o))), o.RequireCredentialLabel); err != nil {
+		return s, err
 	}
-	foreign, err := newForeignObjects(mgr, o)
-	if err != nil {
+	s.lives, s.wakes = newLives(), newWakeServers()
+	s.endpoints, s.requests = newEndpoints(s.lives), newKeyRequests(s.lives, o.Clock, s.wakes)
+	s.connections = newConnections(s.lives, o.Egress, s.foreign, o.OperatorNamespace)
+	s.admission = newAdmission(s.lives, c, o.Clock, o.Workers, o.Shards, o.RequestsPerSecond)
+	s.administration = newAdministration(administrationConfig{
+		lives: s.lives, connections: s.connections, endpoints: s.endpoints, admission: s.admission, foreign: s.foreign, client: c, clock: o.Clock, wakes: s.wakes,
+		operatorNamespace: o.OperatorNamespace, cluster: o.ClusterID, workers: o.Workers,
+	})
+	s.access = newDirectory(c, o.WatchNamespaces, s.endpoints)
+	return s, nil
+}
+
+func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
+	mine, watched, c := shard(o.Shard), namespaces(o.WatchNamespaces), wholeClient{mgr.GetClient(), mgr.GetAPIReader()}
+	if err := addIndexes(mgr.GetFieldIndexer(), mine); err != nil {
 		return nil, err
 	}
 	tokens, err := corev1client.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
 	if err != nil {
 		return nil, fmt.Errorf("make a client for ServiceAccount tokens: %w", err)
 	}
-	servers := newServers(o, foreign, c)
+	s, err := newServerStates(mgr, o, c)
+	if err != nil {
+		return nil, err
+	}
 	budget := newEventBudget(o.Clock)
 	events := func(name string) recorder.EventRecorder { return boundedEvents{mgr.GetEventRecorder(name), budget} }
-	access := accessResolver{servers: servers}
-	apiWishes, clientWishes := newWishes(o.Clock), newWishes(o.Clock)
-	remover := func(events recorder.EventRecorder, w *wishes) *remover {
-		return &remover{since: lru.New(maxMoving), client: c, servers: servers, timeout: o.DeletionTimeout, wake: w.wake, events: events}
+	provisioner := provisionerConfig{
+		shard: mine, client: c, live: mgr.GetAPIReader(), clock: o.Clock, access: s.access, servers: s.administration, watched: watched,
+		learnt: s.endpoints.provisioning, deletionTimeout: o.DeletionTimeout, events: events("m2m-apiresource-provisioning"),
 	}
+	apis := newAPIProvisioner(provisioner)
+	provisioner.events = events("m2m-m2mclient-provisioning")
+	clients := newClientProvisioner(provisioner)
 	rendered, refusals := newRenderedBundles(), newRefusals(o.Clock)
 	r := &reconcilers{
-		foreign: foreign, servers: servers,
+		servers: s, apiProvisioner: apis, clientProvisioner: clients,
 		resource: &APIResourceReconciler{
-			client: c, servers: servers, foreign: foreign, events: events("m2m-apiresource"),
+			client: c, access: s.access, watched: watched, clock: o.Clock, foreign: s.foreign, events: events("m2m-apiresource"),
 			rendered: rendered, refusals: refusals,
 		},
-		bundle: &BundleReconciler{
-			client: c, live: mgr.GetAPIReader(), servers: servers, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-verificationbundle"),
-			rendered: rendered, writes: pace.New[bundleRequest](bundleWriteRate), refusals: refusals, terms: newNewTerms(),
-		},
-		client: &M2MClientReconciler{
-			shard: mine, client: c, live: mgr.GetAPIReader(), access: access, servers: servers, foreign: foreign, tokens: tokens, audiences: newClusterAudiences(mgr.GetConfig()),
-			clientWishes: clientWishes, apiWishes: apiWishes,
-			clock: o.Clock, held: newPerAccess[heldToken](), written: newPerAccess[digest](), wrote: newPerAccess[digest](), events: events("m2m-m2mclient"),
-			verdicts: newPerAccess[verdict](), rejudged: pace.New[string](rejudgedRate),
-			prompt: o.PromptDelivery, confirmSecrets: len(o.WatchNamespaces) > 1,
-		},
-		others: &OthersReconciler{
-			shard: mine, client: c, access: access, servers: servers, apiWishes: apiWishes, clock: o.Clock,
-		},
-		pod: &PodReconciler{
-			client: c, servers: servers, foreign: foreign, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-pod"),
-			touches: newTouchBudget(), refusals: refusals,
-		},
-	}
-	apiEvents, clientEvents := events("m2m-apiresource-provisioning"), events("m2m-m2mclient-provisioning")
-	r.apiProvisioner = &APIResourceProvisioner{
-		client: c, servers: servers, remover: remover(apiEvents, apiWishes), wishes: apiWishes, clock: o.Clock, events: apiEvents,
-	}
-	r.clientProvisioner = &M2MClientProvisioner{
-		shard: mine, client: c, live: mgr.GetAPIReader(), access: access, servers: servers, remover: remover(clientEvents, clientWishes), wishes: clientWishes, seen: &sync.Map{}, clock: o.Clock, events: clientEvents,
+		bundle: newBundleReconciler(bundleConfig{
+			client: c, live: mgr.GetAPIReader(), access: s.access, watched: watched, foreign: s.foreign, clock: o.Clock, prompt: o.PromptDelivery,
+			events: events("m2m-verificationbundle"), rendered: rendered, refusals: refusals,
+		}),
+		client: newClientReconciler(clientConfig{
+			shard: mine, client: c, live: mgr.GetAPIReader(), clock: o.Clock, events: events("m2m-m2mclient"),
+			access: s.access, lives: s.lives, connections: s.connections, admission: s.admission, foreign: s.foreign, tokens: tokens, rest: mgr.GetConfig(),
+			watched: watched, operatorNamespace: o.OperatorNamespace, learnt: s.endpoints.clients, requestKeys: s.requests.request,
+			compareClient: clients.compare, compareAPI: apis.compare, prompt: o.PromptDelivery, confirmSecrets: len(o.WatchNamespaces) > 1,
+		}),
+		others: &OthersReconciler{shard: mine, client: c, access: s.access, requestKeys: s.requests.request, compareAPI: apis.compare},
+		pod: newPodReconciler(podConfig{
+			client: c, watched: watched, foreign: s.foreign, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-pod"), refusals: refusals,
+		}),
 	}
 	for _, w := range workloads() {
 		r.workload = append(r.workload, &WorkloadReconciler{
@@ -246,9 +268,12 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		})
 	}
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
-		r.server = append(r.server, &AuthorizationServerReconciler{
-			kind: kind, client: c, servers: servers, places: traffic.NewPlaces(serverWorkers), clock: o.Clock, events: events("m2m-authorizationserver"),
-		})
+		r.server = append(r.server, newServerReconciler(serverConfig{
+			kind: kind, client: c, clock: o.Clock, events: events("m2m-authorizationserver"), lives: s.lives, endpoints: s.endpoints, connections: s.connections,
+			requests: s.requests, wakes: s.wakes, foreign: s.foreign, watched: watched, operatorNamespace: o.OperatorNamespace,
+			check: s.administration.checkProvisioning, checkIsDue: s.administration.checkIsDue,
+		}))
+		r.endpoint = append(r.endpoint, newEndpointReconciler(kind, mgr.GetClient(), s.endpoints, s.connections))
 	}
 	return r, nil
 }
@@ -268,10 +293,9 @@ func Setup(mgr ctrl.Manager, o Options) error {
 		return fmt.Errorf("set up the provisioning of M2MClients: %w", err)
 	}
 	if o.Shard != "" {
-		for _, s := range r.server {
-			e := &EndpointReconciler{kind: s.kind, client: mgr.GetClient(), servers: r.servers, failures: map[serverKey]int{}}
+		for _, e := range r.endpoint {
 			if err := e.SetupWithManager(mgr); err != nil {
-				return fmt.Errorf("set up the endpoints of %s: %w", s.kind, err)
+				return fmt.Errorf("set up the endpoints of %s: %w", e.kind, err)
 			}
 		}
 		return nil // all else is the affair of the instance without a shard
@@ -280,7 +304,7 @@ func Setup(mgr ctrl.Manager, o Options) error {
 		return fmt.Errorf("set up the clients of shards: %w", err)
 	}
 	for _, s := range r.server {
-		if err := s.SetupWithManager(mgr, r.foreign); err != nil {
+		if err := s.SetupWithManager(mgr); err != nil {
 			return fmt.Errorf("set up %s: %w", s.kind, err)
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -17,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 )
 
@@ -25,12 +25,13 @@ import (
 // one that is not known, and an API compared with its server because a token is
 // refused. A shard says both in the client's status.
 type OthersReconciler struct {
-	shard     shard
-	client    client.Client
-	access    accessResolver
-	servers   *servers
-	apiWishes *wishes
-	clock     clock.PassiveClock
+	shard  shard
+	client client.Client
+	access rules.Resolver
+	// requestKeys has a server's keys fetched, and compareAPI an API compared with its
+	// server.
+	requestKeys func(srv *rules.Server, keyID string) bool
+	compareAPI  func(client.Object)
 }
 
 // Reconcile does what a client of another instance waits for.
@@ -42,21 +43,21 @@ func (r *OthersReconciler) Reconcile(ctx context.Context, req reconcile.Request)
 	if r.shard.serves(&c) || !c.DeletionTimestamp.IsZero() || !waitsForOthers(&c) {
 		return ctrl.Result{}, nil
 	}
-	p := &pass{client: &c, now: r.clock.Now()}
-	if err := r.access.resolve(ctx, p); err != nil {
+	found, err := r.access.Client(ctx, &c)
+	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("resolve the servers of a client: %w", err)
 	}
 	var again time.Duration
-	for _, a := range p.accesses {
-		if a.server == nil {
+	for _, a := range found.Accesses {
+		if a.Server == nil {
 			continue
 		}
-		t := p.previous(a.key)
-		if wantsKeys(&t, a.server) && (!r.servers.refetchKeys(a.server, t.Pending.KeyID) || t.Failure.Reason == "") {
+		t := tokenStatusOf(&c, a.Key)
+		if wantsKeys(&t, a.Server) && (!r.requestKeys(a.Server, t.Pending.KeyID) || t.Failure.Reason == "") {
 			again = keyRefetchInterval // too soon, or the server may not publish the key yet
 		}
-		if a.spec != nil && isProvisioned(&c) && wantsComparison(&t) {
-			r.apiWishes.compare(a.spec)
+		if a.Spec != nil && isProvisioned(&c) && wantsComparison(&t) {
+			r.compareAPI(a.Spec)
 		}
 	}
 	return ctrl.Result{RequeueAfter: again}, nil
@@ -64,12 +65,12 @@ func (r *OthersReconciler) Reconcile(ctx context.Context, req reconcile.Request)
 
 // wantsKeys reports whether a token waits for its key to become known, or would not
 // verify with the keys that are. A failure is told anew with each attempt.
-func wantsKeys(t *v1alpha1.TokenStatus, srv *server) bool {
+func wantsKeys(t *v1alpha1.TokenStatus, srv *rules.Server) bool {
 	if slices.Contains(keyReasons, t.Failure.Reason) {
 		return true
 	}
 	isKnown := func(k v1alpha1.SigningKey) bool { return k.KeyID == t.Pending.KeyID }
-	return t.Pending.KeyID != "" && !slices.ContainsFunc(srv.status.Keys, isKnown) && !srv.revoked(t.Pending.KeyID)
+	return t.Pending.KeyID != "" && !slices.ContainsFunc(srv.Status.Keys, isKnown) && !srv.Revoked(t.Pending.KeyID)
 }
 
 // keyReasons are the reasons of failures that a fetch of the keys may put right.

@@ -47,8 +47,8 @@ func TestAKeyThatAShardDoesNotKnow(t *testing.T) {
 			s.reconciles(s.a)
 			s.due()
 			if tc.tooSoon {
-				srv, _, err := s.main.servers.resolve(t.Context(), s.api.Spec.AuthorizationServerRef, s.payments)
-				if err != nil || !s.main.servers.refetchKeys(srv, "") {
+				srv, _, err := s.main.servers.access.Server(t.Context(), s.api.Spec.AuthorizationServerRef, s.payments)
+				if err != nil || !s.main.servers.requests.request(srv, "") {
 					t.Fatalf("the keys are not fetched: %v", err)
 				}
 				s.main.settleServers(s.world)

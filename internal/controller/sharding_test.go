@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
@@ -475,11 +476,11 @@ func TestABudgetIsShared(t *testing.T) {
 		"an instance that was not told of it": {10, 10, 0, 10, 100 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newTurnstile(t, Options{Workers: 1000, Shards: tc.instances})
+			s := newTurnstileFor(t, 1000, tc.instances, 100)
 			srv := serverAt("shop", "auth", "https://idp", "https://idp/token", tc.perSecond, tc.burst)
 			n := 0
 			var wait time.Duration
-			for p := (*problem)(nil); p == nil && n <= 200; n++ {
+			for p := (*rules.Problem)(nil); p == nil && n <= 200; n++ {
 				var err error
 				if _, wait, p, err = s.admit(t.Context(), srv, newcomer(fmt.Sprint(n))); err != nil {
 					t.Fatal(err)

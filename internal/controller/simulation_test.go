@@ -96,7 +96,7 @@ func (s *stage) impatient(d time.Duration) {
 			s.t.Fatal(err)
 		}
 		hc.Timeout = d
-		s.op.servers.runtime(server).http = hc
+		s.op.servers.connections.to.get(server).http = hc
 	}
 }
 
@@ -213,7 +213,7 @@ func requestOf(n types.NamespacedName) reconcile.Request { return reconcile.Requ
 func (op *operator) wakeServers(objects []*simulated) {
 	for {
 		select {
-		case e := <-op.servers.wake[v1alpha1.KindAuthorizationServer]:
+		case e := <-op.servers.wakes[v1alpha1.KindAuthorizationServer]:
 			for _, o := range objects {
 				if o.name == fmt.Sprintf("%T %s", e.Object, client.ObjectKeyFromObject(e.Object)) {
 					o.at = op.clock.Now()

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 )
 
 // condition is a condition before it has times and generations.
@@ -31,9 +32,9 @@ func isFalse(conditionType, reason, message string) condition {
 	return condition{Type: conditionType, Status: metav1.ConditionFalse, Reason: reason, Message: message}
 }
 
-func conditionOf(conditionType string, p *problem) condition {
-	c := isFalse(conditionType, p.reason, p.message)
-	if p.unknown {
+func conditionOf(conditionType string, p *rules.Problem) condition {
+	c := isFalse(conditionType, p.Reason, p.Message)
+	if p.Unknown {
 		c.Status = metav1.ConditionUnknown
 	}
 	return c

@@ -253,7 +253,7 @@ func newOperatorOver(t *testing.T, cfg *rest.Config, build func(ctrl.Manager, Op
 	t.Cleanup(op.stop)
 	caches := []interface{ WaitForCacheSync(context.Context) bool }{op.mgr.GetCache()}
 	if op.reconcilers != nil {
-		caches = append(caches, op.foreign)
+		caches = append(caches, op.servers.foreign)
 	}
 	for _, c := range caches {
 		if !c.WaitForCacheSync(ctx) {

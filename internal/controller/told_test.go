@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
@@ -55,13 +56,13 @@ func TestASecretThatTheServerLost(t *testing.T) {
 // TestAccessesAreNamedOnce in a message: what a client waits for may be of one of its
 // accesses.
 func TestAccessesAreNamedOnce(t *testing.T) {
-	wait := &problem{reason: v1alpha1.ReasonProvisioning, unknown: true, message: `Access "cb": AuthorizationServer "logto" is being provisioned`}
-	own := &problem{reason: v1alpha1.ReasonTokenRequestFailed, message: "the server did not answer"}
+	wait := &rules.Problem{Reason: v1alpha1.ReasonProvisioning, Unknown: true, Message: `Access "cb": AuthorizationServer "logto" is being provisioned`}
+	own := &rules.Problem{Reason: v1alpha1.ReasonTokenRequestFailed, Message: "the server did not answer"}
 	for name, tc := range map[string]struct {
-		problem *problem
+		problem *rules.Problem
 		want    string
 	}{
-		"of the client": {wait, wait.message},
+		"of the client": {wait, wait.Message},
 		"of an access":  {own, `Access "ca": the server did not answer`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -93,7 +94,7 @@ func TestARecoveredServerIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case e := <-op.servers.wake[v1alpha1.KindAuthorizationServer]:
+	case e := <-op.servers.wakes[v1alpha1.KindAuthorizationServer]:
 		if _, err := op.server[0].Reconcile(t.Context(), requestOf(client.ObjectKeyFromObject(e.Object))); err != nil {
 			t.Fatal(err)
 		}
