@@ -218,7 +218,7 @@ func (r *AuthorizationServerReconciler) reconcile(ctx context.Context, obj clien
 	if !checkDue.IsZero() {
 		check = max(time.Second, checkDue.Sub(now))
 	}
-	return soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), prune, check, leave), nil
+	return refresh.Soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), prune, check, leave), nil
 }
 
 // place takes a worker's place for a server that is to be asked now, and returns what
@@ -234,7 +234,7 @@ func (r *AuthorizationServerReconciler) place(obj client.Object) (giveBack func(
 	}
 	place := r.places.Take(now, tenant, endpoint, 0)
 	if place == nil {
-		wait = spread(obj.GetUID(), 500*time.Millisecond, time.Second)
+		wait = refresh.Between(string(obj.GetUID()), 500*time.Millisecond, time.Second)
 		r.places.Await(now, now.Add(wait), tenant, endpoint)
 		return nil, wait
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 )
 
@@ -88,7 +89,7 @@ const (
 
 	// supersededGrace is how long such a key stays when no token needs it any more:
 	// that is how long a pod may read the last one that did.
-	supersededGrace = kubeletDelay
+	supersededGrace = delivery.KubeletDelay
 )
 
 // supersede drops keys that the server has replaced under their IDs, once no token in

@@ -16,6 +16,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
@@ -47,7 +48,7 @@ func (r *BundleReconciler) contents(
 	}
 	for id, k := range next.Keys {
 		// The first of these comes with the present change, if at all.
-		if !k.Since.After(since) || now.Sub(k.Since) >= kubeletDelay {
+		if !k.Since.After(since) || now.Sub(k.Since) >= delivery.KubeletDelay {
 			continue
 		}
 		used, err := r.used(ctx, api, id)

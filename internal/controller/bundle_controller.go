@@ -34,6 +34,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/render"
@@ -286,7 +287,7 @@ func (r *BundleReconciler) configMap(
 		v1alpha1.ContentsAnnotation:    string(encoded),
 	}
 	if !since.IsZero() {
-		annotations[v1alpha1.PromptSinceAnnotation] = formatMoment(since)
+		annotations[v1alpha1.PromptSinceAnnotation] = delivery.Moment(since)
 	}
 	want := &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{

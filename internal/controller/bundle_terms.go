@@ -16,12 +16,13 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
 // awaitTokens returns how long a bundle with other terms than before waits until the
 // tokens in use were judged by them: those that do not meet them are replaced first,
-// as far as new ones do. It waits for holdMax at most, and not at all where more than
+// as far as new ones do. It waits for delivery.HoldMax at most, and not at all where more than
 // the terms changed: a key that is new or gone must not wait.
 func (r *BundleReconciler) awaitTokens(ctx context.Context, d *draft, now time.Time) (time.Duration, error) {
 	before, known := contentsIn(d.current)
@@ -36,7 +37,7 @@ func (r *BundleReconciler) awaitTokens(ctx context.Context, d *draft, now time.T
 		return 0, err
 	}
 	log.FromContext(ctx).V(1).Info("Other terms wait in the verification bundle for the tokens in use")
-	return holdPoll, nil
+	return delivery.Poll, nil
 }
 
 // allJudged reports whether every token in use for an API was judged by its terms.
@@ -79,7 +80,7 @@ type termsSince struct {
 func newNewTerms() *newTerms { return &newTerms{of: map[types.NamespacedName]*termsSince{}} }
 
 // judged reports whether an API's terms may be given to its pods. It looks at the
-// tokens no more often than once in holdPoll.
+// tokens no more often than once in delivery.Poll.
 func (n *newTerms) judged(api types.NamespacedName, terms string, now time.Time, look func() (bool, error)) (bool, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -88,14 +89,14 @@ func (n *newTerms) judged(api types.NamespacedName, terms string, now time.Time,
 		t = &termsSince{terms: terms, since: now}
 		n.of[api] = t
 	}
-	if t.judged || now.After(t.lookedAt) && now.Before(t.lookedAt.Add(holdPoll)) {
+	if t.judged || now.After(t.lookedAt) && now.Before(t.lookedAt.Add(delivery.Poll)) {
 		return t.judged, nil
 	}
 	judged, err := look()
 	if err != nil {
 		return false, err
 	}
-	t.lookedAt, t.judged = now, judged || !now.Before(t.since.Add(holdMax))
+	t.lookedAt, t.judged = now, judged || !now.Before(t.since.Add(delivery.HoldMax))
 	return t.judged, nil
 }
 

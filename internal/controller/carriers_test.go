@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
@@ -87,7 +88,7 @@ func TestScopesThatAreCarriedElsewhere(t *testing.T) {
 			if s.token() == old {
 				t.Error("the token was not published")
 			}
-			s.until(op.clock.Now().Add(holdMax)) // the API's pods get other terms after the client's pods the token
+			s.until(op.clock.Now().Add(delivery.HoldMax)) // the API's pods get other terms after the client's pods the token
 			s.settle()
 			isReady(t, s.cart)
 			if diff := cmp.Diff(tc.want, claimsInBundle(t, s)["payments:write"]); diff != "" {

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
@@ -41,7 +42,7 @@ func (s *stage) signsWithRSA() {
 	}
 	s.op.advance(5 * time.Minute)
 	s.settle()
-	s.op.advance(kubeletDelay)
+	s.op.advance(delivery.KubeletDelay)
 	s.settle()
 	s.as.ResetRequests()
 }
@@ -243,7 +244,7 @@ func TestTermsWaitForTheTokensInUse(t *testing.T) {
 		t.Fatal("the API's pods got the terms before the client's could see its token")
 	}
 	isReady(t, s.cart)
-	op.advance(touchDelay - time.Second)
+	op.advance(delivery.TouchDelay - time.Second)
 	s.settle()
 	if s.terms() != before {
 		t.Error("the API's pods got the terms too early")
@@ -306,7 +307,7 @@ func TestTermsWaitOnlySoLong(t *testing.T) {
 			if waits := s.terms() == before; waits != tc.waits {
 				t.Fatalf("the terms wait: %v, want %v", waits, tc.waits)
 			}
-			op.advance(holdMax - time.Second)
+			op.advance(delivery.HoldMax - time.Second)
 			bundle()
 			if waits := s.terms() == before; waits != tc.waits {
 				t.Fatalf("the terms still wait: %v, want %v", waits, tc.waits)

@@ -28,6 +28,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
 // clientConfig is what the reconciler works with.
@@ -198,7 +199,7 @@ func (p *pass) next() time.Duration {
 			waits = append(waits, a.record.ExpiresAt.Sub(p.now)) // to say that it has expired
 		}
 	}
-	return soonest(time.Millisecond, waits...)
+	return refresh.Soonest(time.Millisecond, waits...)
 }
 
 // rank is a client's place in the controller's queue among those of its namespace:

@@ -11,6 +11,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
@@ -95,7 +96,7 @@ func (r *M2MClientReconciler) noteTerms(p *pass, a *access) {
 	default:
 		if seen := r.seenBySelf(p, a); p.now.Before(seen) {
 			a.judgedBy = before
-			a.wakeAt = soonestOf(a.wakeAt, seen)
+			a.wakeAt = delivery.Sooner(a.wakeAt, seen)
 		}
 	}
 }
@@ -105,19 +106,11 @@ func (r *M2MClientReconciler) noteTerms(p *pass, a *access) {
 func (r *M2MClientReconciler) seenBySelf(p *pass, a *access) time.Time {
 	switch {
 	case a.issued != "" && r.prompt:
-		return p.now.Add(touchDelay)
+		return p.now.Add(delivery.TouchDelay)
 	case !r.prompt:
-		return a.record.IssuedAt.Add(kubeletDelay)
+		return a.record.IssuedAt.Add(delivery.KubeletDelay)
 	case p.secret.current == nil:
 		return time.Time{}
 	}
-	return momentIn(p.secret.current, v1alpha1.PromptSinceAnnotation).Add(touchDelay)
-}
-
-// soonestOf returns the earlier of two moments, of which zero ones do not count.
-func soonestOf(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
+	return momentIn(p.secret.current, v1alpha1.PromptSinceAnnotation).Add(delivery.TouchDelay)
 }

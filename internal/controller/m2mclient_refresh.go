@@ -16,24 +16,17 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
 const (
-	// holdMax is how long a token waits at most, while its predecessor works,
-	// until the API's pods have what they verify it with. Half of what is left
-	// to the predecessor is the other bound.
-	holdMax = kubeletDelay + 30*time.Second
-
 	// othersPatience is how long it waits for pods of namespaces that are neither the
 	// API's nor named by its owner: long enough for a bundle to be written and a pod to
 	// be touched.
 	othersPatience = 10 * time.Second
-
-	// holdPoll is how often a held token is looked at again.
-	holdPoll = time.Second
 
 	// revokedHold is how long a token at most lets the bundle go first whose
 	// predecessor is revoked, and revokedPoll how often that is looked at. Nothing
@@ -206,7 +199,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 				unverified = nil
 			}
 			if p.working(in) {
-				a.hold(held, unverified, p.now.Add(holdPoll), in.Recorded)
+				a.hold(held, unverified, p.now.Add(delivery.Poll), in.Recorded)
 			} else {
 				a.awaitKey(p, held, unverified)
 			}
@@ -240,7 +233,7 @@ func (r *M2MClientReconciler) replace(ctx context.Context, p *pass, a *access, i
 		}
 	}
 	if in.Revoked && p.now.Before(held.record.IssuedAt.Add(revokedHold)) {
-		ahead, err := r.bundleAhead(ctx, a, claims)
+		ahead, err := r.bundleAhead(ctx, a, p.now, claims)
 		if err != nil {
 			return err
 		}

@@ -30,6 +30,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
@@ -323,7 +324,7 @@ func (r *M2MClientReconciler) withdrawAnyway(ctx context.Context, p *pass, want 
 		return nil
 	}
 	if r.prompt {
-		less.Annotations[v1alpha1.PromptSinceAnnotation] = formatMoment(p.now)
+		less.Annotations[v1alpha1.PromptSinceAnnotation] = delivery.Moment(p.now)
 	}
 	err := r.client.Update(ctx, less)
 	if refused(err) {
@@ -418,7 +419,7 @@ func (r *M2MClientReconciler) wantedSecret(p *pass) *corev1.Secret {
 	}
 	want.Annotations = merged(want.Annotations, p.secret.records.Annotations, spec.Annotations, ownAnnotations(p.client, encoded))
 	if r.promptly(p, data) {
-		want.Annotations[v1alpha1.PromptSinceAnnotation] = formatMoment(p.now)
+		want.Annotations[v1alpha1.PromptSinceAnnotation] = delivery.Moment(p.now)
 	}
 	want.OwnerReferences = owned(want.OwnerReferences, p.client)
 	return want
@@ -438,7 +439,7 @@ func (r *M2MClientReconciler) promptly(p *pass, data map[string][]byte) bool {
 			return true
 		case a.issued == "":
 			continue
-		case a.issued != refresh.Due || had && before.ExpiresAt.Sub(p.now) < kubeletDelay:
+		case a.issued != refresh.Due || had && before.ExpiresAt.Sub(p.now) < delivery.KubeletDelay:
 			return true
 		}
 		issued = true

@@ -18,6 +18,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/render"
@@ -33,17 +34,13 @@ func waitingName(c *v1alpha1.M2MClient) types.NamespacedName {
 // publishAt is when a token is published at the latest, whoever has or has not
 // got what it is verified with: what it replaces must not expire for it.
 func (h heldToken) publishAt(before *refresh.Token) time.Time {
-	issued := h.record.IssuedAt
-	return issued.Add(min(holdMax, before.ExpiresAt.Sub(issued)/2).Truncate(time.Second))
+	return delivery.PublishBy(h.record.IssuedAt, before.ExpiresAt)
 }
 
 // hold has a token wait while its predecessor works.
 func (a *access) hold(h heldToken, claims *jwks.Claims, look time.Time, before *refresh.Token) {
 	at := h.publishAt(before)
-	a.wakeAt = look
-	if at.Before(look) {
-		a.wakeAt = at
-	}
+	a.wakeAt = delivery.Sooner(look, at)
 	a.pending = v1alpha1.PendingToken{Since: timeOf(h.record.IssuedAt), PublishAt: timeOf(at)}
 	if claims != nil {
 		a.pending.KeyID = claims.KeyID
@@ -52,7 +49,7 @@ func (a *access) hold(h heldToken, claims *jwks.Claims, look time.Time, before *
 
 // awaitKey has a token wait for its key where no predecessor works.
 func (a *access) awaitKey(p *pass, h heldToken, claims *jwks.Claims) {
-	a.wakeAt = p.now.Add(holdPoll)
+	a.wakeAt = p.now.Add(delivery.Poll)
 	a.pending = v1alpha1.PendingToken{Since: timeOf(h.record.IssuedAt), PublishAt: timeOf(h.record.IssuedAt.Add(keyPatience))}
 	if claims != nil {
 		a.pending.KeyID = claims.KeyID
@@ -82,14 +79,14 @@ func (r *M2MClientReconciler) delivered(ctx context.Context, p *pass, a *access,
 		key, wantKey := is.Keys[claims.KeyID], want.Keys[claims.KeyID]
 		// Terms that the predecessor does not meet wait for this token instead.
 		if is.Terms != want.Terms && a.refused == nil || key.Hash != wantKey.Hash {
-			return p.now.Add(holdPoll), nil
+			return p.now.Add(delivery.Poll), nil
 		}
 		since := key.Since
 		if a.refused == nil && is.TermsSince.After(since) {
 			since = is.TermsSince
 		}
-		if since.IsZero() || !p.now.Before(since.Add(kubeletDelay)) || since.After(p.now.Add(clockSkew)) {
-			continue // seen long ago, or a moment that the operator never wrote
+		if delivery.Settled(since, p.now) {
+			continue
 		}
 		later, err := r.seen(ctx, p, bundle.Namespace, a.api, since)
 		if err != nil {
@@ -98,9 +95,7 @@ func (r *M2MClientReconciler) delivered(ctx context.Context, p *pass, a *access,
 		if !bundle.owners && later.After(patience) {
 			later = patience
 		}
-		if !later.IsZero() && (look.IsZero() || later.Before(look)) {
-			look = later
-		}
+		look = delivery.Sooner(look, later)
 	}
 	return look, nil
 }
@@ -135,7 +130,7 @@ func (r *M2MClientReconciler) awaitedBundles(ctx context.Context, a *access) ([]
 
 // bundleAhead reports whether the key that a token is signed with is on its way to the
 // API's pods: it is in every bundle, and the pods that can be touched were.
-func (r *M2MClientReconciler) bundleAhead(ctx context.Context, a *access, claims *jwks.Claims) (bool, error) {
+func (r *M2MClientReconciler) bundleAhead(ctx context.Context, a *access, now time.Time, claims *jwks.Claims) (bool, error) {
 	if a.spec == nil || claims == nil {
 		return true, nil
 	}
@@ -157,9 +152,7 @@ func (r *M2MClientReconciler) bundleAhead(ctx context.Context, a *access, claims
 			return false, err
 		}
 		for j := range pods.Items {
-			pod := &pods.Items[j]
-			_, injected := pod.Annotations[v1alpha1.InjectedAnnotation]
-			if injected && !createdSince(pod, key.Since) && momentIn(pod, v1alpha1.TouchedAtAnnotation).Before(key.Since) {
+			if pod := podOf(&pods.Items[j], r.prompt); pod.Touchable && !pod.Told(key.Since, now) {
 				return false, nil
 			}
 		}
@@ -188,18 +181,8 @@ func (r *M2MClientReconciler) seen(ctx context.Context, p *pass, namespace strin
 		return time.Time{}, err
 	}
 	for i := range pods.Items {
-		pod := &pods.Items[i]
-		if createdSince(pod, since) {
-			continue
-		}
-		at := since.Add(kubeletDelay)
-		if touched := momentIn(pod, v1alpha1.TouchedAtAnnotation); !touched.Before(since) && touched.Before(at) {
-			at = touched.Add(touchDelay)
-		} else if _, injected := pod.Annotations[v1alpha1.InjectedAnnotation]; injected && r.prompt {
-			at = p.now.Add(holdPoll) // it is about to be touched
-		}
-		if p.now.Before(at) && (look.IsZero() || at.Before(look)) {
-			look = at
+		if at := podOf(&pods.Items[i], r.prompt).Sees(since, p.now); p.now.Before(at) {
+			look = delivery.Sooner(look, at)
 		}
 	}
 	return look, nil
@@ -231,7 +214,7 @@ func (r *M2MClientReconciler) readWaiting(ctx context.Context, p *pass) error {
 		if _, have := r.held.get(client, a.key); have || !ok || record.Value != refresh.HashValue(value) {
 			continue
 		}
-		if record.IssuedAt.After(p.now.Add(clockSkew)) {
+		if record.IssuedAt.After(p.now.Add(delivery.ClockSkew)) {
 			continue // somebody would have it wait until its predecessor has expired
 		}
 		// Before it is published it is verified like a fresh one, which a token

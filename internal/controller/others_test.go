@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
@@ -247,7 +248,7 @@ func TestOtherNamespacesDelayNoToken(t *testing.T) {
 		"a labelled ConfigMap of any name in the API's own namespace": {hinder: func(s *stage, _ string) {
 			paymentPod(s, false)
 			s.settle()
-			op.advance(2 * kubeletDelay)
+			op.advance(2 * delivery.KubeletDelay)
 			s.bundleOfAnother(s.payments, "forged")
 		}, held: true}, // for its pod alone, and no longer than that takes
 		"a pod that verifies and that nobody touches": {hinder: func(s *stage, evil string) {
@@ -282,7 +283,7 @@ func TestOtherNamespacesDelayNoToken(t *testing.T) {
 				return
 			}
 			s.isHeld()
-			op.advance(kubeletDelay)
+			op.advance(delivery.KubeletDelay)
 			op.settle(s.payments, s.shop, evil)
 			s.isPublished()
 		})
@@ -296,7 +297,7 @@ func TestAMomentThatLiesAheadDelaysNoToken(t *testing.T) {
 	s := newStage(t, op)
 	paymentPod(s, false)
 	s.settle()
-	op.advance(2 * kubeletDelay)
+	op.advance(2 * delivery.KubeletDelay)
 	s.settle()
 	bundle := bundleIn(t, s.payments, s.api)
 	change(t, bundle, func(m *corev1.ConfigMap) {

@@ -30,7 +30,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
 // podConfig is what the reconciler works with.
@@ -82,7 +84,7 @@ func (r *PodReconciler) Reconcile(ctx context.Context, req reconcile.Request) (c
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{RequeueAfter: soonest(0, touch, r.told.tell(r.events, pod, waits, r.clock.Now()))}, nil
+	return ctrl.Result{RequeueAfter: refresh.Soonest(0, touch, r.told.tell(r.events, pod, waits, r.clock.Now()))}, nil
 }
 
 // How often one pod is touched, and the pods of one namespace. One change of a
@@ -130,7 +132,7 @@ func (r *PodReconciler) touchIfDue(ctx context.Context, pod *metav1.PartialObjec
 		if err != nil {
 			return 0, err
 		}
-		if touchDue(pod, since, now) && since.After(moment) {
+		if podOf(pod, r.prompt).MustTouch(since, now) && since.After(moment) {
 			moment = since
 		}
 	}
@@ -144,21 +146,6 @@ func (r *PodReconciler) touchIfDue(ctx context.Context, pod *metav1.PartialObjec
 		return wait, nil
 	}
 	return 0, r.touch(ctx, client.ObjectKeyFromObject(pod), moment)
-}
-
-// touchDue reports whether a pod must be touched, for it mounts what it must see at
-// once since a moment. A moment as far ahead as that is nobody's clock.
-func touchDue(pod client.Object, since, now time.Time) bool {
-	return !since.IsZero() && now.Sub(since).Abs() < kubeletDelay && !seenSince(pod, since, now)
-}
-
-// seenSince reports whether a pod was created or touched since a moment.
-func seenSince(pod client.Object, since, now time.Time) bool {
-	touched := momentIn(pod, v1alpha1.TouchedAtAnnotation)
-	if touched.Sub(now) >= kubeletDelay {
-		touched = time.Time{} // not the operator's: it would keep the pod from being touched
-	}
-	return createdSince(pod, since) || !touched.Before(since)
 }
 
 // promptSince returns since when pods must see an object, zero for never or if
@@ -178,7 +165,7 @@ func (r *PodReconciler) promptSince(ctx context.Context, namespace string, m mou
 // touch changes the annotation by which the kubelet looks at a pod anew.
 func (r *PodReconciler) touch(ctx context.Context, name types.NamespacedName, moment time.Time) error {
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"annotations": map[string]string{v1alpha1.TouchedAtAnnotation: formatMoment(moment)},
+		"annotations": map[string]string{v1alpha1.TouchedAtAnnotation: delivery.Moment(moment)},
 	}})
 	if err != nil {
 		return fmt.Errorf("encode a patch: %w", err)

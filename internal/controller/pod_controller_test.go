@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 )
 
 // annotatedPod returns a pod with annotations, in pairs of key and value.
@@ -93,13 +94,13 @@ func TestWhichPodsAreTouched(t *testing.T) {
 		"the change came after the pod":                       {since: after(4 * time.Second), now: 5 * time.Second, want: 5 * time.Second},
 		"the change came in the second of the pod's birth":    {since: after(300 * time.Millisecond), now: time.Second, want: time.Second},
 		"the change came at the full second of its birth":     {since: after(0), now: time.Second, want: time.Second},
-		"the pod came with the change, as far as clocks tell": {since: after(-clockSkew), now: time.Second, want: time.Second},
-		"the pod came after the change":                       {since: after(-clockSkew - time.Millisecond), now: time.Second},
+		"the pod came with the change, as far as clocks tell": {since: after(-delivery.ClockSkew), now: time.Second, want: time.Second},
+		"the pod came after the change":                       {since: after(-delivery.ClockSkew - time.Millisecond), now: time.Second},
 		"it was touched after the change":                     {since: after(4 * time.Second), touched: after(5 * time.Second), now: 6 * time.Second},
 		"it was touched at the very moment":                   {since: after(4 * time.Second), touched: after(4 * time.Second), now: 6 * time.Second},
 		"it was touched before the change":                    {since: after(4 * time.Second), touched: after(3999 * time.Millisecond), now: 6 * time.Second, want: 6 * time.Second},
-		"the kubelet has shown the change by now":             {since: after(4 * time.Second), now: 4*time.Second + kubeletDelay},
-		"the kubelet may not have shown the change yet":       {since: after(4 * time.Second), now: 3*time.Second + kubeletDelay, want: 3*time.Second + kubeletDelay},
+		"the kubelet has shown the change by now":             {since: after(4 * time.Second), now: 4*time.Second + delivery.KubeletDelay},
+		"the kubelet may not have shown the change yet":       {since: after(4 * time.Second), now: 3*time.Second + delivery.KubeletDelay, want: 3*time.Second + delivery.KubeletDelay},
 		"nothing must be seen at once":                        {now: time.Second},
 		"the moment cannot be read":                           {since: always("yesterday"), now: time.Second},
 		"the moment has no time":                              {since: always("2026-11-24"), now: time.Second},
@@ -202,7 +203,7 @@ func TestATouchForEachPromptChange(t *testing.T) {
 		op.settle(ns, elsewhere)
 		var touched []string
 		for _, p := range pods {
-			if touchedAt(t, p) == formatMoment(op.clock.Now()) {
+			if touchedAt(t, p) == delivery.Moment(op.clock.Now()) {
 				touched = append(touched, p.Name)
 			}
 		}
@@ -222,7 +223,7 @@ func TestATouchForEachPromptChange(t *testing.T) {
 	op.advance(5 * time.Second)
 	prompt := func() {
 		change(t, o, func(s *corev1.Secret) {
-			s.Annotations = map[string]string{v1alpha1.PromptSinceAnnotation: formatMoment(op.clock.Now())}
+			s.Annotations = map[string]string{v1alpha1.PromptSinceAnnotation: delivery.Moment(op.clock.Now())}
 		})
 	}
 
@@ -235,7 +236,7 @@ func TestATouchForEachPromptChange(t *testing.T) {
 	prompt()
 	then("another change that must be seen", one, two)
 	prompt()
-	op.advance(kubeletDelay)
+	op.advance(delivery.KubeletDelay)
 	then("a change that the kubelet has shown")
 	prompt()
 	change(t, one, func(p *corev1.Pod) { delete(p.Annotations, v1alpha1.InjectedAnnotation) })
@@ -252,7 +253,7 @@ func TestARestartBeforeAllPodsAreTouched(t *testing.T) {
 		create(t, pods[i])
 	}
 	since := pods[5].CreationTimestamp.Add(time.Second)
-	create(t, promptObject(ns, mount{mountedSecret, "cart-token"}, formatMoment(since)))
+	create(t, promptObject(ns, mount{mountedSecret, "cart-token"}, delivery.Moment(since)))
 	op.catchUp(ns)
 	first := since.Add(30 * time.Second)
 	op.clock.SetTime(first)
@@ -277,7 +278,7 @@ func TestARestartBeforeAllPodsAreTouched(t *testing.T) {
 		t.Errorf("the next process patched pods %d times, not 3", n)
 	}
 	for i, p := range pods {
-		if before := touchedAt(t, p) == formatMoment(first); before != (i < 3) {
+		if before := touchedAt(t, p) == delivery.Moment(first); before != (i < 3) {
 			t.Errorf("pod %q was touched at %s", p.Name, touchedAt(t, p))
 		}
 	}
@@ -316,7 +317,7 @@ func TestAFloodOfPods(t *testing.T) {
 	})
 	since := time.Now()
 	change(t, secret, func(s *corev1.Secret) {
-		s.Annotations = map[string]string{v1alpha1.PromptSinceAnnotation: formatMoment(since)}
+		s.Annotations = map[string]string{v1alpha1.PromptSinceAnnotation: delivery.Moment(since)}
 	})
 	var delays []time.Duration
 	eventually(t, func() error {
@@ -366,12 +367,12 @@ func TestAChangeOfAnObjectTouchesItsPods(t *testing.T) {
 					return nil
 				})
 			}
-			o := promptObject(ns, m, formatMoment(created.Add(time.Second)))
+			o := promptObject(ns, m, delivery.Moment(created.Add(time.Second)))
 			create(t, o)
 			touched(created.Add(time.Second))
 			later := created.Add(30 * time.Second) // the operator's clock need not be the test's
 			change(t, o, func(o client.Object) {
-				o.SetAnnotations(map[string]string{v1alpha1.PromptSinceAnnotation: formatMoment(later)})
+				o.SetAnnotations(map[string]string{v1alpha1.PromptSinceAnnotation: delivery.Moment(later)})
 			})
 			touched(later)
 		})
@@ -424,7 +425,7 @@ func TestPromptDeliveryCanBeSwitchedOff(t *testing.T) {
 	_, cart := w.story()
 	pod := annotatedPod(w.shop, "cart", v1alpha1.InjectedAnnotation, "secret/prompt")
 	create(t, pod)
-	create(t, promptObject(w.shop, mount{mountedSecret, "prompt"}, formatMoment(pod.CreationTimestamp.Add(time.Second))))
+	create(t, promptObject(w.shop, mount{mountedSecret, "prompt"}, delivery.Moment(pod.CreationTimestamp.Add(time.Second))))
 	seen := reconciled(t, "pod")
 	op := startOperatorOver(t, restricted(t), func(o *Options) { o.PromptDelivery = false })
 	isReady(t, cart)
@@ -450,7 +451,7 @@ func TestARefusedTouchIsNotRepeated(t *testing.T) {
 	before, _ := metricOf(t, "m2m_pod_touches_total", map[string]string{"result": "refused"})
 	logged := strings.Count(suiteLogs.String(), "Failed to touch a pod")
 	op := startOperatorOver(t, restricted(t))
-	create(t, promptObject(ns, mount{mountedSecret, "cart-token"}, formatMoment(time.Now())))
+	create(t, promptObject(ns, mount{mountedSecret, "cart-token"}, delivery.Moment(time.Now())))
 	refusals := func() int {
 		n, _ := metricOf(t, "m2m_pod_touches_total", map[string]string{"result": "refused"})
 		return int(n - before)

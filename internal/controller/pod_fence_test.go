@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 )
 
 // TestThePermissionToTouch: the role for prompt delivery grants what a touch
@@ -51,7 +52,7 @@ func TestThePermissionToTouch(t *testing.T) {
 	ns := newNamespace(t, "touch", nil)
 	pod := annotatedPod(ns, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token")
 	create(t, pod)
-	create(t, promptObject(ns, mount{mountedSecret, "cart-token"}, formatMoment(pod.CreationTimestamp.Add(time.Second))))
+	create(t, promptObject(ns, mount{mountedSecret, "cart-token"}, delivery.Moment(pod.CreationTimestamp.Add(time.Second))))
 	cfg := restricted(t)
 	operator, err := client.New(cfg, client.Options{Scheme: Scheme()})
 	if err != nil {
@@ -102,7 +103,7 @@ func TestPodFence(t *testing.T) {
 		return nil
 	})
 
-	touch := func(p *corev1.Pod) { p.Annotations[v1alpha1.TouchedAtAnnotation] = formatMoment(time.Now()) }
+	touch := func(p *corev1.Pod) { p.Annotations[v1alpha1.TouchedAtAnnotation] = delivery.Moment(time.Now()) }
 	// also touches a pod and does something else in one go.
 	also := func(mutate func(*corev1.Pod)) func() error {
 		return func() error {
@@ -128,7 +129,7 @@ func TestPodFence(t *testing.T) {
 	}{
 		"it touches a pod": {also(func(*corev1.Pod) {}), true},
 		"it touches a pod again": {also(func(p *corev1.Pod) {
-			p.Annotations[v1alpha1.TouchedAtAnnotation] = formatMoment(time.Now().Add(time.Second))
+			p.Annotations[v1alpha1.TouchedAtAnnotation] = delivery.Moment(time.Now().Add(time.Second))
 		}), true},
 		"it touches as the reconciler does": {func() error {
 			r := &PodReconciler{podConfig: podConfig{client: operator}}

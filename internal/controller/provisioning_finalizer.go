@@ -24,6 +24,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
 const (
@@ -163,7 +164,7 @@ func (r *remover) run(ctx context.Context, rm removal, now time.Time) (time.Dura
 		}
 		why = provisioningProblem(err)
 	}
-	retry := spread(rm.object.GetUID(), 4*time.Second, 8*time.Second)
+	retry := refresh.Between(string(rm.object.GetUID()), 4*time.Second, 8*time.Second)
 	if rm.must && exists && why.Reason != v1alpha1.ReasonProvisioningNotConfigured {
 		log.FromContext(ctx).V(1).Info("Waits to withdraw what was provisioned", "reason", why.Reason)
 		return retry, nil

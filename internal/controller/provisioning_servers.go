@@ -293,7 +293,7 @@ func (a *administration) enter(obj, o client.Object, wake chan<- event.GenericEv
 		rt.enqueue(o, wake)
 		wait = answer.Wait // nobody here wakes for a worker's place that another server has
 		if full {
-			wait = spread(o.GetUID(), queueWait, 2*queueWait)
+			wait = refresh.Between(string(o.GetUID()), queueWait, 2*queueWait)
 		}
 		return nil, wait, &rules.Problem{
 			Reason: v1alpha1.ReasonWaitingForBudget, Unknown: true,

@@ -348,12 +348,3 @@ func watchedNamespaces(names []string) map[string]cache.Config {
 	}
 	return m
 }
-
-// soonest returns the shortest of the durations that are set, at least min.
-func soonest(least time.Duration, ds ...time.Duration) time.Duration {
-	ds = slices.DeleteFunc(ds, func(d time.Duration) bool { return d == 0 })
-	if len(ds) == 0 {
-		return 0
-	}
-	return max(least, slices.Min(ds))
-}

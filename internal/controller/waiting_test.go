@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
@@ -104,7 +105,7 @@ func TestATokenWaitsForThePodsOfItsAPI(t *testing.T) {
 	if touchedAt(t, pod) == "" || op.touches() != 1 {
 		t.Fatalf("the pod was touched %d times", op.touches())
 	}
-	op.advance(touchDelay - time.Second)
+	op.advance(delivery.TouchDelay - time.Second)
 	s.settle()
 	s.isHeld()
 	op.advance(time.Second)
@@ -137,7 +138,7 @@ func TestATokenWaitsForAKubelet(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, pod := rotatedStage(t, tc.op, tc.injected)
 			s.isHeld()
-			tc.op.advance(kubeletDelay - time.Second)
+			tc.op.advance(delivery.KubeletDelay - time.Second)
 			s.settle()
 			s.isHeld()
 			tc.op.advance(time.Second)
@@ -158,7 +159,7 @@ func TestNoTokenExpiresForWaiting(t *testing.T) {
 		"a pod that nobody touches": func(*stage, *corev1.Pod) {},
 		"a pod that says it will be touched in a year": func(s *stage, pod *corev1.Pod) {
 			change(s.t, pod, func(p *corev1.Pod) {
-				p.Annotations[v1alpha1.TouchedAtAnnotation] = formatMoment(op.clock.Now().Add(365 * 24 * time.Hour))
+				p.Annotations[v1alpha1.TouchedAtAnnotation] = delivery.Moment(op.clock.Now().Add(365 * 24 * time.Hour))
 			})
 		},
 		"another namespace's pod": func(s *stage, pod *corev1.Pod) {
@@ -212,7 +213,7 @@ func TestARestartWhileATokenWaits(t *testing.T) {
 	s.op.clock.SetTime(op.clock.Now().Add(time.Second))
 	s.settle()
 	s.isHeld()
-	s.op.advance(touchDelay)
+	s.op.advance(delivery.TouchDelay)
 	s.settle()
 	s.isPublished()
 	if s.token() != token {
@@ -231,7 +232,7 @@ func TestTheSecretIsRenamedWhileATokenWaits(t *testing.T) {
 	s.isHeld()
 	change(t, s.cart, func(c *v1alpha1.M2MClient) { c.Spec.Secret.Name = "renamed" })
 	s.settle()
-	op.advance(touchDelay)
+	op.advance(delivery.TouchDelay)
 	s.settle()
 	if got := keyOfToken(t, tokenIn(t, s.shop, "renamed", "payment-api")); got != s.as.KeyID() {
 		t.Errorf("the token is signed by %s, want %s", got, s.as.KeyID())
@@ -261,12 +262,12 @@ func TestATokenIsLookedAtWhenItsWaitEnds(t *testing.T) {
 			s, pod := rotatedStage(t, op, false)
 			if touched > 0 {
 				change(t, pod, func(p *corev1.Pod) {
-					p.Annotations[v1alpha1.TouchedAtAnnotation] = formatMoment(op.clock.Now().Add(touched))
+					p.Annotations[v1alpha1.TouchedAtAnnotation] = delivery.Moment(op.clock.Now().Add(touched))
 				})
 				s.settle()
 			}
 			s.isHeld()
-			s.until(op.clock.Now().Add(kubeletDelay + time.Second))
+			s.until(op.clock.Now().Add(delivery.KubeletDelay + time.Second))
 			s.isPublished()
 		})
 	}
@@ -301,7 +302,7 @@ func TestScopesWaitForThePodsOfTheirAPI(t *testing.T) {
 	if touchedAt(t, pod) == "" {
 		t.Error("the API's pod was not touched")
 	}
-	op.advance(touchDelay)
+	op.advance(delivery.TouchDelay)
 	s.settle()
 	if s.token() == old || !slices.Contains(s.status().Scopes, "payments:refund") {
 		t.Errorf("the token still waits, or has the scopes %v", s.status().Scopes)
@@ -350,7 +351,7 @@ func TestAnOldKeyThatIsRevokedLeavesPodsAtOnce(t *testing.T) {
 	s.settle()
 	pod := paymentPod(s, true)
 	s.settle()
-	op.advance(2 * kubeletDelay)
+	op.advance(2 * delivery.KubeletDelay)
 	s.settle()
 	if at := touchedAt(t, pod); at != "" || s.signedBy() == stolen {
 		t.Fatalf("nothing has happened, and the pod was touched at %q; the token is signed by %q", at, s.signedBy())
@@ -415,7 +416,7 @@ func TestWhenATokenSecretIsPrompt(t *testing.T) {
 			s.settle()
 			want := ""
 			if tc.want {
-				want = formatMoment(o.clock.Now())
+				want = delivery.Moment(o.clock.Now())
 			}
 			if diff := cmp.Diff(want, s.promptSince()); diff != "" {
 				t.Errorf("prompt since (-want +got):\n%s", diff)
@@ -449,7 +450,7 @@ func TestTheSecretOfWaitingTokensIsNotTrusted(t *testing.T) {
 			w.Data["payment-api"] = []byte("forged")
 		})
 		s.op = startStepped(t)
-		s.op.clock.SetTime(op.clock.Now().Add(kubeletDelay))
+		s.op.clock.SetTime(op.clock.Now().Add(delivery.KubeletDelay))
 		s.settle()
 		if s.token() == "forged" || s.signedBy() != s.as.KeyID() {
 			t.Error("the forged token was published, or none")
@@ -493,7 +494,7 @@ func TestTheSecretOfWaitingTokensIsNotTrusted(t *testing.T) {
 			if s.signedBy() == s.as.KeyID() || s.status().Pending.KeyID != s.as.KeyID() {
 				t.Error("the token does not wait")
 			}
-			op.advance(touchDelay)
+			op.advance(delivery.TouchDelay)
 			s.settle()
 			if s.signedBy() != s.as.KeyID() {
 				t.Error("the token still waits")

@@ -3,6 +3,7 @@
 package refresh
 
 import (
+	"slices"
 	"strconv"
 	"time"
 )
@@ -81,4 +82,19 @@ func double(base, limit time.Duration, times int) time.Duration {
 // not come all at once.
 func Spread(seed string, most time.Duration) time.Duration {
 	return time.Duration(float64(most) * fraction(seed))
+}
+
+// Between is Spread onto [least, most).
+func Between(seed string, least, most time.Duration) time.Duration {
+	return least + Spread(seed, most-least)
+}
+
+// Soonest returns the shortest of the waits that are set, and at least least; zero if
+// none is.
+func Soonest(least time.Duration, waits ...time.Duration) time.Duration {
+	waits = slices.DeleteFunc(waits, func(d time.Duration) bool { return d == 0 })
+	if len(waits) == 0 {
+		return 0
+	}
+	return max(least, slices.Min(waits))
 }
