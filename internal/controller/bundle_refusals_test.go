@@ -17,13 +17,15 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/write"
+
 	"github.com/google/go-cmp/cmp"
 	admissionreviewv1 "k8s.io/api/admission/v1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -71,7 +73,7 @@ func TestARefusedBundleIsTold(t *testing.T) {
 	if !strings.HasPrefix(c.Message, want) || !strings.Contains(c.Message, "every ConfigMap needs the label team aaa") {
 		t.Errorf("the condition says %q, want %q and the policy's words", c.Message, want)
 	}
-	if n := utf8.RuneCountInString(c.Message); n > len(want)+maxRefusal {
+	if n := utf8.RuneCountInString(c.Message); n > len(want)+verification.MaxRefusal {
 		t.Errorf("the condition has %d characters", n)
 	}
 	wantNote := fmt.Sprintf("payment: VerificationNotReady: Waiting for ConfigMap %q: the API server refuses it in namespace %q: configmaps %[1]q is forbidden: ", name, s.payments)
@@ -90,7 +92,7 @@ func TestARefusedBundleIsTold(t *testing.T) {
 	}
 	s.op = next
 	lift()
-	next.advance(refusalWait)
+	next.advance(write.RefusalWait)
 	s.rounds()
 	isReady(t, s.api)
 	if s.bundle() == nil {
@@ -129,7 +131,7 @@ func TestARefusedUpdateOfABundleIsTold(t *testing.T) {
 		t.Errorf("the pods were told %q, want %q once", notes, want)
 	}
 	lift()
-	op.advance(refusalWait)
+	op.advance(write.RefusalWait)
 	s.rounds(gateway)
 	isReady(t, s.api)
 	if got := s.api.Status.Bundle.Undelivered; got != 0 {
@@ -180,7 +182,7 @@ func TestAWordyRefusalIsNotWrittenEachTime(t *testing.T) {
 	if s.api.ResourceVersion != before {
 		t.Error("the status is written with each attempt")
 	}
-	op.advance(refusalWait)
+	op.advance(write.RefusalWait)
 	s.rounds()
 	if later := hasCondition(t, s.api, v1alpha1.ConditionDistributed, metav1.ConditionFalse, v1alpha1.ReasonBundleRefused); later.Message == c.Message {
 		t.Error("after a while the condition still says the first thing")
@@ -254,7 +256,7 @@ func TestBundlesCarryLabelsAndAnnotations(t *testing.T) {
 		if bundle == nil {
 			t.Fatal("there is no bundle")
 		}
-		labels = merged(labels, nil, map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
+		labels = write.Merged(labels, nil, map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
 		if diff := cmp.Diff(labels, bundle.Labels); diff != "" {
 			t.Errorf("the labels (-want +got):\n%s", diff)
 		}
@@ -318,22 +320,5 @@ func TestALabelKeepsNoRevokedKey(t *testing.T) {
 	}
 	if bundle.Labels["team"] != "payments" {
 		t.Errorf("the bundle has the label %q", bundle.Labels["team"])
-	}
-}
-
-// TestRefusalsAreBounded in number and length.
-func TestRefusalsAreBounded(t *testing.T) {
-	r := newRefusals(clock.RealClock{})
-	api := &v1alpha1.APIResource{}
-	for i := range 2 * maxRefusals {
-		d := &draft{request: bundleRequest{fmt.Sprint(i), types.NamespacedName{Namespace: "payments", Name: "api"}}, api: api}
-		r.refused(d, &corev1.ConfigMap{}, errors.New(strings.Repeat("x", 4*maxRefusal)))
-	}
-	if n := r.said.Len(); n != maxRefusals {
-		t.Errorf("%d refusals are kept", n)
-	}
-	last, _ := r.of(bundleRequest{fmt.Sprint(2*maxRefusals - 1), types.NamespacedName{Namespace: "payments", Name: "api"}})
-	if n := utf8.RuneCountInString(last); n != maxRefusal {
-		t.Errorf("a refusal of %d characters is kept", n)
 	}
 }

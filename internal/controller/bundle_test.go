@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -343,7 +345,7 @@ func TestBundleFollowsItsSpec(t *testing.T) {
 	spec := func(mutate func(*v1alpha1.APIResourceSpec)) {
 		t.Helper()
 		change(t, s.api, func(a *v1alpha1.APIResource) { mutate(&a.Spec) })
-		cached(t, op, s.api)
+		fromCache(t, op, s.api)
 		s.settle()
 	}
 	files := func(template string) func(*v1alpha1.APIResourceSpec) {
@@ -418,7 +420,7 @@ func TestRotationReachesManyNamespaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.as.ResetRequests()
-	op.advance(defaultKeyRefreshInterval)
+	op.advance(authserver.DefaultKeyRefreshInterval)
 	op.settle(w.payments)
 	if n := w.as.Count(oidc.JWKS); n != 1 {
 		t.Errorf("the keys were fetched %d times, want once", n)

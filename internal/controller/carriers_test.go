@@ -9,6 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
+
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -81,7 +85,7 @@ func TestScopesThatAreCarriedElsewhere(t *testing.T) {
 					}
 				}
 			})
-			cached(t, op, s.api)
+			fromCache(t, op, s.api)
 			s.settle()
 			isReady(t, s.cart)
 			hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionTrue, v1alpha1.ReasonTokensVerified)
@@ -131,18 +135,6 @@ func claimsInBundle(t *testing.T, s *stage) map[string][]string {
 	return byName
 }
 
-// TestDefaultScopeIsCarriedNowhere: Entra's, which stands for others.
-func TestDefaultScopeIsCarriedNowhere(t *testing.T) {
-	for scope, want := range map[string][]string{"payments:write": {"scope", "scp"}, "api://payment/.default": nil} {
-		if diff := cmp.Diff(want, carriers(scope, "", "")); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", scope, diff)
-		}
-	}
-	if diff := cmp.Diff([]string{"scope", "scp"}, carriers("api://payment/.default", v1alpha1.CarriedInScopeClaim, "")); diff != "" {
-		t.Errorf("a default scope that is declared as carried (-want +got):\n%s", diff)
-	}
-}
-
 // TestTokensWithoutAnAudience: a server puts no aud into its tokens. What the
 // API's owner says instead counts, for the operator and for the API's pods; what
 // could not check it is not rendered, and that is told.
@@ -177,7 +169,7 @@ func TestTokensWithoutAnAudience(t *testing.T) {
 			say := func(by v1alpha1.TokenAudience) {
 				t.Helper()
 				change(t, s.api, func(a *v1alpha1.APIResource) { a.Spec.Verification.Audience = by })
-				cached(t, op, s.api)
+				fromCache(t, op, s.api)
 				s.settle()
 			}
 			say(tc.wrong)
@@ -231,9 +223,9 @@ func TestRegisteredClientsNeedAnAudience(t *testing.T) {
 		"registered, and named by aud": {&v1alpha1.M2MClient{}, v1alpha1.TokenAudience{}, paymentAPI, jwks.Named{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := &access{expect: jwks.Expectation{Audience: paymentAPI, Named: named(tc.by)}}
-			a.expectName(tc.client)
-			if diff := cmp.Diff(jwks.Expectation{Audience: tc.audience, Named: tc.named}, a.expect); diff != "" {
+			a := &m2mclient.Access{Expect: jwks.Expectation{Audience: paymentAPI, Named: verification.Named(tc.by)}}
+			a.ExpectName(tc.client)
+			if diff := cmp.Diff(jwks.Expectation{Audience: tc.audience, Named: tc.named}, a.Expect); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
@@ -277,7 +269,7 @@ func TestPlainResourceWhoseTokensAreOdd(t *testing.T) {
 				t.Errorf("message %q", c.Message)
 			}
 			change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Verification = tc.says })
-			cached(t, op, cart)
+			fromCache(t, op, cart)
 			s.settle()
 			isReady(t, cart)
 			hasCondition(t, cart, v1alpha1.ConditionVerified, metav1.ConditionTrue, v1alpha1.ReasonTokensVerified)

@@ -9,6 +9,12 @@ import (
 	"testing"
 	"time"
 
+	podcontroller "github.com/m2m-operator/m2m-operator/internal/controller/pod"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -100,7 +106,7 @@ func TestABundleThatIsDeletedAgainAndAgain(t *testing.T) {
 	op := startStepped(t)
 	s := newStage(t, op)
 	s.verifies()
-	request := bundleRequest{s.payments, client.ObjectKeyFromObject(s.api)}
+	request := verification.Request{Namespace: s.payments, API: client.ObjectKeyFromObject(s.api)}
 	op.requests.reset()
 	for range 100 {
 		bundle := s.bundle()
@@ -131,7 +137,7 @@ func TestABundleThatIsDeletedAgainAndAgain(t *testing.T) {
 // TestTouchBudget: an urgent change each second for half a minute touches 600 pods
 // of one namespace few times, and those of another at once.
 func TestTouchBudget(t *testing.T) {
-	b := newTouchBudget()
+	b := podcontroller.NewTouchBudget()
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	pod := func(namespace string, i int) client.Object {
 		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(i))}}
@@ -139,12 +145,12 @@ func TestTouchBudget(t *testing.T) {
 	touched, most := map[int]int{}, 0
 	for range 30 {
 		for i := range 600 {
-			if b.take(pod("flood", i), now) == 0 {
+			if b.Take(pod("flood", i), now) == 0 {
 				touched[i]++
 				most = max(most, touched[i])
 			}
 		}
-		if wait := b.take(pod("quiet", 1), now); wait > podTouchRate.Every {
+		if wait := b.Take(pod("quiet", 1), now); wait > podcontroller.PodTouchRate.Every {
 			t.Errorf("a pod of another namespace waits for %v", wait)
 		}
 		now = now.Add(time.Second)
@@ -171,7 +177,7 @@ func TestForgedTouches(t *testing.T) {
 	op.clock.SetTime(pod.CreationTimestamp.Add(10 * time.Second))
 	// Finer than what a touch can say, and ahead of the clock.
 	since := op.clock.Now().Add(30*time.Second + 123456*time.Nanosecond).Format(time.RFC3339Nano)
-	create(t, promptObject(ns, mount{mountedSecret, "cart-token"}, since))
+	create(t, promptObject(ns, watch.Mount{Kind: watch.MountedSecret, Name: "cart-token"}, since))
 	op.catchUp(ns)
 	for range 5 {
 		op.round(ns)
@@ -188,11 +194,11 @@ func TestForgedTouches(t *testing.T) {
 		op.catchUp(ns)
 		op.round(ns)
 	}
-	if n := op.touches(); n > podTouchRate.Burst {
+	if n := op.touches(); n > podcontroller.PodTouchRate.Burst {
 		t.Errorf("forged annotations touched the pod %d times", n)
 	}
 	wait, err := op.reconcilePod(pod)
-	if err != nil || wait == 0 || wait > podTouchRate.Every {
+	if err != nil || wait == 0 || wait > podcontroller.PodTouchRate.Every {
 		t.Errorf("it comes back after %v, %v", wait, err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -107,7 +109,7 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 	demand := func(d func(*v1alpha1.Verification)) {
 		if d != nil {
 			change(s.t, s.api, func(a *v1alpha1.APIResource) { d(&a.Spec.Verification) })
-			cached(s.t, op, s.api)
+			fromCache(s.t, op, s.api)
 		}
 	}
 	for name, tc := range tests {
@@ -327,7 +329,7 @@ func TestScopeIsDroppedSilently(t *testing.T) {
 			change(t, s.cart, func(c *v1alpha1.M2MClient) {
 				c.Spec.Access[0].Scopes = []v1alpha1.ScopeName{"payments:read", "payments:write"}
 			})
-			cached(t, op, s.cart)
+			fromCache(t, op, s.cart)
 			s.settle()
 			hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, jwks.ReasonMissingScopes)
 			hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonTokenNotVerified)
@@ -346,7 +348,7 @@ func TestScopeIsDroppedSilently(t *testing.T) {
 func TestScopesThatAnAnswerLacks(t *testing.T) {
 	now := time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
 	srv := &rules.Server{Spec: &v1alpha1.AuthorizationServerSpec{}, Status: &v1alpha1.AuthorizationServerStatus{}}
-	a := &access{server: srv, expect: jwks.Expectation{Scopes: []string{"payments:read", "payments:write"}}}
+	a := &m2mclient.Access{Server: srv, Expect: jwks.Expectation{Scopes: []string{"payments:read", "payments:write"}}}
 	for name, tc := range map[string]struct {
 		granted []string
 		want    string
@@ -360,9 +362,9 @@ func TestScopesThatAnAnswerLacks(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := heldToken{value: "opaque", record: tokenRecord{ExpiresAt: now.Add(time.Hour), Scopes: tc.granted}}
-			_, bad := verify(h, &pass{now: now, server: srv}, a)
-			if bad == nil || bad.Reason != jwks.ReasonMissingScopes || bad.Message != tc.want+"; "+scopesHint {
+			h := m2mclient.HeldToken{Value: "opaque", Record: m2mclient.TokenRecord{ExpiresAt: now.Add(time.Hour), Scopes: tc.granted}}
+			_, bad := m2mclient.Verify(h, &m2mclient.Pass{Now: now, Server: srv}, a)
+			if bad == nil || bad.Reason != jwks.ReasonMissingScopes || bad.Message != tc.want+"; "+m2mclient.ScopesHint {
 				t.Errorf("got %v, want %q and the hint", bad, tc.want)
 			}
 		})

@@ -52,7 +52,7 @@ func TestStatusIsReadableByOthers(t *testing.T) {
 			if kstatus(t, tc.obj) != "InProgress" {
 				t.Error("a spec that nobody has seen is said to be current")
 			}
-			cached(t, op, tc.obj)
+			fromCache(t, op, tc.obj)
 			op.advance(time.Second)
 			s.settle()
 			if got := kstatus(t, tc.obj); got != "Current" {

@@ -11,6 +11,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -50,7 +56,7 @@ func anothersMeta(name string) metav1.ObjectMeta {
 }
 
 func partial(kind string, meta metav1.ObjectMeta) *metav1.PartialObjectMetadata {
-	o := metadataOf(kind)
+	o := cached.Metadata(kind)
 	o.ObjectMeta = meta
 	return o
 }
@@ -78,39 +84,39 @@ func TestWhatAnybodyWritesIsKeptWithinBounds(t *testing.T) {
 	for i := range grants {
 		grants[i].Clients.Namespaces.Selector = &metav1.LabelSelector{MatchLabels: many()}
 	}
-	secrets := slimSecret("m2m-operator-system")
+	secrets := cached.SlimSecret("m2m-operator-system")
 	for name, tc := range map[string]struct {
 		object client.Object
 		slim   toolscache.TransformFunc
 		most   int
 	}{
-		"a Deployment":  {&appsv1.Deployment{ObjectMeta: verifies, Spec: appsv1.DeploymentSpec{Template: template}}, stripWorkload, 1024},
-		"a StatefulSet": {&appsv1.StatefulSet{ObjectMeta: verifies, Spec: appsv1.StatefulSetSpec{Template: template}}, stripWorkload, 1024},
-		"a DaemonSet":   {&appsv1.DaemonSet{ObjectMeta: verifies, Spec: appsv1.DaemonSetSpec{Template: template}}, stripWorkload, 1024},
-		"a Job":         {&batchv1.Job{ObjectMeta: verifies, Spec: batchv1.JobSpec{Template: template}}, stripWorkload, 1024},
+		"a Deployment":  {&appsv1.Deployment{ObjectMeta: verifies, Spec: appsv1.DeploymentSpec{Template: template}}, cached.StripWorkload, 1024},
+		"a StatefulSet": {&appsv1.StatefulSet{ObjectMeta: verifies, Spec: appsv1.StatefulSetSpec{Template: template}}, cached.StripWorkload, 1024},
+		"a DaemonSet":   {&appsv1.DaemonSet{ObjectMeta: verifies, Spec: appsv1.DaemonSetSpec{Template: template}}, cached.StripWorkload, 1024},
+		"a Job":         {&batchv1.Job{ObjectMeta: verifies, Spec: batchv1.JobSpec{Template: template}}, cached.StripWorkload, 1024},
 		"a CronJob": {&batchv1.CronJob{ObjectMeta: verifies, Spec: batchv1.CronJobSpec{
-			JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: template}}}}, stripWorkload, 1024},
+			JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: template}}}}, cached.StripWorkload, 1024},
 		"a pod": {partial("Pod", func() metav1.ObjectMeta {
 			m := anothersMeta("pod")
-			for key := range podAnnotations {
+			for key := range cached.PodAnnotations {
 				m.Annotations[key] = long
 			}
 			return m
-		}()), stripPod, 1024},
+		}()), cached.StripPod, 1024},
 		"a pod that mounts many": {partial("Pod", metav1.ObjectMeta{
-			Name: "pod", Annotations: map[string]string{v1alpha1.InjectedAnnotation: strings.Repeat("secret/a,", 1000)}}), stripPod, 1024},
-		"a namespace":                  {partial("Namespace", anothersMeta("shop")), stripNamespace, 1024},
-		"an M2MClient":                 {&v1alpha1.M2MClient{ObjectMeta: anothersMeta("cart")}, slimClient, 1024},
-		"one with our wish":            {&v1alpha1.M2MClient{ObjectMeta: labelled("cart", map[string]string{v1alpha1.RotateCredentialAnnotation: long})}, slimClient, 1024},
-		"an AuthorizationServer":       {&v1alpha1.AuthorizationServer{ObjectMeta: anothersMeta("auth")}, slimServer, 1024},
-		"a ClusterAuthorizationServer": {&v1alpha1.ClusterAuthorizationServer{ObjectMeta: anothersMeta("auth")}, slimServer, 1024},
-		"an APIResource":               {&v1alpha1.APIResource{ObjectMeta: anothersMeta("api"), Spec: v1alpha1.APIResourceSpec{Grants: grants}}, slimAPIResource, 2048},
+			Name: "pod", Annotations: map[string]string{v1alpha1.InjectedAnnotation: strings.Repeat("secret/a,", 1000)}}), cached.StripPod, 1024},
+		"a namespace":                  {partial("Namespace", anothersMeta("shop")), cached.StripNamespace, 1024},
+		"an M2MClient":                 {&v1alpha1.M2MClient{ObjectMeta: anothersMeta("cart")}, cached.SlimClient, 1024},
+		"one with our wish":            {&v1alpha1.M2MClient{ObjectMeta: labelled("cart", map[string]string{v1alpha1.RotateCredentialAnnotation: long})}, cached.SlimClient, 1024},
+		"an AuthorizationServer":       {&v1alpha1.AuthorizationServer{ObjectMeta: anothersMeta("auth")}, cached.SlimServer, 1024},
+		"a ClusterAuthorizationServer": {&v1alpha1.ClusterAuthorizationServer{ObjectMeta: anothersMeta("auth")}, cached.SlimServer, 1024},
+		"an APIResource":               {&v1alpha1.APIResource{ObjectMeta: anothersMeta("api"), Spec: v1alpha1.APIResourceSpec{Grants: grants}}, cached.SlimAPIResource, 2048},
 		"a ConfigMap with our label": {&corev1.ConfigMap{
 			ObjectMeta: labelled("settings", map[string]string{v1alpha1.ContentsAnnotation: long, v1alpha1.APIResourceAnnotation: "payments/payment-api"}),
-			Data:       map[string]string{"filled": string(filled["filled"])}, BinaryData: filled}, slimConfigMap, 1024},
+			Data:       map[string]string{"filled": string(filled["filled"])}, BinaryData: filled}, cached.SlimConfigMap, 1024},
 		"a bundle that somebody has filled": {&corev1.ConfigMap{
 			ObjectMeta: labelled(render.ConfigMapName("payments", "payment-api"), map[string]string{v1alpha1.ContentsAnnotation: "{}", v1alpha1.APIResourceAnnotation: "payments/payment-api"}),
-			Data:       map[string]string{"filled": string(filled["filled"])}}, slimConfigMap, 1024},
+			Data:       map[string]string{"filled": string(filled["filled"])}}, cached.SlimConfigMap, 1024},
 		"a Secret with our label":         {&corev1.Secret{ObjectMeta: labelled("settings", nil), Data: filled, Type: corev1.SecretType(long)}, secrets, 1024},
 		"one that names a client":         {&corev1.Secret{ObjectMeta: ownedMeta(nil), Data: filled}, secrets, 1024},
 		"a token Secret that is too long": {&corev1.Secret{ObjectMeta: ownedMeta(map[string]string{v1alpha1.TokensAnnotation: "{}"}), Data: filled}, secrets, 1024},
@@ -133,9 +139,9 @@ func TestWhatAnybodyWritesIsKeptWithinBounds(t *testing.T) {
 			if len(encoded) > tc.most {
 				t.Errorf("%d bytes are kept: %.2000s", len(encoded), encoded)
 			}
-			for _, i := range slices.Concat(indexesOfClients(), indexesOfAllElse()) {
-				if fmt.Sprintf("%T", i.obj) == fmt.Sprintf("%T", kept) && len(i.fn(kept)) > 3 {
-					t.Errorf("it has %d entries in the index %s", len(i.fn(kept)), i.field)
+			for _, i := range slices.Concat(watch.IndexesOfClients(), watch.IndexesOfAllElse()) {
+				if fmt.Sprintf("%T", i.Obj) == fmt.Sprintf("%T", kept) && len(i.Fn(kept)) > 3 {
+					t.Errorf("it has %d entries in the index %s", len(i.Fn(kept)), i.Field)
 				}
 			}
 			// An informer may prepare an object twice.
@@ -172,19 +178,19 @@ func TestWhatIsOursIsKept(t *testing.T) {
 		object client.Object
 		slim   toolscache.TransformFunc
 	}{
-		"a pod with as many mounts as there can be": {partial("Pod", metav1.ObjectMeta{Name: "cart", Annotations: pod}), stripPod},
+		"a pod with as many mounts as there can be": {partial("Pod", metav1.ObjectMeta{Name: "cart", Annotations: pod}), cached.StripPod},
 		"a Deployment": {&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "cart", Annotations: verify},
-			Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Annotations: verify}}}}, stripWorkload},
-		"the labels of a namespace": {partial("Namespace", metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"team": "shop"}}), stripNamespace},
+			Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Annotations: verify}}}}, cached.StripWorkload},
+		"the labels of a namespace": {partial("Namespace", metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"team": "shop"}}), cached.StripNamespace},
 		"the shard, the wish and the finalizers of a client": {&v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{
 			Labels: map[string]string{v1alpha1.ShardLabel: "a"}, Annotations: map[string]string{v1alpha1.RotateCredentialAnnotation: "1"},
-			Finalizers: []string{"example.com/theirs", v1alpha1.ProvisioningFinalizer}, Generation: 3}}, slimClient},
-		"a selector": {api, slimAPIResource},
+			Finalizers: []string{"example.com/theirs", v1alpha1.ProvisioningFinalizer}, Generation: 3}}, cached.SlimClient},
+		"a selector": {api, cached.SlimAPIResource},
 		"a token Secret, and what others have added": {&corev1.Secret{ObjectMeta: metav1.ObjectMeta{
 			Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue, "team": "shop"}, Finalizers: []string{"example.com/theirs"},
-			Annotations: map[string]string{v1alpha1.TokensAnnotation: "{}", "theirs": "1"}, OwnerReferences: owner}, Data: tokens}, slimSecret("m2m-operator-system")},
+			Annotations: map[string]string{v1alpha1.TokensAnnotation: "{}", "theirs": "1"}, OwnerReferences: owner}, Data: tokens}, cached.SlimSecret("m2m-operator-system")},
 		"credentials": {&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "m2m-operator-system", Name: "m2m-credential-1", Labels: ours},
-			Data: map[string][]byte{credentialKey: []byte("{}")}}, slimSecret("m2m-operator-system")},
+			Data: map[string][]byte{record.CredentialKey: []byte("{}")}}, cached.SlimSecret("m2m-operator-system")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := tc.object.DeepCopyObject()
@@ -226,19 +232,19 @@ func TestBundlesAreKeptAsDigests(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			there := bundle(tc.change)
 			want := there.DeepCopy()
-			if _, err := slimConfigMap(there); err != nil {
+			if _, err := cached.SlimConfigMap(there); err != nil {
 				t.Fatal(err)
 			}
 			if !equality.Semantic.DeepEqual(there.ObjectMeta, want.ObjectMeta) {
 				t.Errorf("its metadata became %s", cmp.Diff(want.ObjectMeta, there.ObjectMeta))
 			}
-			if same := contentDigest(there) == contentDigest(written); same != tc.same {
+			if same := cached.ContentDigest(there) == cached.ContentDigest(written); same != tc.same {
 				t.Errorf("it is the same as what was written: %t", same)
 			}
 			if encoded, _ := json.Marshal(there.Data); strings.Contains(string(encoded), "example.com") {
 				t.Errorf("what is in it is kept: %s", encoded)
 			}
-			if errs := validation.ValidateAnnotations(map[string]string{cutMark: ""}, field.NewPath("")); len(errs) == 0 {
+			if errs := validation.ValidateAnnotations(map[string]string{cached.CutMark: ""}, field.NewPath("")); len(errs) == 0 {
 				t.Error("the API server would take what is cut")
 			}
 		})
@@ -253,7 +259,7 @@ func TestForgedBundlesCountForNothing(t *testing.T) {
 			c := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
 				Namespace: "evil", Name: configMap, Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
 				Annotations: map[string]string{v1alpha1.APIResourceAnnotation: "payments/payment-api", v1alpha1.ContentsAnnotation: "{}"}}}
-			if _, err := slimConfigMap(c); err != nil {
+			if _, err := cached.SlimConfigMap(c); err != nil {
 				t.Fatal(err)
 			}
 			if c.Annotations[v1alpha1.APIResourceAnnotation] != "" {
@@ -266,11 +272,11 @@ func TestForgedBundlesCountForNothing(t *testing.T) {
 // TestNamespaceWithTooManyLabelsIsNotSelected asks for one whose labels cannot be
 // kept, by a selector that would choose it for what it lacks.
 func TestNamespaceWithTooManyLabelsIsNotSelected(t *testing.T) {
-	ns, err := stripNamespace(partial("Namespace", metav1.ObjectMeta{Name: "evil", Labels: many()}))
+	ns, err := cached.StripNamespace(partial("Namespace", metav1.ObjectMeta{Name: "evil", Labels: many()}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := rules.Resolver{Reader: theNamespace{ns.(*metav1.PartialObjectMetadata)}, Cut: isCut}
+	r := rules.Resolver{Reader: theNamespace{ns.(*metav1.PartialObjectMetadata)}, Cut: cached.IsCut}
 	lacks := v1alpha1.NamespaceSelection{Selector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
 		{Key: "example.com/a1", Operator: metav1.LabelSelectorOpDoesNotExist}}}}
 	if chosen, err := r.Selects(t.Context(), lacks, "evil"); chosen || err != nil {
@@ -291,48 +297,3 @@ func (n theNamespace) Get(_ context.Context, _ client.ObjectKey, o client.Object
 }
 
 func (theNamespace) List(context.Context, client.ObjectList, ...client.ListOption) error { return nil }
-
-// TestSpecsAreBounded: how much the API server takes of what the cache keeps as it is.
-func TestSpecsAreBounded(t *testing.T) {
-	ns := newNamespace(t, "bounds", nil)
-	list := func(n int, format string) string {
-		all := make([]string, n)
-		for i := range all {
-			all[i] = fmt.Sprintf(format, i)
-		}
-		return strings.Join(all, ", ")
-	}
-	scopes := func(n int) string { return "scopes: [" + list(n, "s-%d") + "]" }
-	accesses := func(last int) string {
-		return "access: [" + list(4, "{apiResourceRef: {name: api-%d}, "+scopes(64)+"}") + ", {apiResourceRef: {name: another}" + scopesOrNone(last, scopes) + "}], " + ownServer
-	}
-	secret := func(field string, n int) string {
-		return anAccess + ", " + ownServer + ", secret: {" + field + ": {" + list(8, `"example.com/%d": "`+strings.Repeat("x", n/8-13)+`"`) + "}}"
-	}
-	judge(t, ns, "client", map[string]schemaCase{
-		"as many scopes as there can be":       {accesses(0), ""},
-		"a scope more":                         {accesses(1), "the accesses together must have at most 256 scopes"},
-		"labels of the greatest length":        {secret("labels", 8192), ""},
-		"labels that are too long together":    {secret("labels", 8200), "labels must have at most 8192 characters together"},
-		"annotations of the greatest length":   {secret("annotations", 8192), ""},
-		"annotations that are longer together": {secret("annotations", 8200), "annotations must have at most 8192 characters together"},
-	})
-	grants := func(more string) string {
-		grant := "{clients: {namespaces: {names: [" + list(50, "n-%d") + "]}, names: [" + list(28, "c-%d") + "]}, " + scopes(50) + "}"
-		return "scopes: [" + list(50, "{name: s-%d}") + "], grants: [" + strings.Repeat(grant+", ", 4) + more + "]"
-	}
-	judge(t, ns, "api", map[string]schemaCase{
-		"grants with as many names as there can be": {grants(""), ""},
-		"a namespace more":                          {grants("{clients: {namespaces: {names: [a]}}}"), "the grants together must have at most 512 names and scopes"},
-	})
-}
-
-// ownServer is what a client with credentials of its own names besides.
-const ownServer = ownCredentials + ", authorizationServerRef: {name: auth}"
-
-func scopesOrNone(n int, scopes func(int) string) string {
-	if n == 0 {
-		return ""
-	}
-	return ", " + scopes(n)
-}

@@ -11,6 +11,10 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -38,7 +42,7 @@ func TestUsableEndpoints(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := &v1alpha1.AuthorizationServerSpec{Issuer: "https://auth.example.com/oidc", Endpoints: token(tc.spec)}
-			if got := usableEndpoints(spec, token(tc.found), token(tc.told)).Token; got != tc.want {
+			if got := record.UsableEndpoints(spec, token(tc.found), token(tc.told)).Token; got != tc.want {
 				t.Errorf("uses %q, want %q", got, tc.want)
 			}
 		})
@@ -82,7 +86,7 @@ func (op *operator) seesEndpoint(server client.Object, url string) {
 		if err := op.client.Get(op.t.Context(), client.ObjectKeyFromObject(server), server); err != nil {
 			return err
 		}
-		if got := statusOf(server).Endpoints.Token; string(got) != url {
+		if got := record.StatusOf(server).Endpoints.Token; string(got) != url {
 			return fmt.Errorf("the status tells %q", got)
 		}
 		return nil
@@ -154,7 +158,7 @@ func TestAnEditedEndpointIsNotUsedAfterARestart(t *testing.T) {
 	hasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotReady)
 
 	w.as.ClearFaults()
-	third.advance(discoveryInterval)
+	third.advance(authserver.DiscoveryInterval)
 	third.settle(w.shop, w.payments)
 	isReady(t, cart)
 	third.seesEndpoint(server, w.as.TokenURL())

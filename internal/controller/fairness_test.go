@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -203,20 +205,20 @@ func TestAForgedRecordBringsNobodyForward(t *testing.T) {
 	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(s.cart), &c); err != nil {
 		t.Fatal(err)
 	}
-	p := &pass{client: &c, now: op.clock.Now()}
+	p := &m2mclient.Pass{Client: &c, Now: op.clock.Now()}
 	for _, step := range []func() error{
-		func() error { return r.resolve(t.Context(), p) }, func() error { return r.readSecret(t.Context(), p) },
+		func() error { return r.Resolve(t.Context(), p) }, func() error { return r.ReadSecret(t.Context(), p) },
 	} {
 		if err := step(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	a := p.accesses[0]
-	r.present(p, a)
-	if a.record == nil || a.record.ExpiresAt.Year() != 2001 {
+	a := p.Accesses[0]
+	r.Present(p, a)
+	if a.Record == nil || a.Record.ExpiresAt.Year() != 2001 {
 		t.Fatal("the record was not forged")
 	}
-	if n := r.need(p, a, a.record.Inputs); !n.ExpiresAt.IsZero() || n.Proven {
+	if n := r.Need(p, a, a.Record.Inputs); !n.ExpiresAt.IsZero() || n.Proven {
 		t.Errorf("the forged record is believed: %+v", n)
 	}
 }

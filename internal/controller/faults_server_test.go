@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -74,7 +76,7 @@ func TestDiscoveryFaults(t *testing.T) {
 			if tc.requests == 0 {
 				tc.requests = 2 // both well-known addresses
 			}
-			checkPublicationFault(t, s, tc, oidc.Discovery, v1alpha1.ConditionDiscovered, v1alpha1.ReasonDiscovered, discoveryInterval)
+			checkPublicationFault(t, s, tc, oidc.Discovery, v1alpha1.ConditionDiscovered, v1alpha1.ReasonDiscovered, authserver.DiscoveryInterval)
 		})
 	}
 }
@@ -97,7 +99,7 @@ func TestJWKSFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s.t = t
 			tc.requests = 1
-			checkPublicationFault(t, s, tc, oidc.JWKS, v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, defaultKeyRefreshInterval)
+			checkPublicationFault(t, s, tc, oidc.JWKS, v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, authserver.DefaultKeyRefreshInterval)
 		})
 	}
 }
@@ -167,7 +169,7 @@ func TestPublicationHonoursRetryAfter(t *testing.T) {
 	for name, endpoint := range map[string]oidc.Endpoint{"discovery": oidc.Discovery, "JWKS": oidc.JWKS} {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, op)
-			op.advance(discoveryInterval)
+			op.advance(authserver.DiscoveryInterval)
 			s.as.SetFault(endpoint, askLater("900"))
 			s.settle()
 			asked := s.as.Count(endpoint)
@@ -254,7 +256,7 @@ func TestTokenEndpointIsRefused(t *testing.T) {
 	op := startStepped(t)
 	s := newStage(t, op)
 	s.as.SetFault(oidc.Discovery, with("token_endpoint", "http://169.254.169.254/token"))
-	op.advance(discoveryInterval)
+	op.advance(authserver.DiscoveryInterval)
 	s.settle()
 	s.due()
 	s.settle()

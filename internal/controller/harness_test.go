@@ -9,6 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -82,11 +86,11 @@ func (op *operator) catchUp(namespaces ...string) {
 	anothers := client.MatchingLabelsSelector{Selector: labels.NewSelector().Add(*requirement)}
 	for _, ns := range namespaces {
 		in := client.InNamespace(ns)
-		for _, list := range append(verifierLists(), &v1alpha1.AuthorizationServerList{}, &v1alpha1.APIResourceList{}, &v1alpha1.M2MClientList{}) {
+		for _, list := range append(watch.VerifierLists(), &v1alpha1.AuthorizationServerList{}, &v1alpha1.APIResourceList{}, &v1alpha1.M2MClientList{}) {
 			op.agrees(op.client, list, in)
 		}
 		for _, kind := range []string{"Secret", "ConfigMap"} {
-			op.agrees(versionsOf{op.servers.foreign.ofKind(kind), ns}, metadata(kind), in, anothers)
+			op.agrees(versionsOf{op.servers.foreign.OfKind(kind), ns}, metadata(kind), in, anothers)
 		}
 		op.agrees(op.client, &corev1.SecretList{}, in, own)
 		op.agrees(op.client, &corev1.ConfigMapList{}, in, own)
@@ -213,16 +217,16 @@ var everyController = []string{"authorizationserver", "clusterauthorizationserve
 
 // versionsOf lists what is known of the objects of a namespace.
 type versionsOf struct {
-	*identities
+	*foreign.Identities
 	namespace string
 }
 
 func (v versionsOf) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	for name, id := range v.of[v.namespace] {
+	v.Mu.RLock()
+	defer v.Mu.RUnlock()
+	for name, id := range v.Of[v.namespace] {
 		all := list.(*metav1.PartialObjectMetadataList)
-		all.Items = append(all.Items, *v.object(v.namespace, name, id))
+		all.Items = append(all.Items, *v.Object(v.namespace, name, id))
 	}
 	return nil
 }

@@ -6,6 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -201,7 +205,7 @@ func TestAnAPIsOwnerCausesFewRequests(t *testing.T) {
 		s.settle()
 		op.advance(30 * time.Second)
 	}
-	if n, most := s.as.Count(oidc.Token), rejudgedRate.Burst+int(time.Hour/rejudgedRate.Every); n > most {
+	if n, most := s.as.Count(oidc.Token), m2mclient.RejudgedRate.Burst+int(time.Hour/m2mclient.RejudgedRate.Every); n > most {
 		t.Errorf("%d token requests in an hour, want %d at most", n, most)
 	}
 }
@@ -225,7 +229,7 @@ func (s *stage) terms() string {
 	if err := kube.Get(s.t.Context(), name, &bundle); err != nil {
 		s.t.Fatal(err)
 	}
-	contents, _ := contentsIn(&bundle)
+	contents, _ := verification.ContentsIn(&bundle)
 	return contents.Terms
 }
 
@@ -297,7 +301,7 @@ func TestTermsWaitOnlySoLong(t *testing.T) {
 			op.catchUp(s.payments, s.shop)
 			bundle := func() {
 				t.Helper()
-				_, err := op.bundle.Reconcile(t.Context(), bundleRequest{s.payments, client.ObjectKeyFromObject(s.api)})
+				_, err := op.bundle.Reconcile(t.Context(), verification.Request{Namespace: s.payments, API: client.ObjectKeyFromObject(s.api)})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -33,7 +35,7 @@ func TestMoreKeysThanAreKept(t *testing.T) {
 				m["keys"] = slices.Concat(others, m["keys"].([]any))
 			}})
 			old := s.as.KeyID()
-			op.advance(defaultKeyRefreshInterval)
+			op.advance(authserver.DefaultKeyRefreshInterval)
 			s.settle()
 			if !slices.Contains(bundledKeys(t, s.bundle()), old) {
 				t.Error("the bundle has lost the key of the token in use")
@@ -50,7 +52,7 @@ func TestMoreKeysThanAreKept(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			op.advance(defaultKeyRefreshInterval)
+			op.advance(authserver.DefaultKeyRefreshInterval)
 			s.settle()
 			s.due()
 			s.until(op.clock.Now().Add(20 * time.Second))

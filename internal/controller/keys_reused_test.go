@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -46,9 +48,9 @@ func TestAKeyIsReplacedUnderItsID(t *testing.T) {
 			if err := replace(s.as); err != nil {
 				t.Fatal(err)
 			}
-			op.advance(defaultKeyRefreshInterval)
+			op.advance(authserver.DefaultKeyRefreshInterval)
 			s.settle()
-			s.until(op.clock.Now().Add(2 * supersededGrace))
+			s.until(op.clock.Now().Add(2 * authserver.SupersededGrace))
 			fresh, err := s.as.SignToken(nil)
 			if err != nil {
 				t.Fatal(err)
@@ -69,11 +71,11 @@ func TestAKeyIsReplacedUnderItsID(t *testing.T) {
 					s.until(op.clock.Now().Add(10 * time.Second))
 				}
 			}
-			s.until(op.clock.Now().Add(supersededGrace - 30*time.Second))
+			s.until(op.clock.Now().Add(authserver.SupersededGrace - 30*time.Second))
 			if len(keys()) != 2 || s.token() == old {
 				t.Fatalf("the bundle has %d keys while pods may read the former token; there is a new one: %v", len(keys()), s.token() != old)
 			}
-			s.until(op.clock.Now().Add(2 * supersededGrace))
+			s.until(op.clock.Now().Add(2 * authserver.SupersededGrace))
 			if k := keys(); len(k) != 1 || !verified(s.token(), k) || isTold() {
 				t.Errorf("the bundle has %d keys, the token verifies: %v, the replaced key is told of: %v", len(k), verified(s.token(), k), isTold())
 			}

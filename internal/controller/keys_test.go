@@ -12,6 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
+
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -121,13 +127,13 @@ func (s *stage) setServer(namespace string, mutate func(*v1alpha1.AuthorizationS
 	s.t.Helper()
 	server := s.server(namespace)
 	change(s.t, server, func(a *v1alpha1.AuthorizationServer) { mutate(&a.Spec) })
-	cached(s.t, s.op, server)
+	fromCache(s.t, s.op, server)
 }
 
 var errNotCached = errors.New("the cache is behind")
 
 // cached waits until the operator's cache has an object as it is.
-func cached(t *testing.T, op *operator, obj client.Object) {
+func fromCache(t *testing.T, op *operator, obj client.Object) {
 	t.Helper()
 	have := obj.DeepCopyObject().(client.Object)
 	eventually(t, func() error {
@@ -188,7 +194,7 @@ func TestOnlyPublicSigningKeysAreTaken(t *testing.T) {
 			map[string]any{}, "no key", 7, nil, []any{ec},
 		)
 	}})
-	op.advance(defaultKeyRefreshInterval)
+	op.advance(authserver.DefaultKeyRefreshInterval)
 	s.settle()
 
 	server := s.server(s.payments)
@@ -237,7 +243,7 @@ func TestKeysAreAskedForConditionally(t *testing.T) {
 	s.verifies()
 	op.requests.reset()
 	for range 3 {
-		op.advance(defaultKeyRefreshInterval)
+		op.advance(authserver.DefaultKeyRefreshInterval)
 		s.settle()
 	}
 	if n, asked := s.as.NotModified(), s.as.Count(oidc.JWKS); n != 2*3 || asked != n {
@@ -312,7 +318,7 @@ func TestUnknownKeyWhereThereIsNoToken(t *testing.T) {
 			hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionUnknown, v1alpha1.ReasonWaitingForKey)
 			hasCondition(t, s.cart, v1alpha1.ConditionReady, metav1.ConditionUnknown, v1alpha1.ReasonWaitingForKey)
 			hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionUnknown, v1alpha1.ReasonNoToken)
-			s.until(op.clock.Now().Add(keyPatience))
+			s.until(op.clock.Now().Add(m2mclient.KeyPatience))
 			s.requested(1)
 			if published {
 				isReady(t, s.cart)
@@ -381,7 +387,7 @@ func TestUnknownKeysAreFetchedSeldom(t *testing.T) {
 	s.as.RevokeKey(kid)
 	op.advance(45 * time.Minute) // all are due
 	s.until(op.clock.Now().Add(time.Minute))
-	if n, most := s.as.Count(oidc.JWKS), int(time.Minute/keyRefetchInterval)+1; n < 2 || n > most {
+	if n, most := s.as.Count(oidc.JWKS), int(time.Minute/servers.KeyRefetchInterval)+1; n < 2 || n > most {
 		t.Errorf("the keys were fetched %d times in a minute, want 2 to %d", n, most)
 	}
 }
@@ -397,7 +403,7 @@ func TestAnnouncedRotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	op.advance(defaultKeyRefreshInterval)
+	op.advance(authserver.DefaultKeyRefreshInterval)
 	s.settle()
 	want := []string{old, kid}
 	slices.Sort(want)

@@ -6,6 +6,12 @@ import (
 	"context"
 	"testing"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/bundle"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
+
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -32,19 +38,19 @@ func TestListsWaitForNoWrites(t *testing.T) {
 	api := types.NamespacedName{Namespace: "payments", Name: "payment-api"}
 	for name, list := range map[string]func(context.Context, client.Client) error{
 		"namespaces that verify": func(ctx context.Context, c client.Client) error {
-			_, err := namespacesThatVerify(ctx, c, api)
+			_, err := verification.NamespacesThatVerify(ctx, c, api)
 			return err
 		},
 		"workloads that need a bundle": func(ctx context.Context, c client.Client) error {
-			_, err := (&BundleReconciler{bundleConfig: bundleConfig{client: c}}).needed(ctx, bundleRequest{api: api, namespace: "shop"})
+			_, err := (&bundle.Reconciler{Config: bundle.Config{Client: c}}).Needed(ctx, verification.Request{API: api, Namespace: "shop"})
 			return err
 		},
 		"tokens signed with a key": func(ctx context.Context, c client.Client) error {
-			_, err := (&BundleReconciler{bundleConfig: bundleConfig{client: c}}).used(ctx, &v1alpha1.APIResource{}, "key")
+			_, err := (&bundle.Reconciler{Config: bundle.Config{Client: c}}).Used(ctx, &v1alpha1.APIResource{}, "key")
 			return err
 		},
 		"tokens of a server": func(ctx context.Context, c client.Client) error {
-			return (&AuthorizationServerReconciler{serverConfig: serverConfig{client: c}}).eachToken(ctx, rules.ServerKey{}, func(*v1alpha1.TokenStatus) {})
+			return (&authserver.Reconciler{Config: authserver.Config{Client: c}}).EachToken(ctx, rules.ServerKey{}, func(*v1alpha1.TokenStatus) {})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,6 +5,10 @@ package controller
 import (
 	"testing"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -31,11 +35,11 @@ func TestOwnWritesWakeNobody(t *testing.T) {
 		change(s)
 		return s
 	}
-	r := &M2MClientReconciler{wrote: newPerAccess[digest]()}
+	r := &m2mclient.Reconciler{Wrote: m2mclient.NewPerAccess[cached.Digest]()}
 	written := secret(func(s *corev1.Secret) { s.ResourceVersion = "" })
-	r.wrote.put(client.ObjectKeyFromObject(cart), wholeSecret, contentOf(written))
+	r.Wrote.Put(client.ObjectKeyFromObject(cart), m2mclient.WholeSecret, m2mclient.ContentOf(written))
 	another := secret(func(s *corev1.Secret) { s.Namespace, s.Data["payment-api"] = "other", []byte("another") })
-	r.wrote.put(types.NamespacedName{Namespace: "other", Name: "cart"}, wholeSecret, contentOf(another))
+	r.Wrote.Put(types.NamespacedName{Namespace: "other", Name: "cart"}, m2mclient.WholeSecret, m2mclient.ContentOf(another))
 	for name, tc := range map[string]struct {
 		change func(*corev1.Secret)
 		passes bool
@@ -51,7 +55,7 @@ func TestOwnWritesWakeNobody(t *testing.T) {
 		"another's":                           {func(s *corev1.Secret) { s.OwnerReferences[0].UID = "2" }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, now := r.changedByOthers(), secret(tc.change)
+			p, now := r.ChangedByOthers(), secret(tc.change)
 			if got := p.Create(event.CreateEvent{Object: now}); got != tc.passes {
 				t.Errorf("its creation passes: %t", got)
 			}

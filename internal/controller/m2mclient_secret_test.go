@@ -9,6 +9,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -107,7 +109,7 @@ func intact(t *testing.T, c *v1alpha1.M2MClient, keys ...string) error {
 	if diff := cmp.Diff(keys, slices.Sorted(maps.Keys(s.Data))); diff != "" {
 		return fmt.Errorf("keys (-want +got):\n%s", diff)
 	}
-	var records secretRecords
+	var records m2mclient.SecretRecords
 	if err := json.Unmarshal([]byte(s.Annotations[v1alpha1.TokensAnnotation]), &records); err != nil {
 		return fmt.Errorf("the annotation: %w", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+
 	gocmp "github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -100,12 +102,12 @@ func TestRankInTheQueue(t *testing.T) {
 	rank := func(c *v1alpha1.M2MClient) int64 {
 		t.Helper()
 		op.catchUp(s.payments, s.shop)
-		return op.reconcilers.client.rank(requestOf(client.ObjectKeyFromObject(c)))
+		return op.reconcilers.client.Rank(requestOf(client.ObjectKeyFromObject(c)))
 	}
 	unknown := soon.DeepCopy()
 	unknown.Name = "unknown"
 	fresh := rank(soon)
-	if l, u := rank(late), rank(unknown); u != lastRank || l >= u || fresh >= l {
+	if l, u := rank(late), rank(unknown); u != watch.LastRank || l >= u || fresh >= l {
 		t.Errorf("the ranks are %d for a token that expires soon, %d for one that expires late, %d for none", fresh, l, u)
 	}
 	op.advance(5 * time.Minute)
@@ -117,13 +119,13 @@ func TestRankInTheQueue(t *testing.T) {
 	s.as.ClearFaults()
 	op.advance(time.Hour)
 	s.settle()
-	if replaced := rank(soon); replaced <= fresh || replaced == lastRank {
+	if replaced := rank(soon); replaced <= fresh || replaced == watch.LastRank {
 		t.Errorf("a replaced token has the rank %d, and its predecessor had %d", replaced, fresh)
 	}
 	change(t, s.api, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
 	op.catchUp(s.payments, s.shop)
 	s.settle()
-	if withdrawn := rank(soon); withdrawn != lastRank {
+	if withdrawn := rank(soon); withdrawn != watch.LastRank {
 		t.Errorf("a client whose token was withdrawn has the rank %d", withdrawn)
 	}
 }

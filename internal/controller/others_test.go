@@ -12,6 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/write"
+
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -275,7 +279,7 @@ func TestOtherNamespacesDelayNoToken(t *testing.T) {
 			op.settle(s.payments, s.shop, evil)
 			if tc.brief {
 				s.isHeld()
-				op.advance(othersPatience)
+				op.advance(m2mclient.OthersPatience)
 				op.settle(s.payments, s.shop, evil)
 			}
 			if !tc.held {
@@ -388,7 +392,7 @@ func TestOtherNamespacesLeaveAnAPIReady(t *testing.T) {
 		return fmt.Errorf("no event in the namespace of the policy says so: %d events", len(list.Items))
 	})
 	lift()
-	op.advance(refusalWait)
+	op.advance(write.RefusalWait)
 	undelivered(1)
 	remove(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: evil, Name: name}})
 	undelivered(0)

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sync/errgroup"
@@ -36,10 +38,10 @@ func annotatedPod(namespace, name string, annotations ...string) *corev1.Pod {
 
 // promptObject returns a Secret or ConfigMap of the operator that must be seen
 // since a moment.
-func promptObject(namespace string, m mount, since string) client.Object {
-	o := m.object()
+func promptObject(namespace string, m watch.Mount, since string) client.Object {
+	o := m.Object()
 	o.SetNamespace(namespace)
-	o.SetName(m.name)
+	o.SetName(m.Name)
 	o.SetLabels(map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
 	if since != "" {
 		o.SetAnnotations(map[string]string{v1alpha1.PromptSinceAnnotation: since})
@@ -80,7 +82,7 @@ func TestWhichPodsAreTouched(t *testing.T) {
 		return func(created time.Time) string { return created.Add(d).Format(time.RFC3339Nano) }
 	}
 	always := func(s string) func(time.Time) string { return func(time.Time) string { return s } }
-	secret, configMap := mount{mountedSecret, "token"}, mount{mountedConfigMap, "bundle"}
+	secret, configMap := watch.Mount{Kind: watch.MountedSecret, Name: "token"}, watch.Mount{Kind: watch.MountedConfigMap, Name: "bundle"}
 	for name, tc := range map[string]struct {
 		injected string // InjectedAnnotation; default: the Secret
 		since    func(created time.Time) string
@@ -135,7 +137,7 @@ func TestWhichPodsAreTouched(t *testing.T) {
 				remove(t, pod)
 			}
 			var objects []client.Object
-			for m, since := range map[mount]func(time.Time) string{secret: tc.since, configMap: tc.other} {
+			for m, since := range map[watch.Mount]func(time.Time) string{secret: tc.since, configMap: tc.other} {
 				if since == nil {
 					since = always("")
 				}
@@ -183,7 +185,7 @@ func TestWhichPodsAreTouched(t *testing.T) {
 func TestATouchForEachPromptChange(t *testing.T) {
 	op := startStepped(t)
 	ns, elsewhere := newNamespace(t, "touch", nil), newNamespace(t, "touch", nil)
-	secret := mount{mountedSecret, "cart-token"}
+	secret := watch.Mount{Kind: watch.MountedSecret, Name: "cart-token"}
 	one, two := annotatedPod(ns, "one", v1alpha1.InjectedAnnotation, "secret/cart-token"), annotatedPod(ns, "two", v1alpha1.InjectedAnnotation, "configmap/b,secret/cart-token")
 	pods := []*corev1.Pod{
 		one, two,
@@ -196,7 +198,7 @@ func TestATouchForEachPromptChange(t *testing.T) {
 		create(t, p)
 	}
 	o := promptObject(ns, secret, "").(*corev1.Secret)
-	create(t, o, promptObject(ns, mount{mountedSecret, "cart-token-2"}, ""), promptObject(elsewhere, secret, ""))
+	create(t, o, promptObject(ns, watch.Mount{Kind: watch.MountedSecret, Name: "cart-token-2"}, ""), promptObject(elsewhere, secret, ""))
 	var count int
 	then := func(what string, want ...*corev1.Pod) {
 		t.Helper()
@@ -253,7 +255,7 @@ func TestARestartBeforeAllPodsAreTouched(t *testing.T) {
 		create(t, pods[i])
 	}
 	since := pods[5].CreationTimestamp.Add(time.Second)
-	create(t, promptObject(ns, mount{mountedSecret, "cart-token"}, delivery.Moment(since)))
+	create(t, promptObject(ns, watch.Mount{Kind: watch.MountedSecret, Name: "cart-token"}, delivery.Moment(since)))
 	op.catchUp(ns)
 	first := since.Add(30 * time.Second)
 	op.clock.SetTime(first)
@@ -305,7 +307,7 @@ func TestAFloodOfPods(t *testing.T) {
 		pods[i] = annotatedPod(ns, fmt.Sprintf("pod-%03d", i), v1alpha1.InjectedAnnotation, "secret/cart-token")
 		return errors.Join(kube.Create(t.Context(), pods[i]), kube.Create(t.Context(), annotatedPod(ns, fmt.Sprintf("foreign-%03d", i))))
 	})
-	secret := promptObject(ns, mount{mountedSecret, "cart-token"}, "").(*corev1.Secret)
+	secret := promptObject(ns, watch.Mount{Kind: watch.MountedSecret, Name: "cart-token"}, "").(*corev1.Secret)
 	create(t, secret)
 	op := startOperator(t)
 	seen := reconciled(t, "pod")
@@ -327,7 +329,7 @@ func TestAFloodOfPods(t *testing.T) {
 		}
 		delays = nil
 		for i := range list.Items {
-			if at := momentIn(&list.Items[i], v1alpha1.TouchedAtAnnotation); !at.IsZero() {
+			if at := watch.MomentIn(&list.Items[i], v1alpha1.TouchedAtAnnotation); !at.IsZero() {
 				delays = append(delays, at.Sub(since))
 				if strings.HasPrefix(list.Items[i].Name, "foreign") {
 					t.Fatalf("pod %q was touched", list.Items[i].Name)
@@ -350,10 +352,10 @@ func TestAFloodOfPods(t *testing.T) {
 // running operator touch the pods, its creation's too.
 func TestAChangeOfAnObjectTouchesItsPods(t *testing.T) {
 	startOperator(t)
-	for _, kind := range []string{mountedSecret, mountedConfigMap} {
+	for _, kind := range []string{watch.MountedSecret, watch.MountedConfigMap} {
 		t.Run(kind, func(t *testing.T) {
 			ns := newNamespace(t, "touch", nil)
-			m := mount{kind, "mounted"}
+			m := watch.Mount{Kind: kind, Name: "mounted"}
 			pod := annotatedPod(ns, "pod", v1alpha1.InjectedAnnotation, m.String())
 			create(t, pod)
 			eventually(t, func() error { return idle(t, everyController...) })
@@ -361,7 +363,7 @@ func TestAChangeOfAnObjectTouchesItsPods(t *testing.T) {
 			touched := func(since time.Time) {
 				t.Helper()
 				eventually(t, func() error {
-					if touchedAt(t, pod); momentIn(pod, v1alpha1.TouchedAtAnnotation).Before(since) {
+					if touchedAt(t, pod); watch.MomentIn(pod, v1alpha1.TouchedAtAnnotation).Before(since) {
 						return errors.New("the pod is not touched")
 					}
 					return nil
@@ -425,7 +427,7 @@ func TestPromptDeliveryCanBeSwitchedOff(t *testing.T) {
 	_, cart := w.story()
 	pod := annotatedPod(w.shop, "cart", v1alpha1.InjectedAnnotation, "secret/prompt")
 	create(t, pod)
-	create(t, promptObject(w.shop, mount{mountedSecret, "prompt"}, delivery.Moment(pod.CreationTimestamp.Add(time.Second))))
+	create(t, promptObject(w.shop, watch.Mount{Kind: watch.MountedSecret, Name: "prompt"}, delivery.Moment(pod.CreationTimestamp.Add(time.Second))))
 	seen := reconciled(t, "pod")
 	op := startOperatorOver(t, restricted(t), func(o *Options) { o.PromptDelivery = false })
 	isReady(t, cart)
@@ -451,7 +453,7 @@ func TestARefusedTouchIsNotRepeated(t *testing.T) {
 	before, _ := metricOf(t, "m2m_pod_touches_total", map[string]string{"result": "refused"})
 	logged := strings.Count(suiteLogs.String(), "Failed to touch a pod")
 	op := startOperatorOver(t, restricted(t))
-	create(t, promptObject(ns, mount{mountedSecret, "cart-token"}, delivery.Moment(time.Now())))
+	create(t, promptObject(ns, watch.Mount{Kind: watch.MountedSecret, Name: "cart-token"}, delivery.Moment(time.Now())))
 	refusals := func() int {
 		n, _ := metricOf(t, "m2m_pod_touches_total", map[string]string{"result": "refused"})
 		return int(n - before)

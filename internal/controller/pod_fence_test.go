@@ -10,6 +10,10 @@ import (
 	"testing"
 	"time"
 
+	podcontroller "github.com/m2m-operator/m2m-operator/internal/controller/pod"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -52,7 +56,7 @@ func TestThePermissionToTouch(t *testing.T) {
 	ns := newNamespace(t, "touch", nil)
 	pod := annotatedPod(ns, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token")
 	create(t, pod)
-	create(t, promptObject(ns, mount{mountedSecret, "cart-token"}, delivery.Moment(pod.CreationTimestamp.Add(time.Second))))
+	create(t, promptObject(ns, watch.Mount{Kind: watch.MountedSecret, Name: "cart-token"}, delivery.Moment(pod.CreationTimestamp.Add(time.Second))))
 	cfg := restricted(t)
 	operator, err := client.New(cfg, client.Options{Scheme: Scheme()})
 	if err != nil {
@@ -132,11 +136,11 @@ func TestPodFence(t *testing.T) {
 			p.Annotations[v1alpha1.TouchedAtAnnotation] = delivery.Moment(time.Now().Add(time.Second))
 		}), true},
 		"it touches as the reconciler does": {func() error {
-			r := &PodReconciler{podConfig: podConfig{client: operator}}
-			if err := r.touch(t.Context(), client.ObjectKeyFromObject(pod), time.Now()); err != nil {
+			r := &podcontroller.Reconciler{Config: podcontroller.Config{Client: operator}}
+			if err := r.Touch(t.Context(), client.ObjectKeyFromObject(pod), time.Now()); err != nil {
 				return err
 			}
-			if r.refusing.Load() {
+			if r.Refusing.Load() {
 				return fmt.Errorf("the touch was refused")
 			}
 			return nil

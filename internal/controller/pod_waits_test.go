@@ -11,6 +11,10 @@ import (
 	"time"
 	"unicode/utf8"
 
+	podcontroller "github.com/m2m-operator/m2m-operator/internal/controller/pod"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
+
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -37,8 +41,8 @@ func (n *notedEvents) Eventf(regarding, related runtime.Object, eventType, reaso
 
 // noteEvents has a stepped operator's events about pods noted.
 func noteEvents(op *operator) *notedEvents {
-	n := &notedEvents{EventRecorder: op.pod.events}
-	op.pod.events = n
+	n := &notedEvents{EventRecorder: op.pod.Events}
+	op.pod.Events = n
 	return n
 }
 
@@ -185,10 +189,10 @@ func TestWhatPodsAreTold(t *testing.T) {
 			})
 			notes := noteEvents(op)
 			op.settle(settled...)
-			if early := notes.take(); early != nil && op.clock.Now().Before(pod.CreationTimestamp.Add(waitGrace)) {
+			if early := notes.take(); early != nil && op.clock.Now().Before(pod.CreationTimestamp.Add(podcontroller.WaitGrace)) {
 				t.Errorf("it was told at once: %q", early)
 			}
-			op.advance(waitGrace)
+			op.advance(podcontroller.WaitGrace)
 			op.settle(settled...)
 			var want, recorded []string
 			for _, n := range tc.want {
@@ -245,48 +249,48 @@ func TestWhenPodsAreTold(t *testing.T) {
 	const notReady = `M2MClient "cart" is not ready: `
 	noCredentials := notReady + `Secret "cart-credentials" does not exist`
 
-	is("its creation", waitGrace)
-	op.advance(waitGrace - time.Second)
+	is("its creation", podcontroller.WaitGrace)
+	op.advance(podcontroller.WaitGrace - time.Second)
 	is("4 seconds", time.Second)
 	op.advance(time.Second)
-	is("5 seconds", tellEvery, none)
-	op.advance(tellEvery - time.Second)
+	is("5 seconds", podcontroller.TellEvery, none)
+	op.advance(podcontroller.TellEvery - time.Second)
 	is("most of an hour", time.Second)
 	op.advance(time.Second)
-	is("50 minutes", tellEvery, none)
+	is("50 minutes", podcontroller.TellEvery, none)
 
 	create(t, w.server(w.shop), w.server(w.payments), w.api(), w.cart())
 	op.until(w, func() bool { return len(notes.notes) > 0 })
-	is("the client's creation", tellEvery, noCredentials)
+	is("the client's creation", podcontroller.TellEvery, noCredentials)
 	remove(t, w.cart())
-	is("the client's quick deletion", tellEvery) // it was told a moment ago
-	op.advance(forgetAfter)
-	is("more of that", tellEvery-forgetAfter)
+	is("the client's quick deletion", podcontroller.TellEvery) // it was told a moment ago
+	op.advance(podcontroller.ForgetAfter)
+	is("more of that", podcontroller.TellEvery-podcontroller.ForgetAfter)
 	create(t, w.cart())
-	is("the client's return", tellEvery, noCredentials)
+	is("the client's return", podcontroller.TellEvery, noCredentials)
 
 	secret := newSecret()
 	w.setClient(cartID, secret)
 	create(t, w.secret("cart-credentials", cartID, secret))
 	op.advance(time.Minute)
 	is("the token's coming", 0)
-	if n := len(op.pod.told.pods); n != 0 {
+	if n := len(op.pod.Told.Pods); n != 0 {
 		t.Errorf("%d pods are remembered", n)
 	}
 
 	remove(t, w.cart())
 	remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.shop, Name: "cart-token"}})
-	is("the client's end", tellEvery, none)
+	is("the client's end", podcontroller.TellEvery, none)
 	if err := kube.Delete(t.Context(), pod, client.GracePeriodSeconds(0)); err != nil {
 		t.Fatal(err)
 	}
 	pod = annotatedPod(w.shop, "pod", v1alpha1.ClientAnnotation, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token")
 	create(t, pod)
-	is("the pod's successor came", tellEvery, none)
+	is("the pod's successor came", podcontroller.TellEvery, none)
 	change(t, pod, func(p *corev1.Pod) { p.Finalizers = []string{"example.com/wait"} })
 	remove(t, pod)
 	is("the pod's end", 0)
-	if n := len(op.pod.told.pods); n != 0 {
+	if n := len(op.pod.Told.Pods); n != 0 {
 		t.Errorf("%d pods are remembered", n)
 	}
 	change(t, pod, func(p *corev1.Pod) { p.Finalizers = nil })
@@ -304,29 +308,29 @@ func TestPodsAreNotToldOfWhatIsOnItsWay(t *testing.T) {
 	notes := noteEvents(op)
 	op.advance(time.Minute)
 	for name, tc := range map[string]struct {
-		ready, distributed condition
+		ready, distributed conditions.Condition
 		want               int
 	}{
 		"nobody has looked at them": {},
 		"they are ready": {
-			ready:       isTrue(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "Ready"),
-			distributed: isTrue(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, "Distributed"),
+			ready:       conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "Ready"),
+			distributed: conditions.True(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, "Distributed"),
 		},
 		"they wait": {
-			ready:       conditionOf(v1alpha1.ConditionReady, &rules.Problem{Reason: v1alpha1.ReasonWaitingForBudget, Message: "Waits", Unknown: true}),
-			distributed: isFalse(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributing, "On its way"),
+			ready:       conditions.Of(v1alpha1.ConditionReady, &rules.Problem{Reason: v1alpha1.ReasonWaitingForBudget, Message: "Waits", Unknown: true}),
+			distributed: conditions.False(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributing, "On its way"),
 		},
 		"they fail": {
-			ready:       isFalse(v1alpha1.ConditionReady, v1alpha1.ReasonTokenRequestFailed, "Failed"),
-			distributed: isFalse(v1alpha1.ConditionDistributed, v1alpha1.ReasonNoKeys, "No keys"),
+			ready:       conditions.False(v1alpha1.ConditionReady, v1alpha1.ReasonTokenRequestFailed, "Failed"),
+			distributed: conditions.False(v1alpha1.ConditionDistributed, v1alpha1.ReasonNoKeys, "No keys"),
 			want:        2,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cart.Status.Conditions, api.Status.Conditions = nil, nil
 			if tc.ready.Type != "" {
-				setConditions(&cart.Status.Conditions, 1, tc.ready)
-				setConditions(&api.Status.Conditions, 1, tc.distributed)
+				conditions.Set(&cart.Status.Conditions, 1, tc.ready)
+				conditions.Set(&api.Status.Conditions, 1, tc.distributed)
 			}
 			for _, o := range []client.Object{cart, api} {
 				if err := kube.Status().Update(t.Context(), o); err != nil {
@@ -351,7 +355,7 @@ func TestANoteFitsIntoAnEvent(t *testing.T) {
 	op := startStepped(t)
 	pod := annotatedPod(w.shop, "pod", v1alpha1.InjectedAnnotation, "secret/cart-token")
 	create(t, pod)
-	op.pod.events.Eventf(pod, nil, corev1.EventTypeWarning, v1alpha1.ReasonTokenNotReady, "Deliver", "x%s", strings.Repeat("ü", 3000))
+	op.pod.Events.Eventf(pod, nil, corev1.EventTypeWarning, v1alpha1.ReasonTokenNotReady, "Deliver", "x%s", strings.Repeat("ü", 3000))
 	eventually(t, func() error {
 		events := eventsOfPod(t, pod)
 		if len(events) != 1 || !strings.HasSuffix(events[0], "…") || strings.ContainsRune(events[0], utf8.RuneError) {
@@ -376,7 +380,7 @@ func TestPodsAreToldBySomebodysChange(t *testing.T) {
 		if w.bundleIn(w.shop) == nil {
 			return fmt.Errorf("there is no bundle")
 		}
-		if time.Now().Before(pod.CreationTimestamp.Add(waitGrace + time.Second)) {
+		if time.Now().Before(pod.CreationTimestamp.Add(podcontroller.WaitGrace + time.Second)) {
 			return fmt.Errorf("the pod is too young to be told anything")
 		}
 		return idle(t, everyController...)

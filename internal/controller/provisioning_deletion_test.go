@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
+
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -18,7 +20,7 @@ func TestRotationOf(t *testing.T) {
 	request := func(annotations map[string]string) string {
 		c := &v1alpha1.M2MClient{}
 		c.Annotations = annotations
-		return rotationOf(c).Request
+		return provisioning.RotationOf(c).Request
 	}
 	if got := request(nil); got != "" {
 		t.Errorf("without the annotation %q is asked for", got)

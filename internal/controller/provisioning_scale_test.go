@@ -71,7 +71,7 @@ type arrivals struct {
 	at []time.Time
 }
 
-func (a *arrivals) record(l *logtotest.Server, now func() time.Time) {
+func (a *arrivals) recordingOf(l *logtotest.Server, now func() time.Time) {
 	l.SetFault(func(r *http.Request, _ int) logtotest.Fault {
 		if strings.HasPrefix(r.URL.Path, "/api/") || r.URL.Path == "/oidc/token" {
 			a.mu.Lock()
@@ -116,7 +116,7 @@ func TestFiveHundredClientsKeepTheBudget(t *testing.T) {
 
 	l.ResetRequests()
 	var came arrivals
-	came.record(l, clock.Now)
+	came.recordingOf(l, clock.Now)
 	began := clock.Now()
 	names := w.crowd(clients)
 	t.Logf("%d clients were created after %.1f s", clients, time.Since(start).Seconds())

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -253,7 +255,7 @@ func isGone(t *testing.T, obj client.Object) {
 }
 
 func credentialSecretOf(c client.Object) types.NamespacedName {
-	return types.NamespacedName{Namespace: operatorNamespace, Name: credentialSecretName(client.ObjectKeyFromObject(c))}
+	return types.NamespacedName{Namespace: operatorNamespace, Name: record.CredentialSecretName(client.ObjectKeyFromObject(c))}
 }
 
 // TestProvisioningStory has an API and a client that nobody registered: a

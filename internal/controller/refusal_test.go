@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -71,7 +73,7 @@ func TestARefusedSecretIsTold(t *testing.T) {
 }
 
 func TestRedactedLeavesNoPieces(t *testing.T) {
-	got := redacted("denied: eyJa.b1c and ZXlK, x", []string{"1", "", "eyJa.b1c", "ZXlK"})
+	got := m2mclient.Redacted("denied: eyJa.b1c and ZXlK, x", []string{"1", "", "eyJa.b1c", "ZXlK"})
 	if want := "denied: (removed) and (removed), x"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -109,7 +111,7 @@ func (s *stage) revokedOne() (old, kid string) {
 // revoked revokes a key after the next fetch of the keys is due.
 func (s *stage) revoked(kid string) {
 	s.t.Helper()
-	s.op.advance(defaultKeyRefreshInterval)
+	s.op.advance(authserver.DefaultKeyRefreshInterval)
 	s.setServers(revoke(kid))
 	for range 3 { // a refused write is offered again in each pass
 		s.op.round(s.payments, s.shop)
@@ -128,7 +130,7 @@ func TestAnOddKeyKeepsNothing(t *testing.T) {
 			s := newStage(t, op)
 			s.verifies()
 			s.as.AddFault(oidc.JWKS, adding(oddKey(t, kid)))
-			op.advance(defaultKeyRefreshInterval)
+			op.advance(authserver.DefaultKeyRefreshInterval)
 			s.settle()
 			server := s.server(s.payments)
 			c := hasCondition(t, server, v1alpha1.ConditionKeysFresh, metav1.ConditionTrue, v1alpha1.ReasonKeysFetched)
@@ -158,7 +160,7 @@ func (s *stage) gatewayConf(template string) {
 	change(s.t, s.api, func(a *v1alpha1.APIResource) {
 		a.Spec.Verification.Files = []v1alpha1.VerificationFile{{Name: "gateway.conf", Template: template}}
 	})
-	cached(s.t, s.op, s.api)
+	fromCache(s.t, s.op, s.api)
 	s.settle()
 }
 
@@ -284,7 +286,7 @@ func TestARefusedSecretKeepsNoToken(t *testing.T) {
 				})
 				c.Spec.Secret.Template = map[string]string{"both": `{{ token "payment-api" }} {{ token "refund-api" }}`}
 			})
-			cached(t, op, s.cart)
+			fromCache(t, op, s.cart)
 			s.settle()
 			isReady(t, s.cart)
 			withdrawn, stays := s.token(), tokenIn(t, s.shop, "cart-token", "refund-api")
@@ -295,8 +297,8 @@ func TestARefusedSecretKeepsNoToken(t *testing.T) {
 				c.Spec.Secret.Template = map[string]string{"both": `now {{ token "refund-api" }}`, "more": "x"}
 			})
 			change(t, s.api, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
-			cached(t, op, s.cart)
-			cached(t, op, s.api)
+			fromCache(t, op, s.cart)
+			fromCache(t, op, s.api)
 			op.round(s.payments, s.shop)
 
 			var secret corev1.Secret

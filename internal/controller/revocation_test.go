@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -106,8 +108,8 @@ func TestTheBundleGoesAheadAfterARevocation(t *testing.T) {
 		waits   bool
 	}{
 		"the bundle has the key":          {bundles: true},
-		"the bundle does not come about":  {after: revokedHold, waits: false},
-		"the bundle has not the key, yet": {after: revokedHold - time.Second, waits: true},
+		"the bundle does not come about":  {after: m2mclient.RevokedHold, waits: false},
+		"the bundle has not the key, yet": {after: m2mclient.RevokedHold - time.Second, waits: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, op)
@@ -136,7 +138,7 @@ func TestTheBundleGoesAheadAfterARevocation(t *testing.T) {
 				t.Fatalf("a token of key %s was published before the bundle had it", got)
 			}
 			if tc.bundles {
-				for _, b := range op.bundle.bundles(t.Context(), client.ObjectKeyFromObject(s.api)) {
+				for _, b := range op.bundle.Bundles(t.Context(), client.ObjectKeyFromObject(s.api)) {
 					if _, err := op.bundle.Reconcile(t.Context(), b); err != nil {
 						t.Fatal(err)
 					}

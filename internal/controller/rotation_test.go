@@ -50,7 +50,7 @@ func TestRotationHasNoGap(t *testing.T) {
 				}
 				return nil
 			})
-			history := record(t, w.shop, namespaces)
+			history := recordingOf(t, w.shop, namespaces)
 
 			if err := rotate(w.as); err != nil {
 				t.Fatal(err)
@@ -104,7 +104,7 @@ func verifyWithFiles(token string, bundle *corev1.ConfigMap) error {
 // record watches the token Secret and the bundles of namespaces from now on. The
 // function that it returns gives all their states, the present ones first, in
 // the order in which they were written.
-func record(t *testing.T, tokens string, namespaces []string) (history func() []client.Object) {
+func recordingOf(t *testing.T, tokens string, namespaces []string) (history func() []client.Object) {
 	t.Helper()
 	watcher, err := client.NewWithWatch(restConfig, client.Options{Scheme: Scheme()})
 	if err != nil {

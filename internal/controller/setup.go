@@ -14,6 +14,32 @@ import (
 	"slices"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/apiresource"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/shard"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/pod"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/bundle"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/events"
+
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -102,7 +128,7 @@ func (o *Options) setDefaults() {
 		o.RequestsPerSecond = defaultRequestsPerSecond
 	}
 	if o.DeletionTimeout <= 0 {
-		o.DeletionTimeout = defaultDeletionTimeout
+		o.DeletionTimeout = authserver.DefaultDeletionTimeout
 	}
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
@@ -152,21 +178,21 @@ func ManagerOptions(o Options) ctrl.Options {
 		Cache: cache.Options{
 			DefaultNamespaces: watchedNamespaces(o.WatchNamespaces),
 			DefaultTransform:  cache.TransformStripManagedFields(),
-			NewInformer:       newPagedInformer,
+			NewInformer:       cached.NewPagedInformer,
 			ByObject: map[client.Object]cache.ByObject{
-				&v1alpha1.M2MClient{}:                  {Label: clients, Transform: slimClient},
-				&v1alpha1.APIResource{}:                {Transform: slimAPIResource},
-				&v1alpha1.AuthorizationServer{}:        {Transform: slimServer},
-				&v1alpha1.ClusterAuthorizationServer{}: {Transform: slimServer},
-				&corev1.Secret{}:                       {Label: own, Namespaces: withOperatorNamespace(o), Transform: slimSecret(o.OperatorNamespace)},
-				&corev1.ConfigMap{}:                    {Label: own, Transform: slimConfigMap},
-				&corev1.Pod{}:                          {Field: unfinished, Transform: stripPod},
-				&corev1.Namespace{}:                    {Transform: stripNamespace},
-				&appsv1.Deployment{}:                   {Transform: stripWorkload},
-				&appsv1.StatefulSet{}:                  {Transform: stripWorkload},
-				&appsv1.DaemonSet{}:                    {Transform: stripWorkload},
-				&batchv1.Job{}:                         {Transform: stripWorkload},
-				&batchv1.CronJob{}:                     {Transform: stripWorkload},
+				&v1alpha1.M2MClient{}:                  {Label: clients, Transform: cached.SlimClient},
+				&v1alpha1.APIResource{}:                {Transform: cached.SlimAPIResource},
+				&v1alpha1.AuthorizationServer{}:        {Transform: cached.SlimServer},
+				&v1alpha1.ClusterAuthorizationServer{}: {Transform: cached.SlimServer},
+				&corev1.Secret{}:                       {Label: own, Namespaces: withOperatorNamespace(o), Transform: cached.SlimSecret(o.OperatorNamespace)},
+				&corev1.ConfigMap{}:                    {Label: own, Transform: cached.SlimConfigMap},
+				&corev1.Pod{}:                          {Field: unfinished, Transform: cached.StripPod},
+				&corev1.Namespace{}:                    {Transform: cached.StripNamespace},
+				&appsv1.Deployment{}:                   {Transform: cached.StripWorkload},
+				&appsv1.StatefulSet{}:                  {Transform: cached.StripWorkload},
+				&appsv1.DaemonSet{}:                    {Transform: cached.StripWorkload},
+				&batchv1.Job{}:                         {Transform: cached.StripWorkload},
+				&batchv1.CronJob{}:                     {Transform: cached.StripWorkload},
 			},
 		},
 	}
@@ -175,52 +201,52 @@ func ManagerOptions(o Options) ctrl.Options {
 // reconcilers are the operator's controllers.
 type reconcilers struct {
 	servers  serverStates
-	server   []*AuthorizationServerReconciler // one for each kind
-	resource *APIResourceReconciler
-	bundle   *BundleReconciler
-	client   *M2MClientReconciler
-	others   *OthersReconciler
-	endpoint []*EndpointReconciler // one for each kind of server; in a shard only
-	pod      *PodReconciler
-	workload []*WorkloadReconciler // one for each kind
+	server   []*authserver.Reconciler // one for each kind
+	resource *apiresource.Reconciler
+	bundle   *bundle.Reconciler
+	client   *m2mclient.Reconciler
+	others   *shard.Reconciler
+	endpoint []*authserver.EndpointReconciler // one for each kind of server; in a shard only
+	pod      *pod.Reconciler
+	workload []*pod.WorkloadReconciler // one for each kind
 
-	apiProvisioner    *APIResourceProvisioner
-	clientProvisioner *M2MClientProvisioner
+	apiProvisioner    *provisioning.APIReconciler
+	clientProvisioner *provisioning.ClientReconciler
 }
 
 // serverStates are what the controllers know together of the authorization servers,
 // and of what the operator did not write.
 type serverStates struct {
-	foreign        *foreignObjects
-	lives          *lives
-	endpoints      *endpoints
-	connections    *connections
-	requests       *keyRequests
-	wakes          wakeServers
-	admission      *admission
-	administration *administration
+	foreign        *foreign.Objects
+	lives          *servers.Lives
+	endpoints      *servers.Endpoints
+	connections    *servers.Connections
+	requests       *servers.KeyRequests
+	wakes          servers.Wakes
+	admission      *servers.Admission
+	administration *provisioning.Administration
 	access         rules.Resolver
 }
 
 func newServerStates(mgr ctrl.Manager, o Options, c client.Client) (s serverStates, err error) {
-	if s.foreign, err = newForeignObjects(mgr, slices.Sorted(maps.Keys(withOperatorNamespace(o))), o.RequireCredentialLabel); err != nil {
+	if s.foreign, err = foreign.New(mgr, slices.Sorted(maps.Keys(withOperatorNamespace(o))), o.RequireCredentialLabel); err != nil {
 		return s, err
 	}
-	s.lives, s.wakes = newLives(), newWakeServers()
-	s.endpoints, s.requests = newEndpoints(s.lives), newKeyRequests(s.lives, o.Clock, s.wakes)
-	s.connections = newConnections(s.lives, o.Egress, s.foreign, o.OperatorNamespace)
-	s.admission = newAdmission(s.lives, c, o.Clock, o.Workers, o.Shards, o.RequestsPerSecond)
-	s.administration = newAdministration(administrationConfig{
-		lives: s.lives, connections: s.connections, endpoints: s.endpoints, admission: s.admission, foreign: s.foreign, client: c, clock: o.Clock, wakes: s.wakes,
-		operatorNamespace: o.OperatorNamespace, cluster: o.ClusterID, workers: o.Workers,
+	s.lives, s.wakes = servers.NewLives(), servers.NewWakes()
+	s.endpoints, s.requests = servers.NewEndpoints(s.lives), servers.NewKeyRequests(s.lives, o.Clock, s.wakes)
+	s.connections = servers.NewConnections(s.lives, o.Egress, s.foreign, o.OperatorNamespace)
+	s.admission = servers.NewAdmission(s.lives, c, o.Clock, o.Workers, o.Shards, o.RequestsPerSecond)
+	s.administration = provisioning.NewAdministration(provisioning.AdministrationConfig{
+		Lives: s.lives, Connections: s.connections, Endpoints: s.endpoints, Admission: s.admission, Foreign: s.foreign, Client: c, Clock: o.Clock, Wakes: s.wakes,
+		OperatorNamespace: o.OperatorNamespace, Cluster: o.ClusterID, Workers: o.Workers,
 	})
-	s.access = newDirectory(c, o.WatchNamespaces, s.endpoints)
+	s.access = servers.NewDirectory(c, o.WatchNamespaces, s.endpoints)
 	return s, nil
 }
 
 func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
-	mine, watched, c := shard(o.Shard), namespaces(o.WatchNamespaces), wholeClient{mgr.GetClient(), mgr.GetAPIReader()}
-	if err := addIndexes(mgr.GetFieldIndexer(), mine); err != nil {
+	mine, watched, c := watch.Shard(o.Shard), watch.Namespaces(o.WatchNamespaces), cached.WholeClient{Client: mgr.GetClient(), Live: mgr.GetAPIReader()}
+	if err := watch.AddIndexes(mgr.GetFieldIndexer(), mine); err != nil {
 		return nil, err
 	}
 	tokens, err := corev1client.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
@@ -231,49 +257,51 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 	if err != nil {
 		return nil, err
 	}
-	budget := newEventBudget(o.Clock)
-	events := func(name string) recorder.EventRecorder { return boundedEvents{mgr.GetEventRecorder(name), budget} }
-	provisioner := provisionerConfig{
-		shard: mine, client: c, live: mgr.GetAPIReader(), clock: o.Clock, access: s.access, servers: s.administration, watched: watched,
-		learnt: s.endpoints.provisioning, deletionTimeout: o.DeletionTimeout, events: events("m2m-apiresource-provisioning"),
+	budget := events.NewBudget(o.Clock)
+	events := func(name string) recorder.EventRecorder {
+		return events.Bounded{EventRecorder: mgr.GetEventRecorder(name), Budget: budget}
 	}
-	apis := newAPIProvisioner(provisioner)
-	provisioner.events = events("m2m-m2mclient-provisioning")
-	clients := newClientProvisioner(provisioner)
-	rendered, refusals := newRenderedBundles(), newRefusals(o.Clock)
+	provisioner := provisioning.Config{
+		Shard: mine, Client: c, Live: mgr.GetAPIReader(), Clock: o.Clock, Access: s.access, Servers: s.administration, Watched: watched,
+		Learnt: s.endpoints.Provisioning, DeletionTimeout: o.DeletionTimeout, Events: events("m2m-apiresource-provisioning"),
+	}
+	apis := provisioning.NewAPIReconciler(provisioner)
+	provisioner.Events = events("m2m-m2mclient-provisioning")
+	clients := provisioning.NewClientReconciler(provisioner)
+	rendered, refusals := verification.NewRendered(), verification.NewRefusals(o.Clock)
 	r := &reconcilers{
 		servers: s, apiProvisioner: apis, clientProvisioner: clients,
-		resource: &APIResourceReconciler{
-			client: c, access: s.access, watched: watched, clock: o.Clock, foreign: s.foreign, events: events("m2m-apiresource"),
-			rendered: rendered, refusals: refusals,
+		resource: &apiresource.Reconciler{
+			Client: c, Access: s.access, Watched: watched, Clock: o.Clock, Foreign: s.foreign, Events: events("m2m-apiresource"),
+			Rendered: rendered, Refusals: refusals,
 		},
-		bundle: newBundleReconciler(bundleConfig{
-			client: c, live: mgr.GetAPIReader(), access: s.access, watched: watched, foreign: s.foreign, clock: o.Clock, prompt: o.PromptDelivery,
-			events: events("m2m-verificationbundle"), rendered: rendered, refusals: refusals,
+		bundle: bundle.New(bundle.Config{
+			Client: c, Live: mgr.GetAPIReader(), Access: s.access, Watched: watched, Foreign: s.foreign, Clock: o.Clock, Prompt: o.PromptDelivery,
+			Events: events("m2m-verificationbundle"), Rendered: rendered, Refusals: refusals,
 		}),
-		client: newClientReconciler(clientConfig{
-			shard: mine, client: c, live: mgr.GetAPIReader(), clock: o.Clock, events: events("m2m-m2mclient"),
-			access: s.access, lives: s.lives, connections: s.connections, admission: s.admission, foreign: s.foreign, tokens: tokens, rest: mgr.GetConfig(),
-			watched: watched, operatorNamespace: o.OperatorNamespace, learnt: s.endpoints.clients, requestKeys: s.requests.request,
-			compareClient: clients.compare, compareAPI: apis.compare, prompt: o.PromptDelivery, confirmSecrets: len(o.WatchNamespaces) > 1,
+		client: m2mclient.New(m2mclient.Config{
+			Shard: mine, Client: c, Live: mgr.GetAPIReader(), Clock: o.Clock, Events: events("m2m-m2mclient"),
+			Access: s.access, Lives: s.lives, Connections: s.connections, Admission: s.admission, Foreign: s.foreign, Tokens: tokens, Rest: mgr.GetConfig(),
+			Watched: watched, OperatorNamespace: o.OperatorNamespace, Learnt: s.endpoints.Clients, RequestKeys: s.requests.Request,
+			CompareClient: clients.Compare, CompareAPI: apis.Compare, Prompt: o.PromptDelivery, ConfirmSecrets: len(o.WatchNamespaces) > 1,
 		}),
-		others: &OthersReconciler{shard: mine, client: c, access: s.access, requestKeys: s.requests.request, compareAPI: apis.compare},
-		pod: newPodReconciler(podConfig{
-			client: c, watched: watched, foreign: s.foreign, clock: o.Clock, prompt: o.PromptDelivery, events: events("m2m-pod"), refusals: refusals,
+		others: &shard.Reconciler{Shard: mine, Client: c, Access: s.access, RequestKeys: s.requests.Request, CompareAPI: apis.Compare},
+		pod: pod.New(pod.Config{
+			Client: c, Watched: watched, Foreign: s.foreign, Clock: o.Clock, Prompt: o.PromptDelivery, Events: events("m2m-pod"), Refusals: refusals,
 		}),
 	}
-	for _, w := range workloads() {
-		r.workload = append(r.workload, &WorkloadReconciler{
-			kind: reflect.TypeOf(w).Elem().Name(), empty: w, client: c, clock: o.Clock, events: events("m2m-workload"),
+	for _, w := range watch.Workloads() {
+		r.workload = append(r.workload, &pod.WorkloadReconciler{
+			Kind: reflect.TypeOf(w).Elem().Name(), Empty: w, Client: c, Clock: o.Clock, Events: events("m2m-workload"),
 		})
 	}
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
-		r.server = append(r.server, newServerReconciler(serverConfig{
-			kind: kind, client: c, clock: o.Clock, events: events("m2m-authorizationserver"), lives: s.lives, endpoints: s.endpoints, connections: s.connections,
-			requests: s.requests, wakes: s.wakes, foreign: s.foreign, watched: watched, operatorNamespace: o.OperatorNamespace,
-			check: s.administration.checkProvisioning, checkIsDue: s.administration.checkIsDue,
+		r.server = append(r.server, authserver.New(authserver.Config{
+			Kind: kind, Client: c, Clock: o.Clock, Events: events("m2m-authorizationserver"), Lives: s.lives, Endpoints: s.endpoints, Connections: s.connections,
+			Requests: s.requests, Wakes: s.wakes, Foreign: s.foreign, Watched: watched, OperatorNamespace: o.OperatorNamespace,
+			Check: s.administration.CheckProvisioning, CheckIsDue: s.administration.CheckIsDue,
 		}))
-		r.endpoint = append(r.endpoint, newEndpointReconciler(kind, mgr.GetClient(), s.endpoints, s.connections))
+		r.endpoint = append(r.endpoint, authserver.NewEndpointReconciler(kind, mgr.GetClient(), s.endpoints, s.connections))
 	}
 	return r, nil
 }
@@ -295,7 +323,7 @@ func Setup(mgr ctrl.Manager, o Options) error {
 	if o.Shard != "" {
 		for _, e := range r.endpoint {
 			if err := e.SetupWithManager(mgr); err != nil {
-				return fmt.Errorf("set up the endpoints of %s: %w", e.kind, err)
+				return fmt.Errorf("set up the endpoints of %s: %w", e.Kind, err)
 			}
 		}
 		return nil // all else is the affair of the instance without a shard
@@ -305,7 +333,7 @@ func Setup(mgr ctrl.Manager, o Options) error {
 	}
 	for _, s := range r.server {
 		if err := s.SetupWithManager(mgr); err != nil {
-			return fmt.Errorf("set up %s: %w", s.kind, err)
+			return fmt.Errorf("set up %s: %w", s.Kind, err)
 		}
 	}
 	if err := r.resource.SetupWithManager(mgr); err != nil {
@@ -322,7 +350,7 @@ func Setup(mgr ctrl.Manager, o Options) error {
 	}
 	for _, w := range r.workload {
 		if err := w.SetupWithManager(mgr); err != nil {
-			return fmt.Errorf("set up %s: %w", w.kind, err)
+			return fmt.Errorf("set up %s: %w", w.Kind, err)
 		}
 	}
 	return nil

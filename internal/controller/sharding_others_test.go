@@ -6,6 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -48,7 +52,7 @@ func TestAKeyThatAShardDoesNotKnow(t *testing.T) {
 			s.due()
 			if tc.tooSoon {
 				srv, _, err := s.main.servers.access.Server(t.Context(), s.api.Spec.AuthorizationServerRef, s.payments)
-				if err != nil || !s.main.servers.requests.request(srv, "") {
+				if err != nil || !s.main.servers.requests.Request(srv, "") {
 					t.Fatalf("the keys are not fetched: %v", err)
 				}
 				s.main.settleServers(s.world)
@@ -67,10 +71,10 @@ func TestAKeyThatAShardDoesNotKnow(t *testing.T) {
 				t.Fatalf("the status does not say which key is missing: %+v", at)
 			}
 			if tc.tooSoon {
-				if again := s.asks(); again != keyRefetchInterval || s.as.Count(oidc.JWKS) != 0 {
+				if again := s.asks(); again != servers.KeyRefetchInterval || s.as.Count(oidc.JWKS) != 0 {
 					t.Errorf("it asks again after %s, and the keys were fetched %d times", again, s.as.Count(oidc.JWKS))
 				}
-				s.main.advance(keyRefetchInterval)
+				s.main.advance(servers.KeyRefetchInterval)
 			}
 			s.asks()
 			if n := s.as.Count(oidc.JWKS); n != 1 {
@@ -82,7 +86,7 @@ func TestAKeyThatAShardDoesNotKnow(t *testing.T) {
 				t.Errorf("the token is signed by %s, want the new key %s", got, kid)
 			}
 			isReady(t, s.cart)
-			s.main.advance(keyRefetchInterval)
+			s.main.advance(servers.KeyRefetchInterval)
 			if again := s.asks(); again != 0 || s.as.Count(oidc.JWKS) != 1 {
 				t.Errorf("with the key it asks again after %s, and the keys were fetched %d times", again, s.as.Count(oidc.JWKS))
 			}
@@ -114,7 +118,7 @@ func TestARefusalInAShardHasTheAPICompared(t *testing.T) {
 			cart.Labels = map[string]string{v1alpha1.ShardLabel: tc.shard}
 			create(t, w.server(w.payments), api, cart)
 			if tc.failure.Reason != "" {
-				tc.failure.Message, tc.failure.Attempts, tc.failure.NextAttemptAt, tc.failure.Inputs = "It fails", 1, timeOf(op.clock.Now()), "inputs"
+				tc.failure.Message, tc.failure.Attempts, tc.failure.NextAttemptAt, tc.failure.Inputs = "It fails", 1, record.Time(op.clock.Now()), "inputs"
 			}
 			cart.Status.Tokens = []v1alpha1.TokenStatus{{Key: "payment-api", Failure: tc.failure}}
 			if err := kube.Status().Update(t.Context(), cart); err != nil {
@@ -124,7 +128,7 @@ func TestARefusalInAShardHasTheAPICompared(t *testing.T) {
 			if _, err := op.others.Reconcile(t.Context(), requestOf(client.ObjectKeyFromObject(cart))); err != nil {
 				t.Fatal(err)
 			}
-			if got := op.apiProvisioner.wishes.wanted(client.ObjectKeyFromObject(api)); got != tc.want {
+			if got := op.apiProvisioner.Wishes.Wanted(client.ObjectKeyFromObject(api)); got != tc.want {
 				t.Errorf("the API is to be compared: %t, want %t", got, tc.want)
 			}
 		})

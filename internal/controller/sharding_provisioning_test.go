@@ -9,6 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,7 +34,7 @@ func TestARegisteredClientIsHandedOver(t *testing.T) {
 	cart.Labels = map[string]string{v1alpha1.ShardLabel: "a"}
 	create(t, w.management(), as, api, cart)
 	name := client.ObjectKeyFromObject(cart)
-	provision := func(p *M2MClientProvisioner) {
+	provision := func(p *provisioning.ClientReconciler) {
 		t.Helper()
 		if _, err := p.Reconcile(t.Context(), requestOf(name)); err != nil {
 			t.Fatal(err)
@@ -54,7 +58,7 @@ func TestARegisteredClientIsHandedOver(t *testing.T) {
 	app, _ := w.granted(api, "payments:write")
 	credentials := func() (*corev1.Secret, error) {
 		s := &corev1.Secret{}
-		return s, kube.Get(t.Context(), types.NamespacedName{Namespace: operatorNamespace, Name: credentialSecretName(name)}, s)
+		return s, kube.Get(t.Context(), types.NamespacedName{Namespace: operatorNamespace, Name: record.CredentialSecretName(name)}, s)
 	}
 	before, err := credentials()
 	if err != nil {
@@ -73,7 +77,7 @@ func TestARegisteredClientIsHandedOver(t *testing.T) {
 	provision(a.clientProvisioner)
 	kept("the shard has lost the client")
 	late := *a.clientProvisioner // knows no more than the shard, and cleans up
-	late.shard, late.clock = "", clocktesting.NewFakePassiveClock(a.clock.Now().Add(2*restoreGrace))
+	late.Shard, late.Clock = "", clocktesting.NewFakePassiveClock(a.clock.Now().Add(2*provisioning.RestoreGrace))
 	provision(&late)
 	kept("an instance does not have the client in its cache yet")
 
@@ -102,7 +106,7 @@ func TestCredentialsOfAShardsClientGoWithIt(t *testing.T) {
 	w := newTenant(t)
 	op := startStepped(t, ofShard(""))
 	name := types.NamespacedName{Namespace: w.shop, Name: "cart"}
-	if _, err := writeCredentials(t.Context(), op.client, operatorNamespace, name, nil, credentialStore{ClientState: provision.ClientState{Sequence: 1}}); err != nil {
+	if _, err := record.WriteCredentials(t.Context(), op.client, operatorNamespace, name, nil, record.CredentialStore{ClientState: provision.ClientState{Sequence: 1}}); err != nil {
 		t.Fatal(err)
 	}
 	credentials := func() error {
@@ -110,7 +114,7 @@ func TestCredentialsOfAShardsClientGoWithIt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = kube.Get(t.Context(), types.NamespacedName{Namespace: operatorNamespace, Name: credentialSecretName(name)}, &corev1.Secret{})
+		err = kube.Get(t.Context(), types.NamespacedName{Namespace: operatorNamespace, Name: record.CredentialSecretName(name)}, &corev1.Secret{})
 		if (err == nil) != (result.RequeueAfter > 0) {
 			t.Errorf("it is looked at again after %s, and its credentials: %v", result.RequeueAfter, err)
 		}
@@ -120,7 +124,7 @@ func TestCredentialsOfAShardsClientGoWithIt(t *testing.T) {
 	if err := credentials(); err != nil {
 		t.Errorf("the credentials of a client that may come: %v", err)
 	}
-	op.advance(restoreGrace + time.Second)
+	op.advance(provisioning.RestoreGrace + time.Second)
 	if err := credentials(); !apierrors.IsNotFound(err) {
 		t.Errorf("the credentials of a client that is gone: %v", err)
 	}

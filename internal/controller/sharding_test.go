@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,7 +25,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
@@ -46,10 +47,10 @@ func label(t *testing.T, c *v1alpha1.M2MClient, shard string) {
 
 // servedBy waits until an operator's cache says that it serves a client, or does
 // not.
-func (op *operator) servedBy(mine shard, c *v1alpha1.M2MClient, want bool) {
+func (op *operator) servedBy(mine watch.Shard, c *v1alpha1.M2MClient, want bool) {
 	op.t.Helper()
 	eventually(op.t, func() error {
-		is, err := mine.stillServes(op.t.Context(), op.client, client.ObjectKeyFromObject(c))
+		is, err := mine.StillServes(op.t.Context(), op.client, client.ObjectKeyFromObject(c))
 		if err == nil && is != want {
 			err = fmt.Errorf("shard %q serves %q: %t", mine, c.Name, is)
 		}
@@ -154,7 +155,7 @@ func TestAHandedOverClientGoesOn(t *testing.T) {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.shop, Name: "cart-token"}}
 	from := rest
 	for i, to := range []struct {
-		shard shard
+		shard watch.Shard
 		*operator
 	}{{"a", a}, {"b", b}, {"", rest}, {"a", a}} {
 		label(t, cart, string(to.shard))
@@ -275,7 +276,7 @@ func TestAHandOverCostsNothing(t *testing.T) {
 		if n := series(); n != 0 {
 			t.Errorf("the instance that has lost the client publishes %d series of it", n)
 		}
-		if _, still := from.reconcilers.client.written.get(name, "payment-api"); still {
+		if _, still := from.reconcilers.client.Written.Get(name, "payment-api"); still {
 			t.Error("the instance that has lost the client remembers its token")
 		}
 		s.reconciles(instancesOf[to])
@@ -322,11 +323,11 @@ func TestOthersDoNotWakeAnInstance(t *testing.T) {
 	namesake := after.DeepCopy()
 	namesake.UID = "another"
 	always := predicate.Funcs{}
-	for of, op := range map[shard]*operator{"": s.main, "a": s.a} {
+	for of, op := range map[watch.Shard]*operator{"": s.main, "a": s.a} {
 		mine := of == "a"
-		owned, events := of.ownedBy(op.client), of.of(predicate.GenerationChangedPredicate{})
+		owned, events := of.OwnedBy(op.client), of.Of(predicate.GenerationChangedPredicate{})
 		var gone []client.Object
-		departures := of.departures(func(o client.Object) { gone = append(gone, o) })
+		departures := of.Departures(func(o client.Object) { gone = append(gone, o) })
 		left := func(what string, is bool) {
 			t.Helper()
 			if len(gone) > 0 != is {
@@ -344,8 +345,8 @@ func TestOthersDoNotWakeAnInstance(t *testing.T) {
 			"its spec changes":                 {events.Update(event.UpdateEvent{ObjectOld: s.cart, ObjectNew: after}), mine},
 			"nothing of it changes":            {events.Update(event.UpdateEvent{ObjectOld: s.cart, ObjectNew: s.cart}), false},
 			"it is handed over":                {events.Update(event.UpdateEvent{ObjectOld: after, ObjectNew: unlabelled}), true},
-			"it is deleted":                    {of.of(always).Delete(event.DeleteEvent{Object: s.cart}), mine},
-			"clients are listed, and it is it": {len(of.clients(t.Context(), op.client, client.InNamespace(s.shop))) > 0, mine},
+			"it is deleted":                    {of.Of(always).Delete(event.DeleteEvent{Object: s.cart}), mine},
+			"clients are listed, and it is it": {len(of.Clients(t.Context(), op.client, client.InNamespace(s.shop))) > 0, mine},
 		} {
 			if got[0] != got[1] {
 				t.Errorf("shard %q: %s: %t, want %t", of, what, got[0], got[1])
@@ -456,42 +457,5 @@ func TestATokenThatWaitsIsHandedOver(t *testing.T) {
 	}
 	if n := len(s.as.TokenRequests()); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
-	}
-}
-
-// TestABudgetIsShared lets clients come at once at one of several instances.
-func TestABudgetIsShared(t *testing.T) {
-	for name, tc := range map[string]struct {
-		perSecond, burst int32
-		instances        int
-		want             int // let through at once
-		next             time.Duration
-	}{
-		"one instance, the default budget":    {0, 0, 1, 100, time.Second / 100},
-		"two instances, the default budget":   {0, 0, 2, 50, time.Second / 50},
-		"three instances":                     {30, 60, 3, 20, time.Second / 10},
-		"a rate that cannot be divided":       {10, 10, 4, 2, 400 * time.Millisecond},
-		"a burst that cannot be divided":      {10, 1, 2, 1, 200 * time.Millisecond},
-		"more instances than requests":        {2, 2, 5, 1, time.Second},
-		"an instance that was not told of it": {10, 10, 0, 10, 100 * time.Millisecond},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newTurnstileFor(t, 1000, tc.instances, 100)
-			srv := serverAt("shop", "auth", "https://idp", "https://idp/token", tc.perSecond, tc.burst)
-			n := 0
-			var wait time.Duration
-			for p := (*rules.Problem)(nil); p == nil && n <= 200; n++ {
-				var err error
-				if _, wait, p, err = s.admit(t.Context(), srv, newcomer(fmt.Sprint(n))); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if n-1 != tc.want {
-				t.Errorf("%d clients are let through at once, want %d", n-1, tc.want)
-			}
-			if wait.Round(time.Millisecond) != tc.next.Round(time.Millisecond) {
-				t.Errorf("the next one is to wait %s, want %s", wait, tc.next)
-			}
-		})
 	}
 }

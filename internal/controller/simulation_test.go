@@ -96,7 +96,7 @@ func (s *stage) impatient(d time.Duration) {
 			s.t.Fatal(err)
 		}
 		hc.Timeout = d
-		s.op.servers.connections.to.get(server).http = hc
+		s.op.servers.connections.To.Get(server).Http = hc
 	}
 }
 
@@ -192,7 +192,7 @@ func (op *operator) objectsOf(t *testing.T, namespaces []string) []*simulated {
 		return op.server[0].Reconcile(t.Context(), requestOf(n))
 	})
 	add(&v1alpha1.APIResourceList{}, true, func(n types.NamespacedName) (ctrl.Result, error) {
-		for _, b := range op.bundle.bundles(t.Context(), n) {
+		for _, b := range op.bundle.Bundles(t.Context(), n) {
 			if _, err := op.bundle.Reconcile(t.Context(), b); err != nil {
 				return ctrl.Result{}, err
 			}

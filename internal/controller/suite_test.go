@@ -16,6 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -316,7 +320,7 @@ func (op *operator) round(namespaces ...string) {
 	})
 	each(&v1alpha1.APIResourceList{}, func(n types.NamespacedName) (ctrl.Result, error) {
 		result, err := op.resource.Reconcile(ctx, request(n))
-		for _, b := range op.bundle.bundles(ctx, n) {
+		for _, b := range op.bundle.Bundles(ctx, n) {
 			if _, err := op.bundle.Reconcile(ctx, b); err != nil {
 				return result, err
 			}
@@ -334,7 +338,7 @@ func (op *operator) round(namespaces ...string) {
 		return op.reconcilers.client.Reconcile(ctx, request(n))
 	})
 	op.awaitClients()
-	each(verifierLists()[0], func(n types.NamespacedName) (ctrl.Result, error) {
+	each(watch.VerifierLists()[0], func(n types.NamespacedName) (ctrl.Result, error) {
 		return op.pod.Reconcile(ctx, request(n))
 	})
 }
@@ -545,7 +549,7 @@ func conditionsOf(obj client.Object) []metav1.Condition {
 	case *v1alpha1.APIResource:
 		return o.Status.Conditions
 	}
-	return statusOf(obj).Conditions
+	return record.StatusOf(obj).Conditions
 }
 
 // tokenIn returns what lies under a key of a Secret, "" for nothing.

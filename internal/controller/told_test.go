@@ -7,6 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -33,7 +37,7 @@ func TestWhatBecomesOfAReplacedSecret(t *testing.T) {
 		"the server lost it": {[]provision.Credential{current}, "the old one is not valid any more"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := whatOfTheOld("1", &provision.ClientState{Credentials: tc.credentials}, now); got != tc.want {
+			if got := provisioning.WhatOfTheOld("1", &provision.ClientState{Credentials: tc.credentials}, now); got != tc.want {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})
@@ -66,8 +70,8 @@ func TestAccessesAreNamedOnce(t *testing.T) {
 		"of an access":  {own, `Access "ca": the server did not answer`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := &pass{credProblem: wait, accesses: []*access{{key: "ca", problem: tc.problem}, {key: "cb"}}}
-			if got := p.isFresh().Message; got != tc.want {
+			p := &m2mclient.Pass{CredProblem: wait, Accesses: []*m2mclient.Access{{Key: "ca", Problem: tc.problem}, {Key: "cb"}}}
+			if got := p.IsFresh().Message; got != tc.want {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})
@@ -114,7 +118,7 @@ func TestAnAttemptDependsOnWhatTheServerGrants(t *testing.T) {
 		c.Status.Provisioning.Access = []v1alpha1.ProvisionedAccess{
 			{Resource: "https://other.example.com", Scopes: []v1alpha1.ScopeName{"other"}}, {Resource: paymentAPI, Scopes: granted},
 		}
-		return (&pass{client: c}).basis(&access{resource: paymentAPI}, "inputs", jwks.ReasonMissingScopes)
+		return (&m2mclient.Pass{Client: c}).Basis(&m2mclient.Access{Resource: paymentAPI}, "inputs", jwks.ReasonMissingScopes)
 	}
 	if basis(false, "payments:read") == basis(false, "payments:read", "payments:write") {
 		t.Error("nothing depends on the scopes that the server grants")

@@ -12,6 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/internal/controller/write"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -48,14 +52,14 @@ func TestContentIsNotKeptForALabel(t *testing.T) {
 				t.Errorf("what is cut can be written back: %v", err)
 			}
 			whole := o.DeepCopyObject().(client.Object)
-			if err := op.bundle.client.Get(t.Context(), client.ObjectKeyFromObject(secret), whole); err != nil {
+			if err := op.bundle.Client.Get(t.Context(), client.ObjectKeyFromObject(secret), whole); err != nil {
 				t.Fatal(err)
 			}
-			if encoded, _ := json.Marshal(whole); len(encoded) < len(filling) || isCut(whole) {
+			if encoded, _ := json.Marshal(whole); len(encoded) < len(filling) || cached.IsCut(whole) {
 				t.Errorf("who wants to write it gets %d bytes of it", len(encoded))
 			}
 			op.requests.reset()
-			if err := op.bundle.client.Get(t.Context(), client.ObjectKeyFromObject(secret), o, client.UnsafeDisableDeepCopy); err != nil {
+			if err := op.bundle.Client.Get(t.Context(), client.ObjectKeyFromObject(secret), o, client.UnsafeDisableDeepCopy); err != nil {
 				t.Fatal(err)
 			}
 			if reads := op.requests.reads(); len(reads) > 0 {
@@ -65,8 +69,8 @@ func TestContentIsNotKeptForALabel(t *testing.T) {
 	}
 }
 
-// foreign is what others have put on an object.
-func foreign(o client.Object) string {
+// fillingOf is what others have put on an object.
+func fillingOf(o client.Object) string {
 	encoded, err := json.Marshal([]any{o.GetLabels(), o.GetAnnotations(), o.GetFinalizers(), o.GetOwnerReferences()})
 	if err != nil {
 		panic(err)
@@ -95,7 +99,7 @@ func TestWhatOthersPutOnOurKindsStays(t *testing.T) {
 			o.SetFinalizers(finalizers)
 			o.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "theirs", UID: "1"}})
 		})
-		want[o] = foreign(o)
+		want[o] = fillingOf(o)
 		defer func() { change(t, o, func(o client.Object) { o.SetFinalizers(nil) }) }()
 	}
 	stays := func(when string, finalizers int) {
@@ -108,7 +112,7 @@ func TestWhatOthersPutOnOurKindsStays(t *testing.T) {
 				t.Errorf("%s %T has %d finalizers, want %d", when, o, len(o.GetFinalizers()), finalizers)
 			}
 			controllerutil.RemoveFinalizer(o, v1alpha1.ProvisioningFinalizer)
-			if got := foreign(o); got != want[o] {
+			if got := fillingOf(o); got != want[o] {
 				t.Errorf("%s %T has\n%.300s, not\n%.300s", when, o, got, want[o])
 			}
 		}
@@ -119,20 +123,20 @@ func TestWhatOthersPutOnOurKindsStays(t *testing.T) {
 	if !hasToken(cart) {
 		t.Errorf("the client has no token: %+v", cart.Status.Conditions)
 	}
-	cached := func(o client.Object) client.Object {
+	fromCache := func(o client.Object) client.Object {
 		t.Helper()
 		op.catchUp(w.shop, w.payments)
 		c := o.DeepCopyObject().(client.Object)
-		if err := op.bundle.client.Get(t.Context(), client.ObjectKeyFromObject(o), c); err != nil {
+		if err := op.bundle.Client.Get(t.Context(), client.ObjectKeyFromObject(o), c); err != nil {
 			t.Fatal(err)
 		}
-		if encoded, _ := json.Marshal(c); len(encoded) > 16<<10 || !isCut(c) {
+		if encoded, _ := json.Marshal(c); len(encoded) > 16<<10 || !cached.IsCut(c) {
 			t.Errorf("%d bytes of %T are in the cache", len(encoded), c)
 		}
 		return c
 	}
 	for _, o := range ours {
-		if err := hold(t.Context(), op.bundle.client, cached(o)); err != nil {
+		if err := write.Hold(t.Context(), op.bundle.Client, fromCache(o)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -140,15 +144,15 @@ func TestWhatOthersPutOnOurKindsStays(t *testing.T) {
 	for _, o := range ours {
 		// Ours need not be the last one.
 		change(t, o, func(o client.Object) { o.SetFinalizers(append(o.GetFinalizers(), "example.com/a-later-one")) })
-		c := cached(o)
-		if err := hold(t.Context(), op.bundle.client, c.DeepCopyObject().(client.Object)); err != nil {
+		c := fromCache(o)
+		if err := write.Hold(t.Context(), op.bundle.Client, c.DeepCopyObject().(client.Object)); err != nil {
 			t.Errorf("it cannot be held twice: %v", err)
 		}
 		stale := c.DeepCopyObject().(client.Object)
-		if err := release(t.Context(), op.bundle.client, c); err != nil {
+		if err := write.Release(t.Context(), op.bundle.Client, c); err != nil {
 			t.Fatal(err)
 		}
-		if err := release(t.Context(), op.bundle.client, stale); err == nil {
+		if err := write.Release(t.Context(), op.bundle.Client, stale); err == nil {
 			t.Errorf("%T is released twice, the second time by what it was before", o)
 		}
 		change(t, o, func(o client.Object) { controllerutil.RemoveFinalizer(o, "example.com/a-later-one") })
@@ -217,7 +221,7 @@ func TestFormerAccessesAreForgotten(t *testing.T) {
 		tokenIn(t, w.shop, "cart-token", fmt.Sprintf("key-%d", i))
 	}
 	name := client.ObjectKeyFromObject(cart)
-	if kept := op.reconcilers.client.written.m[name]; len(kept) != 1 || kept[0].key != "key-3" {
+	if kept := op.reconcilers.client.Written.M[name]; len(kept) != 1 || kept[0].Key != "key-3" {
 		t.Errorf("of the accesses there are %+v", kept)
 	}
 	remove(t, cart)
@@ -225,7 +229,7 @@ func TestFormerAccessesAreForgotten(t *testing.T) {
 	if err := op.reconcileClient(cart); err != nil {
 		t.Fatal(err)
 	}
-	if len(op.reconcilers.client.written.m[name])+len(op.reconcilers.client.wrote.m[name]) > 0 {
+	if len(op.reconcilers.client.Written.M[name])+len(op.reconcilers.client.Wrote.M[name]) > 0 {
 		t.Error("something is kept of a client that is gone")
 	}
 }

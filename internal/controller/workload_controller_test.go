@@ -8,6 +8,10 @@ import (
 	"testing"
 	"time"
 
+	podcontroller "github.com/m2m-operator/m2m-operator/internal/controller/pod"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+
 	"github.com/google/go-cmp/cmp"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,19 +48,19 @@ func TestWhatIsMisplaced(t *testing.T) {
 				o.SetLabels(tc.labels)
 				objects[kind] = o
 			}
-			pod := metadataOf("Pod")
+			pod := cached.Metadata("Pod")
 			pod.Labels, pod.Annotations = tc.labels, tc.annotations
 			objects["Pod"] = pod
 			for kind, o := range objects {
-				strip, want := stripWorkload, tc.onWorkload
+				strip, want := cached.StripWorkload, tc.onWorkload
 				if kind == "Pod" {
-					strip, want = stripPod, tc.onPod
+					strip, want = cached.StripPod, tc.onPod
 				}
 				for range 2 { // what is in a cache may be prepared once more
 					if _, err := strip(o); err != nil {
 						t.Fatal(err)
 					}
-					if got := o.GetAnnotations()[misplacedMark]; got != want || len(o.GetLabels()) > 0 {
+					if got := o.GetAnnotations()[cached.MisplacedMark]; got != want || len(o.GetLabels()) > 0 {
 						t.Errorf("%s: misplaced is %q, want %q; labels %v", kind, got, want, o.GetLabels())
 					}
 				}
@@ -121,9 +125,9 @@ func TestMisplacedAnnotationsAreNotToldForEver(t *testing.T) {
 	op := startStepped(t)
 	ns := newVerifiers(t)
 	r := op.workload[0]
-	notes := &notedEvents{EventRecorder: r.events}
-	r.events = notes
-	o := workload(r.kind, ns, map[string]string{v1alpha1.ClientAnnotation: "cart"}, nil)
+	notes := &notedEvents{EventRecorder: r.Events}
+	r.Events = notes
+	o := workload(r.Kind, ns, map[string]string{v1alpha1.ClientAnnotation: "cart"}, nil)
 	create(t, o)
 	again := func(want time.Duration, told int) {
 		t.Helper()
@@ -136,21 +140,21 @@ func TestMisplacedAnnotationsAreNotToldForEver(t *testing.T) {
 			t.Errorf("it was told %q, want %d", got, told)
 		}
 	}
-	again(tellEvery, 1)
+	again(podcontroller.TellEvery, 1)
 	op.advance(time.Minute)
-	again(tellEvery-time.Minute, 0)
+	again(podcontroller.TellEvery-time.Minute, 0)
 	change(t, o, func(o client.Object) { o.SetAnnotations(nil) })
 	again(0, 0)
-	if n := len(r.told.pods); n != 0 {
+	if n := len(r.Told.Pods); n != 0 {
 		t.Errorf("%d workloads are remembered", n)
 	}
 	change(t, o, func(o client.Object) { o.SetAnnotations(map[string]string{v1alpha1.ClientAnnotation: "cart"}) })
-	again(tellEvery, 1)
+	again(podcontroller.TellEvery, 1)
 	if err := kube.Delete(t.Context(), o, client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
 		t.Fatal(err)
 	}
 	again(0, 0)
-	if n := len(r.told.pods); n != 0 {
+	if n := len(r.Told.Pods); n != 0 {
 		t.Errorf("%d workloads are remembered", n)
 	}
 }

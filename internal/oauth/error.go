@@ -205,3 +205,12 @@ func classOf(why egress.Cause) Class {
 	}
 	return ClassRetryable
 }
+
+// ErrorOf returns what a failed token request means, nil for a nil error.
+func ErrorOf(err error) *Error {
+	var e *Error
+	if err != nil && !errors.As(err, &e) {
+		e = &Error{Class: ClassRetryable, Detail: "the request failed"}
+	}
+	return e
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
+
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/lru"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
+)
+
+// newAdministrationFixture returns what provisions at servers, without an API server.
+func newAdministrationFixture(f *foreign.Objects) *provisioning.Administration {
+	l, c := servers.NewLives(), clock.RealClock{}
+	return provisioning.NewAdministration(provisioning.AdministrationConfig{
+		Lives: l, Connections: servers.NewConnections(l, egress.Policy{}, f, ""), Endpoints: servers.NewEndpoints(l), Admission: servers.NewAdmission(l, nil, c, 20, 1, 100),
+		Foreign: f, Clock: c, Wakes: servers.NewWakes(), Workers: 20,
+	})
+}
+
+// TestServersThatAreGoneAreForgotten makes authorization servers with a driver and
+// deletes them over and over. What is left behind at the last of them can still be
+// removed.
+func TestServersThatAreGoneAreForgotten(t *testing.T) {
+	s := newAdministrationFixture(&foreign.Objects{})
+	auth := func(i int) *v1alpha1.AuthorizationServer {
+		a := &v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: fmt.Sprintf("auth-%d", i), UID: types.UID(fmt.Sprint(i))}}
+		a.Spec.Provisioning.DynamicRegistration.Endpoint = "https://auth.example.com/register"
+		return a
+	}
+	driverOf := func(i int) provision.Driver {
+		key := rules.ServerKeyOf(auth(i))
+		return s.LastDriver(v1alpha1.ProvisioningServer{
+			Kind: key.Kind, Namespace: v1alpha1.NamespaceName(key.Namespace), Name: v1alpha1.ObjectName(key.Name), Driver: v1alpha1.DriverDynamicRegistration})
+	}
+	const last = 500
+	for i := range last + 1 {
+		if d, _, bad, err := s.Driver(t.Context(), auth(i)); d == nil || bad != nil || err != nil {
+			t.Fatal(d, bad, err)
+		}
+		if i > 0 { // the first one stays
+			s.Lives.Forget(rules.ServerKeyOf(auth(i)))
+		}
+	}
+	if s.Of.Len() != 1 || s.Connections.To.Len() != 1 || s.Drivers.Len() > provisioning.MaxDrivers {
+		t.Errorf("of %d servers there are %d states, %d connections and %d drivers", last+1, s.Of.Len(), s.Connections.To.Len(), s.Drivers.Len())
+	}
+	if driverOf(0) == nil || driverOf(last) == nil || driverOf(1) != nil {
+		t.Errorf("there are drivers of the one that exists: %t, of the last: %t, of the one that is long gone: %t",
+			driverOf(0) != nil, driverOf(last) != nil, driverOf(1) != nil)
+	}
+}
+
+// TestServersStayForgotten looks up a server that is gone, as a pass does that began
+// before: nothing is kept of it, nor is that of a new one of its name lost.
+func TestServersStayForgotten(t *testing.T) {
+	s := newAdministrationFixture(&foreign.Objects{})
+	auth := func(uid types.UID) *v1alpha1.AuthorizationServer {
+		return &v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "auth", UID: uid}}
+	}
+	passBegan := func() {
+		t.Helper()
+		if hc, _, bad, err := s.Connections.HttpClient(t.Context(), auth("1")); hc == nil || bad != nil || err != nil {
+			t.Fatal(hc, bad, err)
+		}
+	}
+	passBegan()
+	s.Lives.Forget(rules.ServerKeyOf(auth("1")))
+	passBegan()
+	if s.Connections.To.Len() != 0 {
+		t.Errorf("%d connections are kept of what is gone", s.Connections.To.Len())
+	}
+	srv := &rules.Server{Object: auth("1")}
+	if ticket, wait, bad, err := s.Admission.Admit(t.Context(), srv, traffic.Need{}); ticket != nil || wait == 0 || bad == nil || !bad.Unknown || err != nil {
+		t.Errorf("a request to it is let through: %v, %v, %+v, %v", ticket, wait, bad, err)
+	}
+	// Something may still be removed at it. Its series are deleted.
+	s.Drifted(srv, 1)
+	(&provisioning.PacedTransport{Server: srv, A: s}).Observe(200)
+	if sum, series := metricOf(t, "m2m_provisioning_requests_total", map[string]string{"server": srv.Key().String()}); series > 0 {
+		t.Errorf("%v requests to it are counted", sum)
+	}
+	if _, series := metricOf(t, "m2m_provisioning_drift_total", map[string]string{"server": srv.Key().String()}); series > 0 {
+		t.Error("its drift is counted")
+	}
+	is := s.Of.Get(auth("2"))
+	passBegan()
+	if s.Of.Find(rules.ServerKeyOf(auth("1"))) != is {
+		t.Error("the new one of its name has lost what was kept of it")
+	}
+	after := s.Of.Get(auth("3")) // the deletion of the second was missed
+	s.Of.Get(auth("2"))
+	if s.Of.Find(rules.ServerKeyOf(auth("1"))) != after {
+		t.Error("the third one has lost what was kept of it")
+	}
+}
+
+// TestObjectsThatMoveAreForgotten begins to move ever more objects that go before they
+// have moved.
+func TestObjectsThatMoveAreForgotten(t *testing.T) {
+	r, now := &provisioning.Remover{Since: lru.New(authserver.MaxMoving)}, time.Unix(0, 0)
+	cart := func(uid int) *v1alpha1.M2MClient {
+		return &v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{UID: types.UID(fmt.Sprint(uid))}}
+	}
+	for i := range 2 * authserver.MaxMoving {
+		r.Begun(cart(i), now)
+	}
+	if r.Since.Len() > authserver.MaxMoving {
+		t.Errorf("%d are kept", r.Since.Len())
+	}
+	if got := r.Begun(cart(2*authserver.MaxMoving-1), now.Add(time.Hour)); got != now {
+		t.Errorf("the last one begins anew at %s", got)
+	}
+}
+
+// TestATooLongProvisioningCredentialIsTold looks for one in what is too long.
+func TestATooLongProvisioningCredentialIsTold(t *testing.T) {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "credentials"}, Data: map[string][]byte{
+		v1alpha1.ClientIDKey: []byte("cart"), v1alpha1.ClientSecretKey: bytes.Repeat([]byte("x"), foreign.MaxCredential+1)}}
+	s := newAdministrationFixture(foreign.Of(fake.NewClientBuilder().WithObjects(secret).Build()))
+	auth := &v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Namespace: secret.Namespace}}
+	auth.Spec.Provisioning.Logto = v1alpha1.LogtoProvisioning{Endpoint: "https://logto.example.com"}
+	auth.Spec.Provisioning.Logto.CredentialsSecretRef.Name = v1alpha1.ObjectName(secret.Name)
+	if _, _, bad, err := s.ProvisioningSecret(t.Context(), auth); err != nil || bad == nil || bad.Reason != v1alpha1.ReasonCredentialsInvalid || !strings.Contains(bad.Message, "65536") {
+		t.Errorf("%+v, %v", bad, err)
+	}
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package authserver
+
+import (
+	"context"
+	"sync"
+
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+)
+
+// EndpointReconciler discovers in a shard the endpoints that only a server's status
+// tells and that cannot be believed by their address. What else there is to do for a
+// server the instance without a shard does.
+type EndpointReconciler struct {
+	Kind        v1alpha1.AuthorizationServerKind
+	client      client.Client
+	endpoints   *servers.Endpoints
+	connections *servers.Connections
+
+	mu       sync.Mutex
+	failures map[rules.ServerKey]int
+}
+
+func NewEndpointReconciler(kind v1alpha1.AuthorizationServerKind, c client.Client, e *servers.Endpoints, to *servers.Connections) *EndpointReconciler {
+	return &EndpointReconciler{Kind: kind, client: c, endpoints: e, connections: to, failures: map[rules.ServerKey]int{}}
+}
+
+// Reconcile discovers a server's endpoints unless the usable ones are those of its status.
+func (r *EndpointReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	key := rules.ServerKey{Kind: r.Kind, Namespace: req.Namespace, Name: req.Name}
+	obj := key.Object()
+	if err := r.client.Get(ctx, req.NamespacedName, obj); err != nil {
+		r.failed(key, false)
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	spec := record.SpecOf(obj)
+	before := r.endpoints.Of(obj)
+	if before == record.StatusOf(obj).Endpoints {
+		return ctrl.Result{}, nil
+	}
+	hc, _, unusable, err := r.connections.HttpClient(ctx, obj)
+	if unusable != nil || err != nil {
+		return ctrl.Result{RequeueAfter: DiscoveryInterval}, err
+	}
+	metadata, err := jwks.Discover(ctx, hc, spec.Issuer)
+	if err != nil {
+		return ctrl.Result{RequeueAfter: refresh.RetryBackoff.Next(r.failed(key, true), retryAfter(err), spec.Issuer)}, nil
+	}
+	r.failed(key, false)
+	r.endpoints.Learn(obj, record.EndpointsOf(metadata))
+	if r.endpoints.Of(obj) != before {
+		r.endpoints.Tell(ctx, obj)
+	}
+	return ctrl.Result{}, nil
+}
+
+// failed counts a failed discovery, or forgets those before, and returns how many there
+// were in a row.
+func (r *EndpointReconciler) failed(key rules.ServerKey, failed bool) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !failed {
+		delete(r.failures, key)
+		return 0
+	}
+	r.failures[key]++
+	return r.failures[key]
+}
+
+// SetupWithManager watches the servers' specs and endpoints.
+func (r *EndpointReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("m2m-endpoints-"+string(r.Kind)).
+		For(rules.ServerKey{Kind: r.Kind}.Object(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, r.endpoints.Edited()))).
+		WithOptions(controller.Options{MaxConcurrentReconciles: serverWorkers, NewQueue: watch.Fairly(watch.NamespaceOf, nil)}).
+		Complete(watch.UntilStopped(r))
+}

@@ -1,0 +1,589 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package authserver
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
+	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
+)
+
+const (
+	DefaultKeyRefreshInterval = time.Minute
+	defaultKeyRetention       = 24 * time.Hour
+
+	// DiscoveryInterval is how often a server's metadata is read again; its
+	// endpoints rarely move.
+	DiscoveryInterval = 10 * time.Minute
+)
+
+// newKeyRate is how many new keys are taken over from one server. Each one is
+// written to its status, and to its bundle in every namespace that verifies.
+var newKeyRate = pace.Rate{Every: time.Minute, Burst: 64}
+
+// Config is what the reconciler works with.
+type Config struct {
+	Kind   v1alpha1.AuthorizationServerKind
+	Client client.Client
+	Clock  clock.PassiveClock
+	Events recorder.EventRecorder
+
+	Lives       *servers.Lives
+	Endpoints   *servers.Endpoints
+	Connections *servers.Connections
+	Requests    *servers.KeyRequests
+	Wakes       servers.Wakes
+	Foreign     *foreign.Objects
+	Watched     watch.Namespaces
+
+	OperatorNamespace string
+
+	// Check reports what keeps a server from being provisioned, and when to ask again;
+	// CheckIsDue reports whether that is now.
+	Check      func(context.Context, client.Object, time.Time) (*rules.Problem, time.Time, error)
+	CheckIsDue func(client.Object, time.Time) bool
+}
+
+// Reconciler keeps the endpoints and signing keys of one
+// kind of authorization server current.
+type Reconciler struct {
+	Config
+
+	states *servers.Each[fetchState]
+	places *traffic.Places // of the workers, for what waits for a server's answer
+}
+
+// New returns a reconciler that has asked no server yet.
+func New(c Config) *Reconciler {
+	return &Reconciler{
+		Config: c, states: servers.NewEach(c.Lives, func(client.Object) *fetchState { return &fetchState{} }, nil), places: traffic.NewPlaces(serverWorkers),
+	}
+}
+
+// serverWorkers is how many servers of a kind are worked on at a time.
+const serverWorkers = 10
+
+// fetchState is when a server is to be asked next, and what makes the question
+// conditional. It is lost with the process, which then asks once more.
+type fetchState struct {
+	generation             int64
+	discoveryDue, keysDue  time.Time
+	discoveryFailures      int
+	keysFailures           int
+	keysURL                string
+	etag, lastModified     string
+	keysFetchedAt          time.Time
+	discovered, keysResult *rules.Problem // how the last attempt ended; nil: not attempted, or well
+	leftOut                string         // what the last key set holds that cannot be used
+	newKeys                pace.Bucket
+	supersededUntil        map[string]time.Time // JWK → until when a key stays that was replaced under its ID
+}
+
+// What no namespace holds is a role of its own, so that the rest can be granted in
+// single namespaces only. The events of what no namespace holds are in "default".
+//
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=authorizationservers,verbs=list;watch
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=authorizationservers/status,verbs=patch
+// +kubebuilder:rbac:groups=m2m-operator.io,roleName=manager-cluster-role,resources=clusterauthorizationservers,verbs=list;watch
+// +kubebuilder:rbac:groups=m2m-operator.io,roleName=manager-cluster-role,resources=clusterauthorizationservers/status,verbs=patch
+// +kubebuilder:rbac:groups=events.k8s.io,roleName=manager-cluster-role,resources=events,verbs=create;patch
+
+// Reconcile asks the server what is due and writes what it learnt.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	key := rules.ServerKey{Kind: r.Kind, Namespace: req.Namespace, Name: req.Name}
+	obj := key.Object()
+	if err := r.Client.Get(ctx, req.NamespacedName, obj); err != nil {
+		if client.IgnoreNotFound(err) == nil {
+			r.Lives.Forget(key)
+			r.places.Forget(key.String())
+			metrics.ForgetServerMetrics(key)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !obj.GetDeletionTimestamp().IsZero() {
+		after, err := r.release(ctx, obj)
+		return ctrl.Result{RequeueAfter: after}, err
+	}
+	giveBack, wait := r.place(obj)
+	if wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
+	defer giveBack()
+	before := obj.DeepCopyObject().(client.Object)
+	after, err := r.reconcile(ctx, obj)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if ctx.Err() != nil {
+		return ctrl.Result{}, ctx.Err() // what failed for that is no news about the server
+	}
+	metrics.ObserveKeys(key, record.StatusOf(obj), r.states.Get(obj).keysFetchedAt)
+	if equality.Semantic.DeepEqual(record.StatusOf(before), record.StatusOf(obj)) {
+		return ctrl.Result{RequeueAfter: after}, nil
+	}
+	if err := r.Client.Status().Patch(ctx, obj, client.MergeFrom(before)); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	r.tell(ctx, before, obj)
+	return ctrl.Result{RequeueAfter: after}, nil
+}
+
+// reconcile asks what is due, puts the result into the object's status, and
+// returns when to come back.
+func (r *Reconciler) reconcile(ctx context.Context, obj client.Object) (time.Duration, error) {
+	spec, status, now := record.SpecOf(obj), record.StatusOf(obj), r.Clock.Now()
+	state := r.state(obj)
+	known, told := r.Endpoints.Discovered(obj), status.Endpoints
+	found := known
+
+	hc, changed, unusable, err := r.Connections.HttpClient(ctx, obj)
+	if err != nil {
+		return 0, err
+	}
+	if changed {
+		state.discoveryDue, state.keysDue = time.Time{}, time.Time{}
+	}
+	var discovered, keys conditions.Condition
+	if unusable != nil {
+		discovered, keys = conditions.Of(v1alpha1.ConditionDiscovered, unusable), conditions.Of(v1alpha1.ConditionKeysFresh, unusable)
+		state.discoveryDue, state.keysDue = now.Add(DiscoveryInterval), now.Add(DiscoveryInterval)
+	} else {
+		discovered = r.discover(ctx, hc, spec, status, state, &found, now)
+		if keys, err = r.fetchKeys(ctx, hc, obj, state, found, now); err != nil {
+			return 0, err
+		}
+	}
+	records, superseded, supersededDue, err := r.supersede(ctx, obj, state, jwks.Merge(record.KeyRecords(status.Keys), nil, mergePolicy(spec, now)), now)
+	if err != nil {
+		return 0, err
+	}
+	status.Keys = signingKeys(records)
+	if keys.Status == metav1.ConditionTrue {
+		keys.Message += superseded
+	}
+	if opaque(spec) {
+		status.Keys, status.KeysLeftOut, records, keys = nil, nil, nil, conditions.Condition{}
+	}
+	provisioning, checkDue, err := r.provisioning(ctx, obj, now)
+	if err != nil {
+		return 0, err
+	}
+
+	conditions.SetOrRemove(&status.Conditions, obj.GetGeneration(), v1alpha1.ConditionProvisioningReady, provisioning)
+	conditions.SetOrRemove(&status.Conditions, obj.GetGeneration(), v1alpha1.ConditionKeysFresh, keys)
+	conditions.Set(&status.Conditions, obj.GetGeneration(), discovered, serverReady(obj, record.UsableEndpoints(spec, found, status.Endpoints).Token, discovered, keys, provisioning))
+	status.ObservedGeneration = obj.GetGeneration()
+
+	*r.states.Get(obj) = *state
+	r.Endpoints.Learn(obj, found)
+	if record.UsableEndpoints(spec, known, told) != record.UsableEndpoints(spec, found, told) {
+		r.Endpoints.Tell(ctx, obj)
+	}
+	var prune time.Duration
+	if at := jwks.NextPrune(records, spec.JWKS.Retention.Or(defaultKeyRetention)); !at.IsZero() {
+		prune = max(time.Second, at.Sub(now))
+	}
+	var check, leave time.Duration
+	if !supersededDue.IsZero() {
+		leave = max(time.Second, supersededDue.Sub(now))
+	}
+	if !checkDue.IsZero() {
+		check = max(time.Second, checkDue.Sub(now))
+	}
+	return refresh.Soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), prune, check, leave), nil
+}
+
+// place takes a worker's place for a server that is to be asked now, and returns what
+// gives it back, or how long to wait for one: however many slow servers a namespace
+// has, the workers are not all its own.
+func (r *Reconciler) place(obj client.Object) (giveBack func(), wait time.Duration) {
+	now, endpoint, tenant := r.Clock.Now(), rules.ServerKeyOf(obj).String(), obj.GetNamespace()
+	if !r.isDue(obj, now) {
+		return func() {}, 0
+	}
+	if tenant == "" {
+		tenant = endpoint // the platform's servers do not share a namespace
+	}
+	place := r.places.Take(now, tenant, endpoint, 0)
+	if place == nil {
+		wait = refresh.Between(string(obj.GetUID()), 500*time.Millisecond, time.Second)
+		r.places.Await(now, now.Add(wait), tenant, endpoint)
+		return nil, wait
+	}
+	return func() { r.places.Give(r.Clock.Now(), place, true) }, 0
+}
+
+// isDue reports whether a server is to be asked for something now.
+func (r *Reconciler) isDue(obj client.Object, now time.Time) bool {
+	s := r.states.Get(obj)
+	return s.generation != obj.GetGeneration() || r.Requests.IsPending(obj) || !now.Before(s.discoveryDue) || !now.Before(s.keysDue) ||
+		r.CheckIsDue(obj, now)
+}
+
+// provisioning reports whether the server can be provisioned, and when to look
+// again. It is empty where nothing is to be.
+func (r *Reconciler) provisioning(ctx context.Context, obj client.Object, now time.Time) (conditions.Condition, time.Time, error) {
+	if rules.Driver(record.SpecOf(obj)) == "" {
+		return conditions.Condition{}, time.Time{}, nil
+	}
+	bad, due, err := r.Check(ctx, obj, now)
+	switch {
+	case err != nil:
+		return conditions.Condition{}, time.Time{}, err
+	case bad != nil:
+		return conditions.Of(v1alpha1.ConditionProvisioningReady, bad), due, nil
+	}
+	return conditions.True(v1alpha1.ConditionProvisioningReady, v1alpha1.ReasonProvisioningReady, "The credential for provisioning works"), due, nil
+}
+
+// state returns a copy of the server's fetch state; a changed spec makes
+// everything due.
+func (r *Reconciler) state(obj client.Object) *fetchState {
+	state := *r.states.Get(obj)
+	if state.generation != obj.GetGeneration() {
+		state.generation = obj.GetGeneration()
+		state.discoveryDue, state.keysDue = time.Time{}, time.Time{}
+	}
+	if r.Requests.Take(obj) {
+		state.keysDue = time.Time{}
+	}
+	return &state
+}
+
+// discover finds the endpoints, from the spec or from the server's metadata.
+func (r *Reconciler) discover(ctx context.Context, hc *http.Client, spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.AuthorizationServerStatus, state *fetchState, found *v1alpha1.AuthorizationServerEndpoints, now time.Time) conditions.Condition {
+	if spec.Endpoints.Token != "" && (spec.Endpoints.JWKS != "" || opaque(spec)) {
+		status.Endpoints = spec.Endpoints
+		state.discoveryDue, state.discovered = now.Add(DiscoveryInterval), nil
+		if opaque(spec) {
+			return conditions.True(v1alpha1.ConditionDiscovered, v1alpha1.ReasonEndpointsConfigured, "The spec names the token endpoint")
+		}
+		return conditions.True(v1alpha1.ConditionDiscovered, v1alpha1.ReasonEndpointsConfigured, "The spec names both endpoints")
+	}
+	if !now.Before(state.discoveryDue) {
+		metadata, err := jwks.Discover(ctx, hc, spec.Issuer)
+		if err != nil {
+			state.discovered = fetchProblem("The server's metadata cannot be used", err)
+		} else {
+			state.discovered = adopt(found, spec, metadata)
+		}
+		if state.discovered != nil {
+			state.discoveryFailures++
+			state.discoveryDue = now.Add(refresh.RetryBackoff.Next(state.discoveryFailures, retryAfter(err), spec.Issuer))
+		} else {
+			state.discoveryFailures, state.discoveryDue = 0, now.Add(DiscoveryInterval)
+		}
+	}
+	// Somebody else's edit of the status is put right. What only the status tells stays
+	// there until it is discovered, and is not used unless it is the issuer's own.
+	status.Endpoints = record.FirstEndpoints(spec.Endpoints, *found, status.Endpoints)
+	if state.discovered != nil {
+		return conditions.Of(v1alpha1.ConditionDiscovered, state.discovered)
+	}
+	return conditions.True(v1alpha1.ConditionDiscovered, v1alpha1.ReasonDiscovered, "The server's metadata names the issuer and its endpoints")
+}
+
+// opaque says that a server's tokens are verified with no key.
+func opaque(spec *v1alpha1.AuthorizationServerSpec) bool {
+	return spec.TokenFormat == v1alpha1.TokenFormatOpaque
+}
+
+// adopt takes over the endpoints that the metadata names, and says which one it
+// does not. One that was known stays in use.
+func adopt(found *v1alpha1.AuthorizationServerEndpoints, spec *v1alpha1.AuthorizationServerSpec, metadata *jwks.Metadata) *rules.Problem {
+	named := record.EndpointsOf(metadata)
+	*found = record.FirstEndpoints(named, *found)
+	switch {
+	case cmp.Or(spec.Endpoints.Token, named.Token) == "":
+		return &rules.Problem{Reason: v1alpha1.ReasonEndpointMissing, Message: "The server's metadata names no token endpoint; set spec.endpoints.token"}
+	case cmp.Or(spec.Endpoints.JWKS, named.JWKS) == "" && !opaque(spec):
+		return &rules.Problem{Reason: v1alpha1.ReasonEndpointMissing, Message: "The server's metadata names no JWKS; set spec.endpoints.jwks, or spec.tokenFormat to Opaque if its tokens are no JWTs"}
+	}
+	return nil
+}
+
+// fetchKeys follows the server's signing keys.
+func (r *Reconciler) fetchKeys(ctx context.Context, hc *http.Client, obj client.Object, state *fetchState, found v1alpha1.AuthorizationServerEndpoints, now time.Time) (conditions.Condition, error) {
+	spec, status := record.SpecOf(obj), record.StatusOf(obj)
+	url := string(record.UsableEndpoints(spec, found, status.Endpoints).JWKS)
+	if url == "" || opaque(spec) {
+		state.keysDue = state.discoveryDue
+		return conditions.False(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonEndpointMissing, "The server's JWKS is not known"), nil
+	}
+	if url != state.keysURL {
+		state.keysURL, state.etag, state.lastModified, state.keysDue = url, "", "", time.Time{}
+	}
+	if !now.Before(state.keysDue) {
+		if len(status.Keys) == 0 {
+			state.etag, state.lastModified = "", "" // nothing to fall back on
+		}
+		named, err := r.namedKeys(ctx, obj)
+		if err != nil {
+			return conditions.Condition{}, err
+		}
+		if !hasKeys(status, named) {
+			state.etag, state.lastModified = "", "" // the set may not have changed, and has them
+		}
+		fetched, err := jwks.Fetch(ctx, hc, url, state.etag, state.lastModified, append(knownIDs(status), named...)...)
+		if err != nil {
+			state.keysFailures++
+			state.keysResult = fetchProblem("The signing keys cannot be fetched", err)
+			state.keysDue = now.Add(refresh.RetryBackoff.Next(state.keysFailures, retryAfter(err), url))
+		} else {
+			state.keysFailures, state.keysResult = 0, nil
+			state.keysDue = now.Add(spec.JWKS.RefreshInterval.Or(DefaultKeyRefreshInterval))
+			if !fetched.NotModified {
+				r.takeKeys(ctx, obj, state, fetched, named, now)
+			}
+			if state.keysResult == nil {
+				state.keysFetchedAt = now
+			}
+		}
+	}
+	if state.keysResult != nil {
+		return conditions.Of(v1alpha1.ConditionKeysFresh, state.keysResult), nil
+	}
+	return conditions.True(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, "The signing keys are current"+state.leftOut), nil
+}
+
+// takeKeys brings the status up to date with fetched keys, unless they change too
+// often.
+func (r *Reconciler) takeKeys(
+	ctx context.Context, obj client.Object, state *fetchState, fetched *jwks.Fetched, named []string, now time.Time,
+) {
+	status, policy := record.StatusOf(obj), mergePolicy(record.SpecOf(obj), now)
+	policy.Named = named
+	records := jwks.Merge(record.KeyRecords(status.Keys), fetched.Keys, policy)
+	keys := signingKeys(records)
+	if changes := changesOf(status.Keys, keys); len(status.Keys) > 0 && changes > 0 {
+		if wait := state.newKeys.Take(newKeyRate, changes, now); wait > 0 {
+			state.keysResult = &rules.Problem{Reason: v1alpha1.ReasonKeysChangeTooOften, Message: fmt.Sprintf(
+				"The server replaces its signing keys too often: after %d new keys, one a minute is taken over", newKeyRate.Burst)}
+			state.keysDue = now.Add(max(wait, state.keysDue.Sub(now)))
+			return
+		}
+	}
+	status.Keys = keys
+	state.etag, state.lastModified = fetched.ETag, fetched.LastModified
+	skipped := append(fetched.Skipped, jwks.Beyond(records, fetched.Keys, policy)...)
+	state.leftOut, status.KeysLeftOut = leftOut(skipped), keysLeftOut(skipped)
+	for _, s := range skipped {
+		log.FromContext(ctx).V(1).Info("Left out a key of the JWKS", "keyID", s.ID, "reason", s.Reason)
+	}
+}
+
+// changesOf counts the new keys of a list. That others retire, or come back,
+// counts as one.
+func changesOf(before, after []v1alpha1.SigningKey) int {
+	known := map[string]bool{} // JWK → retired
+	for _, k := range before {
+		known[k.PublicKey] = k.RetiredAt != nil
+	}
+	changed, added := len(before) != len(after), 0
+	for _, k := range after {
+		retired, ok := known[k.PublicKey]
+		if !ok {
+			added++
+		}
+		changed = changed || retired != (k.RetiredAt != nil)
+	}
+	if added == 0 && changed {
+		return 1
+	}
+	return added
+}
+
+// leftOut tells how many keys of a set are not used and why, of those that are meant
+// for signatures.
+func leftOut(skipped []jwks.Skipped) string {
+	type group struct {
+		told string
+		keys int
+	}
+	var groups []*group
+	byReason := map[string]*group{}
+	total := 0
+	for _, s := range skipped {
+		if s.OtherUse {
+			continue
+		}
+		g := byReason[s.Reason]
+		if g == nil {
+			g = &group{told: "a key without an ID " + s.Reason}
+			if s.ID != "" {
+				g.told = fmt.Sprintf("the key \"%s\" %s", record.Truncate(s.ID, 64), s.Reason) // escaped by Parse
+			}
+			byReason[s.Reason], groups = g, append(groups, g)
+		}
+		g.keys += 1 + s.More
+		total += 1 + s.More
+	}
+	if total == 0 {
+		return ""
+	}
+	var told []string
+	for _, g := range groups[:min(len(groups), leftOutReasons)] {
+		if g.keys > 1 {
+			g.told += fmt.Sprintf(" (and %d more)", g.keys-1)
+		}
+		told = append(told, g.told)
+	}
+	if len(groups) > leftOutReasons {
+		told = append(told, "and others")
+	}
+	if total == 1 {
+		return "; left out: " + told[0]
+	}
+	return fmt.Sprintf("; left out %d keys of the JWKS: %s", total, strings.Join(told, ", "))
+}
+
+// leftOutReasons bounds the reasons in one message.
+const leftOutReasons = 5
+
+// serverReady sums up: what works goes on working while discovery fails.
+func serverReady(obj client.Object, token v1alpha1.EndpointURL, discovered, keys, provisioning conditions.Condition) conditions.Condition {
+	status := record.StatusOf(obj)
+	switch {
+	case token == "":
+		return discovered.AsReady()
+	case keys.Type == "": // the tokens are opaque
+	case len(status.Keys) == 0 && keys.Status == metav1.ConditionTrue:
+		return conditions.False(v1alpha1.ConditionReady, v1alpha1.ReasonNoKeys, "Every signing key of the server is revoked")
+	case len(status.Keys) == 0:
+		return keys.AsReady()
+	}
+	switch {
+	case provisioning.Status == metav1.ConditionFalse:
+		return provisioning.AsReady()
+	case keys.Type == "":
+		return conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The token endpoint is known; tokens are opaque and not checked")
+	}
+	return conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The token endpoint and the signing keys are known")
+}
+
+// tell records events about what was written.
+func (r *Reconciler) tell(ctx context.Context, before, after client.Object) {
+	conditions.RecordTransitions(r.Events, after, "Reconcile", record.StatusOf(before).Conditions, record.StatusOf(after).Conditions)
+	if was, is := keyIDs(record.StatusOf(before).Keys), keyIDs(record.StatusOf(after).Keys); !slices.Equal(was, is) {
+		log.FromContext(ctx).Info("Signing keys changed", "server", klog.KObj(after), "keys", is)
+		if len(was) > 0 {
+			r.Events.Eventf(after, nil, corev1.EventTypeNormal, v1alpha1.ReasonKeysChanged, "Fetch",
+				"Signing keys changed to %s", cmp.Or(strings.Join(is, ", "), "none"))
+		}
+		if ids := superseded(record.StatusOf(before).Keys, record.StatusOf(after).Keys); len(ids) > 0 {
+			r.Events.Eventf(after, nil, corev1.EventTypeNormal, v1alpha1.ReasonFormerKeyLeft, "Fetch",
+				"The server has replaced %s under the same ID, and the former key is gone: no token in use needs it", quotedIDs(ids))
+		}
+	}
+}
+
+func keyIDs(keys []v1alpha1.SigningKey) []string {
+	ids := make([]string, len(keys))
+	for i, k := range keys {
+		ids[i] = cmp.Or(k.KeyID, "(no ID)")
+		if k.RetiredAt != nil {
+			ids[i] += " (retired)"
+		}
+	}
+	return ids
+}
+
+// fetchProblem says what a failed discovery or fetch means.
+func fetchProblem(what string, err error) *rules.Problem {
+	var e *jwks.Error
+	if !errors.As(err, &e) {
+		return &rules.Problem{Reason: v1alpha1.ReasonUnreachable, Message: what}
+	}
+	return &rules.Problem{Reason: e.Reason, Message: fmt.Sprintf("%s: %s", what, e.Message)}
+}
+
+func retryAfter(err error) time.Duration {
+	var e *jwks.Error
+	if errors.As(err, &e) {
+		return e.RetryAfter
+	}
+	return 0
+}
+
+func mergePolicy(spec *v1alpha1.AuthorizationServerSpec, now time.Time) jwks.MergePolicy {
+	return jwks.MergePolicy{
+		Retention: spec.JWKS.Retention.Or(defaultKeyRetention), Revoked: spec.JWKS.RevokedKeyIDs, Now: now,
+	}
+}
+
+func signingKeys(records []jwks.Record) []v1alpha1.SigningKey {
+	var keys []v1alpha1.SigningKey
+	for _, r := range records {
+		keys = append(keys, v1alpha1.SigningKey{
+			KeyID: r.ID, Algorithm: r.Algorithm, PublicKey: r.JWK, FirstSeenAt: record.Time(r.FirstSeenAt), RetiredAt: record.Time(r.RetiredAt),
+		})
+	}
+	return keys
+}
+
+// SetupWithManager watches the servers, their CA bundles, and the wishes to
+// fetch keys at once.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	list := func() client.ObjectList {
+		if r.Kind == v1alpha1.KindClusterAuthorizationServer {
+			return &v1alpha1.ClusterAuthorizationServerList{}
+		}
+		return &v1alpha1.AuthorizationServerList{}
+	}
+	byCABundle := func(index string) handler.EventHandler {
+		return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+			opts := []client.ListOption{client.MatchingFields{index: o.GetName()}, client.InNamespace(o.GetNamespace())}
+			if r.Kind == v1alpha1.KindClusterAuthorizationServer {
+				if o.GetNamespace() != r.OperatorNamespace {
+					return nil
+				}
+				opts = opts[:1]
+			} else if !r.Watched.Watches(o.GetNamespace()) {
+				return nil
+			}
+			return watch.Requests(ctx, r.Client, list(), opts...)
+		})
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named(strings.ToLower(string(r.Kind))).
+		For(rules.ServerKey{Kind: r.Kind}.Object(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, watch.ChangedOrDeleted, r.Endpoints.Edited()))).
+		WatchesRawSource(foreign.Source(r.Foreign, "Secret", byCABundle(watch.BySecret))).
+		WatchesRawSource(foreign.Source(r.Foreign, "ConfigMap", byCABundle(watch.ByConfigMap))).
+		WatchesRawSource(source.Channel(r.Wakes[r.Kind], &handler.EnqueueRequestForObject{})).
+		WithOptions(controller.Options{MaxConcurrentReconciles: serverWorkers, NewQueue: watch.Fairly(watch.NamespaceOf, nil)}).
+		Complete(watch.UntilStopped(r))
+}

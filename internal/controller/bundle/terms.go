@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
+	"github.com/m2m-operator/m2m-operator/internal/render"
+)
+
+// awaitTokens returns how long a bundle with other terms than before waits until the
+// tokens in use were judged by them: those that do not meet them are replaced first,
+// as far as new ones do. It waits for delivery.HoldMax at most, and not at all where more than
+// the terms changed: a key that is new or gone must not wait.
+func (r *Reconciler) awaitTokens(ctx context.Context, d *draft, now time.Time) (time.Duration, error) {
+	before, known := verification.ContentsIn(d.current)
+	next := render.ContentsOf(d.bundle, d.extra)
+	sameKeys := maps.EqualFunc(before.Keys, next.Keys, func(a, b render.KeyContents) bool { return a.Hash == b.Hash })
+	if !known || before.Terms == next.Terms || !sameKeys {
+		return 0, nil
+	}
+	name, terms := client.ObjectKeyFromObject(d.api), verification.Terms(d.api, d.srv)
+	judged, err := r.terms.judged(name, terms, now, func() (bool, error) { return r.allJudged(ctx, d.api, terms, now) })
+	if judged || err != nil {
+		return 0, err
+	}
+	log.FromContext(ctx).V(1).Info("Other terms wait in the verification bundle for the tokens in use")
+	return delivery.Poll, nil
+}
+
+// allJudged reports whether every token in use for an API was judged by its terms.
+func (r *Reconciler) allJudged(ctx context.Context, api *v1alpha1.APIResource, terms string, now time.Time) (bool, error) {
+	var clients v1alpha1.M2MClientList
+	name := client.ObjectKeyFromObject(api)
+	err := r.Client.List(ctx, &clients, client.MatchingFields{watch.ByAPIResource: name.String()},
+		client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
+	if err != nil {
+		return false, fmt.Errorf("list the clients of an API: %w", err)
+	}
+	return !slices.ContainsFunc(clients.Items, func(c v1alpha1.M2MClient) bool {
+		return slices.ContainsFunc(c.Status.Tokens, func(t v1alpha1.TokenStatus) bool {
+			return t.Terms != "" && t.Terms != terms && record.Moment(t.ExpiresAt).After(now) && isFor(&c, string(t.Key), name)
+		})
+	}), nil
+}
+
+// isFor reports whether a client's access of a key is for an API.
+func isFor(c *v1alpha1.M2MClient, key string, api types.NamespacedName) bool {
+	return slices.ContainsFunc(c.Spec.Access, func(a v1alpha1.Access) bool {
+		return rules.KeyOf(&a) == key && rules.APIResourceOf(c, &a) == api
+	})
+}
+
+// newTerms remembers of each APIResource since when it has its present terms, and
+// whether the tokens in use were judged by them. After a restart that begins anew.
+type newTerms struct {
+	mu sync.Mutex
+	of map[types.NamespacedName]*termsSince
+}
+
+type termsSince struct {
+	terms    string
+	since    time.Time
+	judged   bool
+	lookedAt time.Time // a thousand namespaces may have the bundle
+}
+
+func newNewTerms() *newTerms { return &newTerms{of: map[types.NamespacedName]*termsSince{}} }
+
+// judged reports whether an API's terms may be given to its pods. It looks at the
+// tokens no more often than once in delivery.Poll.
+func (n *newTerms) judged(api types.NamespacedName, terms string, now time.Time, look func() (bool, error)) (bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	t := n.of[api]
+	if t == nil || t.terms != terms {
+		t = &termsSince{terms: terms, since: now}
+		n.of[api] = t
+	}
+	if t.judged || now.After(t.lookedAt) && now.Before(t.lookedAt.Add(delivery.Poll)) {
+		return t.judged, nil
+	}
+	judged, err := look()
+	if err != nil {
+		return false, err
+	}
+	t.lookedAt, t.judged = now, judged || !now.Before(t.since.Add(delivery.HoldMax))
+	return t.judged, nil
+}
+
+// forget drops what is known of an APIResource that is gone.
+func (n *newTerms) forget(api types.NamespacedName) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.of, api)
+}

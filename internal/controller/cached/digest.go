@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cached
+
+import (
+	"crypto/sha256"
+)
+
+// Digest stands for something of which ten thousand are remembered.
+type Digest [16]byte
+
+func DigestOf(encoded []byte) Digest {
+	sum := sha256.Sum256(encoded)
+	return Digest(sum[:16])
+}

@@ -1,0 +1,557 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cached
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/render"
+)
+
+// Bounds of what the caches keep of an object. Whoever can write it must not be
+// able to fill the operator's memory.
+const (
+	// maxOwn bounds a Secret, and the metadata of a ConfigMap, that the operator
+	// writes. A client with longer tokens costs a read with each look at it.
+	maxOwn = 32 << 10
+	// maxNamespaceLabels bounds the labels of a namespace.
+	maxNamespaceLabels = 64 << 10
+	// maxFinalizers bounds the finalizers of one of the operator's kinds.
+	maxFinalizers = 4 << 10
+	// maxSelectors bounds the label selectors of an APIResource's grants together.
+	maxSelectors = 16 << 10
+	// maxInjected bounds InjectedAnnotation: the names of a Secret and of
+	// v1alpha1.VerifyMaxNames ConfigMaps fit.
+	maxInjected = 12 << 10
+	// maxAnnotation bounds any other annotation that is read.
+	maxAnnotation = 256
+	// PerEntry is what an entry of a map or list costs besides its strings.
+	PerEntry = 64
+)
+
+// CutMark is the annotation of an object in a cache of which not everything is
+// kept. It is no valid key: no object of the API server has it, and none that is
+// cut can be written back.
+const CutMark = "m2m-operator.io/cut off"
+
+func IsCut(o client.Object) bool {
+	_, cut := o.GetAnnotations()[CutMark]
+	return cut
+}
+
+func sizeOfMap(m map[string]string) (n int) {
+	for k, v := range m {
+		n += len(k) + len(v) + PerEntry
+	}
+	return n
+}
+
+func sizeOfStrings(all []string) (n int) {
+	for _, s := range all {
+		n += len(s) + PerEntry
+	}
+	return n
+}
+
+// sizeOfMeta returns what the metadata of an object costs that its writer can make
+// longer.
+func sizeOfMeta(m *metav1.ObjectMeta) int {
+	n := sizeOfMap(m.Labels) + sizeOfMap(m.Annotations) + sizeOfStrings(m.Finalizers)
+	for _, o := range m.OwnerReferences {
+		n += len(o.APIVersion) + len(o.Kind) + len(o.Name) + len(o.UID) + PerEntry
+	}
+	return n
+}
+
+// identityMeta returns what tells which object it is, and in which state.
+func identityMeta(m *metav1.ObjectMeta) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Name: m.Name, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion,
+		Generation: m.Generation, CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp,
+	}
+}
+
+// slimMeta keeps of the metadata of one of the operator's kinds what is read: one
+// label, one annotation and the finalizers. Whatever is patched differs in neither
+// of the compared objects in what was left out, and so it stays at the API server.
+func slimMeta(m *metav1.ObjectMeta, label, annotation string) {
+	kept := identityMeta(m)
+	if v, ok := m.Labels[label]; ok {
+		kept.Labels = map[string]string{label: v}
+	}
+	if v, ok := m.Annotations[annotation]; ok {
+		kept.Annotations = map[string]string{annotation: brief(v)}
+	}
+	kept.Finalizers = m.Finalizers
+	if v, ok := m.Annotations[CutMark]; ok { // it is prepared once more
+		kept.Annotations = withMark(kept.Annotations, v)
+	} else if sizeOfStrings(m.Finalizers) > maxFinalizers {
+		at := slices.Index(m.Finalizers, v1alpha1.ProvisioningFinalizer)
+		kept.Annotations, kept.Finalizers = withMark(kept.Annotations, strconv.Itoa(at)), nil
+		if at >= 0 {
+			kept.Finalizers = []string{v1alpha1.ProvisioningFinalizer}
+		}
+	}
+	Share(&kept.Namespace)
+	*m = kept
+}
+
+func withMark(annotations map[string]string, value string) map[string]string {
+	return plus(annotations, CutMark, value)
+}
+
+// brief returns a value, or for a long one what tells it apart from others.
+func brief(v string) string {
+	if len(v) <= maxAnnotation {
+		return v
+	}
+	sum := sha256.Sum256([]byte(v))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// SlimServer prepares an authorization server of either kind for the cache.
+func SlimServer(in any) (any, error) {
+	switch s := in.(type) {
+	case *v1alpha1.AuthorizationServer:
+		slimMeta(&s.ObjectMeta, "", "")
+	case *v1alpha1.ClusterAuthorizationServer:
+		slimMeta(&s.ObjectMeta, "", "")
+	}
+	return in, nil
+}
+
+// SlimAPIResource prepares an APIResource for the cache. Selectors beyond the bound
+// choose nothing, as invalid ones do.
+func SlimAPIResource(in any) (any, error) {
+	api, ok := in.(*v1alpha1.APIResource)
+	if !ok {
+		return in, nil // a tombstone
+	}
+	slimMeta(&api.ObjectMeta, "", "")
+	left := maxSelectors
+	for i := range api.Spec.Grants {
+		selector := &api.Spec.Grants[i].Clients.Namespaces.Selector
+		if *selector == nil {
+			continue
+		}
+		if left -= sizeOfSelector(*selector); left < 0 {
+			*selector = tooLongSelector
+		}
+	}
+	return api, nil
+}
+
+// tooLongSelector is invalid, and chooses nothing.
+var tooLongSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "(too long)"}}}
+
+func sizeOfSelector(s *metav1.LabelSelector) int {
+	n := sizeOfMap(s.MatchLabels)
+	for _, e := range s.MatchExpressions {
+		n += len(e.Key) + len(e.Operator) + PerEntry + sizeOfStrings(e.Values)
+	}
+	return n
+}
+
+// SlimClient prepares an M2MClient for the cache: ten thousand of them say the same
+// in most of their strings.
+func SlimClient(in any) (any, error) {
+	c, ok := in.(*v1alpha1.M2MClient)
+	if !ok {
+		return in, nil // a tombstone
+	}
+	slimMeta(&c.ObjectMeta, v1alpha1.ShardLabel, v1alpha1.RotateCredentialAnnotation)
+	Share(&c.Spec.AuthorizationServerRef.Kind)
+	Share(&c.Spec.AuthorizationServerRef.Name)
+	Share(&c.Spec.DeletionPolicy)
+	Share(&c.Spec.Credentials.ClientSecret.Method)
+	for i := range c.Spec.Access {
+		a := &c.Spec.Access[i]
+		Share(&a.APIResourceRef.Name)
+		Share(&a.APIResourceRef.Namespace)
+		Share(&a.Key)
+		shareAll(a.Scopes)
+	}
+	for i := range c.Status.Conditions {
+		s := &c.Status.Conditions[i]
+		Share(&s.Type)
+		Share(&s.Status)
+		Share(&s.Reason)
+		Share(&s.Message)
+	}
+	for i := range c.Status.Tokens {
+		t := &c.Status.Tokens[i]
+		Share(&t.Key)
+		Share(&t.KeyID)
+		Share(&t.KeyThumbprint)
+		Share(&t.Algorithm)
+		Share(&t.Terms)
+		shareAll(t.Scopes)
+	}
+	return c, nil
+}
+
+// SlimSecret prepares one of the Secrets with the operator's label for the cache.
+// Anybody can set the label: the content is kept only of what can be the operator's.
+func SlimSecret(operatorNamespace string) toolscache.TransformFunc {
+	return func(in any) (any, error) {
+		s, ok := in.(*corev1.Secret)
+		if !ok {
+			return in, nil // a tombstone
+		}
+		s.ManagedFields = nil
+		if !IsCut(s) && (!holdsTokens(s) && !holdsCredentials(s, operatorNamespace) || sizeOfSecret(s) > maxOwn) {
+			cutSecret(s)
+		}
+		Share(&s.Namespace)
+		Share(&s.Type)
+		if len(s.Labels) == 1 && s.Labels[v1alpha1.ManagedByLabel] == v1alpha1.ManagedByValue {
+			s.Labels = onlyManaged
+		}
+		for i := range s.OwnerReferences {
+			o := &s.OwnerReferences[i]
+			Share(&o.APIVersion)
+			Share(&o.Kind)
+			o.Controller, o.BlockOwnerDeletion = shareBool(o.Controller), shareBool(o.BlockOwnerDeletion)
+		}
+		return s, nil
+	}
+}
+
+// holdsTokens reports whether a Secret looks like one with a client's tokens.
+func holdsTokens(s *corev1.Secret) bool {
+	_, recorded := s.Annotations[v1alpha1.TokensAnnotation]
+	owner := metav1.GetControllerOfNoCopy(s)
+	return recorded && owner != nil && IsClient(owner)
+}
+
+// IsClient reports whether an owner is an M2MClient.
+func IsClient(owner *metav1.OwnerReference) bool {
+	return owner.Kind == "M2MClient" && groupOf(owner) == v1alpha1.GroupVersion.Group
+}
+
+func groupOf(o *metav1.OwnerReference) string {
+	gv, _ := schema.ParseGroupVersion(o.APIVersion)
+	return gv.Group
+}
+
+// holdsCredentials reports whether a Secret looks like one with what a registered
+// client proves itself with.
+func holdsCredentials(s *corev1.Secret, operatorNamespace string) bool {
+	return s.Namespace == operatorNamespace && strings.HasPrefix(s.Name, record.CredentialSecretPrefix)
+}
+
+func sizeOfSecret(s *corev1.Secret) int {
+	n := sizeOfMeta(&s.ObjectMeta) + len(s.Type)
+	for k, v := range s.Data {
+		n += len(k) + len(v) + PerEntry
+	}
+	return n
+}
+
+// cutSecret leaves of a Secret which one it is, whose it is, and since when pods
+// must see it. Whoever needs more reads it from the API server: see WholeClient.
+func cutSecret(s *corev1.Secret) {
+	kept := identityMeta(&s.ObjectMeta)
+	kept.Labels = onlyManaged
+	kept.Annotations = withMark(fitting(s.Annotations, 2*maxAnnotation, v1alpha1.PromptSinceAnnotation, v1alpha1.OwnerAnnotation), "")
+	if o := metav1.GetControllerOf(s); o != nil && len(o.APIVersion)+len(o.Kind)+len(o.Name)+len(o.UID) <= 4*maxAnnotation {
+		kept.OwnerReferences = []metav1.OwnerReference{*o}
+	}
+	*s = corev1.Secret{ObjectMeta: kept}
+}
+
+// fitting returns the annotations of these keys that are no longer than a bound.
+func fitting(annotations map[string]string, most int, keys ...string) map[string]string {
+	kept := map[string]string{}
+	for _, k := range keys {
+		if v, ok := annotations[k]; ok && len(v) <= most {
+			kept[k] = v
+		}
+	}
+	return kept
+}
+
+// digestKey is the key under which a cached ConfigMap has the digest of its content
+// instead of the content. It is no valid key.
+const digestKey = "(digest)"
+
+// ContentDigest tells apart what ConfigMaps hold, cached ones or not.
+func ContentDigest(c *corev1.ConfigMap) string {
+	if d, ok := c.Data[digestKey]; ok {
+		return d
+	}
+	encoded, err := json.Marshal(struct {
+		Text   map[string]string `json:",omitempty"`
+		Binary map[string][]byte `json:",omitempty"`
+	}{c.Data, c.BinaryData})
+	if err != nil {
+		panic(err) // strings and bytes only
+	}
+	d := DigestOf(encoded)
+	return string(d[:])
+}
+
+// SlimConfigMap prepares a ConfigMap with the operator's label for the cache. No
+// content is kept, for it is only ever compared. Anybody can set the label: only of
+// what has the name of a bundle that it says to be, the annotations are kept.
+func SlimConfigMap(in any) (any, error) {
+	c, ok := in.(*corev1.ConfigMap)
+	if !ok {
+		return in, nil // a tombstone
+	}
+	c.ManagedFields = nil
+	c.Data, c.BinaryData = map[string]string{digestKey: ContentDigest(c)}, nil
+	Share(&c.Namespace)
+	if IsCut(c) {
+		return c, nil
+	}
+	ours := isBundle(c)
+	if ours && sizeOfMeta(&c.ObjectMeta) <= maxOwn {
+		return c, nil
+	}
+	kept := identityMeta(&c.ObjectMeta)
+	kept.Labels, kept.Annotations = onlyManaged, fitting(c.Annotations, maxAnnotation, v1alpha1.PromptSinceAnnotation)
+	if ours {
+		kept.Annotations = fitting(c.Annotations, maxOwn,
+			v1alpha1.APIResourceAnnotation, v1alpha1.KeyIDsAnnotation, v1alpha1.ContentsAnnotation, v1alpha1.PromptSinceAnnotation)
+	}
+	kept.Annotations = withMark(kept.Annotations, "")
+	c.ObjectMeta = kept
+	return c, nil
+}
+
+// isBundle reports whether a ConfigMap has the name of the verification bundle that
+// its annotation says it is.
+func isBundle(c *corev1.ConfigMap) bool {
+	api, ok := record.ParseName(c.Annotations[v1alpha1.APIResourceAnnotation])
+	return ok && c.Name == render.ConfigMapName(api.Namespace, api.Name)
+}
+
+// StripNamespace keeps the labels of a namespace, by which it is selected. With more
+// of them than the bound allows, no selector selects it: to keep some would let those
+// select it that ask for a label not to be there.
+func StripNamespace(in any) (any, error) {
+	ns, ok := in.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return in, nil // a tombstone
+	}
+	kept := metav1.ObjectMeta{Name: ns.Name, UID: ns.UID, ResourceVersion: ns.ResourceVersion, Labels: ns.Labels}
+	if IsCut(ns) || sizeOfMap(ns.Labels) > maxNamespaceLabels {
+		kept.Labels, kept.Annotations = nil, map[string]string{CutMark: ""}
+	}
+	ns.ObjectMeta = kept
+	return ns, nil
+}
+
+// MisplacedMark is the annotation of a pod or workload in the cache that says which of
+// its labels and annotations do nothing where they are. It is no valid key: no object
+// of the API server has it.
+const MisplacedMark = "m2m-operator.io/does nothing"
+
+// misplaced lists which of the annotations that belong on pods an object has as a label,
+// or, if it is a workload, as its own, while its pods do not have them. That those of a
+// workload carry the verify annotation is of use: it brings the bundle.
+func misplaced(o client.Object, onPods map[string]string, isWorkload bool) string {
+	if v, ok := o.GetAnnotations()[MisplacedMark]; ok { // it is prepared once more
+		return v
+	}
+	var found []string
+	for _, key := range []string{v1alpha1.ClientAnnotation, v1alpha1.ContainersAnnotation, v1alpha1.VerifyAnnotation} {
+		_, asAnnotation := o.GetAnnotations()[key]
+		_, asLabel := o.GetLabels()[key]
+		_, seen := onPods[key]
+		switch {
+		case seen || asAnnotation && key == v1alpha1.VerifyAnnotation:
+		case asAnnotation && isWorkload:
+			found = append(found, "annotation "+key)
+		case asLabel:
+			found = append(found, "label "+key)
+		}
+	}
+	return strings.Join(found, ",")
+}
+
+// StripWorkload keeps of a workload its identity, its and its pod template's verify
+// annotation, and what is misplaced on it.
+func StripWorkload(in any) (any, error) {
+	obj, ok := in.(client.Object)
+	if !ok {
+		return in, nil // a tombstone
+	}
+	pods := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Annotations: onlyVerify(TemplateAnnotations(obj))}}
+	kept := metav1.ObjectMeta{
+		Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(),
+		Annotations: onlyVerify(obj.GetAnnotations()),
+	}
+	if v := misplaced(obj, TemplateAnnotations(obj), true); v != "" {
+		Share(&v)
+		kept.Annotations = plus(kept.Annotations, MisplacedMark, v)
+	}
+	switch o := obj.(type) {
+	case *appsv1.Deployment:
+		*o = appsv1.Deployment{ObjectMeta: kept, Spec: appsv1.DeploymentSpec{Template: pods}}
+	case *appsv1.StatefulSet:
+		*o = appsv1.StatefulSet{ObjectMeta: kept, Spec: appsv1.StatefulSetSpec{Template: pods}}
+	case *appsv1.DaemonSet:
+		*o = appsv1.DaemonSet{ObjectMeta: kept, Spec: appsv1.DaemonSetSpec{Template: pods}}
+	case *batchv1.Job:
+		*o = batchv1.Job{ObjectMeta: kept, Spec: batchv1.JobSpec{Template: pods}}
+	case *batchv1.CronJob:
+		*o = batchv1.CronJob{ObjectMeta: kept, Spec: batchv1.CronJobSpec{
+			JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: pods}},
+		}}
+	}
+	return in, nil
+}
+
+func onlyVerify(annotations map[string]string) map[string]string {
+	if v, ok := annotations[v1alpha1.VerifyAnnotation]; ok {
+		return map[string]string{v1alpha1.VerifyAnnotation: v1alpha1.BoundVerify(v)}
+	}
+	return nil
+}
+
+// PodAnnotations are the annotations of a pod that the operator looks at, and what
+// it keeps of their values. What is longer than the operator or the schema of what is
+// named would have it, is forged and dropped.
+var PodAnnotations = map[string]func(string) (kept string, ok bool){
+	v1alpha1.VerifyAnnotation: func(v string) (string, bool) { return v1alpha1.BoundVerify(v), true },
+	v1alpha1.ClientAnnotation: short,
+	v1alpha1.InjectedAnnotation: func(v string) (string, bool) {
+		return v, len(v) <= maxInjected && strings.Count(v, ",") <= v1alpha1.VerifyMaxNames
+	},
+	v1alpha1.TouchedAtAnnotation:         short,
+	v1alpha1.MissingContainersAnnotation: short,
+	MisplacedMark:                        short,
+}
+
+func short(v string) (string, bool) { return v, len(v) <= maxAnnotation }
+
+// StripPod keeps of a pod with annotations of ours what its reconciler looks at,
+// of every other one its name only: a cluster has tens of thousands of them.
+func StripPod(in any) (any, error) {
+	pod, ok := in.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return in, nil // a tombstone
+	}
+	kept := metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, ResourceVersion: pod.ResourceVersion}
+	Share(&kept.Namespace)
+	if v := misplaced(pod, pod.Annotations, false); v != "" {
+		Share(&v)
+		pod.Annotations = plus(pod.Annotations, MisplacedMark, v)
+	}
+	for key, bound := range PodAnnotations {
+		v, ok := pod.Annotations[key]
+		if !ok {
+			continue
+		}
+		if v, ok = bound(v); !ok {
+			continue
+		}
+		if kept.Annotations == nil {
+			kept.Annotations = make(map[string]string, len(PodAnnotations))
+			kept.UID, kept.CreationTimestamp, kept.DeletionTimestamp = pod.UID, pod.CreationTimestamp, pod.DeletionTimestamp
+		}
+		kept.Annotations[key] = v
+	}
+	pod.ObjectMeta = kept
+	return pod, nil
+}
+
+// TemplateAnnotations returns the annotations of a workload's pod template.
+func TemplateAnnotations(obj client.Object) map[string]string {
+	switch o := obj.(type) {
+	case *appsv1.Deployment:
+		return o.Spec.Template.Annotations
+	case *appsv1.StatefulSet:
+		return o.Spec.Template.Annotations
+	case *appsv1.DaemonSet:
+		return o.Spec.Template.Annotations
+	case *batchv1.Job:
+		return o.Spec.Template.Annotations
+	case *batchv1.CronJob:
+		return o.Spec.JobTemplate.Spec.Template.Annotations
+	}
+	return nil
+}
+
+// onlyManaged are the labels of most of the operator's Secrets. What is in a cache
+// is never changed.
+var onlyManaged = map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
+
+var (
+	isSo  = true
+	isNot = false
+)
+
+func shareBool(b *bool) *bool {
+	switch {
+	case b == nil:
+		return nil
+	case *b:
+		return &isSo
+	}
+	return &isNot
+}
+
+// SharedMax bounds the strings that are kept to be shared, and SharedLength their
+// length in bytes.
+const (
+	SharedMax    = 8192
+	SharedLength = 256
+)
+
+var Shared = struct {
+	sync.Mutex
+	strings map[string]string
+}{strings: map[string]string{}}
+
+// Share replaces a string by an equal one that others have, too.
+func Share[S ~string](s *S) {
+	if *s == "" || len(*s) > SharedLength {
+		return
+	}
+	Shared.Lock()
+	defer Shared.Unlock()
+	if same, ok := Shared.strings[string(*s)]; ok {
+		*s = S(same)
+		return
+	}
+	if len(Shared.strings) >= SharedMax {
+		clear(Shared.strings) // what is in use comes back
+	}
+	Shared.strings[string(*s)] = string(*s)
+}
+
+func shareAll[S ~string](all []S) {
+	for i := range all {
+		Share(&all[i])
+	}
+}
+
+// plus returns a copy of annotations with one more.
+func plus(annotations map[string]string, key, value string) map[string]string {
+	all := map[string]string{key: value}
+	for k, v := range annotations {
+		if k != key {
+			all[k] = v
+		}
+	}
+	return all
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conditions
+
+import (
+	"slices"
+	"strings"
+	"unicode"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+)
+
+// OneLine replaces what could forge lines or colours where a text is shown. Parts of
+// it may be foreign.
+func OneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsPrint(r):
+			return r
+		case unicode.IsSpace(r):
+			return ' '
+		}
+		return unicode.ReplacementChar
+	}, s)
+}
+
+// Condition is a condition before it has times and generations.
+type Condition metav1.Condition
+
+func True(conditionType, reason, message string) Condition {
+	return Condition{Type: conditionType, Status: metav1.ConditionTrue, Reason: reason, Message: message}
+}
+
+func False(conditionType, reason, message string) Condition {
+	return Condition{Type: conditionType, Status: metav1.ConditionFalse, Reason: reason, Message: message}
+}
+
+func Of(conditionType string, p *rules.Problem) Condition {
+	c := False(conditionType, p.Reason, p.Message)
+	if p.Unknown {
+		c.Status = metav1.ConditionUnknown
+	}
+	return c
+}
+
+// AsReady returns the same statement as the condition Ready.
+func (c Condition) AsReady() Condition {
+	c.Type = v1alpha1.ConditionReady
+	return c
+}
+
+// Set writes conditions that speak of a generation. What did not
+// change keeps its transition time.
+func Set(conditions *[]metav1.Condition, generation int64, cs ...Condition) {
+	for _, c := range cs {
+		c.ObservedGeneration, c.Message = generation, OneLine(c.Message)
+		meta.SetStatusCondition(conditions, metav1.Condition(c))
+	}
+}
+
+// SetOrRemove writes a condition that not every object has; an empty one is
+// taken away.
+func SetOrRemove(conditions *[]metav1.Condition, generation int64, conditionType string, c Condition) {
+	if c.Type == "" {
+		meta.RemoveStatusCondition(conditions, conditionType)
+		return
+	}
+	Set(conditions, generation, c)
+}
+
+// RecordTransitions records an event for every condition that newly says, or says
+// anew for another reason, that something is wrong, and one when the object
+// becomes ready.
+func RecordTransitions(events recorder.EventRecorder, obj client.Object, action string, before, after []metav1.Condition) {
+	var told []string
+	for _, is := range after {
+		was := meta.FindStatusCondition(before, is.Type)
+		changed := was == nil || was.Status != is.Status || was.Reason != is.Reason
+		switch {
+		case is.Type == v1alpha1.ConditionReady && is.Status == metav1.ConditionTrue && changed:
+			events.Eventf(obj, nil, corev1.EventTypeNormal, is.Reason, action, "%s", is.Message)
+		case is.Reason == v1alpha1.ReasonDistributing: // a bundle on its way is nothing to warn of
+		case is.Status == metav1.ConditionFalse && changed && !slices.Contains(told, is.Reason):
+			told = append(told, is.Reason)
+			events.Eventf(obj, nil, corev1.EventTypeWarning, is.Reason, action, "%s", is.Message)
+		}
+	}
+}

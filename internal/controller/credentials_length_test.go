@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// TestATooLongCredentialIsTold looks for a client's secret in what is too long.
+func TestATooLongCredentialIsTold(t *testing.T) {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "credentials"}, Data: map[string][]byte{
+		v1alpha1.ClientIDKey: []byte("cart"), v1alpha1.ClientSecretKey: bytes.Repeat([]byte("x"), foreign.MaxCredential+1)}}
+	r := &m2mclient.Reconciler{Config: m2mclient.Config{Foreign: foreign.Of(fake.NewClientBuilder().WithObjects(secret).Build())}}
+	_, _, bad, err := r.ReadCredential(t.Context(), client.ObjectKeyFromObject(secret), m2mclient.CredentialKeys{Content: v1alpha1.ClientSecretKey, Id: v1alpha1.ClientIDKey})
+	if err != nil || bad == nil || bad.Reason != v1alpha1.ReasonCredentialsInvalid || !strings.Contains(bad.Message, "65536") {
+		t.Errorf("%+v, %v", bad, err)
+	}
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package events
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
+	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
+)
+
+// How many events are recorded about one object, and in one namespace. An event
+// lies in etcd for an hour, and whoever can make something happen again and again
+// may do so about somebody else's object. Events are a help: what lasts is in the
+// conditions.
+var (
+	objectEventRate    = pace.Rate{Every: time.Minute, Burst: 25}
+	namespaceEventRate = pace.Rate{Every: 100 * time.Millisecond, Burst: 1000}
+)
+
+// Budget bounds the events of all recorders together.
+type Budget struct {
+	clock      clock.PassiveClock
+	objects    *pace.Buckets[eventSubject]
+	namespaces *pace.Buckets[string]
+}
+
+// eventSubject is what an event is about. An object that is made again counts as
+// the same one.
+type eventSubject struct{ kind, namespace, name string }
+
+func NewBudget(c clock.PassiveClock) *Budget {
+	return &Budget{clock: c, objects: pace.New[eventSubject](objectEventRate), namespaces: pace.New[string](namespaceEventRate)}
+}
+
+// allows reports whether one more event may be recorded about an object.
+func (b *Budget) allows(regarding runtime.Object) bool {
+	o, ok := regarding.(client.Object)
+	if !ok {
+		return true
+	}
+	now := b.clock.Now()
+	subject := eventSubject{fmt.Sprintf("%T", o), o.GetNamespace(), o.GetName()}
+	return b.objects.Take(subject, 1, now) == 0 && b.namespaces.Take(subject.namespace, 1, now) == 0
+}
+
+// Bounded records events within a budget, and shortens notes to what an event
+// can hold: the API server refuses others, and the event would be lost. A list of
+// names has no bound.
+type Bounded struct {
+	recorder.EventRecorder
+	Budget *Budget
+}
+
+// Eventf records an event, unless there were too many of late.
+func (e Bounded) Eventf(regarding, related runtime.Object, eventType, reason, action, note string, args ...any) {
+	if !e.Budget.allows(regarding) {
+		metrics.EventsDropped.Inc()
+		return
+	}
+	e.EventRecorder.Eventf(regarding, related, eventType, reason, action, "%s", fitting(fmt.Sprintf(note, args...)))
+}
+
+// fitting shortens a note to what an event can hold, 1024 bytes, on one line.
+func fitting(note string) string {
+	const most = 1000
+	note = conditions.OneLine(note)
+	if len(note) <= most {
+		return note
+	}
+	return strings.ToValidUTF8(note[:most], "") + "…"
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package foreign
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+)
+
+// secretsThere is an API server that has Secrets, and counts the reads.
+type secretsThere struct {
+	client.Reader
+	all   map[types.NamespacedName]*corev1.Secret
+	reads int
+}
+
+func (s *secretsThere) Get(_ context.Context, name types.NamespacedName, o client.Object, _ ...client.GetOption) error {
+	s.reads++
+	there, ok := s.all[name]
+	if !ok {
+		return apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, name.Name)
+	}
+	there.DeepCopyInto(o.(*corev1.Secret))
+	return nil
+}
+
+// nothing is a cache of the operator's own objects without any.
+type nothing struct{ client.Reader }
+
+func (nothing) Get(_ context.Context, name types.NamespacedName, _ client.Object, _ ...client.GetOption) error {
+	return apierrors.NewNotFound(schema.GroupResource{}, name.Name)
+}
+
+// foreignFixture are foreign objects that a test makes and changes.
+type foreignFixture struct {
+	*Objects
+	there   *secretsThere
+	store   *IdentityStore
+	version int
+}
+
+func newForeignFixture(most int) *foreignFixture {
+	there := &secretsThere{all: map[types.NamespacedName]*corev1.Secret{}}
+	f := &Objects{Own: nothing{}, Live: there, Contents: NewContentCache(most)}
+	synced := make(chan struct{})
+	close(synced)
+	f.Secrets = &Identities{Kind: "Secret", Synced: synced, Of: map[string]map[string]Identity{}}
+	f.Secrets.Changed = func(n types.NamespacedName) { f.Contents.Drop(ForeignKey{"Secret", n}) }
+	return &foreignFixture{Objects: f, there: there, store: &IdentityStore{All: f.Secrets}}
+}
+
+func (f *foreignFixture) set(name string, data map[string][]byte) types.NamespacedName {
+	f.version++
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "shop", Name: name, UID: "e95a721c-3a61-48cf-8e00-7ac6b23b9cc6", ResourceVersion: fmt.Sprint(f.version)}, Data: data}
+	f.there.all[client.ObjectKeyFromObject(s)] = s
+	if err := f.store.Add(partial("Secret", s.ObjectMeta)); err != nil {
+		panic(err)
+	}
+	return client.ObjectKeyFromObject(s)
+}
+
+func (f *foreignFixture) remove(name types.NamespacedName) {
+	gone := f.there.all[name]
+	delete(f.there.all, name)
+	if err := f.store.Delete(partial("Secret", gone.ObjectMeta)); err != nil {
+		panic(err)
+	}
+}
+
+// check compares what is counted with what is there.
+func (f *foreignFixture) check(t *testing.T) {
+	t.Helper()
+	if f.Contents.Bytes < 0 || f.Contents.Bytes > f.Contents.Most || f.Contents.Kept.Len() == 0 && f.Contents.Bytes != 0 {
+		t.Errorf("%d objects count as %d of %d bytes", f.Contents.Kept.Len(), f.Contents.Bytes, f.Contents.Most)
+	}
+}
+
+// TestForeignContentsAreForgotten makes and deletes Secrets of 1 MB over and over, and
+// looks each up: nothing of them stays in memory.
+func TestForeignContentsAreForgotten(t *testing.T) {
+	f := newForeignFixture(MaxContents)
+	for i := range 200 {
+		name := f.set(fmt.Sprintf("filled-%d", i), map[string][]byte{"client-secret": []byte("s"), "filled": bytes.Repeat([]byte("x"), 1<<20)})
+		o, err := f.Get(t.Context(), "Secret", name, MaxCredential, "client-secret")
+		if err != nil || string(o.Data["client-secret"]) != "s" {
+			t.Fatal(o, err)
+		}
+		if f.Contents.Bytes > 4096 {
+			t.Fatalf("%d bytes of it are kept", f.Contents.Bytes)
+		}
+		f.remove(name)
+		if o, err := f.Get(t.Context(), "Secret", name, MaxCredential, "client-secret"); o != nil || err != nil {
+			t.Fatalf("what is gone is %+v, %v", o, err)
+		}
+	}
+	f.check(t)
+	if f.Contents.Kept.Len() != 0 {
+		t.Errorf("%d objects that are gone are kept", f.Contents.Kept.Len())
+	}
+}
+
+// TestForeignContentsAreBounded looks up more than is kept: what was not asked for the
+// longest is read again, the rest is not.
+func TestForeignContentsAreBounded(t *testing.T) {
+	f := newForeignFixture(1 << 20)
+	lookUp := func(name types.NamespacedName) (reads int) {
+		t.Helper()
+		before := f.there.reads
+		o, err := f.Get(t.Context(), "Secret", name, MaxCredential, "key")
+		if err != nil || len(o.Data["key"]) != 40<<10 {
+			t.Fatal(o, err)
+		}
+		f.check(t)
+		return f.there.reads - before
+	}
+	secret := func(i int) types.NamespacedName {
+		return f.set(fmt.Sprintf("s-%d", i), map[string][]byte{"key": bytes.Repeat([]byte("x"), 40<<10)})
+	}
+	often := secret(0)
+	lookUp(often)
+	for i := range 100 {
+		if lookUp(secret(i+1)) != 1 || lookUp(often) != 0 {
+			t.Fatalf("after %d others", i)
+		}
+	}
+	if n := f.Contents.Kept.Len(); n < 20 || n > 26 {
+		t.Errorf("%d Secrets of 40 KiB are kept in 1 MiB", n)
+	}
+	if lookUp(types.NamespacedName{Namespace: "shop", Name: "s-1"}) != 1 || lookUp(types.NamespacedName{Namespace: "shop", Name: "s-100"}) != 0 {
+		t.Error("not the oldest are forgotten")
+	}
+}
+
+// TestForeignContents looks up keys of a Secret.
+func TestForeignContents(t *testing.T) {
+	f := newForeignFixture(MaxContents)
+	long := bytes.Repeat([]byte("x"), MaxCredential+1)
+	name := f.set("credentials", map[string][]byte{"id": []byte("1"), "secret": []byte("s"), "empty": nil, "long": long})
+	looksUp := func(reads, most int, want map[string][]byte, tooLong []string, keys ...string) {
+		t.Helper()
+		before := f.there.reads
+		o, err := f.Get(t.Context(), "Secret", name, most, keys...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, o.Data); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", keys, diff)
+		}
+		if diff := cmp.Diff(tooLong, o.TooLong); diff != "" {
+			t.Errorf("too long of %v (-want +got):\n%s", keys, diff)
+		}
+		if f.there.reads-before != reads {
+			t.Errorf("%v cost %d reads, want %d", keys, f.there.reads-before, reads)
+		}
+	}
+	id := map[string][]byte{"id": []byte("1")}
+	both := map[string][]byte{"id": []byte("1"), "secret": []byte("s")}
+	none := map[string][]byte{}
+	looksUp(1, MaxCredential, id, nil, "id", "absent")
+	looksUp(0, MaxCredential, id, nil, "absent", "id")
+	looksUp(1, MaxCredential, both, nil, "id", "secret", "empty") // another key
+	looksUp(0, MaxCredential, both, nil, "id", "secret", "absent", "empty")
+	looksUp(1, MaxCredential, none, []string{"long"}, "long")
+	looksUp(0, MaxCredential, id, []string{"long"}, "id", "long")
+	if f.Contents.Bytes > 4096 {
+		t.Errorf("%d bytes are kept of what is too long", f.Contents.Bytes)
+	}
+	looksUp(1, MaxCABundle, map[string][]byte{"long": long}, nil, "long") // more is asked for
+	looksUp(0, MaxCABundle, map[string][]byte{"long": long}, nil, "long")
+	looksUp(0, MaxCredential, none, []string{"long"}, "long")
+	f.set("credentials", map[string][]byte{"id": []byte("2")})
+	looksUp(1, MaxCredential, map[string][]byte{"id": []byte("2")}, nil, "id", "secret")
+	f.check(t)
+}
+
+// partial returns the metadata of an object of a kind.
+func partial(kind string, meta metav1.ObjectMeta) *metav1.PartialObjectMetadata {
+	o := cached.Metadata(kind)
+	o.ObjectMeta = meta
+	return o
+}

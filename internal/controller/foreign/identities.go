@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package foreign
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+)
+
+// Identities knows which objects of a kind there are that a selector chooses, and
+// their versions. Clusters hold tens of thousands of Secrets that are nobody's
+// business here: an informer would keep five times as much of each.
+type Identities struct {
+	Kind       string // Secret or ConfigMap
+	reflectors []*toolscache.Reflector
+	pending    sync.WaitGroup // reflectors that have not listed yet
+	Synced     chan struct{}  // closed when all have
+
+	Mu       sync.RWMutex
+	Of       map[string]map[string]Identity // by namespace and name
+	handlers []func(is, was *metav1.PartialObjectMetadata)
+
+	// Changed is called for each object that was there and has changed or is gone.
+	Changed func(types.NamespacedName)
+}
+
+// Identity is the UID and the resourceVersion of an object.
+type Identity struct {
+	uid     [16]byte
+	version uint64
+}
+
+// newIdentities follows the objects of a kind in these namespaces, in all for none.
+func newIdentities(config *rest.Config, hc *http.Client, kind string, namespaces []string, selector string) (*Identities, error) {
+	c, err := metadata.NewForConfigAndClient(config, hc)
+	if err != nil {
+		return nil, fmt.Errorf("make a metadata client: %w", err)
+	}
+	all := &Identities{Kind: kind, Synced: make(chan struct{}), Of: map[string]map[string]Identity{}}
+	if len(namespaces) == 0 {
+		namespaces = []string{metav1.NamespaceAll}
+	}
+	resource := c.Resource(corev1.SchemeGroupVersion.WithResource(strings.ToLower(kind) + "s"))
+	for _, ns := range namespaces {
+		lw := &toolscache.ListWatch{
+			ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+				o.LabelSelector = selector
+				return resource.Namespace(ns).List(ctx, o)
+			},
+			WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+				o.LabelSelector = selector
+				return resource.Namespace(ns).Watch(ctx, o)
+			},
+		}
+		all.pending.Add(1)
+		store := &IdentityStore{All: all, namespace: ns}
+		all.reflectors = append(all.reflectors, toolscache.NewReflectorWithOptions(
+			&cached.PagedLister{ListerWatcherWithContext: lw, Transform: store.Transformer()}, cached.Metadata(kind), store,
+			toolscache.ReflectorOptions{Name: "identities of " + kind, TypeDescription: kind + " metadata"}))
+	}
+	return all, nil
+}
+
+// Start follows the objects until the context ends.
+func (i *Identities) Start(ctx context.Context) error {
+	go func() {
+		i.pending.Wait()
+		close(i.Synced)
+	}()
+	var running sync.WaitGroup
+	for _, r := range i.reflectors {
+		running.Go(func() { r.RunWithContext(ctx) })
+	}
+	running.Wait()
+	return nil
+}
+
+// NeedLeaderElection says that every replica follows: it can then take over at once.
+func (i *Identities) NeedLeaderElection() bool { return false }
+
+// WaitForCacheSync waits until every object was seen once.
+func (i *Identities) WaitForCacheSync(ctx context.Context) bool {
+	select {
+	case <-i.Synced:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// version identifies the present state of an object, "" if it does not exist.
+func (i *Identities) version(ctx context.Context, name types.NamespacedName) (string, error) {
+	if !i.WaitForCacheSync(ctx) {
+		return "", ctx.Err()
+	}
+	i.Mu.RLock()
+	defer i.Mu.RUnlock()
+	id, ok := i.Of[name.Namespace][name.Name]
+	if !ok {
+		return "", nil
+	}
+	return id.String(), nil
+}
+
+func (id Identity) String() string { return id.uuid() + "/" + strconv.FormatUint(id.version, 10) }
+
+func (id Identity) uuid() string {
+	h := hex.EncodeToString(id.uid[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
+
+// identityOf reads what tells an object's states apart. What the API server makes up
+// is a UUID and a number; anything else would be an API server of another kind, and
+// is told apart by what can be read of it.
+func identityOf(o client.Object) (id Identity) {
+	_, _ = hex.Decode(id.uid[:], []byte(strings.ReplaceAll(string(o.GetUID()), "-", "")))
+	id.version, _ = strconv.ParseUint(o.GetResourceVersion(), 10, 64)
+	return id
+}
+
+// Object makes up an object for the handlers.
+func (i *Identities) Object(namespace, name string, id Identity) *metav1.PartialObjectMetadata {
+	o := cached.Metadata(i.Kind)
+	o.Namespace, o.Name, o.UID, o.ResourceVersion = namespace, name, types.UID(id.uuid()), strconv.FormatUint(id.version, 10)
+	return o
+}
+
+// set notes that an object is there, or is gone for nil, and tells the handlers
+// what has changed.
+func (i *Identities) set(namespace, name string, is *Identity) {
+	i.Mu.Lock()
+	was, existed := i.Of[namespace][name]
+	switch {
+	case is == nil:
+		delete(i.Of[namespace], name)
+		if len(i.Of[namespace]) == 0 {
+			delete(i.Of, namespace)
+		}
+	case i.Of[namespace] == nil:
+		i.Of[namespace] = map[string]Identity{name: *is}
+	default:
+		i.Of[namespace][name] = *is
+	}
+	handlers := i.handlers
+	i.Mu.Unlock()
+
+	if is == nil && !existed || is != nil && existed && *is == was {
+		return
+	}
+	if existed && i.Changed != nil {
+		i.Changed(types.NamespacedName{Namespace: namespace, Name: name})
+	}
+	if len(handlers) == 0 {
+		return
+	}
+	var before, after *metav1.PartialObjectMetadata
+	if existed {
+		before = i.Object(namespace, name, was)
+	}
+	if is != nil {
+		after = i.Object(namespace, name, *is)
+	}
+	for _, tell := range handlers {
+		tell(after, before)
+	}
+}
+
+// IdentityStore is what a reflector writes to.
+type IdentityStore struct {
+	All       *Identities
+	namespace string // that the reflector follows; empty: all
+	listed    sync.Once
+}
+
+// Transformer implements cache.TransformingStore: while the first list comes in, all
+// of it lies in memory, and so not more of each object than is read here.
+func (s *IdentityStore) Transformer() toolscache.TransformFunc {
+	return func(in any) (any, error) {
+		if o, ok := in.(*metav1.PartialObjectMetadata); ok {
+			o.ObjectMeta = metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion}
+			cached.Share(&o.Namespace)
+		}
+		return in, nil
+	}
+}
+
+// Add implements cache.ReflectorStore.
+func (s *IdentityStore) Add(obj any) error {
+	o, ok := obj.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return fmt.Errorf("got a %T from the API server, want metadata", obj)
+	}
+	id := identityOf(o)
+	s.All.set(o.Namespace, o.Name, &id)
+	return nil
+}
+
+// Update implements cache.ReflectorStore.
+func (s *IdentityStore) Update(obj any) error { return s.Add(obj) }
+
+// Delete implements cache.ReflectorStore.
+func (s *IdentityStore) Delete(obj any) error {
+	o, ok := obj.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return fmt.Errorf("got a %T from the API server, want metadata", obj)
+	}
+	s.All.set(o.Namespace, o.Name, nil)
+	return nil
+}
+
+// Replace implements cache.ReflectorStore: what is not in the list is gone.
+func (s *IdentityStore) Replace(list []any, _ string) error {
+	there := make(map[types.NamespacedName]bool, len(list))
+	for _, obj := range list {
+		if err := s.Add(obj); err != nil {
+			return err
+		}
+		there[client.ObjectKeyFromObject(obj.(client.Object))] = true
+	}
+	var gone []types.NamespacedName
+	s.All.Mu.RLock()
+	for namespace, names := range s.All.Of {
+		if s.namespace != "" && s.namespace != namespace {
+			continue
+		}
+		for name := range names {
+			if key := (types.NamespacedName{Namespace: namespace, Name: name}); !there[key] {
+				gone = append(gone, key)
+			}
+		}
+	}
+	s.All.Mu.RUnlock()
+	for _, key := range gone {
+		s.All.set(key.Namespace, key.Name, nil)
+	}
+	s.listed.Do(s.All.pending.Done)
+	return nil
+}
+
+// Resync implements cache.ReflectorStore.
+func (s *IdentityStore) Resync() error { return nil }
+
+// identitySource has a handler told of what changes from now on. What is there
+// already is not repeated: a controller that starts looks at everything it serves.
+type identitySource[request comparable] struct {
+	of      *Identities
+	handler handler.TypedEventHandler[client.Object, request]
+}
+
+// Start implements source.TypedSource.
+func (s identitySource[request]) Start(ctx context.Context, q workqueue.TypedRateLimitingInterface[request]) error {
+	s.of.Mu.Lock()
+	defer s.of.Mu.Unlock()
+	s.of.handlers = append(s.of.handlers, func(is, was *metav1.PartialObjectMetadata) {
+		switch {
+		case ctx.Err() != nil: // the controller has stopped
+		case was == nil:
+			s.handler.Create(ctx, event.CreateEvent{Object: is}, q)
+		case is == nil:
+			s.handler.Delete(ctx, event.DeleteEvent{Object: was}, q)
+		default:
+			s.handler.Update(ctx, event.UpdateEvent{ObjectOld: was, ObjectNew: is}, q)
+		}
+	})
+	return nil
+}
+
+// WaitForSync implements source.TypedSyncingSource.
+func (s identitySource[request]) WaitForSync(ctx context.Context) error {
+	if !s.of.WaitForCacheSync(ctx) {
+		return fmt.Errorf("the metadata of %ss was not listed in time: %w", s.of.Kind, ctx.Err())
+	}
+	return nil
+}

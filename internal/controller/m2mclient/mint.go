@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package m2mclient
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
+)
+
+const (
+	// defaultTokenLifetime is for a token whose server says none.
+	defaultTokenLifetime = 5 * time.Minute
+
+	// passMax is how long a pass may have taken when it makes another token request.
+	passMax = time.Second
+
+	// briefWait is the longest wait for the budget that no status mentions.
+	briefWait = 5 * time.Second
+)
+
+// mint requests one token. It returns nil where that was not possible; a says
+// why.
+func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string) (*HeldToken, error) {
+	if r.ConfirmSecrets {
+		if current, err := r.secretIsCurrent(ctx, p); err != nil || !current {
+			a.wakeAt, p.stale = p.Now.Add(time.Second), true
+			return nil, err
+		}
+	}
+	if r.Clock.Since(p.Now) > passMax {
+		// A pass that has waited for slow answers leaves the rest to another one:
+		// others wait for its worker.
+		a.Problem, a.wakeAt, p.brief = a.lastProblem(), p.Now.Add(time.Millisecond), true
+		return nil, nil
+	}
+	ticket, wait, busy, err := r.Admission.Admit(ctx, p.Server, r.Need(p, a, inputs))
+	if err != nil {
+		return nil, err
+	}
+	if busy != nil {
+		a.Problem, a.wakeAt = busy, p.Now.Add(wait)
+		if f := a.failure; f != nil && f.Inputs == p.Basis(a, inputs, f.Reason) {
+			a.Problem = a.lastProblem() // what went wrong says more than that it is waited for
+		}
+		p.brief = p.brief || busy.Unknown && wait < briefWait
+		return nil, nil
+	}
+	auth, hc, bad, err := r.prepare(ctx, p)
+	if bad != nil || err != nil {
+		r.Admission.Abandon(ticket)
+		if bad != nil {
+			r.failed(p, a, inputs, bad.Reason, bad.Message, refresh.SlowBackoff, 0)
+		}
+		return nil, err
+	}
+	// Looked at last: it was long ago that the pass began.
+	if ok, err := r.stillHas(ctx, p, a); !ok {
+		r.Admission.Abandon(ticket)
+		return nil, err
+	}
+	if a.refused != nil {
+		r.rejudged.Force(a.seed(p), 1, p.Now)
+	}
+	token, failure := r.request(ctx, hc, p, a, auth)
+	if failure != nil && ctx.Err() != nil {
+		r.Admission.Abandon(ticket)
+		return nil, ctx.Err() // what failed for that is no news about the server
+	}
+	r.Admission.Done(ticket, failure)
+	if failure != nil {
+		r.refused(p, a, inputs, failure)
+		return nil, nil
+	}
+	return r.received(p, a, inputs, token), nil
+}
+
+// Need is how much an access needs its turn. Of a record in the Secret only what
+// this process wrote or checked is believed; after a restart, what cannot be told
+// from that, for it moves a client ahead of others of its own namespace only.
+func (r *Reconciler) Need(p *Pass, a *Access, inputs string) traffic.Need {
+	n := traffic.Need{
+		Asker: traffic.Asker{Tenant: p.Client.Namespace, Client: string(p.Client.UID), Access: a.Key},
+		Since: p.Client.CreationTimestamp.Time,
+	}
+	if a.Record == nil {
+		return n
+	}
+	written, ok := r.Written.Get(client.ObjectKeyFromObject(p.Client), a.Key)
+	if !ok || written == a.Record.digest() {
+		n.ExpiresAt = a.Record.ExpiresAt
+		n.Proven = ok && a.Record.Inputs == inputs && a.failure == nil
+	}
+	return n
+}
+
+// prepare returns what a token request needs: who asks, and over which client.
+func (r *Reconciler) prepare(ctx context.Context, p *Pass) (oauth.Authentication, *http.Client, *rules.Problem, error) {
+	auth, bad, err := p.credentials.authenticate(ctx)
+	if bad != nil || err != nil {
+		return nil, nil, bad, err
+	}
+	hc, _, bad, err := r.Connections.HttpClient(ctx, p.Server.Object)
+	return auth, hc, bad, err
+}
+
+func (r *Reconciler) request(ctx context.Context, hc *http.Client, p *Pass, a *Access, auth oauth.Authentication) (*oauth.Token, *oauth.Error) {
+	token, err := oauth.Exchange(ctx, hc, oauth.TokenRequest{
+		Endpoint: string(p.Server.Status.Endpoints.Token), Authentication: auth,
+		Scopes: a.scopes, Resource: a.Inputs.Resource, Audience: a.Inputs.Audience, Parameters: a.parameters, Now: p.Now,
+	})
+	failure := oauth.ErrorOf(err)
+	if !r.Lives.IsGone(p.Server.Object) { // whose series were deleted
+		metrics.ObserveRequest(p.Server.Key(), failure)
+	}
+	return token, failure
+}
+
+// received makes a held token of an answer.
+func (r *Reconciler) received(p *Pass, a *Access, inputs string, token *oauth.Token) *HeldToken {
+	lifetime := token.ExpiresIn
+	expiresAt := token.RequestedAt.Add(lifetime)
+	// What the API checks is the token's exp; expires_in may be missing or say
+	// something else.
+	if claims, err := jwks.Inspect(token.Value); err == nil && !claims.ExpiresAt.IsZero() {
+		if lifetime == 0 || claims.ExpiresAt.Before(expiresAt) {
+			expiresAt = claims.ExpiresAt
+		}
+	} else if lifetime == 0 {
+		expiresAt = token.RequestedAt.Add(p.Server.Spec.DefaultTokenLifetime.Or(defaultTokenLifetime))
+	}
+	h := &HeldToken{Value: token.Value, Record: TokenRecord{
+		Inputs: inputs, Credential: p.credentials.Revision, Value: refresh.HashValue(token.Value),
+		IssuedAt: token.RequestedAt.UTC().Truncate(time.Second), ExpiresAt: expiresAt.UTC().Truncate(time.Second),
+		Scopes: a.scopes,
+	}}
+	if token.ScopesReturned {
+		h.Record.Scopes = token.Scopes
+	}
+	return h
+}
+
+// refused notes a failed token request.
+func (r *Reconciler) refused(p *Pass, a *Access, inputs string, e *oauth.Error) {
+	backoff, reason, what := refresh.RefusalBackoff, v1alpha1.ReasonTokenRequestRefused, "refused the token request"
+	if e.Class == oauth.ClassRetryable {
+		backoff, reason, what = refresh.RetryBackoff, v1alpha1.ReasonTokenRequestFailed, "did not issue a token"
+	}
+	message := fmt.Sprintf("%s %q %s: %s", p.Server.Key().Kind, p.Server.Key().Name, what, e.Error())
+	if rules.Registered(p.Client) && e.Class != oauth.ClassRetryable {
+		r.compare(p, a) // somebody may have changed it at the server
+	}
+	if hint := RefusalHint(p, a, e); hint != "" {
+		message += "; " + hint
+	}
+	r.failed(p, a, inputs, reason, message, backoff, e.RetryAfter)
+}
+
+// failed notes that an attempt went wrong and when the next one is.
+func (r *Reconciler) failed(p *Pass, a *Access, inputs, reason, message string, backoff refresh.Backoff, retryAfter time.Duration) {
+	basis := p.Basis(a, inputs, reason)
+	attempts := a.attempts(basis)
+	if a.token != "" {
+		backoff = backoff.Within(a.Record.ExpiresAt.Sub(p.Now)) // no token that works expires untried
+	}
+	wait := backoff.Next(attempts, retryAfter, a.seed(p))
+	a.fail(&v1alpha1.TokenFailure{
+		Reason: reason, Message: record.Truncate(message, 1024), Attempts: int32(min(attempts, 1<<30)), //nolint:gosec // bounded
+		NextAttemptAt: record.Time(p.Now.Add(wait + time.Second - 1)), Inputs: basis,
+	})
+}
+
+// Basis stands for everything that an attempt depends on. When any of it changes,
+// the next attempt is made at once, and the back-off begins anew: also what a server is
+// known to grant a client that the operator registers. Of the server's keys only the
+// verdict on a token depends.
+func (p *Pass) Basis(a *Access, inputs, reason string) string {
+	parts := []string{inputs, string(p.Client.UID), strconv.FormatInt(p.Client.Generation, 10)}
+	for _, srv := range []*rules.Server{p.Server, a.Server} {
+		if srv != nil {
+			parts = append(parts, string(srv.Object.GetUID()), strconv.FormatInt(srv.Object.GetGeneration(), 10), servers.TokenAddress(srv.Spec, srv.Status))
+		}
+	}
+	if a.spec != nil {
+		parts = append(parts, string(a.spec.UID), strconv.FormatInt(a.spec.Generation, 10))
+	}
+	if rules.Registered(p.Client) {
+		got, _ := record.GrantedAt(p.Client, a.Resource)
+		parts = append(parts, record.StringsOf(got.Scopes)...)
+	}
+	if a.Server != nil && slices.Contains(verificationReasons, reason) {
+		for _, k := range record.TrustedKeys(a.Server) {
+			parts = append(parts, k.ID, k.Algorithm, k.JWK)
+		}
+	}
+	return refresh.HashValue(strings.Join(parts, "\n"))
+}
+
+// lastProblem is how the last attempt went wrong, nil if it did not.
+func (a *Access) lastProblem() *rules.Problem {
+	if a.failure == nil {
+		return nil
+	}
+	return &rules.Problem{Reason: a.failure.Reason, Message: a.failure.Message}
+}
+
+func (a *Access) fail(f *v1alpha1.TokenFailure) {
+	a.failure, a.wakeAt, a.tried = f, record.Moment(f.NextAttemptAt), true
+	a.Problem = a.lastProblem()
+}
+
+// failedLately reports whether an attempt failed on which nothing has changed since,
+// and the next one is not due.
+func (a *Access) failedLately(p *Pass, inputs string) bool {
+	return a.failure != nil && a.failure.Inputs == p.Basis(a, inputs, a.failure.Reason) && p.Now.Before(record.Moment(a.failure.NextAttemptAt))
+}
+
+// attempts returns how often in a row an attempt on the same basis has failed, the
+// present one included.
+func (a *Access) attempts(basis string) int {
+	if a.failure == nil || a.failure.Inputs != basis {
+		return 1
+	}
+	return int(a.failure.Attempts) + 1
+}
+
+func (a *Access) seed(p *Pass) string { return string(p.Client.UID) + "/" + a.Key }

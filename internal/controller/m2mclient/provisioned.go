@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package m2mclient
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// comparedClient passes the updates of an M2MClient that matter to its tokens:
+// what the server has of it.
+var comparedClient = watch.Updates(func(before, after client.Object) bool {
+	was, is := before.(*v1alpha1.M2MClient).Status.Provisioning, after.(*v1alpha1.M2MClient).Status.Provisioning
+	if (was.SyncedAt == nil) != (is.SyncedAt == nil) {
+		return true
+	}
+	was.SyncedAt, is.SyncedAt = nil, nil
+	return !equality.Semantic.DeepEqual(was, is)
+})
+
+// judgeProvisioning says what becomes of a registered client at its server, and
+// which of its accesses have to wait for that.
+func (r *Reconciler) judgeProvisioning(_ context.Context, p *Pass) error {
+	if !rules.Registered(p.Client) {
+		return nil
+	}
+	st := p.Client.Status.Provisioning
+	here := p.Server != nil && record.IsAt(st.Server, p.Server)
+	if here && rules.Decided(st.Failure.Reason) {
+		denyAll(p, &rules.Problem{Reason: st.Failure.Reason, Message: st.Failure.Message})
+	}
+	var missing *rules.Problem
+	for _, a := range p.Accesses {
+		if p.Server == nil || a.denied != nil || a.spec == nil {
+			continue
+		}
+		got, known := record.GrantedAt(p.Client, a.Resource)
+		lacks := lackingScopes(a.scopes, got.Scopes)
+		if here && known && len(lacks) == 0 {
+			continue
+		}
+		a.waiting = r.whyWaiting(p, a, lacks)
+		if missing == nil {
+			missing = &rules.Problem{Reason: a.waiting.Reason, Message: p.about(a, a.waiting.Message), Unknown: a.waiting.Unknown}
+		}
+	}
+	p.provisioned = r.clientProvisioned(p, here, missing)
+	return nil
+}
+
+// denyAll withdraws all accesses of a client that its server must not have.
+func denyAll(p *Pass, why *rules.Problem) {
+	for _, a := range p.Accesses {
+		if a.denied == nil || !a.withdraw {
+			a.denied, a.withdraw = why, true
+		}
+	}
+}
+
+// clientProvisioned returns the condition Provisioned of a registered client.
+func (r *Reconciler) clientProvisioned(p *Pass, here bool, missing *rules.Problem) conditions.Condition {
+	st := p.Client.Status.Provisioning
+	problems := []*rules.Problem{p.serverProblem}
+	if p.Server != nil {
+		problems = append(problems, r.whyNotProvisioned(p.Server))
+	}
+	if here && st.Failure.Reason != "" {
+		problems = append(problems, &rules.Problem{Reason: st.Failure.Reason, Message: st.Failure.Message})
+	}
+	for _, pr := range append(problems, missing) {
+		if pr == nil {
+			continue
+		}
+		c := conditions.Of(v1alpha1.ConditionProvisioned, pr)
+		if pr == p.serverProblem {
+			c.Status = metav1.ConditionUnknown
+		}
+		return c
+	}
+	if !here || st.SyncedAt == nil || st.ObservedGeneration != p.Client.Generation || st.Credential.Name == "" {
+		return conditions.Of(v1alpha1.ConditionProvisioned, record.NotYetProvisioned(p.Server))
+	}
+	return conditions.True(v1alpha1.ConditionProvisioned, v1alpha1.ReasonProvisioned, "The server has the client with the access that is granted")
+}
+
+// whyNotProvisioned returns what keeps the operator from provisioning anything
+// at a server, nil for nothing.
+func (r *Reconciler) whyNotProvisioned(srv *rules.Server) *rules.Problem {
+	switch {
+	case rules.Driver(srv.Spec) == "":
+		return &rules.Problem{Reason: v1alpha1.ReasonProvisioningNotConfigured, Message: fmt.Sprintf(
+			"%s %q has no spec.provisioning; set it there, or give the client spec.credentials of its own", srv.Key().Kind, srv.Key().Name)}
+	case r.OperatorNamespace == "":
+		return &rules.Problem{Reason: v1alpha1.ReasonProvisioningNotConfigured,
+			Message: "The operator has no namespace to keep client secrets in: --operator-namespace"}
+	}
+	return nil
+}
+
+// whyWaiting says why a server does not grant an access that is allowed.
+func (r *Reconciler) whyWaiting(p *Pass, a *Access, lacks []string) *rules.Problem {
+	st := p.Client.Status.Provisioning
+	_, scopes, known := record.ProvisionedAPI(a.spec, p.Server)
+	unknown := lackingScopes(a.scopes, record.ScopeNames(scopes))
+	switch {
+	case r.whyNotProvisioned(p.Server) != nil:
+		return r.whyNotProvisioned(p.Server)
+	case !known && a.spec.Status.Provisioning.Failure.Reason != "":
+		return &rules.Problem{Reason: v1alpha1.ReasonScopeNotProvisioned,
+			Message: fmt.Sprintf("APIResource %q is not provisioned (%s)", a.api, a.spec.Status.Provisioning.Failure.Reason)}
+	case known && len(unknown) > 0 && a.spec.Spec.ManagementPolicy == v1alpha1.ManagementObserve:
+		return &rules.Problem{Reason: v1alpha1.ReasonScopeNotProvisioned, Message: fmt.Sprintf(
+			"The server does not have the scopes %s of APIResource %q, which is only observed", strings.Join(unknown, ", "), a.api)}
+	case st.Failure.Reason != "":
+		return &rules.Problem{Reason: st.Failure.Reason, Message: st.Failure.Message}
+	case known && st.SyncedAt != nil && len(lacks) > 0 && len(unknown) == 0 && !changing(p.Client):
+		return &rules.Problem{Reason: v1alpha1.ReasonScopeNotProvisioned, Message: fmt.Sprintf(
+			"The server does not grant the scopes %s; see the condition of APIResource %q", strings.Join(lacks, ", "), a.api)}
+	}
+	return record.NotYetProvisioned(p.Server)
+}
+
+// changing reports whether a client is about to be compared with its server for its
+// spec.
+func changing(c *v1alpha1.M2MClient) bool { return c.Status.ObservedGeneration != c.Generation }
+
+func lackingScopes(want []string, got []v1alpha1.ScopeName) []string {
+	var lacks []string
+	for _, s := range want {
+		if !containsString(got, s) {
+			lacks = append(lacks, s)
+		}
+	}
+	return lacks
+}
+
+func containsString(list []v1alpha1.ScopeName, s string) bool {
+	for _, l := range list {
+		if string(l) == s {
+			return true
+		}
+	}
+	return false
+}
+
+// registeredCredentials finds the credentials of a client that the operator
+// registered.
+func (r *Reconciler) registeredCredentials(ctx context.Context, p *Pass) error {
+	name := client.ObjectKeyFromObject(p.Client)
+	st := p.Client.Status.Provisioning
+	pending := func() error {
+		p.CredProblem = &rules.Problem{Reason: p.provisioned.Reason, Message: p.provisioned.Message, Unknown: p.provisioned.Status == metav1.ConditionUnknown}
+		if p.provisioned.Status == metav1.ConditionTrue {
+			p.CredProblem = record.BeingProvisioned(p.Server) // the Secret with its credentials is gone
+		}
+		return nil
+	}
+	if !record.IsAt(st.Server, p.Server) || st.Credential.Name == "" {
+		return pending()
+	}
+	current, err := r.registered(ctx, name, st.Server)
+	if err != nil || current == nil {
+		if err != nil {
+			return err
+		}
+		return pending()
+	}
+	p.credentials = &credentials{
+		credentialRecord: credentialRecord{
+			Revision: "registered/" + current.Name + "/" + strconv.FormatInt(current.IssuedAt.Unix(), 10), ClientID: current.ClientID,
+		},
+		authenticate: func(context.Context) (oauth.Authentication, *rules.Problem, error) {
+			return record.Authentication(p.Server.Spec, current.ClientID, current.Secret), nil, nil
+		},
+	}
+	return nil
+}
+
+// registered returns the credential in use, nil if it is not there.
+func (r *Reconciler) registered(ctx context.Context, name types.NamespacedName, at v1alpha1.ProvisioningServer) (*provision.Credential, error) {
+	store, _, err := record.ReadCredentials(ctx, r.Client, r.OperatorNamespace, name)
+	if err != nil || store.Server != at {
+		return nil, err
+	}
+	state := provision.ClientState{Credentials: store.Credentials}
+	return state.Current(), nil
+}
+
+// compare has a registered client and the API of an access compared with their
+// server.
+func (r *Reconciler) compare(p *Pass, a *Access) {
+	r.CompareClient(p.Client)
+	if a.spec != nil && r.Shard == "" { // else the status says it to the instance that has the APIs
+		r.CompareAPI(a.spec)
+	}
+}

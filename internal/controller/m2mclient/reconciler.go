@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package m2mclient
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/recorder"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
+	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
+	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+	"github.com/m2m-operator/m2m-operator/internal/controller/write"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+)
+
+// Config is what the reconciler works with.
+type Config struct {
+	Shard  watch.Shard
+	Client client.Client
+	Live   client.Reader // past the cache
+	Clock  clock.PassiveClock
+	Events recorder.EventRecorder
+
+	Access      rules.Resolver
+	Lives       *servers.Lives
+	Connections *servers.Connections
+	Admission   *servers.Admission
+	Foreign     *foreign.Objects
+	Tokens      corev1client.ServiceAccountsGetter // requests ServiceAccount tokens
+	Rest        *rest.Config                       // of the API server, whose own audiences no such token may have
+	Watched     watch.Namespaces
+
+	OperatorNamespace string
+
+	// Learnt are the servers of which this process learnt endpoints.
+	Learnt <-chan event.GenericEvent
+	// RequestKeys has a server's keys fetched.
+	RequestKeys func(srv *rules.Server, keyID string) bool
+	// CompareClient and CompareAPI have a registered client and its API compared with
+	// their server.
+	CompareClient, CompareAPI func(client.Object)
+
+	// Prompt enables touching pods that must see a changed Secret at once.
+	Prompt bool
+
+	// ConfirmSecrets has a Secret read live before a token is minted for it:
+	// where several namespaces are watched one by one, the cache may lag behind
+	// our own writes.
+	ConfirmSecrets bool
+}
+
+// Reconciler keeps a fresh, verified token for each access of each
+// M2MClient in the client's Secret.
+type Reconciler struct {
+	Config
+
+	audiences ClusterAudiences // of ServiceAccount tokens that must not be requested
+	held      *perAccess[HeldToken]
+	Written   *perAccess[cached.Digest] // of the tokens that this process wrote or has checked
+	Wrote     *perAccess[cached.Digest] // of the Secret that this process wrote last, under the key WholeSecret
+	verdicts  *perAccess[verdict]
+	rejudged  *pace.Buckets[string] // of the requests that a verdict causes, by access
+}
+
+// New returns a reconciler that knows nothing yet.
+func New(c Config) *Reconciler {
+	return &Reconciler{
+		Config: c, audiences: NewClusterAudiences(c.Rest), held: NewPerAccess[HeldToken](), Written: NewPerAccess[cached.Digest](), Wrote: NewPerAccess[cached.Digest](),
+		verdicts: NewPerAccess[verdict](), rejudged: pace.New[string](RejudgedRate),
+	}
+}
+
+// Pass is what one reconcile of a client gathers and decides.
+type Pass struct {
+	Client *v1alpha1.M2MClient
+	Now    time.Time
+
+	Server        *rules.Server
+	serverProblem *rules.Problem
+	credentials   *credentials
+	CredProblem   *rules.Problem
+	provisioned   conditions.Condition // what becomes of the client at its server; empty with credentials of its own
+	secret        *tokenSecret
+	secretProblem *rules.Problem
+	waiting       *corev1.Secret // the Secret with the tokens that wait, nil if there is none
+	waitingTaken  bool           // there is one of that name that is not the client's
+	refusal       *rules.Problem // why the API server does not take the Secret
+	// templateProblem is why a key of spec.secret.template is not there.
+	templateProblem *rules.Problem
+	Accesses        []*Access
+	brief           bool // it only waits for its turn for a moment: no status is worth that
+	stale           bool // the Secret that was read is not the latest: nothing is written or told by it
+
+	events []func()
+}
+
+func (p *Pass) event(r *Reconciler, eventType, reason, format string, args ...any) {
+	p.events = append(p.events, func() {
+		r.Events.Eventf(p.Client, nil, eventType, reason, "Reconcile", format, args...)
+	})
+}
+
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients,verbs=list;watch
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients/status,verbs=patch
+// +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients/finalizers,verbs=update
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;update;delete
+
+// Reconcile brings a client's Secret and status up to date.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	before := &v1alpha1.M2MClient{} // the cache's, not to be changed
+	if err := r.Client.Get(ctx, req.NamespacedName, before, client.UnsafeDisableDeepCopy); err != nil || !before.DeletionTimestamp.IsZero() || !r.Shard.Serves(before) {
+		if client.IgnoreNotFound(err) == nil {
+			r.forget(req.NamespacedName, before.UID)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	c := before.DeepCopy()
+	p, after, err := r.reconcile(ctx, c)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if p.stale {
+		return ctrl.Result{RequeueAfter: after}, nil
+	}
+	// A pass may take as long as the authorization server does. If the client was
+	// handed over meanwhile, its status is another's to write.
+	if mine, err := r.Shard.StillServes(ctx, r.Client, req.NamespacedName); err != nil || !mine {
+		return ctrl.Result{}, err
+	}
+	metrics.ObserveTokens(c)
+	if !p.brief && !equality.Semantic.DeepEqual(before.Status, c.Status) {
+		if err := r.Client.Status().Patch(ctx, c, client.MergeFrom(before)); err != nil {
+			return ctrl.Result{}, client.IgnoreNotFound(err)
+		}
+		conditions.RecordTransitions(r.Events, c, "Reconcile", before.Status.Conditions, c.Status.Conditions)
+	}
+	for _, tell := range p.events {
+		tell()
+	}
+	return ctrl.Result{RequeueAfter: after}, nil
+}
+
+// reconcile does the work, puts what it found into the client's status, and
+// returns when to come back.
+func (r *Reconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClient) (*Pass, time.Duration, error) {
+	p := &Pass{Client: c, Now: r.Clock.Now()}
+	for _, step := range []func(context.Context, *Pass) error{
+		r.Resolve, r.judgeProvisioning, r.ReadSecret, r.readWaiting, r.resolveCredentials, r.refreshTokens, r.writeSecret, r.writeWaiting,
+	} {
+		if err := step(ctx, p); err != nil {
+			return nil, 0, err
+		}
+	}
+	r.forgetFormerAccesses(p)
+	summarize(p)
+	return p, p.next(), nil
+}
+
+// forgetFormerAccesses drops what is kept of accesses that the client has no longer.
+func (r *Reconciler) forgetFormerAccesses(p *Pass) {
+	name := client.ObjectKeyFromObject(p.Client)
+	has := func(key string) bool {
+		return slices.ContainsFunc(p.Accesses, func(a *Access) bool { return a.Key == key })
+	}
+	r.held.retain(name, has)
+	r.Written.retain(name, has)
+	r.verdicts.retain(name, has)
+}
+
+// next returns how long until something is to be done.
+func (p *Pass) next() time.Duration {
+	var waits []time.Duration
+	if p.refusal != nil {
+		waits = append(waits, write.RefusalWait)
+	}
+	for _, a := range p.Accesses {
+		if !a.wakeAt.IsZero() {
+			waits = append(waits, max(time.Millisecond, a.wakeAt.Sub(p.Now)))
+		}
+		if a.Record != nil && p.Now.Before(a.Record.ExpiresAt) {
+			waits = append(waits, a.Record.ExpiresAt.Sub(p.Now)) // to say that it has expired
+		}
+	}
+	return refresh.Soonest(time.Millisecond, waits...)
+}
+
+// Rank is a client's place in the controller's queue among those of its namespace:
+// the sooner a token of it expires, the sooner it is. A client without one comes
+// after all that have one.
+func (r *Reconciler) Rank(req reconcile.Request) int64 {
+	var c v1alpha1.M2MClient
+	err := r.Client.Get(context.Background(), req.NamespacedName, &c, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
+	if err != nil || c.Status.ExpiresAt == nil {
+		return watch.LastRank
+	}
+	return c.Status.ExpiresAt.Unix()
+}
+
+func (r *Reconciler) forget(name types.NamespacedName, uid types.UID) {
+	metrics.ForgetTokens(name)
+	r.held.forgetClient(name)
+	r.Written.forgetClient(name)
+	r.verdicts.forgetClient(name)
+	r.Wrote.forgetClient(name)
+	if uid != "" {
+		r.Admission.Leave(uid)
+	}
+}
+
+// SetupWithManager watches everything that decides what a client's Secret
+// should hold.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
+	clients := func(ctx context.Context, opts ...client.ListOption) []reconcile.Request {
+		return r.Shard.Clients(ctx, r.Client, opts...)
+	}
+	ofServer := watch.ClientsOfServer(r.Client, r.Shard)
+	ofAPIResource := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		return clients(ctx, client.MatchingFields{watch.ByAPIResource: client.ObjectKeyFromObject(o).String()})
+	})
+	ofNamespace := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		if !r.Watched.Watches(o.GetName()) {
+			return nil
+		}
+		return clients(ctx, client.InNamespace(o.GetName()))
+	})
+	ofSecret := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		if !r.Watched.Watches(o.GetNamespace()) {
+			return nil // the operator's own namespace
+		}
+		return r.Shard.ClientsNaming(ctx, r.Client, client.ObjectKeyFromObject(o))
+	})
+	// Another's Secret that only looks like the operator's makes room when it
+	// goes.
+	room := handler.Funcs{DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q watch.Queue) {
+		if !r.Watched.Watches(e.Object.GetNamespace()) {
+			return // the operator's own namespace
+		}
+		for _, c := range r.Shard.ClientsNaming(ctx, r.Client, client.ObjectKeyFromObject(e.Object)) {
+			q.Add(c)
+		}
+	}}
+	gone := r.Shard.Departures(func(o client.Object) { r.forget(client.ObjectKeyFromObject(o), o.GetUID()) })
+	b := ctrl.NewControllerManagedBy(mgr).
+		Named("m2mclient").
+		For(&v1alpha1.M2MClient{}, builder.WithPredicates(r.Shard.Of(predicate.Or(predicate.GenerationChangedPredicate{}, comparedClient)))).
+		Watches(&v1alpha1.M2MClient{}, gone).
+		Owns(&corev1.Secret{}, builder.WithPredicates(r.ChangedByOthers(), r.Shard.OwnedBy(r.Client))).
+		Watches(&corev1.Secret{}, room).
+		Watches(&corev1.Secret{}, r.ownerless()).
+		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
+		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
+		Watches(&v1alpha1.APIResource{}, ofAPIResource, builder.WithPredicates(watch.NotJustCompared)).
+		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
+		WatchesRawSource(foreign.Source(r.Foreign, "Secret", ofSecret)).
+		WatchesRawSource(source.Channel(r.Learnt, ofServer)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: watch.Fairly(watch.NamespaceOf, r.Rank)})
+	if r.Shard != "" { // else the servers' own controller forgets them
+		gone := handler.Funcs{DeleteFunc: func(_ context.Context, e event.DeleteEvent, _ watch.Queue) {
+			r.Lives.Forget(rules.ServerKeyOf(e.Object))
+			metrics.ForgetServerMetrics(rules.ServerKeyOf(e.Object))
+		}}
+		b = b.Watches(&v1alpha1.AuthorizationServer{}, gone).Watches(&v1alpha1.ClusterAuthorizationServer{}, gone)
+	}
+	return b.Complete(watch.UntilStopped(r))
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package m2mclient
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/controller/shard"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+)
+
+const (
+	// OthersPatience is how long it waits for pods of namespaces that are neither the
+	// API's nor named by its owner: long enough for a bundle to be written and a pod to
+	// be touched.
+	OthersPatience = 10 * time.Second
+
+	// RevokedHold is how long a token at most lets the bundle go first whose
+	// predecessor is revoked, and revokedPoll how often that is looked at. Nothing
+	// works meanwhile, so it is short.
+	RevokedHold = 5 * time.Second
+	revokedPoll = 50 * time.Millisecond
+
+	// KeyPatience is how long a key may be unknown before that is called a
+	// problem: the keys are just being fetched.
+	KeyPatience = 15 * time.Second
+)
+
+// refreshTokens decides for each access whether its token is replaced, and
+// replaces it.
+func (r *Reconciler) refreshTokens(ctx context.Context, p *Pass) error {
+	for _, a := range p.Accesses {
+		if err := r.refreshToken(ctx, p, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *Access) error {
+	if f := p.previous(a.Key).Failure; f.Reason != "" {
+		a.failure = &f
+	}
+	if a.withdraw {
+		r.held.drop(client.ObjectKeyFromObject(p.Client), a.Key)
+		a.failure, a.unusable = nil, a.denied
+		if _, stored := p.secret.tokens[a.Key]; stored && p.secret.owned {
+			p.event(r, corev1.EventTypeWarning, v1alpha1.ReasonTokenWithdrawn, "Withdrew the token of access %q: %s", a.Key, a.denied.Message)
+		}
+		return nil
+	}
+	in := r.Present(p, a)
+	defer r.noteTerms(p, a)
+	reason, _, mint := refresh.Mint(in)
+	if mint {
+		if err := r.replace(ctx, p, a, in, reason); err != nil {
+			return err
+		}
+	} else {
+		// A token may be held that is in the Secret: it was written, and the
+		// API server's answer was lost.
+		r.held.drop(client.ObjectKeyFromObject(p.Client), a.Key)
+		a.failure = nil
+		a.wakeAt = a.plan.RefreshAt
+	}
+	p.judge(a, in)
+	return nil
+}
+
+// Present puts the token that lies in the Secret into a, and says what is known
+// about it.
+func (r *Reconciler) Present(p *Pass, a *Access) refresh.Input {
+	in := refresh.Input{Now: p.Now}
+	if rec, ok := p.secret.records.Tokens[a.Key]; ok {
+		a.Record = &rec
+		a.plan = p.plan(a)
+		in.Recorded, in.RefreshAt, in.WantInputsHash = rec.asToken(), a.plan.RefreshAt, rec.Inputs
+	}
+	if a.Record != nil && a.Server != nil {
+		in.Revoked = a.Server.Revoked(a.Record.KeyID) || p.Server.Revoked(a.Record.KeyID)
+		in.Superseded = supersededSince(a.Server, a.Record)
+	}
+	if p.credentials != nil && a.Server != nil {
+		a.Inputs = p.inputs(a)
+		in.WantInputsHash = refresh.HashInputs(a.Inputs)
+	}
+	if stored, ok := p.secret.tokens[a.Key]; ok {
+		in.StoredValueHash = refresh.HashValue(stored)
+		switch {
+		case a.Record == nil || a.Record.Value != in.StoredValueHash:
+		case a.Record.Inputs == in.WantInputsHash && !in.Revoked && !r.genuine(p, a, stored):
+			in.StoredValueHash = "not the one that was issued"
+		default:
+			a.token = stored
+		}
+	}
+	a.refused = r.refusedByNow(p, a, in)
+	in.Refused = a.refused != nil
+	return in
+}
+
+func (p *Pass) inputs(a *Access) refresh.Inputs {
+	in := refresh.Inputs{
+		Issuer: p.Server.Spec.Issuer, ClientID: p.credentials.ClientID, Credential: p.credentials.Revision, Scopes: a.scopes,
+		Parameters: a.parameters,
+	}
+	in.Resource, in.Audience = record.Audience(p.Server.Spec, a.Resource)
+	return in
+}
+
+func (p *Pass) plan(a *Access) refresh.Plan {
+	spec := p.Client.Spec.Refresh
+	policy := refresh.Policy{AtPercent: int(spec.AtPercent), Before: spec.Before.Or(0)}
+	return policy.Plan(a.Record.IssuedAt, a.Record.ExpiresAt, string(p.Client.UID)+"/"+a.Key)
+}
+
+// judge reports whether pods can use the token that will be in the Secret. A
+// rotated credential alone does not spoil it.
+func (p *Pass) judge(a *Access, in refresh.Input) {
+	if a.issued == "" && a.Record != nil && p.credentials != nil && a.Server != nil {
+		inputs := a.Inputs
+		inputs.Credential = a.Record.Credential
+		in.WantInputsHash = refresh.HashInputs(inputs)
+	}
+	if a.issued != "" {
+		in = refresh.Input{
+			Recorded: a.Record.asToken(), StoredValueHash: a.Record.Value, WantInputsHash: a.Record.Inputs,
+			RefreshAt: a.plan.RefreshAt, Now: p.Now,
+		}
+	}
+	reason, message, usable := refresh.Usable(in)
+	a.usable = usable
+	if usable {
+		return
+	}
+	a.unusable = &rules.Problem{Reason: v1alpha1.ReasonTokenMissing, Message: message}
+	switch reason {
+	case refresh.Expired:
+		a.unusable.Reason = v1alpha1.ReasonTokenExpired
+	case refresh.NotVerified:
+		a.unusable = &rules.Problem{Reason: v1alpha1.ReasonTokenNotVerified, Message: notAccepted(a.refused)}
+	case refresh.Missing, refresh.Edited:
+	default:
+		a.unusable.Reason = string(reason)
+	}
+}
+
+// replace gets a fresh token for an access: one that is held, or a new one. It
+// goes into a, to be published, only if the API would accept it.
+func (r *Reconciler) replace(ctx context.Context, p *Pass, a *Access, in refresh.Input, reason refresh.Reason) error {
+	if a.Problem = p.obstacle(a); a.Problem != nil {
+		a.tried = !a.Problem.Unknown
+		return nil
+	}
+	name := client.ObjectKeyFromObject(p.Client)
+	held, ok := r.held.Get(name, a.Key)
+	if !ok || held.Record.Inputs != in.WantInputsHash || !p.Now.Before(held.Record.ExpiresAt) || a.hopeless(p, held) {
+		if a.failedLately(p, in.WantInputsHash) {
+			a.fail(a.failure)
+			return nil
+		}
+		if wait := r.rejudged.Wait(a.seed(p), 1, p.Now); reason == refresh.NotVerified && wait > 0 {
+			if a.failure != nil && a.failure.Inputs != p.Basis(a, in.WantInputsHash, a.failure.Reason) {
+				a.failure = nil
+			}
+			a.Problem, a.wakeAt, a.tried = a.lastProblem(), p.Now.Add(wait), true
+			return nil
+		}
+		minted, err := r.mint(ctx, p, a, in.WantInputsHash)
+		if minted == nil || err != nil {
+			return err
+		}
+		held = *minted
+		r.held.Put(name, a.Key, held)
+	}
+
+	claims, bad := Verify(held, p, a)
+	switch {
+	case bad != nil && bad.Reason == jwks.ReasonUnknownKey:
+		r.RequestKeys(a.Server, keyNamedBy(held.Value))
+		again := a.failure != nil && a.failure.Reason == bad.Reason
+		if !again && p.Now.Before(held.Record.IssuedAt.Add(KeyPatience)) {
+			// The claims say which key is waited for; nothing is believed of them.
+			unverified, err := jwks.Inspect(held.Value)
+			if err != nil || !jwks.ValidKeyID(unverified.KeyID) {
+				unverified = nil
+			}
+			if p.working(in) {
+				a.hold(held, unverified, p.Now.Add(delivery.Poll), in.Recorded)
+			} else {
+				a.awaitKey(p, held, unverified)
+			}
+			return nil
+		}
+		if a.failedLately(p, in.WantInputsHash) {
+			a.fail(a.failure)
+			return nil
+		}
+		r.failed(p, a, in.WantInputsHash, bad.Reason, bad.Message, refresh.RefusalBackoff, 0)
+		return nil
+	case bad != nil:
+		if slices.Contains(shard.KeyReasons, bad.Reason) {
+			r.RequestKeys(a.Server, keyNamedBy(held.Value)) // a new key may have come under an old ID
+		}
+		if bad.Reason == jwks.ReasonMissingScopes && rules.Registered(p.Client) {
+			r.compare(p, a) // somebody may have taken them away at the server
+		}
+		r.held.drop(name, a.Key)
+		r.failed(p, a, in.WantInputsHash, bad.Reason, bad.Message, refresh.RefusalBackoff, 0)
+		return nil
+	}
+	if p.working(in) && p.Now.Before(held.publishAt(in.Recorded)) {
+		look, err := r.delivered(ctx, p, a, held, claims)
+		if err != nil {
+			return err
+		}
+		if !look.IsZero() {
+			a.hold(held, claims, look, in.Recorded)
+			return nil
+		}
+	}
+	if in.Revoked && p.Now.Before(held.Record.IssuedAt.Add(RevokedHold)) {
+		ahead, err := r.bundleAhead(ctx, a, p.Now, claims)
+		if err != nil {
+			return err
+		}
+		if !ahead {
+			// The status then names the key, for which the API's pods are touched.
+			a.hold(held, claims, p.Now.Add(revokedPoll), in.Recorded)
+			return nil
+		}
+	}
+	if reason == refresh.Due {
+		metrics.ObserveLateness(p.Now.Sub(in.RefreshAt))
+	}
+	r.publish(ctx, p, a, held, claims, reason)
+	return nil
+}
+
+// obstacle says what keeps a token from being asked for at all.
+func (p *Pass) obstacle(a *Access) *rules.Problem {
+	switch {
+	case p.secretProblem != nil:
+		return p.secretProblem
+	case p.serverProblem != nil:
+		return p.serverProblem
+	case a.denied != nil:
+		return a.denied
+	case p.CredProblem != nil:
+		return p.CredProblem
+	case p.misplaced(a) != nil:
+		return p.misplaced(a)
+	case a.waiting != nil:
+		return a.waiting
+	case p.Server.Status.Endpoints.Token == "":
+		return &rules.Problem{Reason: v1alpha1.ReasonAuthorizationServerNotReady, Message: fmt.Sprintf(
+			"The token endpoint of %s %q is not known; see its conditions", p.Server.Key().Kind, p.Server.Key().Name)}
+	}
+	return nil
+}
+
+// misplaced says that an access sets a parameter that the operator sets itself. The
+// API server refuses most of them; which one names the API is the server's to say.
+func (p *Pass) misplaced(a *Access) *rules.Problem {
+	req := oauth.TokenRequest{Parameters: a.parameters}
+	req.Resource, req.Audience = record.Audience(p.Server.Spec, a.Resource)
+	name := req.Misplaced()
+	if name == "" {
+		return nil
+	}
+	message := fmt.Sprintf("The parameter %q is one that the operator sets itself; remove it from the access", name)
+	if strings.EqualFold(name, "audience") {
+		message = fmt.Sprintf("The parameter %q is the one that names the API at %s %q (audienceParameter); remove it from the access",
+			name, p.Server.Key().Kind, p.Server.Key().Name)
+	}
+	return &rules.Problem{Reason: v1alpha1.ReasonParameterNotAllowed, Message: message}
+}
+
+// working reports whether the token in the Secret can be used for now.
+func (p *Pass) working(in refresh.Input) bool {
+	return in.Recorded != nil && in.StoredValueHash == in.Recorded.ValueHash && !in.Revoked && p.Now.Before(in.Recorded.ExpiresAt)
+}
+
+// publish puts a token into the Secret that is about to be written.
+func (r *Reconciler) publish(ctx context.Context, p *Pass, a *Access, h HeldToken, claims *jwks.Claims, reason refresh.Reason) {
+	wasShort := a.Record != nil && a.plan.ShortLived
+	h.Record.Opaque = claims == nil
+	if claims != nil {
+		h.Record.KeyID, h.Record.Thumbprint, h.Record.Algorithm = claims.KeyID, claims.KeyThumbprint, claims.Algorithm
+		if claims.ScopePresent {
+			h.Record.Scopes = claims.Scopes
+		}
+	}
+	h.Record.Scopes = storable(h.Record.Scopes)
+	a.token, a.Record, a.issued, a.failure, a.Problem, a.refused = h.Value, &h.Record, reason, nil, nil, nil
+	a.plan = p.plan(a)
+	a.wakeAt = a.plan.RefreshAt
+
+	log.FromContext(ctx).V(1).Info("Received access token", "client", klog.KObj(p.Client), "access", a.Key, "reason", reason, "expiresAt", h.Record.ExpiresAt)
+	if reason != refresh.Due {
+		p.event(r, corev1.EventTypeNormal, v1alpha1.ReasonTokenIssued, "Issued a token for access %q (%s)", a.Key, reason)
+	}
+	if a.plan.ShortLived && !wasShort {
+		p.event(r, corev1.EventTypeWarning, v1alpha1.ReasonShortLivedToken,
+			"The token of access %q lives for less than %s; mounted files may be late: ask for longer tokens at the server", a.Key, 2*refresh.MinLead)
+	}
+}
+
+// previous returns what the status says of a token so far.
+func (p *Pass) previous(key string) v1alpha1.TokenStatus { return record.TokenStatusOf(p.Client, key) }

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package m2mclient
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+)
+
+// verificationReasons are the reasons of a failure that say that a token was
+// issued and would be refused by its API.
+var verificationReasons = []string{
+	jwks.ReasonAlgorithm, jwks.ReasonBadSignature, jwks.ReasonExpired, jwks.ReasonMalformed, jwks.ReasonMissingScopes,
+	jwks.ReasonNotYetValid, jwks.ReasonUnknownKey, jwks.ReasonUnusableKey, jwks.ReasonWrongAudience, jwks.ReasonWrongIssuer, jwks.ReasonWrongType,
+}
+
+// verificationHints say what to change.
+var verificationHints = map[string]string{
+	jwks.ReasonAlgorithm:     "compare the APIResource's spec.verification.algorithms with the server's keys",
+	jwks.ReasonExpired:       "compare the clocks",
+	jwks.ReasonNotYetValid:   "compare the clocks",
+	jwks.ReasonUnknownKey:    "compare the server's JWKS with the endpoint in its status",
+	jwks.ReasonUnusableKey:   "have the server sign with another key",
+	jwks.ReasonWrongAudience: "compare the API's identifier with the server's, and see the server's spec.audienceParameter; if its tokens have no aud, see spec.verification.audience",
+	jwks.ReasonWrongIssuer:   "have the server name the same issuer in its metadata and its tokens",
+	jwks.ReasonWrongType:     "change the APIResource's spec.verification.tokenType, or the server",
+}
+
+// notVerified says of a token why it is not published.
+func notVerified(p *rules.Problem) string {
+	return hinted("The server issued a token that the API would refuse: ", p)
+}
+
+// notAccepted says of the token in the Secret why it is no good any more.
+func notAccepted(p *rules.Problem) string {
+	return hinted("The API would refuse the token that the client has: ", p)
+}
+
+func hinted(what string, p *rules.Problem) string {
+	message := what + p.Message
+	if hint := verificationHints[p.Reason]; hint != "" && !strings.HasSuffix(message, hint) {
+		message += "; " + hint
+	}
+	return message
+}
+
+// summarize writes the client's status from what a pass found. It is the one
+// place where a client's conditions are decided.
+func summarize(p *Pass) {
+	status := &p.Client.Status
+	granted, fresh, verified := p.isGranted(), p.IsFresh(), p.isVerified()
+	conditions.SetOrRemove(&status.Conditions, p.Client.Generation, v1alpha1.ConditionProvisioned, p.provisioned)
+	conditions.Set(&status.Conditions, p.Client.Generation, p.isReady(granted, fresh), granted, fresh, verified)
+	status.ObservedGeneration = p.Client.Generation
+	if p.credentials != nil {
+		status.ClientID = v1alpha1.ClientID(p.credentials.ClientID)
+	}
+	if p.secretProblem == nil {
+		status.SecretName = v1alpha1.ObjectName(p.secret.name)
+	}
+
+	status.Tokens, status.ExpiresAt = nil, nil
+	var first time.Time
+	for _, a := range p.Accesses {
+		t := v1alpha1.TokenStatus{Key: v1alpha1.AccessKey(a.Key), Terms: a.judgedBy, Pending: a.pending}
+		if a.failure != nil {
+			t.Failure = *a.failure
+		}
+		if a.token != "" && !a.withdraw {
+			for _, s := range a.Record.Scopes {
+				t.Scopes = append(t.Scopes, v1alpha1.ScopeName(s))
+			}
+			t.IssuedAt, t.ExpiresAt, t.RefreshAt = record.Time(a.Record.IssuedAt), record.Time(a.Record.ExpiresAt), record.Time(a.plan.RefreshAt)
+			if jwks.ValidKeyID(a.Record.KeyID) { // the record may be forged
+				t.KeyID = a.Record.KeyID
+			}
+			if isThumbprint(a.Record.Thumbprint) && slices.Contains(jwks.Algorithms(), a.Record.Algorithm) {
+				t.KeyThumbprint, t.Algorithm = a.Record.Thumbprint, a.Record.Algorithm
+			}
+			if first.IsZero() || a.Record.ExpiresAt.Before(first) {
+				first = a.Record.ExpiresAt
+			}
+		}
+		status.Tokens = append(status.Tokens, t)
+	}
+	status.ExpiresAt = record.Time(first)
+}
+
+// isThumbprint reports whether a string can be a SHA-256 thumbprint in base64url.
+func isThumbprint(s string) bool {
+	sum, err := base64.RawURLEncoding.DecodeString(s)
+	return err == nil && len(sum) == sha256.Size && !strings.ContainsAny(s, "\r\n")
+}
+
+// about says of which access a problem is, if there are several.
+func (p *Pass) about(a *Access, message string) string {
+	if len(p.Accesses) == 1 {
+		return message
+	}
+	return fmt.Sprintf("Access %q: %s", a.Key, message)
+}
+
+func (p *Pass) isGranted() conditions.Condition {
+	for _, a := range p.Accesses {
+		for _, pr := range []*rules.Problem{a.denied, a.reduced} {
+			if pr != nil {
+				return conditions.False(v1alpha1.ConditionGranted, pr.Reason, p.about(a, pr.Message))
+			}
+		}
+	}
+	if p.serverProblem != nil {
+		return conditions.Condition{Type: v1alpha1.ConditionGranted, Status: metav1.ConditionUnknown, Reason: p.serverProblem.Reason, Message: p.serverProblem.Message}
+	}
+	return conditions.True(v1alpha1.ConditionGranted, v1alpha1.ReasonGranted, "Every access is allowed")
+}
+
+func (p *Pass) IsFresh() conditions.Condition {
+	for _, pr := range []*rules.Problem{p.secretProblem, p.refusal, p.templateProblem} {
+		if pr != nil {
+			return conditions.Of(v1alpha1.ConditionFresh, pr)
+		}
+	}
+	for _, a := range p.Accesses {
+		switch {
+		case a.withdraw && p.serverProblem != nil:
+			return conditions.Of(v1alpha1.ConditionFresh, p.serverProblem)
+		case a.withdraw:
+			return conditions.False(v1alpha1.ConditionFresh, v1alpha1.ReasonNotGranted, p.about(a, a.denied.Message))
+		case a.Problem != nil && slices.Contains(verificationReasons, a.Problem.Reason):
+			return conditions.False(v1alpha1.ConditionFresh, v1alpha1.ReasonTokenNotVerified, p.about(a, notVerified(a.Problem)))
+		case a.Problem != nil:
+			c := conditions.Of(v1alpha1.ConditionFresh, a.Problem)
+			if a.Problem != p.CredProblem && a.Problem != p.serverProblem { // these are the client's
+				c.Message = p.about(a, c.Message)
+			}
+			return c
+		}
+	}
+	return conditions.True(v1alpha1.ConditionFresh, v1alpha1.ReasonTokensFresh, "No token is overdue")
+}
+
+func (p *Pass) isVerified() conditions.Condition {
+	c := conditions.True(v1alpha1.ConditionVerified, v1alpha1.ReasonTokensVerified, "Every token passes the verification that its API is given")
+	for _, a := range p.Accesses {
+		switch {
+		case a.Problem != nil && slices.Contains(verificationReasons, a.Problem.Reason):
+			return conditions.False(v1alpha1.ConditionVerified, a.Problem.Reason, p.about(a, notVerified(a.Problem)))
+		case a.refused != nil && !a.withdraw:
+			return conditions.False(v1alpha1.ConditionVerified, a.refused.Reason, p.about(a, notAccepted(a.refused)))
+		case c.Status != metav1.ConditionTrue:
+		case a.token == "" || a.withdraw:
+			c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonNoToken, p.about(a, "There is no token to verify")
+		case a.Record.Opaque:
+			c.Status, c.Reason = metav1.ConditionUnknown, v1alpha1.ReasonOpaqueToken
+			c.Message = p.about(a, "The token is no JWT, so that it could not be checked")
+			if a.Server != nil && a.Server.Opaque() {
+				c.Message = p.about(a, fmt.Sprintf("The token was not checked, for those of %s %q are opaque", a.Server.Key().Kind, a.Server.Key().Name))
+			}
+		}
+	}
+	return c
+}
+
+// isReady reports whether every access has a token that works.
+func (p *Pass) isReady(granted, fresh conditions.Condition) conditions.Condition {
+	switch {
+	case p.secretProblem != nil || p.templateProblem != nil:
+		return fresh.AsReady()
+	case slices.ContainsFunc(p.Accesses, func(a *Access) bool { return a.withdraw }):
+		return granted.AsReady()
+	}
+	for _, a := range p.Accesses {
+		if a.usable {
+			continue
+		}
+		c := conditions.Of(v1alpha1.ConditionReady, a.unusable)
+		// Why there is none says more than that there is none.
+		if a.unusable.Reason == v1alpha1.ReasonTokenMissing && fresh.Status != metav1.ConditionTrue {
+			return fresh.AsReady()
+		}
+		c.Message = p.about(a, c.Message)
+		return c
+	}
+	return conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "Every access has a token that works")
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
+)
+
+// The operator's own metrics, beside those of controller-runtime.
+var (
+	refreshLateness = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "m2m_token_refresh_lateness_seconds",
+		Help:    "How long after its due time a token was replaced.",
+		Buckets: []float64{.1, .25, .5, 1, 2, 5, 10, 30, 60, 120, 300, 600},
+	})
+
+	tokenRequests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "m2m_token_requests_total",
+		Help: "Token requests by authorization server and result: success, or the class of the error.",
+	}, []string{"server", "result"})
+
+	keysFetched = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "m2m_jwks_fetched_timestamp_seconds",
+		Help: "When the signing keys were last fetched, in seconds since the epoch.",
+	}, []string{"server"})
+
+	keysKnown = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "m2m_jwks_keys",
+		Help: "Signing keys in the verification bundles by state: active or retired.",
+	}, []string{"server", "state"})
+
+	BundleWrites = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "m2m_verification_bundle_writes_total",
+		Help: "Verification bundles created, updated or removed.",
+	}, []string{"operation"})
+
+	EventsDropped = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "m2m_events_dropped_total",
+		Help: "Events that were not recorded because there were too many about one object or in one namespace.",
+	})
+
+	PodTouches = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "m2m_pod_touches_total",
+		Help: "Pods touched so that they see a change at once, by result: success, refused or failed.",
+	}, []string{"result"})
+)
+
+var (
+	provisioningRequests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "m2m_provisioning_requests_total",
+		Help: "Requests to the administration of an authorization server by the class of the answer's status: 2xx to 5xx, or none.",
+	}, []string{"server", "code"})
+
+	provisioningDrift = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "m2m_provisioning_drift_total",
+		Help: "Differences that were put right at an authorization server.",
+	}, []string{"server"})
+
+	provisioningLeftBehind = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "m2m_provisioning_left_behind_total",
+		Help: "Objects that were let go while something of them remained at their authorization server, by kind.",
+	}, []string{"kind"})
+)
+
+// tokenExpiries is a gauge for each access. A gauge vector would keep some 1.5 KB
+// for each; this keeps what is needed to make them up when they are asked for.
+var tokenExpiries = &expiryCollector{
+	desc: prometheus.NewDesc("m2m_token_expiry_timestamp_seconds",
+		"When the token of an access expires, in seconds since the epoch.", []string{"namespace", "name", "access"}, nil),
+	at: map[types.NamespacedName][]expiry{},
+}
+
+type expiryCollector struct {
+	desc *prometheus.Desc
+
+	mu sync.Mutex
+	at map[types.NamespacedName][]expiry
+}
+
+// expiry is when the token of an access expires.
+type expiry struct {
+	access string
+	at     int64
+}
+
+func (e *expiryCollector) set(name types.NamespacedName, all []expiry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(all) == 0 {
+		delete(e.at, name)
+		return
+	}
+	e.at[name] = all
+}
+
+// Describe implements prometheus.Collector.
+func (e *expiryCollector) Describe(descs chan<- *prometheus.Desc) { descs <- e.desc }
+
+// Collect implements prometheus.Collector.
+func (e *expiryCollector) Collect(out chan<- prometheus.Metric) {
+	e.mu.Lock()
+	all := maps.Clone(e.at) // whoever reads the metrics may be slow
+	e.mu.Unlock()
+	for name, expiries := range all {
+		for _, x := range expiries {
+			out <- prometheus.MustNewConstMetric(e.desc, prometheus.GaugeValue, float64(x.at), name.Namespace, name.Name, x.access)
+		}
+	}
+}
+
+func init() {
+	metrics.Registry.MustRegister(tokenExpiries, refreshLateness, tokenRequests, keysFetched, keysKnown, BundleWrites, PodTouches, EventsDropped,
+		provisioningRequests, provisioningDrift, provisioningLeftBehind)
+}
+
+func ObserveProvisioning(server fmt.Stringer, status int) {
+	code := "none"
+	if status > 0 {
+		code = strconv.Itoa(status/100) + "xx"
+	}
+	provisioningRequests.WithLabelValues(server.String(), code).Inc()
+}
+
+func ObserveDrift(server fmt.Stringer, n int) {
+	provisioningDrift.WithLabelValues(server.String()).Add(float64(n))
+}
+
+func ObserveLeftBehind(kind string) { provisioningLeftBehind.WithLabelValues(kind).Inc() }
+
+// ObserveTokens publishes when a client's tokens expire, and drops what it
+// published of accesses and tokens that are no more.
+func ObserveTokens(c *v1alpha1.M2MClient) {
+	var all []expiry
+	for _, t := range c.Status.Tokens {
+		if t.ExpiresAt != nil {
+			all = append(all, expiry{string(t.Key), t.ExpiresAt.Unix()})
+		}
+	}
+	tokenExpiries.set(client.ObjectKeyFromObject(c), all)
+}
+
+func ForgetTokens(name types.NamespacedName) { tokenExpiries.set(name, nil) }
+
+func ObserveLateness(d time.Duration) { refreshLateness.Observe(d.Seconds()) }
+
+func ObserveRequest(server fmt.Stringer, failure *oauth.Error) {
+	result := "success"
+	if failure != nil {
+		result = strings.ToLower(string(failure.Class))
+	}
+	tokenRequests.WithLabelValues(server.String(), result).Inc()
+}
+
+func ObserveKeys(server fmt.Stringer, status *v1alpha1.AuthorizationServerStatus, fetchedAt time.Time) {
+	retired := 0
+	for _, k := range status.Keys {
+		if k.RetiredAt != nil {
+			retired++
+		}
+	}
+	keysKnown.WithLabelValues(server.String(), "active").Set(float64(len(status.Keys) - retired))
+	keysKnown.WithLabelValues(server.String(), "retired").Set(float64(retired))
+	if !fetchedAt.IsZero() {
+		keysFetched.WithLabelValues(server.String()).Set(float64(fetchedAt.Unix()))
+	}
+}
+
+func ForgetServerMetrics(server fmt.Stringer) {
+	for _, v := range []*prometheus.MetricVec{keysFetched.MetricVec, keysKnown.MetricVec, tokenRequests.MetricVec, provisioningRequests.MetricVec, provisioningDrift.MetricVec} {
+		v.DeletePartialMatch(prometheus.Labels{"server": server.String()})
+	}
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package record
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/provision"
+)
+
+// CredentialKey is the key of a credential Secret.
+const CredentialKey = "credentials.json"
+
+// CredentialSecretPrefix is how the name of a credential Secret begins.
+const CredentialSecretPrefix = "m2m-credential-"
+
+// CredentialSecretName returns the name of the Secret in the operator's
+// namespace that holds what a registered client proves itself with.
+func CredentialSecretName(c types.NamespacedName) string {
+	return CredentialSecretPrefix + provision.Hash(c.Namespace, c.Name)
+}
+
+// CredentialStore is the content of a credential Secret: the part of a
+// provision.ClientState that no status may show. The other part is kept with it,
+// for most backups are restored without any status.
+type CredentialStore struct {
+	Server v1alpha1.ProvisioningServer `json:"server"`
+	provision.ClientState
+}
+
+// ReadCredentials returns what a credential Secret holds, and the Secret, nil if
+// there is none. What cannot be read was edited: it is as good as lost.
+func ReadCredentials(ctx context.Context, reader client.Reader, operatorNamespace string, c types.NamespacedName) (CredentialStore, *corev1.Secret, error) {
+	var secret corev1.Secret
+	err := reader.Get(ctx, types.NamespacedName{Namespace: operatorNamespace, Name: CredentialSecretName(c)}, &secret)
+	if apierrors.IsNotFound(err) {
+		return CredentialStore{}, nil, nil
+	}
+	if err != nil {
+		return CredentialStore{}, nil, fmt.Errorf("get the credentials of M2MClient %q: %w", c, err)
+	}
+	var store CredentialStore
+	if json.Unmarshal(secret.Data[CredentialKey], &store) != nil || secret.Annotations[v1alpha1.OwnerAnnotation] != c.String() {
+		store = CredentialStore{}
+	}
+	return store, &secret, nil
+}
+
+// WriteCredentials stores the credentials of a client. secret is the one that
+// was read, nil for none; it returns the one that was written.
+func WriteCredentials(ctx context.Context, c client.Client, operatorNamespace string, name types.NamespacedName, secret *corev1.Secret, store CredentialStore) (*corev1.Secret, error) {
+	content, err := json.Marshal(store)
+	if err != nil {
+		return secret, fmt.Errorf("encode the credentials of M2MClient %q: %w", name, err)
+	}
+	if secret != nil && string(secret.Data[CredentialKey]) == string(content) {
+		return secret, nil
+	}
+	if secret == nil {
+		secret = &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: operatorNamespace, Name: CredentialSecretName(name),
+				Labels:      map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
+				Annotations: map[string]string{v1alpha1.OwnerAnnotation: name.String()},
+			},
+			Data: map[string][]byte{CredentialKey: content},
+		}
+		if err := c.Create(ctx, secret); err != nil {
+			return nil, fmt.Errorf("create the Secret with the credentials of M2MClient %q: %w", name, err)
+		}
+		return secret, nil
+	}
+	changed := secret.DeepCopy()
+	if changed.Annotations == nil {
+		changed.Annotations = map[string]string{}
+	}
+	changed.Annotations[v1alpha1.OwnerAnnotation] = name.String()
+	changed.Data = map[string][]byte{CredentialKey: content}
+	if err := c.Update(ctx, changed); err != nil {
+		return secret, fmt.Errorf("update the Secret with the credentials of M2MClient %q: %w", name, err)
+	}
+	return changed, nil
+}
+
+// DeleteCredentials deletes the credential Secret of a client that is gone.
+func DeleteCredentials(ctx context.Context, c client.Client, operatorNamespace string, name types.NamespacedName) error {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operatorNamespace, Name: CredentialSecretName(name)}}
+	if err := c.Get(ctx, client.ObjectKeyFromObject(secret), secret); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	return client.IgnoreNotFound(c.Delete(ctx, secret, client.Preconditions{UID: &secret.UID}))
+}
+
+// ServerOf names a server in a status.
+func ServerOf(srv *rules.Server) v1alpha1.ProvisioningServer {
+	return rules.ProvisioningServer(srv)
+}
+
+// IsAt reports whether something was provisioned at a server as it is configured
+// now. One that is not provisioned any more still has it.
+func IsAt(at v1alpha1.ProvisioningServer, srv *rules.Server) bool {
+	now := ServerOf(srv)
+	if now.Driver == "" {
+		now.Driver = at.Driver
+	}
+	return at == now
+}
+
+func KeyOf(s v1alpha1.ProvisioningServer) rules.ServerKey {
+	return rules.ServerKey{Kind: s.Kind, Namespace: string(s.Namespace), Name: string(s.Name)}
+}
+
+// ClientState puts together what the status and the credential Secret hold. Where
+// there is no status, it was lost.
+func ClientState(st *v1alpha1.M2MClientProvisioning, store CredentialStore) *provision.ClientState {
+	if st.Server.Name == "" {
+		return &store.ClientState
+	}
+	state := &provision.ClientState{
+		ID: string(st.ClientID), GrantID: st.GrantID, Origin: provision.Origin(st.Origin), Creating: ptr.Deref(st.Creating, false),
+		LeftBehind: slices.Clone(st.LeftBehind),
+	}
+	if store.Server == st.Server {
+		for _, l := range store.LeftBehind {
+			if !slices.Contains(state.LeftBehind, l) {
+				state.LeftBehind = append(state.LeftBehind, l)
+			}
+		}
+		state.Sequence, state.Rotation, state.Credentials = store.Sequence, store.Rotation, slices.Clone(store.Credentials)
+	}
+	for _, a := range st.Access {
+		state.Access = append(state.Access, provision.Access{Resource: string(a.Resource), ResourceID: a.ResourceID, Scopes: StringsOf(a.Scopes)})
+	}
+	return state
+}
+
+// ShowClientState writes into a status what it may show of a state.
+func ShowClientState(st *v1alpha1.M2MClientProvisioning, state *provision.ClientState, rotation provision.Rotation) {
+	st.ClientID, st.GrantID, st.Origin = v1alpha1.ClientID(state.ID), state.GrantID, v1alpha1.ProvisioningOrigin(state.Origin)
+	st.Creating = nil
+	if state.Creating {
+		st.Creating = ptr.To(true)
+	}
+	st.Access = nil
+	for _, a := range state.Access {
+		st.Access = append(st.Access, v1alpha1.ProvisionedAccess{
+			Resource: v1alpha1.ResourceIdentifier(a.Resource), ResourceID: a.ResourceID, Scopes: ScopeNames(a.Scopes),
+		})
+	}
+	st.Credential = v1alpha1.ProvisionedCredential{}
+	if c := state.Current(); c != nil {
+		st.Credential = v1alpha1.ProvisionedCredential{
+			Name: c.Name, IssuedAt: Time(c.IssuedAt), ExpiresAt: Time(c.ExpiresAt), RotateAt: Time(provision.RotateAt(state, rotation)),
+		}
+	}
+	st.LeftBehind = nil
+	for _, l := range state.LeftBehind[max(0, len(state.LeftBehind)-16):] {
+		st.LeftBehind = append(st.LeftBehind, Truncate(l, 512))
+	}
+}
+
+// APIState reads an API's state from its status.
+func APIState(st *v1alpha1.APIResourceProvisioning) *provision.APIState {
+	return &provision.APIState{
+		ID: st.ResourceID, Origin: provision.Origin(st.Origin), Scopes: StringsOf(st.Scopes), TokenLifetime: st.AccessTokenLifetime.Or(0),
+	}
+}
+
+// ShowAPIState writes an API's state into its status.
+func ShowAPIState(st *v1alpha1.APIResourceProvisioning, state *provision.APIState) {
+	st.ResourceID, st.Origin, st.Scopes = state.ID, v1alpha1.ProvisioningOrigin(state.Origin), ScopeNames(state.Scopes)
+	st.AccessTokenLifetime = ""
+	if state.TokenLifetime > 0 {
+		st.AccessTokenLifetime = v1alpha1.Duration(state.TokenLifetime.String())
+	}
+}
+
+func StringsOf[S ~string](in []S) []string {
+	var out []string
+	for _, s := range in {
+		out = append(out, string(s))
+	}
+	return out
+}
+
+func ScopeNames(in []string) []v1alpha1.ScopeName {
+	var out []v1alpha1.ScopeName
+	for _, s := range in {
+		out = append(out, v1alpha1.ScopeName(s))
+	}
+	return out
+}

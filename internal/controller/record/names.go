@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package record
+
+import (
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+func ParseName(s string) (types.NamespacedName, bool) {
+	namespace, name, ok := strings.Cut(s, "/")
+	return types.NamespacedName{Namespace: namespace, Name: name}, ok
+}

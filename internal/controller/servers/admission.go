@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package servers
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/oauth"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
+)
+
+// Admission decides when a request may be sent to a server: it knows what a request is
+// accounted to, and asks the gate.
+type Admission struct {
+	lives  *Lives
+	client client.Reader
+	clock  clock.PassiveClock
+	gate   *traffic.Gate
+
+	// shares is how many instances of the operator share each server's budget.
+	shares int
+	// requestsPerSecond is the budget of a server that names none.
+	requestsPerSecond int
+}
+
+func NewAdmission(l *Lives, reader client.Reader, c clock.PassiveClock, workers, shares, requestsPerSecond int) *Admission {
+	a := &Admission{lives: l, client: reader, clock: c, gate: traffic.NewGate(workers), shares: shares, requestsPerSecond: requestsPerSecond}
+	l.OnEnd(func(key rules.ServerKey, uid types.UID) { a.gate.Forget(OwnerOf(key, uid)) })
+	return a
+}
+
+// turnover is how long a worker waits at most for a place at a quick server.
+const turnover = 50 * time.Millisecond
+
+// Owner names a server in the gate: another one of its name is another owner.
+func Owner(obj client.Object) string { return OwnerOf(rules.ServerKeyOf(obj), obj.GetUID()) }
+
+func OwnerOf(key rules.ServerKey, uid types.UID) string { return key.String() + "/" + string(uid) }
+
+// endpoint returns where a server's token requests go, and what they are accounted
+// to. Requests are accounted to the host that gets them, whatever object names it,
+// and those of a namespaced server with the issuer of a ClusterAuthorizationServer
+// to the host of that. Where ClusterAuthorizationServers name the host, their
+// budgets are the ceiling for all: one for each issuer, for hosts serve several.
+func (a *Admission) endpoint(ctx context.Context, srv *rules.Server) (traffic.Endpoint, error) {
+	var clusters v1alpha1.ClusterAuthorizationServerList
+	if err := a.client.List(ctx, &clusters, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency); err != nil {
+		return traffic.Endpoint{}, fmt.Errorf("list ClusterAuthorizationServers: %w", err)
+	}
+	address := TokenAddress(srv.Spec, srv.Status)
+	e := traffic.Endpoint{Account: hostOf(address), Route: address, Owner: Owner(srv.Object), Own: a.Budget(srv.Spec.Requests)}
+	if srv.Spec.CABundle != (v1alpha1.CABundleSource{}) {
+		e.Route += " trusted by " + srv.Key().String()
+	}
+	for i := range clusters.Items {
+		c := &clusters.Items[i]
+		if c.Spec.Issuer == srv.Spec.Issuer && TokenAddress(&c.Spec.AuthorizationServerSpec, &c.Status) != "" {
+			e.Account = hostOf(TokenAddress(&c.Spec.AuthorizationServerSpec, &c.Status))
+		}
+	}
+	byIssuer := map[string]traffic.Budget{}
+	for i := range clusters.Items {
+		c := &clusters.Items[i]
+		if hostOf(TokenAddress(&c.Spec.AuthorizationServerSpec, &c.Status)) != e.Account {
+			continue
+		}
+		if b := a.Budget(c.Spec.Requests); b.PerSecond > byIssuer[c.Spec.Issuer].PerSecond {
+			byIssuer[c.Spec.Issuer] = b
+		}
+	}
+	for _, b := range byIssuer {
+		e.Ceiling.PerSecond += b.PerSecond
+		e.Ceiling.Burst += b.Burst
+	}
+	return e, nil
+}
+
+func TokenAddress(spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.AuthorizationServerStatus) string {
+	return string(cmp.Or(spec.Endpoints.Token, status.Endpoints.Token))
+}
+
+// hostOf returns the host and the port of an address, in one spelling.
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return address
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"https": "443", "http": "80"}[strings.ToLower(u.Scheme)]
+	}
+	return strings.TrimSuffix(strings.ToLower(u.Hostname()), ".") + ":" + port
+}
+
+// Budget returns how many requests per second a server gets from this instance,
+// and how many at once: its share of what the server's spec allows, and no less
+// than one.
+func (a *Admission) Budget(b v1alpha1.RequestBudget) traffic.Budget {
+	perSecond := cmp.Or(int(b.PerSecond), a.requestsPerSecond)
+	burst := cmp.Or(int(b.Burst), perSecond)
+	return traffic.Budget{PerSecond: max(1, float64(perSecond)/float64(a.shares)), Burst: max(1, burst/a.shares)}
+}
+
+// Admit asks whether a token request may be sent to a server now. If not, it
+// returns when to ask again and why. A ticket must be given back with done, or with
+// abandon if the request was not sent after all.
+//
+// Where only a free place is missing, and the server is so quick that places become
+// free every moment, it waits for one: with a flood of clients, the workers would
+// else turn away every one of them, and look at each again later.
+func (a *Admission) Admit(ctx context.Context, srv *rules.Server, n traffic.Need) (ticket *traffic.Ticket, wait time.Duration, p *rules.Problem, err error) {
+	if a.lives.meet(srv.Object); a.lives.IsGone(srv.Object) {
+		return nil, time.Second, &rules.Problem{
+			Reason: v1alpha1.ReasonAuthorizationServerNotFound, Unknown: true,
+			Message: fmt.Sprintf("%s %q was just deleted", srv.Key().Kind, srv.Key().Name),
+		}, nil
+	}
+	e, err := a.endpoint(ctx, srv)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	answer := a.gate.Ask(a.clock.Now(), e, n)
+	if answer.Freed != nil {
+		ctx, cancel := context.WithTimeout(ctx, turnover)
+		defer cancel()
+		for answer.Freed != nil && ctx.Err() == nil {
+			select {
+			case <-answer.Freed:
+				answer = a.gate.Ask(a.clock.Now(), e, n)
+			case <-ctx.Done():
+			}
+		}
+	}
+	if answer.Ticket != nil {
+		return answer.Ticket, 0, nil, nil
+	}
+	return nil, answer.Wait, waiting(answer.Cause, srv, n.Tenant), nil
+}
+
+// waiting tells what a token request waits for.
+func waiting(why traffic.Cause, srv *rules.Server, namespace string) *rules.Problem {
+	p := &rules.Problem{Reason: v1alpha1.ReasonWaitingForBudget, Unknown: true}
+	name := fmt.Sprintf("%s %q", srv.Key().Kind, srv.Key().Name)
+	switch why {
+	case traffic.CauseEndpoint:
+		p.Reason, p.Unknown = v1alpha1.ReasonAuthorizationServerUnavailable, false
+		p.Message = name + " does not answer, or fails for several namespaces; one client at a time tries again, within half a minute, or a minute where it asked for that"
+	case traffic.CauseTenant:
+		p.Reason, p.Unknown = v1alpha1.ReasonAuthorizationServerUnavailable, false
+		p.Message = fmt.Sprintf("%s fails for several clients of namespace %q; one of them at a time tries again, within half a minute, or a minute where it asked for that", name, namespace)
+	case traffic.CauseRefusals:
+		p.Message = fmt.Sprintf("%s refused many clients of namespace %q; until it serves one, those that it never served try one every half a minute", name, namespace)
+	case traffic.CausePlaces:
+		p.Message = fmt.Sprintf("As many token requests of namespace %q, or to slow servers such as %s, are under way as may be", namespace, name)
+	default:
+		p.Message = fmt.Sprintf("The request budget of %s is used up for the moment", name)
+	}
+	return p
+}
+
+// Done reports how an admitted request ended.
+func (a *Admission) Done(t *traffic.Ticket, failure *oauth.Error) {
+	how, retryAfter := traffic.Served, time.Duration(0)
+	if failure != nil {
+		how, retryAfter = outcome(failure), failure.RetryAfter
+	}
+	if how == "" {
+		a.Abandon(t)
+		return
+	}
+	a.gate.Done(a.clock.Now(), t, how, retryAfter)
+}
+
+// outcome returns what a failed request says of the server: nothing if the
+// operator's own flags kept it from being sent.
+func outcome(e *oauth.Error) traffic.Outcome {
+	switch {
+	case e.Class == oauth.ClassRetryable && e.Status == 0:
+		return traffic.Unanswered
+	case e.Class == oauth.ClassRetryable, e.Class == oauth.ClassSlowRetry && e.Status == 0:
+		return traffic.Failed // an answer that makes no sense, or a certificate that is not trusted
+	case e.Status == 0:
+		return ""
+	}
+	return traffic.Refused
+}
+
+// Abandon reports that an admitted request was not sent.
+func (a *Admission) Abandon(t *traffic.Ticket) { a.gate.Abandon(a.clock.Now(), t) }
+
+// Leave gives up a client's place in every budget.
+func (a *Admission) Leave(who types.UID) { a.gate.Leave(string(who)) }
+
+// Turn returns how long a request waits for its turn in a server's budget, zero for
+// not at all.
+func (a *Admission) Turn(ctx context.Context, srv *rules.Server, n traffic.Need) (time.Duration, error) {
+	e, err := a.endpoint(ctx, srv)
+	if err != nil {
+		return 0, err
+	}
+	return a.gate.Turn(a.clock.Now(), e, n), nil
+}
+
+// GiveUp gives up the place that turn gave to a request.
+func (a *Admission) GiveUp(n traffic.Need) { a.gate.LeaveAsker(n.Asker) }
+
+// Forget forgets what was accounted to a server.
+func (a *Admission) Forget(obj client.Object) { a.gate.Forget(Owner(obj)) }

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package servers
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/egress"
+)
+
+// Connections holds the HTTP client of each server, which trusts what the server's
+// spec says.
+type Connections struct {
+	policy            egress.Policy
+	foreign           *foreign.Objects
+	operatorNamespace string
+	To                *Each[connection]
+}
+
+type connection struct {
+	mu        sync.Mutex
+	Http      *http.Client
+	caVersion string
+}
+
+func NewConnections(l *Lives, policy egress.Policy, foreign *foreign.Objects, operatorNamespace string) *Connections {
+	return &Connections{
+		policy: policy, foreign: foreign, operatorNamespace: operatorNamespace,
+		To: NewEach(l, func(client.Object) *connection { return &connection{} }, (*connection).closeIdle),
+	}
+}
+
+// closeIdle closes the connections of a server that is gone: each keeps its CA bundle
+// in memory.
+func (c *connection) closeIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.Http != nil {
+		c.Http.CloseIdleConnections()
+	}
+}
+
+// CaVersion identifies the CA bundle that a server's present HTTP client trusts.
+func (s *Connections) CaVersion(obj client.Object) string {
+	c := s.To.Get(obj)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.caVersion
+}
+
+// HttpClient returns the client that speaks to a server and trusts its CA
+// bundle; changed says that it is another one than before.
+func (s *Connections) HttpClient(ctx context.Context, obj client.Object) (hc *http.Client, changed bool, p *rules.Problem, err error) {
+	c := s.To.Get(obj)
+	version, pem, p, err := s.caBundle(ctx, obj)
+	if p != nil || err != nil {
+		return nil, false, p, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.Http != nil && c.caVersion == version {
+		return c.Http, false, nil, nil
+	}
+	hc, err = s.policy.NewClient(pem)
+	if err != nil {
+		return nil, false, &rules.Problem{Reason: v1alpha1.ReasonCABundleInvalid, Message: "The CA bundle cannot be used: " + err.Error()}, nil
+	}
+	if c.Http != nil {
+		c.Http.CloseIdleConnections()
+	}
+	c.Http, c.caVersion = hc, version
+	return hc, true, nil, nil
+}
+
+func (s *Connections) caBundle(ctx context.Context, obj client.Object) (version string, pem []byte, p *rules.Problem, err error) {
+	kind, name, key := "ConfigMap", "", ""
+	switch ca := record.SpecOf(obj).CABundle; {
+	case ca.ConfigMapRef.Name != "":
+		name, key = string(ca.ConfigMapRef.Name), string(ca.ConfigMapRef.Key)
+	case ca.SecretRef.Name != "":
+		kind, name, key = "Secret", string(ca.SecretRef.Name), string(ca.SecretRef.Key)
+	default:
+		return "", nil, nil, nil
+	}
+	if key == "" {
+		key = v1alpha1.CABundleKey
+	}
+	namespace := obj.GetNamespace()
+	if namespace == "" {
+		namespace = s.operatorNamespace
+	}
+	if namespace == "" {
+		return "", nil, &rules.Problem{
+			Reason:  v1alpha1.ReasonCABundleInvalid,
+			Message: "The CA bundle lies in the operator's namespace, which it was not told: --operator-namespace",
+		}, nil
+	}
+	content, err := s.foreign.Get(ctx, kind, types.NamespacedName{Namespace: namespace, Name: name}, foreign.MaxCABundle, key)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	if content != nil && len(content.TooLong) > 0 {
+		return "", nil, &rules.Problem{
+			Reason:  v1alpha1.ReasonCABundleInvalid,
+			Message: fmt.Sprintf("The CA bundle has more than %d bytes: key %q of %s %q in namespace %q", foreign.MaxCABundle, key, kind, name, namespace),
+		}, nil
+	}
+	if content == nil || len(content.Data[key]) == 0 {
+		return "", nil, &rules.Problem{
+			Reason:  v1alpha1.ReasonCABundleInvalid,
+			Message: fmt.Sprintf("The CA bundle does not exist: key %q of %s %q in namespace %q", key, kind, name, namespace),
+		}, nil
+	}
+	return content.Version + "/" + key, content.Data[key], nil, nil
+}

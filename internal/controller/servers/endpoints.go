@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package servers
+
+import (
+	"cmp"
+	"context"
+	"sync"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+)
+
+// Endpoints knows where each server's endpoints are, as this process has discovered
+// them.
+type Endpoints struct {
+	found *Each[foundEndpoints]
+
+	// Clients and provisioning are channels of servers whose endpoints became usable,
+	// or other ones, without their object telling so: one for each controller that
+	// sends something to them.
+	Clients, Provisioning chan event.GenericEvent
+}
+
+type foundEndpoints struct {
+	mu  sync.Mutex
+	are v1alpha1.AuthorizationServerEndpoints
+}
+
+func NewEndpoints(l *Lives) *Endpoints {
+	return &Endpoints{
+		found:   NewEach(l, func(client.Object) *foundEndpoints { return &foundEndpoints{} }, nil),
+		Clients: make(chan event.GenericEvent, 1024), Provisioning: make(chan event.GenericEvent, 1024),
+	}
+}
+
+// Of returns the endpoints of a server that credentials may be sent to and keys
+// fetched from. The status alone is not believed: others may be able to write it, and
+// an endpoint of theirs would be sent every client's secret.
+func (e *Endpoints) Of(obj client.Object) v1alpha1.AuthorizationServerEndpoints {
+	return record.UsableEndpoints(record.SpecOf(obj), e.Discovered(obj), record.StatusOf(obj).Endpoints)
+}
+
+// Discovered returns the endpoints that this process has discovered itself.
+func (e *Endpoints) Discovered(obj client.Object) v1alpha1.AuthorizationServerEndpoints {
+	f := e.found.Get(obj)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.are
+}
+
+// Learn notes endpoints that were discovered. One that was known and is not named any
+// more stays.
+func (e *Endpoints) Learn(obj client.Object, named v1alpha1.AuthorizationServerEndpoints) {
+	f := e.found.Get(obj)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.are = record.FirstEndpoints(named, f.are)
+}
+
+// Tell has what sends something to a server's endpoints look at them again.
+func (e *Endpoints) Tell(ctx context.Context, obj client.Object) {
+	for _, c := range []chan event.GenericEvent{e.Clients, e.Provisioning} {
+		select {
+		case c <- event.GenericEvent{Object: obj}:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// trustedStatus returns a server's status with the endpoints that may be used. Of the
+// JWKS a bundle tells where it is; that is not fetched, and stays as it was until it
+// is discovered.
+func (e *Endpoints) trustedStatus(obj client.Object) *v1alpha1.AuthorizationServerStatus {
+	status, usable := *record.StatusOf(obj), e.Of(obj)
+	usable.JWKS = cmp.Or(usable.JWKS, status.Endpoints.JWKS)
+	status.Endpoints = usable
+	return &status
+}
+
+// Edited passes the updates that leave other endpoints in a server's status
+// than the spec and this process' own discovery say.
+func (e *Endpoints) Edited() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return false }, DeleteFunc: func(event.DeleteEvent) bool { return false },
+		UpdateFunc: func(u event.UpdateEvent) bool {
+			return record.StatusOf(u.ObjectOld).Endpoints != record.StatusOf(u.ObjectNew).Endpoints && record.StatusOf(u.ObjectNew).Endpoints != e.Of(u.ObjectNew)
+		},
+	}
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package servers
+
+import (
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/lru"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+)
+
+// maxGone is how many servers may go while a pass lasts that knows one of them.
+const maxGone = 4096
+
+// Lives knows which authorization servers exist. What the process keeps of a server
+// ends with it: a pass that began before must not bring it back.
+type Lives struct {
+	mu   sync.Mutex
+	uids map[rules.ServerKey]types.UID
+	gone *lru.Cache // the UIDs of the servers that went last
+	ends []func(rules.ServerKey, types.UID)
+}
+
+func NewLives() *Lives {
+	return &Lives{uids: map[rules.ServerKey]types.UID{}, gone: lru.New(maxGone)}
+}
+
+// OnEnd has a function called with each server that is gone.
+func (l *Lives) OnEnd(f func(rules.ServerKey, types.UID)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ends = append(l.ends, f)
+}
+
+// IsGone reports whether a server was deleted a moment ago.
+func (l *Lives) IsGone(obj client.Object) bool {
+	_, gone := l.gone.Get(obj.GetUID())
+	return gone
+}
+
+// meet notes that a server exists. Another one of its name is gone then.
+func (l *Lives) meet(obj client.Object) {
+	if l.IsGone(obj) {
+		return
+	}
+	key := rules.ServerKeyOf(obj)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if former, ok := l.uids[key]; ok && former != obj.GetUID() {
+		l.end(key, former)
+	}
+	l.uids[key] = obj.GetUID()
+}
+
+// Forget ends a server that is gone.
+func (l *Lives) Forget(key rules.ServerKey) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if uid, ok := l.uids[key]; ok {
+		l.end(key, uid)
+	}
+}
+
+// end tells of a server that is gone. l.mu must be held.
+func (l *Lives) end(key rules.ServerKey, uid types.UID) {
+	l.gone.Add(uid, nil)
+	delete(l.uids, key)
+	for _, f := range l.ends {
+		f(key, uid)
+	}
+}
+
+// Each keeps a value for each server, in memory: it is lost on restart. A server that
+// was deleted and created again under the same name has another one.
+type Each[T any] struct {
+	lives *Lives
+	make  func(client.Object) *T
+	close func(*T) // of a server that is gone; nil: nothing to do
+
+	mu     sync.Mutex
+	values map[rules.ServerKey]kept[T]
+}
+
+type kept[T any] struct {
+	uid   types.UID
+	value *T
+}
+
+func NewEach[T any](l *Lives, make func(client.Object) *T, close func(*T)) *Each[T] {
+	e := &Each[T]{lives: l, make: make, close: close, values: map[rules.ServerKey]kept[T]{}}
+	l.OnEnd(e.end)
+	return e
+}
+
+// Get returns a server's value, made anew for a server that it has none of.
+func (e *Each[T]) Get(obj client.Object) *T {
+	e.lives.meet(obj)
+	key := rules.ServerKeyOf(obj)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if k, ok := e.values[key]; ok && k.uid == obj.GetUID() {
+		return k.value
+	}
+	v := e.make(obj)
+	if !e.lives.IsGone(obj) { // end may have been called already
+		e.values[key] = kept[T]{obj.GetUID(), v}
+	}
+	return v
+}
+
+// Find returns the value of the server of a name, nil if there is none.
+func (e *Each[T]) Find(key rules.ServerKey) *T {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.values[key].value
+}
+
+// Len returns how many servers there is a value of.
+func (e *Each[T]) Len() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.values)
+}
+
+func (e *Each[T]) end(key rules.ServerKey, uid types.UID) {
+	e.mu.Lock()
+	k, ok := e.values[key]
+	if ok = ok && k.uid == uid; ok {
+		delete(e.values, key)
+	}
+	e.mu.Unlock()
+	if ok && e.close != nil {
+		e.close(k.value)
+	}
+}

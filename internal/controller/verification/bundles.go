@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package verification
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+	"github.com/m2m-operator/m2m-operator/internal/render"
+)
+
+// NamespacesThatVerify returns the namespaces with pods or workloads that are
+// annotated for an APIResource.
+func NamespacesThatVerify(ctx context.Context, c client.Reader, api types.NamespacedName) (sets.Set[string], error) {
+	namespaces := sets.New[string]()
+	for _, list := range watch.VerifierLists() {
+		err := c.List(ctx, list, client.MatchingFields{watch.ByVerify: api.String()},
+			client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
+		if err != nil {
+			return nil, fmt.Errorf("list workloads that verify: %w", err)
+		}
+		_ = meta.EachListItem(list, func(o runtime.Object) error {
+			namespaces.Insert(o.(client.Object).GetNamespace())
+			return nil
+		})
+	}
+	return namespaces, nil
+}
+
+// NamespacesWithBundle returns the namespaces that hold an APIResource's
+// bundle.
+func NamespacesWithBundle(ctx context.Context, c client.Reader, api types.NamespacedName) (sets.Set[string], error) {
+	bundles, err := BundlesOf(ctx, c, api)
+	if err != nil {
+		return nil, err
+	}
+	namespaces := sets.New[string]()
+	for i := range bundles {
+		namespaces.Insert(bundles[i].Namespace)
+	}
+	return namespaces, nil
+}
+
+// BundlesOf returns the ConfigMaps of an APIResource's bundle: those of its
+// name, for anybody can write label and annotation. They are shared with the
+// cache: read only.
+func BundlesOf(ctx context.Context, c client.Reader, api types.NamespacedName) ([]corev1.ConfigMap, error) {
+	var list corev1.ConfigMapList
+	err := c.List(ctx, &list, client.MatchingFields{watch.ByAPIResource: api.String()}, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
+	if err != nil {
+		return nil, fmt.Errorf("list the bundles of %q: %w", api, err)
+	}
+	name := render.ConfigMapName(api.Namespace, api.Name)
+	return slices.DeleteFunc(list.Items, func(m corev1.ConfigMap) bool { return m.Name != name }), nil
+}
+
+func APIResourceOf(configMap string) (types.NamespacedName, bool) {
+	namespace, name, ok := render.ParseConfigMapName(configMap)
+	return types.NamespacedName{Namespace: namespace, Name: name}, ok
+}
+
+// ContentsIn reads what a bundle's ConfigMap says that is in it.
+func ContentsIn(bundle *corev1.ConfigMap) (c render.Contents, known bool) {
+	if bundle == nil {
+		return c, false
+	}
+	err := json.Unmarshal([]byte(bundle.Annotations[v1alpha1.ContentsAnnotation]), &c)
+	return c, err == nil && c.Terms != ""
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package verification
+
+import (
+	"encoding/json"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/controller/write"
+	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/render"
+)
+
+// defaultClockSkew is how far the clocks of issuer and API may differ.
+const DefaultClockSkewSeconds = 30
+
+// InvalidBundleMetadata reports which label or annotation of the spec a bundle cannot
+// have.
+func InvalidBundleMetadata(api *v1alpha1.APIResource) *rules.Problem {
+	return write.InvalidMetadata(field.NewPath("spec", "bundle"), api.Spec.Bundle.Labels, api.Spec.Bundle.Annotations)
+}
+
+// BundleOf says what a bundle contains.
+func BundleOf(api *v1alpha1.APIResource, srv *rules.Server) render.Bundle {
+	v := api.Spec.Verification
+	b := render.Bundle{
+		Name: api.Name, Namespace: api.Namespace,
+		Issuer: srv.Spec.Issuer, Audience: string(api.Spec.Identifier), JWKSURI: string(srv.Status.Endpoints.JWKS),
+		Named:            render.Named(Named(v.Audience)),
+		ClockSkewSeconds: clockSkewSeconds(v), TokenType: v.TokenType,
+	}
+	for _, a := range v.Algorithms {
+		b.Algorithms = append(b.Algorithms, string(a))
+	}
+	for _, s := range api.Spec.Scopes {
+		b.Scopes = append(b.Scopes, render.Scope{Name: string(s.Name), Description: s.Description, Claims: Carriers(string(s.Name), s.CarriedIn, s.Claim)})
+	}
+	for _, k := range record.TrustedRecords(srv) {
+		b.Keys = append(b.Keys, render.Key{ID: k.ID, Algorithm: k.Algorithm, JWK: k.JWK, Retired: !k.RetiredAt.IsZero()})
+	}
+	return b
+}
+
+func clockSkewSeconds(v v1alpha1.Verification) int {
+	return int(v.ClockSkew.Or(DefaultClockSkewSeconds * 1e9).Seconds())
+}
+
+func ExtraFiles(api *v1alpha1.APIResource) map[string]string {
+	files := make(map[string]string, len(api.Spec.Verification.Files))
+	for _, f := range api.Spec.Verification.Files {
+		files[f.Name] = f.Template
+	}
+	return files
+}
+
+// ExpectationOf returns what an API is told to check of tokens, without a time and
+// without scopes.
+func ExpectationOf(api *v1alpha1.APIResource, srv *rules.Server) jwks.Expectation {
+	v := api.Spec.Verification
+	e := jwks.Expectation{
+		Issuer: srv.Spec.Issuer, Audience: string(api.Spec.Identifier), Named: Named(v.Audience), Type: v.TokenType,
+		Skew: time.Duration(clockSkewSeconds(v)) * time.Second,
+	}
+	for _, alg := range v.Algorithms {
+		e.Algorithms = append(e.Algorithms, string(alg))
+	}
+	return e
+}
+
+// Terms is a short name for what an API is told to check of tokens: an
+// expectation, and where scopes are if not where they usually are.
+func Terms(api *v1alpha1.APIResource, srv *rules.Server) string {
+	terms := ExpectationTerms(ExpectationOf(api, srv))
+	for _, s := range api.Spec.Scopes {
+		if s.CarriedIn != "" {
+			terms += "\n" + string(s.Name) + " " + string(s.CarriedIn) + " " + string(s.Claim)
+		}
+	}
+	return refresh.HashValue(terms)
+}
+
+// ExpectationTerms is a short name for an expectation.
+func ExpectationTerms(e jwks.Expectation) string {
+	encoded, err := json.Marshal(e)
+	if err != nil {
+		panic(err) // strings, numbers and times only
+	}
+	return refresh.HashValue(string(encoded))
+}
+
+// Carriers returns the claims that carry a scope: it must be in the first of them
+// that there is. Without being told so there is none for what is asked for as a
+// scope and never is one: Entra's "<API>/.default" stands for whatever the
+// application was granted.
+func Carriers(scope string, in v1alpha1.ScopeCarrier, claim v1alpha1.ClaimName) []string {
+	switch {
+	case in == v1alpha1.CarriedInOtherClaim:
+		return []string{string(claim)}
+	case in == v1alpha1.CarriedNowhere, in == "" && strings.HasSuffix(scope, "/.default"):
+		return nil
+	}
+	return jwks.ScopeClaims()
+}
+
+// Named is how tokens name an API if not by aud.
+func Named(by v1alpha1.TokenAudience) (n jwks.Named) {
+	switch {
+	case by.Claim != "":
+		n.Claims = []string{string(by.Claim)}
+	case by.ScopePrefix != "":
+		n.Claims = jwks.ScopeClaims()
+	}
+	for _, v := range by.Values {
+		n.Values = append(n.Values, string(v))
+	}
+	n.Prefix = string(by.ScopePrefix)
+	return n
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package watch
+
+import (
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+)
+
+func IsAccepted(o client.Object) bool {
+	return meta.IsStatusConditionTrue(o.(*v1alpha1.APIResource).Status.Conditions, v1alpha1.ConditionAccepted)
+}
+
+// ChangedOrDeleted passes what matters to provisioning of an object itself: its
+// spec, its annotations, its finalizers and its deletion.
+var ChangedOrDeleted = predicate.Or(
+	predicate.GenerationChangedPredicate{},
+	predicate.AnnotationChangedPredicate{},
+	Updates(func(before, after client.Object) bool {
+		return !equality.Semantic.DeepEqual(before.GetDeletionTimestamp(), after.GetDeletionTimestamp()) ||
+			!equality.Semantic.DeepEqual(before.GetFinalizers(), after.GetFinalizers())
+	}))
+
+// ProvisioningChanged passes what of a server matters to those who are
+// provisioned at it: its spec, its endpoints, and whether it can be provisioned.
+var ProvisioningChanged = predicate.Or(
+	predicate.GenerationChangedPredicate{},
+	Updates(func(before, after client.Object) bool {
+		ready := func(o client.Object) bool {
+			return meta.IsStatusConditionTrue(record.StatusOf(o).Conditions, v1alpha1.ConditionProvisioningReady)
+		}
+		return record.StatusOf(before).Endpoints != record.StatusOf(after).Endpoints || ready(before) != ready(after)
+	}))
+
+// Updates passes the updates that a function chooses, and no other event:
+// beside another predicate.
+func Updates(pass func(before, after client.Object) bool) predicate.Predicate {
+	none := func(event.TypedGenericEvent[client.Object]) bool { return false }
+	return predicate.Funcs{
+		CreateFunc:  func(event.CreateEvent) bool { return false },
+		DeleteFunc:  func(event.DeleteEvent) bool { return false },
+		GenericFunc: none,
+		UpdateFunc:  func(e event.UpdateEvent) bool { return pass(e.ObjectOld, e.ObjectNew) },
+	}
+}
+
+// AcceptedChanged passes the updates that accept an APIResource, or no longer
+// do.
+var AcceptedChanged = Updates(func(before, after client.Object) bool { return IsAccepted(before) != IsAccepted(after) })
+
+// ComparedAPI passes the updates of an APIResource that matter to its clients:
+// what the server has of it.
+var ComparedAPI = Updates(func(before, after client.Object) bool {
+	return provisionedDiffers(before.(*v1alpha1.APIResource), after.(*v1alpha1.APIResource))
+})
+
+// NotJustCompared passes the updates of an APIResource in which something else
+// changed than when it was last compared with its server.
+var NotJustCompared = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	before, after := e.ObjectOld.(*v1alpha1.APIResource), e.ObjectNew.(*v1alpha1.APIResource)
+	was, is := before.Status, after.Status
+	was.Provisioning.SyncedAt, is.Provisioning.SyncedAt = nil, nil
+	return before.Generation != after.Generation || provisionedDiffers(before, after) || !equality.Semantic.DeepEqual(was, is)
+}}
+
+func provisionedDiffers(before, after *v1alpha1.APIResource) bool {
+	was, is := before.Status.Provisioning, after.Status.Provisioning
+	was.SyncedAt, is.SyncedAt = nil, nil
+	return (before.Status.Provisioning.SyncedAt == nil) != (after.Status.Provisioning.SyncedAt == nil) || !equality.Semantic.DeepEqual(was, is)
+}
