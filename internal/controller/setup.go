@@ -285,14 +285,14 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 			Watched: watched, OperatorNamespace: o.OperatorNamespace, Learnt: s.endpoints.Clients, RequestKeys: s.requests.Request,
 			CompareClient: clients.Compare, CompareAPI: apis.Compare, Prompt: o.PromptDelivery, ConfirmSecrets: len(o.WatchNamespaces) > 1,
 		}),
-		others: &shard.Reconciler{Shard: mine, Client: c, Access: s.access, RequestKeys: s.requests.Request, CompareAPI: apis.Compare},
+		others: &shard.Reconciler{Shard: mine, Client: c, Access: s.access, Watched: watched, RequestKeys: s.requests.Request, CompareAPI: apis.Compare},
 		pod: pod.New(pod.Config{
 			Client: c, Watched: watched, Foreign: s.foreign, Clock: o.Clock, Prompt: o.PromptDelivery, Events: events("m2m-pod"), Refusals: refusals,
 		}),
 	}
 	for _, w := range watch.Workloads() {
 		r.workload = append(r.workload, &pod.WorkloadReconciler{
-			Kind: reflect.TypeOf(w).Elem().Name(), Empty: w, Client: c, Clock: o.Clock, Events: events("m2m-workload"),
+			Kind: reflect.TypeOf(w).Elem().Name(), Empty: w, Client: c, Clock: o.Clock, Events: events("m2m-workload"), Watched: watched,
 		})
 	}
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
@@ -301,7 +301,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 			Requests: s.requests, Wakes: s.wakes, Foreign: s.foreign, Watched: watched, OperatorNamespace: o.OperatorNamespace,
 			Check: s.administration.CheckProvisioning, CheckIsDue: s.administration.CheckIsDue,
 		}))
-		r.endpoint = append(r.endpoint, authserver.NewEndpointReconciler(kind, mgr.GetClient(), s.endpoints, s.connections))
+		r.endpoint = append(r.endpoint, authserver.NewEndpointReconciler(kind, mgr.GetClient(), s.endpoints, s.connections, watched))
 	}
 	return r, nil
 }

@@ -18,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/render"
@@ -305,15 +304,5 @@ func TestAPIsThatAreNotWatched(t *testing.T) {
 				t.Errorf("the operator looked for objects in namespaces that it does not watch: …%s", logs[max(0, i-800):i+200])
 			}
 		})
-	}
-}
-
-// TestAWorkloadNamesAnAPIThatIsNotWatched: its namespace is not looked into.
-func TestAWorkloadNamesAnAPIThatIsNotWatched(t *testing.T) {
-	w := newWorld(t)
-	op := startStepped(t, watching(w.shop, newNamespace(t, "watched", nil)))
-	api := types.NamespacedName{Namespace: w.payments, Name: "payment-api"}
-	if _, err := op.resource.Reconcile(t.Context(), reconcile.Request{NamespacedName: api}); err != nil {
-		t.Error(err)
 	}
 }

@@ -63,9 +63,6 @@ type Reconciler struct {
 
 // Reconcile judges an APIResource and writes its status.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
-	if !r.Watched.Watches(req.Namespace) {
-		return ctrl.Result{}, nil // a workload of a watched namespace verifies its tokens
-	}
 	var api v1alpha1.APIResource
 	if err := r.Client.Get(ctx, req.NamespacedName, &api); err != nil || !api.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
@@ -272,7 +269,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	for _, o := range watch.Verifiers() {
 		b = b.Watches(o, settled(watch.VerifyRefs))
 	}
-	return b.Complete(watch.UntilStopped(r))
+	return b.Complete(watch.Reconciler(r, r.Watched, watch.In))
 }
 
 // heldAt returns the issuer at which an APIResource has its identifier.

@@ -30,13 +30,14 @@ type EndpointReconciler struct {
 	client      client.Client
 	endpoints   *servers.Endpoints
 	connections *servers.Connections
+	Watched     watch.Namespaces
 
 	mu       sync.Mutex
 	failures map[rules.ServerKey]int
 }
 
-func NewEndpointReconciler(kind v1alpha1.AuthorizationServerKind, c client.Client, e *servers.Endpoints, to *servers.Connections) *EndpointReconciler {
-	return &EndpointReconciler{Kind: kind, client: c, endpoints: e, connections: to, failures: map[rules.ServerKey]int{}}
+func NewEndpointReconciler(kind v1alpha1.AuthorizationServerKind, c client.Client, e *servers.Endpoints, to *servers.Connections, watched watch.Namespaces) *EndpointReconciler {
+	return &EndpointReconciler{Kind: kind, client: c, endpoints: e, connections: to, Watched: watched, failures: map[rules.ServerKey]int{}}
 }
 
 // Reconcile discovers a server's endpoints unless the usable ones are those of its status.
@@ -87,5 +88,5 @@ func (r *EndpointReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Named("m2m-endpoints-"+string(r.Kind)).
 		For(rules.ServerKey{Kind: r.Kind}.Object(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, r.endpoints.Edited()))).
 		WithOptions(controller.Options{MaxConcurrentReconciles: serverWorkers, NewQueue: watch.Fairly(watch.NamespaceOf, nil)}).
-		Complete(watch.UntilStopped(r))
+		Complete(watch.Reconciler(r, r.Watched, watch.In))
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // namedKeys returns the IDs of the keys that a server must not be without where it
@@ -167,7 +168,7 @@ func quotedIDs(ids []string) string {
 	const most = 5
 	var told []string
 	for _, id := range ids[:min(len(ids), most)] {
-		told = append(told, strconv.Quote(record.Truncate(id, 64)))
+		told = append(told, strconv.Quote(text.CutRunes(id, 64)))
 	}
 	if len(ids) > most {
 		told = append(told, "others")
@@ -187,7 +188,7 @@ func keysLeftOut(skipped []jwks.Skipped) []v1alpha1.KeyLeftOut {
 	var list []v1alpha1.KeyLeftOut
 	for _, s := range skipped {
 		if !s.OtherUse && !s.Beyond && len(s.ID) <= 2*jwks.MaxKeyID && len(list) < maxKeysLeftOut {
-			list = append(list, v1alpha1.KeyLeftOut{KeyID: s.ID, Reason: record.Truncate(s.Reason, maxLeftOutReason)})
+			list = append(list, v1alpha1.KeyLeftOut{KeyID: s.ID, Reason: text.CutRunes(s.Reason, maxLeftOutReason)})
 		}
 	}
 	return list

@@ -39,6 +39,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
@@ -445,7 +446,7 @@ func leftOut(skipped []jwks.Skipped) string {
 		if g == nil {
 			g = &group{told: "a key without an ID " + s.Reason}
 			if s.ID != "" {
-				g.told = fmt.Sprintf("the key \"%s\" %s", record.Truncate(s.ID, 64), s.Reason) // escaped by Parse
+				g.told = fmt.Sprintf("the key \"%s\" %s", text.CutRunes(s.ID, 64), s.Reason) // escaped by Parse
 			}
 			byReason[s.Reason], groups = g, append(groups, g)
 		}
@@ -585,5 +586,5 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		WatchesRawSource(foreign.Source(r.Foreign, "ConfigMap", byCABundle(watch.ByConfigMap))).
 		WatchesRawSource(source.Channel(r.Wakes[r.Kind], &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: serverWorkers, NewQueue: watch.Fairly(watch.NamespaceOf, nil)}).
-		Complete(watch.UntilStopped(r))
+		Complete(watch.Reconciler(r, r.Watched, watch.In))
 }

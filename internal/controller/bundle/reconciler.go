@@ -79,9 +79,6 @@ func New(c Config) *Reconciler {
 
 // Reconcile writes, changes or removes one bundle.
 func (r *Reconciler) Reconcile(ctx context.Context, req verification.Request) (ctrl.Result, error) {
-	if !r.Watched.Watches(req.API.Namespace) || !r.Watched.Watches(req.Namespace) {
-		return ctrl.Result{}, nil // of what cannot be seen nothing can be said
-	}
 	current := &corev1.ConfigMap{}
 	name := types.NamespacedName{Namespace: req.Namespace, Name: render.ConfigMapName(req.API.Namespace, req.API.Name)}
 	if err := r.Client.Get(ctx, name, current); apierrors.IsNotFound(err) {
@@ -535,7 +532,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 			return all
 		}))
 	}
-	return b.Complete(watch.UntilStopped(r))
+	return b.Complete(watch.Reconciler(r, r.Watched, func(req verification.Request) []string { return []string{req.Namespace, req.API.Namespace} }))
 }
 
 // Bundles returns every bundle of an APIResource that should or does exist.

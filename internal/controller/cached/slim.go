@@ -510,33 +510,33 @@ func shareBool(b *bool) *bool {
 	return &isNot
 }
 
-// SharedMax bounds the strings that are kept to be shared, and SharedLength their
+// sharedMax bounds the strings that are kept to be shared, and SharedLength their
 // length in bytes.
 const (
-	SharedMax    = 8192
-	SharedLength = 256
+	sharedMax    = 8192
+	sharedLength = 256
 )
 
-var Shared = struct {
+var shared = struct {
 	sync.Mutex
 	strings map[string]string
 }{strings: map[string]string{}}
 
 // Share replaces a string by an equal one that others have, too.
 func Share[S ~string](s *S) {
-	if *s == "" || len(*s) > SharedLength {
+	if *s == "" || len(*s) > sharedLength {
 		return
 	}
-	Shared.Lock()
-	defer Shared.Unlock()
-	if same, ok := Shared.strings[string(*s)]; ok {
+	shared.Lock()
+	defer shared.Unlock()
+	if same, ok := shared.strings[string(*s)]; ok {
 		*s = S(same)
 		return
 	}
-	if len(Shared.strings) >= SharedMax {
-		clear(Shared.strings) // what is in use comes back
+	if len(shared.strings) >= sharedMax {
+		clear(shared.strings) // what is in use comes back
 	}
-	Shared.strings[string(*s)] = string(*s)
+	shared.strings[string(*s)] = string(*s)
 }
 
 func shareAll[S ~string](all []S) {

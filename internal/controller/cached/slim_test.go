@@ -88,15 +88,15 @@ func TestSlimObjectsSayTheSame(t *testing.T) {
 }
 
 func TestSharedStringsAreBounded(t *testing.T) {
-	for i := range 2 * SharedMax {
+	for i := range 2 * sharedMax {
 		s := fmt.Sprintf("bounded-%d", i)
 		Share(&s)
 	}
-	long := strings.Repeat("x", SharedLength+1)
+	long := strings.Repeat("x", sharedLength+1)
 	Share(&long)
-	Shared.Lock()
-	defer Shared.Unlock()
-	if _, kept := Shared.strings[long]; kept || len(Shared.strings) > SharedMax {
-		t.Errorf("%d strings are kept, a long one: %t", len(Shared.strings), kept)
+	shared.Lock()
+	defer shared.Unlock()
+	if _, kept := shared.strings[long]; kept || len(shared.strings) > sharedMax {
+		t.Errorf("%d strings are kept, a long one: %t", len(shared.strings), kept)
 	}
 }

@@ -4,8 +4,6 @@ package conditions
 
 import (
 	"slices"
-	"strings"
-	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -15,21 +13,8 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
-
-// OneLine replaces what could forge lines or colours where a text is shown. Parts of
-// it may be foreign.
-func OneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case unicode.IsPrint(r):
-			return r
-		case unicode.IsSpace(r):
-			return ' '
-		}
-		return unicode.ReplacementChar
-	}, s)
-}
 
 // Condition is a condition before it has times and generations.
 type Condition metav1.Condition
@@ -60,7 +45,7 @@ func (c Condition) AsReady() Condition {
 // change keeps its transition time.
 func Set(conditions *[]metav1.Condition, generation int64, cs ...Condition) {
 	for _, c := range cs {
-		c.ObservedGeneration, c.Message = generation, OneLine(c.Message)
+		c.ObservedGeneration, c.Message = generation, text.Line(c.Message)
 		meta.SetStatusCondition(conditions, metav1.Condition(c))
 	}
 }

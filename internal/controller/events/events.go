@@ -4,7 +4,6 @@ package events
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -12,9 +11,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // How many events are recorded about one object, and in one namespace. An event
@@ -70,11 +69,4 @@ func (e Bounded) Eventf(regarding, related runtime.Object, eventType, reason, ac
 }
 
 // fitting shortens a note to what an event can hold, 1024 bytes, on one line.
-func fitting(note string) string {
-	const most = 1000
-	note = conditions.OneLine(note)
-	if len(note) <= most {
-		return note
-	}
-	return strings.ToValidUTF8(note[:most], "") + "…"
-}
+func fitting(note string) string { return text.CutBytes(text.Line(note), 1000) }

@@ -32,26 +32,26 @@ import (
 // are read when needed and kept by resourceVersion, as long as there is room. One
 // that carries the operator's label is found as well, in the cache of its own.
 type Objects struct {
-	Secrets, configMaps *Identities   // of those that do not carry the operator's label
-	Own                 client.Reader // cache of those that do
-	Live                client.Reader // the API server
+	secrets, configMaps *Identities   // of those that do not carry the operator's label
+	own                 client.Reader // cache of those that do
+	live                client.Reader // the API server
 
-	Contents *contentCache
+	contents *contentCache
 
 	optIn bool // only Secrets that carry v1alpha1.CredentialsLabel are sent anywhere
 }
 
 const (
-	// MaxContents bounds what is kept of the contents together: ten thousand private
+	// maxContents bounds what is kept of the contents together: ten thousand private
 	// keys fit. What does not is read from the API server each time.
-	MaxContents = 32 << 20
+	maxContents = 32 << 20
 	// MaxCABundle bounds a CA bundle. Mozilla's has 230 KB.
 	MaxCABundle = 256 << 10
 	// MaxCredential bounds a client secret, a private key and the like.
 	MaxCredential = 64 << 10
 )
 
-type ForeignKey struct {
+type foreignKey struct {
 	kind string // Secret or ConfigMap
 	name types.NamespacedName
 }
@@ -68,8 +68,8 @@ type Content struct {
 // first what was not asked for the longest.
 type contentCache struct {
 	mu          sync.Mutex
-	Most, Bytes int
-	Kept        *lru.Cache // from ForeignKey to *keptObject
+	most, bytes int
+	kept        *lru.Cache // from ForeignKey to *keptObject
 }
 
 // keptObject are the keys of an object in one state that were asked for.
@@ -86,13 +86,13 @@ type keptContent struct {
 	length int
 }
 
-func NewContentCache(most int) *contentCache {
-	c := &contentCache{Most: most}
-	c.Kept = lru.NewWithEvictionFunc(0, func(key lru.Key, value any) { c.Bytes -= sizeOfKept(key.(ForeignKey), value.(*keptObject)) })
+func newContentCache(most int) *contentCache {
+	c := &contentCache{most: most}
+	c.kept = lru.NewWithEvictionFunc(0, func(key lru.Key, value any) { c.bytes -= sizeOfKept(key.(foreignKey), value.(*keptObject)) })
 	return c
 }
 
-func sizeOfKept(key ForeignKey, o *keptObject) int {
+func sizeOfKept(key foreignKey, o *keptObject) int {
 	const overhead = 512 // maps, a list's element
 	n := overhead + len(key.name.Namespace) + len(key.name.Name) + len(o.version)
 	for k, v := range o.keys {
@@ -102,10 +102,10 @@ func sizeOfKept(key ForeignKey, o *keptObject) int {
 }
 
 // get returns what is kept of an object's state if it answers for all keys.
-func (c *contentCache) get(key ForeignKey, version string, most int, keys []string) (*Content, bool) {
+func (c *contentCache) get(key foreignKey, version string, most int, keys []string) (*Content, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	value, ok := c.Kept.Get(key)
+	value, ok := c.kept.Get(key)
 	if !ok || value.(*keptObject).version != version {
 		return nil, false
 	}
@@ -124,27 +124,27 @@ func (c *contentCache) get(key ForeignKey, version string, most int, keys []stri
 }
 
 // put keeps what keys of an object hold, beside what is known of the same state.
-func (c *contentCache) put(key ForeignKey, version string, optedIn bool, keys map[string]keptContent) {
+func (c *contentCache) put(key foreignKey, version string, optedIn bool, keys map[string]keptContent) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	o := &keptObject{version: version, optedIn: optedIn, keys: keys}
-	if value, ok := c.Kept.Get(key); ok && value.(*keptObject).version == version {
+	if value, ok := c.kept.Get(key); ok && value.(*keptObject).version == version {
 		o.keys = maps.Clone(value.(*keptObject).keys)
 		maps.Copy(o.keys, keys)
 	}
-	c.Kept.Remove(key)
-	c.Kept.Add(key, o)
-	c.Bytes += sizeOfKept(key, o)
-	for c.Bytes > c.Most {
-		c.Kept.RemoveOldest()
+	c.kept.Remove(key)
+	c.kept.Add(key, o)
+	c.bytes += sizeOfKept(key, o)
+	for c.bytes > c.most {
+		c.kept.RemoveOldest()
 	}
 }
 
-// Drop forgets an object that has changed or is gone.
-func (c *contentCache) Drop(key ForeignKey) {
+// drop forgets an object that has changed or is gone.
+func (c *contentCache) drop(key foreignKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.Kept.Remove(key)
+	c.kept.Remove(key)
 }
 
 // New follows the objects in these namespaces, in all of them for none.
@@ -152,13 +152,13 @@ func (c *contentCache) Drop(key ForeignKey) {
 func New(mgr ctrl.Manager, namespaces []string, optIn bool) (*Objects, error) {
 	// What carries the label is cached already, and changes with every refresh.
 	const anothers = v1alpha1.ManagedByLabel + "!=" + v1alpha1.ManagedByValue
-	f := &Objects{Own: mgr.GetClient(), Live: mgr.GetAPIReader(), optIn: optIn, Contents: NewContentCache(MaxContents)}
-	for kind, into := range map[string]**Identities{"Secret": &f.Secrets, "ConfigMap": &f.configMaps} {
+	f := &Objects{own: mgr.GetClient(), live: mgr.GetAPIReader(), optIn: optIn, contents: newContentCache(maxContents)}
+	for kind, into := range map[string]**Identities{"Secret": &f.secrets, "ConfigMap": &f.configMaps} {
 		var err error
 		if *into, err = newIdentities(mgr.GetConfig(), mgr.GetHTTPClient(), kind, namespaces, anothers); err != nil {
 			return nil, err
 		}
-		(*into).Changed = func(name types.NamespacedName) { f.Contents.Drop(ForeignKey{kind, name}) }
+		(*into).changed = func(name types.NamespacedName) { f.contents.drop(foreignKey{kind, name}) }
 		if err := mgr.Add(*into); err != nil {
 			return nil, fmt.Errorf("follow the %ss of others: %w", kind, err)
 		}
@@ -170,11 +170,11 @@ func New(mgr ctrl.Manager, namespaces []string, optIn bool) (*Objects, error) {
 // whoever has no manager.
 func Of(reader client.Reader) *Objects {
 	none := func(kind string) *Identities {
-		i := &Identities{Kind: kind, Synced: make(chan struct{}), Of: map[string]map[string]Identity{}}
-		close(i.Synced)
+		i := &Identities{kind: kind, synced: make(chan struct{}), Of: map[string]map[string]identity{}}
+		close(i.synced)
 		return i
 	}
-	return &Objects{Secrets: none("Secret"), configMaps: none("ConfigMap"), Own: reader, Live: reader, Contents: NewContentCache(MaxContents)}
+	return &Objects{secrets: none("Secret"), configMaps: none("ConfigMap"), own: reader, live: reader, contents: newContentCache(maxContents)}
 }
 
 // OfKind returns the identities of a kind.
@@ -182,12 +182,12 @@ func (f *Objects) OfKind(kind string) *Identities {
 	if kind == "ConfigMap" {
 		return f.configMaps
 	}
-	return f.Secrets
+	return f.secrets
 }
 
 // WaitForCacheSync waits until everything was seen once.
 func (f *Objects) WaitForCacheSync(ctx context.Context) bool {
-	return f.Secrets.WaitForCacheSync(ctx) && f.configMaps.WaitForCacheSync(ctx)
+	return f.secrets.WaitForCacheSync(ctx) && f.configMaps.WaitForCacheSync(ctx)
 }
 
 // Source watches the metadata of the Secrets or ConfigMaps that are not the
@@ -205,9 +205,9 @@ func (f *Objects) Version(ctx context.Context, kind string, name types.Namespace
 		return version, err
 	}
 	own := ownObject(kind)
-	err = f.Own.Get(ctx, name, own)
+	err = f.own.Get(ctx, name, own)
 	if apierrors.IsNotFound(err) {
-		f.Contents.Drop(ForeignKey{kind, name})
+		f.contents.drop(foreignKey{kind, name})
 		return "", nil
 	}
 	if err != nil {
@@ -241,7 +241,7 @@ func (f *Objects) Get(ctx context.Context, kind string, name types.NamespacedNam
 	if err != nil || version == "" {
 		return nil, err
 	}
-	if kept, ok := f.Contents.get(ForeignKey{kind, name}, version, most, keys); ok {
+	if kept, ok := f.contents.get(foreignKey{kind, name}, version, most, keys); ok {
 		return kept, nil
 	}
 	version, optedIn, content, err := f.read(ctx, kind, name)
@@ -264,7 +264,7 @@ func (f *Objects) Get(ctx context.Context, kind string, name types.NamespacedNam
 			kept[k] = keptContent{}
 		}
 	}
-	f.Contents.put(ForeignKey{kind, name}, version, optedIn, kept)
+	f.contents.put(foreignKey{kind, name}, version, optedIn, kept)
 	return o, nil
 }
 
@@ -273,11 +273,11 @@ func (f *Objects) Get(ctx context.Context, kind string, name types.NamespacedNam
 func (f *Objects) read(ctx context.Context, kind string, name types.NamespacedName) (version string, optedIn bool, content func(key string) ([]byte, int), err error) {
 	if kind == "Secret" {
 		var s corev1.Secret
-		err = f.Live.Get(ctx, name, &s)
+		err = f.live.Get(ctx, name, &s)
 		return versionOf(&s), s.Labels[v1alpha1.CredentialsLabel] == v1alpha1.CredentialsOptIn, func(k string) ([]byte, int) { return s.Data[k], len(s.Data[k]) }, err
 	}
 	var m corev1.ConfigMap
-	err = f.Live.Get(ctx, name, &m)
+	err = f.live.Get(ctx, name, &m)
 	return versionOf(&m), false, func(k string) ([]byte, int) {
 		if text, ok := m.Data[k]; ok {
 			return []byte(text), len(text)

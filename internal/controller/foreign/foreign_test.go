@@ -47,18 +47,18 @@ func (nothing) Get(_ context.Context, name types.NamespacedName, _ client.Object
 type foreignFixture struct {
 	*Objects
 	there   *secretsThere
-	store   *IdentityStore
+	store   *identityStore
 	version int
 }
 
 func newForeignFixture(most int) *foreignFixture {
 	there := &secretsThere{all: map[types.NamespacedName]*corev1.Secret{}}
-	f := &Objects{Own: nothing{}, Live: there, Contents: NewContentCache(most)}
+	f := &Objects{own: nothing{}, live: there, contents: newContentCache(most)}
 	synced := make(chan struct{})
 	close(synced)
-	f.Secrets = &Identities{Kind: "Secret", Synced: synced, Of: map[string]map[string]Identity{}}
-	f.Secrets.Changed = func(n types.NamespacedName) { f.Contents.Drop(ForeignKey{"Secret", n}) }
-	return &foreignFixture{Objects: f, there: there, store: &IdentityStore{All: f.Secrets}}
+	f.secrets = &Identities{kind: "Secret", synced: synced, Of: map[string]map[string]identity{}}
+	f.secrets.changed = func(n types.NamespacedName) { f.contents.drop(foreignKey{"Secret", n}) }
+	return &foreignFixture{Objects: f, there: there, store: &identityStore{all: f.secrets}}
 }
 
 func (f *foreignFixture) set(name string, data map[string][]byte) types.NamespacedName {
@@ -83,23 +83,23 @@ func (f *foreignFixture) remove(name types.NamespacedName) {
 // check compares what is counted with what is there.
 func (f *foreignFixture) check(t *testing.T) {
 	t.Helper()
-	if f.Contents.Bytes < 0 || f.Contents.Bytes > f.Contents.Most || f.Contents.Kept.Len() == 0 && f.Contents.Bytes != 0 {
-		t.Errorf("%d objects count as %d of %d bytes", f.Contents.Kept.Len(), f.Contents.Bytes, f.Contents.Most)
+	if f.contents.bytes < 0 || f.contents.bytes > f.contents.most || f.contents.kept.Len() == 0 && f.contents.bytes != 0 {
+		t.Errorf("%d objects count as %d of %d bytes", f.contents.kept.Len(), f.contents.bytes, f.contents.most)
 	}
 }
 
 // TestForeignContentsAreForgotten makes and deletes Secrets of 1 MB over and over, and
 // looks each up: nothing of them stays in memory.
 func TestForeignContentsAreForgotten(t *testing.T) {
-	f := newForeignFixture(MaxContents)
+	f := newForeignFixture(maxContents)
 	for i := range 200 {
 		name := f.set(fmt.Sprintf("filled-%d", i), map[string][]byte{"client-secret": []byte("s"), "filled": bytes.Repeat([]byte("x"), 1<<20)})
 		o, err := f.Get(t.Context(), "Secret", name, MaxCredential, "client-secret")
 		if err != nil || string(o.Data["client-secret"]) != "s" {
 			t.Fatal(o, err)
 		}
-		if f.Contents.Bytes > 4096 {
-			t.Fatalf("%d bytes of it are kept", f.Contents.Bytes)
+		if f.contents.bytes > 4096 {
+			t.Fatalf("%d bytes of it are kept", f.contents.bytes)
 		}
 		f.remove(name)
 		if o, err := f.Get(t.Context(), "Secret", name, MaxCredential, "client-secret"); o != nil || err != nil {
@@ -107,8 +107,8 @@ func TestForeignContentsAreForgotten(t *testing.T) {
 		}
 	}
 	f.check(t)
-	if f.Contents.Kept.Len() != 0 {
-		t.Errorf("%d objects that are gone are kept", f.Contents.Kept.Len())
+	if f.contents.kept.Len() != 0 {
+		t.Errorf("%d objects that are gone are kept", f.contents.kept.Len())
 	}
 }
 
@@ -136,7 +136,7 @@ func TestForeignContentsAreBounded(t *testing.T) {
 			t.Fatalf("after %d others", i)
 		}
 	}
-	if n := f.Contents.Kept.Len(); n < 20 || n > 26 {
+	if n := f.contents.kept.Len(); n < 20 || n > 26 {
 		t.Errorf("%d Secrets of 40 KiB are kept in 1 MiB", n)
 	}
 	if lookUp(types.NamespacedName{Namespace: "shop", Name: "s-1"}) != 1 || lookUp(types.NamespacedName{Namespace: "shop", Name: "s-100"}) != 0 {
@@ -146,7 +146,7 @@ func TestForeignContentsAreBounded(t *testing.T) {
 
 // TestForeignContents looks up keys of a Secret.
 func TestForeignContents(t *testing.T) {
-	f := newForeignFixture(MaxContents)
+	f := newForeignFixture(maxContents)
 	long := bytes.Repeat([]byte("x"), MaxCredential+1)
 	name := f.set("credentials", map[string][]byte{"id": []byte("1"), "secret": []byte("s"), "empty": nil, "long": long})
 	looksUp := func(reads, most int, want map[string][]byte, tooLong []string, keys ...string) {
@@ -175,8 +175,8 @@ func TestForeignContents(t *testing.T) {
 	looksUp(0, MaxCredential, both, nil, "id", "secret", "absent", "empty")
 	looksUp(1, MaxCredential, none, []string{"long"}, "long")
 	looksUp(0, MaxCredential, id, []string{"long"}, "id", "long")
-	if f.Contents.Bytes > 4096 {
-		t.Errorf("%d bytes are kept of what is too long", f.Contents.Bytes)
+	if f.contents.bytes > 4096 {
+		t.Errorf("%d bytes are kept of what is too long", f.contents.bytes)
 	}
 	looksUp(1, MaxCABundle, map[string][]byte{"long": long}, nil, "long") // more is asked for
 	looksUp(0, MaxCABundle, map[string][]byte{"long": long}, nil, "long")

@@ -31,21 +31,21 @@ import (
 // their versions. Clusters hold tens of thousands of Secrets that are nobody's
 // business here: an informer would keep five times as much of each.
 type Identities struct {
-	Kind       string // Secret or ConfigMap
+	kind       string // Secret or ConfigMap
 	reflectors []*toolscache.Reflector
 	pending    sync.WaitGroup // reflectors that have not listed yet
-	Synced     chan struct{}  // closed when all have
+	synced     chan struct{}  // closed when all have
 
 	Mu       sync.RWMutex
-	Of       map[string]map[string]Identity // by namespace and name
+	Of       map[string]map[string]identity // by namespace and name
 	handlers []func(is, was *metav1.PartialObjectMetadata)
 
-	// Changed is called for each object that was there and has changed or is gone.
-	Changed func(types.NamespacedName)
+	// changed is called for each object that was there and has changed or is gone.
+	changed func(types.NamespacedName)
 }
 
-// Identity is the UID and the resourceVersion of an object.
-type Identity struct {
+// identity is the UID and the resourceVersion of an object.
+type identity struct {
 	uid     [16]byte
 	version uint64
 }
@@ -56,7 +56,7 @@ func newIdentities(config *rest.Config, hc *http.Client, kind string, namespaces
 	if err != nil {
 		return nil, fmt.Errorf("make a metadata client: %w", err)
 	}
-	all := &Identities{Kind: kind, Synced: make(chan struct{}), Of: map[string]map[string]Identity{}}
+	all := &Identities{kind: kind, synced: make(chan struct{}), Of: map[string]map[string]identity{}}
 	if len(namespaces) == 0 {
 		namespaces = []string{metav1.NamespaceAll}
 	}
@@ -73,7 +73,7 @@ func newIdentities(config *rest.Config, hc *http.Client, kind string, namespaces
 			},
 		}
 		all.pending.Add(1)
-		store := &IdentityStore{All: all, namespace: ns}
+		store := &identityStore{all: all, namespace: ns}
 		all.reflectors = append(all.reflectors, toolscache.NewReflectorWithOptions(
 			&cached.PagedLister{ListerWatcherWithContext: lw, Transform: store.Transformer()}, cached.Metadata(kind), store,
 			toolscache.ReflectorOptions{Name: "identities of " + kind, TypeDescription: kind + " metadata"}))
@@ -85,7 +85,7 @@ func newIdentities(config *rest.Config, hc *http.Client, kind string, namespaces
 func (i *Identities) Start(ctx context.Context) error {
 	go func() {
 		i.pending.Wait()
-		close(i.Synced)
+		close(i.synced)
 	}()
 	var running sync.WaitGroup
 	for _, r := range i.reflectors {
@@ -101,7 +101,7 @@ func (i *Identities) NeedLeaderElection() bool { return false }
 // WaitForCacheSync waits until every object was seen once.
 func (i *Identities) WaitForCacheSync(ctx context.Context) bool {
 	select {
-	case <-i.Synced:
+	case <-i.synced:
 		return true
 	case <-ctx.Done():
 		return false
@@ -122,9 +122,9 @@ func (i *Identities) version(ctx context.Context, name types.NamespacedName) (st
 	return id.String(), nil
 }
 
-func (id Identity) String() string { return id.uuid() + "/" + strconv.FormatUint(id.version, 10) }
+func (id identity) String() string { return id.uuid() + "/" + strconv.FormatUint(id.version, 10) }
 
-func (id Identity) uuid() string {
+func (id identity) uuid() string {
 	h := hex.EncodeToString(id.uid[:])
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
@@ -132,22 +132,22 @@ func (id Identity) uuid() string {
 // identityOf reads what tells an object's states apart. What the API server makes up
 // is a UUID and a number; anything else would be an API server of another kind, and
 // is told apart by what can be read of it.
-func identityOf(o client.Object) (id Identity) {
+func identityOf(o client.Object) (id identity) {
 	_, _ = hex.Decode(id.uid[:], []byte(strings.ReplaceAll(string(o.GetUID()), "-", "")))
 	id.version, _ = strconv.ParseUint(o.GetResourceVersion(), 10, 64)
 	return id
 }
 
 // Object makes up an object for the handlers.
-func (i *Identities) Object(namespace, name string, id Identity) *metav1.PartialObjectMetadata {
-	o := cached.Metadata(i.Kind)
+func (i *Identities) Object(namespace, name string, id identity) *metav1.PartialObjectMetadata {
+	o := cached.Metadata(i.kind)
 	o.Namespace, o.Name, o.UID, o.ResourceVersion = namespace, name, types.UID(id.uuid()), strconv.FormatUint(id.version, 10)
 	return o
 }
 
 // set notes that an object is there, or is gone for nil, and tells the handlers
 // what has changed.
-func (i *Identities) set(namespace, name string, is *Identity) {
+func (i *Identities) set(namespace, name string, is *identity) {
 	i.Mu.Lock()
 	was, existed := i.Of[namespace][name]
 	switch {
@@ -157,7 +157,7 @@ func (i *Identities) set(namespace, name string, is *Identity) {
 			delete(i.Of, namespace)
 		}
 	case i.Of[namespace] == nil:
-		i.Of[namespace] = map[string]Identity{name: *is}
+		i.Of[namespace] = map[string]identity{name: *is}
 	default:
 		i.Of[namespace][name] = *is
 	}
@@ -167,8 +167,8 @@ func (i *Identities) set(namespace, name string, is *Identity) {
 	if is == nil && !existed || is != nil && existed && *is == was {
 		return
 	}
-	if existed && i.Changed != nil {
-		i.Changed(types.NamespacedName{Namespace: namespace, Name: name})
+	if existed && i.changed != nil {
+		i.changed(types.NamespacedName{Namespace: namespace, Name: name})
 	}
 	if len(handlers) == 0 {
 		return
@@ -185,16 +185,16 @@ func (i *Identities) set(namespace, name string, is *Identity) {
 	}
 }
 
-// IdentityStore is what a reflector writes to.
-type IdentityStore struct {
-	All       *Identities
+// identityStore is what a reflector writes to.
+type identityStore struct {
+	all       *Identities
 	namespace string // that the reflector follows; empty: all
 	listed    sync.Once
 }
 
 // Transformer implements cache.TransformingStore: while the first list comes in, all
 // of it lies in memory, and so not more of each object than is read here.
-func (s *IdentityStore) Transformer() toolscache.TransformFunc {
+func (s *identityStore) Transformer() toolscache.TransformFunc {
 	return func(in any) (any, error) {
 		if o, ok := in.(*metav1.PartialObjectMetadata); ok {
 			o.ObjectMeta = metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion}
@@ -205,31 +205,31 @@ func (s *IdentityStore) Transformer() toolscache.TransformFunc {
 }
 
 // Add implements cache.ReflectorStore.
-func (s *IdentityStore) Add(obj any) error {
+func (s *identityStore) Add(obj any) error {
 	o, ok := obj.(*metav1.PartialObjectMetadata)
 	if !ok {
 		return fmt.Errorf("got a %T from the API server, want metadata", obj)
 	}
 	id := identityOf(o)
-	s.All.set(o.Namespace, o.Name, &id)
+	s.all.set(o.Namespace, o.Name, &id)
 	return nil
 }
 
 // Update implements cache.ReflectorStore.
-func (s *IdentityStore) Update(obj any) error { return s.Add(obj) }
+func (s *identityStore) Update(obj any) error { return s.Add(obj) }
 
 // Delete implements cache.ReflectorStore.
-func (s *IdentityStore) Delete(obj any) error {
+func (s *identityStore) Delete(obj any) error {
 	o, ok := obj.(*metav1.PartialObjectMetadata)
 	if !ok {
 		return fmt.Errorf("got a %T from the API server, want metadata", obj)
 	}
-	s.All.set(o.Namespace, o.Name, nil)
+	s.all.set(o.Namespace, o.Name, nil)
 	return nil
 }
 
 // Replace implements cache.ReflectorStore: what is not in the list is gone.
-func (s *IdentityStore) Replace(list []any, _ string) error {
+func (s *identityStore) Replace(list []any, _ string) error {
 	there := make(map[types.NamespacedName]bool, len(list))
 	for _, obj := range list {
 		if err := s.Add(obj); err != nil {
@@ -238,8 +238,8 @@ func (s *IdentityStore) Replace(list []any, _ string) error {
 		there[client.ObjectKeyFromObject(obj.(client.Object))] = true
 	}
 	var gone []types.NamespacedName
-	s.All.Mu.RLock()
-	for namespace, names := range s.All.Of {
+	s.all.Mu.RLock()
+	for namespace, names := range s.all.Of {
 		if s.namespace != "" && s.namespace != namespace {
 			continue
 		}
@@ -249,16 +249,16 @@ func (s *IdentityStore) Replace(list []any, _ string) error {
 			}
 		}
 	}
-	s.All.Mu.RUnlock()
+	s.all.Mu.RUnlock()
 	for _, key := range gone {
-		s.All.set(key.Namespace, key.Name, nil)
+		s.all.set(key.Namespace, key.Name, nil)
 	}
-	s.listed.Do(s.All.pending.Done)
+	s.listed.Do(s.all.pending.Done)
 	return nil
 }
 
 // Resync implements cache.ReflectorStore.
-func (s *IdentityStore) Resync() error { return nil }
+func (s *identityStore) Resync() error { return nil }
 
 // identitySource has a handler told of what changes from now on. What is there
 // already is not repeated: a controller that starts looks at everything it serves.
@@ -288,7 +288,7 @@ func (s identitySource[request]) Start(ctx context.Context, q workqueue.TypedRat
 // WaitForSync implements source.TypedSyncingSource.
 func (s identitySource[request]) WaitForSync(ctx context.Context) error {
 	if !s.of.WaitForCacheSync(ctx) {
-		return fmt.Errorf("the metadata of %ss was not listed in time: %w", s.of.Kind, ctx.Err())
+		return fmt.Errorf("the metadata of %ss was not listed in time: %w", s.of.kind, ctx.Err())
 	}
 	return nil
 }

@@ -24,12 +24,12 @@ func TestIdentities(t *testing.T) {
 		o.Namespace, o.Name, o.UID, o.ResourceVersion = namespace, name, uid, version
 		return o
 	}
-	all := &Identities{Kind: "Secret", Synced: make(chan struct{}), Of: map[string]map[string]Identity{}}
+	all := &Identities{kind: "Secret", synced: make(chan struct{}), Of: map[string]map[string]identity{}}
 	all.pending.Add(2)
-	shop, payments := &IdentityStore{All: all, namespace: "shop"}, &IdentityStore{All: all, namespace: "payments"}
+	shop, payments := &identityStore{all: all, namespace: "shop"}, &identityStore{all: all, namespace: "payments"}
 	go func() {
 		all.pending.Wait()
-		close(all.Synced)
+		close(all.synced)
 	}()
 	var told []string
 	all.handlers = append(all.handlers, func(is, was *metav1.PartialObjectMetadata) {
@@ -104,7 +104,7 @@ func TestIdentitiesListLittle(t *testing.T) {
 	}
 	want := cached.Metadata("Secret")
 	want.ObjectMeta = metav1.ObjectMeta{Namespace: "shop", Name: "settings", UID: "1", ResourceVersion: "7"}
-	var store toolscache.TransformingStore = &IdentityStore{}
+	var store toolscache.TransformingStore = &identityStore{}
 	if got, err := store.Transformer()(full); err != nil || !equality.Semantic.DeepEqual(got, want) {
 		t.Errorf("%+v (%v) is kept, want %+v", got, err, want)
 	}

@@ -17,17 +17,17 @@ import (
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 )
 
-// ClusterAudiences knows the audiences of the Kubernetes API server: a
+// clusterAudiences knows the audiences of the Kubernetes API server: a
 // ServiceAccount's token with one of them is good for the cluster itself, and
 // must not be sent to a server that a tenant names.
-type ClusterAudiences struct {
+type clusterAudiences struct {
 	// token reads a token of the operator's own, "" outside a cluster. Its
 	// audiences are those of the API server, for it is meant for it.
 	token func() string
 }
 
-func NewClusterAudiences(config *rest.Config) ClusterAudiences {
-	return ClusterAudiences{token: func() string {
+func newClusterAudiences(config *rest.Config) clusterAudiences {
+	return clusterAudiences{token: func() string {
 		if config.BearerTokenFile == "" {
 			return config.BearerToken
 		}
@@ -43,8 +43,8 @@ func NewClusterAudiences(config *rest.Config) ClusterAudiences {
 // configured. The schema of ServiceAccountCredentials refuses the same.
 var wellKnownAudience = regexp.MustCompile(`^(?i:(https?://)?kubernetes(\.default(\.svc(\..*)?)?)?(:[0-9]+)?/?|api)$`)
 
-// Include reports whether an audience is one of the API server's.
-func (a ClusterAudiences) Include(audience string) bool {
+// include reports whether an audience is one of the API server's.
+func (a clusterAudiences) include(audience string) bool {
 	if wellKnownAudience.MatchString(audience) {
 		return true
 	}

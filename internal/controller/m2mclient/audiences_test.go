@@ -43,7 +43,7 @@ func TestClusterAudiences(t *testing.T) {
 		"the operator's token has an odd audience": {accountToken(`{"aud":[1]}`), "1", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := (ClusterAudiences{func() string { return tc.token }}).Include(tc.audience); got != tc.want {
+			if got := (clusterAudiences{func() string { return tc.token }}).include(tc.audience); got != tc.want {
 				t.Errorf("include(%q) = %t, want %t", tc.audience, got, tc.want)
 			}
 		})
@@ -53,19 +53,19 @@ func TestClusterAudiences(t *testing.T) {
 // The token is read where it is mounted, each time anew: it is replaced every hour.
 func TestClusterAudiencesAreReadFromTheMountedToken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
-	a := NewClusterAudiences(&rest.Config{BearerTokenFile: file, BearerToken: accountToken(`{"iss":"at the start"}`)})
-	if !a.Include("at the start") {
+	a := newClusterAudiences(&rest.Config{BearerTokenFile: file, BearerToken: accountToken(`{"iss":"at the start"}`)})
+	if !a.include("at the start") {
 		t.Error("without the file, the token that the process began with does not count")
 	}
 	for _, issuer := range []string{"first", "second"} {
 		if err := os.WriteFile(file, []byte(accountToken(`{"iss":"`+issuer+`"}`)+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if !a.Include(issuer) {
+		if !a.include(issuer) {
 			t.Errorf("the audience %q is not known", issuer)
 		}
 	}
-	if a.Include("first") {
+	if a.include("first") {
 		t.Error("the audience of the former token is still refused")
 	}
 }

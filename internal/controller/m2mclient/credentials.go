@@ -172,7 +172,7 @@ func authentication(p *Pass, secret, clientID string, content []byte) (oauth.Aut
 // request it only where a Role of the client's namespace says so.
 func (r *Reconciler) serviceAccount(p *Pass, sa v1alpha1.ServiceAccountCredentials) (*credentials, *rules.Problem) {
 	audience := cmp.Or(sa.Audience, p.Server.Spec.Issuer)
-	if r.audiences.Include(audience) {
+	if r.audiences.include(audience) {
 		return nil, clusterAudience(string(sa.Name), audience)
 	}
 	return &credentials{

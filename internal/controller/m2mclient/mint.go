@@ -3,6 +3,7 @@
 package m2mclient
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
@@ -181,7 +183,7 @@ func (r *Reconciler) failed(p *Pass, a *Access, inputs, reason, message string, 
 	}
 	wait := backoff.Next(attempts, retryAfter, a.seed(p))
 	a.fail(&v1alpha1.TokenFailure{
-		Reason: reason, Message: record.Truncate(message, 1024), Attempts: int32(min(attempts, 1<<30)), //nolint:gosec // bounded
+		Reason: reason, Message: text.CutRunes(cmp.Or(message, "unknown"), 1024), Attempts: int32(min(attempts, 1<<30)), //nolint:gosec // bounded
 		NextAttemptAt: record.Time(p.Now.Add(wait + time.Second - 1)), Inputs: basis,
 	})
 }

@@ -78,7 +78,7 @@ type Config struct {
 type Reconciler struct {
 	Config
 
-	audiences ClusterAudiences // of ServiceAccount tokens that must not be requested
+	audiences clusterAudiences // of ServiceAccount tokens that must not be requested
 	held      *perAccess[HeldToken]
 	Written   *perAccess[cached.Digest] // of the tokens that this process wrote or has checked
 	Wrote     *perAccess[cached.Digest] // of the Secret that this process wrote last, under the key WholeSecret
@@ -89,7 +89,7 @@ type Reconciler struct {
 // New returns a reconciler that knows nothing yet.
 func New(c Config) *Reconciler {
 	return &Reconciler{
-		Config: c, audiences: NewClusterAudiences(c.Rest), held: NewPerAccess[HeldToken](), Written: NewPerAccess[cached.Digest](), Wrote: NewPerAccess[cached.Digest](),
+		Config: c, audiences: newClusterAudiences(c.Rest), held: NewPerAccess[HeldToken](), Written: NewPerAccess[cached.Digest](), Wrote: NewPerAccess[cached.Digest](),
 		verdicts: NewPerAccess[verdict](), rejudged: pace.New[string](RejudgedRate),
 	}
 }
@@ -285,5 +285,5 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		}}
 		b = b.Watches(&v1alpha1.AuthorizationServer{}, gone).Watches(&v1alpha1.ClusterAuthorizationServer{}, gone)
 	}
-	return b.Complete(watch.UntilStopped(r))
+	return b.Complete(watch.Reconciler(r, r.Watched, watch.In))
 }

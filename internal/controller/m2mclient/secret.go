@@ -28,11 +28,11 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
-	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
 	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // tokenSecret is a client's Secret as it is found.
@@ -283,7 +283,7 @@ func (r *Reconciler) unpublish(p *Pass, want *corev1.Secret, err error) {
 		}
 	}
 	message := Redacted(err.Error(), seen)
-	p.refusal = &rules.Problem{Reason: v1alpha1.ReasonSecretRefused, Message: record.Truncate(
+	p.refusal = &rules.Problem{Reason: v1alpha1.ReasonSecretRefused, Message: text.CutRunes(
 		fmt.Sprintf("The API server refuses Secret %q: %s", want.Name, message), 1024)}
 	p.events = nil
 	for _, a := range p.Accesses {

@@ -228,7 +228,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 			return o.GetAnnotations()[v1alpha1.APIResourceAnnotation]
 		}, same))).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: watch.Fairly(watch.NamespaceOf, nil)}).
-		Complete(watch.UntilStopped(r))
+		Complete(watch.Reconciler(r, r.Watched, watch.In))
 }
 
 // podChanged lets pods with annotations of ours pass when these change, and not

@@ -31,7 +31,10 @@ type WorkloadReconciler struct {
 	Client client.Client
 	Clock  clock.PassiveClock
 	Events recorder.EventRecorder
-	Told   toldPods
+
+	Watched watch.Namespaces
+
+	Told toldPods
 }
 
 // Reconcile tells a workload what is misplaced on it.
@@ -76,5 +79,5 @@ func (r *WorkloadReconciler) SetupWithManager(mgr ctrl.Manager) error {
 			DeleteFunc: func(e event.DeleteEvent) bool { return mark(e.Object) != "" },
 		})).
 		WithOptions(controller.Options{NewQueue: watch.Fairly(watch.NamespaceOf, nil)}).
-		Complete(watch.UntilStopped(r))
+		Complete(watch.Reconciler(r, r.Watched, watch.In))
 }

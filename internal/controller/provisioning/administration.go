@@ -31,6 +31,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision/logto"
 	"github.com/m2m-operator/m2m-operator/internal/provision/registration"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
@@ -387,15 +388,7 @@ func provisioningProblem(err error) *rules.Problem {
 		provision.NotFound: v1alpha1.ReasonAdoptedNotFound, provision.Conflict: v1alpha1.ReasonExistsAtServer,
 		provision.Refused: v1alpha1.ReasonProvisioningRefused, provision.Forbidden: v1alpha1.ReasonProvisioningForbidden,
 	}
-	return &rules.Problem{Reason: cmp.Or(reasons[e.Kind], v1alpha1.ReasonProvisioningFailed), Message: sentence(e.Message)}
-}
-
-// sentence makes a sentence of a fragment.
-func sentence(s string) string {
-	if s == "" {
-		return s
-	}
-	return strings.ToUpper(s[:1]) + s[1:]
+	return &rules.Problem{Reason: cmp.Or(reasons[e.Kind], v1alpha1.ReasonProvisioningFailed), Message: text.Sentence(e.Message)}
 }
 
 // provisioningWait returns how long to wait after so many failures in a row.

@@ -25,6 +25,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // APIReconciler makes a provisioned server have what an APIResource
@@ -132,7 +133,7 @@ func (r *APIReconciler) apply(ctx context.Context, api *v1alpha1.APIResource, sr
 	st.Failure, st.SyncedAt, st.Inputs, st.ObservedGeneration, st.Drift = v1alpha1.TokenFailure{}, record.Time(now), plan.wants, api.Generation, nil
 	if want.Observe {
 		for _, d := range drift[:min(len(drift), 32)] {
-			st.Drift = append(st.Drift, record.Truncate(string(d), 512))
+			st.Drift = append(st.Drift, text.CutRunes(string(d), 512))
 		}
 	}
 	if err := keep(ctx); err != nil {
@@ -248,5 +249,5 @@ func (r *APIReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer, builder.WithPredicates(watch.ProvisioningChanged)).
 		WatchesRawSource(source.Channel(r.Wishes.wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: watch.Fairly(watch.NamespaceOf, nil)}).
-		Complete(watch.UntilStopped(r))
+		Complete(watch.Reconciler(r, r.Watched, watch.In))
 }

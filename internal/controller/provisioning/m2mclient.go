@@ -579,5 +579,5 @@ func (r *ClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error
 		})).
 		WatchesRawSource(source.Channel(r.wishes.wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: watch.Fairly(watch.NamespaceOf, nil)}).
-		Complete(watch.UntilStopped(r))
+		Complete(watch.Reconciler(r, r.Watched, watch.In))
 }

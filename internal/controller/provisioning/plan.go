@@ -3,6 +3,7 @@
 package provisioning
 
 import (
+	"cmp"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,6 +13,7 @@ import (
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // SyncPlan is what decides whether an object is compared with its server.
@@ -56,7 +58,7 @@ func (s SyncPlan) Failed(now time.Time, err error, who types.UID) v1alpha1.Token
 		p = &rules.Problem{Reason: s.Failure.Reason, Message: s.Failure.Message}
 	}
 	return v1alpha1.TokenFailure{
-		Reason: p.Reason, Message: record.Truncate(p.Message, 1024), Attempts: int32(f.Attempts), Inputs: f.Tried, //nolint:gosec // bounded
+		Reason: p.Reason, Message: text.CutRunes(cmp.Or(p.Message, "unknown"), 1024), Attempts: int32(f.Attempts), Inputs: f.Tried, //nolint:gosec // bounded
 		NextAttemptAt: record.Time(f.NextAt),
 	}
 }

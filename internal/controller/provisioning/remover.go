@@ -25,6 +25,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // removal is an attempt to remove at a server what a deleted object has there.
@@ -147,7 +148,7 @@ func (r *Remover) giveUp(ctx context.Context, rm removal, obj client.Object, exi
 func leftBehind(kind string, o client.Object, what string, now time.Time) v1alpha1.LeftBehind {
 	return v1alpha1.LeftBehind{
 		Kind: kind, Namespace: v1alpha1.NamespaceName(o.GetNamespace()), Name: v1alpha1.ObjectName(o.GetName()),
-		What: record.Truncate(what, 1024), Since: record.Time(now),
+		What: text.CutRunes(what, 1024), Since: record.Time(now),
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // CredentialKey is the key of a credential Secret.
@@ -167,7 +168,7 @@ func ShowClientState(st *v1alpha1.M2MClientProvisioning, state *provision.Client
 	}
 	st.LeftBehind = nil
 	for _, l := range state.LeftBehind[max(0, len(state.LeftBehind)-16):] {
-		st.LeftBehind = append(st.LeftBehind, Truncate(l, 512))
+		st.LeftBehind = append(st.LeftBehind, text.CutRunes(l, 512))
 	}
 }
 

@@ -31,6 +31,9 @@ type Reconciler struct {
 	Shard  watch.Shard
 	Client client.Client
 	Access rules.Resolver
+
+	Watched watch.Namespaces
+
 	// RequestKeys has a server's keys fetched, and CompareAPI an API compared with its
 	// server.
 	RequestKeys func(srv *rules.Server, keyID string) bool
@@ -110,5 +113,5 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("shardedclient").
 		For(&v1alpha1.M2MClient{}, builder.WithPredicates(predicate.NewPredicateFuncs(waits), changed)).
-		Complete(watch.UntilStopped(r))
+		Complete(watch.Reconciler(r, r.Watched, watch.In))
 }

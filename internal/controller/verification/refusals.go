@@ -14,9 +14,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
-	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 const (
@@ -73,7 +72,7 @@ func (r *Refusals) Refused(req Request, api *v1alpha1.APIResource, bundle *corev
 		if status := apierrors.APIStatus(nil); errors.As(err, &status) {
 			answer = status.Status().Message
 		}
-		last = refusal{record.Truncate(conditions.OneLine(answer), MaxRefusal), now}
+		last = refusal{text.CutRunes(text.Line(answer), MaxRefusal), now}
 		r.said.Add(req, last)
 	}
 	send(r.Apis, event.GenericEvent{Object: api})

@@ -4,6 +4,8 @@ package watch
 
 import (
 	"slices"
+
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
 // Namespaces are those that the operator watches; none: all of them.
@@ -14,3 +16,12 @@ type Namespaces []string
 func (n Namespaces) Watches(namespace string) bool {
 	return len(n) == 0 || slices.Contains(n, namespace)
 }
+
+// watchesAll reports whether the operator sees the objects of all these namespaces. The
+// empty one is that of what no namespace holds.
+func (n Namespaces) watchesAll(namespaces []string) bool {
+	return !slices.ContainsFunc(namespaces, func(namespace string) bool { return namespace != "" && !n.Watches(namespace) })
+}
+
+// In returns the namespace of a request, for Reconciler.
+func In(req reconcile.Request) []string { return []string{req.Namespace} }

@@ -28,11 +28,36 @@ func TestBeingStoppedIsNoError(t *testing.T) {
 		"no failure":                                    {stopped, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := UntilStopped(reconcile.TypedFunc[string](func(context.Context, string) (reconcile.Result, error) {
+			r := Reconciler(reconcile.TypedFunc[string](func(context.Context, string) (reconcile.Result, error) {
 				return reconcile.Result{RequeueAfter: time.Second}, tc.err
-			}))
+			}), nil, func(string) []string { return nil })
 			if _, err := r.Reconcile(tc.ctx, "x"); !errors.Is(err, tc.want) || err != nil && tc.want == nil {
 				t.Errorf("got %v, want %v", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestWhatIsNotWatchedIsDropped(t *testing.T) {
+	for name, tc := range map[string]struct {
+		watched    Namespaces
+		namespaces []string
+		want       bool
+	}{
+		"every namespace is watched": {nil, []string{"payments"}, true},
+		"it is watched":              {Namespaces{"shop", "payments"}, []string{"payments"}, true},
+		"it is not watched":          {Namespaces{"shop"}, []string{"payments"}, false},
+		"one of two is not watched":  {Namespaces{"shop"}, []string{"shop", "payments"}, false},
+		"what no namespace holds":    {Namespaces{"shop"}, []string{""}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			called := false
+			r := Reconciler(reconcile.TypedFunc[string](func(context.Context, string) (reconcile.Result, error) {
+				called = true
+				return reconcile.Result{}, errors.New("unknown namespace for the cache")
+			}), tc.watched, func(string) []string { return tc.namespaces })
+			if _, err := r.Reconcile(t.Context(), "x"); called != tc.want || (err != nil) != tc.want {
+				t.Errorf("called: %t, want %t (%v)", called, tc.want, err)
 			}
 		})
 	}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
-	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // Preconditions have exactly the observed object deleted.
@@ -49,7 +49,7 @@ func InvalidMetadata(path *field.Path, labels, annotations map[string]string) *r
 		messages[i] = err.Error()
 	}
 	// They come in the order of a map: the same one is told in each pass.
-	return &rules.Problem{Reason: v1alpha1.ReasonInvalidTemplate, Message: record.Truncate(slices.Min(messages), 1024)}
+	return &rules.Problem{Reason: v1alpha1.ReasonInvalidTemplate, Message: text.CutRunes(slices.Min(messages), 1024)}
 }
 
 // Merged returns what is there without what was set formerly and with what is
