@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package controller is the Kubernetes side of the operator: it watches the
-// kinds of m2m-operator, carries values between them and the packages that
-// decide (refresh, jwks, oauth, render), and writes what they say: statuses,
-// token Secrets and verification bundles. No decision about time, tokens or
-// keys is made here.
+// Package controller composes the operator from the packages below it, one for each
+// reconciler and for what reconcilers share. Options configure it, ManagerOptions
+// returns the scheme, client and cache that the reconcilers need, and Setup adds
+// the reconcilers to a manager. Only cmd and tests import it. It makes no decision
+// about time, tokens, keys or tenants: those are in the packages that it composes.
 package controller
 
 import (

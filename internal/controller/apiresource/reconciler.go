@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package apiresource judges each APIResource and writes its status: whether it may
+// describe its API (Accepted), whether its authorization server has the API as
+// declared (Provisioned), and whether the API's own namespace has the verification
+// bundle (Distributed). Package controller sets it up. It writes nothing but that
+// status: package bundle writes the ConfigMaps, and package provisioning speaks to
+// the servers.
 package apiresource
 
 import (
@@ -42,9 +48,8 @@ import (
 // so that a rotation which writes a thousand of them costs a few status writes.
 const countDelay = time.Second
 
-// Reconciler says of each APIResource whether it may describe its
-// API and where its verification bundle is. It writes the status only; bundles
-// are written by BundleReconciler.
+// Reconciler reports on each APIResource whether it may describe its API and where its
+// verification bundle is. It writes only the status; bundle.Reconciler writes the bundles.
 type Reconciler struct {
 	Client  client.Client
 	Access  rules.Resolver
@@ -53,8 +58,8 @@ type Reconciler struct {
 	Foreign *foreign.Objects
 	Events  recorder.EventRecorder
 
-	Rendered *verification.Rendered // shared with BundleReconciler
-	Refusals *verification.Refusals // which tells of them
+	Rendered *verification.Rendered // shared with bundle.Reconciler
+	Refusals *verification.Refusals // written by bundle.Reconciler
 }
 
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources,verbs=list;watch

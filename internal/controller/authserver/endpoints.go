@@ -36,6 +36,7 @@ type EndpointReconciler struct {
 	failures map[rules.ServerKey]int
 }
 
+// NewEndpointReconciler returns a reconciler that has discovered nothing yet.
 func NewEndpointReconciler(kind v1alpha1.AuthorizationServerKind, c client.Client, e *servers.Endpoints, to *servers.Connections, watched watch.Namespaces) *EndpointReconciler {
 	return &EndpointReconciler{Kind: kind, client: c, endpoints: e, connections: to, Watched: watched, failures: map[rules.ServerKey]int{}}
 }

@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package authserver keeps the endpoints and signing keys of each authorization
+// server current, and lets a deleted server go once nothing that was provisioned at
+// it remains. Package controller sets up one Reconciler for each kind of server,
+// and in a shard an EndpointReconciler instead. The package requests no token and
+// provisions nothing. Of the API objects it changes only a server's status and
+// finalizer.
 package authserver
 
 import (
@@ -44,8 +50,12 @@ import (
 )
 
 const (
+	// DefaultKeyRefreshInterval is how often signing keys are fetched where the spec
+	// does not say.
 	DefaultKeyRefreshInterval = time.Minute
-	defaultKeyRetention       = 24 * time.Hour
+
+	// defaultKeyRetention is how long a retired key stays where the spec does not say.
+	defaultKeyRetention = 24 * time.Hour
 
 	// DiscoveryInterval is how often a server's metadata is read again; its
 	// endpoints rarely move.

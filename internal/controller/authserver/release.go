@@ -17,6 +17,8 @@ import (
 )
 
 const (
+	// DefaultDeletionTimeout is how long a deleted object is held at most until what
+	// was provisioned for it is removed, if no other time is configured.
 	DefaultDeletionTimeout = 5 * time.Minute
 
 	// serverGrace is how long a deleted server waits for the deletion of what

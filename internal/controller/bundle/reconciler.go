@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package bundle writes the verification bundles: one ConfigMap for each
+// APIResource in each namespace whose pods or workloads verify that API's tokens.
+// It decides when a bundle is written and when it goes; packages verification and
+// render decide what it contains. Package controller sets it up. It never changes a
+// ConfigMap that is not the operator's, and writes no status: package apiresource
+// reports what became of the bundles.
 package bundle
 
 import (

@@ -9,6 +9,7 @@ import (
 // Digest stands for something of which ten thousand are remembered.
 type Digest [16]byte
 
+// DigestOf returns the digest of an encoded value.
 func DigestOf(encoded []byte) Digest {
 	sum := sha256.Sum256(encoded)
 	return Digest(sum[:16])

@@ -57,6 +57,7 @@ type pagedInformer struct {
 	lister *PagedLister
 }
 
+// NewPagedInformer returns an informer that lists in pages, for cache.Options.
 func NewPagedInformer(lw toolscache.ListerWatcher, example runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 	lister := &PagedLister{ListerWatcherWithContext: toolscache.ToListerWatcherWithContext(lw)}
 	return pagedInformer{toolscache.NewSharedIndexInformer(lister, example, resync, indexers), lister}

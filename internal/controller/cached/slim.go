@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package cached bounds what the caches keep of each object, so that memory stays
+// flat whatever tenants write: transforms cut objects to what is read, strings are
+// shared, and lists arrive in pages. Package controller configures the manager's
+// caches with it, and reconcilers read through WholeClient, which fetches what was
+// cut. The package decides nothing about an object, and a cut object must never be
+// written back as if it were whole.
 package cached
 
 import (
@@ -50,6 +56,7 @@ const (
 // cut can be written back.
 const CutMark = "m2m-operator.io/cut off"
 
+// IsCut reports whether the cache keeps only a part of an object.
 func IsCut(o client.Object) bool {
 	_, cut := o.GetAnnotations()[CutMark]
 	return cut

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package conditions builds the conditions of a status, writes them so that a
+// transition time changes only with the condition, and records an event when a
+// condition begins to report a problem. The reconcilers that write a status use it.
+// It does not decide what a condition says: the caller passes status, reason and
+// message.
 package conditions
 
 import (
@@ -19,14 +24,18 @@ import (
 // Condition is a condition before it has times and generations.
 type Condition metav1.Condition
 
+// True returns a condition with status True.
 func True(conditionType, reason, message string) Condition {
 	return Condition{Type: conditionType, Status: metav1.ConditionTrue, Reason: reason, Message: message}
 }
 
+// False returns a condition with status False.
 func False(conditionType, reason, message string) Condition {
 	return Condition{Type: conditionType, Status: metav1.ConditionFalse, Reason: reason, Message: message}
 }
 
+// Of returns the condition that reports a problem: False, or Unknown if the problem may
+// be temporary.
 func Of(conditionType string, p *rules.Problem) Condition {
 	c := False(conditionType, p.Reason, p.Message)
 	if p.Unknown {

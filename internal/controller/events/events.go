@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package events bounds the events that the operator records, per object and per
+// namespace, and shortens their notes to what the API server accepts. Package
+// controller gives each reconciler that records events a Bounded recorder; all of
+// them share one Budget. The package does not decide what is worth an event.
 package events
 
 import (
@@ -36,6 +40,7 @@ type Budget struct {
 // the same one.
 type eventSubject struct{ kind, namespace, name string }
 
+// NewBudget returns a budget from which nothing was taken yet.
 func NewBudget(c clock.PassiveClock) *Budget {
 	return &Budget{clock: c, objects: pace.New[eventSubject](objectEventRate), namespaces: pace.New[string](namespaceEventRate)}
 }

@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package foreign reads the Secrets and ConfigMaps that the operator did not write:
+// client secrets, private keys and CA bundles. It also reports whether somebody
+// else's object has a name that the operator wants. Reconcilers and package servers
+// use it. It caches only the identity of each object, reads the contents when they
+// are needed and keeps them within a bound. It never writes, and no content reaches
+// a log or an error.
 package foreign
 
 import (

@@ -122,6 +122,7 @@ func (i *Identities) version(ctx context.Context, name types.NamespacedName) (st
 	return id.String(), nil
 }
 
+// String returns UID and resourceVersion.
 func (id identity) String() string { return id.uuid() + "/" + strconv.FormatUint(id.version, 10) }
 
 func (id identity) uuid() string {

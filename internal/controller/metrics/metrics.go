@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package metrics holds the operator's own Prometheus metrics, in addition to those
+// of controller-runtime, and the functions that update them. Reconcilers call it
+// when something has happened. No label may hold a token, a secret or text that a
+// server sent.
 package metrics
 
 import (
@@ -126,6 +130,8 @@ func init() {
 		provisioningRequests, provisioningDrift, provisioningLeftBehind)
 }
 
+// ObserveProvisioning counts a request to a server's administration by the status of the
+// answer, 0 for none.
 func ObserveProvisioning(server fmt.Stringer, status int) {
 	code := "none"
 	if status > 0 {
@@ -134,10 +140,13 @@ func ObserveProvisioning(server fmt.Stringer, status int) {
 	provisioningRequests.WithLabelValues(server.String(), code).Inc()
 }
 
+// ObserveDrift counts differences that were put right at a server.
 func ObserveDrift(server fmt.Stringer, n int) {
 	provisioningDrift.WithLabelValues(server.String()).Add(float64(n))
 }
 
+// ObserveLeftBehind counts an object that was let go while something of it remained at its
+// server.
 func ObserveLeftBehind(kind string) { provisioningLeftBehind.WithLabelValues(kind).Inc() }
 
 // ObserveTokens publishes when a client's tokens expire, and drops what it
@@ -152,10 +161,13 @@ func ObserveTokens(c *v1alpha1.M2MClient) {
 	tokenExpiries.set(client.ObjectKeyFromObject(c), all)
 }
 
+// ForgetTokens drops what was published for a client that is gone.
 func ForgetTokens(name types.NamespacedName) { tokenExpiries.set(name, nil) }
 
+// ObserveLateness records how long after its due time a token was replaced.
 func ObserveLateness(d time.Duration) { refreshLateness.Observe(d.Seconds()) }
 
+// ObserveRequest counts a token request by its result. failure is nil for success.
 func ObserveRequest(server fmt.Stringer, failure *oauth.Error) {
 	result := "success"
 	if failure != nil {
@@ -164,6 +176,8 @@ func ObserveRequest(server fmt.Stringer, failure *oauth.Error) {
 	tokenRequests.WithLabelValues(server.String(), result).Inc()
 }
 
+// ObserveKeys publishes how many signing keys a server has and when they were fetched; the
+// zero time leaves the latter as it is.
 func ObserveKeys(server fmt.Stringer, status *v1alpha1.AuthorizationServerStatus, fetchedAt time.Time) {
 	retired := 0
 	for _, k := range status.Keys {
@@ -178,6 +192,7 @@ func ObserveKeys(server fmt.Stringer, status *v1alpha1.AuthorizationServerStatus
 	}
 }
 
+// ForgetServerMetrics drops what was published for a server that is gone.
 func ForgetServerMetrics(server fmt.Stringer) {
 	for _, v := range []*prometheus.MetricVec{keysFetched.MetricVec, keysKnown.MetricVec, tokenRequests.MetricVec, provisioningRequests.MetricVec, provisioningDrift.MetricVec} {
 		v.DeletePartialMatch(prometheus.Labels{"server": server.String()})

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package pod delivers changes and news to pods. It touches pods that must see a
+// changed Secret or ConfigMap at once, and tells pods and workloads by events what
+// they wait for in vain. Package delivery decides when a touch is needed; package
+// controller sets up the reconcilers. The package knows pods by their metadata
+// only, and may change one annotation on them and nothing else.
 package pod
 
 import (
@@ -106,6 +111,7 @@ type touchBudget struct {
 	namespaces *pace.Buckets[string]
 }
 
+// NewTouchBudget returns a budget from which nothing was taken yet.
 func NewTouchBudget() *touchBudget {
 	return &touchBudget{pods: pace.New[types.UID](PodTouchRate), namespaces: pace.New[string](namespaceTouchRate)}
 }

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package record translates between the API objects, in which the operator's state
+// persists, and the values that the pure packages work with: the status of a
+// server, an API or a client, and the credential Secret of a registered client.
+// Reconcilers use it to read what earlier passes wrote down and to write it down
+// again. It decides nothing, and writes no object but credential Secrets.
 package record
 
 import (
@@ -119,6 +124,7 @@ func IsAt(at v1alpha1.ProvisioningServer, srv *rules.Server) bool {
 	return at == now
 }
 
+// KeyOf returns the key of the server that a status names.
 func KeyOf(s v1alpha1.ProvisioningServer) rules.ServerKey {
 	return rules.ServerKey{Kind: s.Kind, Namespace: string(s.Namespace), Name: string(s.Name)}
 }
@@ -188,6 +194,7 @@ func ShowAPIState(st *v1alpha1.APIResourceProvisioning, state *provision.APIStat
 	}
 }
 
+// StringsOf converts a list of a string type to strings.
 func StringsOf[S ~string](in []S) []string {
 	var out []string
 	for _, s := range in {
@@ -196,6 +203,7 @@ func StringsOf[S ~string](in []S) []string {
 	return out
 }
 
+// ScopeNames converts strings to the API's type for scopes.
 func ScopeNames(in []string) []v1alpha1.ScopeName {
 	var out []v1alpha1.ScopeName
 	for _, s := range in {

@@ -20,6 +20,7 @@ func NotYetProvisioned(srv *rules.Server) *rules.Problem {
 	return BeingProvisioned(srv)
 }
 
+// BeingProvisioned returns the problem that provisioning at a server has not finished.
 func BeingProvisioned(srv *rules.Server) *rules.Problem {
 	return &rules.Problem{Reason: v1alpha1.ReasonProvisioning, Unknown: true, Message: fmt.Sprintf("%s %q is being provisioned", srv.Key().Kind, srv.Key().Name)}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 )
 
+// KeyRecords converts the keys of a status to records.
 func KeyRecords(keys []v1alpha1.SigningKey) []jwks.Record {
 	records := make([]jwks.Record, len(keys))
 	for i, k := range keys {
@@ -23,9 +24,10 @@ func KeyRecords(keys []v1alpha1.SigningKey) []jwks.Record {
 	return records
 }
 
-// SpecOf and StatusOf return what both kinds of authorization server share.
+// SpecOf returns the spec that both kinds of authorization server share.
 func SpecOf(o client.Object) *v1alpha1.AuthorizationServerSpec { return rules.ServerOf(o).Spec }
 
+// StatusOf returns the status that both kinds of authorization server share.
 func StatusOf(o client.Object) *v1alpha1.AuthorizationServerStatus { return rules.ServerOf(o).Status }
 
 // TrustedRecords returns a server's public keys that are trusted now.

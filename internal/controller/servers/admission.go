@@ -34,6 +34,8 @@ type Admission struct {
 	requestsPerSecond int
 }
 
+// NewAdmission returns an admission that forgets a server when its life ends. shares is how
+// many instances of the operator share each budget.
 func NewAdmission(l *Lives, reader client.Reader, c clock.PassiveClock, workers, shares, requestsPerSecond int) *Admission {
 	a := &Admission{lives: l, client: reader, clock: c, gate: traffic.NewGate(workers), shares: shares, requestsPerSecond: requestsPerSecond}
 	l.OnEnd(func(key rules.ServerKey, uid types.UID) { a.gate.Forget(OwnerOf(key, uid)) })
@@ -46,6 +48,7 @@ const turnover = 50 * time.Millisecond
 // Owner names a server in the gate: another one of its name is another owner.
 func Owner(obj client.Object) string { return OwnerOf(rules.ServerKeyOf(obj), obj.GetUID()) }
 
+// OwnerOf is Owner for a server of which only key and UID are known.
 func OwnerOf(key rules.ServerKey, uid types.UID) string { return key.String() + "/" + string(uid) }
 
 // endpoint returns where a server's token requests go, and what they are accounted
@@ -86,6 +89,7 @@ func (a *Admission) endpoint(ctx context.Context, srv *rules.Server) (traffic.En
 	return e, nil
 }
 
+// TokenAddress returns the token endpoint of a server, "" if it is not known.
 func TokenAddress(spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.AuthorizationServerStatus) string {
 	return string(cmp.Or(spec.Endpoints.Token, status.Endpoints.Token))
 }

@@ -33,6 +33,8 @@ type connection struct {
 	caVersion string
 }
 
+// NewConnections returns connections that obey a policy. A ClusterAuthorizationServer's CA
+// bundle is read from operatorNamespace.
 func NewConnections(l *Lives, policy egress.Policy, foreign *foreign.Objects, operatorNamespace string) *Connections {
 	return &Connections{
 		policy: policy, foreign: foreign, operatorNamespace: operatorNamespace,

@@ -31,6 +31,7 @@ type foundEndpoints struct {
 	are v1alpha1.AuthorizationServerEndpoints
 }
 
+// NewEndpoints returns endpoints of which none is discovered yet.
 func NewEndpoints(l *Lives) *Endpoints {
 	return &Endpoints{
 		found:   NewEach(l, func(client.Object) *foundEndpoints { return &foundEndpoints{} }, nil),

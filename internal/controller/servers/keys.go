@@ -24,6 +24,7 @@ const KeyRefetchInterval = 10 * time.Second
 // Wakes are channels of servers that are to be looked at, for each kind.
 type Wakes map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent
 
+// NewWakes returns a channel for each kind of server.
 func NewWakes() Wakes {
 	return Wakes{
 		v1alpha1.KindAuthorizationServer:        make(chan event.GenericEvent, 16),
@@ -54,6 +55,7 @@ type keyRequest struct {
 	named   []string // the last IDs of unknown keys that tokens are signed with
 }
 
+// NewKeyRequests returns requests that wake the server's controller.
 func NewKeyRequests(l *Lives, c clock.PassiveClock, wakes Wakes) *KeyRequests {
 	return &KeyRequests{clock: c, wakes: wakes, of: NewEach(l, func(client.Object) *keyRequest {
 		return &keyRequest{limit: rate.NewLimiter(rate.Every(KeyRefetchInterval), 1)}

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package servers holds what this process knows of the authorization servers: which
+// exist, which of their endpoints may be trusted, the HTTP connections, the request
+// budgets, and the requests to fetch keys. The reconcilers share it, and it is safe
+// for concurrent use. Everything here is lost on restart: the package writes no
+// object, and what must survive belongs in a status.
 package servers
 
 import (
@@ -24,6 +29,7 @@ type Lives struct {
 	ends []func(rules.ServerKey, types.UID)
 }
 
+// NewLives returns lives that know no server yet.
 func NewLives() *Lives {
 	return &Lives{uids: map[rules.ServerKey]types.UID{}, gone: lru.New(maxGone)}
 }
@@ -89,6 +95,8 @@ type kept[T any] struct {
 	value *T
 }
 
+// NewEach returns an empty Each. It calls make for a server without a value, and close, if
+// not nil, for the value of a server that is gone.
 func NewEach[T any](l *Lives, make func(client.Object) *T, close func(*T)) *Each[T] {
 	e := &Each[T]{lives: l, make: make, close: close, values: map[rules.ServerKey]kept[T]{}}
 	l.OnEnd(e.end)

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package shard does for the M2MClients of shards what only the instance without a
+// shard can do: it has a server's keys fetched, or an API compared with its server,
+// when a client's status says that the client waits for it. Package controller sets
+// it up. It requests no token and writes no object.
 package shard
 
 import (

@@ -65,6 +65,8 @@ func BundlesOf(ctx context.Context, c client.Reader, api types.NamespacedName) (
 	return slices.DeleteFunc(list.Items, func(m corev1.ConfigMap) bool { return m.Name != name }), nil
 }
 
+// APIResourceOf returns the APIResource whose bundle has a ConfigMap's name, and reports
+// whether the name is that of a bundle.
 func APIResourceOf(configMap string) (types.NamespacedName, bool) {
 	namespace, name, ok := render.ParseConfigMapName(configMap)
 	return types.NamespacedName{Namespace: namespace, Name: name}, ok

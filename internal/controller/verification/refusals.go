@@ -19,10 +19,11 @@ import (
 )
 
 const (
-	// maxRefusals bounds the refused bundles that are remembered, and MaxRefusal
-	// the characters of what the API server says of one.
+	// maxRefusals bounds the refused bundles that are remembered.
 	maxRefusals = 4096
-	MaxRefusal  = 512
+
+	// MaxRefusal bounds the characters that are kept of an API server's refusal.
+	MaxRefusal = 512
 )
 
 // Refusals are the bundles that the API server does not take, and what it says of
@@ -41,6 +42,7 @@ type refusal struct {
 	at   time.Time
 }
 
+// NewRefusals returns refusals of which none is known yet.
 func NewRefusals(c clock.PassiveClock) *Refusals {
 	return &Refusals{
 		clock: c, said: lru.New(maxRefusals), Apis: make(chan event.GenericEvent, 1024), Pods: make(chan event.GenericEvent, 1024),

@@ -41,6 +41,7 @@ type renderedBundle struct {
 	err   error
 }
 
+// NewRendered returns an empty cache of rendered bundles.
 func NewRendered() *Rendered {
 	return &Rendered{last: map[types.NamespacedName]*renderedBundle{}}
 }

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package verification derives what an API must check of its tokens from the
+// APIResource and its server. Package bundle hands that to the API's pods, and
+// package m2mclient checks tokens against it, so both apply the same rules. The
+// package also remembers rendered bundles, and which bundles the API server
+// refuses. It writes no object.
 package verification
 
 import (
@@ -18,7 +23,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// defaultClockSkew is how far the clocks of issuer and API may differ.
+// DefaultClockSkewSeconds is how far the clocks of issuer and API may differ where the
+// spec does not say.
 const DefaultClockSkewSeconds = 30
 
 // InvalidBundleMetadata reports which label or annotation of the spec a bundle cannot
@@ -52,6 +58,8 @@ func clockSkewSeconds(v v1alpha1.Verification) int {
 	return int(v.ClockSkew.Or(DefaultClockSkewSeconds * 1e9).Seconds())
 }
 
+// ExtraFiles returns the templates of the files that an API's owner adds to the bundle, by
+// file name.
 func ExtraFiles(api *v1alpha1.APIResource) map[string]string {
 	files := make(map[string]string, len(api.Spec.Verification.Files))
 	for _, f := range api.Spec.Verification.Files {

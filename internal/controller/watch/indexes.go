@@ -124,6 +124,8 @@ func verifies(o client.Object) []string {
 	return keys
 }
 
+// ApiResourcesOf returns the APIResources that an M2MClient's access names, as
+// "namespace/name".
 func ApiResourcesOf(o client.Object) []string {
 	c := o.(*v1alpha1.M2MClient)
 	var refs []string

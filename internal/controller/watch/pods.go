@@ -37,6 +37,7 @@ const (
 	MountedConfigMap = "configmap"
 )
 
+// String returns the mount as InjectedAnnotation writes it.
 func (m Mount) String() string { return m.Kind + "/" + m.Name }
 
 // Object returns an empty object of the mount's kind.

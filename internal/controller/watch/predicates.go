@@ -13,6 +13,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 )
 
+// IsAccepted reports whether an APIResource's status says that it is accepted.
 func IsAccepted(o client.Object) bool {
 	return meta.IsStatusConditionTrue(o.(*v1alpha1.APIResource).Status.Conditions, v1alpha1.ConditionAccepted)
 }

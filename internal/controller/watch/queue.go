@@ -11,6 +11,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
+// Queue is the work queue of a controller.
 type Queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
 // Fairly makes the queue of a controller in which namespaces take turns. Within one

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package watch decides which objects a change concerns: indexes of the cache,
+// mappings, predicates, the shard and the namespaces that an instance serves, and
+// the queue in which namespaces take turns. All reconcilers use it in
+// SetupWithManager. It only reads from the cache; what happens with an object is
+// for its reconciler to decide.
 package watch
 
 import (

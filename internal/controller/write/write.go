@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package write holds what the reconcilers share when they write to the API server:
+// the provisioning finalizer, preconditions, labels and annotations that are set
+// and taken back, and whether a refused write will be refused again. It does not
+// decide what is written.
 package write
 
 import (
