@@ -507,7 +507,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
 		Watches(&v1alpha1.M2MClient{}, from(func(ctx context.Context, o client.Object) []verification.Request {
 			var all []verification.Request
-			for _, api := range watch.ApiResourcesOf(o) {
+			for _, api := range watch.APIResourcesOf(o) {
 				if ref, ok := record.ParseName(api); ok {
 					all = append(all, r.Bundles(ctx, ref)...)
 				}

@@ -83,8 +83,8 @@ func (l *Lives) end(key rules.ServerKey, uid types.UID) {
 // was deleted and created again under the same name has another one.
 type Each[T any] struct {
 	lives *Lives
-	make  func(client.Object) *T
-	close func(*T) // of a server that is gone; nil: nothing to do
+	begin  func(client.Object) *T
+	finish func(*T)
 
 	mu     sync.Mutex
 	values map[rules.ServerKey]kept[T]
@@ -95,10 +95,10 @@ type kept[T any] struct {
 	value *T
 }
 
-// NewEach returns an empty Each. It calls make for a server without a value, and close, if
-// not nil, for the value of a server that is gone.
-func NewEach[T any](l *Lives, make func(client.Object) *T, close func(*T)) *Each[T] {
-	e := &Each[T]{lives: l, make: make, close: close, values: map[rules.ServerKey]kept[T]{}}
+// NewEach returns an empty Each. It calls begin for a server without a value, and end, if
+// not nil, with the value of a server that is gone.
+func NewEach[T any](l *Lives, begin func(client.Object) *T, end func(*T)) *Each[T] {
+	e := &Each[T]{lives: l, begin: begin, finish: end, values: map[rules.ServerKey]kept[T]{}}
 	l.OnEnd(e.end)
 	return e
 }
@@ -112,7 +112,7 @@ func (e *Each[T]) Get(obj client.Object) *T {
 	if k, ok := e.values[key]; ok && k.uid == obj.GetUID() {
 		return k.value
 	}
-	v := e.make(obj)
+	v := e.begin(obj)
 	if !e.lives.IsGone(obj) { // end may have been called already
 		e.values[key] = kept[T]{obj.GetUID(), v}
 	}
@@ -140,7 +140,7 @@ func (e *Each[T]) end(key rules.ServerKey, uid types.UID) {
 		delete(e.values, key)
 	}
 	e.mu.Unlock()
-	if ok && e.close != nil {
-		e.close(k.value)
+	if ok && e.finish != nil {
+		e.finish(k.value)
 	}
 }

@@ -37,7 +37,8 @@ const (
 )
 
 // index is one index of the cache.
-type index struct {
+// Index is how the cache finds objects by a value.
+type Index struct {
 	Obj   client.Object
 	Field string
 	Fn    func(client.Object) []string
@@ -59,12 +60,12 @@ func AddIndexes(indexer client.FieldIndexer, mine Shard) error {
 }
 
 // IndexesOfClients are those that the controllers of M2MClients need.
-func IndexesOfClients() []index {
-	return []index{
+func IndexesOfClients() []Index {
+	return []Index{
 		{&v1alpha1.M2MClient{}, ByServer, func(o client.Object) []string {
 			return []string{rules.ServerKeyOf(rules.Named(o.(*v1alpha1.M2MClient).Spec.AuthorizationServerRef, o.GetNamespace())).String()}
 		}},
-		{&v1alpha1.M2MClient{}, ByAPIResource, ApiResourcesOf},
+		{&v1alpha1.M2MClient{}, ByAPIResource, APIResourcesOf},
 		{&v1alpha1.M2MClient{}, bySecretGroup, secretGroupsOf},
 		{&v1alpha1.APIResource{}, ByServer, func(o client.Object) []string {
 			return []string{rules.ServerKeyOf(rules.Named(o.(*v1alpha1.APIResource).Spec.AuthorizationServerRef, o.GetNamespace())).String()}
@@ -80,8 +81,8 @@ func IndexesOfClients() []index {
 }
 
 // IndexesOfAllElse are those that the other controllers need besides.
-func IndexesOfAllElse() []index {
-	indexes := []index{
+func IndexesOfAllElse() []Index {
+	indexes := []Index{
 		{cached.Metadata("Pod"), ByMounts, func(o client.Object) []string {
 			var keys []string
 			for _, m := range MountsOf(o) {
@@ -98,19 +99,19 @@ func IndexesOfAllElse() []index {
 	}
 	for _, o := range []client.Object{&v1alpha1.AuthorizationServer{}, &v1alpha1.ClusterAuthorizationServer{}} {
 		indexes = append(indexes,
-			index{o, BySecret, func(o client.Object) []string {
+			Index{o, BySecret, func(o client.Object) []string {
 				spec := record.SpecOf(o)
 				return []string{
 					string(spec.CABundle.SecretRef.Name), string(spec.Provisioning.Logto.CredentialsSecretRef.Name),
 					string(spec.Provisioning.DynamicRegistration.InitialAccessTokenSecretRef.Name),
 				}
 			}},
-			index{o, ByConfigMap, func(o client.Object) []string {
+			Index{o, ByConfigMap, func(o client.Object) []string {
 				return []string{string(record.SpecOf(o).CABundle.ConfigMapRef.Name)}
 			}})
 	}
 	for _, o := range Workloads() {
-		indexes = append(indexes, index{o, ByVerify, verifies})
+		indexes = append(indexes, Index{o, ByVerify, verifies})
 	}
 	return indexes
 }
@@ -124,9 +125,9 @@ func verifies(o client.Object) []string {
 	return keys
 }
 
-// ApiResourcesOf returns the APIResources that an M2MClient's access names, as
+// APIResourcesOf returns the APIResources that an M2MClient's access names, as
 // "namespace/name".
-func ApiResourcesOf(o client.Object) []string {
+func APIResourcesOf(o client.Object) []string {
 	c := o.(*v1alpha1.M2MClient)
 	var refs []string
 	for i := range c.Spec.Access {
