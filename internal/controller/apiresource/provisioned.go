@@ -11,8 +11,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 )
 
-// apiProvisioned returns the condition Provisioned of an APIResource, empty at a
-// server that is not provisioned.
+// apiProvisioned returns the condition Provisioned of an APIResource. It is empty if the
+// server is not provisioned.
 func apiProvisioned(api *v1alpha1.APIResource, srv *rules.Server, refused *rules.Problem) conditions.Condition {
 	if srv == nil || rules.Driver(srv.Spec) == "" {
 		return conditions.Condition{}

@@ -107,7 +107,7 @@ func (r *Reconciler) reconcile(ctx context.Context, api *v1alpha1.APIResource) e
 	}
 	ready := conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The APIResource is accepted and its verification bundle is where its own workloads need it")
 	for _, c := range []conditions.Condition{distributed, provisioned, accepted} {
-		// What is only observed may differ.
+		// An API that is only observed may differ from its server.
 		if c.Type != "" && c.Status != metav1.ConditionTrue && c.Reason != v1alpha1.ReasonDrifted {
 			ready = c.AsReady()
 		}
@@ -123,8 +123,8 @@ func (r *Reconciler) reconcile(ctx context.Context, api *v1alpha1.APIResource) e
 	return nil
 }
 
-// undelivered returns the other namespaces that ask for a bundle and do not have it
-// as it is now.
+// undelivered returns the other namespaces that need the bundle and do not have it in
+// its present form.
 func (r *Reconciler) undelivered(api types.NamespacedName, held, needed sets.Set[string]) sets.Set[string] {
 	lacking := needed.Difference(held)
 	for namespace := range needed {
@@ -135,13 +135,13 @@ func (r *Reconciler) undelivered(api types.NamespacedName, held, needed sets.Set
 	return lacking.Delete(api.Namespace)
 }
 
-// numberOf returns how many namespaces these are.
+// numberOf counts namespaces.
 func numberOf(namespaces sets.Set[string]) int32 {
 	return int32(min(len(namespaces), 1<<30))
 }
 
-// hold writes down that an APIResource has its identifier, or that it has it no
-// more. What is not known for the moment changes nothing.
+// hold records in the status that an APIResource has its identifier, or has lost it. A
+// problem that may be temporary changes nothing.
 func (r *Reconciler) hold(api *v1alpha1.APIResource, srv *rules.Server, refused *rules.Problem) {
 	switch {
 	case refused != nil && rules.Decided(refused.Reason):
@@ -151,8 +151,7 @@ func (r *Reconciler) hold(api *v1alpha1.APIResource, srv *rules.Server, refused 
 	}
 }
 
-// delivery returns the namespaces that have an API's bundle, and those that need
-// it.
+// delivery returns the namespaces that have an API's bundle, and those that need it.
 func (r *Reconciler) delivery(ctx context.Context, api types.NamespacedName) (held, needed sets.Set[string], err error) {
 	if needed, err = verification.NamespacesThatVerify(ctx, r.Client, api); err != nil {
 		return nil, nil, err
@@ -161,9 +160,9 @@ func (r *Reconciler) delivery(ctx context.Context, api types.NamespacedName) (he
 	return held, needed, err
 }
 
-// distribution reports whether the API's own namespace has the bundle. What is in
-// its way elsewhere is told there, and decides nothing about the API: whoever may
-// write to another namespace could have it fail.
+// distribution reports whether the API's own namespace has the bundle. Obstacles in other
+// namespaces are reported there and do not count here: otherwise anyone who can write to
+// another namespace could make the API fail.
 func (r *Reconciler) distribution(
 	ctx context.Context, api *v1alpha1.APIResource, srv *rules.Server, refused *rules.Problem, needed, held bool,
 ) (conditions.Condition, error) {
@@ -204,7 +203,7 @@ func (r *Reconciler) distribution(
 	if !needed || held {
 		return isDistributed(bundle), nil
 	}
-	// One that is the operator's has only not reached this cache yet.
+	// The operator's own ConfigMap may exist without having reached this cache yet.
 	anothers, err := r.Foreign.ExistsForeign(ctx, "ConfigMap", name)
 	if err != nil {
 		return conditions.Condition{}, err
@@ -216,7 +215,8 @@ func (r *Reconciler) distribution(
 	return no(v1alpha1.ReasonDistributing, "The verification bundle is on its way")
 }
 
-// isDistributed says that a bundle is in place, and what it does not have.
+// isDistributed returns the condition of a bundle that is in place, and names what it
+// lacks.
 func isDistributed(b render.Bundle) conditions.Condition {
 	message := "The verification bundle is where the API's own workloads need it"
 	if left := b.LeftOut(); len(left) > 0 {
@@ -225,8 +225,8 @@ func isDistributed(b render.Bundle) conditions.Condition {
 	return conditions.True(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, message)
 }
 
-// SetupWithManager watches what decides whether an APIResource is accepted, and
-// the bundles that it counts.
+// SetupWithManager watches what decides whether an APIResource is accepted, and the
+// bundles that the status counts.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	ofServer := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 		return watch.Requests(ctx, r.Client, &v1alpha1.APIResourceList{}, client.MatchingFields{watch.ByServer: rules.ServerKeyOf(o).String()})
@@ -237,12 +237,13 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		}
 		return watch.Requests(ctx, r.Client, &v1alpha1.APIResourceList{}, client.InNamespace(o.GetName()))
 	})
-	// Its claims bind every APIResource at the issuer, whatever server it names.
+	// A cluster server's claims bind every APIResource at its issuer, whatever server that
+	// APIResource names.
 	ofClusterServer := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request {
 		return watch.Requests(ctx, r.Client, &v1alpha1.APIResourceList{})
 	})
-	// An APIResource that goes, changes its server or is no longer accepted may
-	// free its identifier.
+	// An APIResource that is deleted, changes its server or is no longer accepted may free
+	// its identifier.
 	acceptedDiffers := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		return watch.IsAccepted(e.ObjectOld) != watch.IsAccepted(e.ObjectNew) || heldAt(e.ObjectOld) != heldAt(e.ObjectNew)
 	}}
@@ -277,11 +278,11 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return b.Complete(watch.Reconciler(r, r.Watched, watch.In))
 }
 
-// heldAt returns the issuer at which an APIResource has its identifier.
+// heldAt returns the issuer at which an APIResource holds its identifier.
 func heldAt(o client.Object) string { return o.(*v1alpha1.APIResource).Status.IdentifierHold.Issuer }
 
-// settled enqueues what a function names, a little later, so that many events
-// cost one reconcile.
+// settled enqueues the APIResources that a function names after a short delay, so that
+// many events cost one reconcile.
 func settled(names func(client.Object) []types.NamespacedName) handler.EventHandler {
 	enqueue := func(q watch.Queue, os ...client.Object) {
 		all := sets.New[types.NamespacedName]()

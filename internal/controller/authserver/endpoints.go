@@ -22,9 +22,9 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
-// EndpointReconciler discovers in a shard the endpoints that only a server's status
-// tells and that cannot be believed by their address. What else there is to do for a
-// server the instance without a shard does.
+// EndpointReconciler discovers a server's endpoints in a shard, if only the server's status
+// names them and their address does not make them trustworthy. The instance without a
+// shard does everything else for a server.
 type EndpointReconciler struct {
 	Kind        v1alpha1.AuthorizationServerKind
 	client      client.Client
@@ -41,7 +41,7 @@ func NewEndpointReconciler(kind v1alpha1.AuthorizationServerKind, c client.Clien
 	return &EndpointReconciler{Kind: kind, client: c, endpoints: e, connections: to, Watched: watched, failures: map[rules.ServerKey]int{}}
 }
 
-// Reconcile discovers a server's endpoints unless the usable ones are those of its status.
+// Reconcile discovers a server's endpoints, unless all those in its status are usable.
 func (r *EndpointReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
 	key := rules.ServerKey{Kind: r.Kind, Namespace: req.Namespace, Name: req.Name}
 	obj := key.Object()
@@ -70,8 +70,8 @@ func (r *EndpointReconciler) Reconcile(ctx context.Context, req reconcile.Reques
 	return ctrl.Result{}, nil
 }
 
-// failed counts a failed discovery, or forgets those before, and returns how many there
-// were in a row.
+// failed counts a failed discovery, or resets the count after a successful one. It returns
+// the number of failures in a row.
 func (r *EndpointReconciler) failed(key rules.ServerKey, failed bool) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

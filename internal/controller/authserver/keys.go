@@ -22,10 +22,9 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
-// namedKeys returns the IDs of the keys that a server must not be without where it
-// has more than can be kept: those that signed the tokens in use, which were
-// verified, and then those that were asked for. Where there is room for all it is
-// not worth looking.
+// namedKeys returns the IDs of the keys to keep first if a server has more keys than the
+// status can hold: the keys of the tokens in use, which were verified, and then the keys
+// that were requested. While there is room for all keys, it does not look.
 func (r *Reconciler) namedKeys(ctx context.Context, obj client.Object) ([]string, error) {
 	if len(record.StatusOf(obj).Keys) < jwks.MaxRecords {
 		return nil, nil
@@ -87,12 +86,12 @@ func knownIDs(status *v1alpha1.AuthorizationServerStatus) []string {
 }
 
 const (
-	// supersededPoll is how often the tokens in use are looked at while a key that
-	// was replaced under its ID waits for them.
+	// supersededPoll is how often the operator looks at the tokens in use while one of
+	// them may need a key that was replaced under its ID.
 	supersededPoll = 5 * time.Second
 
-	// SupersededGrace is how long such a key stays when no token needs it any more:
-	// that is how long a pod may read the last one that did.
+	// SupersededGrace is how long such a key stays after no token needs it any more: until
+	// then, a pod may still read the last token that did.
 	SupersededGrace = delivery.KubeletDelay
 )
 
@@ -108,7 +107,7 @@ func (r *Reconciler) supersede(
 		state.supersededUntil = nil
 		return records, "", time.Time{}, nil
 	}
-	until := map[string]time.Time{} // a new one: the state is a copy
+	until := map[string]time.Time{} // a new map: the state is a shallow copy
 	for _, k := range superseded {
 		at, known := state.supersededUntil[k.JWK]
 		if until[k.JWK] = at; !known {
@@ -124,7 +123,8 @@ func (r *Reconciler) supersede(
 		}
 		seen[signed] = true
 		for _, k := range superseded {
-			// Of a token that an earlier version issued the key cannot be told.
+			// A token that an earlier version issued has no thumbprint: it may need any of
+			// the keys.
 			if t.KeyID == k.ID && (t.KeyThumbprint == "" || k.OnlyVerifies(records, t.KeyThumbprint, t.Algorithm)) {
 				until[k.JWK] = now.Add(SupersededGrace)
 			}
@@ -150,7 +150,7 @@ func (r *Reconciler) supersede(
 		now.Add(supersededPoll), nil
 }
 
-// superseded returns the IDs under which a key has left that was replaced.
+// superseded returns the IDs of the replaced keys that have now been dropped.
 func superseded(before, after []v1alpha1.SigningKey) []string {
 	var ids []string
 	for _, k := range jwks.Superseded(record.KeyRecords(before)) {
@@ -163,7 +163,7 @@ func superseded(before, after []v1alpha1.SigningKey) []string {
 	return ids
 }
 
-// quotedIDs lists the IDs of keys, the first ones.
+// quotedIDs lists the first few IDs of keys.
 func quotedIDs(ids []string) string {
 	const most = 5
 	var told []string
@@ -182,8 +182,7 @@ const (
 	maxLeftOutReason = 256
 )
 
-// keysLeftOut lists those keys of a set, among the ones that are not used, of which a
-// token may say that it is signed with them.
+// keysLeftOut lists the unused keys of a set that a token may name as its signing key.
 func keysLeftOut(skipped []jwks.Skipped) []v1alpha1.KeyLeftOut {
 	var list []v1alpha1.KeyLeftOut
 	for _, s := range skipped {

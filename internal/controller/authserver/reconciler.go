@@ -62,11 +62,11 @@ const (
 	DiscoveryInterval = 10 * time.Minute
 )
 
-// newKeyRate is how many new keys are taken over from one server. Each one is
-// written to its status, and to its bundle in every namespace that verifies.
+// newKeyRate limits how many new keys of one server are accepted. Each is written to the
+// server's status, and to a bundle in every namespace that verifies.
 var newKeyRate = pace.Rate{Every: time.Minute, Burst: 64}
 
-// Config is what the reconciler works with.
+// Config holds the dependencies of a Reconciler.
 type Config struct {
 	Kind   v1alpha1.AuthorizationServerKind
 	Client client.Client
@@ -83,33 +83,33 @@ type Config struct {
 
 	OperatorNamespace string
 
-	// Check reports what keeps a server from being provisioned, and when to ask again;
-	// CheckIsDue reports whether that is now.
+	// Check reports what keeps a server from being provisioned, and when to check again.
+	// CheckIsDue reports whether that time has come.
 	Check      func(context.Context, client.Object, time.Time) (*rules.Problem, time.Time, error)
 	CheckIsDue func(client.Object, time.Time) bool
 }
 
-// Reconciler keeps the endpoints and signing keys of one
-// kind of authorization server current.
+// Reconciler keeps the endpoints and signing keys of one kind of authorization server
+// current.
 type Reconciler struct {
 	Config
 
 	states *servers.Each[fetchState]
-	places *traffic.Places // of the workers, for what waits for a server's answer
+	places *traffic.Places // shares the workers among servers that are being asked
 }
 
-// New returns a reconciler that has asked no server yet.
+// New returns a Reconciler that has asked no server yet.
 func New(c Config) *Reconciler {
 	return &Reconciler{
 		Config: c, states: servers.NewEach(c.Lives, func(client.Object) *fetchState { return &fetchState{} }, nil), places: traffic.NewPlaces(serverWorkers),
 	}
 }
 
-// serverWorkers is how many servers of a kind are worked on at a time.
+// serverWorkers is how many servers of a kind are reconciled at a time.
 const serverWorkers = 10
 
-// fetchState is when a server is to be asked next, and what makes the question
-// conditional. It is lost with the process, which then asks once more.
+// fetchState records when to ask a server next, and what makes a request conditional. It
+// is lost on restart; the server is then asked once more.
 type fetchState struct {
 	generation             int64
 	discoveryDue, keysDue  time.Time
@@ -118,14 +118,14 @@ type fetchState struct {
 	keysURL                string
 	etag, lastModified     string
 	keysFetchedAt          time.Time
-	discovered, keysResult *rules.Problem // how the last attempt ended; nil: not attempted, or well
-	leftOut                string         // what the last key set holds that cannot be used
+	discovered, keysResult *rules.Problem // how the last attempt failed; nil: it did not, or there was none
+	leftOut                string         // unusable keys of the last key set, for a message
 	newKeys                pace.Bucket
-	supersededUntil        map[string]time.Time // JWK → until when a key stays that was replaced under its ID
+	supersededUntil        map[string]time.Time // JWK of a key that was replaced under its ID → when it goes
 }
 
-// What no namespace holds is a role of its own, so that the rest can be granted in
-// single namespaces only. The events of what no namespace holds are in "default".
+// The permissions for cluster-scoped objects are a role of their own, so that the rest can
+// be granted in single namespaces only. Events about them are in namespace "default".
 //
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=authorizationservers,verbs=list;watch
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=authorizationservers/status,verbs=patch
@@ -133,7 +133,7 @@ type fetchState struct {
 // +kubebuilder:rbac:groups=m2m-operator.io,roleName=manager-cluster-role,resources=clusterauthorizationservers/status,verbs=patch
 // +kubebuilder:rbac:groups=events.k8s.io,roleName=manager-cluster-role,resources=events,verbs=create;patch
 
-// Reconcile asks the server what is due and writes what it learnt.
+// Reconcile asks the server for what is due, and writes what it learnt to the status.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
 	key := rules.ServerKey{Kind: r.Kind, Namespace: req.Namespace, Name: req.Name}
 	obj := key.Object()
@@ -160,7 +160,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 		return ctrl.Result{}, err
 	}
 	if ctx.Err() != nil {
-		return ctrl.Result{}, ctx.Err() // what failed for that is no news about the server
+		return ctrl.Result{}, ctx.Err() // the context ended: this says nothing about the server
 	}
 	metrics.ObserveKeys(key, record.StatusOf(obj), r.states.Get(obj).keysFetchedAt)
 	if equality.Semantic.DeepEqual(record.StatusOf(before), record.StatusOf(obj)) {
@@ -173,8 +173,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 	return ctrl.Result{RequeueAfter: after}, nil
 }
 
-// reconcile asks what is due, puts the result into the object's status, and
-// returns when to come back.
+// reconcile asks for what is due, puts the result into the object's status, and returns
+// when to come back.
 func (r *Reconciler) reconcile(ctx context.Context, obj client.Object) (time.Duration, error) {
 	spec, status, now := record.SpecOf(obj), record.StatusOf(obj), r.Clock.Now()
 	state := r.state(obj)
@@ -238,9 +238,9 @@ func (r *Reconciler) reconcile(ctx context.Context, obj client.Object) (time.Dur
 	return refresh.Soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), prune, check, leave), nil
 }
 
-// place takes a worker's place for a server that is to be asked now, and returns what
-// gives it back, or how long to wait for one: however many slow servers a namespace
-// has, the workers are not all its own.
+// place takes one of the workers' places if the server is to be asked now. It returns a
+// function that gives the place back, or how long to wait if none is free. So the slow
+// servers of one namespace cannot occupy all workers.
 func (r *Reconciler) place(obj client.Object) (giveBack func(), wait time.Duration) {
 	now, endpoint, tenant := r.Clock.Now(), rules.ServerKeyOf(obj).String(), obj.GetNamespace()
 	if !r.isDue(obj, now) {
@@ -258,15 +258,15 @@ func (r *Reconciler) place(obj client.Object) (giveBack func(), wait time.Durati
 	return func() { r.places.Give(r.Clock.Now(), place, true) }, 0
 }
 
-// isDue reports whether a server is to be asked for something now.
+// isDue reports whether there is something to ask a server for now.
 func (r *Reconciler) isDue(obj client.Object, now time.Time) bool {
 	s := r.states.Get(obj)
 	return s.generation != obj.GetGeneration() || r.Requests.IsPending(obj) || !now.Before(s.discoveryDue) || !now.Before(s.keysDue) ||
 		r.CheckIsDue(obj, now)
 }
 
-// provisioning reports whether the server can be provisioned, and when to look
-// again. It is empty where nothing is to be.
+// provisioning returns the condition that says whether the server can be provisioned, and
+// when to check again. The condition is empty if the spec names no driver.
 func (r *Reconciler) provisioning(ctx context.Context, obj client.Object, now time.Time) (conditions.Condition, time.Time, error) {
 	if rules.Driver(record.SpecOf(obj)) == "" {
 		return conditions.Condition{}, time.Time{}, nil
@@ -281,8 +281,7 @@ func (r *Reconciler) provisioning(ctx context.Context, obj client.Object, now ti
 	return conditions.True(v1alpha1.ConditionProvisioningReady, v1alpha1.ReasonProvisioningReady, "The credential for provisioning works"), due, nil
 }
 
-// state returns a copy of the server's fetch state; a changed spec makes
-// everything due.
+// state returns a copy of the server's fetch state. A changed spec makes everything due.
 func (r *Reconciler) state(obj client.Object) *fetchState {
 	state := *r.states.Get(obj)
 	if state.generation != obj.GetGeneration() {
@@ -319,8 +318,8 @@ func (r *Reconciler) discover(ctx context.Context, hc *http.Client, spec *v1alph
 			state.discoveryFailures, state.discoveryDue = 0, now.Add(DiscoveryInterval)
 		}
 	}
-	// Somebody else's edit of the status is put right. What only the status tells stays
-	// there until it is discovered, and is not used unless it is the issuer's own.
+	// This undoes edits of the status by others. An endpoint that only the status names
+	// stays there until it is discovered; it is used only if it is at the issuer's host.
 	status.Endpoints = record.FirstEndpoints(spec.Endpoints, *found, status.Endpoints)
 	if state.discovered != nil {
 		return conditions.Of(v1alpha1.ConditionDiscovered, state.discovered)
@@ -328,13 +327,13 @@ func (r *Reconciler) discover(ctx context.Context, hc *http.Client, spec *v1alph
 	return conditions.True(v1alpha1.ConditionDiscovered, v1alpha1.ReasonDiscovered, "The server's metadata names the issuer and its endpoints")
 }
 
-// opaque says that a server's tokens are verified with no key.
+// opaque reports whether a server's tokens are not verified with keys.
 func opaque(spec *v1alpha1.AuthorizationServerSpec) bool {
 	return spec.TokenFormat == v1alpha1.TokenFormatOpaque
 }
 
-// adopt takes over the endpoints that the metadata names, and says which one it
-// does not. One that was known stays in use.
+// adopt takes over the endpoints that the metadata names, and reports a missing one as a
+// problem. A missing endpoint that was known before stays in use.
 func adopt(found *v1alpha1.AuthorizationServerEndpoints, spec *v1alpha1.AuthorizationServerSpec, metadata *jwks.Metadata) *rules.Problem {
 	named := record.EndpointsOf(metadata)
 	*found = record.FirstEndpoints(named, *found)
@@ -367,7 +366,7 @@ func (r *Reconciler) fetchKeys(ctx context.Context, hc *http.Client, obj client.
 			return conditions.Condition{}, err
 		}
 		if !hasKeys(status, named) {
-			state.etag, state.lastModified = "", "" // the set may not have changed, and has them
+			state.etag, state.lastModified = "", "" // an unchanged set may still hold them
 		}
 		fetched, err := jwks.Fetch(ctx, hc, url, state.etag, state.lastModified, append(knownIDs(status), named...)...)
 		if err != nil {
@@ -391,8 +390,7 @@ func (r *Reconciler) fetchKeys(ctx context.Context, hc *http.Client, obj client.
 	return conditions.True(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, "The signing keys are current"+state.leftOut), nil
 }
 
-// takeKeys brings the status up to date with fetched keys, unless they change too
-// often.
+// takeKeys updates the status with fetched keys, unless the keys change too often.
 func (r *Reconciler) takeKeys(
 	ctx context.Context, obj client.Object, state *fetchState, fetched *jwks.Fetched, named []string, now time.Time,
 ) {
@@ -417,8 +415,8 @@ func (r *Reconciler) takeKeys(
 	}
 }
 
-// changesOf counts the new keys of a list. That others retire, or come back,
-// counts as one.
+// changesOf counts the new keys of a list. If there are none, keys that retire or come back
+// count as one change together.
 func changesOf(before, after []v1alpha1.SigningKey) int {
 	known := map[string]bool{} // JWK → retired
 	for _, k := range before {
@@ -438,8 +436,7 @@ func changesOf(before, after []v1alpha1.SigningKey) int {
 	return added
 }
 
-// leftOut tells how many keys of a set are not used and why, of those that are meant
-// for signatures.
+// leftOut describes how many signing keys of a set are not used, and why.
 func leftOut(skipped []jwks.Skipped) string {
 	type group struct {
 		told string
@@ -485,7 +482,8 @@ func leftOut(skipped []jwks.Skipped) string {
 // leftOutReasons bounds the reasons in one message.
 const leftOutReasons = 5
 
-// serverReady sums up: what works goes on working while discovery fails.
+// serverReady returns the condition Ready. A server stays ready while discovery fails, as
+// long as its endpoints and keys are known.
 func serverReady(obj client.Object, token v1alpha1.EndpointURL, discovered, keys, provisioning conditions.Condition) conditions.Condition {
 	status := record.StatusOf(obj)
 	switch {
@@ -533,7 +531,7 @@ func keyIDs(keys []v1alpha1.SigningKey) []string {
 	return ids
 }
 
-// fetchProblem says what a failed discovery or fetch means.
+// fetchProblem returns the problem that a failed discovery or fetch means.
 func fetchProblem(what string, err error) *rules.Problem {
 	var e *jwks.Error
 	if !errors.As(err, &e) {
@@ -566,8 +564,8 @@ func signingKeys(records []jwks.Record) []v1alpha1.SigningKey {
 	return keys
 }
 
-// SetupWithManager watches the servers, their CA bundles, and the wishes to
-// fetch keys at once.
+// SetupWithManager watches the servers, their CA bundles, and requests to fetch keys at
+// once.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	list := func() client.ObjectList {
 		if r.Kind == v1alpha1.KindClusterAuthorizationServer {

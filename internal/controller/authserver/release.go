@@ -21,21 +21,21 @@ const (
 	// was provisioned for it is removed, if no other time is configured.
 	DefaultDeletionTimeout = 5 * time.Minute
 
-	// serverGrace is how long a deleted server waits for the deletion of what
-	// was provisioned at it: whoever deletes everything deletes it in any order.
+	// serverGrace is how long a deleted server waits for the deletion of the objects that
+	// are provisioned at it: someone who deletes everything may do so in any order.
 	serverGrace = 30 * time.Second
 
-	// MaxMoving is how many objects that move to another server may wait for the one
-	// that they leave. Of those that went meanwhile nobody tells.
+	// MaxMoving bounds the objects that wait for a server while they move to another one.
+	// Nobody reports those that are deleted meanwhile.
 	MaxMoving = 1 << 16
 
 	// MaxLeftBehind is the bound of status.leftBehind.
 	MaxLeftBehind = 64
 )
 
-// release lets a deleted server go when nothing of what was provisioned at it
-// waits to be removed any more. What is not being deleted itself keeps it for a
-// moment only.
+// release removes the finalizer of a deleted server once nothing that was provisioned at it
+// waits for removal. Objects that are not being deleted themselves hold it only for
+// serverGrace.
 func (r *Reconciler) release(ctx context.Context, obj client.Object) (time.Duration, error) {
 	if !controllerutil.ContainsFinalizer(obj, v1alpha1.ProvisioningFinalizer) {
 		return 0, nil
@@ -45,15 +45,15 @@ func (r *Reconciler) release(ctx context.Context, obj client.Object) (time.Durat
 		return 0, err
 	}
 	waited := r.Clock.Now().Sub(obj.GetDeletionTimestamp().Time)
-	// Those who are deleted give up by themselves after their own time.
+	// Objects that are being deleted give up after a timeout of their own.
 	if deleting || held && waited < serverGrace {
 		return 2 * time.Second, nil
 	}
 	return 0, write.Release(ctx, r.Client, obj)
 }
 
-// provisionedAt reports whether something is held that was provisioned at a server,
-// and whether some of it is being deleted.
+// provisionedAt reports whether any object with a finalizer was provisioned at a server,
+// and whether one of them is being deleted.
 func (r *Reconciler) provisionedAt(ctx context.Context, key rules.ServerKey) (held, deleting bool, err error) {
 	var apis v1alpha1.APIResourceList
 	var clients v1alpha1.M2MClientList

@@ -21,16 +21,17 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// contents says since when each part of a bundle is in its ConfigMap, and since
-// when, if at all, pods must see it at once: the API's owner changed what it
-// accepts, a key was revoked, or tokens are signed with a key that is new.
+// contents returns since when each part of a bundle is in its ConfigMap, and since when
+// pods must see the bundle at once; the zero time if they need not. They must if the API's
+// owner changed what the API accepts, a key was revoked, or tokens are signed with a new
+// key.
 func (r *Reconciler) contents(
 	ctx context.Context, api *v1alpha1.APIResource, srv *rules.Server, current *corev1.ConfigMap, next render.Contents,
 ) (render.Contents, time.Time, error) {
 	before, known := verification.ContentsIn(current)
 	if !known {
-		// Nobody can have mounted it before. What wrote it without this
-		// annotation did so long ago.
+		// No pod can have mounted the bundle before; or a version that did not write this
+		// annotation wrote it, long ago.
 		return next, time.Time{}, nil
 	}
 	now := r.Clock.Now()
@@ -48,7 +49,7 @@ func (r *Reconciler) contents(
 		}
 	}
 	for id, k := range next.Keys {
-		// The first of these comes with the present change, if at all.
+		// Only a key that is newer than the last urgent change can make this one urgent.
 		if !k.Since.After(since) || now.Sub(k.Since) >= delivery.KubeletDelay {
 			continue
 		}
@@ -60,8 +61,7 @@ func (r *Reconciler) contents(
 	return next, since, nil
 }
 
-// Used reports whether a token for the API is signed with a key. Tokens that
-// still wait count.
+// Used reports whether a token for the API, published or held, is signed with the key.
 func (r *Reconciler) Used(ctx context.Context, api *v1alpha1.APIResource, keyID string) (bool, error) {
 	var clients v1alpha1.M2MClientList
 	err := r.Client.List(ctx, &clients, client.MatchingFields{watch.ByAPIResource: client.ObjectKeyFromObject(api).String()},
@@ -74,8 +74,8 @@ func (r *Reconciler) Used(ctx context.Context, api *v1alpha1.APIResource, keyID 
 	}), nil
 }
 
-// keysInUse returns the IDs of the keys that a client's tokens are signed
-// with, those included that wait.
+// keysInUse returns the IDs of the keys that a client's tokens, published or held, are
+// signed with.
 func keysInUse(c *v1alpha1.M2MClient) []string {
 	var ids []string
 	for _, t := range c.Status.Tokens {
@@ -84,9 +84,9 @@ func keysInUse(c *v1alpha1.M2MClient) []string {
 	return slices.DeleteFunc(ids, func(id string) bool { return id == "" })
 }
 
-// keyInUseChanged lets through that a client's tokens, be it only one that
-// waits, are signed with another key than before. A bundle that is made now
-// looks at its clients itself.
+// keyInUseChanged passes updates after which a client's tokens, published or held, are
+// signed with other keys than before. A new bundle looks at its clients itself, so other
+// events do not matter.
 var keyInUseChanged = predicate.Funcs{
 	CreateFunc: func(event.CreateEvent) bool { return false },
 	DeleteFunc: func(event.DeleteEvent) bool { return false },

@@ -50,10 +50,10 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// Config is what the reconciler works with.
+// Config holds the dependencies of a Reconciler.
 type Config struct {
 	Client   client.Client
-	Live     client.Reader // what ConfigMaps hold is not in the cache
+	Live     client.Reader // the cache does not hold the contents of ConfigMaps
 	Clock    clock.PassiveClock
 	Events   recorder.EventRecorder
 	Access   rules.Resolver
@@ -61,19 +61,19 @@ type Config struct {
 	Foreign  *foreign.Objects
 	Rendered *verification.Rendered
 	Refusals *verification.Refusals
-	Prompt   bool // pods are touched when they must see a change at once
+	Prompt   bool // enables touching pods that must see a change at once
 }
 
-// Reconciler keeps the verification bundles: one ConfigMap for each
-// namespace and APIResource that a pod or workload there is annotated with.
+// Reconciler maintains the verification bundles: in each namespace, one ConfigMap for each
+// APIResource that the annotation of a pod or workload there names.
 type Reconciler struct {
 	Config
 
-	writes *pace.Buckets[verification.Request] // of one bundle
+	writes *pace.Buckets[verification.Request] // bounds the writes of each bundle
 	terms  *newTerms
 }
 
-// New returns a reconciler that has written nothing yet.
+// New returns a Reconciler that has written nothing yet.
 func New(c Config) *Reconciler {
 	return &Reconciler{Config: c, writes: pace.New[verification.Request](bundleWriteRate), terms: newNewTerms()}
 }
@@ -83,7 +83,7 @@ func New(c Config) *Reconciler {
 // +kubebuilder:rbac:groups=apps,resources=deployments;statefulsets;daemonsets,verbs=list;watch
 // +kubebuilder:rbac:groups=batch,resources=jobs;cronjobs,verbs=list;watch
 
-// Reconcile writes, changes or removes one bundle.
+// Reconcile creates, updates or removes one bundle.
 func (r *Reconciler) Reconcile(ctx context.Context, req verification.Request) (ctrl.Result, error) {
 	current := &corev1.ConfigMap{}
 	name := types.NamespacedName{Namespace: req.Namespace, Name: render.ConfigMapName(req.API.Namespace, req.API.Name)}
@@ -130,14 +130,13 @@ func (r *Reconciler) Needed(ctx context.Context, req verification.Request) (bool
 	return false, nil
 }
 
-// bundleWriteRate is how often one bundle is written; one with several new keys
-// counts as often as it has. Whoever can change what is in it, or the ConfigMap
-// itself, could otherwise have it written without end, in every namespace that
-// verifies. A revoked key leaves it at once all the same.
+// bundleWriteRate limits how often one bundle is written; each new key counts as a write.
+// Otherwise anyone who can change the contents or the ConfigMap itself could cause endless
+// writes, in every namespace that verifies. Removing a revoked key never waits for it.
 var bundleWriteRate = pace.Rate{Every: 10 * time.Second, Burst: 64}
 
-// distribute writes the bundle of an APIResource as it should be. What cannot be
-// told now leaves what is there; the APIResource's conditions say why.
+// distribute writes the bundle of an APIResource. If something it needs is not known now,
+// the present bundle stays, and the APIResource's conditions say why.
 func (r *Reconciler) distribute(ctx context.Context, req verification.Request, api *v1alpha1.APIResource, current *corev1.ConfigMap) (ctrl.Result, error) {
 	if !meta.IsStatusConditionTrue(api.Status.Conditions, v1alpha1.ConditionAccepted) {
 		return ctrl.Result{}, nil
@@ -194,7 +193,7 @@ func (r *Reconciler) distribute(ctx context.Context, req verification.Request, a
 	return ctrl.Result{}, err
 }
 
-// draft is a bundle that is to be written.
+// draft is a bundle that is about to be written.
 type draft struct {
 	request verification.Request
 	api     *v1alpha1.APIResource
@@ -203,12 +202,12 @@ type draft struct {
 	bundle  render.Bundle
 	extra   map[string]string
 
-	now map[string]string // what current holds; nil: not looked at
+	now map[string]string // the content of current; nil: not read yet
 
-	sameMetadata bool // it keeps the labels and annotations that it has
+	sameMetadata bool // keep the labels and annotations of current
 }
 
-// weight is how much writing the bundle counts: 1, or its new keys.
+// weight returns how much writing the bundle counts: its number of new keys, at least 1.
 func (d *draft) weight() int {
 	before, _ := verification.ContentsIn(d.current)
 	added := 0
@@ -220,7 +219,7 @@ func (d *draft) weight() int {
 	return min(max(1, added), bundleWriteRate.Burst)
 }
 
-// look reads what a bundle holds now, which the cache does not keep.
+// look reads the present content of a bundle, which the cache does not keep.
 func (r *Reconciler) look(ctx context.Context, d *draft) error {
 	if d.current == nil || d.now != nil {
 		return nil
@@ -233,7 +232,7 @@ func (r *Reconciler) look(ctx context.Context, d *draft) error {
 	return nil
 }
 
-// holdsRevoked reports whether a revoked key is in the bundle now.
+// holdsRevoked reports whether the present bundle contains a revoked key.
 func (r *Reconciler) holdsRevoked(ctx context.Context, d *draft) (bool, error) {
 	p := jwks.MergePolicy{Revoked: d.srv.Spec.JWKS.RevokedKeyIDs}
 	if len(p.Revoked) == 0 {
@@ -243,11 +242,11 @@ func (r *Reconciler) holdsRevoked(ctx context.Context, d *draft) (bool, error) {
 	return slices.ContainsFunc(d.keysNow(), p.Revokes), err
 }
 
-// keysNow returns the keys that are in the bundle now.
+// keysNow returns the keys of the present bundle.
 func (d *draft) keysNow() []jwks.Key {
 	keys, _, err := jwks.Parse([]byte(d.now[render.FileJWKS]))
 	if err != nil {
-		return nil // there is none, or somebody edited it
+		return nil // there is no bundle, or somebody edited it
 	}
 	return keys
 }
@@ -297,8 +296,8 @@ func (r *Reconciler) configMap(
 	return want, nil
 }
 
-// bundleMetadata are the keys of labels and annotations that the spec had set on a
-// bundle, so that they can be taken away again.
+// bundleMetadata holds the keys of the labels and annotations that the spec has set on a
+// bundle, so that they can be removed later.
 type bundleMetadata struct {
 	Labels      []string `json:"labels,omitempty"`
 	Annotations []string `json:"annotations,omitempty"`
@@ -311,9 +310,9 @@ func metadataSetOn(bundle *corev1.ConfigMap) (set bundleMetadata) {
 	return set
 }
 
-// addMetadata adds the labels and annotations of the spec to the bundle of the API's
-// own namespace. In another they could have what runs there take the bundle for
-// something of its own, and that is not for the API's owner to say.
+// addMetadata adds the spec's labels and annotations to the bundle in the API's own
+// namespace. In another namespace, software there could act on them, and the API's owner
+// has no say in that.
 func (d *draft) addMetadata(want *corev1.ConfigMap) {
 	if d.request.Namespace != d.api.Namespace {
 		return
@@ -329,7 +328,7 @@ func (d *draft) addMetadata(want *corev1.ConfigMap) {
 			annotations[k] = d.current.Annotations[k]
 		}
 	} else if verification.InvalidBundleMetadata(d.api) != nil {
-		return // with them the API server would refuse the keys, too
+		return // the API server would refuse the whole bundle, keys included
 	}
 	if len(labels)+len(annotations) == 0 {
 		return
@@ -342,9 +341,9 @@ func (d *draft) addMetadata(want *corev1.ConfigMap) {
 	want.Annotations = write.Merged(annotations, nil, want.Annotations, map[string]string{v1alpha1.MetadataAnnotation: string(encoded)})
 }
 
-// keepFiles keeps files that cannot be rendered as they are, for a gateway may
-// not start, or not check, without its own. Once a key has left the bundle they
-// go: they may show it.
+// keepFiles keeps the present content of files that cannot be rendered: without its file, a
+// gateway may not start or may not check tokens. If a key has left the bundle, the files
+// go, because they may contain that key.
 func (d *draft) keepFiles(data map[string]string, left []string) {
 	stay, _, _ := jwks.Parse([]byte(data[render.FileJWKS]))
 	for _, k := range d.keysNow() {
@@ -359,7 +358,7 @@ func (d *draft) keepFiles(data map[string]string, left []string) {
 	}
 }
 
-// changed returns a ConfigMap as it should be, nil if it is so.
+// changed returns the update that makes current what is wanted, nil if it is so already.
 func changed(current, want *corev1.ConfigMap) *corev1.ConfigMap {
 	updated := current.DeepCopy()
 	updated.Immutable = nil
@@ -373,8 +372,8 @@ func changed(current, want *corev1.ConfigMap) *corev1.ConfigMap {
 	return updated
 }
 
-// write creates the ConfigMap, or changes it. Another's ConfigMap of the same
-// name is left alone.
+// write creates or updates the ConfigMap. It leaves somebody else's ConfigMap of the same
+// name alone.
 func (r *Reconciler) write(ctx context.Context, d *draft, want *corev1.ConfigMap) error {
 	if d.current == nil {
 		err := r.Client.Create(ctx, want)
@@ -388,13 +387,13 @@ func (r *Reconciler) write(ctx context.Context, d *draft, want *corev1.ConfigMap
 			return fmt.Errorf("create ConfigMap %q: %w", want.Name, err)
 		}
 		metrics.BundleWrites.WithLabelValues("created").Inc()
-		// Told where it happens: the API's owner sees a count.
+		// The event goes to the bundle's namespace; the API's owner sees a count.
 		r.Events.Eventf(want, d.api, corev1.EventTypeNormal, v1alpha1.ReasonBundleWritten, "Distribute",
 			"Wrote the verification bundle of APIResource %q", client.ObjectKeyFromObject(d.api))
 		return nil
 	}
 	if ptr.Deref(d.current.Immutable, false) {
-		return r.Client.Delete(ctx, d.current, write.Preconditions(d.current)) // its deletion has it created anew
+		return r.Client.Delete(ctx, d.current, write.Preconditions(d.current)) // the deletion event leads to a new one
 	}
 	if err := r.Client.Update(ctx, want); err != nil {
 		return fmt.Errorf("update ConfigMap %q: %w", want.Name, err)
@@ -416,9 +415,9 @@ func (r *Reconciler) remove(ctx context.Context, current *corev1.ConfigMap, req 
 	return nil
 }
 
-// refused deals with a bundle that the API server does not take, for its size, a
-// policy or a quota. A revoked key must leave it all the same: by a bundle
-// without extra files, by one that only loses keys, or with the whole bundle.
+// refused handles a bundle that the API server refuses because of its size, a policy or a
+// quota. A revoked key must go nevertheless. The operator tries a bundle without extra
+// files, then one that only loses keys, and at last deletes the bundle.
 func (r *Reconciler) refused(ctx context.Context, d *draft, want *corev1.ConfigMap, refusal error) (ctrl.Result, error) {
 	told := "The API server refuses the verification bundle of APIResource %q: %s"
 	revoked, err := r.holdsRevoked(ctx, d)
@@ -438,7 +437,7 @@ func (r *Reconciler) refused(ctx context.Context, d *draft, want *corev1.ConfigM
 	return ctrl.Result{RequeueAfter: write.RefusalWait}, nil
 }
 
-// reduce writes a smaller bundle instead of one that was refused, or deletes it.
+// reduce replaces a bundle that was refused by a smaller one, or deletes it.
 func (r *Reconciler) reduce(ctx context.Context, d *draft) error {
 	now := d.keysNow()
 	plain := func(_ types.NamespacedName, b render.Bundle, _ map[string]string) (map[string]string, error) {
@@ -469,7 +468,7 @@ func (r *Reconciler) reduce(ctx context.Context, d *draft) error {
 	return r.withdraw(ctx, d)
 }
 
-// withdraw deletes a bundle with a revoked key that cannot be written without it.
+// withdraw deletes a bundle that contains a revoked key and cannot be written without it.
 func (r *Reconciler) withdraw(ctx context.Context, d *draft) error {
 	if revoked, err := r.holdsRevoked(ctx, d); err != nil || !revoked {
 		return err
@@ -477,7 +476,7 @@ func (r *Reconciler) withdraw(ctx context.Context, d *draft) error {
 	return r.remove(ctx, d.current, d.request)
 }
 
-// ignoreTerminating forgives that a namespace is on its way out.
+// ignoreTerminating returns nil for an error that a namespace being deleted causes.
 func ignoreTerminating(err error) error {
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return nil
@@ -485,7 +484,7 @@ func ignoreTerminating(err error) error {
 	return err
 }
 
-// SetupWithManager watches the pods and workloads that ask for bundles, what
+// SetupWithManager watches the pods and workloads that ask for bundles, the objects that
 // bundles are made of, and the bundles themselves.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 	from := func(fn func(context.Context, client.Object) []verification.Request) handler.TypedEventHandler[client.Object, verification.Request] {
@@ -521,8 +520,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 			return nil
 		})).
 		WatchesRawSource(foreign.Source(r.Foreign, "ConfigMap", from(func(_ context.Context, o client.Object) []verification.Request {
-			// Another's ConfigMap of a bundle's name, or a bundle that lost
-			// its label: its going makes room.
+			// Somebody else's ConfigMap with a bundle's name, or a bundle that lost its
+			// label. Its deletion makes room.
 			if api, ok := verification.APIResourceOf(o.GetName()); ok {
 				return []verification.Request{{Namespace: o.GetNamespace(), API: api}}
 			}

@@ -23,10 +23,10 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// awaitTokens returns how long a bundle with other terms than before waits until the
-// tokens in use were judged by them: those that do not meet them are replaced first,
-// as far as new ones do. It waits for delivery.HoldMax at most, and not at all where more than
-// the terms changed: a key that is new or gone must not wait.
+// awaitTokens returns how long a bundle with changed terms still waits for the tokens in use
+// to be judged by the new terms: a token that does not meet them is replaced first, if a
+// new one does. The bundle waits at most delivery.HoldMax. It does not wait if keys changed
+// too: a new or removed key must reach the pods at once.
 func (r *Reconciler) awaitTokens(ctx context.Context, d *draft, now time.Time) (time.Duration, error) {
 	before, known := verification.ContentsIn(d.current)
 	next := render.ContentsOf(d.bundle, d.extra)
@@ -43,7 +43,7 @@ func (r *Reconciler) awaitTokens(ctx context.Context, d *draft, now time.Time) (
 	return delivery.Poll, nil
 }
 
-// allJudged reports whether every token in use for an API was judged by its terms.
+// allJudged reports whether every token in use for an API was judged by the present terms.
 func (r *Reconciler) allJudged(ctx context.Context, api *v1alpha1.APIResource, terms string, now time.Time) (bool, error) {
 	var clients v1alpha1.M2MClientList
 	name := client.ObjectKeyFromObject(api)
@@ -59,15 +59,15 @@ func (r *Reconciler) allJudged(ctx context.Context, api *v1alpha1.APIResource, t
 	}), nil
 }
 
-// isFor reports whether a client's access of a key is for an API.
+// isFor reports whether a client's access with a key is for an API.
 func isFor(c *v1alpha1.M2MClient, key string, api types.NamespacedName) bool {
 	return slices.ContainsFunc(c.Spec.Access, func(a v1alpha1.Access) bool {
 		return rules.KeyOf(&a) == key && rules.APIResourceOf(c, &a) == api
 	})
 }
 
-// newTerms remembers of each APIResource since when it has its present terms, and
-// whether the tokens in use were judged by them. After a restart that begins anew.
+// newTerms remembers since when each APIResource has its present terms, and whether the
+// tokens in use were judged by them. It is lost on restart; the wait then begins again.
 type newTerms struct {
 	mu sync.Mutex
 	of map[types.NamespacedName]*termsSince
@@ -77,13 +77,13 @@ type termsSince struct {
 	terms    string
 	since    time.Time
 	judged   bool
-	lookedAt time.Time // a thousand namespaces may have the bundle
+	lookedAt time.Time // one look serves the bundles of all namespaces
 }
 
 func newNewTerms() *newTerms { return &newTerms{of: map[types.NamespacedName]*termsSince{}} }
 
-// judged reports whether an API's terms may be given to its pods. It looks at the
-// tokens no more often than once in delivery.Poll.
+// judged reports whether an API's pods may get the present terms. It looks at the tokens at
+// most once per delivery.Poll.
 func (n *newTerms) judged(api types.NamespacedName, terms string, now time.Time, look func() (bool, error)) (bool, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -103,7 +103,7 @@ func (n *newTerms) judged(api types.NamespacedName, terms string, now time.Time,
 	return t.judged, nil
 }
 
-// forget drops what is known of an APIResource that is gone.
+// forget drops the terms of an APIResource that is gone.
 func (n *newTerms) forget(api types.NamespacedName) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
