@@ -82,7 +82,7 @@ func (l *Lives) end(key rules.ServerKey, uid types.UID) {
 // Each keeps a value for each server, in memory: it is lost on restart. A server that
 // was deleted and created again under the same name has another one.
 type Each[T any] struct {
-	lives *Lives
+	lives  *Lives
 	begin  func(client.Object) *T
 	finish func(*T)
 
