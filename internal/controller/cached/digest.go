@@ -6,7 +6,7 @@ import (
 	"crypto/sha256"
 )
 
-// Digest stands for something of which ten thousand are remembered.
+// Digest stands for a value of which the operator remembers ten thousand.
 type Digest [16]byte
 
 // DigestOf returns the digest of an encoded value.

@@ -13,13 +13,12 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 )
 
-// PageSize is how many objects of up to 1.5 MB each are in memory at once as they are
-// at the API server.
+// PageSize is how many whole objects, of up to 1.5 MB each, are in memory at once.
 const PageSize = 25
 
-// PagedLister lists in pages, and cuts each to what the cache keeps before it asks for
-// the next one. API servers before 1.34 do not stream what there is, and would answer
-// from their cache with all of it at once.
+// PagedLister lists in pages. It cuts the objects of a page to what the cache keeps before
+// it asks for the next page. API servers before 1.34 do not stream lists; without pages they
+// would answer from their cache with all objects at once.
 type PagedLister struct {
 	toolscache.ListerWatcherWithContext
 	Transform toolscache.TransformFunc // nil: none
@@ -28,7 +27,7 @@ type PagedLister struct {
 // ListWithContext implements toolscache.ListerWithContext.
 func (l *PagedLister) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 	o.Limit = PageSize
-	if o.Continue == "" { // the latest, which comes in pages
+	if o.Continue == "" { // only the latest state comes in pages
 		o.ResourceVersion, o.ResourceVersionMatch = "", ""
 	}
 	list, err := l.ListerWatcherWithContext.ListWithContext(ctx, o)
@@ -36,7 +35,7 @@ func (l *PagedLister) ListWithContext(ctx context.Context, o metav1.ListOptions)
 		return list, err
 	}
 	return list, meta.EachListItem(list, func(o runtime.Object) error {
-		_, err := l.Transform(o) // it changes the object itself
+		_, err := l.Transform(o) // changes the object in place
 		return err
 	})
 }

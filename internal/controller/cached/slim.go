@@ -30,11 +30,11 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// Bounds of what the caches keep of an object. Whoever can write it must not be
+// Bounds on what the caches keep of an object. Whoever can write the object must not be
 // able to fill the operator's memory.
 const (
-	// maxOwn bounds a Secret, and the metadata of a ConfigMap, that the operator
-	// writes. A client with longer tokens costs a read with each look at it.
+	// maxOwn bounds a Secret that the operator writes, and the metadata of a ConfigMap. A
+	// client with longer tokens costs a read from the API server each time.
 	maxOwn = 32 << 10
 	// maxNamespaceLabels bounds the labels of a namespace.
 	maxNamespaceLabels = 64 << 10
@@ -47,13 +47,12 @@ const (
 	maxInjected = 12 << 10
 	// maxAnnotation bounds any other annotation that is read.
 	maxAnnotation = 256
-	// PerEntry is what an entry of a map or list costs besides its strings.
+	// PerEntry is what an entry of a map or list costs in addition to its strings.
 	PerEntry = 64
 )
 
-// CutMark is the annotation of an object in a cache of which not everything is
-// kept. It is no valid key: no object of the API server has it, and none that is
-// cut can be written back.
+// CutMark is the annotation of a cached object that is not complete. It is not a valid key:
+// no object at the API server has it, and a cut object cannot be written back.
 const CutMark = "m2m-operator.io/cut off"
 
 // IsCut reports whether the cache keeps only a part of an object.
@@ -76,7 +75,7 @@ func sizeOfStrings(all []string) (n int) {
 	return n
 }
 
-// sizeOfMeta returns what the metadata of an object costs that its writer can make
+// sizeOfMeta returns the size of those parts of an object's metadata that a writer can make
 // longer.
 func sizeOfMeta(m *metav1.ObjectMeta) int {
 	n := sizeOfMap(m.Labels) + sizeOfMap(m.Annotations) + sizeOfStrings(m.Finalizers)
@@ -86,7 +85,7 @@ func sizeOfMeta(m *metav1.ObjectMeta) int {
 	return n
 }
 
-// identityMeta returns what tells which object it is, and in which state.
+// identityMeta returns the metadata that identifies an object and its state.
 func identityMeta(m *metav1.ObjectMeta) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
 		Name: m.Name, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion,
@@ -94,9 +93,9 @@ func identityMeta(m *metav1.ObjectMeta) metav1.ObjectMeta {
 	}
 }
 
-// slimMeta keeps of the metadata of one of the operator's kinds what is read: one
-// label, one annotation and the finalizers. Whatever is patched differs in neither
-// of the compared objects in what was left out, and so it stays at the API server.
+// slimMeta reduces the metadata of one of the operator's kinds to what is read: one label,
+// one annotation and the finalizers. A patch compares two objects that both lack the rest,
+// so the rest stays as it is at the API server.
 func slimMeta(m *metav1.ObjectMeta, label, annotation string) {
 	kept := identityMeta(m)
 	if v, ok := m.Labels[label]; ok {
@@ -106,7 +105,7 @@ func slimMeta(m *metav1.ObjectMeta, label, annotation string) {
 		kept.Annotations = map[string]string{annotation: brief(v)}
 	}
 	kept.Finalizers = m.Finalizers
-	if v, ok := m.Annotations[CutMark]; ok { // it is prepared once more
+	if v, ok := m.Annotations[CutMark]; ok { // already cut
 		kept.Annotations = withMark(kept.Annotations, v)
 	} else if sizeOfStrings(m.Finalizers) > maxFinalizers {
 		at := slices.Index(m.Finalizers, v1alpha1.ProvisioningFinalizer)
@@ -123,7 +122,7 @@ func withMark(annotations map[string]string, value string) map[string]string {
 	return plus(annotations, CutMark, value)
 }
 
-// brief returns a value, or for a long one what tells it apart from others.
+// brief returns a value, or the digest of a long one, which still tells it apart.
 func brief(v string) string {
 	if len(v) <= maxAnnotation {
 		return v
@@ -143,8 +142,8 @@ func SlimServer(in any) (any, error) {
 	return in, nil
 }
 
-// SlimAPIResource prepares an APIResource for the cache. Selectors beyond the bound
-// choose nothing, as invalid ones do.
+// SlimAPIResource prepares an APIResource for the cache. Selectors beyond the bound select
+// nothing, like invalid ones.
 func SlimAPIResource(in any) (any, error) {
 	api, ok := in.(*v1alpha1.APIResource)
 	if !ok {
@@ -164,7 +163,7 @@ func SlimAPIResource(in any) (any, error) {
 	return api, nil
 }
 
-// tooLongSelector is invalid, and chooses nothing.
+// tooLongSelector is invalid and selects nothing.
 var tooLongSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "(too long)"}}}
 
 func sizeOfSelector(s *metav1.LabelSelector) int {
@@ -175,8 +174,8 @@ func sizeOfSelector(s *metav1.LabelSelector) int {
 	return n
 }
 
-// SlimClient prepares an M2MClient for the cache: ten thousand of them say the same
-// in most of their strings.
+// SlimClient prepares an M2MClient for the cache. Ten thousand clients have most of their
+// strings in common.
 func SlimClient(in any) (any, error) {
 	c, ok := in.(*v1alpha1.M2MClient)
 	if !ok {
@@ -213,8 +212,8 @@ func SlimClient(in any) (any, error) {
 	return c, nil
 }
 
-// SlimSecret prepares one of the Secrets with the operator's label for the cache.
-// Anybody can set the label: the content is kept only of what can be the operator's.
+// SlimSecret prepares a Secret with the operator's label for the cache. Anybody can set the
+// label, so the content is kept only if the Secret may be the operator's.
 func SlimSecret(operatorNamespace string) toolscache.TransformFunc {
 	return func(in any) (any, error) {
 		s, ok := in.(*corev1.Secret)
@@ -240,7 +239,7 @@ func SlimSecret(operatorNamespace string) toolscache.TransformFunc {
 	}
 }
 
-// holdsTokens reports whether a Secret looks like one with a client's tokens.
+// holdsTokens reports whether a Secret looks like it holds a client's tokens.
 func holdsTokens(s *corev1.Secret) bool {
 	_, recorded := s.Annotations[v1alpha1.TokensAnnotation]
 	owner := metav1.GetControllerOfNoCopy(s)
@@ -257,8 +256,8 @@ func groupOf(o *metav1.OwnerReference) string {
 	return gv.Group
 }
 
-// holdsCredentials reports whether a Secret looks like one with what a registered
-// client proves itself with.
+// holdsCredentials reports whether a Secret looks like it holds the credentials of a
+// registered client.
 func holdsCredentials(s *corev1.Secret, operatorNamespace string) bool {
 	return s.Namespace == operatorNamespace && strings.HasPrefix(s.Name, record.CredentialSecretPrefix)
 }
@@ -271,8 +270,8 @@ func sizeOfSecret(s *corev1.Secret) int {
 	return n
 }
 
-// cutSecret leaves of a Secret which one it is, whose it is, and since when pods
-// must see it. Whoever needs more reads it from the API server: see WholeClient.
+// cutSecret reduces a Secret to its identity, its owner, and since when pods must see it.
+// Whoever needs more reads it from the API server: see WholeClient.
 func cutSecret(s *corev1.Secret) {
 	kept := identityMeta(&s.ObjectMeta)
 	kept.Labels = onlyManaged
@@ -283,7 +282,7 @@ func cutSecret(s *corev1.Secret) {
 	*s = corev1.Secret{ObjectMeta: kept}
 }
 
-// fitting returns the annotations of these keys that are no longer than a bound.
+// fitting returns those annotations with the given keys that do not exceed a bound.
 func fitting(annotations map[string]string, most int, keys ...string) map[string]string {
 	kept := map[string]string{}
 	for _, k := range keys {
@@ -294,11 +293,11 @@ func fitting(annotations map[string]string, most int, keys ...string) map[string
 	return kept
 }
 
-// digestKey is the key under which a cached ConfigMap has the digest of its content
-// instead of the content. It is no valid key.
+// digestKey is the key under which a cached ConfigMap holds the digest of its content
+// instead of the content. It is not a valid key.
 const digestKey = "(digest)"
 
-// ContentDigest tells apart what ConfigMaps hold, cached ones or not.
+// ContentDigest identifies the content of a ConfigMap, whether cached or not.
 func ContentDigest(c *corev1.ConfigMap) string {
 	if d, ok := c.Data[digestKey]; ok {
 		return d
@@ -314,9 +313,9 @@ func ContentDigest(c *corev1.ConfigMap) string {
 	return string(d[:])
 }
 
-// SlimConfigMap prepares a ConfigMap with the operator's label for the cache. No
-// content is kept, for it is only ever compared. Anybody can set the label: only of
-// what has the name of a bundle that it says to be, the annotations are kept.
+// SlimConfigMap prepares a ConfigMap with the operator's label for the cache. It keeps a
+// digest of the content, which is only compared. Anybody can set the label, so annotations
+// are kept only if the ConfigMap's name is that of the bundle it claims to be.
 func SlimConfigMap(in any) (any, error) {
 	c, ok := in.(*corev1.ConfigMap)
 	if !ok {
@@ -343,16 +342,16 @@ func SlimConfigMap(in any) (any, error) {
 	return c, nil
 }
 
-// isBundle reports whether a ConfigMap has the name of the verification bundle that
-// its annotation says it is.
+// isBundle reports whether a ConfigMap has the name of the verification bundle that its
+// annotation names.
 func isBundle(c *corev1.ConfigMap) bool {
 	api, ok := record.ParseName(c.Annotations[v1alpha1.APIResourceAnnotation])
 	return ok && c.Name == render.ConfigMapName(api.Namespace, api.Name)
 }
 
-// StripNamespace keeps the labels of a namespace, by which it is selected. With more
-// of them than the bound allows, no selector selects it: to keep some would let those
-// select it that ask for a label not to be there.
+// StripNamespace keeps the labels of a namespace, for selectors. If they exceed the bound,
+// no selector selects the namespace: if only some labels stayed, a selector that requires
+// the absence of a label could match by mistake.
 func StripNamespace(in any) (any, error) {
 	ns, ok := in.(*metav1.PartialObjectMetadata)
 	if !ok {
@@ -366,16 +365,16 @@ func StripNamespace(in any) (any, error) {
 	return ns, nil
 }
 
-// MisplacedMark is the annotation of a pod or workload in the cache that says which of
-// its labels and annotations do nothing where they are. It is no valid key: no object
-// of the API server has it.
+// MisplacedMark is the annotation of a cached pod or workload that lists its labels and
+// annotations that have no effect where they are. It is not a valid key: no object at the
+// API server has it.
 const MisplacedMark = "m2m-operator.io/does nothing"
 
-// misplaced lists which of the annotations that belong on pods an object has as a label,
-// or, if it is a workload, as its own, while its pods do not have them. That those of a
-// workload carry the verify annotation is of use: it brings the bundle.
+// misplaced lists the keys of pod annotations that an object has in the wrong place, while
+// its pods do not have them: as a label, or on a workload as the workload's own annotation.
+// The verify annotation may be on a workload: it brings the bundle to the namespace.
 func misplaced(o client.Object, onPods map[string]string, isWorkload bool) string {
-	if v, ok := o.GetAnnotations()[MisplacedMark]; ok { // it is prepared once more
+	if v, ok := o.GetAnnotations()[MisplacedMark]; ok { // already stripped
 		return v
 	}
 	var found []string
@@ -394,8 +393,8 @@ func misplaced(o client.Object, onPods map[string]string, isWorkload bool) strin
 	return strings.Join(found, ",")
 }
 
-// StripWorkload keeps of a workload its identity, its and its pod template's verify
-// annotation, and what is misplaced on it.
+// StripWorkload reduces a workload to its identity, the verify annotations of itself and of
+// its pod template, and what is misplaced on it.
 func StripWorkload(in any) (any, error) {
 	obj, ok := in.(client.Object)
 	if !ok {
@@ -434,9 +433,9 @@ func onlyVerify(annotations map[string]string) map[string]string {
 	return nil
 }
 
-// PodAnnotations are the annotations of a pod that the operator looks at, and what
-// it keeps of their values. What is longer than the operator or the schema of what is
-// named would have it, is forged and dropped.
+// PodAnnotations are the pod annotations that the operator reads. Each function returns what
+// to keep of a value. A value that is longer than the operator writes, or than the schema
+// of the named objects allows, is forged and dropped.
 var PodAnnotations = map[string]func(string) (kept string, ok bool){
 	v1alpha1.VerifyAnnotation: func(v string) (string, bool) { return v1alpha1.BoundVerify(v), true },
 	v1alpha1.ClientAnnotation: short,
@@ -450,8 +449,8 @@ var PodAnnotations = map[string]func(string) (kept string, ok bool){
 
 func short(v string) (string, bool) { return v, len(v) <= maxAnnotation }
 
-// StripPod keeps of a pod with annotations of ours what its reconciler looks at,
-// of every other one its name only: a cluster has tens of thousands of them.
+// StripPod reduces a pod with our annotations to what the reconciler reads, and any other
+// pod to its name: a cluster has tens of thousands of them.
 func StripPod(in any) (any, error) {
 	pod, ok := in.(*metav1.PartialObjectMetadata)
 	if !ok {
@@ -498,8 +497,8 @@ func TemplateAnnotations(obj client.Object) map[string]string {
 	return nil
 }
 
-// onlyManaged are the labels of most of the operator's Secrets. What is in a cache
-// is never changed.
+// onlyManaged holds the labels of most of the operator's Secrets. They can share one map,
+// because cached objects are never changed.
 var onlyManaged = map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
 
 var (
@@ -517,8 +516,7 @@ func shareBool(b *bool) *bool {
 	return &isNot
 }
 
-// sharedMax bounds the strings that are kept to be shared, and SharedLength their
-// length in bytes.
+// sharedMax bounds the number of shared strings, and sharedLength the bytes of each.
 const (
 	sharedMax    = 8192
 	sharedLength = 256
@@ -529,7 +527,7 @@ var shared = struct {
 	strings map[string]string
 }{strings: map[string]string{}}
 
-// Share replaces a string by an equal one that others have, too.
+// Share replaces a string by an equal one that other objects use too.
 func Share[S ~string](s *S) {
 	if *s == "" || len(*s) > sharedLength {
 		return
@@ -541,7 +539,7 @@ func Share[S ~string](s *S) {
 		return
 	}
 	if len(shared.strings) >= sharedMax {
-		clear(shared.strings) // what is in use comes back
+		clear(shared.strings) // strings in use come back
 	}
 	shared.strings[string(*s)] = string(*s)
 }
@@ -552,7 +550,7 @@ func shareAll[S ~string](all []S) {
 	}
 }
 
-// plus returns a copy of annotations with one more.
+// plus returns a copy of the annotations with one added.
 func plus(annotations map[string]string, key, value string) map[string]string {
 	all := map[string]string{key: value}
 	for k, v := range annotations {

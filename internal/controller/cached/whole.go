@@ -10,16 +10,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// WholeClient reads a Secret or ConfigMap that is in the cache only in part from the
-// API server: whoever changes one writes back all of it. What the operator writes
-// itself is small, and costs no request.
+// WholeClient reads a Secret or ConfigMap from the API server if the cache holds only a part
+// of it, because an update writes back the whole object. Objects that the operator wrote
+// itself are small and cost no request.
 type WholeClient struct {
 	client.Client
 	Live client.Reader
 }
 
-// Get implements client.Reader. Who takes the cache's own copy only looks at it, and
-// has what is there.
+// Get implements client.Reader. A caller that asks for the cache's own copy only looks at
+// it, and gets it as it is.
 func (c WholeClient) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
 	var o client.GetOptions
 	o.ApplyOptions(opts)
@@ -28,11 +28,11 @@ func (c WholeClient) Get(ctx context.Context, key client.ObjectKey, obj client.O
 	}
 	switch o := obj.(type) {
 	case *corev1.Secret:
-		*o = corev1.Secret{} // what is decoded does not replace maps
+		*o = corev1.Secret{} // decoding adds to maps and does not replace them
 	case *corev1.ConfigMap:
 		*o = corev1.ConfigMap{}
 	default:
-		return nil // of the operator's kinds only what differs is written
+		return nil // the operator's own kinds are patched, not written back as a whole
 	}
 	return c.Live.Get(ctx, key, obj)
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
-// Condition is a condition before it has times and generations.
+// Condition is a condition without transition time and generation, which Set adds.
 type Condition metav1.Condition
 
 // True returns a condition with status True.
@@ -50,8 +50,8 @@ func (c Condition) AsReady() Condition {
 	return c
 }
 
-// Set writes conditions that speak of a generation. What did not
-// change keeps its transition time.
+// Set writes conditions that were observed for a generation. A condition whose status did
+// not change keeps its transition time.
 func Set(conditions *[]metav1.Condition, generation int64, cs ...Condition) {
 	for _, c := range cs {
 		c.ObservedGeneration, c.Message = generation, text.Line(c.Message)
@@ -59,8 +59,8 @@ func Set(conditions *[]metav1.Condition, generation int64, cs ...Condition) {
 	}
 }
 
-// SetOrRemove writes a condition that not every object has; an empty one is
-// taken away.
+// SetOrRemove writes a condition that not every object has. If c is empty, it removes the
+// condition of that type.
 func SetOrRemove(conditions *[]metav1.Condition, generation int64, conditionType string, c Condition) {
 	if c.Type == "" {
 		meta.RemoveStatusCondition(conditions, conditionType)
@@ -69,9 +69,8 @@ func SetOrRemove(conditions *[]metav1.Condition, generation int64, conditionType
 	Set(conditions, generation, c)
 }
 
-// RecordTransitions records an event for every condition that newly says, or says
-// anew for another reason, that something is wrong, and one when the object
-// becomes ready.
+// RecordTransitions records a warning for each condition that has become False, or is False
+// for another reason than before, and an event when the object becomes ready.
 func RecordTransitions(events recorder.EventRecorder, obj client.Object, action string, before, after []metav1.Condition) {
 	var told []string
 	for _, is := range after {

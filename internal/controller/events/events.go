@@ -20,24 +20,23 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
-// How many events are recorded about one object, and in one namespace. An event
-// lies in etcd for an hour, and whoever can make something happen again and again
-// may do so about somebody else's object. Events are a help: what lasts is in the
-// conditions.
+// These rates limit the events about one object and in one namespace. An event stays in
+// etcd for an hour, and a tenant may be able to cause events about another tenant's object
+// again and again. Dropping some does no harm: the conditions have what lasts.
 var (
 	objectEventRate    = pace.Rate{Every: time.Minute, Burst: 25}
 	namespaceEventRate = pace.Rate{Every: 100 * time.Millisecond, Burst: 1000}
 )
 
-// Budget bounds the events of all recorders together.
+// Budget limits the events of all recorders together.
 type Budget struct {
 	clock      clock.PassiveClock
 	objects    *pace.Buckets[eventSubject]
 	namespaces *pace.Buckets[string]
 }
 
-// eventSubject is what an event is about. An object that is made again counts as
-// the same one.
+// eventSubject identifies the object of an event by name: an object that was deleted and
+// created again counts as the same one.
 type eventSubject struct{ kind, namespace, name string }
 
 // NewBudget returns a budget from which nothing was taken yet.
@@ -56,15 +55,14 @@ func (b *Budget) allows(regarding runtime.Object) bool {
 	return b.objects.Take(subject, 1, now) == 0 && b.namespaces.Take(subject.namespace, 1, now) == 0
 }
 
-// Bounded records events within a budget, and shortens notes to what an event
-// can hold: the API server refuses others, and the event would be lost. A list of
-// names has no bound.
+// Bounded records events within a budget. It shortens notes to what an event can hold: a
+// list of names may be of any length, and the API server would refuse the event.
 type Bounded struct {
 	recorder.EventRecorder
 	Budget *Budget
 }
 
-// Eventf records an event, unless there were too many of late.
+// Eventf records an event, unless the budget is used up.
 func (e Bounded) Eventf(regarding, related runtime.Object, eventType, reason, action, note string, args ...any) {
 	if !e.Budget.allows(regarding) {
 		metrics.EventsDropped.Inc()
@@ -73,5 +71,5 @@ func (e Bounded) Eventf(regarding, related runtime.Object, eventType, reason, ac
 	e.EventRecorder.Eventf(regarding, related, eventType, reason, action, "%s", fitting(fmt.Sprintf(note, args...)))
 }
 
-// fitting shortens a note to what an event can hold, 1024 bytes, on one line.
+// fitting shortens a note to one line that fits the 1024 bytes of an event.
 func fitting(note string) string { return text.CutBytes(text.Line(note), 1000) }

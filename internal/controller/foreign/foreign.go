@@ -32,11 +32,11 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
 )
 
-// Objects reads Secrets and ConfigMaps that the operator did not write:
-// credentials and CA bundles. Only their identity is cached, for clusters hold
-// tens of thousands of them; of the few that are named, the keys that are asked for
-// are read when needed and kept by resourceVersion, as long as there is room. One
-// that carries the operator's label is found as well, in the cache of its own.
+// Objects reads Secrets and ConfigMaps that the operator did not write: credentials and CA
+// bundles. It caches only identities, because clusters hold tens of thousands of such
+// objects. It reads the requested keys of the few that a spec names when they are needed,
+// and keeps them by resourceVersion while there is room. It also finds objects that carry
+// the operator's label, in the cache of those.
 type Objects struct {
 	secrets, configMaps *Identities   // of those that do not carry the operator's label
 	own                 client.Reader // cache of those that do
@@ -44,12 +44,12 @@ type Objects struct {
 
 	contents *contentCache
 
-	optIn bool // only Secrets that carry v1alpha1.CredentialsLabel are sent anywhere
+	optIn bool // send only Secrets that carry v1alpha1.CredentialsLabel
 }
 
 const (
-	// maxContents bounds what is kept of the contents together: ten thousand private
-	// keys fit. What does not is read from the API server each time.
+	// maxContents bounds all kept contents together. Ten thousand private keys fit;
+	// whatever does not fit is read from the API server each time.
 	maxContents = 32 << 20
 	// MaxCABundle bounds a CA bundle. Mozilla's has 230 KB.
 	MaxCABundle = 256 << 10
@@ -62,31 +62,30 @@ type foreignKey struct {
 	name types.NamespacedName
 }
 
-// Content is what some keys of a Secret or ConfigMap hold, and which one it is.
+// Content is the content of some keys of a Secret or ConfigMap in one version.
 type Content struct {
 	Version string // UID and resourceVersion
 	Data    map[string][]byte
-	TooLong []string // keys that hold more than was asked for
+	TooLong []string // keys that hold more than the caller accepts
 	optedIn bool     // it carries v1alpha1.CredentialsLabel
 }
 
-// contentCache keeps what keys of objects hold, up to a number of bytes, and forgets
-// first what was not asked for the longest.
+// contentCache keeps the contents of keys, up to a number of bytes in total. It drops the
+// least recently used objects first.
 type contentCache struct {
 	mu          sync.Mutex
 	most, bytes int
-	kept        *lru.Cache // from ForeignKey to *keptObject
+	kept        *lru.Cache // from foreignKey to *keptObject
 }
 
-// keptObject are the keys of an object in one state that were asked for.
+// keptObject holds the requested keys of one version of an object.
 type keptObject struct {
 	version string
 	optedIn bool
 	keys    map[string]keptContent
 }
 
-// keptContent is what a key holds: all of it, or if that was too much only how long
-// it is.
+// keptContent is the content of a key, or only its length if it was too long.
 type keptContent struct {
 	all    []byte
 	length int
@@ -107,7 +106,7 @@ func sizeOfKept(key foreignKey, o *keptObject) int {
 	return n
 }
 
-// get returns what is kept of an object's state if it answers for all keys.
+// get returns the kept contents of a version, if they answer for all keys.
 func (c *contentCache) get(key foreignKey, version string, most int, keys []string) (*Content, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -129,7 +128,7 @@ func (c *contentCache) get(key foreignKey, version string, most int, keys []stri
 	return o, true
 }
 
-// put keeps what keys of an object hold, beside what is known of the same state.
+// put keeps the contents of keys, in addition to those known of the same version.
 func (c *contentCache) put(key foreignKey, version string, optedIn bool, keys map[string]keptContent) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,17 +145,17 @@ func (c *contentCache) put(key foreignKey, version string, optedIn bool, keys ma
 	}
 }
 
-// drop forgets an object that has changed or is gone.
+// drop forgets the contents of an object that has changed or is gone.
 func (c *contentCache) drop(key foreignKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.kept.Remove(key)
 }
 
-// New follows the objects in these namespaces, in all of them for none.
-// With optIn only Secrets that say so may be sent to authorization servers.
+// New follows the objects in the given namespaces, or in all if there are none. With optIn,
+// only Secrets with v1alpha1.CredentialsLabel may be sent to authorization servers.
 func New(mgr ctrl.Manager, namespaces []string, optIn bool) (*Objects, error) {
-	// What carries the label is cached already, and changes with every refresh.
+	// Objects with the label are cached already, and change with every refresh.
 	const anothers = v1alpha1.ManagedByLabel + "!=" + v1alpha1.ManagedByValue
 	f := &Objects{own: mgr.GetClient(), live: mgr.GetAPIReader(), optIn: optIn, contents: newContentCache(maxContents)}
 	for kind, into := range map[string]**Identities{"Secret": &f.secrets, "ConfigMap": &f.configMaps} {
@@ -172,8 +171,8 @@ func New(mgr ctrl.Manager, namespaces []string, optIn bool) (*Objects, error) {
 	return f, nil
 }
 
-// Of returns what finds everything with one reader. It follows nothing, and is for
-// whoever has no manager.
+// Of returns Objects that read everything through one reader and follow nothing. It is for
+// callers without a manager.
 func Of(reader client.Reader) *Objects {
 	none := func(kind string) *Identities {
 		i := &Identities{kind: kind, synced: make(chan struct{}), Of: map[string]map[string]identity{}}
@@ -191,20 +190,19 @@ func (f *Objects) OfKind(kind string) *Identities {
 	return f.secrets
 }
 
-// WaitForCacheSync waits until everything was seen once.
+// WaitForCacheSync waits until all objects have been listed once.
 func (f *Objects) WaitForCacheSync(ctx context.Context) bool {
 	return f.secrets.WaitForCacheSync(ctx) && f.configMaps.WaitForCacheSync(ctx)
 }
 
-// Source watches the metadata of the Secrets or ConfigMaps that are not the
-// operator's. One that gets the operator's label is gone for it, one that loses it
-// is new.
+// Source watches the metadata of the Secrets or ConfigMaps that do not carry the operator's
+// label. An object that gets the label counts as deleted, one that loses it as created.
 func Source[request comparable](f *Objects, kind string, h handler.TypedEventHandler[client.Object, request]) source.TypedSource[request] {
 	return identitySource[request]{of: f.OfKind(kind), handler: h}
 }
 
-// Version identifies the present state of an object, "" if it does not exist.
-// It costs no request.
+// Version identifies the present version of an object, "" if it does not exist. It costs
+// no request.
 func (f *Objects) Version(ctx context.Context, kind string, name types.NamespacedName) (string, error) {
 	version, err := f.OfKind(kind).version(ctx, name)
 	if err != nil || version != "" {
@@ -222,15 +220,13 @@ func (f *Objects) Version(ctx context.Context, kind string, name types.Namespace
 	return versionOf(own), nil
 }
 
-// ExistsForeign reports whether an object exists that is not the operator's. It costs
-// no request.
+// ExistsForeign reports whether an object without our label exists. It costs no request.
 func (f *Objects) ExistsForeign(ctx context.Context, kind string, name types.NamespacedName) (bool, error) {
 	version, err := f.OfKind(kind).version(ctx, name)
 	return version != "", err
 }
 
-// ownObject returns an empty object of a kind to look one of the operator's own
-// up with.
+// ownObject returns an empty object of a kind, for looking up one with the operator's label.
 func ownObject(kind string) client.Object {
 	if kind == "ConfigMap" {
 		return &corev1.ConfigMap{}
@@ -240,8 +236,8 @@ func ownObject(kind string) client.Object {
 
 func versionOf(o client.Object) string { return identityOf(o).String() }
 
-// Get returns what keys of an object hold, each up to a number of bytes, nil if the
-// object does not exist.
+// Get returns the contents of keys of an object, nil if the object does not exist. A key
+// with more than most bytes is listed as too long.
 func (f *Objects) Get(ctx context.Context, kind string, name types.NamespacedName, most int, keys ...string) (*Content, error) {
 	version, err := f.Version(ctx, kind, name)
 	if err != nil || version == "" {
@@ -259,7 +255,7 @@ func (f *Objects) Get(ctx context.Context, kind string, name types.NamespacedNam
 	}
 	o, kept := &Content{Version: version, Data: map[string][]byte{}, optedIn: optedIn}, map[string]keptContent{}
 	for _, k := range keys {
-		// A copy: the object as a whole must not stay in memory for it.
+		// Copy the content, so that the object as a whole does not stay in memory.
 		switch all, length := content(k); {
 		case length > most:
 			kept[k], o.TooLong = keptContent{length: length}, append(o.TooLong, k)
@@ -274,8 +270,8 @@ func (f *Objects) Get(ctx context.Context, kind string, name types.NamespacedNam
 	return o, nil
 }
 
-// read reads an object from the API server. It returns which one it is, whether it
-// may be sent as a credential, and what returns a key's content and its length.
+// read reads an object from the API server. It returns the object's version, whether it
+// carries the opt-in label, and a function that returns a key's content and its length.
 func (f *Objects) read(ctx context.Context, kind string, name types.NamespacedName) (version string, optedIn bool, content func(key string) ([]byte, int), err error) {
 	if kind == "Secret" {
 		var s corev1.Secret
@@ -292,9 +288,9 @@ func (f *Objects) read(ctx context.Context, kind string, name types.NamespacedNa
 	}, err
 }
 
-// Revision identifies a credential by its content, so that a label that changes
-// on its Secret mints nothing. It is kept where people can read it who must not
-// know the credential: a slow derivation keeps a weak one from being guessed.
+// Revision identifies a credential by its content, so that a changed label on its Secret
+// mints nothing. Users who must not know the credential can read the revision: a slow
+// derivation protects a weak credential from being guessed.
 func Revision(name types.NamespacedName, content []byte) string {
 	key, err := pbkdf2.Key(sha256.New, string(content), []byte(name.String()), 4096, 16)
 	if err != nil {
@@ -303,8 +299,7 @@ func Revision(name types.NamespacedName, content []byte) string {
 	return hex.EncodeToString(key)
 }
 
-// TooLongCredential is what keeps a credential from being used that has more bytes
-// than are kept.
+// TooLongCredential returns the problem of a credential with more than MaxCredential bytes.
 func TooLongCredential(secret, key string) *rules.Problem {
 	return &rules.Problem{
 		Reason:  v1alpha1.ReasonCredentialsInvalid,
@@ -312,10 +307,10 @@ func TooLongCredential(secret, key string) *rules.Problem {
 	}
 }
 
-// MayBeSent reports what keeps a Secret from being sent to an authorization server
-// as a credential, nil if nothing does. An object of a tenant names both the Secret
-// and the server: whoever may write it, and may not read Secrets, could otherwise
-// have any of them sent to a server of theirs.
+// MayBeSent returns the problem that keeps a Secret from being sent to an authorization
+// server as a credential, nil if there is none. A tenant's object names both the Secret and
+// the server: without the opt-in, someone who may write that object but not read Secrets
+// could have any Secret of the namespace sent to a server of their own.
 func (f *Objects) MayBeSent(name types.NamespacedName, secret *Content) *rules.Problem {
 	if !f.optIn || secret.optedIn {
 		return nil

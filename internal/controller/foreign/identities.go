@@ -27,20 +27,20 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
 )
 
-// Identities knows which objects of a kind there are that a selector chooses, and
-// their versions. Clusters hold tens of thousands of Secrets that are nobody's
-// business here: an informer would keep five times as much of each.
+// Identities knows which objects of a kind match a selector, and their versions. Clusters
+// hold tens of thousands of Secrets that do not concern the operator, and an informer would
+// keep five times as much of each.
 type Identities struct {
 	kind       string // Secret or ConfigMap
 	reflectors []*toolscache.Reflector
 	pending    sync.WaitGroup // reflectors that have not listed yet
-	synced     chan struct{}  // closed when all have
+	synced     chan struct{}  // closed when all reflectors have listed
 
 	Mu       sync.RWMutex
 	Of       map[string]map[string]identity // by namespace and name
 	handlers []func(is, was *metav1.PartialObjectMetadata)
 
-	// changed is called for each object that was there and has changed or is gone.
+	// changed is called for each known object that has changed or is gone.
 	changed func(types.NamespacedName)
 }
 
@@ -50,7 +50,8 @@ type identity struct {
 	version uint64
 }
 
-// newIdentities follows the objects of a kind in these namespaces, in all for none.
+// newIdentities follows the objects of a kind in the given namespaces, or in all if there
+// are none.
 func newIdentities(config *rest.Config, hc *http.Client, kind string, namespaces []string, selector string) (*Identities, error) {
 	c, err := metadata.NewForConfigAndClient(config, hc)
 	if err != nil {
@@ -95,10 +96,11 @@ func (i *Identities) Start(ctx context.Context) error {
 	return nil
 }
 
-// NeedLeaderElection says that every replica follows: it can then take over at once.
+// NeedLeaderElection returns false: every replica follows the objects, so that it can take
+// over at once.
 func (i *Identities) NeedLeaderElection() bool { return false }
 
-// WaitForCacheSync waits until every object was seen once.
+// WaitForCacheSync waits until all objects have been listed once.
 func (i *Identities) WaitForCacheSync(ctx context.Context) bool {
 	select {
 	case <-i.synced:
@@ -108,7 +110,7 @@ func (i *Identities) WaitForCacheSync(ctx context.Context) bool {
 	}
 }
 
-// version identifies the present state of an object, "" if it does not exist.
+// version identifies the present version of an object, "" if it does not exist.
 func (i *Identities) version(ctx context.Context, name types.NamespacedName) (string, error) {
 	if !i.WaitForCacheSync(ctx) {
 		return "", ctx.Err()
@@ -130,24 +132,23 @@ func (id identity) uuid() string {
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
-// identityOf reads what tells an object's states apart. What the API server makes up
-// is a UUID and a number; anything else would be an API server of another kind, and
-// is told apart by what can be read of it.
+// identityOf reads UID and resourceVersion, which tell the versions of an object apart.
+// Kubernetes uses a UUID and a number; of anything else only the readable part counts.
 func identityOf(o client.Object) (id identity) {
 	_, _ = hex.Decode(id.uid[:], []byte(strings.ReplaceAll(string(o.GetUID()), "-", "")))
 	id.version, _ = strconv.ParseUint(o.GetResourceVersion(), 10, 64)
 	return id
 }
 
-// Object makes up an object for the handlers.
+// Object makes an object with an identity, for the handlers.
 func (i *Identities) Object(namespace, name string, id identity) *metav1.PartialObjectMetadata {
 	o := cached.Metadata(i.kind)
 	o.Namespace, o.Name, o.UID, o.ResourceVersion = namespace, name, types.UID(id.uuid()), strconv.FormatUint(id.version, 10)
 	return o
 }
 
-// set notes that an object is there, or is gone for nil, and tells the handlers
-// what has changed.
+// set records the identity of an object, or that it is gone if is is nil, and tells the
+// handlers about a change.
 func (i *Identities) set(namespace, name string, is *identity) {
 	i.Mu.Lock()
 	was, existed := i.Of[namespace][name]
@@ -186,15 +187,15 @@ func (i *Identities) set(namespace, name string, is *identity) {
 	}
 }
 
-// identityStore is what a reflector writes to.
+// identityStore is the store that a reflector writes to.
 type identityStore struct {
 	all       *Identities
-	namespace string // that the reflector follows; empty: all
+	namespace string // the one that the reflector follows; empty: all
 	listed    sync.Once
 }
 
-// Transformer implements cache.TransformingStore: while the first list comes in, all
-// of it lies in memory, and so not more of each object than is read here.
+// Transformer implements cache.TransformingStore. The first list is in memory as a whole, so
+// each object is reduced to what is read here.
 func (s *identityStore) Transformer() toolscache.TransformFunc {
 	return func(in any) (any, error) {
 		if o, ok := in.(*metav1.PartialObjectMetadata); ok {
@@ -229,7 +230,7 @@ func (s *identityStore) Delete(obj any) error {
 	return nil
 }
 
-// Replace implements cache.ReflectorStore: what is not in the list is gone.
+// Replace implements cache.ReflectorStore. Objects that are not in the list are gone.
 func (s *identityStore) Replace(list []any, _ string) error {
 	there := make(map[types.NamespacedName]bool, len(list))
 	for _, obj := range list {
@@ -261,8 +262,8 @@ func (s *identityStore) Replace(list []any, _ string) error {
 // Resync implements cache.ReflectorStore.
 func (s *identityStore) Resync() error { return nil }
 
-// identitySource has a handler told of what changes from now on. What is there
-// already is not repeated: a controller that starts looks at everything it serves.
+// identitySource calls a handler for changes from now on. It does not repeat the objects
+// that exist already: a controller that starts looks at everything it serves anyway.
 type identitySource[request comparable] struct {
 	of      *Identities
 	handler handler.TypedEventHandler[client.Object, request]
