@@ -19,7 +19,7 @@ PKG ?= ./...
 
 TOOL := hack/tool.sh
 # The packages that decide and never talk to Kubernetes.
-PURE := ./internal/delivery ./internal/egress ./internal/jwks ./internal/oauth ./internal/pace ./internal/refresh ./internal/render ./internal/text ./internal/traffic
+PURE := ./internal/delivery ./internal/egress ./internal/jwks ./internal/oauth ./internal/pace ./internal/refresh ./internal/render ./internal/text ./internal/traffic ./internal/verdict
 # Finds or builds kube-apiserver, etcd and kubectl, and tells envtest where they are.
 WITH_CONTROL_PLANE := KUBEBUILDER_ASSETS="$$(hack/controlplane/ensure.sh)"; export KUBEBUILDER_ASSETS
 

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
-
 	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
@@ -29,6 +27,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/verdict"
 )
 
 // verifyWith returns a Deployment that asks for verification bundles.
@@ -318,7 +317,7 @@ func TestUnknownKeyWhereThereIsNoToken(t *testing.T) {
 			hasCondition(t, s.cart, v1alpha1.ConditionFresh, metav1.ConditionUnknown, v1alpha1.ReasonWaitingForKey)
 			hasCondition(t, s.cart, v1alpha1.ConditionReady, metav1.ConditionUnknown, v1alpha1.ReasonWaitingForKey)
 			hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionUnknown, v1alpha1.ReasonNoToken)
-			s.until(op.clock.Now().Add(m2mclient.KeyPatience))
+			s.until(op.clock.Now().Add(verdict.KeyPatience))
 			s.requested(1)
 			if published {
 				isReady(t, s.cart)

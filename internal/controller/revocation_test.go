@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
-
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -17,6 +15,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/verdict"
 )
 
 func revoke(kids ...string) func(*v1alpha1.AuthorizationServerSpec) {
@@ -108,8 +107,8 @@ func TestTheBundleGoesAheadAfterARevocation(t *testing.T) {
 		waits   bool
 	}{
 		"the bundle has the key":          {bundles: true},
-		"the bundle does not come about":  {after: m2mclient.RevokedHold, waits: false},
-		"the bundle has not the key, yet": {after: m2mclient.RevokedHold - time.Second, waits: true},
+		"the bundle does not come about":  {after: verdict.RevokedHold, waits: false},
+		"the bundle has not the key, yet": {after: verdict.RevokedHold - time.Second, waits: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, op)

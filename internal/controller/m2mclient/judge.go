@@ -26,8 +26,8 @@ import (
 // likes, and the requests are made in the names of others.
 var RejudgedRate = pace.Rate{Every: 5 * time.Minute, Burst: 8}
 
-// verdict is what was found about a token in use, by what its API is given.
-type verdict struct {
+// judgement is what was found about a token in use, by what its API is given.
+type judgement struct {
 	basis   cached.Digest  // of the token and of all that it was judged by
 	refused *rules.Problem // nil: its API accepts it
 }
@@ -48,7 +48,7 @@ func (r *Reconciler) refusedByNow(p *Pass, a *Access, in refresh.Input) *rules.P
 		return nil // the server is new, or was made anew: that passes
 	}
 	expect := a.Expect
-	// Its times were checked when it was issued, and the verdict must not depend on
+	// Its times were checked when it was issued, and the judgement must not depend on
 	// when it is made.
 	expect.Now, expect.Skew, expect.LeftOut = a.Record.IssuedAt, genuineSkew, record.KeysNotUsed(a.Server)
 	if p.credentials == nil || a.Record.Inputs != in.WantInputsHash {
@@ -56,19 +56,19 @@ func (r *Reconciler) refusedByNow(p *Pass, a *Access, in refresh.Input) *rules.P
 	}
 
 	name := client.ObjectKeyFromObject(p.Client)
-	now := verdict{basis: verdictBasis(a.Record.Value, keys, expect)}
-	if last, ok := r.verdicts.Get(name, a.Key); ok && last.basis == now.basis {
+	now := judgement{basis: judgementBasis(a.Record.Value, keys, expect)}
+	if last, ok := r.judgements.Get(name, a.Key); ok && last.basis == now.basis {
 		return last.refused
 	}
 	_, err := jwks.Verify(a.token, keys, expect)
 	if bad := (*jwks.VerifyError)(nil); errors.As(err, &bad) {
 		now.refused = &rules.Problem{Reason: bad.Reason, Message: a.hinted(bad).Message}
 	}
-	r.verdicts.Put(name, a.Key, now)
+	r.judgements.Put(name, a.Key, now)
 	return now.refused
 }
 
-func verdictBasis(token string, keys []jwks.Key, expect jwks.Expectation) cached.Digest {
+func judgementBasis(token string, keys []jwks.Key, expect jwks.Expectation) cached.Digest {
 	parts := make([]string, 0, 2+3*len(keys)+len(expect.Scopes))
 	parts = append(parts, token, verification.ExpectationTerms(expect))
 	for _, k := range keys {

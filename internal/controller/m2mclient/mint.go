@@ -24,6 +24,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/text"
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
+	"github.com/m2m-operator/m2m-operator/internal/verdict"
 )
 
 const (
@@ -68,7 +69,7 @@ func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string
 	if bad != nil || err != nil {
 		r.Admission.Abandon(ticket)
 		if bad != nil {
-			r.failed(p, a, inputs, bad.Reason, bad.Message, refresh.SlowBackoff, 0)
+			p.failed(a, inputs, bad.Reason, bad.Message, p.attempt(a, p.Basis(a, inputs, bad.Reason)).Next(p.Now, refresh.SlowBackoff, 0))
 		}
 		return nil, err
 	}
@@ -171,20 +172,25 @@ func (r *Reconciler) refused(p *Pass, a *Access, inputs string, e *oauth.Error) 
 	if hint := RefusalHint(p, a, e); hint != "" {
 		message += "; " + hint
 	}
-	r.failed(p, a, inputs, reason, message, backoff, e.RetryAfter)
+	p.failed(a, inputs, reason, message, p.attempt(a, p.Basis(a, inputs, reason)).Next(p.Now, backoff, e.RetryAfter))
+}
+
+// attempt returns what the time of the next attempt depends on, if the present one
+// fails on a basis.
+func (p *Pass) attempt(a *Access, basis string) verdict.Attempt {
+	t := verdict.Attempt{Number: a.attempts(basis), Seed: a.seed(p)}
+	if a.token != "" {
+		t.Left = a.Record.ExpiresAt.Sub(p.Now)
+	}
+	return t
 }
 
 // failed notes that an attempt went wrong and when the next one is.
-func (r *Reconciler) failed(p *Pass, a *Access, inputs, reason, message string, backoff refresh.Backoff, retryAfter time.Duration) {
+func (p *Pass) failed(a *Access, inputs, reason, message string, retryAt time.Time) {
 	basis := p.Basis(a, inputs, reason)
-	attempts := a.attempts(basis)
-	if a.token != "" {
-		backoff = backoff.Within(a.Record.ExpiresAt.Sub(p.Now)) // no token that works expires untried
-	}
-	wait := backoff.Next(attempts, retryAfter, a.seed(p))
 	a.fail(&v1alpha1.TokenFailure{
-		Reason: reason, Message: text.CutRunes(cmp.Or(message, "unknown"), 1024), Attempts: int32(min(attempts, 1<<30)), //nolint:gosec // bounded
-		NextAttemptAt: record.Time(p.Now.Add(wait + time.Second - 1)), Inputs: basis,
+		Reason: reason, Message: text.CutRunes(cmp.Or(message, "unknown"), 1024), Attempts: int32(min(a.attempts(basis), 1<<30)), //nolint:gosec // bounded
+		NextAttemptAt: record.Time(retryAt), Inputs: basis,
 	})
 }
 

@@ -78,19 +78,19 @@ type Config struct {
 type Reconciler struct {
 	Config
 
-	audiences clusterAudiences // of ServiceAccount tokens that must not be requested
-	held      *perAccess[HeldToken]
-	Written   *perAccess[cached.Digest] // of the tokens that this process wrote or has checked
-	Wrote     *perAccess[cached.Digest] // of the Secret that this process wrote last, under the key WholeSecret
-	verdicts  *perAccess[verdict]
-	rejudged  *pace.Buckets[string] // of the requests that a verdict causes, by access
+	audiences  clusterAudiences // of ServiceAccount tokens that must not be requested
+	held       *perAccess[HeldToken]
+	Written    *perAccess[cached.Digest] // of the tokens that this process wrote or has checked
+	Wrote      *perAccess[cached.Digest] // of the Secret that this process wrote last, under the key WholeSecret
+	judgements *perAccess[judgement]
+	rejudged   *pace.Buckets[string] // of the requests that a judgement causes, by access
 }
 
 // New returns a reconciler that knows nothing yet.
 func New(c Config) *Reconciler {
 	return &Reconciler{
 		Config: c, audiences: newClusterAudiences(c.Rest), held: NewPerAccess[HeldToken](), Written: NewPerAccess[cached.Digest](), Wrote: NewPerAccess[cached.Digest](),
-		verdicts: NewPerAccess[verdict](), rejudged: pace.New[string](RejudgedRate),
+		judgements: NewPerAccess[judgement](), rejudged: pace.New[string](RejudgedRate),
 	}
 }
 
@@ -188,7 +188,7 @@ func (r *Reconciler) forgetFormerAccesses(p *Pass) {
 	}
 	r.held.retain(name, has)
 	r.Written.retain(name, has)
-	r.verdicts.retain(name, has)
+	r.judgements.retain(name, has)
 }
 
 // next returns how long until something is to be done.
@@ -224,7 +224,7 @@ func (r *Reconciler) forget(name types.NamespacedName, uid types.UID) {
 	metrics.ForgetTokens(name)
 	r.held.forgetClient(name)
 	r.Written.forgetClient(name)
-	r.verdicts.forgetClient(name)
+	r.judgements.forgetClient(name)
 	r.Wrote.forgetClient(name)
 	if uid != "" {
 		r.Admission.Leave(uid)

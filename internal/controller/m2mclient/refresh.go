@@ -19,28 +19,16 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/shard"
-	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/verdict"
 )
 
-const (
-	// OthersPatience is how long it waits for pods of namespaces that are neither the
-	// API's nor named by its owner: long enough for a bundle to be written and a pod to
-	// be touched.
-	OthersPatience = 10 * time.Second
-
-	// RevokedHold is how long a token at most lets the bundle go first whose
-	// predecessor is revoked, and revokedPoll how often that is looked at. Nothing
-	// works meanwhile, so it is short.
-	RevokedHold = 5 * time.Second
-	revokedPoll = 50 * time.Millisecond
-
-	// KeyPatience is how long a key may be unknown before that is called a
-	// problem: the keys are just being fetched.
-	KeyPatience = 15 * time.Second
-)
+// OthersPatience is how long a token waits for pods of namespaces that are neither the
+// API's nor named by its owner: long enough for a bundle to be written and a pod to be
+// touched.
+const OthersPatience = 10 * time.Second
 
 // refreshTokens decides for each access whether its token is replaced, and
 // replaces it.
@@ -161,96 +149,128 @@ func (p *Pass) judge(a *Access, in refresh.Input) {
 	}
 }
 
-// replace gets a fresh token for an access: one that is held, or a new one. It
-// goes into a, to be published, only if the API would accept it.
+// replace gets a fresh token for an access, decides what becomes of it, and does that.
 func (r *Reconciler) replace(ctx context.Context, p *Pass, a *Access, in refresh.Input, reason refresh.Reason) error {
 	if a.Problem = p.obstacle(a); a.Problem != nil {
 		a.tried = !a.Problem.Unknown
 		return nil
 	}
+	held, err := r.obtain(ctx, p, a, in, reason)
+	if held == nil || err != nil {
+		return err
+	}
+	claims, bad := Verify(*held, p, a)
+	candidate := p.candidate(a, in, held, bad)
+	if candidate.Look, err = r.lookAgain(ctx, p, a, candidate.Awaits(), *held, claims); err != nil {
+		return err
+	}
+	v := verdict.Of(candidate)
+	if bad != nil {
+		r.askAbout(p, a, held, bad)
+	}
+	switch v.Action {
+	case verdict.Hold:
+		a.hold(held, v, keyAwaited(held, claims))
+	case verdict.Wait:
+		a.fail(a.failure)
+	case verdict.Discard:
+		r.held.drop(client.ObjectKeyFromObject(p.Client), a.Key)
+		p.failed(a, in.WantInputsHash, bad.Reason, bad.Message, v.Until)
+	case verdict.Retry:
+		p.failed(a, in.WantInputsHash, bad.Reason, bad.Message, v.Until)
+	case verdict.Publish:
+		if reason == refresh.Due {
+			metrics.ObserveLateness(p.Now.Sub(in.RefreshAt))
+		}
+		r.publish(ctx, p, a, *held, claims, reason)
+	}
+	return nil
+}
+
+// obtain returns the token that is held for an access, or requests a new one. It
+// returns nil where neither is possible now; a says why.
+func (r *Reconciler) obtain(ctx context.Context, p *Pass, a *Access, in refresh.Input, reason refresh.Reason) (*HeldToken, error) {
 	name := client.ObjectKeyFromObject(p.Client)
 	held, ok := r.held.Get(name, a.Key)
-	if !ok || held.Record.Inputs != in.WantInputsHash || !p.Now.Before(held.Record.ExpiresAt) || a.hopeless(p, held) {
-		if a.failedLately(p, in.WantInputsHash) {
-			a.fail(a.failure)
-			return nil
-		}
-		if wait := r.rejudged.Wait(a.seed(p), 1, p.Now); reason == refresh.NotVerified && wait > 0 {
-			if a.failure != nil && a.failure.Inputs != p.Basis(a, in.WantInputsHash, a.failure.Reason) {
-				a.failure = nil
-			}
-			a.Problem, a.wakeAt, a.tried = a.lastProblem(), p.Now.Add(wait), true
-			return nil
-		}
-		minted, err := r.mint(ctx, p, a, in.WantInputsHash)
-		if minted == nil || err != nil {
-			return err
-		}
-		held = *minted
-		r.held.Put(name, a.Key, held)
+	if ok && held.Record.Inputs == in.WantInputsHash && p.Now.Before(held.Record.ExpiresAt) && !a.hopeless(p, held) {
+		return &held, nil
 	}
+	if a.failedLately(p, in.WantInputsHash) {
+		a.fail(a.failure)
+		return nil, nil
+	}
+	if wait := r.rejudged.Wait(a.seed(p), 1, p.Now); reason == refresh.NotVerified && wait > 0 {
+		if a.failure != nil && a.failure.Inputs != p.Basis(a, in.WantInputsHash, a.failure.Reason) {
+			a.failure = nil
+		}
+		a.Problem, a.wakeAt, a.tried = a.lastProblem(), p.Now.Add(wait), true
+		return nil, nil
+	}
+	minted, err := r.mint(ctx, p, a, in.WantInputsHash)
+	if minted == nil || err != nil {
+		return nil, err
+	}
+	r.held.Put(name, a.Key, *minted)
+	return minted, nil
+}
 
-	claims, bad := Verify(held, p, a)
-	switch {
-	case bad != nil && bad.Reason == jwks.ReasonUnknownKey:
+// candidate gathers what the verdict on a token depends on.
+func (p *Pass) candidate(a *Access, in refresh.Input, held *HeldToken, bad *jwks.VerifyError) *verdict.Candidate {
+	c := &verdict.Candidate{
+		Now: p.Now, IssuedAt: held.Record.IssuedAt, Refused: bad,
+		Predecessor: verdict.Predecessor{Works: p.working(in), Revoked: in.Revoked},
+	}
+	if in.Recorded != nil {
+		c.Predecessor.ExpiresAt = in.Recorded.ExpiresAt
+	}
+	if a.failure != nil {
+		c.Last = verdict.Failure{Reason: a.failure.Reason, Stands: a.failedLately(p, in.WantInputsHash)}
+	}
+	if bad != nil {
+		c.Attempt = p.attempt(a, p.Basis(a, in.WantInputsHash, bad.Reason))
+	}
+	return c
+}
+
+// lookAgain returns when to look again at what a token lets go first, the zero time if
+// that has gone.
+func (r *Reconciler) lookAgain(ctx context.Context, p *Pass, a *Access, awaits verdict.Awaited, held HeldToken, claims *jwks.Claims) (time.Time, error) {
+	switch awaits {
+	case verdict.Delivery:
+		return r.delivered(ctx, p, a, held, claims)
+	case verdict.Bundle:
+		if ahead, err := r.bundleAhead(ctx, a, p.Now, claims); ahead || err != nil {
+			return time.Time{}, err
+		}
+		// The status then names the key, for which the API's pods are touched.
+		return p.Now.Add(verdict.RevokedPoll), nil
+	case verdict.Nothing:
+	}
+	return time.Time{}, nil
+}
+
+// askAbout requests what may put right that a token would be refused: the keys, for a
+// new one may have come under an old ID, or a comparison, for somebody may have taken
+// scopes away at the server.
+func (r *Reconciler) askAbout(p *Pass, a *Access, held *HeldToken, bad *jwks.VerifyError) {
+	if slices.Contains(shard.KeyReasons, bad.Reason) {
 		r.RequestKeys(a.Server, keyNamedBy(held.Value))
-		again := a.failure != nil && a.failure.Reason == bad.Reason
-		if !again && p.Now.Before(held.Record.IssuedAt.Add(KeyPatience)) {
-			// The claims say which key is waited for; nothing is believed of them.
-			unverified, err := jwks.Inspect(held.Value)
-			if err != nil || !jwks.ValidKeyID(unverified.KeyID) {
-				unverified = nil
-			}
-			if p.working(in) {
-				a.hold(held, unverified, p.Now.Add(delivery.Poll), in.Recorded)
-			} else {
-				a.awaitKey(p, held, unverified)
-			}
-			return nil
-		}
-		if a.failedLately(p, in.WantInputsHash) {
-			a.fail(a.failure)
-			return nil
-		}
-		r.failed(p, a, in.WantInputsHash, bad.Reason, bad.Message, refresh.RefusalBackoff, 0)
-		return nil
-	case bad != nil:
-		if slices.Contains(shard.KeyReasons, bad.Reason) {
-			r.RequestKeys(a.Server, keyNamedBy(held.Value)) // a new key may have come under an old ID
-		}
-		if bad.Reason == jwks.ReasonMissingScopes && rules.Registered(p.Client) {
-			r.compare(p, a) // somebody may have taken them away at the server
-		}
-		r.held.drop(name, a.Key)
-		r.failed(p, a, in.WantInputsHash, bad.Reason, bad.Message, refresh.RefusalBackoff, 0)
-		return nil
 	}
-	if p.working(in) && p.Now.Before(held.publishAt(in.Recorded)) {
-		look, err := r.delivered(ctx, p, a, held, claims)
-		if err != nil {
-			return err
-		}
-		if !look.IsZero() {
-			a.hold(held, claims, look, in.Recorded)
-			return nil
-		}
+	if bad.Reason == jwks.ReasonMissingScopes && rules.Registered(p.Client) {
+		r.compare(p, a)
 	}
-	if in.Revoked && p.Now.Before(held.Record.IssuedAt.Add(RevokedHold)) {
-		ahead, err := r.bundleAhead(ctx, a, p.Now, claims)
-		if err != nil {
-			return err
-		}
-		if !ahead {
-			// The status then names the key, for which the API's pods are touched.
-			a.hold(held, claims, p.Now.Add(revokedPoll), in.Recorded)
-			return nil
-		}
+}
+
+// keyAwaited returns the ID of the key that a token waits for. If the token could not be
+// verified, that is what it says itself; nothing else is believed of it.
+func keyAwaited(held *HeldToken, verified *jwks.Claims) string {
+	if verified != nil {
+		return verified.KeyID
 	}
-	if reason == refresh.Due {
-		metrics.ObserveLateness(p.Now.Sub(in.RefreshAt))
+	if id := keyNamedBy(held.Value); jwks.ValidKeyID(id) {
+		return id
 	}
-	r.publish(ctx, p, a, held, claims, reason)
-	return nil
+	return ""
 }
 
 // obstacle says what keeps a token from being asked for at all.

@@ -26,6 +26,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/verdict"
 )
 
 // WaitingName returns the name of the Secret with a client's tokens that wait. No
@@ -35,31 +36,14 @@ func WaitingName(c *v1alpha1.M2MClient) types.NamespacedName {
 	return types.NamespacedName{Namespace: c.Namespace, Name: c.Name + "-token-waiting"}
 }
 
-// publishAt is when a token is published at the latest, whoever has or has not
-// got what it is verified with: what it replaces must not expire for it.
-func (h HeldToken) publishAt(before *refresh.Token) time.Time {
-	return delivery.PublishBy(h.Record.IssuedAt, before.ExpiresAt)
-}
-
-// hold has a token wait while its predecessor works.
-func (a *Access) hold(h HeldToken, claims *jwks.Claims, look time.Time, before *refresh.Token) {
-	at := h.publishAt(before)
-	a.wakeAt = delivery.Sooner(look, at)
-	a.pending = v1alpha1.PendingToken{Since: record.Time(h.Record.IssuedAt), PublishAt: record.Time(at)}
-	if claims != nil {
-		a.pending.KeyID = claims.KeyID
+// hold keeps a token back, as the verdict on it says.
+func (a *Access) hold(h *HeldToken, v verdict.Verdict, keyID string) {
+	a.wakeAt = v.Until
+	a.pending = v1alpha1.PendingToken{KeyID: keyID, Since: record.Time(h.Record.IssuedAt), PublishAt: record.Time(v.PublishAt)}
+	if v.NoKey {
+		a.Problem = &rules.Problem{Reason: v1alpha1.ReasonWaitingForKey, Unknown: true,
+			Message: "The token is signed with a key that is not known yet; the server's keys are being fetched"}
 	}
-}
-
-// awaitKey has a token wait for its key where no predecessor works.
-func (a *Access) awaitKey(p *Pass, h HeldToken, claims *jwks.Claims) {
-	a.wakeAt = p.Now.Add(delivery.Poll)
-	a.pending = v1alpha1.PendingToken{Since: record.Time(h.Record.IssuedAt), PublishAt: record.Time(h.Record.IssuedAt.Add(KeyPatience))}
-	if claims != nil {
-		a.pending.KeyID = claims.KeyID
-	}
-	a.Problem = &rules.Problem{Reason: v1alpha1.ReasonWaitingForKey, Unknown: true,
-		Message: "The token is signed with a key that is not known yet; the server's keys are being fetched"}
 }
 
 // delivered says when to look again whether the API's pods have what they
