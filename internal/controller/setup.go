@@ -61,23 +61,23 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 )
 
-// defaultRequestsPerSecond is enough for 10,000 tokens that live for 5 minutes,
-// which take 61 requests per second, and for what is new.
+// defaultRequestsPerSecond is enough for 10,000 tokens that live for 5 minutes, which take 61
+// requests per second, and for new clients besides.
 const defaultRequestsPerSecond = 100
 
-// fieldOwner names the operator as the writer of what it writes.
+// fieldOwner is the field manager of the operator's writes.
 const fieldOwner = "m2m-operator"
 
 // Options configure the operator.
 type Options struct {
-	// Egress says which connections to authorization servers are allowed.
+	// Egress is the policy for connections to authorization servers.
 	Egress egress.Policy
 
-	// RequireCredentialLabel has only Secrets be sent to authorization servers
-	// that carry v1alpha1.CredentialsLabel.
+	// RequireCredentialLabel limits the Secrets that may be sent to authorization servers
+	// to those that carry v1alpha1.CredentialsLabel.
 	RequireCredentialLabel bool
 
-	// OperatorNamespace is where the Secrets and ConfigMaps are that a
+	// OperatorNamespace is the namespace of the Secrets and ConfigMaps that a
 	// ClusterAuthorizationServer names. Empty: it can name none.
 	OperatorNamespace string
 
@@ -88,32 +88,31 @@ type Options struct {
 	// that are reconciled at a time. Zero: 20.
 	Workers int
 
-	// RequestsPerSecond is the budget of an authorization server that names none.
+	// RequestsPerSecond is the budget of an authorization server whose spec sets none.
 	// Zero: 100.
 	RequestsPerSecond int
 
-	// PromptDelivery has the operator touch the pods that must see a changed
-	// Secret or ConfigMap at once. It needs the permission to patch pods.
+	// PromptDelivery enables touching pods so that they see urgent changes of a Secret or
+	// ConfigMap at once. It needs the permission to patch pods.
 	PromptDelivery bool
 
-	// ClusterID tells the clusters apart that share an authorization server.
-	// Empty: the UID of namespace kube-system.
+	// ClusterID distinguishes clusters that share an authorization server. Empty: the UID
+	// of namespace kube-system.
 	ClusterID string
 
-	// DeletionTimeout is how long a deleted object is held until what was
-	// provisioned of it is removed at its server. Zero: 5 minutes.
+	// DeletionTimeout is how long a deleted object is held at most while the operator
+	// tries to remove what was provisioned for it. Zero: 5 minutes.
 	DeletionTimeout time.Duration
 
-	// Shard is whose M2MClients this instance serves: those with the value of
-	// ShardLabel. It does nothing else then. Empty: the clients without the
-	// label, and everything that is no client.
+	// Shard limits this instance to the M2MClients whose ShardLabel has this value; it
+	// then does nothing else. Empty: the clients without the label, and all other objects.
 	Shard string
 
-	// Shards is how many instances share each authorization server's budget,
-	// this one included. Zero: 1.
+	// Shards is how many instances, including this one, share each authorization server's
+	// budget. Zero: 1.
 	Shards int
 
-	// Clock is what every decision over time is made by. Nil: the real one.
+	// Clock is the clock for all decisions about time. Nil: the real one.
 	Clock clock.PassiveClock
 }
 
@@ -135,7 +134,7 @@ func (o *Options) setDefaults() {
 	}
 }
 
-// Scheme returns a scheme with the kinds that the operator reads and writes.
+// Scheme returns a scheme with all kinds that the operator reads or writes.
 func Scheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	utilruntime.Must(clientgoscheme.AddToScheme(s))
@@ -143,35 +142,34 @@ func Scheme() *runtime.Scheme {
 	return s
 }
 
-// ManagerOptions returns the scheme, the client and the cache that Setup's
-// controllers need; the caller adds addresses and leader election.
+// ManagerOptions returns the scheme, the client and the cache that Setup's controllers need;
+// the caller adds addresses and leader election.
 //
-// Of Secrets and ConfigMaps only the operator's own are cached, of pods and
-// workloads their annotations: memory does not grow with what else is in the
-// cluster. Of what anybody can write, no object is kept beyond a bound: see slim.go.
-// A shard caches its own M2MClients, and all Secrets of the
-// operator: those of a client that is handed over must be there when it comes.
+// The cache holds only the operator's own Secrets and ConfigMaps, and only the annotations of
+// pods and workloads, so memory does not grow with the rest of the cluster. Package cached
+// bounds what is kept of an object that anybody can write. A shard caches its own M2MClients,
+// but all Secrets of the operator: when a client is handed over, its Secrets must be there.
 func ManagerOptions(o Options) ctrl.Options {
 	own := labels.SelectorFromSet(labels.Set{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
-	// A pod that has finished mounts nothing any more.
+	// A finished pod no longer mounts anything.
 	unfinished := fields.AndSelectors(
 		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodSucceeded)),
 		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodFailed)))
-	var clients labels.Selector // of a shard; all others know all clients
+	var clients labels.Selector // set for a shard; the instance without a shard caches all clients
 	if o.Shard != "" {
 		clients = labels.SelectorFromSet(labels.Set{v1alpha1.ShardLabel: o.Shard})
 	}
 	readYourWrites := true
 	return ctrl.Options{
 		Scheme: Scheme(),
-		// Far above what any reconcile takes: a wait that never ends must not
-		// cost a worker for good.
+		// Far above what any reconcile takes. It only ensures that a wait that never ends
+		// does not block a worker for good.
 		Controller: config.Controller{ReconciliationTimeout: 2 * time.Minute},
 		Client: client.Options{
 			FieldOwner: fieldOwner,
 			Cache: &client.CacheOptions{
-				// Without it, a reconciler that has just replaced a token could
-				// read the Secret as it was before, and mint once more.
+				// Without this, a reconciler that has just replaced a token could read the
+				// former Secret and mint once more.
 				EnableReadYourWritesConsistency: &readYourWrites,
 			},
 		},
@@ -198,7 +196,7 @@ func ManagerOptions(o Options) ctrl.Options {
 	}
 }
 
-// reconcilers are the operator's controllers.
+// reconcilers holds the operator's controllers.
 type reconcilers struct {
 	servers  serverStates
 	server   []*authserver.Reconciler // one for each kind
@@ -206,7 +204,7 @@ type reconcilers struct {
 	bundle   *bundle.Reconciler
 	client   *m2mclient.Reconciler
 	others   *shard.Reconciler
-	endpoint []*authserver.EndpointReconciler // one for each kind of server; in a shard only
+	endpoint []*authserver.EndpointReconciler // one for each kind of server; set up in a shard only
 	pod      *pod.Reconciler
 	workload []*pod.WorkloadReconciler // one for each kind
 
@@ -214,8 +212,8 @@ type reconcilers struct {
 	clientProvisioner *provisioning.ClientReconciler
 }
 
-// serverStates are what the controllers know together of the authorization servers,
-// and of what the operator did not write.
+// serverStates holds what the controllers share: the in-memory state of authorization
+// servers, and the Secrets and ConfigMaps that the operator did not write.
 type serverStates struct {
 	foreign        *foreign.Objects
 	lives          *servers.Lives
@@ -326,7 +324,7 @@ func Setup(mgr ctrl.Manager, o Options) error {
 				return fmt.Errorf("set up the endpoints of %s: %w", e.Kind, err)
 			}
 		}
-		return nil // all else is the affair of the instance without a shard
+		return nil // the instance without a shard does everything else
 	}
 	if err := r.others.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("set up the clients of shards: %w", err)
@@ -356,8 +354,8 @@ func Setup(mgr ctrl.Manager, o Options) error {
 	return nil
 }
 
-// withOperatorNamespace adds to the watched namespaces the operator's own, where
-// the credentials of registered clients are.
+// withOperatorNamespace returns the watched namespaces and the operator's own, which holds
+// the credentials of registered clients. It returns nil for all namespaces.
 func withOperatorNamespace(o Options) map[string]cache.Config {
 	namespaces := watchedNamespaces(o.WatchNamespaces)
 	if namespaces != nil && o.OperatorNamespace != "" {

@@ -133,7 +133,8 @@ func (id identity) uuid() string {
 }
 
 // identityOf reads UID and resourceVersion, which tell the versions of an object apart.
-// Kubernetes uses a UUID and a number; of anything else only the readable part counts.
+// Kubernetes uses a UUID and a number. If one of them has another form, the part that can be
+// read counts.
 func identityOf(o client.Object) (id identity) {
 	_, _ = hex.Decode(id.uid[:], []byte(strings.ReplaceAll(string(o.GetUID()), "-", "")))
 	id.version, _ = strconv.ParseUint(o.GetResourceVersion(), 10, 64)

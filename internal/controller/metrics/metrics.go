@@ -23,7 +23,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 )
 
-// The operator's own metrics, beside those of controller-runtime.
+// The operator's own metrics, in addition to those of controller-runtime.
 var (
 	refreshLateness = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "m2m_token_refresh_lateness_seconds",
@@ -79,8 +79,8 @@ var (
 	}, []string{"kind"})
 )
 
-// tokenExpiries is a gauge for each access. A gauge vector would keep some 1.5 KB
-// for each; this keeps what is needed to make them up when they are asked for.
+// tokenExpiries is a gauge for each access. A gauge vector would keep about 1.5 KB for each;
+// this collector keeps only what it needs to build them when they are read.
 var tokenExpiries = &expiryCollector{
 	desc: prometheus.NewDesc("m2m_token_expiry_timestamp_seconds",
 		"When the token of an access expires, in seconds since the epoch.", []string{"namespace", "name", "access"}, nil),
@@ -116,7 +116,7 @@ func (e *expiryCollector) Describe(descs chan<- *prometheus.Desc) { descs <- e.d
 // Collect implements prometheus.Collector.
 func (e *expiryCollector) Collect(out chan<- prometheus.Metric) {
 	e.mu.Lock()
-	all := maps.Clone(e.at) // whoever reads the metrics may be slow
+	all := maps.Clone(e.at) // do not hold the lock for a slow reader
 	e.mu.Unlock()
 	for name, expiries := range all {
 		for _, x := range expiries {
@@ -149,8 +149,8 @@ func ObserveDrift(server fmt.Stringer, n int) {
 // server.
 func ObserveLeftBehind(kind string) { provisioningLeftBehind.WithLabelValues(kind).Inc() }
 
-// ObserveTokens publishes when a client's tokens expire, and drops what it
-// published of accesses and tokens that are no more.
+// ObserveTokens publishes when a client's tokens expire, and drops what it published for
+// accesses and tokens that are gone.
 func ObserveTokens(c *v1alpha1.M2MClient) {
 	var all []expiry
 	for _, t := range c.Status.Tokens {

@@ -45,7 +45,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
-// Config is what the reconciler works with.
+// Config holds the dependencies of a Reconciler.
 type Config struct {
 	Client   client.Client
 	Clock    clock.PassiveClock
@@ -53,31 +53,30 @@ type Config struct {
 	Watched  watch.Namespaces
 	Foreign  *foreign.Objects
 	Refusals *verification.Refusals // of bundles
-	Prompt   bool                   // pods are touched
+	Prompt   bool                   // enables touching pods
 }
 
-// Reconciler touches the pods that must see a changed Secret or ConfigMap at
-// once, and tells pods what they wait for. It knows pods by their metadata only,
-// and changes nothing on them but one annotation. The permission for that is in
-// config/rbac/prompt_delivery.yaml, apart from the generated role, so that it
-// can be left out.
+// Reconciler touches the pods that must see a changed Secret or ConfigMap at once, and tells
+// pods what they wait for. It reads only their metadata, and changes only one annotation.
+// The permission for that is in config/rbac/prompt_delivery.yaml, apart from the generated
+// role, so that it can be left out.
 type Reconciler struct {
 	Config
 
 	Told    toldPods
 	touches *touchBudget
 
-	// Refusing says that the last touch was refused, so that the log need not
-	// say it again for every pod.
+	// Refusing reports whether the last touch was refused, so that the log says it once
+	// and not for every pod.
 	Refusing atomic.Bool
 }
 
-// New returns a reconciler that has touched nothing yet.
+// New returns a Reconciler that has touched nothing yet.
 func New(c Config) *Reconciler {
 	return &Reconciler{Config: c, touches: NewTouchBudget()}
 }
 
-// Reconcile touches a pod if that is due, and tells it what is missing.
+// Reconcile touches a pod if that is due, and tells it what it waits for.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
 	pod := cached.Metadata("Pod")
 	if err := r.Client.Get(ctx, req.NamespacedName, pod); err != nil || pod.DeletionTimestamp != nil {
@@ -97,15 +96,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 	return ctrl.Result{RequeueAfter: refresh.Soonest(0, touch, r.Told.tell(r.Events, pod, waits, r.Clock.Now()))}, nil
 }
 
-// How often one pod is touched, and the pods of one namespace. One change of a
-// Secret, which anybody with edit can make look urgent, touches every pod that
-// mounts it.
+// These rates limit the touches of one pod, and of all pods in one namespace. One change of
+// a Secret touches every pod that mounts it, and anybody who may edit Secrets can make a
+// change look urgent.
 var (
 	PodTouchRate       = pace.Rate{Every: 5 * time.Second, Burst: 3}
 	namespaceTouchRate = pace.Rate{Every: 50 * time.Millisecond, Burst: 200}
 )
 
-// touchBudget bounds the touches of pods.
+// touchBudget limits the touches of pods.
 type touchBudget struct {
 	pods       *pace.Buckets[types.UID]
 	namespaces *pace.Buckets[string]
@@ -116,23 +115,22 @@ func NewTouchBudget() *touchBudget {
 	return &touchBudget{pods: pace.New[types.UID](PodTouchRate), namespaces: pace.New[string](namespaceTouchRate)}
 }
 
-// Take returns 0 if a pod may be touched now, or how long to wait. Pods that wait
-// for their namespace come back at different times.
+// Take returns 0 if a pod may be touched now, or how long to wait. If the namespace has used
+// up its budget, its pods come back at different times.
 func (b *touchBudget) Take(pod client.Object, now time.Time) time.Duration {
 	if wait := b.pods.Wait(pod.GetUID(), 1, now); wait > 0 {
 		return wait
 	}
 	if wait := b.namespaces.Take(pod.GetNamespace(), 1, now); wait > 0 {
 		spread := fnv.New32a()
-		_, _ = spread.Write([]byte(pod.GetUID())) // a hash takes everything
+		_, _ = spread.Write([]byte(pod.GetUID())) // a hash never fails
 		return wait + time.Duration(spread.Sum32()%5000)*time.Millisecond
 	}
 	return b.pods.Take(pod.GetUID(), 1, now)
 }
 
-// touchIfDue touches a pod if it mounts anything whose present content it must
-// see at once and may not have seen. It returns when to look again if that has to
-// wait.
+// touchIfDue touches a pod if it mounts an object whose present content it must see at once
+// and may not have seen. If the touch has to wait, touchIfDue returns for how long.
 func (r *Reconciler) touchIfDue(ctx context.Context, pod *metav1.PartialObjectMetadata) (time.Duration, error) {
 	if !r.Prompt {
 		return 0, nil
@@ -159,21 +157,22 @@ func (r *Reconciler) touchIfDue(ctx context.Context, pod *metav1.PartialObjectMe
 	return 0, r.Touch(ctx, client.ObjectKeyFromObject(pod), moment)
 }
 
-// promptSince returns since when pods must see an object, zero for never or if
-// it is not the operator's.
+// promptSince returns since when pods must see the present content of an object. It returns
+// the zero time if they need not, or if the object is not the operator's.
 func (r *Reconciler) promptSince(ctx context.Context, namespace string, m watch.Mount) (time.Time, error) {
 	o := m.Object()
-	// Its event comes by the cache, which then has it.
+	// The event of a change comes through the same cache, so the read need not wait.
 	err := r.Client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: m.Name}, o,
 		client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
 	if err != nil {
 		return time.Time{}, client.IgnoreNotFound(err)
 	}
-	// A forged moment may be finer than what a touch can say, and would never be past.
+	// A touch is precise to the millisecond. A forged moment that is finer would never
+	// count as touched.
 	return watch.MomentIn(o, v1alpha1.PromptSinceAnnotation).Truncate(time.Millisecond), nil
 }
 
-// Touch changes the annotation by which the kubelet looks at a pod anew.
+// Touch changes an annotation of a pod, which makes the kubelet update its volumes.
 func (r *Reconciler) Touch(ctx context.Context, name types.NamespacedName, moment time.Time) error {
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"annotations": map[string]string{v1alpha1.TouchedAtAnnotation: delivery.Moment(moment)},
@@ -188,7 +187,8 @@ func (r *Reconciler) Touch(ctx context.Context, name types.NamespacedName, momen
 	case apierrors.IsNotFound(err):
 		return nil
 	case write.Refused(err):
-		// Trying again is of no use: the kubelet shows the change at its own pace.
+		// Another attempt would be refused too. The kubelet shows the change later, at
+		// its own pace.
 		metrics.PodTouches.WithLabelValues("refused").Inc()
 		if !r.Refusing.Swap(true) {
 			log.FromContext(ctx).Error(err, "Failed to touch a pod; pods see changes when their kubelets look again")
@@ -204,13 +204,13 @@ func (r *Reconciler) Touch(ctx context.Context, name types.NamespacedName, momen
 	return nil
 }
 
-// SetupWithManager watches pods with annotations of ours, what they mount, and
-// what makes that.
+// SetupWithManager watches pods with our annotations, the objects that they mount, and the
+// objects that those are made from.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 	podsWith := func(field string, value func(client.Object) string, namespace func(client.Object) string) handler.EventHandler {
 		return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 			if in := namespace(o); in != metav1.NamespaceAll && !r.Watched.Watches(in) {
-				return nil // the operator's own namespace
+				return nil // in the operator's own namespace
 			}
 			pods := &metav1.PartialObjectMetadataList{}
 			pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
@@ -237,8 +237,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		Complete(watch.Reconciler(r, r.Watched, watch.In))
 }
 
-// podChanged lets pods with annotations of ours pass when these change, and not
-// with every report of their kubelets.
+// podChanged passes pods with our annotations when these change. It drops the status updates
+// of kubelets.
 var podChanged = predicate.Funcs{
 	CreateFunc: func(e event.CreateEvent) bool { return len(e.Object.GetAnnotations()) > 0 },
 	UpdateFunc: func(e event.UpdateEvent) bool {
@@ -248,8 +248,8 @@ var podChanged = predicate.Funcs{
 	DeleteFunc: func(e event.DeleteEvent) bool { return len(e.Object.GetAnnotations()) > 0 },
 }
 
-// promptChanged lets a Secret or ConfigMap pass when it comes, goes, or must be
-// seen at once, and not with its routine refreshes.
+// promptChanged passes a Secret or ConfigMap that is created, deleted, or must be seen at
+// once. It drops routine refreshes.
 var promptChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	const prompt = v1alpha1.PromptSinceAnnotation
 	return e.ObjectOld.GetAnnotations()[prompt] != e.ObjectNew.GetAnnotations()[prompt]

@@ -27,16 +27,16 @@ import (
 )
 
 const (
-	// WaitGrace is how old a pod must be to be told what it waits for: objects
+	// WaitGrace is how old a pod must be before it is told what it waits for: objects
 	// that belong together are often applied together.
 	WaitGrace = 5 * time.Second
 
-	// TellEvery is how often a pod is told that it still waits. The API server
-	// forgets events after an hour.
+	// TellEvery is how often a pod is told that it still waits. The API server drops
+	// events after an hour.
 	TellEvery = 50 * time.Minute
 
-	// ForgetAfter is how long after it ended a wait counts as told, so that a
-	// client whose condition goes to and fro is not told of each time.
+	// ForgetAfter is how long a wait still counts as told after it has ended. So a
+	// condition that flips back and forth does not cause an event each time.
 	ForgetAfter = 5 * time.Minute
 )
 
@@ -44,7 +44,7 @@ const (
 type wait struct {
 	reason  string
 	message string
-	about   client.Object // what has to be put right; another one makes another event
+	about   client.Object // the object to fix; another one makes another event
 	cause   string        // tells waits for the same object apart
 }
 
@@ -53,7 +53,7 @@ func (w *wait) key() string {
 	return strings.Join([]string{w.reason, w.cause, fmt.Sprintf("%T", o), o.GetNamespace(), o.GetName()}, " ")
 }
 
-// waitsOf returns what a pod waits for.
+// waitsOf returns everything that a pod waits for.
 func (r *Reconciler) waitsOf(ctx context.Context, pod client.Object) ([]wait, error) {
 	w, err := r.tokenWait(ctx, pod)
 	if err != nil {
@@ -90,7 +90,7 @@ func (r *Reconciler) waitsOf(ctx context.Context, pod client.Object) ([]wait, er
 	return waits, nil
 }
 
-// tokenWait says what keeps a pod from its injected token Secret.
+// tokenWait returns what keeps a pod from its injected token Secret, nil if nothing does.
 func (r *Reconciler) tokenWait(ctx context.Context, pod client.Object) (*wait, error) {
 	mounts := watch.MountsOf(pod)
 	i := slices.IndexFunc(mounts, func(m watch.Mount) bool { return m.Kind == watch.MountedSecret })
@@ -129,8 +129,8 @@ func (r *Reconciler) tokenWait(ctx context.Context, pod client.Object) (*wait, e
 	return w, nil
 }
 
-// verificationWait says what keeps a namespace from the bundle of an
-// APIResource.
+// verificationWait returns what keeps a namespace from the bundle of an APIResource, nil if
+// nothing does.
 func (r *Reconciler) verificationWait(ctx context.Context, namespace string, ref types.NamespacedName) (*wait, error) {
 	bundle := types.NamespacedName{Namespace: namespace, Name: render.ConfigMapName(ref.Namespace, ref.Name)}
 	api := v1alpha1.APIResource{ObjectMeta: metav1.ObjectMeta{Namespace: ref.Namespace, Name: ref.Name}}
@@ -175,12 +175,12 @@ func (r *Reconciler) verificationWait(ctx context.Context, namespace string, ref
 		{v1alpha1.ConditionAccepted, "is not accepted"}, {v1alpha1.ConditionDistributed, "is not distributed"},
 	} {
 		c := meta.FindStatusCondition(api.Status.Conditions, judged.condition)
-		none := c != nil && c.Reason == v1alpha1.ReasonOpaqueToken // whatever the API's own namespace needs
+		none := c != nil && c.Reason == v1alpha1.ReasonOpaqueToken // no namespace gets a bundle; the status speaks of the API's own
 		if c == nil || c.Status != metav1.ConditionFalse && !none || c.Reason == v1alpha1.ReasonDistributing || c.Reason == v1alpha1.ReasonBundleRefused {
 			continue
 		}
 		if ref.Namespace != namespace {
-			// Its message is for those who may see it there.
+			// The message is only for users who may read the APIResource.
 			return because(c.Reason, "APIResource %q of namespace %q %s (%s)", ref.Name, ref.Namespace, judged.text, c.Reason)
 		}
 		return because(c.Reason, "APIResource %q %s: %s", ref.Name, judged.text, c.Message)
@@ -191,8 +191,8 @@ func (r *Reconciler) verificationWait(ctx context.Context, namespace string, ref
 	return nil, nil
 }
 
-// exists reports whether there is an object of a name, the operator's or another's.
-// Either cache may be the first to know.
+// exists reports whether an object with a name exists, no matter whose it is. Either cache
+// may be the first to know.
 func (r *Reconciler) exists(ctx context.Context, kind string, o client.Object, name types.NamespacedName) (bool, error) {
 	err := r.Client.Get(ctx, name, o, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
 	if err == nil {
@@ -205,8 +205,8 @@ func (r *Reconciler) exists(ctx context.Context, kind string, o client.Object, n
 	return version != "", err
 }
 
-// toldPods are the pods that wait, and what they were told of it. It is lost
-// with the process: then they are told once more.
+// toldPods remembers which pods wait and what they were told. It is lost on restart; the
+// pods are then told once more.
 type toldPods struct {
 	mu   sync.Mutex
 	Pods map[types.NamespacedName]toldPod
@@ -223,8 +223,7 @@ func (t *toldPods) forget(name types.NamespacedName) {
 	delete(t.Pods, name)
 }
 
-// due returns which of a pod's waits it has to be told of now, and when to look
-// again.
+// due returns the waits that a pod must be told about now, and when to look again.
 func (t *toldPods) due(pod client.Object, waits []wait, now time.Time) (news []wait, after time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -255,8 +254,8 @@ func (t *toldPods) due(pod client.Object, waits []wait, now time.Time) (news []w
 	return news, after
 }
 
-// tell records events on a pod or workload for what it waits for in vain, once it has
-// waited for a moment, and returns when to look again.
+// tell records events on a pod or workload about what it waits for, unless it is younger
+// than WaitGrace. It returns when to look again.
 func (t *toldPods) tell(events recorder.EventRecorder, o client.Object, waits []wait, now time.Time) time.Duration {
 	if len(waits) == 0 {
 		t.forget(client.ObjectKeyFromObject(o))
@@ -272,8 +271,8 @@ func (t *toldPods) tell(events recorder.EventRecorder, o client.Object, waits []
 	return after
 }
 
-// readinessChanged lets an M2MClient or APIResource pass when it comes or goes,
-// or when what it is and how it fares changes, and not with every refresh.
+// readinessChanged passes an M2MClient or APIResource that is created or deleted, or whose
+// spec or conditions change. It drops routine refreshes.
 var readinessChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	was, is := conditionsFor(e.ObjectOld), conditionsFor(e.ObjectNew)
 	return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() || !slices.EqualFunc(was, is, func(a, b metav1.Condition) bool {

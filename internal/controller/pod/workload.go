@@ -22,9 +22,9 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 )
 
-// WorkloadReconciler tells the workloads of one kind of labels and annotations that do
-// nothing on them, by an event: their pods start without what they need, and nothing
-// else would say so.
+// WorkloadReconciler records an event on workloads of one kind whose labels or annotations
+// have no effect where they are. Their pods start without what they need, and nothing else
+// would say so.
 type WorkloadReconciler struct {
 	Kind   string
 	Empty  client.Object // of the kind
@@ -37,7 +37,7 @@ type WorkloadReconciler struct {
 	Told toldPods
 }
 
-// Reconcile tells a workload what is misplaced on it.
+// Reconcile records events about what is misplaced on a workload.
 func (r *WorkloadReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
 	o := r.Empty.DeepCopyObject().(client.Object)
 	if err := r.Client.Get(ctx, req.NamespacedName, o); err != nil {
@@ -54,9 +54,9 @@ func (r *WorkloadReconciler) Reconcile(ctx context.Context, req reconcile.Reques
 	return ctrl.Result{RequeueAfter: r.Told.tell(r.Events, o, waits, r.Clock.Now())}, nil
 }
 
-// misplacedWait says which labels and annotations are misplaced on a pod or workload,
-// and where they belong: in one event, for of two about the same object the later one
-// only counts the first one up.
+// misplacedWait returns what is misplaced on a pod or workload, and where it belongs. It is
+// one wait for all of it: a second event about the same object would only increase the
+// count of the first.
 func misplacedWait(o client.Object, belongs string) []wait {
 	found := o.GetAnnotations()[cached.MisplacedMark]
 	if found == "" {

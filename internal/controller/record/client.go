@@ -13,8 +13,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// ClientUID returns the UID of a client as the API server has it, "" if there is
-// none.
+// ClientUID reads the UID of a client from the API server, "" if the client does not exist.
 func ClientUID(ctx context.Context, live client.Reader, name types.NamespacedName) (types.UID, error) {
 	there := &metav1.PartialObjectMetadataList{}
 	there.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("M2MClientList"))

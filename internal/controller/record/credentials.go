@@ -26,28 +26,28 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
-// CredentialKey is the key of a credential Secret.
+// CredentialKey is the only key of a credential Secret.
 const CredentialKey = "credentials.json"
 
-// CredentialSecretPrefix is how the name of a credential Secret begins.
+// CredentialSecretPrefix begins the name of each credential Secret.
 const CredentialSecretPrefix = "m2m-credential-"
 
-// CredentialSecretName returns the name of the Secret in the operator's
-// namespace that holds what a registered client proves itself with.
+// CredentialSecretName returns the name of the Secret in the operator's namespace that holds
+// the credentials of a registered client.
 func CredentialSecretName(c types.NamespacedName) string {
 	return CredentialSecretPrefix + provision.Hash(c.Namespace, c.Name)
 }
 
 // CredentialStore is the content of a credential Secret: the part of a
-// provision.ClientState that no status may show. The other part is kept with it,
-// for most backups are restored without any status.
+// provision.ClientState that no status may show. It also repeats the other part, because
+// most backups are restored without any status.
 type CredentialStore struct {
 	Server v1alpha1.ProvisioningServer `json:"server"`
 	provision.ClientState
 }
 
-// ReadCredentials returns what a credential Secret holds, and the Secret, nil if
-// there is none. What cannot be read was edited: it is as good as lost.
+// ReadCredentials returns the content of a client's credential Secret, and the Secret, nil if
+// there is none. Somebody edited content that cannot be read: it counts as lost.
 func ReadCredentials(ctx context.Context, reader client.Reader, operatorNamespace string, c types.NamespacedName) (CredentialStore, *corev1.Secret, error) {
 	var secret corev1.Secret
 	err := reader.Get(ctx, types.NamespacedName{Namespace: operatorNamespace, Name: CredentialSecretName(c)}, &secret)
@@ -64,8 +64,8 @@ func ReadCredentials(ctx context.Context, reader client.Reader, operatorNamespac
 	return store, &secret, nil
 }
 
-// WriteCredentials stores the credentials of a client. secret is the one that
-// was read, nil for none; it returns the one that was written.
+// WriteCredentials stores the credentials of a client. It takes the Secret that was read, nil
+// if there was none, and returns the one that was written.
 func WriteCredentials(ctx context.Context, c client.Client, operatorNamespace string, name types.NamespacedName, secret *corev1.Secret, store CredentialStore) (*corev1.Secret, error) {
 	content, err := json.Marshal(store)
 	if err != nil {
@@ -109,13 +109,13 @@ func DeleteCredentials(ctx context.Context, c client.Client, operatorNamespace s
 	return client.IgnoreNotFound(c.Delete(ctx, secret, client.Preconditions{UID: &secret.UID}))
 }
 
-// ServerOf names a server in a status.
+// ServerOf returns how a status names a server.
 func ServerOf(srv *rules.Server) v1alpha1.ProvisioningServer {
 	return rules.ProvisioningServer(srv)
 }
 
-// IsAt reports whether something was provisioned at a server as it is configured
-// now. One that is not provisioned any more still has it.
+// IsAt reports whether something was provisioned at a server in its present configuration. A
+// server whose spec no longer names a driver counts as the same.
 func IsAt(at v1alpha1.ProvisioningServer, srv *rules.Server) bool {
 	now := ServerOf(srv)
 	if now.Driver == "" {
@@ -129,8 +129,8 @@ func KeyOf(s v1alpha1.ProvisioningServer) rules.ServerKey {
 	return rules.ServerKey{Kind: s.Kind, Namespace: string(s.Namespace), Name: string(s.Name)}
 }
 
-// ClientState puts together what the status and the credential Secret hold. Where
-// there is no status, it was lost.
+// ClientState merges what the status and the credential Secret hold. A status that names no
+// server was lost, and the Secret alone counts.
 func ClientState(st *v1alpha1.M2MClientProvisioning, store CredentialStore) *provision.ClientState {
 	if st.Server.Name == "" {
 		return &store.ClientState
@@ -153,7 +153,7 @@ func ClientState(st *v1alpha1.M2MClientProvisioning, store CredentialStore) *pro
 	return state
 }
 
-// ShowClientState writes into a status what it may show of a state.
+// ShowClientState writes to a status the part of a state that it may show.
 func ShowClientState(st *v1alpha1.M2MClientProvisioning, state *provision.ClientState, rotation provision.Rotation) {
 	st.ClientID, st.GrantID, st.Origin = v1alpha1.ClientID(state.ID), state.GrantID, v1alpha1.ProvisioningOrigin(state.Origin)
 	st.Creating = nil
@@ -185,7 +185,7 @@ func APIState(st *v1alpha1.APIResourceProvisioning) *provision.APIState {
 	}
 }
 
-// ShowAPIState writes an API's state into its status.
+// ShowAPIState writes an API's state to its status.
 func ShowAPIState(st *v1alpha1.APIResourceProvisioning, state *provision.APIState) {
 	st.ResourceID, st.Origin, st.Scopes = state.ID, v1alpha1.ProvisioningOrigin(state.Origin), ScopeNames(state.Scopes)
 	st.AccessTokenLifetime = ""

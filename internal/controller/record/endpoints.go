@@ -10,15 +10,15 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 )
 
-// UsableEndpoints chooses for each endpoint what the spec names, else what this process
-// discovered itself, else what the status tells if that is where the issuer is: so a
-// restart costs nothing while the server's metadata cannot be read.
+// UsableEndpoints chooses each endpoint from the spec, else from what this process has
+// discovered itself, else from the status if it is at the issuer's address. The last one
+// lets work go on after a restart while the server's metadata cannot be read.
 func UsableEndpoints(spec *v1alpha1.AuthorizationServerSpec, found, told v1alpha1.AuthorizationServerEndpoints) v1alpha1.AuthorizationServerEndpoints {
 	told.Token, told.JWKS, told.Registration = nearby(spec.Issuer, told.Token), nearby(spec.Issuer, told.JWKS), nearby(spec.Issuer, told.Registration)
 	return FirstEndpoints(spec.Endpoints, found, told)
 }
 
-// FirstEndpoints takes each endpoint from the first that has it.
+// FirstEndpoints takes each endpoint from the first argument that has it.
 func FirstEndpoints(from ...v1alpha1.AuthorizationServerEndpoints) (all v1alpha1.AuthorizationServerEndpoints) {
 	for _, e := range from {
 		all.Token, all.JWKS, all.Registration = cmp.Or(all.Token, e.Token), cmp.Or(all.JWKS, e.JWKS), cmp.Or(all.Registration, e.Registration)
@@ -26,7 +26,7 @@ func FirstEndpoints(from ...v1alpha1.AuthorizationServerEndpoints) (all v1alpha1
 	return all
 }
 
-// nearby returns an endpoint that has the issuer's scheme, host and port, "" for any other.
+// nearby returns the endpoint if it has the issuer's scheme, host and port, else "".
 func nearby(issuer string, endpoint v1alpha1.EndpointURL) v1alpha1.EndpointURL {
 	a, errA := url.Parse(issuer)
 	b, errB := url.Parse(string(endpoint))

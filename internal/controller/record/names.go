@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// ParseName reads "namespace/name", and reports whether there is a slash at all.
+// ParseName splits "namespace/name", and reports whether there is a slash.
 func ParseName(s string) (types.NamespacedName, bool) {
 	namespace, name, ok := strings.Cut(s, "/")
 	return types.NamespacedName{Namespace: namespace, Name: name}, ok

@@ -11,7 +11,7 @@ import (
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 )
 
-// NotYetProvisioned says why there is nothing at a server yet.
+// NotYetProvisioned returns the problem that explains why there is nothing at a server yet.
 func NotYetProvisioned(srv *rules.Server) *rules.Problem {
 	if meta.IsStatusConditionFalse(srv.Status.Conditions, v1alpha1.ConditionProvisioningReady) {
 		return &rules.Problem{Reason: v1alpha1.ReasonAuthorizationServerNotReady, Message: fmt.Sprintf(
@@ -25,9 +25,8 @@ func BeingProvisioned(srv *rules.Server) *rules.Problem {
 	return &rules.Problem{Reason: v1alpha1.ReasonProvisioning, Unknown: true, Message: fmt.Sprintf("%s %q is being provisioned", srv.Key().Kind, srv.Key().Name)}
 }
 
-// ProvisionedAPI returns what a server has of an API, as far as it is the
-// APIResource's: what exists there and is not, an M2MClient must not reach
-// through it.
+// ProvisionedAPI returns the ID and scopes of an API at its server, as far as they belong to
+// the APIResource. An M2MClient must not reach anything else there through it.
 func ProvisionedAPI(api *v1alpha1.APIResource, srv *rules.Server) (id string, scopes []string, known bool) {
 	st := api.Status.Provisioning
 	if !IsAt(st.Server, srv) || st.SyncedAt == nil || st.ResourceID == "" && rules.Driver(srv.Spec) != v1alpha1.DriverDynamicRegistration {
@@ -36,7 +35,7 @@ func ProvisionedAPI(api *v1alpha1.APIResource, srv *rules.Server) (id string, sc
 	return st.ResourceID, StringsOf(st.Scopes), true
 }
 
-// GrantedAt returns what a client's server grants it of an API.
+// GrantedAt returns what a client's server grants the client of an API.
 func GrantedAt(c *v1alpha1.M2MClient, resource string) (v1alpha1.ProvisionedAccess, bool) {
 	for _, a := range c.Status.Provisioning.Access {
 		if string(a.Resource) == resource {

@@ -8,7 +8,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// Parameters returns the parameters that an access adds to a token request.
+// Parameters returns the extra parameters of an access for a token request.
 func Parameters(a v1alpha1.Access) map[string]string {
 	parameters := map[string]string{}
 	for _, p := range a.Parameters {
@@ -29,7 +29,7 @@ func Audience(spec *v1alpha1.AuthorizationServerSpec, identifier string) (resour
 	}
 }
 
-// Authentication is how a registered client proves itself.
+// Authentication returns how a registered client authenticates.
 func Authentication(spec *v1alpha1.AuthorizationServerSpec, clientID string, secret provision.Sensitive) oauth.Authentication {
 	if spec.Provisioning.DynamicRegistration.AuthenticationMethod == v1alpha1.ClientSecretPost {
 		return oauth.ClientSecretPost(clientID, secret.Reveal())

@@ -30,12 +30,12 @@ func SpecOf(o client.Object) *v1alpha1.AuthorizationServerSpec { return rules.Se
 // StatusOf returns the status that both kinds of authorization server share.
 func StatusOf(o client.Object) *v1alpha1.AuthorizationServerStatus { return rules.ServerOf(o).Status }
 
-// TrustedRecords returns a server's public keys that are trusted now.
+// TrustedRecords returns the public keys of a server that are trusted now.
 func TrustedRecords(s *rules.Server) []jwks.Record {
 	return slices.DeleteFunc(KeyRecords(s.Status.Keys), func(k jwks.Record) bool { return s.Revoked(k.ID) || !jwks.ValidKeyID(k.ID) })
 }
 
-// TrustedKeys is TrustedRecords without their history.
+// TrustedKeys is TrustedRecords without the history of the keys.
 func TrustedKeys(s *rules.Server) []jwks.Key {
 	var keys []jwks.Key
 	for _, r := range TrustedRecords(s) {
@@ -44,7 +44,8 @@ func TrustedKeys(s *rules.Server) []jwks.Key {
 	return keys
 }
 
-// KeysNotUsed returns the keys of a server that are left out, for whoever verifies a token.
+// KeysNotUsed returns the keys of a server that are left out, for error messages of a token's
+// verification.
 func KeysNotUsed(s *rules.Server) []jwks.Skipped {
 	var list []jwks.Skipped
 	for _, k := range s.Status.KeysLeftOut {
@@ -53,7 +54,7 @@ func KeysNotUsed(s *rules.Server) []jwks.Skipped {
 	return list
 }
 
-// TokenStatusOf returns what a client's status says of the token of an access.
+// TokenStatusOf returns the status of the token with a key, empty if there is none.
 func TokenStatusOf(c *v1alpha1.M2MClient, key string) v1alpha1.TokenStatus {
 	for _, t := range c.Status.Tokens {
 		if string(t.Key) == key {

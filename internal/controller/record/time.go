@@ -8,7 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Time returns a time as a status holds it: in whole seconds, nil for none.
+// Time converts a time for a status: whole seconds, nil for the zero time.
 func Time(t time.Time) *metav1.Time {
 	if t.IsZero() {
 		return nil
@@ -16,7 +16,7 @@ func Time(t time.Time) *metav1.Time {
 	return &metav1.Time{Time: t.Truncate(time.Second)}
 }
 
-// Moment returns the time that a status holds, zero for none.
+// Moment returns the time in a status, zero for nil.
 func Moment(t *metav1.Time) time.Time {
 	if t == nil {
 		return time.Time{}

@@ -20,8 +20,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
-// Admission decides when a request may be sent to a server: it knows what a request is
-// accounted to, and asks the gate.
+// Admission decides when a request may be sent to a server. It finds the account that a
+// request counts against, and asks the gate.
 type Admission struct {
 	lives  *Lives
 	client client.Reader
@@ -42,20 +42,21 @@ func NewAdmission(l *Lives, reader client.Reader, c clock.PassiveClock, workers,
 	return a
 }
 
-// turnover is how long a worker waits at most for a place at a quick server.
+// turnover is how long a worker waits at most for a place at a fast server.
 const turnover = 50 * time.Millisecond
 
-// Owner names a server in the gate: another one of its name is another owner.
+// Owner names a server in the gate. A server that was created again under the same name is
+// another owner.
 func Owner(obj client.Object) string { return OwnerOf(rules.ServerKeyOf(obj), obj.GetUID()) }
 
 // OwnerOf is Owner for a server of which only key and UID are known.
 func OwnerOf(key rules.ServerKey, uid types.UID) string { return key.String() + "/" + string(uid) }
 
-// endpoint returns where a server's token requests go, and what they are accounted
-// to. Requests are accounted to the host that gets them, whatever object names it,
-// and those of a namespaced server with the issuer of a ClusterAuthorizationServer
-// to the host of that. Where ClusterAuthorizationServers name the host, their
-// budgets are the ceiling for all: one for each issuer, for hosts serve several.
+// endpoint returns where a server's token requests go, and which account they count against.
+// The account is the host that receives them, whatever object names it. If a
+// ClusterAuthorizationServer has the same issuer, the account is its host. The budgets of
+// the ClusterAuthorizationServers that name the host are the ceiling for everybody: one
+// budget per issuer, because a host may serve several.
 func (a *Admission) endpoint(ctx context.Context, srv *rules.Server) (traffic.Endpoint, error) {
 	var clusters v1alpha1.ClusterAuthorizationServerList
 	if err := a.client.List(ctx, &clusters, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency); err != nil {
@@ -94,7 +95,7 @@ func TokenAddress(spec *v1alpha1.AuthorizationServerSpec, status *v1alpha1.Autho
 	return string(cmp.Or(spec.Endpoints.Token, status.Endpoints.Token))
 }
 
-// hostOf returns the host and the port of an address, in one spelling.
+// hostOf returns the host and port of an address in a normal form.
 func hostOf(address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -107,22 +108,21 @@ func hostOf(address string) string {
 	return strings.TrimSuffix(strings.ToLower(u.Hostname()), ".") + ":" + port
 }
 
-// Budget returns how many requests per second a server gets from this instance,
-// and how many at once: its share of what the server's spec allows, and no less
-// than one.
+// Budget returns how many requests this instance may send to a server per second and at
+// once: its share of what the server's spec allows, at least one.
 func (a *Admission) Budget(b v1alpha1.RequestBudget) traffic.Budget {
 	perSecond := cmp.Or(int(b.PerSecond), a.requestsPerSecond)
 	burst := cmp.Or(int(b.Burst), perSecond)
 	return traffic.Budget{PerSecond: max(1, float64(perSecond)/float64(a.shares)), Burst: max(1, burst/a.shares)}
 }
 
-// Admit asks whether a token request may be sent to a server now. If not, it
-// returns when to ask again and why. A ticket must be given back with done, or with
-// abandon if the request was not sent after all.
+// Admit asks whether a token request may be sent to a server now. If not, it returns when to
+// ask again and why. The caller must give a ticket back with Done, or with Abandon if it did
+// not send the request after all.
 //
-// Where only a free place is missing, and the server is so quick that places become
-// free every moment, it waits for one: with a flood of clients, the workers would
-// else turn away every one of them, and look at each again later.
+// If only a place is missing, and the server is so fast that places become free every
+// moment, Admit waits for one. Otherwise, when many clients are due at once, the workers
+// would turn each of them away and look at it again later.
 func (a *Admission) Admit(ctx context.Context, srv *rules.Server, n traffic.Need) (ticket *traffic.Ticket, wait time.Duration, p *rules.Problem, err error) {
 	if a.lives.meet(srv.Object); a.lives.IsGone(srv.Object) {
 		return nil, time.Second, &rules.Problem{
@@ -152,7 +152,7 @@ func (a *Admission) Admit(ctx context.Context, srv *rules.Server, n traffic.Need
 	return nil, answer.Wait, waiting(answer.Cause, srv, n.Tenant), nil
 }
 
-// waiting tells what a token request waits for.
+// waiting returns the problem that says what a token request waits for.
 func waiting(why traffic.Cause, srv *rules.Server, namespace string) *rules.Problem {
 	p := &rules.Problem{Reason: v1alpha1.ReasonWaitingForBudget, Unknown: true}
 	name := fmt.Sprintf("%s %q", srv.Key().Kind, srv.Key().Name)
@@ -186,14 +186,14 @@ func (a *Admission) Done(t *traffic.Ticket, failure *oauth.Error) {
 	a.gate.Done(a.clock.Now(), t, how, retryAfter)
 }
 
-// outcome returns what a failed request says of the server: nothing if the
-// operator's own flags kept it from being sent.
+// outcome returns what a failed request says about the server. It is empty if the
+// operator's own flags kept the request from being sent.
 func outcome(e *oauth.Error) traffic.Outcome {
 	switch {
 	case e.Class == oauth.ClassRetryable && e.Status == 0:
 		return traffic.Unanswered
 	case e.Class == oauth.ClassRetryable, e.Class == oauth.ClassSlowRetry && e.Status == 0:
-		return traffic.Failed // an answer that makes no sense, or a certificate that is not trusted
+		return traffic.Failed // a malformed answer, or an untrusted certificate
 	case e.Status == 0:
 		return ""
 	}
@@ -203,11 +203,11 @@ func outcome(e *oauth.Error) traffic.Outcome {
 // Abandon reports that an admitted request was not sent.
 func (a *Admission) Abandon(t *traffic.Ticket) { a.gate.Abandon(a.clock.Now(), t) }
 
-// Leave gives up a client's place in every budget.
+// Leave gives up a client's places in all queues.
 func (a *Admission) Leave(who types.UID) { a.gate.Leave(string(who)) }
 
-// Turn returns how long a request waits for its turn in a server's budget, zero for
-// not at all.
+// Turn returns how long a request has to wait for its turn in a server's budget. Zero means
+// that it may be sent now.
 func (a *Admission) Turn(ctx context.Context, srv *rules.Server, n traffic.Need) (time.Duration, error) {
 	e, err := a.endpoint(ctx, srv)
 	if err != nil {
@@ -216,8 +216,8 @@ func (a *Admission) Turn(ctx context.Context, srv *rules.Server, n traffic.Need)
 	return a.gate.Turn(a.clock.Now(), e, n), nil
 }
 
-// GiveUp gives up the place that turn gave to a request.
+// GiveUp gives up the place in the queue that Turn assigned to a request.
 func (a *Admission) GiveUp(n traffic.Need) { a.gate.LeaveAsker(n.Asker) }
 
-// Forget forgets what was accounted to a server.
+// Forget drops what the gate knows of a server.
 func (a *Admission) Forget(obj client.Object) { a.gate.Forget(Owner(obj)) }

@@ -18,8 +18,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 )
 
-// Connections holds the HTTP client of each server, which trusts what the server's
-// spec says.
+// Connections holds an HTTP client for each server. The client trusts the CA bundle that the
+// server's spec names.
 type Connections struct {
 	policy            egress.Policy
 	foreign           *foreign.Objects
@@ -42,8 +42,8 @@ func NewConnections(l *Lives, policy egress.Policy, foreign *foreign.Objects, op
 	}
 }
 
-// closeIdle closes the connections of a server that is gone: each keeps its CA bundle
-// in memory.
+// closeIdle closes the idle connections of a server that is gone. Each of them keeps the CA
+// bundle in memory.
 func (c *connection) closeIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -52,7 +52,7 @@ func (c *connection) closeIdle() {
 	}
 }
 
-// CaVersion identifies the CA bundle that a server's present HTTP client trusts.
+// CaVersion identifies the CA bundle that the present HTTP client of a server trusts.
 func (s *Connections) CaVersion(obj client.Object) string {
 	c := s.To.Get(obj)
 	c.mu.Lock()
@@ -60,8 +60,8 @@ func (s *Connections) CaVersion(obj client.Object) string {
 	return c.caVersion
 }
 
-// HttpClient returns the client that speaks to a server and trusts its CA
-// bundle; changed says that it is another one than before.
+// HttpClient returns the HTTP client for a server, or the problem with its CA bundle. changed
+// reports whether the client is another one than before.
 func (s *Connections) HttpClient(ctx context.Context, obj client.Object) (hc *http.Client, changed bool, p *rules.Problem, err error) {
 	c := s.To.Get(obj)
 	version, pem, p, err := s.caBundle(ctx, obj)

@@ -10,7 +10,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 )
 
-// NewDirectory answers who may have what, by what may be believed of the servers.
+// NewDirectory returns a resolver that trusts of a server's status only the endpoints that
+// may be used.
 func NewDirectory(reader client.Reader, watched watch.Namespaces, e *Endpoints) rules.Resolver {
 	return rules.Resolver{Reader: reader, Watches: watched.Watches, Cut: cached.IsCut, Status: e.trustedStatus}
 }

@@ -15,14 +15,13 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 )
 
-// Endpoints knows where each server's endpoints are, as this process has discovered
-// them.
+// Endpoints knows each server's endpoints as this process has discovered them.
 type Endpoints struct {
 	found *Each[foundEndpoints]
 
-	// Clients and provisioning are channels of servers whose endpoints became usable,
-	// or other ones, without their object telling so: one for each controller that
-	// sends something to them.
+	// Clients and Provisioning receive servers whose endpoints became usable or changed
+	// without a change of the object. There is one channel for each controller that sends
+	// requests to the endpoints.
 	Clients, Provisioning chan event.GenericEvent
 }
 
@@ -39,14 +38,14 @@ func NewEndpoints(l *Lives) *Endpoints {
 	}
 }
 
-// Of returns the endpoints of a server that credentials may be sent to and keys
-// fetched from. The status alone is not believed: others may be able to write it, and
-// an endpoint of theirs would be sent every client's secret.
+// Of returns the endpoints of a server to which credentials may be sent and from which keys
+// may be fetched. It does not trust the status alone: others may be able to write it, and
+// an endpoint of theirs would receive every client's secret.
 func (e *Endpoints) Of(obj client.Object) v1alpha1.AuthorizationServerEndpoints {
 	return record.UsableEndpoints(record.SpecOf(obj), e.Discovered(obj), record.StatusOf(obj).Endpoints)
 }
 
-// Discovered returns the endpoints that this process has discovered itself.
+// Discovered returns the endpoints that this process itself has discovered.
 func (e *Endpoints) Discovered(obj client.Object) v1alpha1.AuthorizationServerEndpoints {
 	f := e.found.Get(obj)
 	f.mu.Lock()
@@ -54,8 +53,7 @@ func (e *Endpoints) Discovered(obj client.Object) v1alpha1.AuthorizationServerEn
 	return f.are
 }
 
-// Learn notes endpoints that were discovered. One that was known and is not named any
-// more stays.
+// Learn records discovered endpoints. A known endpoint that is no longer named stays.
 func (e *Endpoints) Learn(obj client.Object, named v1alpha1.AuthorizationServerEndpoints) {
 	f := e.found.Get(obj)
 	f.mu.Lock()
@@ -63,7 +61,7 @@ func (e *Endpoints) Learn(obj client.Object, named v1alpha1.AuthorizationServerE
 	f.are = record.FirstEndpoints(named, f.are)
 }
 
-// Tell has what sends something to a server's endpoints look at them again.
+// Tell notifies the controllers that send requests to a server's endpoints.
 func (e *Endpoints) Tell(ctx context.Context, obj client.Object) {
 	for _, c := range []chan event.GenericEvent{e.Clients, e.Provisioning} {
 		select {
@@ -73,9 +71,9 @@ func (e *Endpoints) Tell(ctx context.Context, obj client.Object) {
 	}
 }
 
-// trustedStatus returns a server's status with the endpoints that may be used. Of the
-// JWKS a bundle tells where it is; that is not fetched, and stays as it was until it
-// is discovered.
+// trustedStatus returns a server's status with the endpoints that may be used. The address
+// of the JWKS stays as the status has it until it is discovered: it is only shown in
+// bundles, and the operator does not fetch it.
 func (e *Endpoints) trustedStatus(obj client.Object) *v1alpha1.AuthorizationServerStatus {
 	status, usable := *record.StatusOf(obj), e.Of(obj)
 	usable.JWKS = cmp.Or(usable.JWKS, status.Endpoints.JWKS)
@@ -83,8 +81,8 @@ func (e *Endpoints) trustedStatus(obj client.Object) *v1alpha1.AuthorizationServ
 	return &status
 }
 
-// Edited passes the updates that leave other endpoints in a server's status
-// than the spec and this process' own discovery say.
+// Edited passes updates of a server's status after which its endpoints differ from those
+// that may be used.
 func (e *Endpoints) Edited() predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false }, DeleteFunc: func(event.DeleteEvent) bool { return false },

@@ -17,11 +17,11 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 )
 
-// KeyRefetchInterval is the least time between two fetches of a server's
-// keys because of an unknown key ID.
+// KeyRefetchInterval is the least time between two fetches of a server's keys because of an
+// unknown key ID.
 const KeyRefetchInterval = 10 * time.Second
 
-// Wakes are channels of servers that are to be looked at, for each kind.
+// Wakes holds a channel for each kind of server, by which a server's controller is woken.
 type Wakes map[v1alpha1.AuthorizationServerKind]chan event.GenericEvent
 
 // NewWakes returns a channel for each kind of server.
@@ -32,16 +32,16 @@ func NewWakes() Wakes {
 	}
 }
 
-// Wake has a server looked at now.
+// Wake makes the controller look at a server now.
 func (w Wakes) Wake(key rules.ServerKey) {
 	select {
 	case w[key.Kind] <- event.GenericEvent{Object: key.Object()}:
-	default: // the controller is busy with others; it finds what is due
+	default: // the controller is busy with other servers, and will find what is due
 	}
 }
 
-// KeyRequests are the requests to fetch a server's keys now: a token is signed with a
-// key that is not known.
+// KeyRequests holds requests to fetch a server's keys now, because a token is signed with an
+// unknown key.
 type KeyRequests struct {
 	clock clock.PassiveClock
 	wakes Wakes
@@ -62,11 +62,11 @@ func NewKeyRequests(l *Lives, c clock.PassiveClock, wakes Wakes) *KeyRequests {
 	}, nil)}
 }
 
-// MaxNamedKeys bounds the keys that are remembered to be looked for in a server's set.
+// MaxNamedKeys bounds the IDs of requested keys that are remembered for a server.
 const MaxNamedKeys = jwks.MaxRecords
 
-// Request has a server's keys fetched at once because a token is signed with one that
-// is not known, at most once per KeyRefetchInterval. It reports whether they are.
+// Request asks for a server's keys to be fetched at once, because a token is signed with an
+// unknown key. It reports whether they will be: at most once per KeyRefetchInterval.
 func (r *KeyRequests) Request(srv *rules.Server, keyID string) bool {
 	k, now := r.of.Get(srv.Object), r.clock.Now()
 	k.mu.Lock()
@@ -83,7 +83,7 @@ func (r *KeyRequests) Request(srv *rules.Server, keyID string) bool {
 	return allowed
 }
 
-// IsPending reports whether a request for a server's keys waits.
+// IsPending reports whether a request for a server's keys is waiting.
 func (r *KeyRequests) IsPending(obj client.Object) bool {
 	k := r.of.Get(obj)
 	k.mu.Lock()
@@ -91,7 +91,7 @@ func (r *KeyRequests) IsPending(obj client.Object) bool {
 	return k.pending
 }
 
-// Take is IsPending, and takes the request.
+// Take reports whether a request for a server's keys was waiting, and removes it.
 func (r *KeyRequests) Take(obj client.Object) bool {
 	k := r.of.Get(obj)
 	k.mu.Lock()
@@ -101,7 +101,7 @@ func (r *KeyRequests) Take(obj client.Object) bool {
 	return pending
 }
 
-// Named returns the IDs of the keys that were asked for last.
+// Named returns the IDs of the keys that were requested last.
 func (r *KeyRequests) Named(obj client.Object) []string {
 	k := r.of.Get(obj)
 	k.mu.Lock()

@@ -17,11 +17,11 @@ import (
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 )
 
-// maxGone is how many servers may go while a pass lasts that knows one of them.
+// maxGone bounds the remembered deleted servers: more than are deleted during one pass.
 const maxGone = 4096
 
-// Lives knows which authorization servers exist. What the process keeps of a server
-// ends with it: a pass that began before must not bring it back.
+// Lives knows which authorization servers exist. The in-memory state of a server ends when
+// the server is deleted; a pass that began before must not bring it back.
 type Lives struct {
 	mu   sync.Mutex
 	uids map[rules.ServerKey]types.UID
@@ -34,7 +34,7 @@ func NewLives() *Lives {
 	return &Lives{uids: map[rules.ServerKey]types.UID{}, gone: lru.New(maxGone)}
 }
 
-// OnEnd has a function called with each server that is gone.
+// OnEnd registers a function to call with each server that is gone.
 func (l *Lives) OnEnd(f func(rules.ServerKey, types.UID)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -47,7 +47,7 @@ func (l *Lives) IsGone(obj client.Object) bool {
 	return gone
 }
 
-// meet notes that a server exists. Another one of its name is gone then.
+// meet records that a server exists. A former server of the same name is gone then.
 func (l *Lives) meet(obj client.Object) {
 	if l.IsGone(obj) {
 		return
@@ -70,7 +70,7 @@ func (l *Lives) Forget(key rules.ServerKey) {
 	}
 }
 
-// end tells of a server that is gone. l.mu must be held.
+// end calls the registered functions for a server that is gone. l.mu must be held.
 func (l *Lives) end(key rules.ServerKey, uid types.UID) {
 	l.gone.Add(uid, nil)
 	delete(l.uids, key)
@@ -79,8 +79,8 @@ func (l *Lives) end(key rules.ServerKey, uid types.UID) {
 	}
 }
 
-// Each keeps a value for each server, in memory: it is lost on restart. A server that
-// was deleted and created again under the same name has another one.
+// Each keeps an in-memory value for each server; it is lost on restart. A server that was
+// deleted and created again under the same name has another value.
 type Each[T any] struct {
 	lives  *Lives
 	begin  func(client.Object) *T
@@ -103,7 +103,7 @@ func NewEach[T any](l *Lives, begin func(client.Object) *T, end func(*T)) *Each[
 	return e
 }
 
-// Get returns a server's value, made anew for a server that it has none of.
+// Get returns a server's value, and makes one if there is none.
 func (e *Each[T]) Get(obj client.Object) *T {
 	e.lives.meet(obj)
 	key := rules.ServerKeyOf(obj)
@@ -119,14 +119,14 @@ func (e *Each[T]) Get(obj client.Object) *T {
 	return v
 }
 
-// Find returns the value of the server of a name, nil if there is none.
+// Find returns the value of the server with a key, nil if there is none.
 func (e *Each[T]) Find(key rules.ServerKey) *T {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.values[key].value
 }
 
-// Len returns how many servers there is a value of.
+// Len returns the number of servers that have a value.
 func (e *Each[T]) Len() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -27,10 +27,10 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 )
 
-// Reconciler does for the clients of shards what only the instance without
-// a shard can: have the keys of a server fetched because a token is signed with
-// one that is not known, and an API compared with its server because a token is
-// refused. A shard says both in the client's status.
+// Reconciler does for the clients of shards what only the instance without a shard can do.
+// It requests a fetch of a server's keys if a token is signed with an unknown key, and a
+// comparison of an API with its server if a token is refused. The shard says both in the
+// client's status.
 type Reconciler struct {
 	Shard  watch.Shard
 	Client client.Client
@@ -38,13 +38,13 @@ type Reconciler struct {
 
 	Watched watch.Namespaces
 
-	// RequestKeys has a server's keys fetched, and CompareAPI an API compared with its
-	// server.
+	// RequestKeys requests a fetch of a server's keys, and CompareAPI a comparison of an
+	// API with its server.
 	RequestKeys func(srv *rules.Server, keyID string) bool
 	CompareAPI  func(client.Object)
 }
 
-// Reconcile does what a client of another instance waits for.
+// Reconcile requests what a client of another instance waits for.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
 	var c v1alpha1.M2MClient
 	if err := r.Client.Get(ctx, req.NamespacedName, &c); err != nil {
@@ -73,8 +73,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 	return ctrl.Result{RequeueAfter: again}, nil
 }
 
-// wantsKeys reports whether a token waits for its key to become known, or would not
-// verify with the keys that are. A failure is told anew with each attempt.
+// wantsKeys reports whether a token waits for its key to become known, or does not verify
+// with the known keys. Each failed attempt asks again.
 func wantsKeys(t *v1alpha1.TokenStatus, srv *rules.Server) bool {
 	if slices.Contains(KeyReasons, t.Failure.Reason) {
 		return true
@@ -83,7 +83,7 @@ func wantsKeys(t *v1alpha1.TokenStatus, srv *rules.Server) bool {
 	return t.Pending.KeyID != "" && !slices.ContainsFunc(srv.Status.Keys, isKnown) && !srv.Revoked(t.Pending.KeyID)
 }
 
-// KeyReasons are the reasons of failures that a fetch of the keys may put right.
+// KeyReasons are the reasons of failures that a fetch of the keys may fix.
 var KeyReasons = []string{jwks.ReasonUnknownKey, jwks.ReasonUnusableKey, jwks.ReasonBadSignature, jwks.ReasonAlgorithm}
 
 // wantsComparison reports whether somebody may have changed the API at its server.
@@ -91,8 +91,7 @@ func wantsComparison(t *v1alpha1.TokenStatus) bool {
 	return t.Failure.Reason == v1alpha1.ReasonTokenRequestRefused || t.Failure.Reason == jwks.ReasonMissingScopes
 }
 
-// waitsForOthers reports whether a client may wait for something that another
-// instance does.
+// waitsForOthers reports whether a client may wait for another instance.
 func waitsForOthers(c *v1alpha1.M2MClient) bool {
 	return slices.ContainsFunc(c.Status.Tokens, func(t v1alpha1.TokenStatus) bool {
 		return t.Pending.KeyID != "" || t.Failure.Reason != ""

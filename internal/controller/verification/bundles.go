@@ -20,8 +20,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// NamespacesThatVerify returns the namespaces with pods or workloads that are
-// annotated for an APIResource.
+// NamespacesThatVerify returns the namespaces with pods or workloads whose annotation names
+// an APIResource.
 func NamespacesThatVerify(ctx context.Context, c client.Reader, api types.NamespacedName) (sets.Set[string], error) {
 	namespaces := sets.New[string]()
 	for _, list := range watch.VerifierLists() {
@@ -38,8 +38,7 @@ func NamespacesThatVerify(ctx context.Context, c client.Reader, api types.Namesp
 	return namespaces, nil
 }
 
-// NamespacesWithBundle returns the namespaces that hold an APIResource's
-// bundle.
+// NamespacesWithBundle returns the namespaces that hold an APIResource's bundle.
 func NamespacesWithBundle(ctx context.Context, c client.Reader, api types.NamespacedName) (sets.Set[string], error) {
 	bundles, err := BundlesOf(ctx, c, api)
 	if err != nil {
@@ -52,9 +51,9 @@ func NamespacesWithBundle(ctx context.Context, c client.Reader, api types.Namesp
 	return namespaces, nil
 }
 
-// BundlesOf returns the ConfigMaps of an APIResource's bundle: those of its
-// name, for anybody can write label and annotation. They are shared with the
-// cache: read only.
+// BundlesOf returns the ConfigMaps of an APIResource's bundle. It checks their names,
+// because anybody can write the label and the annotation. The ConfigMaps are shared with
+// the cache: read only.
 func BundlesOf(ctx context.Context, c client.Reader, api types.NamespacedName) ([]corev1.ConfigMap, error) {
 	var list corev1.ConfigMapList
 	err := c.List(ctx, &list, client.MatchingFields{watch.ByAPIResource: api.String()}, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
@@ -72,7 +71,7 @@ func APIResourceOf(configMap string) (types.NamespacedName, bool) {
 	return types.NamespacedName{Namespace: namespace, Name: name}, ok
 }
 
-// ContentsIn reads what a bundle's ConfigMap says that is in it.
+// ContentsIn reads the annotation in which a bundle lists its contents.
 func ContentsIn(bundle *corev1.ConfigMap) (c render.Contents, known bool) {
 	if bundle == nil {
 		return c, false

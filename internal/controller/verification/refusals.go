@@ -26,17 +26,18 @@ const (
 	MaxRefusal = 512
 )
 
-// Refusals are the bundles that the API server does not take, and what it says of
-// each. They are lost with the process, which then offers the bundles again.
+// Refusals remembers which bundles the API server refuses, and why. It is lost on restart;
+// the bundles are then offered again.
 type Refusals struct {
 	clock clock.PassiveClock
 	said  *lru.Cache // from Request to refusal
 
-	Apis chan event.GenericEvent // APIResources one of whose bundles is judged otherwise than before
+	Apis chan event.GenericEvent // APIResources of which a bundle was refused or taken
 	Pods chan event.GenericEvent // bundles that pods wait for
 }
 
-// refusal is what the API server said of a bundle and when, "" once it is taken.
+// refusal is why and when the API server refused a bundle; said is empty once it took the
+// bundle.
 type refusal struct {
 	said string
 	at   time.Time
@@ -49,8 +50,8 @@ func NewRefusals(c clock.PassiveClock) *Refusals {
 	}
 }
 
-// Of returns what the API server said of a bundle, "" if it took it. Unless it is
-// judged, this process knows nothing of a refusal.
+// Of returns why the API server refused a bundle, "" if it took the bundle. judged is false
+// if this process has not offered the bundle yet.
 func (r *Refusals) Of(bundle Request) (said string, judged bool) {
 	last, judged := r.last(bundle)
 	return last.said, judged
@@ -63,9 +64,9 @@ func (r *Refusals) last(bundle Request) (last refusal, ok bool) {
 	return refusal{}, false
 }
 
-// Refused notes that the API server does not take a bundle, and wakes whom it
-// concerns. What it says may differ each time, and be written into a status, which
-// has the bundle offered again: it counts for a while.
+// Refused records that the API server refused a bundle, and wakes the controllers that report
+// it. The message is kept for write.RefusalWait: it may differ each time, and each change of
+// the status in which it is reported would lead to another attempt.
 func (r *Refusals) Refused(req Request, api *v1alpha1.APIResource, bundle *corev1.ConfigMap, err error) (said string) {
 	now := r.clock.Now()
 	last, _ := r.last(req)
@@ -82,7 +83,7 @@ func (r *Refusals) Refused(req Request, api *v1alpha1.APIResource, bundle *corev
 	return last.said
 }
 
-// Taken notes that a bundle is as it should be.
+// Taken records that a bundle is up to date.
 func (r *Refusals) Taken(req Request, api *v1alpha1.APIResource) {
 	c := meta.FindStatusCondition(api.Status.Conditions, v1alpha1.ConditionDistributed)
 	told := c != nil && c.Reason == v1alpha1.ReasonBundleRefused && req.Namespace == api.Namespace
@@ -93,10 +94,10 @@ func (r *Refusals) Taken(req Request, api *v1alpha1.APIResource) {
 	send(r.Apis, event.GenericEvent{Object: api})
 }
 
-// Forget drops what was said of a bundle that nobody asks for.
+// Forget drops what is known of a bundle that nobody needs any more.
 func (r *Refusals) Forget(bundle Request) { r.said.Remove(bundle) }
 
-// send wakes a controller. One that is too busy hears of it with the next attempt.
+// send wakes a controller. If the controller is too busy, the next attempt wakes it.
 func send(to chan<- event.GenericEvent, e event.GenericEvent) {
 	select {
 	case to <- e:

@@ -14,18 +14,18 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// Request is one verification bundle: an APIResource's, in a namespace.
+// Request names one verification bundle: that of an APIResource in a namespace.
 type Request struct {
 	Namespace string
 	API       types.NamespacedName
 }
 
-// renderedMax bounds the bytes of rendered bundles that are kept.
+// renderedMax bounds the bytes of all kept bundles.
 const renderedMax = 16 << 20
 
-// Rendered keeps what was last rendered of each APIResource: the bundle is
-// the same in every namespace, and a new key reaches a thousand of them at once.
-// Rendering one holds up nobody who wants another.
+// Rendered keeps the last rendered bundle of each APIResource: the bundle is the same in all
+// namespaces, and a new key reaches a thousand of them at once. Rendering one bundle does
+// not block callers that want another.
 type Rendered struct {
 	mu   sync.Mutex
 	last map[types.NamespacedName]*renderedBundle
@@ -33,9 +33,9 @@ type Rendered struct {
 }
 
 type renderedBundle struct {
-	size int // as it counts in Rendered, which guards it
+	size int // as counted in Rendered.size; guarded by Rendered.mu
 
-	mu    sync.Mutex    // held while it is rendered: others that want the same wait
+	mu    sync.Mutex    // held while rendering: callers that want the same bundle wait
 	from  cached.Digest // what it was rendered from
 	files map[string]string
 	err   error
@@ -46,7 +46,8 @@ func NewRendered() *Rendered {
 	return &Rendered{last: map[types.NamespacedName]*renderedBundle{}}
 }
 
-// Files is render.Verification for an APIResource.
+// Files returns what render.Verification returns for an APIResource's bundle, and renders
+// only if something has changed.
 func (r *Rendered) Files(api types.NamespacedName, b render.Bundle, extra map[string]string) (map[string]string, error) {
 	encoded, err := json.Marshal([]any{b, extra})
 	if err != nil {
@@ -60,10 +61,10 @@ func (r *Rendered) Files(api types.NamespacedName, b render.Bundle, extra map[st
 		r.count(api, last)
 	}
 	defer last.mu.Unlock()
-	return maps.Clone(last.files), last.err // what the API server answers may be written into it
+	return maps.Clone(last.files), last.err // the caller's client may decode an answer into it
 }
 
-// of returns what is kept of an APIResource.
+// of returns the entry of an APIResource, and makes one if there is none.
 func (r *Rendered) of(api types.NamespacedName) *renderedBundle {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -75,16 +76,16 @@ func (r *Rendered) of(api types.NamespacedName) *renderedBundle {
 	return last
 }
 
-// count counts what was just rendered, and forgets others until the rest fits.
+// count counts the size of a bundle just rendered, and drops others until all fit.
 func (r *Rendered) count(api types.NamespacedName, last *renderedBundle) {
-	size := 512 // where nothing could be rendered, too
+	size := 512 // overhead, also of a bundle that could not be rendered
 	for name, content := range last.files {
 		size += len(name) + len(content)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.last[api] != last {
-		return // it was forgotten meanwhile
+		return // it was dropped meanwhile
 	}
 	r.size += size - last.size
 	last.size = size
@@ -98,7 +99,7 @@ func (r *Rendered) count(api types.NamespacedName, last *renderedBundle) {
 	}
 }
 
-// Forget drops what was rendered of an APIResource that is gone.
+// Forget drops the bundle of an APIResource that is gone.
 func (r *Rendered) Forget(api types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -27,13 +27,13 @@ import (
 // spec does not say.
 const DefaultClockSkewSeconds = 30
 
-// InvalidBundleMetadata reports which label or annotation of the spec a bundle cannot
-// have.
+// InvalidBundleMetadata returns the problem with a label or annotation that the spec sets on
+// bundles, nil if there is none.
 func InvalidBundleMetadata(api *v1alpha1.APIResource) *rules.Problem {
 	return write.InvalidMetadata(field.NewPath("spec", "bundle"), api.Spec.Bundle.Labels, api.Spec.Bundle.Annotations)
 }
 
-// BundleOf says what a bundle contains.
+// BundleOf returns what an APIResource's bundle contains.
 func BundleOf(api *v1alpha1.APIResource, srv *rules.Server) render.Bundle {
 	v := api.Spec.Verification
 	b := render.Bundle{
@@ -68,8 +68,7 @@ func ExtraFiles(api *v1alpha1.APIResource) map[string]string {
 	return files
 }
 
-// ExpectationOf returns what an API is told to check of tokens, without a time and
-// without scopes.
+// ExpectationOf returns what an API must check of tokens, without the time and the scopes.
 func ExpectationOf(api *v1alpha1.APIResource, srv *rules.Server) jwks.Expectation {
 	v := api.Spec.Verification
 	e := jwks.Expectation{
@@ -82,8 +81,8 @@ func ExpectationOf(api *v1alpha1.APIResource, srv *rules.Server) jwks.Expectatio
 	return e
 }
 
-// Terms is a short name for what an API is told to check of tokens: an
-// expectation, and where scopes are if not where they usually are.
+// Terms returns a hash of what an API must check of tokens: the expectation, and where to
+// find scopes that are in an unusual place.
 func Terms(api *v1alpha1.APIResource, srv *rules.Server) string {
 	terms := ExpectationTerms(ExpectationOf(api, srv))
 	for _, s := range api.Spec.Scopes {
@@ -94,7 +93,7 @@ func Terms(api *v1alpha1.APIResource, srv *rules.Server) string {
 	return refresh.HashValue(terms)
 }
 
-// ExpectationTerms is a short name for an expectation.
+// ExpectationTerms returns a hash of an expectation.
 func ExpectationTerms(e jwks.Expectation) string {
 	encoded, err := json.Marshal(e)
 	if err != nil {
@@ -103,10 +102,9 @@ func ExpectationTerms(e jwks.Expectation) string {
 	return refresh.HashValue(string(encoded))
 }
 
-// Carriers returns the claims that carry a scope: it must be in the first of them
-// that there is. Without being told so there is none for what is asked for as a
-// scope and never is one: Entra's "<API>/.default" stands for whatever the
-// application was granted.
+// Carriers returns the claims that may carry a scope; the first of them that a token has
+// must contain it. If the spec does not say, a scope that ends in "/.default" is in no
+// claim: Entra's "<API>/.default" requests whatever the application was granted.
 func Carriers(scope string, in v1alpha1.ScopeCarrier, claim v1alpha1.ClaimName) []string {
 	switch {
 	case in == v1alpha1.CarriedInOtherClaim:
@@ -117,7 +115,7 @@ func Carriers(scope string, in v1alpha1.ScopeCarrier, claim v1alpha1.ClaimName) 
 	return jwks.ScopeClaims()
 }
 
-// Named is how tokens name an API if not by aud.
+// Named returns how tokens name an API other than by aud.
 func Named(by v1alpha1.TokenAudience) (n jwks.Named) {
 	switch {
 	case by.Claim != "":

@@ -23,16 +23,16 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 )
 
-// Indexes of the cache: from what an object names to the objects that name it.
+// Indexes of the cache, from a name to the objects that use it.
 const (
-	ByServer      = "authorizationServer" // APIResource, M2MClient → serverKey
+	ByServer      = "authorizationServer" // APIResource, M2MClient → access.ServerKey
 	ByAPIResource = "apiResource"         // M2MClient, ConfigMap → "namespace/name"
 	ByIdentifier  = rules.ByIdentifier    // APIResource → its identifier
 	BySecret      = "secret"              // AuthorizationServer → names of Secrets
 	bySecretGroup = "secretGroup"         // M2MClient → groups of the names of Secrets
 	ByConfigMap   = "configMap"           // AuthorizationServer → names of ConfigMaps
 	ByVerify      = "verify"              // pods and workloads → "namespace/name" of APIResources
-	ByMounts      = "mounts"              // pods → "secret/name" and "configmap/name" of what injection mounts
+	ByMounts      = "mounts"              // pods → "secret/name" and "configmap/name" of injected volumes
 	ByClient      = "client"              // pods → name of their M2MClient
 )
 
@@ -44,8 +44,8 @@ type Index struct {
 	Fn    func(client.Object) []string
 }
 
-// AddIndexes adds the indexes that an instance looks things up by. What it does
-// not, it need not cache.
+// AddIndexes adds the indexes that an instance uses. A shard does without the others, and so
+// need not cache their objects.
 func AddIndexes(indexer client.FieldIndexer, mine Shard) error {
 	indexes := IndexesOfClients()
 	if mine == "" {
@@ -59,7 +59,7 @@ func AddIndexes(indexer client.FieldIndexer, mine Shard) error {
 	return nil
 }
 
-// IndexesOfClients are those that the controllers of M2MClients need.
+// IndexesOfClients returns the indexes that the controllers of M2MClients need.
 func IndexesOfClients() []Index {
 	return []Index{
 		{&v1alpha1.M2MClient{}, ByServer, func(o client.Object) []string {
@@ -80,7 +80,7 @@ func IndexesOfClients() []Index {
 	}
 }
 
-// IndexesOfAllElse are those that the other controllers need besides.
+// IndexesOfAllElse returns the indexes that only the other controllers need.
 func IndexesOfAllElse() []Index {
 	indexes := []Index{
 		{cached.Metadata("Pod"), ByMounts, func(o client.Object) []string {
@@ -116,7 +116,7 @@ func IndexesOfAllElse() []Index {
 	return indexes
 }
 
-// verifies names the APIResources whose bundle an object asks for.
+// verifies returns the index keys of the APIResources whose bundles an object needs.
 func verifies(o client.Object) []string {
 	var keys []string
 	for _, ref := range VerifyRefs(o) {
@@ -138,8 +138,7 @@ func APIResourcesOf(o client.Object) []string {
 	return refs
 }
 
-// secretsOf names the Secrets that matter to a client: those it reads and the
-// one that it writes.
+// secretsOf returns the names of the Secrets that a client reads or writes.
 func secretsOf(c *v1alpha1.M2MClient) []string {
 	names := []string{c.SecretName()}
 	if n := CredentialSecret(c).Name; n != "" {
@@ -148,8 +147,8 @@ func secretsOf(c *v1alpha1.M2MClient) []string {
 	return names
 }
 
-// secretGroups is how many groups the names of Secrets fall into. To index the
-// names themselves would cost a kilobyte for each client; a group is shared.
+// secretGroups is the number of groups into which the names of Secrets are hashed. An index
+// by name would cost a kilobyte for each client; clients share an entry of a group.
 const secretGroups = 32
 
 func secretGroup(name string) string {
@@ -166,18 +165,17 @@ func secretGroupsOf(o client.Object) []string {
 	return sets.List(groups)
 }
 
-// Verifiers returns an object of every kind that can carry the verify
-// annotation.
+// Verifiers returns an empty object of every kind that can carry the verify annotation.
 func Verifiers() []client.Object {
 	return append([]client.Object{cached.Metadata("Pod")}, Workloads()...)
 }
 
-// Workloads returns an object of every kind that makes pods.
+// Workloads returns an empty object of every kind that creates pods.
 func Workloads() []client.Object {
 	return []client.Object{&appsv1.Deployment{}, &appsv1.StatefulSet{}, &appsv1.DaemonSet{}, &batchv1.Job{}, &batchv1.CronJob{}}
 }
 
-// VerifierLists returns an empty list for every kind of verifiers.
+// VerifierLists returns an empty list for every kind of Verifiers.
 func VerifierLists() []client.ObjectList {
 	pods := &metav1.PartialObjectMetadataList{}
 	pods.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PodList"))
@@ -185,8 +183,8 @@ func VerifierLists() []client.ObjectList {
 		&appsv1.DeploymentList{}, &appsv1.StatefulSetList{}, &appsv1.DaemonSetList{}, &batchv1.JobList{}, &batchv1.CronJobList{}}
 }
 
-// VerifyRefs returns the APIResources whose bundle an object asks for. What is
-// no valid name is left out.
+// VerifyRefs returns the APIResources whose bundles an object needs. It leaves out invalid
+// names.
 func VerifyRefs(o client.Object) []types.NamespacedName {
 	var refs []types.NamespacedName
 	for _, annotations := range []map[string]string{o.GetAnnotations(), cached.TemplateAnnotations(o)} {
@@ -196,8 +194,8 @@ func VerifyRefs(o client.Object) []types.NamespacedName {
 	return refs
 }
 
-// CredentialSecret returns the reference to the Secret that a client's
-// credentials are in, with its default key. It is empty for a ServiceAccount.
+// CredentialSecret returns the reference to the Secret with a client's own credentials, with
+// the default key filled in. It has no name if the client needs no such Secret.
 func CredentialSecret(c *v1alpha1.M2MClient) v1alpha1.SecretKeyReference {
 	ref, key := c.Spec.Credentials.ClientSecret.SecretRef, v1alpha1.ClientSecretKey
 	if r := c.Spec.Credentials.PrivateKeyJWT.SecretRef; r.Name != "" {

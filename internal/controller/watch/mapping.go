@@ -18,8 +18,8 @@ import (
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 )
 
-// ClientsOfServer maps a server to the clients of a shard that name it or one of
-// its APIs.
+// ClientsOfServer maps a server to the clients of a shard that name the server or one of its
+// APIs.
 func ClientsOfServer(c client.Reader, mine Shard) handler.EventHandler {
 	return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
 		server := client.MatchingFields{ByServer: rules.ServerKeyOf(o).String()}
@@ -33,7 +33,7 @@ func ClientsOfServer(c client.Reader, mine Shard) handler.EventHandler {
 
 // Requests lists objects from the cache and returns a request for each.
 func Requests(ctx context.Context, c client.Reader, list client.ObjectList, opts ...client.ListOption) []reconcile.Request {
-	// A list need not wait for our own writes: what it misses has its own event.
+	// A list need not wait for our own writes: an object that it misses has its own event.
 	opts = append(opts, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
 	if err := c.List(ctx, list, opts...); err != nil {
 		log.FromContext(ctx).Error(err, "Failed to list from the cache")

@@ -13,8 +13,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/delivery"
 )
 
-// PodOf returns what tells when a pod sees a change of what it mounts. With prompt, the
-// operator touches the pods that it has injected.
+// PodOf returns the times of a pod that tell when the pod sees a change of what it mounts.
+// With prompt, the operator may touch pods with injected volumes.
 func PodOf(pod client.Object, prompt bool) delivery.Pod {
 	_, injected := pod.GetAnnotations()[v1alpha1.InjectedAnnotation]
 	return delivery.Pod{
@@ -22,13 +22,13 @@ func PodOf(pod client.Object, prompt bool) delivery.Pod {
 	}
 }
 
-// MomentIn reads a moment that the operator keeps in an annotation. An unreadable
+// MomentIn reads a time that the operator keeps in an annotation. An unreadable
 // annotation counts as the zero time.
 func MomentIn(o client.Object, annotation string) time.Time {
 	return delivery.ParseMoment(o.GetAnnotations()[annotation])
 }
 
-// Mount is an object that an injected volume of a pod mounts.
+// Mount names an object that an injected volume of a pod mounts.
 type Mount struct{ Kind, Name string }
 
 // Kinds of mounts, as InjectedAnnotation writes them.
@@ -48,7 +48,7 @@ func (m Mount) Object() client.Object {
 	return &corev1.ConfigMap{}
 }
 
-// MountsOf returns what the injected volumes of a pod mount.
+// MountsOf returns the objects that the injected volumes of a pod mount.
 func MountsOf(pod client.Object) []Mount {
 	var mounts []Mount
 	for entry := range strings.SplitSeq(pod.GetAnnotations()[v1alpha1.InjectedAnnotation], ",") {

@@ -18,8 +18,8 @@ func IsAccepted(o client.Object) bool {
 	return meta.IsStatusConditionTrue(o.(*v1alpha1.APIResource).Status.Conditions, v1alpha1.ConditionAccepted)
 }
 
-// ChangedOrDeleted passes what matters to provisioning of an object itself: its
-// spec, its annotations, its finalizers and its deletion.
+// ChangedOrDeleted passes the changes of an object that matter to its provisioning: spec,
+// annotations, finalizers and deletion.
 var ChangedOrDeleted = predicate.Or(
 	predicate.GenerationChangedPredicate{},
 	predicate.AnnotationChangedPredicate{},
@@ -28,8 +28,8 @@ var ChangedOrDeleted = predicate.Or(
 			!equality.Semantic.DeepEqual(before.GetFinalizers(), after.GetFinalizers())
 	}))
 
-// ProvisioningChanged passes what of a server matters to those who are
-// provisioned at it: its spec, its endpoints, and whether it can be provisioned.
+// ProvisioningChanged passes the changes of a server that matter to what is provisioned at
+// it: spec, endpoints, and whether provisioning works.
 var ProvisioningChanged = predicate.Or(
 	predicate.GenerationChangedPredicate{},
 	Updates(func(before, after client.Object) bool {
@@ -39,8 +39,8 @@ var ProvisioningChanged = predicate.Or(
 		return record.StatusOf(before).Endpoints != record.StatusOf(after).Endpoints || ready(before) != ready(after)
 	}))
 
-// Updates passes the updates that a function chooses, and no other event:
-// beside another predicate.
+// Updates passes the updates that a function selects, and no other events. It is meant to
+// be combined with another predicate by predicate.Or.
 func Updates(pass func(before, after client.Object) bool) predicate.Predicate {
 	none := func(event.TypedGenericEvent[client.Object]) bool { return false }
 	return predicate.Funcs{
@@ -51,18 +51,17 @@ func Updates(pass func(before, after client.Object) bool) predicate.Predicate {
 	}
 }
 
-// AcceptedChanged passes the updates that accept an APIResource, or no longer
-// do.
+// AcceptedChanged passes updates by which an APIResource becomes accepted, or stops being so.
 var AcceptedChanged = Updates(func(before, after client.Object) bool { return IsAccepted(before) != IsAccepted(after) })
 
-// ComparedAPI passes the updates of an APIResource that matter to its clients:
-// what the server has of it.
+// ComparedAPI passes updates after which an APIResource's status says something else about
+// what its server has of the API.
 var ComparedAPI = Updates(func(before, after client.Object) bool {
 	return provisionedDiffers(before.(*v1alpha1.APIResource), after.(*v1alpha1.APIResource))
 })
 
-// NotJustCompared passes the updates of an APIResource in which something else
-// changed than when it was last compared with its server.
+// NotJustCompared drops updates of an APIResource in which neither the spec nor the status
+// has changed, apart from the time of the last comparison with its server.
 var NotJustCompared = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	before, after := e.ObjectOld.(*v1alpha1.APIResource), e.ObjectNew.(*v1alpha1.APIResource)
 	was, is := before.Status, after.Status

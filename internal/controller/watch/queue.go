@@ -14,8 +14,9 @@ import (
 // Queue is the work queue of a controller.
 type Queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
-// Fairly makes the queue of a controller in which namespaces take turns. Within one
-// of them the request of the lowest rank is first; without ranks, the oldest.
+// Fairly returns a constructor for a controller's queue in which namespaces take turns.
+// Within a namespace, the request with the lowest rank comes first, or the oldest if rank
+// is nil.
 func Fairly[request comparable](namespace func(request) string, rank func(request) int64) func(string, workqueue.TypedRateLimiter[request]) workqueue.TypedRateLimitingInterface[request] {
 	if rank == nil {
 		rank = func(request) int64 { return 0 }
@@ -33,8 +34,8 @@ func Fairly[request comparable](namespace func(request) string, rank func(reques
 	}
 }
 
-// NamespaceOf returns whose request it is.
+// NamespaceOf returns the namespace of a request.
 func NamespaceOf(req reconcile.Request) string { return req.Namespace }
 
-// LastRank is the rank of what has no token: after all that have one.
+// LastRank is the rank of a client without a token. It comes after all that have one.
 const LastRank = math.MaxInt64

@@ -23,23 +23,23 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// Shard is whose M2MClients an instance of the operator serves: those with this
-// value of ShardLabel. The empty one serves those without, and everything that
-// is no client.
+// Shard selects the M2MClients that an instance of the operator serves: those whose
+// ShardLabel has this value. The instance with the empty shard serves the clients without
+// the label, and all objects that are not clients.
 //
-// The label moves a client from one instance to another. What there is to know
-// about it is in its status and its Secrets, so the new one goes on as after a
-// restart, and the old one forgets it as if it were deleted.
+// A change of the label moves a client from one instance to another. The client's status
+// and Secrets hold all its state. So the new instance goes on as after a restart, and the
+// old one forgets the client as if it were deleted.
 type Shard string
 
-// Serves reports whether a client is this instance's.
+// Serves reports whether this instance serves a client.
 func (s Shard) Serves(o client.Object) bool { return o.GetLabels()[v1alpha1.ShardLabel] == string(s) }
 
-// StillServes says by the cache whether a client is this instance's. What is not
-// known is nobody's.
+// StillServes reports whether, according to the cache, this instance serves a client. It is
+// false for a client that the cache does not have.
 func (s Shard) StillServes(ctx context.Context, c client.Reader, name types.NamespacedName) (bool, error) {
 	var found v1alpha1.M2MClient
-	// A label that changes has its own event: this need not wait for our writes.
+	// A changed label has its own event, so this need not wait for our own writes.
 	err := c.Get(ctx, name, &found, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
 	if err != nil {
 		return false, client.IgnoreNotFound(err)
@@ -47,13 +47,12 @@ func (s Shard) StillServes(ctx context.Context, c client.Reader, name types.Name
 	return s.Serves(&found), nil
 }
 
-// Clients lists the clients that this instance serves and returns a request for
-// each.
+// Clients lists the clients that this instance serves and returns a request for each.
 func (s Shard) Clients(ctx context.Context, c client.Reader, opts ...client.ListOption) []reconcile.Request {
 	return s.clientsThat(ctx, c, func(*v1alpha1.M2MClient) bool { return true }, opts...)
 }
 
-// ClientsNaming is clients for those to whom a Secret of their namespace matters.
+// ClientsNaming is Clients for those that read or write a Secret in their namespace.
 func (s Shard) ClientsNaming(ctx context.Context, c client.Reader, secret types.NamespacedName) []reconcile.Request {
 	names := func(c *v1alpha1.M2MClient) bool { return slices.Contains(secretsOf(c), secret.Name) }
 	return s.clientsThat(ctx, c, names, client.InNamespace(secret.Namespace), client.MatchingFields{bySecretGroup: secretGroup(secret.Name)})
@@ -75,8 +74,8 @@ func (s Shard) clientsThat(ctx context.Context, c client.Reader, which func(*v1a
 	return requests
 }
 
-// Of passes the events of this instance's clients that another predicate passes,
-// and the updates by which a client comes or goes.
+// Of passes the events of this instance's clients that another predicate passes, and updates
+// by which a client moves to or from this instance.
 func (s Shard) Of(pass predicate.Predicate) predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc:  func(e event.CreateEvent) bool { return s.Serves(e.Object) && pass.Create(e) },
@@ -89,7 +88,7 @@ func (s Shard) Of(pass predicate.Predicate) predicate.Predicate {
 	}
 }
 
-// OwnedBy passes what belongs to one of this instance's clients.
+// OwnedBy passes objects whose controller is one of this instance's clients.
 func (s Shard) OwnedBy(c client.Reader) predicate.Predicate {
 	owns := func(o client.Object) bool {
 		owner := metav1.GetControllerOf(o)
@@ -97,15 +96,15 @@ func (s Shard) OwnedBy(c client.Reader) predicate.Predicate {
 			return false
 		}
 		mine, err := s.StillServes(context.Background(), c, types.NamespacedName{Namespace: o.GetNamespace(), Name: owner.Name})
-		return mine || err != nil // what cannot be told now, Reconcile finds out
+		return mine || err != nil // if it is unknown, Reconcile finds out
 	}
 	pass := predicate.NewPredicateFuncs(owns)
-	pass.UpdateFunc = func(e event.UpdateEvent) bool { return owns(e.ObjectNew) || owns(e.ObjectOld) } // an owner may be taken away
+	pass.UpdateFunc = func(e event.UpdateEvent) bool { return owns(e.ObjectNew) || owns(e.ObjectOld) } // the update may remove the owner
 	return pass
 }
 
-// Departures calls a function for each client that this instance served and does
-// not any more: it has another label, or is gone.
+// Departures calls a function for each client that this instance no longer serves, because
+// the client's label changed or the client was deleted.
 func (s Shard) Departures(forget func(client.Object)) handler.EventHandler {
 	return handler.Funcs{
 		UpdateFunc: func(_ context.Context, e event.UpdateEvent, _ Queue) {

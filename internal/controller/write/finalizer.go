@@ -16,18 +16,18 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
 )
 
-// Hold puts the finalizer on an object before something of it exists at its
+// Hold adds the finalizer to an object. Call it before anything of the object exists at its
 // server.
 func Hold(ctx context.Context, c client.Client, o client.Object) error {
 	return setFinalizer(ctx, c, o, true)
 }
 
-// HoldServer keeps the server that something is made at.
+// HoldServer adds the finalizer to a server before something is provisioned there.
 func HoldServer(ctx context.Context, c client.Client, s *rules.Server) error {
 	return Hold(ctx, c, s.Object.DeepCopyObject().(client.Object))
 }
 
-// Release lets an object go.
+// Release removes the finalizer from an object.
 func Release(ctx context.Context, c client.Client, o client.Object) error {
 	return client.IgnoreNotFound(setFinalizer(ctx, c, o, false))
 }
@@ -43,7 +43,8 @@ func setFinalizer(ctx context.Context, c client.Client, o client.Object, on bool
 	if !changed {
 		return nil
 	}
-	// The list is replaced as a whole: another's finalizer must not be lost.
+	// The patch replaces the whole list: a finalizer that somebody else has just added
+	// must not get lost.
 	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 	if cached.IsCut(before) {
 		patch = finalizerPatch(before, on)
@@ -54,8 +55,8 @@ func setFinalizer(ctx context.Context, c client.Client, o client.Object, on bool
 	return nil
 }
 
-// finalizerPatch adds the finalizer to a list that the cache has left out, or removes
-// it from there.
+// finalizerPatch adds the finalizer to a list that the cache has cut, or removes it from
+// there.
 func finalizerPatch(known client.Object, on bool) client.Patch {
 	type operation struct {
 		Op    string `json:"op"`

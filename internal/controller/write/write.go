@@ -23,24 +23,26 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
-// Preconditions have exactly the observed object deleted.
+// Preconditions returns preconditions under which only the observed version of an object is
+// deleted.
 func Preconditions(o client.Object) client.Preconditions {
 	return client.Preconditions{UID: ptr.To(o.GetUID()), ResourceVersion: ptr.To(o.GetResourceVersion())}
 }
 
-// RefusalWait is how long a refused Secret is not offered again.
+// RefusalWait is how long the operator waits before it offers a refused object again.
 const RefusalWait = time.Minute
 
-// Refused reports whether the API server will go on refusing a write: a quota, an
-// admission policy, its validation or the operator's role forbid it. An admission
-// webhook that gives no code is answered for with 400.
+// Refused reports whether the API server will go on refusing a write, because of a quota, an
+// admission policy, validation or the operator's role. The status is 400 if an admission
+// webhook refuses without a code.
 func Refused(err error) bool {
 	return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) ||
 		apierrors.IsRequestEntityTooLargeError(err)
 }
 
-// InvalidMetadata reports which label or annotation of a spec an object cannot
-// have. The schema cannot: its rules may not read so much.
+// InvalidMetadata returns the problem with labels or annotations of a spec that an object
+// cannot have, nil if there is none. The schema cannot check them: its rules have a cost
+// limit.
 func InvalidMetadata(path *field.Path, labels, annotations map[string]string) *rules.Problem {
 	errs := slices.Concat(
 		metav1validation.ValidateLabels(labels, path.Child("labels")),
@@ -52,12 +54,12 @@ func InvalidMetadata(path *field.Path, labels, annotations map[string]string) *r
 	for i, err := range errs {
 		messages[i] = err.Error()
 	}
-	// They come in the order of a map: the same one is told in each pass.
+	// The errors are in the random order of a map: report the same one in each pass.
 	return &rules.Problem{Reason: v1alpha1.ReasonInvalidTemplate, Message: text.CutRunes(slices.Min(messages), 1024)}
 }
 
-// Merged returns what is there without what was set formerly and with what is
-// set now.
+// Merged returns a copy of a map without the keys that were set formerly, and with the
+// entries that are set now.
 func Merged(there map[string]string, formerly []string, now ...map[string]string) map[string]string {
 	m := map[string]string{}
 	maps.Copy(m, there)
