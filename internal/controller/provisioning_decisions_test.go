@@ -8,13 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
 // hasNoToken waits until a client's Secret holds no token of the payment API.
@@ -141,25 +138,5 @@ func TestClientWithoutAnAPIHasNoAccess(t *testing.T) {
 	w.hasNoScopes(api)
 	if n := w.applicationsOf(w.shop); n != 1 {
 		t.Errorf("%d applications of the client", n)
-	}
-}
-
-// TestADecisionOutlastsUnknowns has a server that fails after it was decided that
-// an API is not the APIResource's: that undoes nothing.
-func TestADecisionOutlastsUnknowns(t *testing.T) {
-	var plan provisioning.SyncPlan
-	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
-	fail := func(kind provision.ErrorKind, message string) {
-		plan.Failure = plan.Failed(now, &provision.Error{Kind: kind, Message: message}, "uid")
-	}
-	fail(provision.Unavailable, "no answer")
-	fail(provision.Conflict, "it exists")
-	fail(provision.Unavailable, "no answer")
-	if f := plan.Failure; f.Reason != v1alpha1.ReasonExistsAtServer || f.Message != "It exists" || f.Attempts != 3 {
-		t.Errorf("after an unknown: %+v", f)
-	}
-	fail(provision.Forbidden, "never")
-	if f := plan.Failure; f.Reason != v1alpha1.ReasonProvisioningForbidden {
-		t.Errorf("after another decision: %+v", f)
 	}
 }

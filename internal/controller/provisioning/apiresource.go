@@ -89,9 +89,9 @@ func (r *APIReconciler) sync(ctx context.Context, api *v1alpha1.APIResource) (ti
 	}
 	want := declaredAPI(api, owner, srv)
 	plan := planOfAPI(api, want, version, srv)
-	plan.requested = r.Wishes.Wanted(client.ObjectKeyFromObject(api))
+	plan.Requested = r.Wishes.Wanted(client.ObjectKeyFromObject(api))
 	now := r.Clock.Now()
-	if wait := plan.wait(now); wait > 0 {
+	if wait := plan.Wait(now); wait > 0 {
 		return wait, r.observe(ctx, api, plan)
 	}
 	leave, wait, busy := r.Servers.Enter(srv.Object, api, r.Wishes.wake)
@@ -102,7 +102,7 @@ func (r *APIReconciler) sync(ctx context.Context, api *v1alpha1.APIResource) (ti
 }
 
 // apply makes the server have the API, and writes down how it went.
-func (r *APIReconciler) apply(ctx context.Context, api *v1alpha1.APIResource, srv *rules.Server, driver provision.Driver, want provision.API, plan SyncPlan, now time.Time, leave func(context.Context, error)) (time.Duration, error) {
+func (r *APIReconciler) apply(ctx context.Context, api *v1alpha1.APIResource, srv *rules.Server, driver provision.Driver, want provision.API, plan provision.Plan, now time.Time, leave func(context.Context, error)) (time.Duration, error) {
 	written, st := api.DeepCopy(), &api.Status.Provisioning
 	state := record.APIState(st)
 	keep := func(ctx context.Context) error {
@@ -117,20 +117,20 @@ func (r *APIReconciler) apply(ctx context.Context, api *v1alpha1.APIResource, sr
 		written = api.DeepCopy()
 		return nil
 	}
-	drift, failed := driver.SyncAPI(ctx, want, state, keep)
-	leave(ctx, failed)
-	if failed != nil && provision.KindOf(failed) == "" {
-		return 0, failed
+	drift, failure := driver.SyncAPI(ctx, want, state, keep)
+	leave(ctx, failure)
+	if failure != nil && provision.KindOf(failure) == "" {
+		return 0, failure
 	}
 	if len(drift) > 0 && !want.Observe {
 		r.Servers.Drifted(srv, len(drift))
 		r.Events.Eventf(api, nil, corev1.EventTypeWarning, v1alpha1.ReasonDriftCorrected, "Provision", "Put back at %s %q: %s", srv.Key().Kind, srv.Key().Name, driftText(drift))
 	}
-	if failed != nil {
-		st.Failure = plan.Failed(now, failed, api.UID)
+	if failure != nil {
+		st.Failure = failed(plan, st.Failure, now, failure)
 		return max(time.Millisecond, record.Moment(st.Failure.NextAttemptAt).Sub(now)), keep(ctx)
 	}
-	st.Failure, st.SyncedAt, st.Inputs, st.ObservedGeneration, st.Drift = v1alpha1.TokenFailure{}, record.Time(now), plan.wants, api.Generation, nil
+	st.Failure, st.SyncedAt, st.Inputs, st.ObservedGeneration, st.Drift = v1alpha1.TokenFailure{}, record.Time(now), plan.Wants, api.Generation, nil
 	if want.Observe {
 		for _, d := range drift[:min(len(drift), 32)] {
 			st.Drift = append(st.Drift, text.CutRunes(string(d), 512))
@@ -144,9 +144,9 @@ func (r *APIReconciler) apply(ctx context.Context, api *v1alpha1.APIResource, sr
 }
 
 // observe notes that a changed spec says nothing else about the server.
-func (r *APIReconciler) observe(ctx context.Context, api *v1alpha1.APIResource, plan SyncPlan) error {
+func (r *APIReconciler) observe(ctx context.Context, api *v1alpha1.APIResource, plan provision.Plan) error {
 	st := &api.Status.Provisioning
-	if !plan.agrees() || st.ObservedGeneration == api.Generation {
+	if !plan.Agrees() || st.ObservedGeneration == api.Generation {
 		return nil
 	}
 	before := api.DeepCopy()
@@ -167,13 +167,10 @@ func declaredAPI(api *v1alpha1.APIResource, owner provision.Owner, srv *rules.Se
 	return want
 }
 
-func planOfAPI(api *v1alpha1.APIResource, want provision.API, version string, srv *rules.Server) SyncPlan {
-	st := api.Status.Provisioning
-	plan := SyncPlan{
-		syncedAt: st.SyncedAt, inputs: st.Inputs, Failure: st.Failure, interval: resyncInterval(srv.Spec), seed: string(api.UID),
-		wants: provision.Hash(want),
-	}
-	plan.tries = provision.Hash(plan.wants, version)
+func planOfAPI(api *v1alpha1.APIResource, want provision.API, version string, srv *rules.Server) provision.Plan {
+	plan := planOf(&api.Status.Provisioning.ProvisioningRecord, api.UID, srv)
+	plan.Wants = provision.Hash(want)
+	plan.Tries = provision.Hash(plan.Wants, version)
 	return plan
 }
 

@@ -188,7 +188,7 @@ func (r *ClientReconciler) sync(ctx context.Context, c *v1alpha1.M2MClient) (tim
 	if err := write.Hold(ctx, r.Client, c); err != nil {
 		return 0, err
 	}
-	if wait := plan.wait(p.now); wait > 0 {
+	if wait := plan.Wait(p.now); wait > 0 {
 		return wait, r.observe(ctx, c, plan)
 	}
 	leave, wait, busy := r.Servers.Enter(p.server.Object, c, r.wishes.wake)
@@ -239,9 +239,9 @@ func (r *ClientReconciler) withdraw(ctx context.Context, p *task, store record.C
 }
 
 // observe notes that a changed spec says nothing else about the server.
-func (r *ClientReconciler) observe(ctx context.Context, c *v1alpha1.M2MClient, plan SyncPlan) error {
+func (r *ClientReconciler) observe(ctx context.Context, c *v1alpha1.M2MClient, plan provision.Plan) error {
 	st := &c.Status.Provisioning
-	if !plan.agrees() || st.ObservedGeneration == c.Generation {
+	if !plan.Agrees() || st.ObservedGeneration == c.Generation {
 		return nil
 	}
 	before := c.DeepCopy()
@@ -318,36 +318,34 @@ func RotationOf(c *v1alpha1.M2MClient) provision.Rotation {
 	return rotation
 }
 
-func (r *ClientReconciler) plan(p *task, want provision.Client, state *provision.ClientState, version string) SyncPlan {
-	st := p.client.Status.Provisioning
-	plan := SyncPlan{
-		syncedAt: st.SyncedAt, inputs: st.Inputs, Failure: st.Failure, interval: resyncInterval(p.server.Spec), seed: string(p.client.UID),
-		credsDue: provision.NextStep(want, state, RotationOf(p.client)), wants: provision.Hash(want, RotationOf(p.client)),
-		// Without its Secret a client cannot ask for anything.
-		requested: r.wishes.Wanted(client.ObjectKeyFromObject(p.client)) || st.Credential.Name != currentName(state),
-	}
-	plan.tries = provision.Hash(plan.wants, version)
+func (r *ClientReconciler) plan(p *task, want provision.Client, state *provision.ClientState, version string) provision.Plan {
+	st := &p.client.Status.Provisioning
+	plan := planOf(&st.ProvisioningRecord, p.client.UID, p.server)
+	plan.Wants, plan.CredentialsDue = provision.Hash(want, RotationOf(p.client)), provision.NextStep(want, state, RotationOf(p.client))
+	// Without its Secret a client cannot ask for anything.
+	plan.Requested = r.wishes.Wanted(client.ObjectKeyFromObject(p.client)) || st.Credential.Name != currentName(state)
+	plan.Tries = provision.Hash(plan.Wants, version)
 	return plan
 }
 
 // apply makes the server have the client, and writes down how it went.
-func (r *ClientReconciler) apply(ctx context.Context, p *task, driver provision.Driver, version string, want provision.Client, plan SyncPlan, store record.CredentialStore, secret *corev1.Secret, leave func(context.Context, error)) (time.Duration, error) {
+func (r *ClientReconciler) apply(ctx context.Context, p *task, driver provision.Driver, version string, want provision.Client, plan provision.Plan, store record.CredentialStore, secret *corev1.Secret, leave func(context.Context, error)) (time.Duration, error) {
 	name := client.ObjectKeyFromObject(p.client)
 	k := &clientKeeper{
 		r: r, client: p.client, secret: secret, written: p.client.DeepCopy(), server: record.ServerOf(p.server),
 		state: record.ClientState(&p.client.Status.Provisioning, store), rotation: RotationOf(p.client),
 	}
 	was, left := currentName(k.state), slices.Clone(k.state.LeftBehind)
-	drift, _, failed := provision.SyncClient(ctx, driver, want, k.state, k.rotation, k.keep, r.probe(p), p.now)
-	leave(ctx, failed)
-	if failed != nil && provision.KindOf(failed) == "" {
-		return 0, failed
+	drift, _, failure := provision.SyncClient(ctx, driver, want, k.state, k.rotation, k.keep, r.probe(p), p.now)
+	leave(ctx, failure)
+	if failure != nil && provision.KindOf(failure) == "" {
+		return 0, failure
 	}
 	st := &p.client.Status.Provisioning
-	if failed != nil {
-		st.Failure = plan.Failed(p.now, failed, p.client.UID)
+	if failure != nil {
+		st.Failure = failed(plan, st.Failure, p.now, failure)
 	} else {
-		st.Failure, st.SyncedAt, st.Inputs, st.ObservedGeneration = v1alpha1.TokenFailure{}, record.Time(p.now), plan.wants, p.client.Generation
+		st.Failure, st.SyncedAt, st.Inputs, st.ObservedGeneration = v1alpha1.TokenFailure{}, record.Time(p.now), plan.Wants, p.client.Generation
 		r.wishes.granted(name)
 	}
 	if err := k.keep(ctx); err != nil {
@@ -356,7 +354,7 @@ func (r *ClientReconciler) apply(ctx context.Context, p *task, driver provision.
 	r.tell(p, was, k.state, drift)
 	r.tellLeftBehind(p.client, left, k.state.LeftBehind)
 	next := r.plan(p, want, k.state, version)
-	return max(time.Millisecond, next.wait(p.now)), nil
+	return max(time.Millisecond, next.Wait(p.now)), nil
 }
 
 func currentName(state *provision.ClientState) string {
