@@ -8,6 +8,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -198,7 +199,7 @@ func TestReasons(t *testing.T) {
 			continue // it lists them
 		}
 		controllers.WriteString(read(t, file))
-		literal := regexp.MustCompile(`(?:reason:|isTrue\(|isFalse\(|problemf\()[^,\n]*,?\s*"[A-Z][A-Za-z]+"`)
+		literal := regexp.MustCompile(`(?:Reason:|conditions\.True\(|conditions\.False\(|problemf\()[^,\n]*,?\s*"[A-Z][A-Za-z]+"`)
 		if m := literal.FindString(read(t, file)); m != "" {
 			t.Errorf("%s has a reason that is no constant: %s", file, m)
 		}
@@ -212,13 +213,20 @@ func TestReasons(t *testing.T) {
 	}
 }
 
+// goFiles returns the files of the packages in a directory and below it, without tests.
 func goFiles(t *testing.T, dir string) []string {
 	t.Helper()
-	all, err := filepath.Glob(filepath.Join(root, dir, "*.go"))
+	var all []string
+	err := filepath.WalkDir(filepath.Join(root, dir), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+			all = append(all, path)
+		}
+		return err
+	})
 	if err != nil || len(all) == 0 {
 		t.Fatalf("%s: %v", dir, err)
 	}
-	return slices.DeleteFunc(all, func(s string) bool { return strings.HasSuffix(s, "_test.go") })
+	return all
 }
 
 // TestSchemaOfVerification compares the table of verification.json's members
