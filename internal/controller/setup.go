@@ -37,6 +37,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+	"github.com/m2m-operator/m2m-operator/internal/controller/credentials"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller/events"
 
@@ -279,7 +280,10 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		}),
 		client: m2mclient.New(m2mclient.Config{
 			Shard: mine, Client: c, Live: mgr.GetAPIReader(), Clock: o.Clock, Events: events("m2m-m2mclient"),
-			Access: s.access, Lives: s.lives, Connections: s.connections, Admission: s.admission, Foreign: s.foreign, Tokens: tokens, Rest: mgr.GetConfig(),
+			Access: s.access, Lives: s.lives, Connections: s.connections, Admission: s.admission, Foreign: s.foreign,
+			Credentials: credentials.New(credentials.Config{
+				Client: c, OperatorNamespace: o.OperatorNamespace, Foreign: s.foreign, Tokens: tokens, Rest: mgr.GetConfig(),
+			}),
 			Watched: watched, OperatorNamespace: o.OperatorNamespace, Learnt: s.endpoints.Clients, RequestKeys: s.requests.Request,
 			CompareClient: clients.Compare, CompareAPI: apis.Compare, Prompt: o.PromptDelivery, ConfirmSecrets: len(o.WatchNamespaces) > 1,
 		}),

@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
-	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+	"github.com/m2m-operator/m2m-operator/internal/controller/credentials"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 )
 
@@ -26,10 +25,10 @@ func RefusalHint(p *Pass, a *Access, e *oauth.Error) string {
 	case provisioned:
 		return ""
 	case e.Code == "invalid_client":
-		return credentialsHint(p.Client, "")
+		return credentials.Hint(p.Client, "")
 	// Glewlwyd answers every refusal so.
 	case e.Code == "" && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden):
-		return "the server gives no reason, its log may; " + credentialsHint(p.Client, ", and that the server knows the API and grants the scopes")
+		return "the server gives no reason, its log may; " + credentials.Hint(p.Client, ", and that the server knows the API and grants the scopes")
 	case e.Code == "invalid_target":
 		return fmt.Sprintf("register the API there as %q", a.Resource)
 	case e.Code == "invalid_scope":
@@ -44,24 +43,4 @@ func RefusalHint(p *Pass, a *Access, e *oauth.Error) string {
 		return "see whether the credentials have expired there, whether the server wants more parameters (spec.access[].parameters), and its spec.audienceParameter"
 	}
 	return ""
-}
-
-// credentialsHint says where to look when a server does not know the client. What
-// else there is to check comes before what to try.
-func credentialsHint(c *v1alpha1.M2MClient, also string) string {
-	spec := c.Spec.Credentials
-	secret := watch.CredentialSecret(c).Name
-	if secret == "" {
-		return fmt.Sprintf("register ServiceAccount %q of this cluster there", spec.ServiceAccount.Name) + also
-	}
-	other := "spec.credentials.clientSecret.method Post, for instance if it does not decode special characters in Basic"
-	switch {
-	case spec.ClientSecret.Method == v1alpha1.ClientSecretPost:
-		other = "spec.credentials.clientSecret.method Basic"
-	case spec.PrivateKeyJWT.Audience == v1alpha1.AssertionAudienceTokenEndpoint:
-		other = "spec.credentials.privateKeyJWT.audience Issuer"
-	case spec.PrivateKeyJWT.SecretRef.Name != "":
-		other = "spec.credentials.privateKeyJWT.audience TokenEndpoint"
-	}
-	return fmt.Sprintf("check Secret %q%s; if that is right, the server may want %s", secret, also, other)
 }

@@ -115,7 +115,7 @@ func (r *Reconciler) Need(p *Pass, a *Access, inputs string) traffic.Need {
 
 // prepare returns what a token request needs: who asks, and over which client.
 func (r *Reconciler) prepare(ctx context.Context, p *Pass) (oauth.Authentication, *http.Client, *rules.Problem, error) {
-	auth, bad, err := p.credentials.authenticate(ctx)
+	auth, bad, err := p.credentials.Authenticate(ctx)
 	if bad != nil || err != nil {
 		return nil, nil, bad, err
 	}

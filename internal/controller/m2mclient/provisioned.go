@@ -5,12 +5,10 @@ package m2mclient
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -18,8 +16,6 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
-	"github.com/m2m-operator/m2m-operator/internal/oauth"
-	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
 // comparedClient passes the updates of an M2MClient that matter to its tokens:
@@ -158,47 +154,26 @@ func containsString(list []v1alpha1.ScopeName, s string) bool {
 	return false
 }
 
-// registeredCredentials finds the credentials of a client that the operator
-// registered.
-func (r *Reconciler) registeredCredentials(ctx context.Context, p *Pass) error {
-	name := client.ObjectKeyFromObject(p.Client)
-	st := p.Client.Status.Provisioning
-	pending := func() error {
-		p.CredProblem = &rules.Problem{Reason: p.provisioned.Reason, Message: p.provisioned.Message, Unknown: p.provisioned.Status == metav1.ConditionUnknown}
-		if p.provisioned.Status == metav1.ConditionTrue {
-			p.CredProblem = record.BeingProvisioned(p.Server) // the Secret with its credentials is gone
+// resolveCredentials finds out who the client is.
+func (r *Reconciler) resolveCredentials(ctx context.Context, p *Pass) (err error) {
+	switch {
+	case p.Server == nil:
+	case rules.Registered(p.Client):
+		if p.credentials, err = r.Credentials.Registered(ctx, p.Client, p.Server); p.credentials == nil && err == nil {
+			p.CredProblem = p.notRegistered()
 		}
-		return nil
+	default:
+		p.credentials, p.CredProblem, err = r.Credentials.Own(ctx, p.Client, p.Server, p.secret.records.Credential)
 	}
-	if !record.IsAt(st.Server, p.Server) || st.Credential.Name == "" {
-		return pending()
-	}
-	current, err := r.registered(ctx, name, st.Server)
-	if err != nil || current == nil {
-		if err != nil {
-			return err
-		}
-		return pending()
-	}
-	p.credentials = &credentials{
-		credentialRecord: credentialRecord{
-			Revision: "registered/" + current.Name + "/" + strconv.FormatInt(current.IssuedAt.Unix(), 10), ClientID: current.ClientID,
-		},
-		authenticate: func(context.Context) (oauth.Authentication, *rules.Problem, error) {
-			return record.Authentication(p.Server.Spec, current.ClientID, current.Secret), nil, nil
-		},
-	}
-	return nil
+	return err
 }
 
-// registered returns the credential in use, nil if it is not there.
-func (r *Reconciler) registered(ctx context.Context, name types.NamespacedName, at v1alpha1.ProvisioningServer) (*provision.Credential, error) {
-	store, _, err := record.ReadCredentials(ctx, r.Client, r.OperatorNamespace, name)
-	if err != nil || store.Server != at {
-		return nil, err
+// notRegistered says why a client that the operator registers has no credentials.
+func (p *Pass) notRegistered() *rules.Problem {
+	if p.provisioned.Status == metav1.ConditionTrue {
+		return record.BeingProvisioned(p.Server) // the Secret with its credentials is gone
 	}
-	state := provision.ClientState{Credentials: store.Credentials}
-	return state.Current(), nil
+	return &rules.Problem{Reason: p.provisioned.Reason, Message: p.provisioned.Message, Unknown: p.provisioned.Status == metav1.ConditionUnknown}
 }
 
 // compare has a registered client and the API of an access compared with their

@@ -10,8 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
-	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -28,6 +26,7 @@ import (
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
 	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
+	"github.com/m2m-operator/m2m-operator/internal/controller/credentials"
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
 	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
@@ -50,8 +49,7 @@ type Config struct {
 	Connections *servers.Connections
 	Admission   *servers.Admission
 	Foreign     *foreign.Objects
-	Tokens      corev1client.ServiceAccountsGetter // requests ServiceAccount tokens
-	Rest        *rest.Config                       // of the API server, whose own audiences no such token may have
+	Credentials *credentials.Source
 	Watched     watch.Namespaces
 
 	OperatorNamespace string
@@ -78,7 +76,6 @@ type Config struct {
 type Reconciler struct {
 	Config
 
-	audiences  clusterAudiences // of ServiceAccount tokens that must not be requested
 	held       *perAccess[HeldToken]
 	Written    *perAccess[cached.Digest] // of the tokens that this process wrote or has checked
 	Wrote      *perAccess[cached.Digest] // of the Secret that this process wrote last, under the key WholeSecret
@@ -89,7 +86,7 @@ type Reconciler struct {
 // New returns a reconciler that knows nothing yet.
 func New(c Config) *Reconciler {
 	return &Reconciler{
-		Config: c, audiences: newClusterAudiences(c.Rest), held: NewPerAccess[HeldToken](), Written: NewPerAccess[cached.Digest](), Wrote: NewPerAccess[cached.Digest](),
+		Config: c, held: NewPerAccess[HeldToken](), Written: NewPerAccess[cached.Digest](), Wrote: NewPerAccess[cached.Digest](),
 		judgements: NewPerAccess[judgement](), rejudged: pace.New[string](RejudgedRate),
 	}
 }
@@ -101,7 +98,7 @@ type Pass struct {
 
 	Server        *rules.Server
 	serverProblem *rules.Problem
-	credentials   *credentials
+	credentials   *credentials.Credentials
 	CredProblem   *rules.Problem
 	provisioned   conditions.Condition // what becomes of the client at its server; empty with credentials of its own
 	secret        *tokenSecret

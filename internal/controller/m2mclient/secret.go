@@ -28,6 +28,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+	"github.com/m2m-operator/m2m-operator/internal/controller/credentials"
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
 	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
@@ -50,7 +51,7 @@ type SecretRecords struct {
 	// Client is the UID of the client that the Secret was written for. With
 	// another one it was written for an earlier object of the client's name.
 	Client     types.UID              `json:"client,omitempty"`
-	Credential credentialRecord       `json:"credential,omitzero"`
+	Credential credentials.Record     `json:"credential,omitzero"`
 	Tokens     map[string]TokenRecord `json:"tokens,omitempty"`
 
 	// Labels and Annotations are the keys that the spec had set, so that they
@@ -379,7 +380,7 @@ func (r *Reconciler) wantedSecret(p *Pass) *corev1.Secret {
 	for _, a := range p.Accesses {
 		keys = append(keys, a.Key)
 		if a.issued != "" {
-			records.Credential = p.credentials.credentialRecord
+			records.Credential = p.credentials.Record
 		}
 		if a.token != "" && !a.withdraw {
 			tokens[a.Key], records.Tokens[a.Key] = a.token, *a.Record

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package m2mclient
+package credentials
 
 import (
 	"encoding/base64"

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package credentials
 
 import (
 	"bytes"
 	"strings"
 	"testing"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
 
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -24,8 +22,8 @@ import (
 func TestATooLongCredentialIsTold(t *testing.T) {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "credentials"}, Data: map[string][]byte{
 		v1alpha1.ClientIDKey: []byte("cart"), v1alpha1.ClientSecretKey: bytes.Repeat([]byte("x"), foreign.MaxCredential+1)}}
-	r := &m2mclient.Reconciler{Config: m2mclient.Config{Foreign: foreign.Of(fake.NewClientBuilder().WithObjects(secret).Build())}}
-	_, _, bad, err := r.ReadCredential(t.Context(), client.ObjectKeyFromObject(secret), m2mclient.CredentialKeys{Content: v1alpha1.ClientSecretKey, Id: v1alpha1.ClientIDKey})
+	s := &Source{Config: Config{Foreign: foreign.Of(fake.NewClientBuilder().WithObjects(secret).Build())}}
+	_, _, bad, err := s.read(t.Context(), client.ObjectKeyFromObject(secret), keys{content: v1alpha1.ClientSecretKey, id: v1alpha1.ClientIDKey})
 	if err != nil || bad == nil || bad.Reason != v1alpha1.ReasonCredentialsInvalid || !strings.Contains(bad.Message, "65536") {
 		t.Errorf("%+v, %v", bad, err)
 	}
