@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+	"github.com/m2m-operator/m2m-operator/internal/controller/tokensecret"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -362,7 +363,7 @@ func TestScopesThatAnAnswerLacks(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := m2mclient.HeldToken{Value: "opaque", Record: m2mclient.TokenRecord{ExpiresAt: now.Add(time.Hour), Scopes: tc.granted}}
+			h := tokensecret.Token{Value: "opaque", Record: tokensecret.Record{ExpiresAt: now.Add(time.Hour), Scopes: tc.granted}}
 			_, bad := m2mclient.Verify(h, &m2mclient.Pass{Now: now, Server: srv}, a)
 			if bad == nil || bad.Reason != jwks.ReasonMissingScopes || bad.Message != tc.want+"; "+m2mclient.ScopesHint {
 				t.Errorf("got %v, want %q and the hint", bad, tc.want)

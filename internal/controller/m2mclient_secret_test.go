@@ -9,7 +9,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+	"github.com/m2m-operator/m2m-operator/internal/controller/tokensecret"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -109,7 +109,7 @@ func intact(t *testing.T, c *v1alpha1.M2MClient, keys ...string) error {
 	if diff := cmp.Diff(keys, slices.Sorted(maps.Keys(s.Data))); diff != "" {
 		return fmt.Errorf("keys (-want +got):\n%s", diff)
 	}
-	var records m2mclient.SecretRecords
+	var records tokensecret.Records
 	if err := json.Unmarshal([]byte(s.Annotations[v1alpha1.TokensAnnotation]), &records); err != nil {
 		return fmt.Errorf("the annotation: %w", err)
 	}

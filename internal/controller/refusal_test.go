@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
-
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -70,13 +68,6 @@ func TestARefusedSecretIsTold(t *testing.T) {
 	op.advance(20 * time.Minute)
 	passes()
 	hasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenExpired)
-}
-
-func TestRedactedLeavesNoPieces(t *testing.T) {
-	got := m2mclient.Redacted("denied: eyJa.b1c and ZXlK, x", []string{"1", "", "eyJa.b1c", "ZXlK"})
-	if want := "denied: (removed) and (removed), x"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
 }
 
 // refuseSecrets has the API server refuse the Secret cart-token of a namespace

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+	"github.com/m2m-operator/m2m-operator/internal/controller/tokensecret"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -59,7 +59,7 @@ func (s *stage) signedBy() string { s.t.Helper(); return keyOfToken(s.t, s.token
 func (s *stage) waiting() *corev1.Secret {
 	s.t.Helper()
 	var secret corev1.Secret
-	err := kube.Get(s.t.Context(), m2mclient.WaitingName(s.cart), &secret)
+	err := kube.Get(s.t.Context(), tokensecret.WaitingName(s.cart), &secret)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -484,7 +484,7 @@ func TestTheSecretOfWaitingTokensIsNotTrusted(t *testing.T) {
 			op := startStepped(t)
 			s := newStage(t, op)
 			paymentPod(s, true)
-			theirs := s.secret(m2mclient.WaitingName(s.cart).Name, "their", "own")
+			theirs := s.secret(tokensecret.WaitingName(s.cart).Name, "their", "own")
 			theirs.Labels = labels
 			create(t, theirs)
 			s.settle()

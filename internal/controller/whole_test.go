@@ -229,7 +229,7 @@ func TestFormerAccessesAreForgotten(t *testing.T) {
 	if err := op.reconcileClient(cart); err != nil {
 		t.Fatal(err)
 	}
-	if len(op.reconcilers.client.Written.M[name])+len(op.reconcilers.client.Wrote.M[name]) > 0 {
+	if len(op.reconcilers.client.Written.M[name]) > 0 || op.reconcilers.client.Secrets.Remembers(name) {
 		t.Error("something is kept of a client that is gone")
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/controller/tokensecret"
 	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
@@ -38,8 +39,8 @@ type Access struct {
 	terms  string                // its short name; empty for a plain resource
 
 	Inputs refresh.Inputs
-	token  string       // what is to be in the Secret; empty for nothing
-	Record *TokenRecord // about that token
+	token  string              // what is to be in the Secret; empty for nothing
+	Record *tokensecret.Record // about that token
 	plan   refresh.Plan
 
 	usable   bool

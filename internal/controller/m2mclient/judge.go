@@ -113,8 +113,8 @@ func (r *Reconciler) seenBySelf(p *Pass, a *Access) time.Time {
 		return p.Now.Add(delivery.TouchDelay)
 	case !r.Prompt:
 		return a.Record.IssuedAt.Add(delivery.KubeletDelay)
-	case p.secret.current == nil:
+	case p.secret.Current == nil:
 		return time.Time{}
 	}
-	return watch.MomentIn(p.secret.current, v1alpha1.PromptSinceAnnotation).Add(delivery.TouchDelay)
+	return watch.MomentIn(p.secret.Current, v1alpha1.PromptSinceAnnotation).Add(delivery.TouchDelay)
 }

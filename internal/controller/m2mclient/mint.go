@@ -19,6 +19,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
+	"github.com/m2m-operator/m2m-operator/internal/controller/tokensecret"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
@@ -40,9 +41,9 @@ const (
 
 // mint requests one token. It returns nil where that was not possible; a says
 // why.
-func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string) (*HeldToken, error) {
+func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string) (*tokensecret.Token, error) {
 	if r.ConfirmSecrets {
-		if current, err := r.secretIsCurrent(ctx, p); err != nil || !current {
+		if current, err := r.Secrets.IsCurrent(ctx, p.Client, p.secret); err != nil || !current {
 			a.wakeAt, p.stale = p.Now.Add(time.Second), true
 			return nil, err
 		}
@@ -106,7 +107,7 @@ func (r *Reconciler) Need(p *Pass, a *Access, inputs string) traffic.Need {
 		return n
 	}
 	written, ok := r.Written.Get(client.ObjectKeyFromObject(p.Client), a.Key)
-	if !ok || written == a.Record.digest() {
+	if !ok || written == a.Record.Digest() {
 		n.ExpiresAt = a.Record.ExpiresAt
 		n.Proven = ok && a.Record.Inputs == inputs && a.failure == nil
 	}
@@ -136,7 +137,7 @@ func (r *Reconciler) request(ctx context.Context, hc *http.Client, p *Pass, a *A
 }
 
 // received makes a held token of an answer.
-func (r *Reconciler) received(p *Pass, a *Access, inputs string, token *oauth.Token) *HeldToken {
+func (r *Reconciler) received(p *Pass, a *Access, inputs string, token *oauth.Token) *tokensecret.Token {
 	lifetime := token.ExpiresIn
 	expiresAt := token.RequestedAt.Add(lifetime)
 	// What the API checks is the token's exp; expires_in may be missing or say
@@ -148,7 +149,7 @@ func (r *Reconciler) received(p *Pass, a *Access, inputs string, token *oauth.To
 	} else if lifetime == 0 {
 		expiresAt = token.RequestedAt.Add(p.Server.Spec.DefaultTokenLifetime.Or(defaultTokenLifetime))
 	}
-	h := &HeldToken{Value: token.Value, Record: TokenRecord{
+	h := &tokensecret.Token{Value: token.Value, Record: tokensecret.Record{
 		Inputs: inputs, Credential: p.credentials.Revision, Value: refresh.HashValue(token.Value),
 		IssuedAt: token.RequestedAt.UTC().Truncate(time.Second), ExpiresAt: expiresAt.UTC().Truncate(time.Second),
 		Scopes: a.scopes,

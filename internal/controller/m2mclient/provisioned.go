@@ -163,7 +163,7 @@ func (r *Reconciler) resolveCredentials(ctx context.Context, p *Pass) (err error
 			p.CredProblem = p.notRegistered()
 		}
 	default:
-		p.credentials, p.CredProblem, err = r.Credentials.Own(ctx, p.Client, p.Server, p.secret.records.Credential)
+		p.credentials, p.CredProblem, err = r.Credentials.Own(ctx, p.Client, p.Server, p.secret.Records.Credential)
 	}
 	return err
 }

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -28,8 +29,11 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
 	"github.com/m2m-operator/m2m-operator/internal/controller/credentials"
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/memory"
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
+	"github.com/m2m-operator/m2m-operator/internal/controller/tokensecret"
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
@@ -76,18 +80,19 @@ type Config struct {
 type Reconciler struct {
 	Config
 
-	held       *perAccess[HeldToken]
-	Written    *perAccess[cached.Digest] // of the tokens that this process wrote or has checked
-	Wrote      *perAccess[cached.Digest] // of the Secret that this process wrote last, under the key WholeSecret
-	judgements *perAccess[judgement]
+	held       *memory.PerAccess[tokensecret.Token]
+	Written    *memory.PerAccess[cached.Digest] // of the tokens that this process wrote or has checked
+	Secrets    *tokensecret.Store
+	judgements *memory.PerAccess[judgement]
 	rejudged   *pace.Buckets[string] // of the requests that a judgement causes, by access
 }
 
 // New returns a reconciler that knows nothing yet.
 func New(c Config) *Reconciler {
 	return &Reconciler{
-		Config: c, held: NewPerAccess[HeldToken](), Written: NewPerAccess[cached.Digest](), Wrote: NewPerAccess[cached.Digest](),
-		judgements: NewPerAccess[judgement](), rejudged: pace.New[string](RejudgedRate),
+		Config: c, Secrets: tokensecret.New(tokensecret.Config{Client: c.Client, Live: c.Live, Foreign: c.Foreign, Prompt: c.Prompt}),
+		held: memory.New[tokensecret.Token](), Written: memory.New[cached.Digest](),
+		judgements: memory.New[judgement](), rejudged: pace.New[string](RejudgedRate),
 	}
 }
 
@@ -101,16 +106,13 @@ type Pass struct {
 	credentials   *credentials.Credentials
 	CredProblem   *rules.Problem
 	provisioned   conditions.Condition // what becomes of the client at its server; empty with credentials of its own
-	secret        *tokenSecret
+	secret        *tokensecret.Found
 	secretProblem *rules.Problem
-	waiting       *corev1.Secret // the Secret with the tokens that wait, nil if there is none
-	waitingTaken  bool           // there is one of that name that is not the client's
-	refusal       *rules.Problem // why the API server does not take the Secret
-	// templateProblem is why a key of spec.secret.template is not there.
-	templateProblem *rules.Problem
-	Accesses        []*Access
-	brief           bool // it only waits for its turn for a moment: no status is worth that
-	stale           bool // the Secret that was read is not the latest: nothing is written or told by it
+	waiting       tokensecret.Waiting
+	written       tokensecret.Written
+	Accesses      []*Access
+	brief         bool // it only waits for its turn for a moment: no status is worth that
+	stale         bool // the Secret that was read is not the latest: nothing is written or told by it
 
 	events []func()
 }
@@ -183,15 +185,15 @@ func (r *Reconciler) forgetFormerAccesses(p *Pass) {
 	has := func(key string) bool {
 		return slices.ContainsFunc(p.Accesses, func(a *Access) bool { return a.Key == key })
 	}
-	r.held.retain(name, has)
-	r.Written.retain(name, has)
-	r.judgements.retain(name, has)
+	r.held.Retain(name, has)
+	r.Written.Retain(name, has)
+	r.judgements.Retain(name, has)
 }
 
 // next returns how long until something is to be done.
 func (p *Pass) next() time.Duration {
 	var waits []time.Duration
-	if p.refusal != nil {
+	if p.written.Refused != nil {
 		waits = append(waits, write.RefusalWait)
 	}
 	for _, a := range p.Accesses {
@@ -219,13 +221,24 @@ func (r *Reconciler) Rank(req reconcile.Request) int64 {
 
 func (r *Reconciler) forget(name types.NamespacedName, uid types.UID) {
 	metrics.ForgetTokens(name)
-	r.held.forgetClient(name)
-	r.Written.forgetClient(name)
-	r.judgements.forgetClient(name)
-	r.Wrote.forgetClient(name)
+	r.held.Forget(name)
+	r.Written.Forget(name)
+	r.judgements.Forget(name)
+	r.Secrets.Forget(name)
 	if uid != "" {
 		r.Admission.Leave(uid)
 	}
+}
+
+// ownerless maps a Secret that says whose it is and has no owner to that client.
+func (r *Reconciler) ownerless() handler.EventHandler {
+	return handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+		name, ok := record.ParseName(o.GetAnnotations()[v1alpha1.OwnerAnnotation])
+		if !ok || name.Namespace != o.GetNamespace() || !r.Watched.Watches(name.Namespace) || metav1.GetControllerOfNoCopy(o) != nil {
+			return nil
+		}
+		return []reconcile.Request{{NamespacedName: name}}
+	})
 }
 
 // SetupWithManager watches everything that decides what a client's Secret
@@ -265,7 +278,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		Named("m2mclient").
 		For(&v1alpha1.M2MClient{}, builder.WithPredicates(r.Shard.Of(predicate.Or(predicate.GenerationChangedPredicate{}, comparedClient)))).
 		Watches(&v1alpha1.M2MClient{}, gone).
-		Owns(&corev1.Secret{}, builder.WithPredicates(r.ChangedByOthers(), r.Shard.OwnedBy(r.Client))).
+		Owns(&corev1.Secret{}, builder.WithPredicates(r.Secrets.ChangedByOthers(), r.Shard.OwnedBy(r.Client))).
 		Watches(&corev1.Secret{}, room).
 		Watches(&corev1.Secret{}, r.ownerless()).
 		Watches(&v1alpha1.AuthorizationServer{}, ofServer).

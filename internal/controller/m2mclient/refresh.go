@@ -19,6 +19,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/shard"
+	"github.com/m2m-operator/m2m-operator/internal/controller/tokensecret"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
@@ -46,9 +47,9 @@ func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *Access) error
 		a.failure = &f
 	}
 	if a.withdraw {
-		r.held.drop(client.ObjectKeyFromObject(p.Client), a.Key)
+		r.held.Drop(client.ObjectKeyFromObject(p.Client), a.Key)
 		a.failure, a.unusable = nil, a.denied
-		if _, stored := p.secret.tokens[a.Key]; stored && p.secret.owned {
+		if _, stored := p.secret.Tokens[a.Key]; stored {
 			p.event(r, corev1.EventTypeWarning, v1alpha1.ReasonTokenWithdrawn, "Withdrew the token of access %q: %s", a.Key, a.denied.Message)
 		}
 		return nil
@@ -63,7 +64,7 @@ func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *Access) error
 	} else {
 		// A token may be held that is in the Secret: it was written, and the
 		// API server's answer was lost.
-		r.held.drop(client.ObjectKeyFromObject(p.Client), a.Key)
+		r.held.Drop(client.ObjectKeyFromObject(p.Client), a.Key)
 		a.failure = nil
 		a.wakeAt = a.plan.RefreshAt
 	}
@@ -75,10 +76,10 @@ func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *Access) error
 // about it.
 func (r *Reconciler) Present(p *Pass, a *Access) refresh.Input {
 	in := refresh.Input{Now: p.Now}
-	if rec, ok := p.secret.records.Tokens[a.Key]; ok {
+	if rec, ok := p.secret.Records.Tokens[a.Key]; ok {
 		a.Record = &rec
 		a.plan = p.plan(a)
-		in.Recorded, in.RefreshAt, in.WantInputsHash = rec.asToken(), a.plan.RefreshAt, rec.Inputs
+		in.Recorded, in.RefreshAt, in.WantInputsHash = rec.AsToken(), a.plan.RefreshAt, rec.Inputs
 	}
 	if a.Record != nil && a.Server != nil {
 		in.Revoked = a.Server.Revoked(a.Record.KeyID) || p.Server.Revoked(a.Record.KeyID)
@@ -88,7 +89,7 @@ func (r *Reconciler) Present(p *Pass, a *Access) refresh.Input {
 		a.Inputs = p.inputs(a)
 		in.WantInputsHash = refresh.HashInputs(a.Inputs)
 	}
-	if stored, ok := p.secret.tokens[a.Key]; ok {
+	if stored, ok := p.secret.Tokens[a.Key]; ok {
 		in.StoredValueHash = refresh.HashValue(stored)
 		switch {
 		case a.Record == nil || a.Record.Value != in.StoredValueHash:
@@ -128,7 +129,7 @@ func (p *Pass) judge(a *Access, in refresh.Input) {
 	}
 	if a.issued != "" {
 		in = refresh.Input{
-			Recorded: a.Record.asToken(), StoredValueHash: a.Record.Value, WantInputsHash: a.Record.Inputs,
+			Recorded: a.Record.AsToken(), StoredValueHash: a.Record.Value, WantInputsHash: a.Record.Inputs,
 			RefreshAt: a.plan.RefreshAt, Now: p.Now,
 		}
 	}
@@ -174,7 +175,7 @@ func (r *Reconciler) replace(ctx context.Context, p *Pass, a *Access, in refresh
 	case verdict.Wait:
 		a.fail(a.failure)
 	case verdict.Discard:
-		r.held.drop(client.ObjectKeyFromObject(p.Client), a.Key)
+		r.held.Drop(client.ObjectKeyFromObject(p.Client), a.Key)
 		p.failed(a, in.WantInputsHash, bad.Reason, bad.Message, v.Until)
 	case verdict.Retry:
 		p.failed(a, in.WantInputsHash, bad.Reason, bad.Message, v.Until)
@@ -189,7 +190,7 @@ func (r *Reconciler) replace(ctx context.Context, p *Pass, a *Access, in refresh
 
 // obtain returns the token that is held for an access, or requests a new one. It
 // returns nil where neither is possible now; a says why.
-func (r *Reconciler) obtain(ctx context.Context, p *Pass, a *Access, in refresh.Input, reason refresh.Reason) (*HeldToken, error) {
+func (r *Reconciler) obtain(ctx context.Context, p *Pass, a *Access, in refresh.Input, reason refresh.Reason) (*tokensecret.Token, error) {
 	name := client.ObjectKeyFromObject(p.Client)
 	held, ok := r.held.Get(name, a.Key)
 	if ok && held.Record.Inputs == in.WantInputsHash && p.Now.Before(held.Record.ExpiresAt) && !a.hopeless(p, held) {
@@ -215,7 +216,7 @@ func (r *Reconciler) obtain(ctx context.Context, p *Pass, a *Access, in refresh.
 }
 
 // candidate gathers what the verdict on a token depends on.
-func (p *Pass) candidate(a *Access, in refresh.Input, held *HeldToken, bad *jwks.VerifyError) *verdict.Candidate {
+func (p *Pass) candidate(a *Access, in refresh.Input, held *tokensecret.Token, bad *jwks.VerifyError) *verdict.Candidate {
 	c := &verdict.Candidate{
 		Now: p.Now, IssuedAt: held.Record.IssuedAt, Refused: bad,
 		Predecessor: verdict.Predecessor{Works: p.working(in), Revoked: in.Revoked},
@@ -234,7 +235,7 @@ func (p *Pass) candidate(a *Access, in refresh.Input, held *HeldToken, bad *jwks
 
 // lookAgain returns when to look again at what a token lets go first, the zero time if
 // that has gone.
-func (r *Reconciler) lookAgain(ctx context.Context, p *Pass, a *Access, awaits verdict.Awaited, held HeldToken, claims *jwks.Claims) (time.Time, error) {
+func (r *Reconciler) lookAgain(ctx context.Context, p *Pass, a *Access, awaits verdict.Awaited, held tokensecret.Token, claims *jwks.Claims) (time.Time, error) {
 	switch awaits {
 	case verdict.Delivery:
 		return r.delivered(ctx, p, a, held, claims)
@@ -252,7 +253,7 @@ func (r *Reconciler) lookAgain(ctx context.Context, p *Pass, a *Access, awaits v
 // askAbout requests what may put right that a token would be refused: the keys, for a
 // new one may have come under an old ID, or a comparison, for somebody may have taken
 // scopes away at the server.
-func (r *Reconciler) askAbout(p *Pass, a *Access, held *HeldToken, bad *jwks.VerifyError) {
+func (r *Reconciler) askAbout(p *Pass, a *Access, held *tokensecret.Token, bad *jwks.VerifyError) {
 	if slices.Contains(shard.KeyReasons, bad.Reason) {
 		r.RequestKeys(a.Server, keyNamedBy(held.Value))
 	}
@@ -263,7 +264,7 @@ func (r *Reconciler) askAbout(p *Pass, a *Access, held *HeldToken, bad *jwks.Ver
 
 // keyAwaited returns the ID of the key that a token waits for. If the token could not be
 // verified, that is what it says itself; nothing else is believed of it.
-func keyAwaited(held *HeldToken, verified *jwks.Claims) string {
+func keyAwaited(held *tokensecret.Token, verified *jwks.Claims) string {
 	if verified != nil {
 		return verified.KeyID
 	}
@@ -318,7 +319,7 @@ func (p *Pass) working(in refresh.Input) bool {
 }
 
 // publish puts a token into the Secret that is about to be written.
-func (r *Reconciler) publish(ctx context.Context, p *Pass, a *Access, h HeldToken, claims *jwks.Claims, reason refresh.Reason) {
+func (r *Reconciler) publish(ctx context.Context, p *Pass, a *Access, h tokensecret.Token, claims *jwks.Claims, reason refresh.Reason) {
 	wasShort := a.Record != nil && a.plan.ShortLived
 	h.Record.Opaque = claims == nil
 	if claims != nil {

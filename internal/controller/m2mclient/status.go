@@ -68,7 +68,7 @@ func summarize(p *Pass) {
 		status.ClientID = v1alpha1.ClientID(p.credentials.ClientID)
 	}
 	if p.secretProblem == nil {
-		status.SecretName = v1alpha1.ObjectName(p.secret.name)
+		status.SecretName = v1alpha1.ObjectName(p.secret.Name)
 	}
 
 	status.Tokens, status.ExpiresAt = nil, nil
@@ -127,7 +127,7 @@ func (p *Pass) isGranted() conditions.Condition {
 }
 
 func (p *Pass) IsFresh() conditions.Condition {
-	for _, pr := range []*rules.Problem{p.secretProblem, p.refusal, p.templateProblem} {
+	for _, pr := range []*rules.Problem{p.secretProblem, p.written.Refused, p.written.Invalid} {
 		if pr != nil {
 			return conditions.Of(v1alpha1.ConditionFresh, pr)
 		}
@@ -176,7 +176,7 @@ func (p *Pass) isVerified() conditions.Condition {
 // isReady reports whether every access has a token that works.
 func (p *Pass) isReady(granted, fresh conditions.Condition) conditions.Condition {
 	switch {
-	case p.secretProblem != nil || p.templateProblem != nil:
+	case p.secretProblem != nil || p.written.Invalid != nil:
 		return fresh.AsReady()
 	case slices.ContainsFunc(p.Accesses, func(a *Access) bool { return a.withdraw }):
 		return granted.AsReady()

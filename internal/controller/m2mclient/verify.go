@@ -14,6 +14,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/controller/tokensecret"
 	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 )
@@ -36,7 +37,7 @@ const (
 func (r *Reconciler) genuine(p *Pass, a *Access, stored string) bool {
 	name := client.ObjectKeyFromObject(p.Client)
 	if written, ok := r.Written.Get(name, a.Key); ok {
-		return written == a.Record.digest()
+		return written == a.Record.Digest()
 	}
 	if a.Server == nil || len(record.TrustedKeys(a.Server)) == 0 {
 		return true // it cannot be told now
@@ -47,22 +48,16 @@ func (r *Reconciler) genuine(p *Pass, a *Access, stored string) bool {
 	switch {
 	case errors.As(err, &bad) && (bad.Reason != jwks.ReasonOpaque || !a.Record.Opaque):
 		return false
-	case bad == nil && (a.Record.Opaque || a.Record.ExpiresAt.After(claims.ExpiresAt) || !a.Record.signedAs(claims)):
+	case bad == nil && (a.Record.Opaque || a.Record.ExpiresAt.After(claims.ExpiresAt) || !a.Record.SignedAs(claims)):
 		return false
 	}
-	r.Written.Put(name, a.Key, a.Record.digest())
+	r.Written.Put(name, a.Key, a.Record.Digest())
 	return true
-}
-
-// signedAs reports whether a token was signed as its record says. Records of earlier
-// versions name the key only.
-func (t *TokenRecord) signedAs(c *jwks.Claims) bool {
-	return t.KeyID == c.KeyID && (t.Thumbprint == "" || t.Thumbprint == c.KeyThumbprint && t.Algorithm == c.Algorithm)
 }
 
 // hopeless says of a held token that its key was waited for long enough: by now
 // the server may sign with another one.
-func (a *Access) hopeless(p *Pass, h HeldToken) bool {
+func (a *Access) hopeless(p *Pass, h tokensecret.Token) bool {
 	if a.failure == nil || a.failure.Reason != jwks.ReasonUnknownKey || a.failedLately(p, h.Record.Inputs) {
 		return false
 	}
@@ -73,7 +68,7 @@ func (a *Access) hopeless(p *Pass, h HeldToken) bool {
 // Verify checks a token as the API will. A token that is no JWT, or whose server
 // says that none of its tokens is one, cannot be checked, save for the scopes that
 // the server said it has.
-func Verify(h HeldToken, p *Pass, a *Access) (*jwks.Claims, *jwks.VerifyError) {
+func Verify(h tokensecret.Token, p *Pass, a *Access) (*jwks.Claims, *jwks.VerifyError) {
 	if !p.Now.Before(h.Record.ExpiresAt) {
 		return nil, &jwks.VerifyError{Reason: jwks.ReasonExpired, Message: "the token had expired when it was issued; compare the clocks"}
 	}
@@ -180,7 +175,7 @@ func storable(scopes []string) []string {
 // supersededSince reports whether the key that signed a token was replaced under its ID
 // after the token was issued. One that is issued later replaces nothing: a server may
 // go on signing with a key that it does not publish.
-func supersededSince(s *rules.Server, t *TokenRecord) bool {
+func supersededSince(s *rules.Server, t *tokensecret.Record) bool {
 	replaced := func(k v1alpha1.SigningKey) bool {
 		return t.KeyID != "" && k.KeyID == t.KeyID && k.RetiredAt != nil && t.IssuedAt.Before(k.RetiredAt.Time)
 	}

@@ -4,40 +4,28 @@ package m2mclient
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/controller/tokensecret"
 	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
-	"github.com/m2m-operator/m2m-operator/internal/controller/write"
 	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
-	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 	"github.com/m2m-operator/m2m-operator/internal/verdict"
 )
 
-// WaitingName returns the name of the Secret with a client's tokens that wait. No
-// pod mounts it, and it stays the same when the client chooses another name for
-// the Secret with its tokens.
-func WaitingName(c *v1alpha1.M2MClient) types.NamespacedName {
-	return types.NamespacedName{Namespace: c.Namespace, Name: c.Name + "-token-waiting"}
-}
-
 // hold keeps a token back, as the verdict on it says.
-func (a *Access) hold(h *HeldToken, v verdict.Verdict, keyID string) {
+func (a *Access) hold(h *tokensecret.Token, v verdict.Verdict, keyID string) {
 	a.wakeAt = v.Until
 	a.pending = v1alpha1.PendingToken{KeyID: keyID, Since: record.Time(h.Record.IssuedAt), PublishAt: record.Time(v.PublishAt)}
 	if v.NoKey {
@@ -49,7 +37,7 @@ func (a *Access) hold(h *HeldToken, v verdict.Verdict, keyID string) {
 // delivered says when to look again whether the API's pods have what they
 // verify a token with: the key that signed it, and the terms that it was issued
 // by. The zero time says that they have.
-func (r *Reconciler) delivered(ctx context.Context, p *Pass, a *Access, held HeldToken, claims *jwks.Claims) (look time.Time, err error) {
+func (r *Reconciler) delivered(ctx context.Context, p *Pass, a *Access, held tokensecret.Token, claims *jwks.Claims) (look time.Time, err error) {
 	if a.spec == nil || claims == nil {
 		return time.Time{}, nil
 	}
@@ -174,95 +162,4 @@ func (r *Reconciler) seen(ctx context.Context, p *Pass, namespace string, api ty
 		}
 	}
 	return look, nil
-}
-
-// readWaiting brings back the tokens that wait from their Secret: a process
-// that was started in between goes on with them.
-func (r *Reconciler) readWaiting(ctx context.Context, p *Pass) error {
-	if p.secretProblem != nil {
-		return nil
-	}
-	var s corev1.Secret
-	if err := r.Client.Get(ctx, WaitingName(p.Client), &s); err != nil {
-		return client.IgnoreNotFound(err)
-	}
-	mine, err := r.belongs(ctx, &s, p.Client)
-	if p.waitingTaken = !mine; err != nil || !mine {
-		return err
-	}
-	p.waiting = &s
-	var records SecretRecords
-	if json.Unmarshal([]byte(s.Annotations[v1alpha1.TokensAnnotation]), &records) != nil {
-		return nil
-	}
-	client := client.ObjectKeyFromObject(p.Client)
-	for _, a := range p.Accesses {
-		record, ok := records.Tokens[a.Key]
-		value := string(s.Data[a.Key])
-		if _, have := r.held.Get(client, a.Key); have || !ok || record.Value != refresh.HashValue(value) {
-			continue
-		}
-		if record.IssuedAt.After(p.Now.Add(delivery.ClockSkew)) {
-			continue // somebody would have it wait until its predecessor has expired
-		}
-		// Before it is published it is verified like a fresh one, which a token
-		// that is no JWT would not be.
-		if claims, err := jwks.Inspect(value); err != nil || claims.ExpiresAt.Before(record.ExpiresAt) {
-			continue
-		}
-		r.held.Put(client, a.Key, HeldToken{Value: value, Record: record})
-	}
-	return nil
-}
-
-// writeWaiting keeps the tokens that wait in a Secret of their own, so that a
-// restart does not ask for them again, and removes it when none does.
-func (r *Reconciler) writeWaiting(ctx context.Context, p *Pass) error {
-	if p.secretProblem != nil || p.stale {
-		return nil
-	}
-	records := SecretRecords{Client: p.Client.UID, Tokens: map[string]TokenRecord{}}
-	data := map[string][]byte{}
-	for _, a := range p.Accesses {
-		if a.pending.Since == nil {
-			continue
-		}
-		if h, ok := r.held.Get(client.ObjectKeyFromObject(p.Client), a.Key); ok {
-			data[a.Key], records.Tokens[a.Key] = []byte(h.Value), h.Record
-		}
-	}
-	if len(data) == 0 {
-		if p.waiting == nil {
-			return nil
-		}
-		return client.IgnoreNotFound(r.Client.Delete(ctx, p.waiting, write.Preconditions(p.waiting)))
-	}
-	encoded, err := json.Marshal(records)
-	if err != nil {
-		return fmt.Errorf("encode the records of tokens: %w", err)
-	}
-	name := WaitingName(p.Client)
-	want := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}, Type: corev1.SecretTypeOpaque}
-	if p.waiting != nil {
-		want = p.waiting.DeepCopy()
-	}
-	want.Data = data
-	want.Labels = write.Merged(want.Labels, nil, map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
-	want.Annotations = write.Merged(want.Annotations, nil, ownAnnotations(p.Client, encoded))
-	want.OwnerReferences = owned(want.OwnerReferences, p.Client)
-	switch {
-	case p.waiting == nil:
-		theirs, lookup := r.Foreign.ExistsForeign(ctx, "Secret", name)
-		if theirs || p.waitingTaken || lookup != nil {
-			return lookup // they wait in memory only
-		}
-		err = r.Client.Create(ctx, want)
-	case !equality.Semantic.DeepEqual(p.waiting, want):
-		err = r.Client.Update(ctx, want)
-	}
-	if err != nil {
-		// They wait in memory, too, and it is tried again with each look.
-		log.FromContext(ctx).V(1).Info("Could not keep the tokens that wait", "secret", want.Name, "reason", apierrors.ReasonForError(err))
-	}
-	return nil
 }

@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package tokensecret
 
 import (
 	"testing"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,11 +31,11 @@ func TestOwnWritesWakeNobody(t *testing.T) {
 		change(s)
 		return s
 	}
-	r := &m2mclient.Reconciler{Wrote: m2mclient.NewPerAccess[cached.Digest]()}
+	store := New(Config{})
 	written := secret(func(s *corev1.Secret) { s.ResourceVersion = "" })
-	r.Wrote.Put(client.ObjectKeyFromObject(cart), m2mclient.WholeSecret, m2mclient.ContentOf(written))
+	store.wrote.Put(client.ObjectKeyFromObject(cart), wholeSecret, contentOf(written))
 	another := secret(func(s *corev1.Secret) { s.Namespace, s.Data["payment-api"] = "other", []byte("another") })
-	r.Wrote.Put(types.NamespacedName{Namespace: "other", Name: "cart"}, m2mclient.WholeSecret, m2mclient.ContentOf(another))
+	store.wrote.Put(types.NamespacedName{Namespace: "other", Name: "cart"}, wholeSecret, contentOf(another))
 	for name, tc := range map[string]struct {
 		change func(*corev1.Secret)
 		passes bool
@@ -55,7 +51,7 @@ func TestOwnWritesWakeNobody(t *testing.T) {
 		"another's":                           {func(s *corev1.Secret) { s.OwnerReferences[0].UID = "2" }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, now := r.ChangedByOthers(), secret(tc.change)
+			p, now := store.ChangedByOthers(), secret(tc.change)
 			if got := p.Create(event.CreateEvent{Object: now}); got != tc.passes {
 				t.Errorf("its creation passes: %t", got)
 			}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package m2mclient
+// Package memory keeps what the token reconciler remembers as long as the process lives.
+// Nothing depends on it: what is lost with the process is found out anew.
+package memory
 
 import (
 	"slices"
@@ -9,18 +11,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// HeldToken is a token that was issued and is not in the Secret yet: its key is
-// not known or the API's pods may not have it, or the Secret could not be
-// written.
-type HeldToken struct {
-	Value  string
-	Record TokenRecord
-}
-
-// perAccess keeps something for each access, by client and key, as long as the
+// PerAccess keeps something for each access, by client and key, as long as the
 // process lives. Most clients have one or two accesses: a list of them is a tenth
 // of a map.
-type perAccess[T any] struct {
+type PerAccess[T any] struct {
 	mu sync.Mutex
 	M  map[types.NamespacedName][]keptFor[T]
 }
@@ -30,16 +24,18 @@ type keptFor[T any] struct {
 	value T
 }
 
-func NewPerAccess[T any]() *perAccess[T] {
-	return &perAccess[T]{M: map[types.NamespacedName][]keptFor[T]{}}
+// New returns a memory of nothing.
+func New[T any]() *PerAccess[T] {
+	return &PerAccess[T]{M: map[types.NamespacedName][]keptFor[T]{}}
 }
 
 // at returns where what is kept for a key is, -1 for nowhere.
-func (h *perAccess[T]) at(name types.NamespacedName, key string) int {
+func (h *PerAccess[T]) at(name types.NamespacedName, key string) int {
 	return slices.IndexFunc(h.M[name], func(k keptFor[T]) bool { return k.Key == key })
 }
 
-func (h *perAccess[T]) Get(name types.NamespacedName, key string) (value T, ok bool) {
+// Get returns what is kept for a key.
+func (h *PerAccess[T]) Get(name types.NamespacedName, key string) (value T, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	i := h.at(name, key)
@@ -49,7 +45,8 @@ func (h *perAccess[T]) Get(name types.NamespacedName, key string) (value T, ok b
 	return h.M[name][i].value, true
 }
 
-func (h *perAccess[T]) Put(name types.NamespacedName, key string, value T) {
+// Put keeps a value for a key.
+func (h *PerAccess[T]) Put(name types.NamespacedName, key string, value T) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if i := h.at(name, key); i >= 0 {
@@ -59,7 +56,8 @@ func (h *perAccess[T]) Put(name types.NamespacedName, key string, value T) {
 	h.M[name] = append(h.M[name], keptFor[T]{key, value})
 }
 
-func (h *perAccess[T]) drop(name types.NamespacedName, key string) {
+// Drop forgets what is kept for a key.
+func (h *PerAccess[T]) Drop(name types.NamespacedName, key string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	i := h.at(name, key)
@@ -72,9 +70,9 @@ func (h *perAccess[T]) drop(name types.NamespacedName, key string) {
 	}
 }
 
-// retain forgets the accesses of a client that it does not have any more: their keys
+// Retain forgets the accesses of a client that it does not have any more: their keys
 // are its owner's to choose, over and over.
-func (h *perAccess[T]) retain(name types.NamespacedName, has func(key string) bool) {
+func (h *PerAccess[T]) Retain(name types.NamespacedName, has func(key string) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if slices.IndexFunc(h.M[name], func(k keptFor[T]) bool { return !has(k.Key) }) < 0 {
@@ -86,7 +84,8 @@ func (h *perAccess[T]) retain(name types.NamespacedName, has func(key string) bo
 	}
 }
 
-func (h *perAccess[T]) forgetClient(name types.NamespacedName) {
+// Forget forgets all accesses of a client.
+func (h *PerAccess[T]) Forget(name types.NamespacedName) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.M, name)
