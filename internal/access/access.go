@@ -28,28 +28,27 @@ const ByIdentifier = "identifier"
 
 // Resolver answers questions about the objects that a reader sees.
 type Resolver struct {
-	// Reader is a cache: it is asked often. What it returns is shared with it
-	// and only read.
+	// Reader must be a cache, because it is asked often. Its objects are shared with the
+	// cache: read only.
 	Reader client.Reader
 	// Watches reports whether the reader can see the objects of a namespace.
 	Watches func(namespace string) bool
-	// Status returns what may be believed of a server's status, which others than
-	// the operator may be able to write. Nil: all of it.
+	// Status returns the part of a server's status that can be trusted; others than the
+	// operator may be able to write the status. Nil: all of it.
 	Status func(client.Object) *v1alpha1.AuthorizationServerStatus
-	// Cut reports whether the reader left out labels of an object, for they are
-	// too long. No selector matches it.
+	// Cut reports whether the reader left out labels of an object because they are too
+	// long. No selector matches such an object.
 	Cut func(client.Object) bool
 }
 
-// Problem is why something is not allowed: the reason and message of a
-// condition.
+// Problem is why something is not allowed, as reason and message of a condition.
 type Problem struct {
 	Reason, Message string
-	// Unknown says that it may be so for the moment only: the condition is Unknown.
+	// Unknown reports whether the problem may be temporary. The condition is then Unknown.
 	Unknown bool
 }
 
-// Decided reports whether somebody decided so. See [Decided].
+// Decided reports whether the problem is a decision. See [Decided].
 func (p *Problem) Decided() bool { return p != nil && Decided(p.Reason) }
 
 func problemf(reason, format string, args ...any) *Problem {
@@ -103,6 +102,7 @@ func ServerKeyOf(o client.Object) ServerKey {
 	return ServerKey{kindOf(o), o.GetNamespace(), o.GetName()}
 }
 
+// String returns kind, namespace and name, separated by slashes.
 func (k ServerKey) String() string { return string(k.Kind) + "/" + k.Namespace + "/" + k.Name }
 
 // Object returns an empty object of the server's kind with its name.
@@ -110,8 +110,7 @@ func (k ServerKey) Object() client.Object {
 	return Named(v1alpha1.AuthorizationServerReference{Kind: k.Kind, Name: v1alpha1.ObjectName(k.Name)}, k.Namespace)
 }
 
-// Named returns an empty object for the server that a reference in a namespace
-// means.
+// Named returns an empty object for the server to which a reference in a namespace refers.
 func Named(ref v1alpha1.AuthorizationServerReference, namespace string) client.Object {
 	if ref.Kind == v1alpha1.KindClusterAuthorizationServer {
 		return &v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: string(ref.Name)}}
@@ -140,8 +139,8 @@ func title(o client.Object) string {
 	return title
 }
 
-// Server returns the server that an object of a namespace names, or the problem
-// that keeps it from being used.
+// Server returns the server that an object in a namespace names, or the problem that keeps
+// the object from using it.
 func (r Resolver) Server(ctx context.Context, ref v1alpha1.AuthorizationServerReference, namespace string) (*Server, *Problem, error) {
 	obj := Named(ref, namespace)
 	err := r.Reader.Get(ctx, client.ObjectKeyFromObject(obj), obj, client.UnsafeDisableDeepCopy)
@@ -172,7 +171,7 @@ func (r Resolver) Server(ctx context.Context, ref v1alpha1.AuthorizationServerRe
 	return srv, nil, nil
 }
 
-// Selects reports whether a selection chooses a namespace.
+// Selects reports whether a selection includes a namespace.
 func (r Resolver) Selects(ctx context.Context, sel v1alpha1.NamespaceSelection, namespace string) (bool, error) {
 	if slices.Contains(sel.Names, v1alpha1.NamespaceName(namespace)) {
 		return true, nil
@@ -182,7 +181,7 @@ func (r Resolver) Selects(ctx context.Context, sel v1alpha1.NamespaceSelection, 
 	}
 	selector, err := metav1.LabelSelectorAsSelector(sel.Selector)
 	if err != nil {
-		return false, nil //nolint:nilerr // an invalid selector chooses nothing; no access may depend on a typo
+		return false, nil //nolint:nilerr // an invalid selector selects nothing; no access may depend on a typo
 	}
 	ns := &metav1.PartialObjectMetadata{}
 	ns.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))

@@ -16,13 +16,13 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// Accept reports whether an APIResource may describe its API: its server is
-// known and allows it, and the identifier is no other APIResource's. The server
-// is nil where it cannot be used.
+// Accept decides whether an APIResource may describe its API: its server must be known and
+// allow it, and no other APIResource may have the identifier. The problem is nil if it may.
+// The server is nil if it cannot be used.
 //
-// Whoever lets an APIResource decide about tokens asks here and does not read
-// its Accepted condition, which speaks of a moment ago: an APIResource could be
-// accepted at one issuer and then be pointed at another.
+// A caller that lets an APIResource decide about tokens must ask Accept and not read the
+// condition Accepted, which may be out of date: an APIResource could be accepted at one
+// issuer and then be pointed at another.
 func (r Resolver) Accept(ctx context.Context, api *v1alpha1.APIResource) (*Server, *Problem, error) {
 	srv, refused, err := r.Server(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
 	if refused != nil || err != nil {
@@ -48,7 +48,7 @@ func (r Resolver) Accept(ctx context.Context, api *v1alpha1.APIResource) (*Serve
 		if err != nil {
 			return nil, nil, err
 		}
-		// The other's name is its team's business.
+		// The messages do not name the other APIResource: its name concerns only its team.
 		switch {
 		case claims && known:
 			return srv, problemf(v1alpha1.ReasonIdentifierClaimed,
@@ -62,9 +62,10 @@ func (r Resolver) Accept(ctx context.Context, api *v1alpha1.APIResource) (*Serve
 	return srv, contested, nil
 }
 
-// claims reports whether an APIResource claims its identifier at an issuer and
-// may do so. One that has it keeps it while its server cannot be found, which
-// may be a slip: others would take the identifier for good.
+// claims reports whether an APIResource claims its identifier at an issuer and may do so. An
+// APIResource that holds its identifier keeps it while its server cannot be found: the
+// server may be missing by mistake, and another APIResource would take the identifier for
+// good.
 func (r Resolver) claims(ctx context.Context, api *v1alpha1.APIResource, issuer string) (bool, error) {
 	srv, unresolved, err := r.Server(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
 	switch {
@@ -77,19 +78,19 @@ func (r Resolver) claims(ctx context.Context, api *v1alpha1.APIResource, issuer 
 	return refused == nil, err
 }
 
-// Holds reports whether an APIResource has its identifier at an issuer, as the
-// operator wrote it down when it accepted it there.
+// Holds reports whether an APIResource holds its identifier at an issuer. The operator
+// records that in the status when it accepts the APIResource.
 func Holds(api *v1alpha1.APIResource, issuer string) bool {
 	return api.Status.IdentifierHold.Issuer == issuer
 }
 
-// precedes reports whether the claim of a goes before that of b at an issuer, and
-// whether that is known. A claim that was accepted goes before any that was not:
-// creating or changing an APIResource takes no identifier from another.
+// precedes reports whether the claim of a comes before that of b at an issuer, and whether
+// that is known. An accepted claim comes before one that was not accepted: nobody can take
+// an identifier by creating or changing an APIResource.
 //
-// Where neither was accepted, two namespaces are not told apart by when the
-// objects were created: a backup that is restored without the status creates all
-// of them anew, in an order that whoever names a namespace may choose.
+// If neither claim was accepted, the creation times of objects in two namespaces prove
+// nothing: a backup that is restored without the status creates all objects anew, in an
+// order that depends on the names of the namespaces.
 func precedes(a, b *v1alpha1.APIResource, issuer string) (first, known bool) {
 	if a.UID == b.UID {
 		return false, true
@@ -108,16 +109,16 @@ func precedes(a, b *v1alpha1.APIResource, issuer string) (first, known bool) {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name)) < 0, known
 }
 
-// mayClaim returns what keeps an APIResource from having its identifier at an
-// issuer, nil for nothing. Where ClusterAuthorizationServers have the issuer,
-// they decide, whatever server object the APIResource names: otherwise a
-// namespace could get around them with an AuthorizationServer of its own.
+// mayClaim returns the problem that keeps an APIResource from having its identifier at an
+// issuer, nil if there is none. If ClusterAuthorizationServers have the issuer, they
+// decide, whatever server the APIResource names: otherwise a namespace could bypass them
+// with an AuthorizationServer of its own.
 func (r Resolver) mayClaim(ctx context.Context, issuer string, api *v1alpha1.APIResource) (*Problem, error) {
 	var clusters v1alpha1.ClusterAuthorizationServerList
 	if err := r.Reader.List(ctx, &clusters, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list ClusterAuthorizationServers: %w", err)
 	}
-	var binding, claiming string // names of ClusterAuthorizationServers, the last of each
+	var binding, claiming string // the last ClusterAuthorizationServer of each sort, for messages
 	var allowed, claimed bool
 	for i := range clusters.Items {
 		cluster := &clusters.Items[i]
@@ -161,9 +162,9 @@ func hasPrefix(identifier string, prefixes []string) bool {
 	})
 }
 
-// sameServer reports whether two issuers may be one server, however they are
-// spelled. Tokens are compared with the exact issuer; only the claims of
-// ClusterAuthorizationServers bind by this, which can but refuse more.
+// sameServer reports whether two issuers may be the same server in different spellings. Only
+// the claims of ClusterAuthorizationServers use it, where a false match can only refuse
+// more. The issuer of a token must match exactly.
 func sameServer(a, b string) bool {
 	plain := func(issuer string) string {
 		_, rest, _ := strings.Cut(normal(issuer), "://")
@@ -174,10 +175,10 @@ func sameServer(a, b string) bool {
 
 var defaultPorts = map[string]string{"http": "80", "https": "443"}
 
-// normal returns the normal form of a URL (RFC 3986 section 6.2): scheme and
-// host in lower case and without the default port, the path decoded and without
-// dot segments. User information is left out, and so is the dot that may end a
-// host. What is no URL stays as it is.
+// normal returns the normal form of a URL (RFC 3986 section 6.2): scheme and host in lower
+// case and without the default port, the path decoded and without dot segments. It leaves
+// out user information and a dot at the end of the host. It returns anything that is not a
+// URL unchanged.
 func normal(s string) string {
 	u, err := url.Parse(s)
 	if err != nil || u.Host == "" {

@@ -16,12 +16,12 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// Client is what an M2MClient may have.
+// Client describes what an M2MClient may have.
 type Client struct {
-	// Server is where its tokens come from, nil where Problem says why not.
+	// Server issues its tokens. It is nil if Problem says why there is none.
 	Server  *Server
 	Problem *Problem
-	// Accesses are those of its spec, in their order.
+	// Accesses has one entry for each access of the spec, in the same order.
 	Accesses []Access
 }
 
@@ -32,11 +32,11 @@ type Access struct {
 	Resource string               // the API's identifier
 	Scopes   []string             // sorted
 
-	Denied  *Problem // it is not allowed
-	Reduced *Problem // it is allowed, and some of the scopes are not; Scopes are those that are
+	Denied  *Problem // why it is not allowed
+	Reduced *Problem // why only some of the scopes are allowed; Scopes holds those
 
-	// Server is the one whose keys the API verifies with, and Spec the API.
-	// Both are nil where the access is denied, Spec also for a plain resource.
+	// Server is the server with whose keys the API verifies tokens, and Spec is the API.
+	// Both are nil if the access is denied; Spec is also nil for a plain resource.
 	Server *Server
 	Spec   *v1alpha1.APIResource
 }
@@ -63,8 +63,8 @@ func (r Resolver) Client(ctx context.Context, c *v1alpha1.M2MClient) (Client, er
 	return all, nil
 }
 
-// StillAllowed reports whether a client may have now what it was found to be
-// allowed a moment ago: the same scopes of the same API from the same server.
+// StillAllowed reports whether a client may still have what it was allowed a moment ago: the
+// same scopes of the same API from the same server.
 func (r Resolver) StillAllowed(ctx context.Context, c *v1alpha1.M2MClient, from *Server, a Access) (bool, error) {
 	var now v1alpha1.M2MClient
 	err := r.Reader.Get(ctx, client.ObjectKeyFromObject(c), &now, client.UnsafeDisableDeepCopy)
@@ -86,13 +86,13 @@ func (r Resolver) StillAllowed(ctx context.Context, c *v1alpha1.M2MClient, from 
 	return b.API == a.API && b.Resource == a.Resource && slices.Equal(b.Scopes, a.Scopes) && same(b.Server, a.Server), nil
 }
 
-// same reports whether two servers are one, with the same issuer.
+// same reports whether two servers are the same object with the same issuer.
 func same(a, b *Server) bool {
 	return a != nil && b != nil && isServer(a.Object, b.Object) && a.Spec.Issuer == b.Spec.Issuer
 }
 
-// clientServer finds the server that a client's tokens come from: the one it
-// names, or that of its APIs if the operator registers it.
+// clientServer finds the server that issues a client's tokens: the server that the client
+// names, or that of its APIs if the operator registers the client.
 func (r Resolver) clientServer(ctx context.Context, c *v1alpha1.M2MClient) (*Server, *Problem, error) {
 	ref := c.Spec.AuthorizationServerRef
 	if !Registered(c) {
@@ -113,8 +113,7 @@ func (r Resolver) clientServer(ctx context.Context, c *v1alpha1.M2MClient) (*Ser
 		if api == nil {
 			continue
 		}
-		// That a server is not for the API's namespace takes nothing but this API from
-		// the client.
+		// If the API's namespace may not use the server, the client loses only this API.
 		_, refused, err := r.Server(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
 		if err != nil {
 			return nil, nil, err
@@ -136,7 +135,7 @@ func (r Resolver) clientServer(ctx context.Context, c *v1alpha1.M2MClient) (*Ser
 		"None of the client's APIResources exists, and so its authorization server is not known"), nil
 }
 
-// serverOfAPI returns the server that a client is registered at for an API.
+// serverOfAPI returns the server at which a client is registered because of an API.
 func (r Resolver) serverOfAPI(ctx context.Context, c *v1alpha1.M2MClient, name types.NamespacedName, api *v1alpha1.APIResource) (*Server, *Problem, error) {
 	srv, problem, err := r.Server(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
 	if err != nil || srv == nil {
@@ -155,8 +154,7 @@ func (r Resolver) serverOfAPI(ctx context.Context, c *v1alpha1.M2MClient, name t
 	return srv, nil, nil
 }
 
-// apiResource returns an APIResource, nil if it does not exist or is on its way
-// out.
+// apiResource returns an APIResource, nil if it does not exist or is being deleted.
 func (r Resolver) apiResource(ctx context.Context, name types.NamespacedName) (*v1alpha1.APIResource, error) {
 	var api v1alpha1.APIResource
 	err := r.Reader.Get(ctx, name, &api, client.UnsafeDisableDeepCopy)
@@ -169,8 +167,8 @@ func (r Resolver) apiResource(ctx context.Context, name types.NamespacedName) (*
 	return &api, nil
 }
 
-// access finds what an access is for and whether it is allowed. The client's
-// server is nil where a problem says why.
+// access finds which API an access is for and whether it is allowed. The client's server is
+// nil if problem says why.
 func (r Resolver) access(ctx context.Context, c *v1alpha1.M2MClient, spec *v1alpha1.Access, srv *Server, problem *Problem) (Access, error) {
 	a := Access{Key: KeyOf(spec), Resource: string(spec.Resource)}
 	for _, s := range spec.Scopes {
@@ -186,7 +184,7 @@ func (r Resolver) access(ctx context.Context, c *v1alpha1.M2MClient, spec *v1alp
 		}
 	}
 	if a.Denied == nil && problem.Decided() {
-		a.Denied = problem // without its server a client has nothing
+		a.Denied = problem // a client without a server has no access
 	}
 	return a, nil
 }
@@ -208,7 +206,7 @@ func (r Resolver) resolveAPI(ctx context.Context, c *v1alpha1.M2MClient, srv *Se
 	}
 	a.Resource = string(api.Spec.Identifier)
 	if srv == nil {
-		return nil // without an issuer to compare nothing can be said
+		return nil // there is no issuer to compare with
 	}
 	its, refused, err := r.Accept(ctx, api)
 	if err != nil {
@@ -227,8 +225,9 @@ func (r Resolver) resolveAPI(ctx context.Context, c *v1alpha1.M2MClient, srv *Se
 	return nil
 }
 
-// mismatch returns what keeps a client of a server from an API at all. The API's
-// server is nil where it cannot be used.
+// mismatch returns the problem that keeps a client from an API whatever the API grants, nil
+// if there is none. srv is the client's server, its the API's; its is nil if the API cannot
+// use its server.
 func mismatch(c *v1alpha1.M2MClient, srv, its *Server, refused *Problem, api types.NamespacedName) *Problem {
 	switch {
 	case its == nil && !refused.Decided():
@@ -272,14 +271,14 @@ func (r Resolver) grant(ctx context.Context, c *v1alpha1.M2MClient, api *v1alpha
 		a.Denied = refusal
 		return nil
 	}
-	// Its token lists what it can do, and what is registered is what is granted.
+	// A registered client gets exactly the granted scopes, and its token lists them.
 	a.Reduced = refusal
 	a.Scopes = slices.DeleteFunc(a.Scopes, func(s string) bool { return slices.Contains(missing, s) })
 	return nil
 }
 
-// granted returns the scopes that a client may ask an API for, and whether it
-// may ask at all. Clients of the API's own namespace may ask for everything.
+// granted returns the scopes of an API that a client may request, and whether it may request
+// tokens for the API at all. Clients in the API's own namespace may request every scope.
 func (r Resolver) granted(ctx context.Context, api *v1alpha1.APIResource, c *v1alpha1.M2MClient) (scopes []string, known bool, err error) {
 	if api.Namespace == c.Namespace {
 		for _, s := range api.Spec.Scopes {

@@ -21,7 +21,7 @@ func Driver(spec *v1alpha1.AuthorizationServerSpec) v1alpha1.ProvisioningDriver 
 	return ""
 }
 
-// ProvisioningServer names a server in a status, as it is configured now.
+// ProvisioningServer returns how a status names a server in its present configuration.
 func ProvisioningServer(s *Server) v1alpha1.ProvisioningServer {
 	return v1alpha1.ProvisioningServer{
 		Kind: kindOf(s.Object), Namespace: v1alpha1.NamespaceName(s.Object.GetNamespace()), Name: v1alpha1.ObjectName(s.Object.GetName()),
@@ -29,17 +29,17 @@ func ProvisioningServer(s *Server) v1alpha1.ProvisioningServer {
 	}
 }
 
-// Adopts reports whether the owner of a server lets an APIResource take over an
-// API that exists there.
+// Adopts reports whether a server's owner lets an APIResource adopt an API that already exists
+// at the server.
 func Adopts(spec *v1alpha1.AuthorizationServerSpec, api *v1alpha1.APIResource) bool {
 	return slices.ContainsFunc(spec.Provisioning.Adoption.APIResources, func(a v1alpha1.AdoptedAPIResource) bool {
 		return a.Identifier == api.Spec.Identifier && string(a.Namespace) == api.Namespace
 	})
 }
 
-// refusedAt returns why an APIResource may not have its API at a server that is
-// provisioned, nil for nothing. What was taken over is lost with its entry in
-// the list, whether or not the server can be asked.
+// refusedAt returns the problem that keeps an APIResource from having its API at a
+// provisioned server, nil if there is none. An adopted API is lost as soon as its entry is
+// removed from the list, whether or not the server can be asked.
 func refusedAt(api *v1alpha1.APIResource, s *Server) *Problem {
 	st := api.Status.Provisioning
 	if st.Server != ProvisioningServer(s) {

@@ -4,19 +4,19 @@ package access
 
 import "github.com/m2m-operator/m2m-operator/api/v1alpha1"
 
-// kind tells whether a reason takes away what somebody has already.
+// kind tells whether a reason takes away what a tenant already has.
 type kind int
 
 const (
-	// decision: somebody who may decide so did. It withdraws at once.
+	// decision: somebody with the right to do so decided it. It withdraws at once.
 	decision kind = iota + 1
-	// unknown: it cannot be told now, or fails for the moment. It takes nothing
-	// away and adds nothing.
+	// unknown: the answer is not known now, or something fails for the moment. It takes
+	// nothing away and adds nothing.
 	unknown
 )
 
-// reasons says of each reason that can keep somebody from an access, a token or
-// an identifier which of the two it is.
+// reasons maps each reason that can keep a tenant from an access, a token or an identifier to
+// its kind.
 var reasons = map[string]kind{
 	// Of servers.
 	v1alpha1.ReasonAuthorizationServerNotAllowed:  decision, // by the platform
@@ -39,7 +39,7 @@ var reasons = map[string]kind{
 	v1alpha1.ReasonIssuerMismatch:  decision, // by the API's owner, who chose another issuer
 	v1alpha1.ReasonServerMismatch:  decision, // by the client's owner
 
-	// Of what is at a server.
+	// Of what exists at a server.
 	v1alpha1.ReasonExistsAtServer:            decision, // by the server's owner, who does not list it
 	v1alpha1.ReasonProvisioningForbidden:     decision,
 	v1alpha1.ReasonProvisioningNotConfigured: unknown,
@@ -65,7 +65,6 @@ var reasons = map[string]kind{
 	v1alpha1.ReasonInvalidTemplate:       unknown,
 }
 
-// Decided reports whether a reason is a decision of somebody who may decide so.
-// It withdraws at once what was given. Anything else is unknown: it takes
-// nothing away and adds nothing.
+// Decided reports whether a reason is a decision, which withdraws at once what was given. Any
+// other reason is an unknown: it takes nothing away and adds nothing.
 func Decided(reason string) bool { return reasons[reason] == decision }

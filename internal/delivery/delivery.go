@@ -58,9 +58,10 @@ func (p Pod) Told(changed, now time.Time) bool {
 	return p.CreatedSince(changed) || p.touchedSince(changed, now)
 }
 
-// MustTouch reports whether the pod must be touched, because it mounts something that
-// it must see as it is since a moment; zero for never. A moment as far away as a
-// kubelet takes anyway is past, or nobody's clock.
+// MustTouch reports whether the pod must be touched to see an object that it mounts as the
+// object is since a moment. The zero time means that nothing is urgent. A moment more than
+// KubeletDelay ago does not count, because the kubelet has looked since. A moment that far
+// in the future does not count either, because the operator did not write it.
 func (p Pod) MustTouch(since, now time.Time) bool {
 	return !since.IsZero() && now.Sub(since).Abs() < KubeletDelay && !p.Told(since, now)
 }

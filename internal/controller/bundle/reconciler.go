@@ -198,7 +198,7 @@ type draft struct {
 	request verification.Request
 	api     *v1alpha1.APIResource
 	srv     *rules.Server
-	current *corev1.ConfigMap // the cache's, nil if there is none
+	current *corev1.ConfigMap // as the cache has it; nil if there is none
 	bundle  render.Bundle
 	extra   map[string]string
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package shard does for the M2MClients of shards what only the instance without a
-// shard can do: it has a server's keys fetched, or an API compared with its server,
-// when a client's status says that the client waits for it. Package controller sets
+// shard can do: if a client's status says that the client waits for it, the package
+// requests a fetch of a server's keys, or a comparison of an API with its server. Package controller sets
 // it up. It requests no token and writes no object.
 package shard
 

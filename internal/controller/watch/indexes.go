@@ -36,7 +36,7 @@ const (
 	ByClient      = "client"              // pods → name of their M2MClient
 )
 
-// index is one index of the cache.
+// Index is one index of the cache.
 // Index is how the cache finds objects by a value.
 type Index struct {
 	Obj   client.Object
