@@ -16,7 +16,7 @@ var noon = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
 const issuer = "https://auth.example.com/oidc"
 
-// claimant returns an APIResource that was created so long after noon.
+// claimant returns an APIResource that was created some time after noon.
 func claimant(namespace string, created time.Duration, change ...func(*v1alpha1.APIResource)) *v1alpha1.APIResource {
 	api := &v1alpha1.APIResource{
 		ObjectMeta: metav1.ObjectMeta{
@@ -32,7 +32,8 @@ func claimant(namespace string, created time.Duration, change ...func(*v1alpha1.
 	return api
 }
 
-// holdingAt returns a change by which an APIResource holds its identifier since so long after noon.
+// holdingAt returns a change after which an APIResource holds its identifier since some time
+// after noon.
 func holdingAt(issuer string, since time.Duration) func(*v1alpha1.APIResource) {
 	return func(a *v1alpha1.APIResource) {
 		at := metav1.NewTime(noon.Add(since))
@@ -69,8 +70,8 @@ func TestWhichClaimGoesFirst(t *testing.T) {
 	}
 }
 
-// TestCreationSaysNothingBetweenNamespaces: a restored backup creates everything
-// anew, in an order that the names of namespaces decide.
+// TestCreationSaysNothingBetweenNamespaces: a restored backup creates all objects anew, in an
+// order that depends on the names of the namespaces.
 func TestCreationSaysNothingBetweenNamespaces(t *testing.T) {
 	for name, tc := range map[string]struct{ a, b *v1alpha1.APIResource }{
 		"created one after the other":      {claimant("b", 0), claimant("a", time.Hour)},
@@ -87,14 +88,14 @@ func TestCreationSaysNothingBetweenNamespaces(t *testing.T) {
 	}
 }
 
-// own is an AuthorizationServer of a namespace.
+// own returns an AuthorizationServer of a namespace.
 func own(namespace, issuer string) *v1alpha1.AuthorizationServer {
 	return &v1alpha1.AuthorizationServer{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "auth"}, Spec: v1alpha1.AuthorizationServerSpec{Issuer: issuer},
 	}
 }
 
-// cluster is a ClusterAuthorizationServer that allows namespaces.
+// cluster returns a ClusterAuthorizationServer that allows namespaces.
 func cluster(name, issuer string, allowed ...v1alpha1.NamespaceName) *v1alpha1.ClusterAuthorizationServer {
 	return &v1alpha1.ClusterAuthorizationServer{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -122,7 +123,7 @@ func TestAccept(t *testing.T) {
 	}
 	const prefix = "https://payment.example.com/"
 	for name, tc := range map[string]struct {
-		api    *v1alpha1.APIResource // of namespace payments, if it is the owner's
+		api    *v1alpha1.APIResource // in namespace payments if it is the owner's
 		others objects
 		want   string // the reason of a refusal
 	}{

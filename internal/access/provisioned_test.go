@@ -10,8 +10,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// provisionedAPI is an API of namespace payments at a provisioned server, and a
-// client of the same namespace, which may ask for everything.
+// provisionedAPI returns an API of namespace payments at a provisioned server, and a client
+// in the same namespace, which may request every scope.
 func provisionedAPI(change func(*v1alpha1.APIResource, *v1alpha1.AuthorizationServer)) (objects, *v1alpha1.M2MClient) {
 	as, api := own("payments", issuer), claimant("payments", 0)
 	as.Spec.Provisioning.Logto.Endpoint = "https://auth.example.com"
@@ -24,8 +24,7 @@ func provisionedAPI(change func(*v1alpha1.APIResource, *v1alpha1.AuthorizationSe
 	return objects{as, api, c}, c
 }
 
-// deniedFor returns the reason for which the only access of a client is denied, ""
-// for none.
+// deniedFor returns the reason why the only access of a client is denied, "" if it is not.
 func deniedFor(t *testing.T, os objects, c *v1alpha1.M2MClient) string {
 	t.Helper()
 	found, err := resolver(os...).Client(t.Context(), c)
@@ -38,9 +37,9 @@ func deniedFor(t *testing.T, os objects, c *v1alpha1.M2MClient) string {
 	return ""
 }
 
-// TestDecisionsAtTheServerWithdraw goes through the table: an API for which
-// provisioning fails by a decision gives nobody anything, and by anything else
-// takes nothing away.
+// TestDecisionsAtTheServerWithdraw goes through the table of reasons. If provisioning of an API
+// fails because of a decision, the API's clients get nothing. Any other failure takes
+// nothing away.
 func TestDecisionsAtTheServerWithdraw(t *testing.T) {
 	for reason, k := range reasons {
 		os, c := provisionedAPI(func(api *v1alpha1.APIResource, _ *v1alpha1.AuthorizationServer) {
@@ -91,8 +90,8 @@ func TestAdoptionIsTakenBack(t *testing.T) {
 	}
 }
 
-// TestAnotherNamespacesServerDecidesNothing has a client with APIs of two
-// namespaces: that the server is taken from one of them leaves it the other.
+// TestAnotherNamespacesServerDecidesNothing: a client has APIs in two namespaces. If one of the
+// namespaces may no longer use the server, the client keeps the other API.
 func TestAnotherNamespacesServerDecidesNothing(t *testing.T) {
 	at := v1alpha1.AuthorizationServerReference{Kind: v1alpha1.KindClusterAuthorizationServer, Name: "company"}
 	api := func(namespace string) *v1alpha1.APIResource {

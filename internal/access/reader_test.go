@@ -14,7 +14,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// objects are what a reader sees.
+// objects is a reader of a fixed set of objects.
 type objects []client.Object
 
 func resolver(os ...client.Object) Resolver {
@@ -64,7 +64,7 @@ func (os objects) List(_ context.Context, into client.ObjectList, opts ...client
 	return nil
 }
 
-// identifiers is the index that a Resolver needs.
+// identifiers implements the index that a Resolver needs.
 type identifiers struct{ api *v1alpha1.APIResource }
 
 func (i identifiers) Has(field string) bool { return field == ByIdentifier }

@@ -13,13 +13,12 @@ import (
 	"testing"
 )
 
-// denying are the conditions whose reasons can keep somebody from an access, a
-// token or an identifier.
+// denying lists the conditions whose reasons can keep a tenant from an access, a token or an
+// identifier.
 var denying = []string{"ConditionAccepted", "ConditionGranted", "ConditionFresh", "ConditionProvisioned"}
 
-// TestEveryReasonIsADecisionOrUnknown reads the documentation of the conditions:
-// what it says that makes one of them False or Unknown must be in the table, and
-// the table must hold nothing that no condition says.
+// TestEveryReasonIsADecisionOrUnknown reads the documentation of the conditions. Each reason
+// that it gives for False or Unknown must be in the table, and the table must hold no other.
 func TestEveryReasonIsADecisionOrUnknown(t *testing.T) {
 	docs := conditionDocs(t)
 	documented := map[string]bool{}
@@ -81,8 +80,8 @@ func reasonsAgainst(doc string) (found []string) {
 	return found
 }
 
-// TestDecisions spells out what withdraws: a change here is a change of the
-// rules between tenants.
+// TestDecisions spells out which reasons withdraw. A change here changes the rules between
+// tenants.
 func TestDecisions(t *testing.T) {
 	want := []string{
 		"APIResourceNotAccepted", "APIResourceNotFound", "AuthorizationServerNotAllowed", "ExistsAtServer", "IdentifierClaimed",

@@ -39,7 +39,7 @@ func TestOneClientsFailuresAreItsOwn(t *testing.T) {
 			s.once(e, of(fmt.Sprint("evil-", i%2), fmt.Sprint(i)), Failed)
 		}
 		s.waits(e, of("good", "working"), CauseEndpoint)
-		s.at(breakerBase) // whoever has not failed is tried once
+		s.at(breakerBase) // each client that has not failed is tried once
 		s.once(e, of("good", "working"), Failed)
 		s.waits(e, of("good", "working"), CauseEndpoint)
 	})
@@ -67,7 +67,7 @@ func TestProbesGoRound(t *testing.T) {
 	needs := map[string]Need{
 		"late":   holding("good", "late", time.Hour),
 		"soon":   holding("better", "soon", 10*time.Minute),
-		"broken": holding("evil-0", "broken", time.Minute), // it has forged that
+		"broken": holding("evil-0", "broken", time.Minute), // a forged expiry
 	}
 	for name, n := range needs {
 		told = append(told, asking{at: s.waits(e, n, CauseEndpoint), who: name})
@@ -114,9 +114,9 @@ func TestNoHealthyTokenExpiresUntried(t *testing.T) {
 	s.once(e, of("good", "new"), Served)
 }
 
-// TestRetryAfterBindsWhomItWasTold: the gate leaves that client to its own
-// back-off. Once a second client of its tenant is told, the tenant waits; once a
-// second tenant is told, everybody waits, for a minute at most.
+// TestRetryAfterBindsWhomItWasTold: a client that gets a Retry-After is left to its own
+// back-off. Once a second client of its tenant gets one, the tenant waits. Once a second
+// tenant gets one, everybody waits, for a minute at most.
 func TestRetryAfterBindsWhomItWasTold(t *testing.T) {
 	told := func(s *turnstile, e Endpoint, n Need) {
 		s.t.Helper()
@@ -172,7 +172,7 @@ func TestRefusalsOfATenantAreBounded(t *testing.T) {
 	s.waits(e, of("evil", "new"), CauseRefusals)
 	s.once(e, of("good", "new"), Served)
 	s.at(11 * time.Minute)
-	s.once(e, of("evil", "registered"), Served) // its owner has mended it
+	s.once(e, of("evil", "registered"), Served) // its owner has fixed it
 	s.once(e, of("evil", "new"), Served)
 }
 

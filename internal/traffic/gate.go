@@ -142,7 +142,7 @@ type route struct {
 	freed   chan struct{} // receives when a request ends, for those that wait for a place
 }
 
-// NewGate makes a gate for so many workers.
+// NewGate returns a gate for a number of workers.
 func NewGate(workers int) *Gate {
 	return &Gate{
 		places: NewPlaces(workers), workers: max(1, workers),

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// turnstile is a gate on a clock of its own.
+// turnstile is a gate with a clock of its own.
 type turnstile struct {
 	*Gate
 	t   *testing.T
@@ -21,7 +21,7 @@ func newTurnstile(t *testing.T, workers int) *turnstile {
 	return &turnstile{Gate: NewGate(workers), t: t, now: start}
 }
 
-// at sets the clock to so long after the start.
+// at sets the clock to a time after the start.
 func (s *turnstile) at(d time.Duration) { s.now = start.Add(d) }
 
 // endpointOf returns an endpoint with a budget and a burst as large.
@@ -29,10 +29,10 @@ func endpointOf(name string, perSecond, burst int) Endpoint {
 	return Endpoint{Account: name, Route: name, Owner: name, Own: Budget{float64(perSecond), burst}}
 }
 
-// of is a client of a tenant without a token.
+// of returns a client of a tenant without a token.
 func of(tenant, client string) Need { return Need{Asker: Asker{Tenant: tenant, Client: client}} }
 
-// holding is a client of a tenant whose token expires so long after the start.
+// holding returns a client of a tenant whose token expires some time after the start.
 func holding(tenant, client string, in time.Duration) Need {
 	n := of(tenant, client)
 	n.ExpiresAt, n.Proven = start.Add(in), true
@@ -41,7 +41,7 @@ func holding(tenant, client string, in time.Duration) Need {
 
 func (s *turnstile) ask(e Endpoint, n Need) Answer { return s.Ask(s.now, e, n) }
 
-// admitted asks for somebody who is to be let through.
+// admitted asks for a client that must be admitted.
 func (s *turnstile) admitted(e Endpoint, n Need) *Ticket {
 	s.t.Helper()
 	a := s.ask(e, n)
@@ -51,7 +51,7 @@ func (s *turnstile) admitted(e Endpoint, n Need) *Ticket {
 	return a.Ticket
 }
 
-// waits asks for somebody who is to wait, and returns for how long.
+// waits asks for a client that must wait, and returns for how long.
 func (s *turnstile) waits(e Endpoint, n Need, why Cause) time.Duration {
 	s.t.Helper()
 	a := s.ask(e, n)
@@ -69,13 +69,13 @@ func (s *turnstile) waits(e Endpoint, n Need, why Cause) time.Duration {
 // done ends a request.
 func (s *turnstile) done(t *Ticket, how Outcome) { s.Done(s.now, t, how, 0) }
 
-// once has somebody send a request that ends at once.
+// once sends a request of a client that ends at once.
 func (s *turnstile) once(e Endpoint, n Need, how Outcome) {
 	s.t.Helper()
 	s.done(s.admitted(e, n), how)
 }
 
-// asking is when a client asks next, or when its request is answered.
+// asking is the time when a client asks next, or when its request is answered.
 type asking struct {
 	at     time.Duration
 	who    string
@@ -94,9 +94,9 @@ func (a *agenda) Pop() any {
 	return last
 }
 
-// TestBudgetHoldsForManyClients lets many clients come at once, and each come
-// again when it was told to: in no window are more let through than the rate
-// and the burst allow, and all get through in the time that the rate needs.
+// TestBudgetHoldsForManyClients lets many clients come at once, and come again when they are
+// told to. In no window are more admitted than rate and burst allow, and all are admitted in
+// the time that the rate needs.
 func TestBudgetHoldsForManyClients(t *testing.T) {
 	for name, tc := range map[string]struct {
 		perSecond, burst int
@@ -171,7 +171,7 @@ func TestAClientKeepsItsTurn(t *testing.T) {
 	if wait := s.waits(e, newcomer("second"), CauseBudget); wait != time.Second {
 		t.Errorf("the second client waits %s, want 1s", wait)
 	}
-	// It comes back early, as an event may have it: its turn stays what it was.
+	// It comes back early, for example because of an event: its turn stays the same.
 	for range 5 {
 		s.at(400 * time.Millisecond)
 		if wait := s.waits(e, newcomer("second"), CauseBudget); wait != 600*time.Millisecond {
@@ -270,8 +270,8 @@ func TestOneClientAtATimeTriesADownServer(t *testing.T) {
 	}
 }
 
-// TestAProbeThatIsNotSentIsPassedOn: a client whose credentials turn out
-// unusable after it was let through must not keep others from trying.
+// TestAProbeThatIsNotSentIsPassedOn: a client whose credentials turn out to be unusable after
+// it was admitted must not keep others from trying.
 func TestAProbeThatIsNotSentIsPassedOn(t *testing.T) {
 	s, e := newTurnstile(t, 20), endpointOf("auth", 100, 100)
 	for range breakerThreshold {
@@ -307,7 +307,7 @@ func TestAForgottenOwnerStartsAfresh(t *testing.T) {
 	if len(s.accounts)+len(s.routes)+len(s.owners) != 0 {
 		t.Error("something of it is left")
 	}
-	s.done(former, Unanswered) // late news of the former one's
+	s.done(former, Unanswered) // a late result of the former one's request
 	s.admitted(e, newcomer("second"))
 
 	moved := e
@@ -341,8 +341,8 @@ func TestOneWorkerIsEnoughToAsk(t *testing.T) {
 	s.waits(e, newcomer("other"), CausePlaces)
 }
 
-// TestARefreshHasTheFirstFreePlaceAtASlowServer: where not the budget is the
-// limit but how many requests are under way, new clients do not take it either.
+// TestARefreshHasTheFirstFreePlaceAtASlowServer: if the limit is the number of concurrent
+// requests and not the budget, new clients do not get ahead of refreshes either.
 func TestARefreshHasTheFirstFreePlaceAtASlowServer(t *testing.T) {
 	s, e := newTurnstile(t, 4), endpointOf("slow", 1000, 1000) // two at a time
 	one, two := s.admitted(e, newcomer("one")), s.admitted(e, newcomer("two"))
@@ -359,8 +359,8 @@ func TestARefreshHasTheFirstFreePlaceAtASlowServer(t *testing.T) {
 	s.admitted(e, newcomer("new-0"))
 }
 
-// TestAWholeLineDoesNotPollASlowServer counts how often 10,000 clients ask in
-// vain in ten seconds.
+// TestAWholeLineDoesNotPollASlowServer counts how often 10,000 clients ask in vain within ten
+// seconds.
 func TestAWholeLineDoesNotPollASlowServer(t *testing.T) {
 	s, e := newTurnstile(t, 20), endpointOf("slow", 100, 100)
 	for i := range 8 {
@@ -387,7 +387,7 @@ func TestAWholeLineDoesNotPollASlowServer(t *testing.T) {
 	}
 }
 
-// provisioning is a request that was made so long after the start.
+// provisioning returns a request that was made some time after the start.
 func provisioning(number string, after time.Duration) Need {
 	return Need{Asker: Asker{Access: number}, Since: start.Add(after)}
 }

@@ -15,7 +15,7 @@ import (
 
 var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// expiring is a client whose token expires so long after the start.
+// expiring returns a client whose token expires some time after the start.
 func expiring(who string, in time.Duration) Need {
 	return Need{Asker: Asker{Client: who}, ExpiresAt: start.Add(in)}
 }
@@ -31,13 +31,13 @@ func tryTurn(t *line, now time.Time, n Need) (wait time.Duration) {
 	return wait
 }
 
-// taken is when somebody had a turn.
+// taken records when a client had its turn.
 type taken struct {
 	who string
 	at  time.Duration
 }
 
-// arrival is when somebody asks.
+// arrival is when a client asks.
 type arrival struct {
 	at time.Duration
 	Need
@@ -55,9 +55,9 @@ func (h *arrivalHeap) Pop() any {
 	return last
 }
 
-// play lets all come, and come again when they are told to, and so much later as
-// delay says of them; a negative delay has them stay away. It returns who had a
-// turn, in this order. Who has none after many attempts is starved.
+// play lets all clients come, and come again when they are told to, later by what delay
+// returns; with a negative delay they stay away. It returns who had a turn, in this order. A
+// client without a turn after many attempts is starved.
 func play(t *line, all []arrival, delay func(Need) time.Duration) (order []taken, asked int) {
 	h := arrivalHeap(slices.Clone(all))
 	heap.Init(&h)
@@ -77,7 +77,7 @@ func play(t *line, all []arrival, delay func(Need) time.Duration) (order []taken
 	return order, asked
 }
 
-// newcomer is a client without a token.
+// newcomer returns a client without a token.
 func newcomer(who string) Need { return Need{Asker: Asker{Client: who}} }
 
 func punctual(Need) time.Duration { return 0 }
@@ -96,7 +96,7 @@ func TestTurnsGoByNeed(t *testing.T) {
 		want = append(want, n.Client)
 	}
 	for seed := range uint64(50) {
-		all := []arrival{{at: -time.Millisecond, Need: newcomer("first")}} // it uses the budget up
+		all := []arrival{{at: -time.Millisecond, Need: newcomer("first")}} // uses up the budget
 		for _, n := range inOrder {
 			all = append(all, arrival{Need: n})
 		}
@@ -152,8 +152,8 @@ func TestAFloodDelaysNoRefresh(t *testing.T) {
 	}
 }
 
-// TestTurnsKeepTheBudgetAndStarveNobody lets clients of all needs come over a
-// minute, of whom some are late and some do not come again.
+// TestTurnsKeepTheBudgetAndStarveNobody lets clients of all needs come within a minute. Some of
+// them are late, and some do not come again.
 func TestTurnsKeepTheBudgetAndStarveNobody(t *testing.T) {
 	for name, tc := range map[string]struct {
 		perSecond, burst int
@@ -214,8 +214,8 @@ func TestTurnsKeepTheBudgetAndStarveNobody(t *testing.T) {
 	}
 }
 
-// TestThoseWhoAreGoneHoldNobodyUp has as many as the budget has room for stay
-// away when it is their turn.
+// TestThoseWhoAreGoneHoldNobodyUp: as many clients as the budget has room for stay away when
+// it is their turn.
 func TestThoseWhoAreGoneHoldNobodyUp(t *testing.T) {
 	line := newLine(Budget{10, 10})
 	for range 10 {
@@ -240,8 +240,8 @@ func TestThoseWhoAreGoneHoldNobodyUp(t *testing.T) {
 	}
 }
 
-// TestANeedThatChangesMovesThePlace: a client whose token was replaced
-// meanwhile, or was lost, has one place, and it is the one of its present need.
+// TestANeedThatChangesMovesThePlace: a client whose token was replaced or lost meanwhile has
+// one place, which follows from its present need.
 func TestANeedThatChangesMovesThePlace(t *testing.T) {
 	line := newLine(Budget{1, 1})
 	tryTurn(&line, start, newcomer("first"))

@@ -35,8 +35,8 @@ func TestQueueGoesRoundTenants(t *testing.T) {
 	}
 }
 
-// TestATenantsFloodDelaysOthersByOneItem: ten thousand items of one tenant are before
-// no more than one of another.
+// TestATenantsFloodDelaysOthersByOneItem: of ten thousand items of one tenant, at most one comes
+// before another tenant's item.
 func TestATenantsFloodDelaysOthersByOneItem(t *testing.T) {
 	q := NewQueue(func(item int) string { return fmt.Sprint(item < 10000) }, func(int) int64 { return 0 })
 	for i := range 10000 {

@@ -24,19 +24,19 @@ const (
 // answerMax is how long a request takes at most.
 const answerMax = 10 * time.Second
 
-// simulated is a client that asks for tokens by the gate.
+// simulated is a client that requests tokens through the gate.
 type simulated struct {
 	Need
 	endpoint Endpoint
 	lifetime time.Duration // of its tokens
 	due      time.Duration // when its next token is to be asked for
 	attempts int           // failed, in a row
-	healthy  bool          // the server answers it as it should
+	healthy  bool          // the server answers it properly
 	answers  func(now time.Duration, r *rand.Rand) (Outcome, time.Duration, time.Duration)
 	late     time.Duration // the latest refresh
 	missed   int           // tokens that expired
 	served   int
-	expires  time.Duration // of the token that it has; 0: none
+	expires  time.Duration // when its present token expires; 0: none
 }
 
 // moment is when a client asks, or when its request is answered.
@@ -60,8 +60,8 @@ func (m *moments) Pop() any {
 	return last
 }
 
-// simulate lets clients refresh their tokens for a time, at two thirds of their
-// lifetimes, with the back-off that the operator has.
+// simulate lets clients refresh their tokens for some time, at two thirds of their lifetimes
+// and with the operator's back-off.
 func simulate(clients []*simulated, length time.Duration, r *rand.Rand) {
 	g := NewGate(20)
 	var all moments
@@ -105,12 +105,12 @@ func simulate(clients []*simulated, length time.Duration, r *rand.Rand) {
 	}
 }
 
-// served is an answer as it should be.
+// served is a proper answer.
 func served(_ time.Duration, r *rand.Rand) (Outcome, time.Duration, time.Duration) {
 	return Served, time.Duration(20+r.IntN(80)) * time.Millisecond, 0
 }
 
-// faults are what a server does to a client of a tenant's that is in trouble.
+// faults are the ways in which a server fails a client of a tenant in trouble.
 var faults = []func(time.Duration, *rand.Rand) (Outcome, time.Duration, time.Duration){
 	func(_ time.Duration, r *rand.Rand) (Outcome, time.Duration, time.Duration) {
 		return Failed, time.Duration(r.IntN(100)) * time.Millisecond, 0
@@ -135,8 +135,8 @@ var faults = []func(time.Duration, *rand.Rand) (Outcome, time.Duration, time.Dur
 	},
 }
 
-// crowd makes a healthy tenant with a few clients, and others with any number of
-// clients and any trouble, at shared endpoints and at some of their own.
+// crowd returns a healthy tenant with a few clients, and other tenants with any number of
+// clients and any trouble, at shared endpoints and at endpoints of their own.
 func crowd(r *rand.Rand, others bool) (all []*simulated) {
 	shared := []Endpoint{
 		{Account: "idp", Route: "idp/a", Owner: "platform", Own: Budget{20, 20}, Ceiling: Budget{20, 20}},
@@ -179,9 +179,9 @@ func crowd(r *rand.Rand, others bool) (all []*simulated) {
 	return all
 }
 
-// TestOthersDelayAHealthyTenantWithinABound is the promise of the package over random
-// tenants, servers and faults: a healthy client's tokens are as late as without the
-// others, and as much more as the constants above add up to; and none expires.
+// TestOthersDelayAHealthyTenantWithinABound checks the promise of the package with random
+// tenants, servers and faults: others delay a healthy client's tokens by no more than the sum
+// of the constants above, and none of its tokens expires.
 func TestOthersDelayAHealthyTenantWithinABound(t *testing.T) {
 	rounds := uint64(12)
 	if n, err := strconv.ParseUint(os.Getenv("M2M_ROUNDS"), 10, 16); err == nil {

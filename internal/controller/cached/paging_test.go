@@ -16,8 +16,8 @@ import (
 	"k8s.io/client-go/tools/pager"
 )
 
-// filledConfigMaps is an API server with ConfigMaps that somebody has filled. Like a
-// real one, it answers with all of them whoever asks it for what it has at hand.
+// filledConfigMaps is an API server with ConfigMaps that somebody has filled. Like a real one,
+// it ignores the page size if a request accepts a cached state.
 type filledConfigMaps struct {
 	toolscache.ListerWatcherWithContext
 	left, largest int
@@ -40,7 +40,7 @@ func (f *filledConfigMaps) ListWithContext(_ context.Context, o metav1.ListOptio
 	return list, nil
 }
 
-// TestListsComeInPages lists as informers do where an API server does not stream.
+// TestListsComeInPages lists like an informer whose API server does not stream.
 func TestListsComeInPages(t *testing.T) {
 	for name, o := range map[string]metav1.ListOptions{"at first": {ResourceVersion: "0"}, "later": {ResourceVersion: "7"}, "when too late": {}} {
 		t.Run(name, func(t *testing.T) {

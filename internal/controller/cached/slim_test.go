@@ -18,10 +18,10 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// TestSlimObjectsSayTheSame prepares objects for the caches: only what is not read
-// goes, and two objects share what they say alike.
+// TestSlimObjectsSayTheSame prepares objects for the caches. Only what nobody reads is removed,
+// and two objects share equal strings.
 func TestSlimObjectsSayTheSame(t *testing.T) {
-	named := func(format string, args ...any) string { return fmt.Sprintf(format, args...) } // not a constant, which is shared anyway
+	named := func(format string, args ...any) string { return fmt.Sprintf(format, args...) } // equal constants would be shared anyway
 	meta := func(i int) metav1.ObjectMeta {
 		return metav1.ObjectMeta{
 			Namespace: named("shop-%d", 1), Name: named("cart-%d", i), UID: "1", ResourceVersion: named("%d", i),
@@ -44,7 +44,7 @@ func TestSlimObjectsSayTheSame(t *testing.T) {
 	for name, tc := range map[string]struct {
 		object func(int) client.Object
 		slim   func(any) (any, error)
-		unread func(client.Object) // what is taken away
+		unread func(client.Object) // removes what nobody reads
 		shared func(client.Object) []string
 	}{
 		"an M2MClient": {m2mClient, SlimClient, func(o client.Object) {

@@ -31,8 +31,8 @@ func (c *countedEvents) Eventf(regarding, _ runtime.Object, _, _, _, note string
 	c.last = fmt.Sprintf(note, args...)
 }
 
-// TestEventsAreFew: something is made to happen again and again about one object,
-// and about ever other ones of a namespace.
+// TestEventsAreFew records events again and again: about one object, and about ever new ones
+// in one namespace.
 func TestEventsAreFew(t *testing.T) {
 	clock := clocktesting.NewFakePassiveClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 	counted := &countedEvents{counts: map[string]int{}}
@@ -75,7 +75,7 @@ func TestEventsAreFew(t *testing.T) {
 	}
 }
 
-// TestNotesAreOneLine: foreign text forges neither lines nor colours.
+// TestNotesAreOneLine: foreign text can forge neither lines nor colours.
 func TestNotesAreOneLine(t *testing.T) {
 	clock := clocktesting.NewFakePassiveClock(time.Now())
 	counted := &countedEvents{counts: map[string]int{}}

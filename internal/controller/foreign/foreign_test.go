@@ -19,7 +19,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
 )
 
-// secretsThere is an API server that has Secrets, and counts the reads.
+// secretsThere is an API server with Secrets that counts the reads.
 type secretsThere struct {
 	client.Reader
 	all   map[types.NamespacedName]*corev1.Secret
@@ -36,14 +36,14 @@ func (s *secretsThere) Get(_ context.Context, name types.NamespacedName, o clien
 	return nil
 }
 
-// nothing is a cache of the operator's own objects without any.
+// nothing is an empty cache of the operator's own objects.
 type nothing struct{ client.Reader }
 
 func (nothing) Get(_ context.Context, name types.NamespacedName, _ client.Object, _ ...client.GetOption) error {
 	return apierrors.NewNotFound(schema.GroupResource{}, name.Name)
 }
 
-// foreignFixture are foreign objects that a test makes and changes.
+// foreignFixture holds foreign objects that a test creates and changes.
 type foreignFixture struct {
 	*Objects
 	there   *secretsThere
@@ -80,7 +80,7 @@ func (f *foreignFixture) remove(name types.NamespacedName) {
 	}
 }
 
-// check compares what is counted with what is there.
+// check fails if the counted bytes exceed the bound, or if an empty cache counts any.
 func (f *foreignFixture) check(t *testing.T) {
 	t.Helper()
 	if f.contents.bytes < 0 || f.contents.bytes > f.contents.most || f.contents.kept.Len() == 0 && f.contents.bytes != 0 {
@@ -88,8 +88,8 @@ func (f *foreignFixture) check(t *testing.T) {
 	}
 }
 
-// TestForeignContentsAreForgotten makes and deletes Secrets of 1 MB over and over, and
-// looks each up: nothing of them stays in memory.
+// TestForeignContentsAreForgotten creates, looks up and deletes Secrets of 1 MB over and over.
+// Nothing of them stays in memory.
 func TestForeignContentsAreForgotten(t *testing.T) {
 	f := newForeignFixture(maxContents)
 	for i := range 200 {
@@ -112,8 +112,8 @@ func TestForeignContentsAreForgotten(t *testing.T) {
 	}
 }
 
-// TestForeignContentsAreBounded looks up more than is kept: what was not asked for the
-// longest is read again, the rest is not.
+// TestForeignContentsAreBounded looks up more than the cache keeps. The least recently used
+// contents are read again, the rest are not.
 func TestForeignContentsAreBounded(t *testing.T) {
 	f := newForeignFixture(1 << 20)
 	lookUp := func(name types.NamespacedName) (reads int) {

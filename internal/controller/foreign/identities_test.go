@@ -15,8 +15,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
 )
 
-// TestIdentities has a reflector's store follow objects, and looks at what is known
-// and what the handlers are told.
+// TestIdentities lets a reflector's store follow objects, and checks what is known and what
+// the handlers receive.
 func TestIdentities(t *testing.T) {
 	const uid = "e95a721c-3a61-48cf-8e00-7ac6b23b9cc6"
 	secret := func(namespace, name, version string) *metav1.PartialObjectMetadata {
@@ -79,7 +79,7 @@ func TestIdentities(t *testing.T) {
 	must(shop.Delete(secret("shop", "b", "5")))
 	hears(" Secret shop/a@1 Secret shop/a@4", " Secret shop/b@2 -")
 
-	// After a gap in the watch the list says what was missed, of this namespace.
+	// After a gap in the watch, the list shows what was missed in this namespace.
 	must(shop.Replace([]any{secret("shop", "c", "7")}, "7"))
 	hears(" - Secret shop/c@7", " Secret shop/a@4 -")
 	if version("payments", "a") == "" {
@@ -94,7 +94,7 @@ func TestIdentities(t *testing.T) {
 	}
 }
 
-// TestIdentitiesListLittle prepares what comes in by the first list.
+// TestIdentitiesListLittle prepares the objects of the first list.
 func TestIdentitiesListLittle(t *testing.T) {
 	full := cached.Metadata("Secret")
 	full.ObjectMeta = metav1.ObjectMeta{

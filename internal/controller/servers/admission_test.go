@@ -21,7 +21,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
-// clusterServers is a cache that holds ClusterAuthorizationServers only.
+// clusterServers is a cache that holds only ClusterAuthorizationServers.
 type clusterServers []v1alpha1.ClusterAuthorizationServer
 
 func (c clusterServers) Get(context.Context, client.ObjectKey, client.Object, ...client.GetOption) error {
@@ -35,14 +35,14 @@ func (c clusterServers) List(_ context.Context, list client.ObjectList, _ ...cli
 
 var turnsStart = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// turnstile is the admission to token endpoints alone, on a clock of its own.
+// turnstile is the admission to token endpoints, with a clock of its own.
 type turnstile struct {
 	*Admission
 	t     *testing.T
 	clock *clocktesting.FakePassiveClock
 }
 
-// newTurnstile makes one for 20 workers and 100 requests per second.
+// newTurnstile returns a turnstile for 20 workers and 100 requests per second.
 func newTurnstile(t *testing.T, clusters ...v1alpha1.ClusterAuthorizationServer) *turnstile {
 	t.Helper()
 	return newTurnstileFor(t, 20, 1, 100, clusters...)
@@ -54,8 +54,8 @@ func newTurnstileFor(t *testing.T, workers, shares, requestsPerSecond int, clust
 	return &turnstile{Admission: NewAdmission(NewLives(), clusterServers(clusters), clock, workers, shares, requestsPerSecond), t: t, clock: clock}
 }
 
-// serverAt returns a server of a namespace with a token endpoint and a budget; 0 is
-// the default.
+// serverAt returns a server in a namespace with a token endpoint and a budget, 0 for the
+// default.
 func serverAt(namespace, name, issuer, token string, perSecond, burst int32) *rules.Server {
 	o := &v1alpha1.AuthorizationServer{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID(namespace + "/" + name)},
@@ -80,7 +80,7 @@ func newcomer(who string) traffic.Need {
 	return traffic.Need{Asker: traffic.Asker{Tenant: "shop", Client: who}}
 }
 
-// admitted asks for a client that is to be let through.
+// admitted asks for a client that must be admitted.
 func (s *turnstile) admitted(srv *rules.Server, n traffic.Need) *traffic.Ticket {
 	s.t.Helper()
 	ticket, wait, p, err := s.Admit(s.t.Context(), srv, n)
@@ -90,7 +90,7 @@ func (s *turnstile) admitted(srv *rules.Server, n traffic.Need) *traffic.Ticket 
 	return ticket
 }
 
-// waits asks for a client that is to wait.
+// waits asks for a client that must wait.
 func (s *turnstile) waits(srv *rules.Server, n traffic.Need) {
 	s.t.Helper()
 	if ticket, wait, p, err := s.Admit(s.t.Context(), srv, n); ticket != nil || err != nil || wait <= 0 || p.Reason != v1alpha1.ReasonWaitingForBudget {
@@ -141,8 +141,8 @@ func TestWhatRequestsAreAccountedTo(t *testing.T) {
 	})
 }
 
-// TestWhatAFailureSaysOfTheServer: only what reached the server counts, and a refusal
-// of one client is none of its failures.
+// TestWhatAFailureSaysOfTheServer: only requests that reached the server count, and the refusal
+// of one client is not a failure of the server.
 func TestWhatAFailureSaysOfTheServer(t *testing.T) {
 	for name, tc := range map[string]struct {
 		failure oauth.Error
@@ -163,8 +163,8 @@ func TestWhatAFailureSaysOfTheServer(t *testing.T) {
 	}
 }
 
-// TestAWorkerWaitsForAPlaceAtAQuickServer has an eleventh client come while ten
-// requests are under way and others end all the time.
+// TestAWorkerWaitsForAPlaceAtAQuickServer: an eleventh client comes while ten requests are
+// under way, and requests end all the time.
 func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
 	filled := func(t *testing.T) (*turnstile, *rules.Server, []*traffic.Ticket) {
 		s, quick := newTurnstile(t), serverAt("shop", "quick", "https://idp", "https://idp/token", 1000, 0)
@@ -173,7 +173,7 @@ func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
 		for i := range 10 {
 			under = append(under, s.admitted(quick, newcomer(fmt.Sprintf("client-%d", i))))
 		}
-		s.waits(quick, newcomer("client-10")) // it takes what the first one freed
+		s.waits(quick, newcomer("client-10")) // takes the place that the first one freed
 		return s, quick, under
 	}
 	type answer struct {
@@ -253,7 +253,7 @@ func TestAnotherServerOfTheSameNameStartsAfresh(t *testing.T) {
 	s.waits(before, newcomer("second"))
 	s.lives.meet(after.Object)
 	s.admitted(after, newcomer("second"))
-	s.Done(late, &oauth.Error{Class: oauth.ClassRetryable, RetryAfter: time.Hour}) // late news of the former one's
+	s.Done(late, &oauth.Error{Class: oauth.ClassRetryable, RetryAfter: time.Hour}) // a late result of the former server's request
 	s.waits(after, newcomer("third"))
 	again := serverAt("shop", "auth", "https://idp", "https://idp/token", 1, 1)
 	again.Object.SetUID("made again")
@@ -261,7 +261,7 @@ func TestAnotherServerOfTheSameNameStartsAfresh(t *testing.T) {
 	s.admitted(again, newcomer("third"))
 }
 
-// TestADeletedClientLeavesEveryLine: its place at a server is another's.
+// TestADeletedClientLeavesEveryLine: another client gets its place at a server.
 func TestADeletedClientLeavesEveryLine(t *testing.T) {
 	s, srv := newTurnstile(t), serverAt("shop", "auth", "https://idp", "https://idp/token", 1, 1)
 	s.Done(s.admitted(srv, newcomer("a-first")), nil)
@@ -272,12 +272,12 @@ func TestADeletedClientLeavesEveryLine(t *testing.T) {
 	s.admitted(srv, newcomer("c-third"))
 }
 
-// TestABudgetIsShared lets clients come at once at one of several instances.
+// TestABudgetIsShared lets many clients come at once to one of several instances.
 func TestABudgetIsShared(t *testing.T) {
 	for name, tc := range map[string]struct {
 		perSecond, burst int32
 		instances        int
-		want             int // let through at once
+		want             int // admitted at once
 		next             time.Duration
 	}{
 		"one instance, the default budget":    {0, 0, 1, 100, time.Second / 100},

@@ -14,8 +14,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// TestABundleIsRenderedOnce asks for the files of a bundle again and again: they are
-// those that rendering gives, also when somebody has changed what was handed out.
+// TestABundleIsRenderedOnce asks for the files of a bundle again and again. They are the
+// rendered ones, even after a caller has changed the map that it got.
 func TestABundleIsRenderedOnce(t *testing.T) {
 	r := NewRendered()
 	api := types.NamespacedName{Namespace: "payments", Name: "payment-api"}
@@ -54,7 +54,7 @@ func TestABundleIsRenderedOnce(t *testing.T) {
 	}
 }
 
-// TestRenderedBundlesAreBounded renders large bundles of ever more APIs.
+// TestRenderedBundlesAreBounded renders large bundles for ever more APIs.
 func TestRenderedBundlesAreBounded(t *testing.T) {
 	r := NewRendered()
 	extra := map[string]string{}
@@ -84,8 +84,7 @@ func TestRenderedBundlesAreBounded(t *testing.T) {
 	}
 }
 
-// TestRenderingHoldsUpNobodyElse: one API's bundle is asked for while another's
-// is being rendered.
+// TestRenderingHoldsUpNobodyElse asks for one API's bundle while another's is being rendered.
 func TestRenderingHoldsUpNobodyElse(t *testing.T) {
 	r := NewRendered()
 	slow, quick := types.NamespacedName{Namespace: "shop", Name: "slow"}, types.NamespacedName{Namespace: "payments", Name: "quick"}

@@ -10,7 +10,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// TestDefaultScopeIsCarriedNowhere: Entra's, which stands for others.
+// TestDefaultScopeIsCarriedNowhere: no claim carries Entra's "/.default", which stands for other
+// scopes.
 func TestDefaultScopeIsCarriedNowhere(t *testing.T) {
 	for scope, want := range map[string][]string{"payments:write": {"scope", "scp"}, "api://payment/.default": nil} {
 		if diff := cmp.Diff(want, Carriers(scope, "", "")); diff != "" {
