@@ -11,14 +11,12 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -44,22 +42,15 @@ const defaultOverlap = 10 * time.Minute
 // it writes provisioning only; what that means for the conditions and the
 // tokens is M2MClientReconciler's matter.
 type ClientReconciler struct {
-	Config
+	loop
 
-	remover *Remover
-	wishes  *wishes
-	seen    *sync.Map // names of the clients that this process saw; not in a shard
+	seen *sync.Map // names of the clients that this process saw; not in a shard
 }
 
 // NewClientReconciler returns a provisioner that has seen no client yet.
 func NewClientReconciler(c Config) *ClientReconciler {
-	w := newWishes(c.Clock)
-	return &ClientReconciler{Config: c, remover: newRemover(c, w), wishes: w, seen: &sync.Map{}}
+	return &ClientReconciler{loop: newLoop(c, "M2MClient"), seen: &sync.Map{}}
 }
-
-// Compare has a client compared with its server, unless that was asked for a moment
-// ago.
-func (r *ClientReconciler) Compare(o client.Object) { r.wishes.compare(o) }
 
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients;authorizationservers,verbs=patch
 // +kubebuilder:rbac:groups=m2m-operator.io,roleName=manager-cluster-role,resources=clusterauthorizationservers,verbs=patch
@@ -80,17 +71,11 @@ func (r *ClientReconciler) Reconcile(ctx context.Context, req reconcile.Request)
 		r.seen.Store(req.NamespacedName, nil)
 	}
 	if !r.Shard.Serves(&c) {
-		r.wishes.forget(req.NamespacedName)
+		r.Wishes.forget(req.NamespacedName)
 		r.remover.Since.Remove(c.UID)
 		return ctrl.Result{}, nil
 	}
-	var after time.Duration
-	if c.DeletionTimestamp.IsZero() && rules.Registered(&c) {
-		after, err = r.sync(ctx, &c)
-	} else {
-		after, err = r.finish(ctx, &c)
-	}
-	return ctrl.Result{RequeueAfter: after}, client.IgnoreNotFound(err)
+	return r.pass(ctx, &clientSubject{r: r, client: &c}, c.DeletionTimestamp.IsZero() && rules.Registered(&c))
 }
 
 // RestoreGrace is how old a credential Secret is before it is deleted whose client
@@ -101,7 +86,7 @@ const RestoreGrace = time.Hour
 // if there are any: somebody took its finalizer away. It returns how long to wait
 // with that.
 func (r *ClientReconciler) gone(ctx context.Context, name types.NamespacedName) (time.Duration, error) {
-	r.wishes.forget(name)
+	r.Wishes.forget(name)
 	if r.Shard != "" || r.Servers.OperatorNamespace == "" {
 		return 0, nil // to a shard that is what a client looks like that was handed over
 	}
@@ -126,172 +111,167 @@ func (r *ClientReconciler) gone(ctx context.Context, name types.NamespacedName) 
 	return 0, record.DeleteCredentials(ctx, r.Client, r.Servers.OperatorNamespace, name)
 }
 
-// task is what is to be done about one client.
-type task struct {
+// clientSubject is a client in one pass.
+type clientSubject struct {
+	r        *ClientReconciler
 	client   *v1alpha1.M2MClient
-	now      time.Time
-	server   *rules.Server // nil where the problem says why
-	problem  *rules.Problem
+	server   *rules.Server  // nil if there is none
 	accesses []rules.Access // in the order of the client's spec
+
+	store    record.CredentialStore // as it was read
+	secret   *corev1.Secret         // that holds it, nil for none
+	refused  bool                   // the API server does not take the Secret
+	want     provision.Client
+	state    *provision.ClientState
+	rotation provision.Rotation
+
+	used string   // the name of the credential that was in use before
+	left []string // what was known to be left behind before
 }
 
-func (r *ClientReconciler) sync(ctx context.Context, c *v1alpha1.M2MClient) (time.Duration, error) {
-	if r.Servers.OperatorNamespace == "" {
-		return 0, nil // there is no place for its secret
-	}
-	found, err := r.Access.Client(ctx, c)
-	if err != nil {
-		return 0, err
-	}
-	p := &task{client: c, now: r.Clock.Now(), server: found.Server, problem: found.Problem, accesses: found.Accesses}
-	store, secret, err := record.ReadCredentials(ctx, r.Client, r.Servers.OperatorNamespace, client.ObjectKeyFromObject(c))
-	if err != nil {
-		return 0, err
-	}
-	without := p.problem != nil // a server of its own: what it has is withdrawn, or stays
-	if without {
-		if after, err := r.withdraw(ctx, p, store); p.server == nil || err != nil {
-			return after, err
-		}
-	}
-	if rules.Driver(p.server.Spec) == "" || !p.server.Object.GetDeletionTimestamp().IsZero() {
-		return 0, nil // nothing can be said, and nothing is taken away
-	}
-	if p.server.Status.Endpoints.Token == "" && !without {
-		return 0, nil // a new secret could not be tried; the server's change wakes this
-	}
-	if at := cmp.Or(c.Status.Provisioning.Server, store.Server); at.Name != "" && !record.IsAt(at, p.server) {
-		if after, err := r.leave(ctx, c); after > 0 || err != nil {
-			return after, err
-		}
-		store, secret = record.CredentialStore{}, nil // they went with what is left
-	}
-	driver, version, unusable, err := r.Servers.Driver(ctx, p.server.Object)
-	if unusable != nil || err != nil {
-		return 0, err // the server's own condition says so, and its change wakes this
-	}
-	if err := r.recall(ctx, c, store); err != nil {
-		return 0, err
-	}
-	want, err := r.declared(ctx, p)
-	if err != nil {
-		return 0, err
-	}
-	if len(want.Access) == 0 && c.Status.Provisioning.Server.Name == "" {
-		return 0, nil // nothing is granted yet
-	}
-	plan := r.plan(p, want, record.ClientState(&c.Status.Provisioning, store), version)
-	// Before anything of it exists, and again after a restore without finalizers.
-	if err := write.HoldServer(ctx, r.Client, p.server); err != nil {
-		return 0, err
-	}
-	if err := write.Hold(ctx, r.Client, c); err != nil {
-		return 0, err
-	}
-	if wait := plan.Wait(p.now); wait > 0 {
-		return wait, r.observe(ctx, c, plan)
-	}
-	leave, wait, busy := r.Servers.Enter(p.server.Object, c, r.wishes.wake)
-	if busy != nil {
-		return wait, nil
-	}
-	return r.apply(ctx, p, driver, version, want, plan, store, secret, leave)
+func (s *clientSubject) object() client.Object { return s.client }
+
+func (s *clientSubject) record() *v1alpha1.ProvisioningRecord {
+	return &s.client.Status.Provisioning.ProvisioningRecord
 }
 
-// recall puts back into the status what the credential Secret knows of a client
-// that has none: it was restored without. The server is asked next.
-func (r *ClientReconciler) recall(ctx context.Context, c *v1alpha1.M2MClient, store record.CredentialStore) error {
-	st := &c.Status.Provisioning
-	if st.Server.Name != "" || len(store.Access) == 0 {
-		return nil
+// at returns where a client was provisioned. The credential Secret knows that too if
+// the status was lost.
+func (s *clientSubject) at() v1alpha1.ProvisioningServer {
+	return cmp.Or(s.record().Server, s.store.Server)
+}
+
+// read reads the credential Secret.
+func (s *clientSubject) read(ctx context.Context) (err error) {
+	s.store, s.secret, err = record.ReadCredentials(ctx, s.r.Client, s.r.Servers.OperatorNamespace, client.ObjectKeyFromObject(s.client))
+	return err
+}
+
+func (s *clientSubject) find(ctx context.Context) (srv *rules.Server, at v1alpha1.ProvisioningServer, after time.Duration, err error) {
+	if s.r.Servers.OperatorNamespace == "" {
+		return nil, at, 0, nil // there is no place for its secret
 	}
-	before := c.DeepCopy()
-	st.Server = store.Server
-	record.ShowClientState(st, &store.ClientState, RotationOf(c))
-	return r.Client.Status().Patch(ctx, c, client.MergeFrom(before))
+	found, err := s.r.Access.Client(ctx, s.client)
+	if err != nil {
+		return nil, at, 0, err
+	}
+	s.server, s.accesses = found.Server, found.Accesses
+	if err := s.read(ctx); err != nil {
+		return nil, at, 0, err
+	}
+	if found.Problem != nil { // no server of its own: what it has is withdrawn, or stays
+		after, err = s.withdraw(ctx, found.Problem)
+		return s.server, s.at(), after, err
+	}
+	if s.server.Status.Endpoints.Token == "" {
+		return nil, at, 0, nil // a new secret could not be tried; the server's change wakes this
+	}
+	return s.server, s.at(), 0, nil
 }
 
 // withdraw takes from a client what it has at its server, where somebody decided
 // that it has none any more: all of it, if the server is not for its namespace;
-// else its access, for which it puts the server into the pass. Where nothing was
+// else its access, for which the pass goes on with that server. Where nothing was
 // decided, nothing is taken away.
-func (r *ClientReconciler) withdraw(ctx context.Context, p *task, store record.CredentialStore) (time.Duration, error) {
-	at := cmp.Or(p.client.Status.Provisioning.Server, store.Server)
-	if !rules.Decided(p.problem.Reason) || at.Name == "" {
+func (s *clientSubject) withdraw(ctx context.Context, problem *rules.Problem) (time.Duration, error) {
+	at := s.at()
+	if !rules.Decided(problem.Reason) || at.Name == "" {
 		return 0, nil
 	}
 	ref := v1alpha1.AuthorizationServerReference{Kind: at.Kind, Name: at.Name}
-	srv, refused, err := r.Access.Server(ctx, ref, cmp.Or(string(at.Namespace), p.client.Namespace))
+	srv, refused, err := s.r.Access.Server(ctx, ref, cmp.Or(string(at.Namespace), s.client.Namespace))
 	if err != nil || refused != nil && !refused.Decided() {
 		return 0, err
 	}
 	if refused == nil {
-		if p.client.Status.Provisioning.Server.Name == "" {
-			return 0, nil // a restore may bring its APIs later
+		if s.record().Server.Name != "" { // else a restore may bring its APIs later
+			s.server = srv
 		}
-		p.server, p.problem = srv, nil
 		return 0, nil
 	}
-	if after, err := r.depart(ctx, p.client, true); after > 0 || err != nil {
+	if after, err := s.depart(ctx, true); after > 0 || err != nil {
 		return after, err
 	}
-	return 0, write.Release(ctx, r.Client, p.client)
+	return 0, write.Release(ctx, s.r.Client, s.client)
 }
 
-// observe notes that a changed spec says nothing else about the server.
-func (r *ClientReconciler) observe(ctx context.Context, c *v1alpha1.M2MClient, plan provision.Plan) error {
-	st := &c.Status.Provisioning
-	if !plan.Agrees() || st.ObservedGeneration == c.Generation {
-		return nil
+// hold leaves the finalizer to declare: a client without access needs none.
+func (s *clientSubject) hold(context.Context, *rules.Server) error { return nil }
+
+func (s *clientSubject) declare(ctx context.Context, srv *rules.Server) (bool, error) {
+	if err := s.recall(ctx); err != nil {
+		return false, err
 	}
-	before := c.DeepCopy()
-	st.ObservedGeneration = c.Generation
-	return r.Client.Status().Patch(ctx, c, client.MergeFrom(before))
-}
-
-// declared returns what the server should have of a client.
-func (r *ClientReconciler) declared(ctx context.Context, p *task) (provision.Client, error) {
-	owner, err := r.Servers.owner(ctx, "M2MClient", p.client)
+	owner, err := s.r.Servers.owner(ctx, s.r.kind, s.client)
 	if err != nil {
-		return provision.Client{}, err
+		return false, err
 	}
-	want := provision.Client{Owner: owner, Retain: p.client.Spec.DeletionPolicy == v1alpha1.DeletionRetain}
-	for _, a := range p.server.Spec.Provisioning.Adoption.Clients {
-		if string(a.Namespace) == p.client.Namespace && string(a.Name) == p.client.Name {
-			want.Adopt = string(a.ClientID)
+	s.want = provision.Client{
+		Owner: owner, Access: s.granted(), Retain: s.client.Spec.DeletionPolicy == v1alpha1.DeletionRetain,
+	}
+	for _, a := range srv.Spec.Provisioning.Adoption.Clients {
+		if string(a.Namespace) == s.client.Namespace && string(a.Name) == s.client.Name {
+			s.want.Adopt = string(a.ClientID)
 		}
 	}
+	if len(s.want.Access) == 0 && s.record().Server.Name == "" {
+		return false, nil // nothing is granted yet
+	}
+	s.state, s.rotation = record.ClientState(&s.client.Status.Provisioning, s.store), RotationOf(s.client)
+	// Before anything of it exists, and again after a restore without finalizers.
+	if err := write.HoldServer(ctx, s.r.Client, srv); err != nil {
+		return false, err
+	}
+	return true, write.Hold(ctx, s.r.Client, s.client)
+}
+
+// recall puts back into the status what the credential Secret knows of a client
+// that has none: it was restored without. The server is asked next.
+func (s *clientSubject) recall(ctx context.Context) error {
+	st := &s.client.Status.Provisioning
+	if st.Server.Name != "" || len(s.store.Access) == 0 {
+		return nil
+	}
+	before := copyOf(s.client)
+	st.Server = s.store.Server
+	record.ShowClientState(st, &s.store.ClientState, RotationOf(s.client))
+	return s.r.write(ctx, before, s.client)
+}
+
+// granted returns the access that the server should grant a client.
+func (s *clientSubject) granted() []provision.Access {
+	var all []provision.Access
 	var unseen bool
-	for _, a := range p.accesses {
+	for _, a := range s.accesses {
 		if a.Denied != nil || a.Spec == nil {
 			unseen = unseen || !a.Denied.Decided()
 			continue
 		}
-		id, scopes, known := record.ProvisionedAPI(a.Spec, p.server)
-		switch before, had := record.GrantedAt(p.client, a.Resource); {
+		id, scopes, known := record.ProvisionedAPI(a.Spec, s.server)
+		switch before, had := record.GrantedAt(s.client, a.Resource); {
 		case known:
 		case had: // the API's state is unknown for the moment: nothing is added, nothing allowed is lost
 			id, scopes = before.ResourceID, record.StringsOf(before.Scopes)
 		default:
 			continue
 		}
-		allowed := slices.DeleteFunc(slices.Clone(a.Scopes), func(s string) bool { return !slices.Contains(scopes, s) })
-		want.Access = addAccess(want.Access, provision.Access{Resource: a.Resource, ResourceID: id, Scopes: allowed})
+		allowed := slices.DeleteFunc(slices.Clone(a.Scopes), func(scope string) bool { return !slices.Contains(scopes, scope) })
+		all = addAccess(all, provision.Access{Resource: a.Resource, ResourceID: id, Scopes: allowed})
 	}
 	if unseen {
-		want.Access = append(want.Access, r.unjudged(p, want.Access)...)
+		all = append(all, s.unjudged(all)...)
 	}
-	return want, nil
+	return all
 }
 
 // unjudged returns what a client's server grants it of APIs that nobody can say
 // anything about, such as one of a namespace that is no longer watched: nothing
 // is taken away for that.
-func (r *ClientReconciler) unjudged(p *task, judged []provision.Access) []provision.Access {
+func (s *clientSubject) unjudged(judged []provision.Access) []provision.Access {
 	var kept []provision.Access
-	for _, a := range record.ClientState(&p.client.Status.Provisioning, record.CredentialStore{}).Access {
+	for _, a := range record.ClientState(&s.client.Status.Provisioning, record.CredentialStore{}).Access {
 		known := func(b provision.Access) bool { return b.Resource == a.Resource }
-		if !slices.ContainsFunc(judged, known) && !slices.ContainsFunc(p.accesses, func(b rules.Access) bool { return b.Denied.Decided() && b.Resource == a.Resource }) {
+		if !slices.ContainsFunc(judged, known) && !slices.ContainsFunc(s.accesses, func(b rules.Access) bool { return b.Denied.Decided() && b.Resource == a.Resource }) {
 			kept = append(kept, a)
 		}
 	}
@@ -318,43 +298,17 @@ func RotationOf(c *v1alpha1.M2MClient) provision.Rotation {
 	return rotation
 }
 
-func (r *ClientReconciler) plan(p *task, want provision.Client, state *provision.ClientState, version string) provision.Plan {
-	st := &p.client.Status.Provisioning
-	plan := planOf(&st.ProvisioningRecord, p.client.UID, p.server)
-	plan.Wants, plan.CredentialsDue = provision.Hash(want, RotationOf(p.client)), provision.NextStep(want, state, RotationOf(p.client))
+func (s *clientSubject) plan(p *provision.Plan) {
+	rotation := RotationOf(s.client)
+	p.Wants, p.CredentialsDue = provision.Hash(s.want, rotation), provision.NextStep(s.want, s.state, rotation)
 	// Without its Secret a client cannot ask for anything.
-	plan.Requested = r.wishes.Wanted(client.ObjectKeyFromObject(p.client)) || st.Credential.Name != currentName(state)
-	plan.Tries = provision.Hash(plan.Wants, version)
-	return plan
+	p.Requested = p.Requested || s.client.Status.Provisioning.Credential.Name != currentName(s.state)
 }
 
-// apply makes the server have the client, and writes down how it went.
-func (r *ClientReconciler) apply(ctx context.Context, p *task, driver provision.Driver, version string, want provision.Client, plan provision.Plan, store record.CredentialStore, secret *corev1.Secret, leave func(context.Context, error)) (time.Duration, error) {
-	name := client.ObjectKeyFromObject(p.client)
-	k := &clientKeeper{
-		r: r, client: p.client, secret: secret, written: p.client.DeepCopy(), server: record.ServerOf(p.server),
-		state: record.ClientState(&p.client.Status.Provisioning, store), rotation: RotationOf(p.client),
-	}
-	was, left := currentName(k.state), slices.Clone(k.state.LeftBehind)
-	drift, _, failure := provision.SyncClient(ctx, driver, want, k.state, k.rotation, k.keep, r.probe(p), p.now)
-	leave(ctx, failure)
-	if failure != nil && provision.KindOf(failure) == "" {
-		return 0, failure
-	}
-	st := &p.client.Status.Provisioning
-	if failure != nil {
-		st.Failure = failed(plan, st.Failure, p.now, failure)
-	} else {
-		st.Failure, st.SyncedAt, st.Inputs, st.ObservedGeneration = v1alpha1.TokenFailure{}, record.Time(p.now), plan.Wants, p.client.Generation
-		r.wishes.granted(name)
-	}
-	if err := k.keep(ctx); err != nil {
-		return 0, err
-	}
-	r.tell(p, was, k.state, drift)
-	r.tellLeftBehind(p.client, left, k.state.LeftBehind)
-	next := r.plan(p, want, k.state, version)
-	return max(time.Millisecond, next.Wait(p.now)), nil
+func (s *clientSubject) drive(ctx context.Context, d provision.Driver, keep provision.Keep, now time.Time) ([]provision.Drift, error) {
+	s.used, s.left = currentName(s.state), slices.Clone(s.state.LeftBehind)
+	drift, _, err := provision.SyncClient(ctx, d, s.want, s.state, s.rotation, keep, s.probe, now)
+	return drift, err
 }
 
 func currentName(state *provision.ClientState) string {
@@ -364,57 +318,33 @@ func currentName(state *provision.ClientState) string {
 	return ""
 }
 
-// clientKeeper records the state of a client: what may be shown in the status,
-// the rest in the credential Secret, which is written first.
-type clientKeeper struct {
-	r        *ClientReconciler
-	client   *v1alpha1.M2MClient
-	secret   *corev1.Secret
-	written  *v1alpha1.M2MClient // as it is at the API server
-	state    *provision.ClientState
-	rotation provision.Rotation
-	server   v1alpha1.ProvisioningServer
-	refused  bool // the API server does not take the Secret
-}
-
-func (k *clientKeeper) keep(ctx context.Context) (err error) {
-	store := record.CredentialStore{Server: k.server, ClientState: *k.state}
-	if !k.refused && (k.secret != nil || len(store.Credentials) > 0) {
-		k.secret, err = record.WriteCredentials(ctx, k.r.Client, k.r.Servers.OperatorNamespace, client.ObjectKeyFromObject(k.client), k.secret, store)
+// keep writes the credential Secret first: the status shows the rest.
+func (s *clientSubject) keep(ctx context.Context) (err error) {
+	store := record.CredentialStore{Server: s.record().Server, ClientState: *s.state}
+	if !s.refused && (s.secret != nil || len(store.Credentials) > 0) {
+		s.secret, err = record.WriteCredentials(ctx, s.r.Client, s.r.Servers.OperatorNamespace, client.ObjectKeyFromObject(s.client), s.secret, store)
 		if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsNotFound(err) {
 			// What the API server says about the operator's namespace is the operator's business.
 			log.FromContext(ctx).Error(err, "Failed to store the secret of a client")
-			k.refused = true
+			s.refused = true
 			return &provision.Error{Kind: provision.Refused, Message: "the operator could not store the client's secret in its own namespace; see its log"}
 		}
 		if err != nil {
 			return err
 		}
 	}
-	st := &k.client.Status.Provisioning
-	st.Server = k.server
-	record.ShowClientState(st, k.state, k.rotation)
-	if equality.Semantic.DeepEqual(k.written.Status, k.client.Status) {
-		return nil
-	}
-	if err := k.r.Client.Status().Patch(ctx, k.client, client.MergeFrom(k.written)); err != nil {
-		return err
-	}
-	k.written = k.client.DeepCopy()
+	record.ShowClientState(&s.client.Status.Provisioning, s.state, s.rotation)
 	return nil
 }
 
-// tell records events about what was done.
-func (r *ClientReconciler) tell(p *task, was string, state *provision.ClientState, drift []provision.Drift) {
-	if len(drift) > 0 {
-		r.Servers.Drifted(p.server, len(drift))
-		r.Events.Eventf(p.client, nil, corev1.EventTypeWarning, v1alpha1.ReasonDriftCorrected, "Provision",
-			"Put back at %s %q: %s", p.server.Key().Kind, p.server.Key().Name, driftText(drift))
+// done records events about what was done.
+func (s *clientSubject) done(next provision.Plan, now time.Time) time.Duration {
+	if is := currentName(s.state); s.used != "" && is != "" && s.used != is {
+		s.r.Events.Eventf(s.client, nil, corev1.EventTypeNormal, v1alpha1.ReasonCredentialRotated, "Provision",
+			"A new client secret is in use; %s", WhatOfTheOld(s.used, s.state, now))
 	}
-	if is := currentName(state); was != "" && is != "" && was != is {
-		r.Events.Eventf(p.client, nil, corev1.EventTypeNormal, v1alpha1.ReasonCredentialRotated, "Provision",
-			"A new client secret is in use; %s", WhatOfTheOld(was, state, p.now))
-	}
+	s.tellLeftBehind(s.left)
+	return next.Wait(now)
 }
 
 // WhatOfTheOld says what becomes of a replaced client secret: the server may have lost
@@ -428,47 +358,46 @@ func WhatOfTheOld(name string, state *provision.ClientState, now time.Time) stri
 	return "the old one is not valid any more"
 }
 
-// tellLeftBehind tells what may newly remain at the server.
-func (r *ClientReconciler) tellLeftBehind(c *v1alpha1.M2MClient, before, after []string) {
-	for _, l := range after {
+// tellLeftBehind tells what may remain at the server and was not known before.
+func (s *clientSubject) tellLeftBehind(before []string) {
+	for _, l := range s.state.LeftBehind {
 		if !slices.Contains(before, l) {
-			r.Events.Eventf(c, nil, corev1.EventTypeWarning, v1alpha1.ReasonLeftBehind, "Provision", "%s", l)
-			metrics.ObserveLeftBehind("M2MClient")
+			s.r.Events.Eventf(s.client, nil, corev1.EventTypeWarning, v1alpha1.ReasonLeftBehind, "Provision", "%s", l)
+			metrics.ObserveLeftBehind(s.r.kind)
 		}
 	}
 }
 
 // probe asks for a token with a new credential, as the tokens themselves are
 // asked for.
-func (r *ClientReconciler) probe(p *task) provision.Probe {
-	return func(ctx context.Context, state *provision.ClientState, c *provision.Credential) error {
-		endpoint := string(p.server.Status.Endpoints.Token)
-		if endpoint == "" {
-			return &provision.Error{Kind: provision.Unavailable, Message: "the token endpoint is not known yet"}
-		}
-		hc, _, unusable, err := r.Servers.Connections.HttpClient(ctx, p.server.Object)
-		if err != nil {
-			return err
-		}
-		if unusable != nil {
-			return &provision.Error{Kind: provision.Refused, Message: unusable.Message}
-		}
-		req := oauth.TokenRequest{
-			Endpoint: endpoint, Authentication: record.Authentication(p.server.Spec, c.ClientID, c.Secret), Scopes: state.Access[0].Scopes, Now: r.Clock.Now(),
-		}
-		req.Resource, req.Audience = record.Audience(p.server.Spec, state.Access[0].Resource)
-		for i, a := range p.accesses {
-			if a.Resource == state.Access[0].Resource {
-				req.Parameters = record.Parameters(p.client.Spec.Access[i])
-			}
-		}
-		paced := r.Servers.pace(hc, r.Servers.Of.Get(p.server.Object), p.server.Object)
-		_, err = oauth.Exchange(ctx, paced, req)
-		if err == nil || ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return probeError(err)
+func (s *clientSubject) probe(ctx context.Context, state *provision.ClientState, c *provision.Credential) error {
+	endpoint := string(s.server.Status.Endpoints.Token)
+	if endpoint == "" {
+		return &provision.Error{Kind: provision.Unavailable, Message: "the token endpoint is not known yet"}
 	}
+	administration := s.r.Servers
+	hc, _, unusable, err := administration.Connections.HttpClient(ctx, s.server.Object)
+	if err != nil {
+		return err
+	}
+	if unusable != nil {
+		return &provision.Error{Kind: provision.Refused, Message: unusable.Message}
+	}
+	req := oauth.TokenRequest{
+		Endpoint: endpoint, Authentication: record.Authentication(s.server.Spec, c.ClientID, c.Secret), Scopes: state.Access[0].Scopes, Now: s.r.Clock.Now(),
+	}
+	req.Resource, req.Audience = record.Audience(s.server.Spec, state.Access[0].Resource)
+	for i, a := range s.accesses {
+		if a.Resource == state.Access[0].Resource {
+			req.Parameters = record.Parameters(s.client.Spec.Access[i])
+		}
+	}
+	paced := administration.pace(hc, administration.Of.Get(s.server.Object), s.server.Object)
+	_, err = oauth.Exchange(ctx, paced, req)
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return probeError(err)
 }
 
 // probeError says what a refused token request means for a new credential.
@@ -481,65 +410,42 @@ func probeError(err error) error {
 	return &provision.Error{Kind: kind, Message: "the new client secret does not get a token: " + e.Error(), Code: e.Code, Status: e.Status, RetryAfter: e.RetryAfter}
 }
 
-// finish removes what a client has at its server that is deleted, or has
-// credentials of its own now.
-func (r *ClientReconciler) finish(ctx context.Context, c *v1alpha1.M2MClient) (time.Duration, error) {
-	if !controllerutil.ContainsFinalizer(c, v1alpha1.ProvisioningFinalizer) {
-		return 0, nil
-	}
-	if after, err := r.leave(ctx, c); after > 0 || err != nil {
-		return after, err
-	}
-	r.wishes.forget(client.ObjectKeyFromObject(c))
-	return 0, write.Release(ctx, r.Client, c)
+func (s *clientSubject) remove(ctx context.Context) (time.Duration, error) {
+	return s.depart(ctx, false)
 }
 
-// leave removes a client from the server where it was registered.
-func (r *ClientReconciler) leave(ctx context.Context, c *v1alpha1.M2MClient) (time.Duration, error) {
-	return r.depart(ctx, c, false)
-}
-
-// depart is leave, of a client's own accord or because it has to: then it is tried
-// for as long as the client exists, and what deletionPolicy retains has no access.
-func (r *ClientReconciler) depart(ctx context.Context, c *v1alpha1.M2MClient, must bool) (time.Duration, error) {
-	name, st := client.ObjectKeyFromObject(c), c.Status.Provisioning
-	store, _, err := record.ReadCredentials(ctx, r.Client, r.Servers.OperatorNamespace, name)
-	if err != nil {
+// depart removes a client from the server where it was registered, of its own accord
+// or because it has to go. If it has to, the operator tries for as long as the client
+// exists, and what deletionPolicy retains has no access.
+func (s *clientSubject) depart(ctx context.Context, must bool) (time.Duration, error) {
+	if err := s.read(ctx); err != nil {
 		return 0, err
 	}
-	state := record.ClientState(&st, store)
-	st.Server = cmp.Or(st.Server, store.Server) // the status was lost
-	if st.Server.Name != "" {
-		owner, err := r.Servers.owner(ctx, "M2MClient", c)
-		if err != nil {
-			return 0, err
-		}
-		want := provision.Client{Owner: owner, Retain: c.Spec.DeletionPolicy == v1alpha1.DeletionRetain, Denied: must}
-		after, err := r.remover.run(ctx, removal{
-			kind: "M2MClient", object: c, server: st.Server, what: describe("client", state.ID, "with grant", state.GrantID), must: must,
-			remove: func(ctx context.Context, d provision.Driver) error {
-				nothing := func(context.Context) error { return nil } // a second time finds what the first one left
-				return provision.RemoveClient(ctx, d, want, state, nothing)
+	s.state = record.ClientState(&s.client.Status.Provisioning, s.store)
+	if at, known := s.at(), s.client.Status.Provisioning.LeftBehind; at.Name != "" {
+		after, err := s.r.removeAs(ctx, s.client, removal{
+			server: at, what: describe("client", s.state.ID, "with grant", s.state.GrantID), must: must,
+			remove: func(ctx context.Context, d provision.Driver, owner provision.Owner) error {
+				want := provision.Client{Owner: owner, Retain: s.client.Spec.DeletionPolicy == v1alpha1.DeletionRetain, Denied: must}
+				return provision.RemoveClient(ctx, d, want, s.state, keepNothing)
 			},
-		}, r.Clock.Now())
+		})
 		if after > 0 || err != nil {
 			return after, err
 		}
-		r.tellLeftBehind(c, st.LeftBehind, state.LeftBehind)
-		if err := r.remover.list(ctx, "M2MClient", c, st.Server, state.LeftBehind, r.Clock.Now()); err != nil {
+		s.tellLeftBehind(known)
+		if err := s.r.remover.list(ctx, s.r.kind, s.client, at, s.state.LeftBehind, s.r.Clock.Now()); err != nil {
 			return 0, err
 		}
 	}
-	if err := record.DeleteCredentials(ctx, r.Client, r.Servers.OperatorNamespace, name); err != nil {
+	if err := record.DeleteCredentials(ctx, s.r.Client, s.r.Servers.OperatorNamespace, client.ObjectKeyFromObject(s.client)); err != nil {
 		return 0, err
 	}
-	before := c.DeepCopy()
-	c.Status.Provisioning = v1alpha1.M2MClientProvisioning{}
-	if equality.Semantic.DeepEqual(before.Status, c.Status) {
-		return 0, nil
-	}
-	return 0, r.Client.Status().Patch(ctx, c, client.MergeFrom(before))
+	s.store, s.secret = record.CredentialStore{}, nil
+	return 0, s.r.reset(ctx, s)
 }
+
+func (s *clientSubject) reset() { s.client.Status.Provisioning = v1alpha1.M2MClientProvisioning{} }
 
 // SetupWithManager watches what decides what a server should have.
 func (r *ClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
@@ -575,7 +481,7 @@ func (r *ClientReconciler) SetupWithManager(mgr ctrl.Manager, workers int) error
 			}
 			return []reconcile.Request{{NamespacedName: name}}
 		})).
-		WatchesRawSource(source.Channel(r.wishes.wake, &handler.EnqueueRequestForObject{})).
+		WatchesRawSource(source.Channel(r.Wishes.wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: watch.Fairly(watch.NamespaceOf, nil)}).
 		Complete(watch.Reconciler(r, r.Watched, watch.In))
 }

@@ -25,10 +25,10 @@ func planOf(st *v1alpha1.ProvisioningRecord, uid types.UID, srv *rules.Server) p
 	return p
 }
 
-// failed returns what to record after an attempt that failed with err. Only a success
+// failureAfter returns what to record after an attempt that failed with err. Only a success
 // undoes what somebody decided: a later failure that says nothing about the decision
 // keeps its reason.
-func failed(p provision.Plan, last v1alpha1.TokenFailure, now time.Time, err error) v1alpha1.TokenFailure {
+func failureAfter(p provision.Plan, last v1alpha1.TokenFailure, now time.Time, err error) v1alpha1.TokenFailure {
 	f, why := p.Failed(now, err), provisioningProblem(err)
 	if rules.Decided(last.Reason) && !rules.Decided(why.Reason) {
 		why = &rules.Problem{Reason: last.Reason, Message: last.Message}

@@ -18,7 +18,7 @@ func TestADecisionOutlastsUnknowns(t *testing.T) {
 	srv := rules.ServerOf(&v1alpha1.AuthorizationServer{})
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 	fail := func(kind provision.ErrorKind, message string) {
-		st.Failure = failed(planOf(&st, "uid", srv), st.Failure, now, &provision.Error{Kind: kind, Message: message})
+		st.Failure = failureAfter(planOf(&st, "uid", srv), st.Failure, now, &provision.Error{Kind: kind, Message: message})
 	}
 	fail(provision.Unavailable, "no answer")
 	fail(provision.Conflict, "it exists")

@@ -32,11 +32,16 @@ import (
 type removal struct {
 	kind   string // of the object
 	object client.Object
+	owner  provision.Owner // of what is there
 	server v1alpha1.ProvisioningServer
 	what   string // what is there, for whoever has to clean up by hand
 	must   bool   // nothing waits for it, and it is not given up while its server is there
-	remove func(context.Context, provision.Driver) error
+	remove func(context.Context, provision.Driver, provision.Owner) error
 }
+
+// keepNothing is a provision.Keep for removals: a second attempt finds what the first
+// one left.
+func keepNothing(context.Context) error { return nil }
 
 // Remover removes, waits a bounded time for a server that does not let it, and
 // then says what was left behind.
@@ -118,7 +123,7 @@ func (r *Remover) Begun(o client.Object, now time.Time) time.Time {
 // attempt removes, or returns how long to wait for its turn.
 func (r *Remover) attempt(ctx context.Context, rm removal, obj client.Object, exists bool, driver provision.Driver) (queued time.Duration, err error) {
 	if !exists {
-		return 0, rm.remove(ctx, driver)
+		return 0, rm.remove(ctx, driver, rm.owner)
 	}
 	leave, wait, busy := r.servers.Enter(obj, rm.object, r.wake)
 	switch {
@@ -127,7 +132,7 @@ func (r *Remover) attempt(ctx context.Context, rm removal, obj client.Object, ex
 	case busy != nil:
 		return 0, &provision.Error{Kind: provision.Unavailable, Message: busy.Message}
 	}
-	err = rm.remove(ctx, driver)
+	err = rm.remove(ctx, driver, rm.owner)
 	leave(ctx, err)
 	return 0, err
 }

@@ -37,8 +37,8 @@ func newWishes(c clock.PassiveClock) *wishes {
 	return &wishes{clock: c, wake: make(chan event.GenericEvent, 1024), made: map[types.NamespacedName]wish{}}
 }
 
-// compare has an object compared with its server, unless that was asked for a
-// moment ago.
+// compare requests a comparison of an object with its server, at most once per
+// wishInterval.
 func (w *wishes) compare(o client.Object) {
 	name, now := client.ObjectKeyFromObject(o), w.clock.Now()
 	w.mu.Lock()
