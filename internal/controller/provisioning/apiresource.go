@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -42,8 +43,13 @@ func NewAPIReconciler(c Config) *APIReconciler {
 func (r *APIReconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
 	ctx = forNamespace(ctx, req.Namespace)
 	var api v1alpha1.APIResource
-	if err := r.Client.Get(ctx, req.NamespacedName, &api); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+	err := r.Client.Get(ctx, req.NamespacedName, &api)
+	if apierrors.IsNotFound(err) {
+		r.Wishes.forget(req.NamespacedName) // without the finalizer, this is all that is seen of a deletion
+		return ctrl.Result{}, nil
+	}
+	if err != nil {
+		return ctrl.Result{}, err
 	}
 	return r.pass(ctx, &apiSubject{r: r, api: &api}, api.DeletionTimestamp.IsZero())
 }
