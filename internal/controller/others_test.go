@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+	"github.com/m2m-operator/m2m-operator/internal/controller/recipients"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
 
@@ -279,7 +279,7 @@ func TestOtherNamespacesDelayNoToken(t *testing.T) {
 			op.settle(s.payments, s.shop, evil)
 			if tc.brief {
 				s.isHeld()
-				op.advance(m2mclient.OthersPatience)
+				op.advance(recipients.Patience)
 				op.settle(s.payments, s.shop, evil)
 			}
 			if !tc.held {

@@ -52,6 +52,10 @@ const (
 	ReasonMissingScopes = "MissingScopes"
 )
 
+// KeyReasons are the reasons that a fetch of the keys may put right: a new key may have
+// come, also under an old ID.
+var KeyReasons = []string{ReasonUnknownKey, ReasonUnusableKey, ReasonBadSignature, ReasonAlgorithm}
+
 // maxDate is the last second whose year has four digits. RFC 3339 cannot write later
 // ones.
 const maxDate = 253402300799

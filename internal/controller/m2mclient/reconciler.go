@@ -31,6 +31,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
 	"github.com/m2m-operator/m2m-operator/internal/controller/memory"
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
+	"github.com/m2m-operator/m2m-operator/internal/controller/recipients"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
 	"github.com/m2m-operator/m2m-operator/internal/controller/tokensecret"
@@ -83,6 +84,7 @@ type Reconciler struct {
 	held       *memory.PerAccess[tokensecret.Token]
 	Written    *memory.PerAccess[cached.Digest] // of the tokens that this process wrote or has checked
 	Secrets    *tokensecret.Store
+	recipients *recipients.Recipients
 	judgements *memory.PerAccess[judgement]
 	rejudged   *pace.Buckets[string] // of the requests that a judgement causes, by access
 }
@@ -91,7 +93,8 @@ type Reconciler struct {
 func New(c Config) *Reconciler {
 	return &Reconciler{
 		Config: c, Secrets: tokensecret.New(tokensecret.Config{Client: c.Client, Live: c.Live, Foreign: c.Foreign, Prompt: c.Prompt}),
-		held: memory.New[tokensecret.Token](), Written: memory.New[cached.Digest](),
+		recipients: &recipients.Recipients{Client: c.Client, Access: c.Access, Prompt: c.Prompt},
+		held:       memory.New[tokensecret.Token](), Written: memory.New[cached.Digest](),
 		judgements: memory.New[judgement](), rejudged: pace.New[string](RejudgedRate),
 	}
 }

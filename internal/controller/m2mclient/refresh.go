@@ -17,19 +17,14 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
+	"github.com/m2m-operator/m2m-operator/internal/controller/recipients"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
-	"github.com/m2m-operator/m2m-operator/internal/controller/shard"
 	"github.com/m2m-operator/m2m-operator/internal/controller/tokensecret"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/verdict"
 )
-
-// OthersPatience is how long a token waits for pods of namespaces that are neither the
-// API's nor named by its owner: long enough for a bundle to be written and a pod to be
-// touched.
-const OthersPatience = 10 * time.Second
 
 // refreshTokens decides for each access whether its token is replaced, and
 // replaces it.
@@ -162,7 +157,7 @@ func (r *Reconciler) replace(ctx context.Context, p *Pass, a *Access, in refresh
 	}
 	claims, bad := Verify(*held, p, a)
 	candidate := p.candidate(a, in, held, bad)
-	if candidate.Look, err = r.lookAgain(ctx, p, a, candidate.Awaits(), *held, claims); err != nil {
+	if candidate.Look, err = r.lookAgain(ctx, p, a, candidate.Awaits(), held, claims); err != nil {
 		return err
 	}
 	v := verdict.Of(candidate)
@@ -235,12 +230,13 @@ func (p *Pass) candidate(a *Access, in refresh.Input, held *tokensecret.Token, b
 
 // lookAgain returns when to look again at what a token lets go first, the zero time if
 // that has gone.
-func (r *Reconciler) lookAgain(ctx context.Context, p *Pass, a *Access, awaits verdict.Awaited, held tokensecret.Token, claims *jwks.Claims) (time.Time, error) {
+func (r *Reconciler) lookAgain(ctx context.Context, p *Pass, a *Access, awaits verdict.Awaited, held *tokensecret.Token, claims *jwks.Claims) (time.Time, error) {
+	t := recipients.Token{API: a.spec, Server: a.Server, Claims: claims, IssuedAt: held.Record.IssuedAt, NewTerms: a.refused != nil}
 	switch awaits {
 	case verdict.Delivery:
-		return r.delivered(ctx, p, a, held, claims)
+		return r.recipients.LookAgain(ctx, t, p.Now)
 	case verdict.Bundle:
-		if ahead, err := r.bundleAhead(ctx, a, p.Now, claims); ahead || err != nil {
+		if ahead, err := r.recipients.KeyIsAhead(ctx, t, p.Now); ahead || err != nil {
 			return time.Time{}, err
 		}
 		// The status then names the key, for which the API's pods are touched.
@@ -254,7 +250,7 @@ func (r *Reconciler) lookAgain(ctx context.Context, p *Pass, a *Access, awaits v
 // new one may have come under an old ID, or a comparison, for somebody may have taken
 // scopes away at the server.
 func (r *Reconciler) askAbout(p *Pass, a *Access, held *tokensecret.Token, bad *jwks.VerifyError) {
-	if slices.Contains(shard.KeyReasons, bad.Reason) {
+	if slices.Contains(jwks.KeyReasons, bad.Reason) {
 		r.RequestKeys(a.Server, keyNamedBy(held.Value))
 	}
 	if bad.Reason == jwks.ReasonMissingScopes && rules.Registered(p.Client) {
@@ -272,6 +268,16 @@ func keyAwaited(held *tokensecret.Token, verified *jwks.Claims) string {
 		return id
 	}
 	return ""
+}
+
+// hold keeps a token back, as the verdict on it says.
+func (a *Access) hold(h *tokensecret.Token, v verdict.Verdict, keyID string) {
+	a.wakeAt = v.Until
+	a.pending = v1alpha1.PendingToken{KeyID: keyID, Since: record.Time(h.Record.IssuedAt), PublishAt: record.Time(v.PublishAt)}
+	if v.NoKey {
+		a.Problem = &rules.Problem{Reason: v1alpha1.ReasonWaitingForKey, Unknown: true,
+			Message: "The token is signed with a key that is not known yet; the server's keys are being fetched"}
+	}
 }
 
 // obstacle says what keeps a token from being asked for at all.

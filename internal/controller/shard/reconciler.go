@@ -76,15 +76,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 // wantsKeys reports whether a token waits for its key to become known, or does not verify
 // with the known keys. Each failed attempt asks again.
 func wantsKeys(t *v1alpha1.TokenStatus, srv *rules.Server) bool {
-	if slices.Contains(KeyReasons, t.Failure.Reason) {
+	if slices.Contains(jwks.KeyReasons, t.Failure.Reason) {
 		return true
 	}
 	isKnown := func(k v1alpha1.SigningKey) bool { return k.KeyID == t.Pending.KeyID }
 	return t.Pending.KeyID != "" && !slices.ContainsFunc(srv.Status.Keys, isKnown) && !srv.Revoked(t.Pending.KeyID)
 }
-
-// KeyReasons are the reasons of failures that a fetch of the keys may fix.
-var KeyReasons = []string{jwks.ReasonUnknownKey, jwks.ReasonUnusableKey, jwks.ReasonBadSignature, jwks.ReasonAlgorithm}
 
 // wantsComparison reports whether somebody may have changed the API at its server.
 func wantsComparison(t *v1alpha1.TokenStatus) bool {
