@@ -9,10 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
-
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -198,35 +194,6 @@ func TestTokensWithoutAnAudience(t *testing.T) {
 			say(v1alpha1.TokenAudience{})
 			if _, there := s.bundle().Data["envoy-jwt-authn.yaml"]; !there {
 				t.Error("Envoy's file did not come back")
-			}
-		})
-	}
-}
-
-// TestRegisteredClientsNeedAnAudience: an API's owner says what its scopes are and
-// how it is named. Were that enough, he could declare another API's scopes, have a
-// client registered for them, and its tokens published.
-func TestRegisteredClientsNeedAnAudience(t *testing.T) {
-	by := v1alpha1.TokenAudience{ScopePrefix: "payments:"}
-	want := jwks.Named{Claims: []string{"scope", "scp"}, Prefix: "payments:"}
-	own := &v1alpha1.M2MClient{}
-	own.Spec.Credentials.ClientSecret.SecretRef.Name = "cart-credentials"
-	for name, tc := range map[string]struct {
-		client   *v1alpha1.M2MClient
-		by       v1alpha1.TokenAudience
-		audience string
-		named    jwks.Named
-	}{
-		"own credentials":              {own, by, "", want},
-		"registered":                   {&v1alpha1.M2MClient{}, by, paymentAPI, want},
-		"own credentials, by aud":      {own, v1alpha1.TokenAudience{}, paymentAPI, jwks.Named{}},
-		"registered, and named by aud": {&v1alpha1.M2MClient{}, v1alpha1.TokenAudience{}, paymentAPI, jwks.Named{}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			a := &m2mclient.Access{Expect: jwks.Expectation{Audience: paymentAPI, Named: verification.Named(tc.by)}}
-			a.ExpectName(tc.client)
-			if diff := cmp.Diff(jwks.Expectation{Audience: tc.audience, Named: tc.named}, a.Expect); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
 	}

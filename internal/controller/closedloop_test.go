@@ -8,9 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
-	"github.com/m2m-operator/m2m-operator/internal/controller/tokensecret"
-
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,7 +15,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
@@ -340,34 +336,6 @@ func TestScopeIsDroppedSilently(t *testing.T) {
 			s.setClient(cartID, s.credential())
 			s.until(op.clock.Now().Add(time.Minute))
 			isReady(t, s.cart)
-		})
-	}
-}
-
-// TestScopesThatAnAnswerLacks: what the server did say shows its mistake, such as
-// commas in the place of blanks.
-func TestScopesThatAnAnswerLacks(t *testing.T) {
-	now := time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
-	srv := &rules.Server{Spec: &v1alpha1.AuthorizationServerSpec{}, Status: &v1alpha1.AuthorizationServerStatus{}}
-	a := &m2mclient.Access{Server: srv, Expect: jwks.Expectation{Scopes: []string{"payments:read", "payments:write"}}}
-	for name, tc := range map[string]struct {
-		granted []string
-		want    string
-	}{
-		"commas":  {[]string{"payments:read,payments:write"}, `the server did not grant the scopes payments:read, payments:write; its answer says scope "payments:read,payments:write"`},
-		"one":     {[]string{"payments:read"}, `the server did not grant the scopes payments:write; its answer says scope "payments:read"`},
-		"nothing": {nil, `the server did not grant the scopes payments:read, payments:write; its answer says scope ""`},
-		"many": {
-			[]string{strings.Repeat("x", 300)},
-			`the server did not grant the scopes payments:read, payments:write; its answer says scope "` + strings.Repeat("x", 256) + `"`,
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			h := tokensecret.Token{Value: "opaque", Record: tokensecret.Record{ExpiresAt: now.Add(time.Hour), Scopes: tc.granted}}
-			_, bad := m2mclient.Verify(h, &m2mclient.Pass{Now: now, Server: srv}, a)
-			if bad == nil || bad.Reason != jwks.ReasonMissingScopes || bad.Message != tc.want+"; "+m2mclient.ScopesHint {
-				t.Errorf("got %v, want %q and the hint", bad, tc.want)
-			}
 		})
 	}
 }

@@ -9,14 +9,10 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	rules "github.com/m2m-operator/m2m-operator/internal/access"
-	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
@@ -57,27 +53,6 @@ func TestASecretThatTheServerLost(t *testing.T) {
 	told(t, cart, v1alpha1.ReasonCredentialRotated, "the old one is not valid any more")
 }
 
-// TestAccessesAreNamedOnce in a message: what a client waits for may be of one of its
-// accesses.
-func TestAccessesAreNamedOnce(t *testing.T) {
-	wait := &rules.Problem{Reason: v1alpha1.ReasonProvisioning, Unknown: true, Message: `Access "cb": AuthorizationServer "logto" is being provisioned`}
-	own := &rules.Problem{Reason: v1alpha1.ReasonTokenRequestFailed, Message: "the server did not answer"}
-	for name, tc := range map[string]struct {
-		problem *rules.Problem
-		want    string
-	}{
-		"of the client": {wait, wait.Message},
-		"of an access":  {own, `Access "ca": the server did not answer`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			p := &m2mclient.Pass{CredProblem: wait, Accesses: []*m2mclient.Access{{Key: "ca", Problem: tc.problem}, {Key: "cb"}}}
-			if got := p.IsFresh().Message; got != tc.want {
-				t.Errorf("got %q, want %q", got, tc.want)
-			}
-		})
-	}
-}
-
 // TestARecoveredServerIsTold as soon as something is provisioned at it, and not when
 // its next check is due.
 func TestARecoveredServerIsTold(t *testing.T) {
@@ -106,24 +81,4 @@ func TestARecoveredServerIsTold(t *testing.T) {
 		t.Error("the server is not looked at")
 	}
 	hasCondition(t, as, v1alpha1.ConditionProvisioningReady, metav1.ConditionTrue, v1alpha1.ReasonProvisioningReady)
-}
-
-// TestAnAttemptDependsOnWhatTheServerGrants: what a token lacked may be there by then.
-func TestAnAttemptDependsOnWhatTheServerGrants(t *testing.T) {
-	basis := func(own bool, granted ...v1alpha1.ScopeName) string {
-		c := &v1alpha1.M2MClient{}
-		if own {
-			c.Spec.Credentials.ClientSecret.SecretRef.Name = "cart"
-		}
-		c.Status.Provisioning.Access = []v1alpha1.ProvisionedAccess{
-			{Resource: "https://other.example.com", Scopes: []v1alpha1.ScopeName{"other"}}, {Resource: paymentAPI, Scopes: granted},
-		}
-		return (&m2mclient.Pass{Client: c}).Basis(&m2mclient.Access{Resource: paymentAPI}, "inputs", jwks.ReasonMissingScopes)
-	}
-	if basis(false, "payments:read") == basis(false, "payments:read", "payments:write") {
-		t.Error("nothing depends on the scopes that the server grants")
-	}
-	if basis(true, "payments:read") != basis(true) {
-		t.Error("what the status says of a client with credentials of its own counts")
-	}
 }

@@ -17,42 +17,62 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
-// Access is one entry of a client's spec.access, and what becomes of it.
+// Access is one entry of a client's spec.access, and what becomes of it. Each part is
+// written by one step of the pass.
 type Access struct {
+	subject
+	permission
+	present
+	outcome
+}
+
+// subject is what an access is for: found as the pass begins, and never changed.
+type subject struct {
 	allowed rules.Access // what was found, as the rules between tenants say it
 
-	Key      string
-	api      types.NamespacedName // empty for a plain resource
-	Resource string               // the API's identifier
-	scopes   []string             // sorted
-
-	parameters map[string]string // more ones of the token request
-
-	denied   *rules.Problem // it is not allowed
-	withdraw bool           // its token has to go: somebody decided so
-	reduced  *rules.Problem // it is allowed, and some of the scopes are not; scopes are those that are
-	waiting  *rules.Problem // it is allowed, and its server does not grant it yet
+	Key        string
+	api        types.NamespacedName // empty for a plain resource
+	Resource   string               // the API's identifier
+	scopes     []string             // sorted
+	parameters map[string]string    // more ones of the token request
 
 	Server *rules.Server         // whose keys the API verifies with
 	spec   *v1alpha1.APIResource // shared with the cache: read only
 	Expect jwks.Expectation      // what the API is told to check; without a time
 	terms  string                // its short name; empty for a plain resource
+}
 
-	Inputs refresh.Inputs
-	token  string              // what is to be in the Secret; empty for nothing
+// permission is whether the client may have a token for an access: by the rules between
+// tenants, and at the server that it is registered at.
+type permission struct {
+	denied   *rules.Problem // it is not allowed
+	withdraw bool           // its token has to go: somebody decided so
+	reduced  *rules.Problem // it is allowed, and some of the scopes are not; scopes are those that are
+	waiting  *rules.Problem // it is allowed, and its server does not grant it yet
+}
+
+// present is the token that is to be in the Secret: the one that lies there, or the one
+// that replaces it.
+type present struct {
+	Inputs refresh.Inputs      // what a token has to be minted from
+	token  string              // empty for none
 	Record *tokensecret.Record // about that token
-	plan   refresh.Plan
+	plan   refresh.Plan        // when it is replaced
+	issued refresh.Reason      // why it was replaced in this pass; empty: it was not
+	broken *rules.Problem      // why pods cannot use it, nil if they can
+	// refused is why its API would refuse it by now, judgedBy the terms for which that is
+	// known.
+	refused  *rules.Problem
+	judgedBy string
+}
 
-	usable   bool
-	unusable *rules.Problem         // why pods cannot use the token
-	refused  *rules.Problem         // why its API would refuse it by now
-	tried    bool                   // another one was tried in its place, or cannot be
-	judgedBy string                 // the terms for which that is known
-	Problem  *rules.Problem         // why there is no fresh one
-	failure  *v1alpha1.TokenFailure // how the attempts go wrong
-	pending  v1alpha1.PendingToken  // a newer one that waits
-	wakeAt   time.Time              // when to look again
-	issued   refresh.Reason         // why it was replaced in this pass
+// outcome is how the attempt to replace the token went, if there was one.
+type outcome struct {
+	Problem *rules.Problem         // why there is no fresh one
+	failure *v1alpha1.TokenFailure // how the attempts go wrong
+	tried   bool                   // another one was tried in its place, or cannot be
+	pending v1alpha1.PendingToken  // a newer one that waits
+	wakeAt  time.Time              // when to look again
 }
 
 // Resolve puts into a pass where a client's tokens come from, what each access is
@@ -64,9 +84,7 @@ func (r *Reconciler) Resolve(ctx context.Context, p *Pass) error {
 	}
 	p.Server, p.serverProblem = found.Server, found.Problem
 	for i := range found.Accesses {
-		a := accessOf(found.Accesses[i], p.Client, i)
-		a.parameters = record.Parameters(p.Client.Spec.Access[i])
-		p.Accesses = append(p.Accesses, a)
+		p.Accesses = append(p.Accesses, accessOf(found.Accesses[i], p.Client, i))
 	}
 	return nil
 }
@@ -86,9 +104,11 @@ func (r *Reconciler) stillHas(ctx context.Context, p *Pass, a *Access) (bool, er
 // known but what it may have.
 func accessOf(found rules.Access, c *v1alpha1.M2MClient, i int) *Access {
 	a := &Access{
-		allowed: found, Key: found.Key, api: found.API, Resource: found.Resource, scopes: found.Scopes,
-		denied: found.Denied, withdraw: found.Denied.Decided(), reduced: found.Reduced,
-		Server: found.Server, spec: found.Spec,
+		subject: subject{
+			allowed: found, Key: found.Key, api: found.API, Resource: found.Resource, scopes: found.Scopes,
+			parameters: record.Parameters(c.Spec.Access[i]), Server: found.Server, spec: found.Spec,
+		},
+		permission: permission{denied: found.Denied, withdraw: found.Denied.Decided(), reduced: found.Reduced},
 	}
 	if a.Server == nil {
 		return a
@@ -101,6 +121,6 @@ func accessOf(found rules.Access, c *v1alpha1.M2MClient, i int) *Access {
 		a.terms = verification.Terms(a.spec, a.Server)
 	}
 	a.expectScopes(&c.Spec.Access[i])
-	a.ExpectName(c)
+	a.expectName(c)
 	return a
 }

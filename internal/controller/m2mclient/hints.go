@@ -11,9 +11,9 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 )
 
-// RefusalHint says what to change after a refusal, where that can be told. What a
+// refusalHint says what to change after a refusal, where that can be told. What a
 // client has at a server that the operator provisions is the operator's to put right.
-func RefusalHint(p *Pass, a *Access, e *oauth.Error) string {
+func refusalHint(p *Pass, a *Access, e *oauth.Error) string {
 	const endpoint = "check the token endpoint in the server's status"
 	provisioned := rules.Registered(p.Client)
 	switch {

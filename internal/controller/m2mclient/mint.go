@@ -60,7 +60,7 @@ func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string
 	}
 	if busy != nil {
 		a.Problem, a.wakeAt = busy, p.Now.Add(wait)
-		if f := a.failure; f != nil && f.Inputs == p.Basis(a, inputs, f.Reason) {
+		if f := a.failure; f != nil && f.Inputs == p.basis(a, inputs, f.Reason) {
 			a.Problem = a.lastProblem() // what went wrong says more than that it is waited for
 		}
 		p.brief = p.brief || busy.Unknown && wait < briefWait
@@ -70,7 +70,7 @@ func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string
 	if bad != nil || err != nil {
 		r.Admission.Abandon(ticket)
 		if bad != nil {
-			p.failed(a, inputs, bad.Reason, bad.Message, p.attempt(a, p.Basis(a, inputs, bad.Reason)).Next(p.Now, refresh.SlowBackoff, 0))
+			p.failed(a, inputs, bad.Reason, bad.Message, p.attempt(a, p.basis(a, inputs, bad.Reason)).Next(p.Now, refresh.SlowBackoff, 0))
 		}
 		return nil, err
 	}
@@ -170,10 +170,10 @@ func (r *Reconciler) refused(p *Pass, a *Access, inputs string, e *oauth.Error) 
 	if rules.Registered(p.Client) && e.Class != oauth.ClassRetryable {
 		r.compare(p, a) // somebody may have changed it at the server
 	}
-	if hint := RefusalHint(p, a, e); hint != "" {
+	if hint := refusalHint(p, a, e); hint != "" {
 		message += "; " + hint
 	}
-	p.failed(a, inputs, reason, message, p.attempt(a, p.Basis(a, inputs, reason)).Next(p.Now, backoff, e.RetryAfter))
+	p.failed(a, inputs, reason, message, p.attempt(a, p.basis(a, inputs, reason)).Next(p.Now, backoff, e.RetryAfter))
 }
 
 // attempt returns what the time of the next attempt depends on, if the present one
@@ -188,18 +188,18 @@ func (p *Pass) attempt(a *Access, basis string) verdict.Attempt {
 
 // failed notes that an attempt went wrong and when the next one is.
 func (p *Pass) failed(a *Access, inputs, reason, message string, retryAt time.Time) {
-	basis := p.Basis(a, inputs, reason)
+	basis := p.basis(a, inputs, reason)
 	a.fail(&v1alpha1.TokenFailure{
 		Reason: reason, Message: text.CutRunes(cmp.Or(message, "unknown"), 1024), Attempts: int32(min(a.attempts(basis), 1<<30)), //nolint:gosec // bounded
 		NextAttemptAt: record.Time(retryAt), Inputs: basis,
 	})
 }
 
-// Basis stands for everything that an attempt depends on. When any of it changes,
+// basis stands for everything that an attempt depends on. When any of it changes,
 // the next attempt is made at once, and the back-off begins anew: also what a server is
 // known to grant a client that the operator registers. Of the server's keys only the
 // verdict on a token depends.
-func (p *Pass) Basis(a *Access, inputs, reason string) string {
+func (p *Pass) basis(a *Access, inputs, reason string) string {
 	parts := []string{inputs, string(p.Client.UID), strconv.FormatInt(p.Client.Generation, 10)}
 	for _, srv := range []*rules.Server{p.Server, a.Server} {
 		if srv != nil {
@@ -237,7 +237,7 @@ func (a *Access) fail(f *v1alpha1.TokenFailure) {
 // failedLately reports whether an attempt failed on which nothing has changed since,
 // and the next one is not due.
 func (a *Access) failedLately(p *Pass, inputs string) bool {
-	return a.failure != nil && a.failure.Inputs == p.Basis(a, inputs, a.failure.Reason) && p.Now.Before(record.Moment(a.failure.NextAttemptAt))
+	return a.failure != nil && a.failure.Inputs == p.basis(a, inputs, a.failure.Reason) && p.Now.Before(record.Moment(a.failure.NextAttemptAt))
 }
 
 // attempts returns how often in a row an attempt on the same basis has failed, the

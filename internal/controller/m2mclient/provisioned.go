@@ -160,10 +160,10 @@ func (r *Reconciler) resolveCredentials(ctx context.Context, p *Pass) (err error
 	case p.Server == nil:
 	case rules.Registered(p.Client):
 		if p.credentials, err = r.Credentials.Registered(ctx, p.Client, p.Server); p.credentials == nil && err == nil {
-			p.CredProblem = p.notRegistered()
+			p.credProblem = p.notRegistered()
 		}
 	default:
-		p.credentials, p.CredProblem, err = r.Credentials.Own(ctx, p.Client, p.Server, p.secret.Records.Credential)
+		p.credentials, p.credProblem, err = r.Credentials.Own(ctx, p.Client, p.Server, p.secret.Records.Credential)
 	}
 	return err
 }

@@ -99,24 +99,44 @@ func New(c Config) *Reconciler {
 	}
 }
 
-// Pass is what one reconcile of a client gathers and decides.
+// Pass is what one reconcile of a client gathers and decides. Each part is written by one
+// step.
 type Pass struct {
 	Client *v1alpha1.M2MClient
 	Now    time.Time
 
+	origin
+	identity
+	storage
+	Accesses []*Access
+	course
+}
+
+// origin is where a client's tokens come from.
+type origin struct {
 	Server        *rules.Server
 	serverProblem *rules.Problem
-	credentials   *credentials.Credentials
-	CredProblem   *rules.Problem
-	provisioned   conditions.Condition // what becomes of the client at its server; empty with credentials of its own
+}
+
+// identity is who the client is at its server.
+type identity struct {
+	provisioned conditions.Condition // what becomes of it at its server; empty with credentials of its own
+	credentials *credentials.Credentials
+	credProblem *rules.Problem
+}
+
+// storage is what was found in the client's Secrets, and what became of writing them.
+type storage struct {
 	secret        *tokensecret.Found
 	secretProblem *rules.Problem
 	waiting       tokensecret.Waiting
 	written       tokensecret.Written
-	Accesses      []*Access
-	brief         bool // it only waits for its turn for a moment: no status is worth that
-	stale         bool // the Secret that was read is not the latest: nothing is written or told by it
+}
 
+// course is how the pass goes on.
+type course struct {
+	brief  bool // it only waits for its turn for a moment: no status is worth that
+	stale  bool // the Secret that was read is not the latest: nothing is written or told by it
 	events []func()
 }
 

@@ -43,7 +43,7 @@ func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *Access) error
 	}
 	if a.withdraw {
 		r.held.Drop(client.ObjectKeyFromObject(p.Client), a.Key)
-		a.failure, a.unusable = nil, a.denied
+		a.failure, a.broken = nil, a.denied
 		if _, stored := p.secret.Tokens[a.Key]; stored {
 			p.event(r, corev1.EventTypeWarning, v1alpha1.ReasonTokenWithdrawn, "Withdrew the token of access %q: %s", a.Key, a.denied.Message)
 		}
@@ -63,7 +63,7 @@ func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *Access) error
 		a.failure = nil
 		a.wakeAt = a.plan.RefreshAt
 	}
-	p.judge(a, in)
+	a.broken = p.judge(a, in)
 	return nil
 }
 
@@ -114,9 +114,9 @@ func (p *Pass) plan(a *Access) refresh.Plan {
 	return policy.Plan(a.Record.IssuedAt, a.Record.ExpiresAt, string(p.Client.UID)+"/"+a.Key)
 }
 
-// judge reports whether pods can use the token that will be in the Secret. A
-// rotated credential alone does not spoil it.
-func (p *Pass) judge(a *Access, in refresh.Input) {
+// judge returns why pods cannot use the token that will be in the Secret, nil if they
+// can. A rotated credential alone does not spoil it.
+func (p *Pass) judge(a *Access, in refresh.Input) *rules.Problem {
 	if a.issued == "" && a.Record != nil && p.credentials != nil && a.Server != nil {
 		inputs := a.Inputs
 		inputs.Credential = a.Record.Credential
@@ -129,20 +129,18 @@ func (p *Pass) judge(a *Access, in refresh.Input) {
 		}
 	}
 	reason, message, usable := refresh.Usable(in)
-	a.usable = usable
 	if usable {
-		return
+		return nil
 	}
-	a.unusable = &rules.Problem{Reason: v1alpha1.ReasonTokenMissing, Message: message}
 	switch reason {
 	case refresh.Expired:
-		a.unusable.Reason = v1alpha1.ReasonTokenExpired
+		return &rules.Problem{Reason: v1alpha1.ReasonTokenExpired, Message: message}
 	case refresh.NotVerified:
-		a.unusable = &rules.Problem{Reason: v1alpha1.ReasonTokenNotVerified, Message: notAccepted(a.refused)}
+		return &rules.Problem{Reason: v1alpha1.ReasonTokenNotVerified, Message: notAccepted(a.refused)}
 	case refresh.Missing, refresh.Edited:
-	default:
-		a.unusable.Reason = string(reason)
+		return &rules.Problem{Reason: v1alpha1.ReasonTokenMissing, Message: message}
 	}
+	return &rules.Problem{Reason: string(reason), Message: message}
 }
 
 // replace gets a fresh token for an access, decides what becomes of it, and does that.
@@ -155,7 +153,7 @@ func (r *Reconciler) replace(ctx context.Context, p *Pass, a *Access, in refresh
 	if held == nil || err != nil {
 		return err
 	}
-	claims, bad := Verify(*held, p, a)
+	claims, bad := verify(*held, p, a)
 	candidate := p.candidate(a, in, held, bad)
 	if candidate.Look, err = r.lookAgain(ctx, p, a, candidate.Awaits(), held, claims); err != nil {
 		return err
@@ -196,7 +194,7 @@ func (r *Reconciler) obtain(ctx context.Context, p *Pass, a *Access, in refresh.
 		return nil, nil
 	}
 	if wait := r.rejudged.Wait(a.seed(p), 1, p.Now); reason == refresh.NotVerified && wait > 0 {
-		if a.failure != nil && a.failure.Inputs != p.Basis(a, in.WantInputsHash, a.failure.Reason) {
+		if a.failure != nil && a.failure.Inputs != p.basis(a, in.WantInputsHash, a.failure.Reason) {
 			a.failure = nil
 		}
 		a.Problem, a.wakeAt, a.tried = a.lastProblem(), p.Now.Add(wait), true
@@ -223,7 +221,7 @@ func (p *Pass) candidate(a *Access, in refresh.Input, held *tokensecret.Token, b
 		c.Last = verdict.Failure{Reason: a.failure.Reason, Stands: a.failedLately(p, in.WantInputsHash)}
 	}
 	if bad != nil {
-		c.Attempt = p.attempt(a, p.Basis(a, in.WantInputsHash, bad.Reason))
+		c.Attempt = p.attempt(a, p.basis(a, in.WantInputsHash, bad.Reason))
 	}
 	return c
 }
@@ -289,8 +287,8 @@ func (p *Pass) obstacle(a *Access) *rules.Problem {
 		return p.serverProblem
 	case a.denied != nil:
 		return a.denied
-	case p.CredProblem != nil:
-		return p.CredProblem
+	case p.credProblem != nil:
+		return p.credProblem
 	case p.misplaced(a) != nil:
 		return p.misplaced(a)
 	case a.waiting != nil:

@@ -101,8 +101,8 @@ func (r *Reconciler) unpublish(p *Pass) {
 	p.events = nil
 	for _, a := range p.Accesses {
 		if a.issued != "" {
-			a.issued, a.token, a.Record, a.unusable = "", "", nil, nil
-			p.judge(a, r.Present(p, a))
+			a.issued, a.token, a.Record = "", "", nil
+			a.broken = p.judge(a, r.Present(p, a))
 			r.noteTerms(p, a)
 		}
 	}

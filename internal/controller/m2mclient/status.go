@@ -60,7 +60,7 @@ func hinted(what string, p *rules.Problem) string {
 // place where a client's conditions are decided.
 func summarize(p *Pass) {
 	status := &p.Client.Status
-	granted, fresh, verified := p.isGranted(), p.IsFresh(), p.isVerified()
+	granted, fresh, verified := p.isGranted(), p.isFresh(), p.isVerified()
 	conditions.SetOrRemove(&status.Conditions, p.Client.Generation, v1alpha1.ConditionProvisioned, p.provisioned)
 	conditions.Set(&status.Conditions, p.Client.Generation, p.isReady(granted, fresh), granted, fresh, verified)
 	status.ObservedGeneration = p.Client.Generation
@@ -126,7 +126,7 @@ func (p *Pass) isGranted() conditions.Condition {
 	return conditions.True(v1alpha1.ConditionGranted, v1alpha1.ReasonGranted, "Every access is allowed")
 }
 
-func (p *Pass) IsFresh() conditions.Condition {
+func (p *Pass) isFresh() conditions.Condition {
 	for _, pr := range []*rules.Problem{p.secretProblem, p.written.Refused, p.written.Invalid} {
 		if pr != nil {
 			return conditions.Of(v1alpha1.ConditionFresh, pr)
@@ -142,7 +142,7 @@ func (p *Pass) IsFresh() conditions.Condition {
 			return conditions.False(v1alpha1.ConditionFresh, v1alpha1.ReasonTokenNotVerified, p.about(a, notVerified(a.Problem)))
 		case a.Problem != nil:
 			c := conditions.Of(v1alpha1.ConditionFresh, a.Problem)
-			if a.Problem != p.CredProblem && a.Problem != p.serverProblem { // these are the client's
+			if a.Problem != p.credProblem && a.Problem != p.serverProblem { // these are the client's
 				c.Message = p.about(a, c.Message)
 			}
 			return c
@@ -182,12 +182,12 @@ func (p *Pass) isReady(granted, fresh conditions.Condition) conditions.Condition
 		return granted.AsReady()
 	}
 	for _, a := range p.Accesses {
-		if a.usable {
+		if a.broken == nil {
 			continue
 		}
-		c := conditions.Of(v1alpha1.ConditionReady, a.unusable)
+		c := conditions.Of(v1alpha1.ConditionReady, a.broken)
 		// Why there is none says more than that there is none.
-		if a.unusable.Reason == v1alpha1.ReasonTokenMissing && fresh.Status != metav1.ConditionTrue {
+		if a.broken.Reason == v1alpha1.ReasonTokenMissing && fresh.Status != metav1.ConditionTrue {
 			return fresh.AsReady()
 		}
 		c.Message = p.about(a, c.Message)

@@ -61,14 +61,14 @@ func (a *Access) hopeless(p *Pass, h tokensecret.Token) bool {
 	if a.failure == nil || a.failure.Reason != jwks.ReasonUnknownKey || a.failedLately(p, h.Record.Inputs) {
 		return false
 	}
-	_, bad := Verify(h, p, a)
+	_, bad := verify(h, p, a)
 	return bad != nil && bad.Reason == jwks.ReasonUnknownKey
 }
 
-// Verify checks a token as the API will. A token that is no JWT, or whose server
+// verify checks a token as the API will. A token that is no JWT, or whose server
 // says that none of its tokens is one, cannot be checked, save for the scopes that
 // the server said it has.
-func Verify(h tokensecret.Token, p *Pass, a *Access) (*jwks.Claims, *jwks.VerifyError) {
+func verify(h tokensecret.Token, p *Pass, a *Access) (*jwks.Claims, *jwks.VerifyError) {
 	if !p.Now.Before(h.Record.ExpiresAt) {
 		return nil, &jwks.VerifyError{Reason: jwks.ReasonExpired, Message: "the token had expired when it was issued; compare the clocks"}
 	}
@@ -88,7 +88,7 @@ func Verify(h tokensecret.Token, p *Pass, a *Access) (*jwks.Claims, *jwks.Verify
 	if len(missing) > 0 {
 		return nil, &jwks.VerifyError{Reason: jwks.ReasonMissingScopes, Message: fmt.Sprintf(
 			"the server did not grant the scopes %s; its answer says scope %.256q; %s",
-			strings.Join(missing, ", "), strings.Join(h.Record.Scopes, " "), ScopesHint)}
+			strings.Join(missing, ", "), strings.Join(h.Record.Scopes, " "), scopesHint)}
 	}
 	return nil, nil
 }
@@ -108,10 +108,10 @@ func keyNamedBy(token string) string {
 	return claims.KeyID
 }
 
-// ExpectName does without aud where the API is named otherwise. The tokens of a client that the operator registers must have aud as well: an API's
+// expectName does without aud where the API is named otherwise. The tokens of a client that the operator registers must have aud as well: an API's
 // owner says what scopes there are, and could else have a client of his own
 // registered for another's, and its tokens published.
-func (a *Access) ExpectName(c *v1alpha1.M2MClient) {
+func (a *Access) expectName(c *v1alpha1.M2MClient) {
 	if len(a.Expect.Named.Claims) > 0 && !rules.Registered(c) {
 		a.Expect.Audience = ""
 	}
@@ -143,7 +143,7 @@ func (a *Access) expectScopes(spec *v1alpha1.Access) {
 // hinted adds to why a token is refused what to change where scopes are missing.
 func (a *Access) hinted(bad *jwks.VerifyError) *jwks.VerifyError {
 	if bad.Reason == jwks.ReasonMissingScopes {
-		bad.Message += "; " + ScopesHint
+		bad.Message += "; " + scopesHint
 		if bad.NoClaim {
 			bad.Message += elsewhereHint[a.spec != nil]
 		}
@@ -151,10 +151,10 @@ func (a *Access) hinted(bad *jwks.VerifyError) *jwks.VerifyError {
 	return bad
 }
 
-// ScopesHint says what to change where scopes are missing, and elsewhereHint what
+// scopesHint says what to change where scopes are missing, and elsewhereHint what
 // else it may be if the token has no claim for them, by whether there is an
 // APIResource.
-const ScopesHint = "grant them to the client at the server"
+const scopesHint = "grant them to the client at the server"
 
 var elsewhereHint = map[bool]string{
 	true:  ", or say by carriedIn in the APIResource's spec.scopes where its tokens carry them",

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package m2mclient
 
 import (
 	"testing"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
@@ -62,8 +60,8 @@ func TestRefusalHint(t *testing.T) {
 		"a code of the server's own":                       {credentials: basic, status: 403, code: "acme:quota"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := &m2mclient.Pass{Client: &v1alpha1.M2MClient{Spec: v1alpha1.M2MClientSpec{Credentials: tc.credentials}}}
-			got := m2mclient.RefusalHint(p, &m2mclient.Access{Inputs: tc.inputs}, &oauth.Error{Status: tc.status, Code: tc.code})
+			p := &Pass{Client: &v1alpha1.M2MClient{Spec: v1alpha1.M2MClientSpec{Credentials: tc.credentials}}}
+			got := refusalHint(p, &Access{present: present{Inputs: tc.inputs}}, &oauth.Error{Status: tc.status, Code: tc.code})
 			if got != tc.want {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
