@@ -21,9 +21,9 @@ const (
 	KeyPatience = 15 * time.Second
 
 	// RevokedHold is how long a token at most lets the bundle go first when the key of
-	// its predecessor is revoked, and RevokedPoll how often the bundle is looked at.
-	// Nothing works meanwhile, so both are short.
+	// its predecessor is revoked. Nothing works meanwhile, so it is short.
 	RevokedHold = 5 * time.Second
+	// RevokedPoll is how often that bundle is looked at.
 	RevokedPoll = 50 * time.Millisecond
 )
 

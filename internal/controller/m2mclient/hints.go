@@ -11,8 +11,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 )
 
-// refusalHint says what to change after a refusal, where that can be told. What a
-// client has at a server that the operator provisions is the operator's to put right.
+// refusalHint returns what to change after a refusal, if that can be told. At a server that
+// the operator provisions, the operator itself fixes what a client has.
 func refusalHint(p *Pass, a *Access, e *oauth.Error) string {
 	const endpoint = "check the token endpoint in the server's status"
 	provisioned := rules.Registered(p.Client)

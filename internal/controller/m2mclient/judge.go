@@ -21,12 +21,12 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
-// RejudgedRate bounds how often a token is asked for because the API would refuse
-// the one in use. The API's owner can change what the API is given as often as he
-// likes, and the requests are made in the names of others.
+// RejudgedRate bounds how often a token is requested because the API would refuse the one
+// in use. The API's owner can change what the API is given as often as he likes, and the
+// requests are made in the name of other tenants.
 var RejudgedRate = pace.Rate{Every: 5 * time.Minute, Burst: 8}
 
-// judgement is what was found about a token in use, by what its API is given.
+// judgement is whether the API would accept the token in use, and what that was judged by.
 type judgement struct {
 	basis   cached.Digest  // of the token and of all that it was judged by
 	refused *rules.Problem // nil: its API accepts it

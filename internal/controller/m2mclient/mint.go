@@ -39,8 +39,7 @@ const (
 	briefWait = 5 * time.Second
 )
 
-// mint requests one token. It returns nil where that was not possible; a says
-// why.
+// mint requests one token. It returns nil if that was not possible; a says why.
 func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string) (*tokensecret.Token, error) {
 	if r.ConfirmSecrets {
 		if current, err := r.Secrets.IsCurrent(ctx, p.Client, p.secret); err != nil || !current {
@@ -49,8 +48,8 @@ func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string
 		}
 	}
 	if r.Clock.Since(p.Now) > passMax {
-		// A pass that has waited for slow answers leaves the rest to another one:
-		// others wait for its worker.
+		// A pass that has waited for slow answers leaves the rest to the next one: other
+		// clients wait for its worker.
 		a.Problem, a.wakeAt, p.brief = a.lastProblem(), p.Now.Add(time.Millisecond), true
 		return nil, nil
 	}
@@ -61,7 +60,7 @@ func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string
 	if busy != nil {
 		a.Problem, a.wakeAt = busy, p.Now.Add(wait)
 		if f := a.failure; f != nil && f.Inputs == p.basis(a, inputs, f.Reason) {
-			a.Problem = a.lastProblem() // what went wrong says more than that it is waited for
+			a.Problem = a.lastProblem() // what went wrong says more than that the client waits
 		}
 		p.brief = p.brief || busy.Unknown && wait < briefWait
 		return nil, nil
@@ -74,7 +73,7 @@ func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string
 		}
 		return nil, err
 	}
-	// Looked at last: it was long ago that the pass began.
+	// Checked last, because the pass may have begun long ago.
 	if ok, err := r.stillHas(ctx, p, a); !ok {
 		r.Admission.Abandon(ticket)
 		return nil, err
@@ -85,7 +84,7 @@ func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string
 	token, failure := r.request(ctx, hc, p, a, auth)
 	if failure != nil && ctx.Err() != nil {
 		r.Admission.Abandon(ticket)
-		return nil, ctx.Err() // what failed for that is no news about the server
+		return nil, ctx.Err() // the context ended: this says nothing about the server
 	}
 	r.Admission.Done(ticket, failure)
 	if failure != nil {
@@ -95,9 +94,9 @@ func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string
 	return r.received(p, a, inputs, token), nil
 }
 
-// Need is how much an access needs its turn. Of a record in the Secret only what
-// this process wrote or checked is believed; after a restart, what cannot be told
-// from that, for it moves a client ahead of others of its own namespace only.
+// Need returns how much an access needs its turn. It believes a record in the Secret only
+// if this process wrote or checked it. After a restart it believes every record: that moves
+// a client ahead only of others in its own namespace.
 func (r *Reconciler) Need(p *Pass, a *Access, inputs string) traffic.Need {
 	n := traffic.Need{
 		Asker: traffic.Asker{Tenant: p.Client.Namespace, Client: string(p.Client.UID), Access: a.Key},

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package m2mclient keeps a fresh token for each access of each M2MClient. It is a
+// reconciler: it gathers what the pure packages decide by, and carries out what they say.
+// Package refresh says whether a token is due, verdict whether a new one is published.
 package m2mclient
 
 import (
@@ -59,25 +62,25 @@ type Config struct {
 
 	OperatorNamespace string
 
-	// Learnt are the servers of which this process learnt endpoints.
+	// Learnt receives the servers whose endpoints this process has learnt.
 	Learnt <-chan event.GenericEvent
-	// RequestKeys has a server's keys fetched.
+	// RequestKeys requests a fetch of a server's keys.
 	RequestKeys func(srv *rules.Server, keyID string) bool
-	// CompareClient and CompareAPI have a registered client and its API compared with
-	// their server.
+	// CompareClient and CompareAPI request that a registered client and its API are
+	// compared with their server.
 	CompareClient, CompareAPI func(client.Object)
 
-	// Prompt enables touching pods that must see a changed Secret at once.
+	// Prompt enables touching pods so that they see urgent changes at once.
 	Prompt bool
 
-	// ConfirmSecrets has a Secret read live before a token is minted for it:
-	// where several namespaces are watched one by one, the cache may lag behind
-	// our own writes.
+	// ConfirmSecrets makes the reconciler read a Secret live before it mints a token for
+	// it. Where several namespaces are watched one by one, the cache may lag behind our own
+	// writes.
 	ConfirmSecrets bool
 }
 
-// Reconciler keeps a fresh, verified token for each access of each
-// M2MClient in the client's Secret.
+// Reconciler keeps a fresh, verified token for each access of each M2MClient in the
+// client's Secret.
 type Reconciler struct {
 	Config
 
@@ -153,7 +156,7 @@ func (p *Pass) event(r *Reconciler, eventType, reason, format string, args ...an
 
 // Reconcile brings a client's Secret and status up to date.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
-	before := &v1alpha1.M2MClient{} // the cache's, not to be changed
+	before := &v1alpha1.M2MClient{} // shared with the cache: read only
 	if err := r.Client.Get(ctx, req.NamespacedName, before, client.UnsafeDisableDeepCopy); err != nil || !before.DeletionTimestamp.IsZero() || !r.Shard.Serves(before) {
 		if client.IgnoreNotFound(err) == nil {
 			r.forget(req.NamespacedName, before.UID)
@@ -168,8 +171,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 	if p.stale {
 		return ctrl.Result{RequeueAfter: after}, nil
 	}
-	// A pass may take as long as the authorization server does. If the client was
-	// handed over meanwhile, its status is another's to write.
+	// A pass may take as long as the authorization server does. If the client was handed
+	// over meanwhile, another instance writes its status.
 	if mine, err := r.Shard.StillServes(ctx, r.Client, req.NamespacedName); err != nil || !mine {
 		return ctrl.Result{}, err
 	}
@@ -202,7 +205,7 @@ func (r *Reconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClient) (*Pas
 	return p, p.next(), nil
 }
 
-// forgetFormerAccesses drops what is kept of accesses that the client has no longer.
+// forgetFormerAccesses drops what is remembered of accesses that the client no longer has.
 func (r *Reconciler) forgetFormerAccesses(p *Pass) {
 	name := client.ObjectKeyFromObject(p.Client)
 	has := func(key string) bool {
@@ -230,9 +233,8 @@ func (p *Pass) next() time.Duration {
 	return refresh.Soonest(time.Millisecond, waits...)
 }
 
-// Rank is a client's place in the controller's queue among those of its namespace:
-// the sooner a token of it expires, the sooner it is. A client without one comes
-// after all that have one.
+// Rank orders the clients of one namespace in the controller's queue: the client whose
+// token expires first comes first. Clients without a token come last.
 func (r *Reconciler) Rank(req reconcile.Request) int64 {
 	var c v1alpha1.M2MClient
 	err := r.Client.Get(context.Background(), req.NamespacedName, &c, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
@@ -286,8 +288,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		}
 		return r.Shard.ClientsNaming(ctx, r.Client, client.ObjectKeyFromObject(o))
 	})
-	// Another's Secret that only looks like the operator's makes room when it
-	// goes.
+	// A foreign Secret that only looks like the operator's makes room when it goes.
 	room := handler.Funcs{DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q watch.Queue) {
 		if !r.Watched.Watches(e.Object.GetNamespace()) {
 			return // the operator's own namespace

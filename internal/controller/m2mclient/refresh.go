@@ -26,8 +26,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/verdict"
 )
 
-// refreshTokens decides for each access whether its token is replaced, and
-// replaces it.
+// refreshTokens decides for each access whether its token is replaced, and replaces it.
 func (r *Reconciler) refreshTokens(ctx context.Context, p *Pass) error {
 	for _, a := range p.Accesses {
 		if err := r.refreshToken(ctx, p, a); err != nil {
@@ -57,8 +56,8 @@ func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *Access) error
 			return err
 		}
 	} else {
-		// A token may be held that is in the Secret: it was written, and the
-		// API server's answer was lost.
+		// The held token may be the one in the Secret: it was written, and the API
+		// server's answer was lost.
 		r.held.Drop(client.ObjectKeyFromObject(p.Client), a.Key)
 		a.failure = nil
 		a.wakeAt = a.plan.RefreshAt
@@ -67,8 +66,8 @@ func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *Access) error
 	return nil
 }
 
-// Present puts the token that lies in the Secret into a, and says what is known
-// about it.
+// Present puts the token that lies in the Secret into a, and returns what is known about
+// it.
 func (r *Reconciler) Present(p *Pass, a *Access) refresh.Input {
 	in := refresh.Input{Now: p.Now}
 	if rec, ok := p.secret.Records.Tokens[a.Key]; ok {
@@ -278,7 +277,7 @@ func (a *Access) hold(h *tokensecret.Token, v verdict.Verdict, keyID string) {
 	}
 }
 
-// obstacle says what keeps a token from being asked for at all.
+// obstacle returns why no token can be requested at all, nil if one can.
 func (p *Pass) obstacle(a *Access) *rules.Problem {
 	switch {
 	case p.secretProblem != nil:
@@ -300,8 +299,8 @@ func (p *Pass) obstacle(a *Access) *rules.Problem {
 	return nil
 }
 
-// misplaced says that an access sets a parameter that the operator sets itself. The
-// API server refuses most of them; which one names the API is the server's to say.
+// misplaced reports that an access sets a parameter that the operator sets itself. The API
+// server refuses most of them; which one names the API depends on the authorization server.
 func (p *Pass) misplaced(a *Access) *rules.Problem {
 	req := oauth.TokenRequest{Parameters: a.parameters}
 	req.Resource, req.Audience = record.Audience(p.Server.Spec, a.Resource)

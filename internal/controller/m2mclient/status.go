@@ -56,8 +56,8 @@ func hinted(what string, p *rules.Problem) string {
 	return message
 }
 
-// summarize writes the client's status from what a pass found. It is the one
-// place where a client's conditions are decided.
+// summarize writes the client's status from what a pass found. A client's conditions are
+// decided only here.
 func summarize(p *Pass) {
 	status := &p.Client.Status
 	granted, fresh, verified := p.isGranted(), p.isFresh(), p.isVerified()

@@ -55,8 +55,8 @@ func (r *Reconciler) genuine(p *Pass, a *Access, stored string) bool {
 	return true
 }
 
-// hopeless says of a held token that its key was waited for long enough: by now
-// the server may sign with another one.
+// hopeless reports that a held token has waited long enough for its key: by now the server
+// may sign with another one.
 func (a *Access) hopeless(p *Pass, h tokensecret.Token) bool {
 	if a.failure == nil || a.failure.Reason != jwks.ReasonUnknownKey || a.failedLately(p, h.Record.Inputs) {
 		return false
@@ -108,9 +108,10 @@ func keyNamedBy(token string) string {
 	return claims.KeyID
 }
 
-// expectName does without aud where the API is named otherwise. The tokens of a client that the operator registers must have aud as well: an API's
-// owner says what scopes there are, and could else have a client of his own
-// registered for another's, and its tokens published.
+// expectName does without aud if something else names the API. The tokens of a client that
+// the operator registers must have aud as well. Otherwise an API's owner, who says what
+// scopes there are, could have a client of his own registered for another owner's API, and
+// its tokens published.
 func (a *Access) expectName(c *v1alpha1.M2MClient) {
 	if len(a.Expect.Named.Claims) > 0 && !rules.Registered(c) {
 		a.Expect.Audience = ""
