@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package provisioning makes authorization servers have what APIResources and M2MClients
+// declare: one loop for both kinds compares each object with its server when that is
+// due, records what it finds, and removes what deleted objects leave there.
 package provisioning
 
 import (
@@ -87,6 +90,7 @@ type Administration struct {
 	Of      *servers.Each[provisioningRuntime]
 }
 
+// NewAdministration returns an administration that has spoken to no server yet.
 func NewAdministration(c AdministrationConfig) *Administration {
 	a := &Administration{
 		AdministrationConfig: c, gate: traffic.NewGate(c.Workers), inFlightMax: max(1, c.Workers/2), Drivers: lru.New(MaxDrivers),

@@ -290,6 +290,7 @@ func addAccess(all []provision.Access, a provision.Access) []provision.Access {
 	return all
 }
 
+// RotationOf returns when to replace the secret of a client.
 func RotationOf(c *v1alpha1.M2MClient) provision.Rotation {
 	rotation := provision.Rotation{Every: c.Spec.CredentialRotation.Every.Or(0), Overlap: c.Spec.CredentialRotation.Overlap.Or(defaultOverlap)}
 	if request := c.Annotations[v1alpha1.RotateCredentialAnnotation]; request != "" {
