@@ -17,7 +17,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -131,39 +130,6 @@ func TestABundleThatIsDeletedAgainAndAgain(t *testing.T) {
 	s.settle()
 	if s.bundle() == nil {
 		t.Error("the bundle did not come back")
-	}
-}
-
-// TestTouchBudget: an urgent change each second for half a minute touches 600 pods
-// of one namespace few times, and those of another at once.
-func TestTouchBudget(t *testing.T) {
-	b := podcontroller.NewTouchBudget()
-	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	pod := func(namespace string, i int) client.Object {
-		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(i))}}
-	}
-	touched, most := map[int]int{}, 0
-	for range 30 {
-		for i := range 600 {
-			if b.Take(pod("flood", i), now) == 0 {
-				touched[i]++
-				most = max(most, touched[i])
-			}
-		}
-		if wait := b.Take(pod("quiet", 1), now); wait > podcontroller.PodTouchRate.Every {
-			t.Errorf("a pod of another namespace waits for %v", wait)
-		}
-		now = now.Add(time.Second)
-	}
-	all := 0
-	for _, n := range touched {
-		all += n
-	}
-	if all > 200+20*30 || all < 600 {
-		t.Errorf("%d touches", all)
-	}
-	if most > 9 {
-		t.Errorf("one pod was touched %d times in 30 s", most)
 	}
 }
 

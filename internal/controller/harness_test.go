@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
+
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
@@ -23,7 +25,6 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
@@ -144,34 +145,7 @@ func conditionIs(obj client.Object, conditionType string, status metav1.Conditio
 	return false
 }
 
-// metricOf returns the sum of a metric's series with these labels, and how many
-// they are. Of a histogram it is the number of observations.
-func metricOf(t *testing.T, name string, labels map[string]string) (sum float64, series int) {
-	t.Helper()
-	families, err := metrics.Registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			matches := 0
-			for _, l := range m.GetLabel() {
-				if v, ok := labels[l.GetName()]; ok && v == l.GetValue() {
-					matches++
-				}
-			}
-			if matches < len(labels) {
-				continue
-			}
-			series++
-			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
-		}
-	}
-	return sum, series
-}
+var metricOf = kubetest.Metric
 
 // reconciled returns how often a controller has reconciled since the suite
 // started.

@@ -128,7 +128,7 @@ func (o *Options) setDefaults() {
 		o.RequestsPerSecond = defaultRequestsPerSecond
 	}
 	if o.DeletionTimeout <= 0 {
-		o.DeletionTimeout = authserver.DefaultDeletionTimeout
+		o.DeletionTimeout = provisioning.DefaultDeletionTimeout
 	}
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}

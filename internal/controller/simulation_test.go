@@ -96,7 +96,7 @@ func (s *stage) impatient(d time.Duration) {
 			s.t.Fatal(err)
 		}
 		hc.Timeout = d
-		s.op.servers.connections.To.Get(server).Http = hc
+		s.op.servers.connections.To.Get(server).HTTP = hc
 	}
 }
 

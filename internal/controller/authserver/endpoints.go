@@ -54,7 +54,7 @@ func (r *EndpointReconciler) Reconcile(ctx context.Context, req reconcile.Reques
 	if before == record.StatusOf(obj).Endpoints {
 		return ctrl.Result{}, nil
 	}
-	hc, _, unusable, err := r.connections.HttpClient(ctx, obj)
+	hc, _, unusable, err := r.connections.HTTPClient(ctx, obj)
 	if unusable != nil || err != nil {
 		return ctrl.Result{RequeueAfter: DiscoveryInterval}, err
 	}

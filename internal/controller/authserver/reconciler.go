@@ -181,7 +181,7 @@ func (r *Reconciler) reconcile(ctx context.Context, obj client.Object) (time.Dur
 	known, told := r.Endpoints.Discovered(obj), status.Endpoints
 	found := known
 
-	hc, changed, unusable, err := r.Connections.HttpClient(ctx, obj)
+	hc, changed, unusable, err := r.Connections.HTTPClient(ctx, obj)
 	if err != nil {
 		return 0, err
 	}

@@ -16,22 +16,9 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
 )
 
-const (
-	// DefaultDeletionTimeout is how long a deleted object is held at most until what
-	// was provisioned for it is removed, if no other time is configured.
-	DefaultDeletionTimeout = 5 * time.Minute
-
-	// serverGrace is how long a deleted server waits for the deletion of the objects that
-	// are provisioned at it: someone who deletes everything may do so in any order.
-	serverGrace = 30 * time.Second
-
-	// MaxMoving bounds the objects that wait for a server while they move to another one.
-	// Nobody reports those that are deleted meanwhile.
-	MaxMoving = 1 << 16
-
-	// MaxLeftBehind is the bound of status.leftBehind.
-	MaxLeftBehind = 64
-)
+// serverGrace is how long a deleted server waits for the deletion of the objects that
+// are provisioned at it: someone who deletes everything may do so in any order.
+const serverGrace = 30 * time.Second
 
 // release removes the finalizer of a deleted server once nothing that was provisioned at it
 // waits for removal. Objects that are not being deleted themselves hold it only for

@@ -119,7 +119,7 @@ func (r *Reconciler) prepare(ctx context.Context, p *Pass) (oauth.Authentication
 	if bad != nil || err != nil {
 		return nil, nil, bad, err
 	}
-	hc, _, bad, err := r.Connections.HttpClient(ctx, p.Server.Object)
+	hc, _, bad, err := r.Connections.HTTPClient(ctx, p.Server.Object)
 	return auth, hc, bad, err
 }
 

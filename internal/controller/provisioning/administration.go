@@ -145,7 +145,7 @@ func (a *Administration) Driver(ctx context.Context, obj client.Object) (d provi
 			Message: fmt.Sprintf("%s %q has no spec.provisioning", rules.ServerKeyOf(obj).Kind, obj.GetName()),
 		}, nil
 	}
-	hc, _, p, err := a.Connections.HttpClient(ctx, obj)
+	hc, _, p, err := a.Connections.HTTPClient(ctx, obj)
 	if p != nil || err != nil {
 		return nil, "", p, err
 	}

@@ -377,7 +377,7 @@ func (s *clientSubject) probe(ctx context.Context, state *provision.ClientState,
 		return &provision.Error{Kind: provision.Unavailable, Message: "the token endpoint is not known yet"}
 	}
 	administration := s.r.Servers
-	hc, _, unusable, err := administration.Connections.HttpClient(ctx, s.server.Object)
+	hc, _, unusable, err := administration.Connections.HTTPClient(ctx, s.server.Object)
 	if err != nil {
 		return err
 	}

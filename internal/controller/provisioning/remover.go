@@ -20,12 +20,24 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
-	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/text"
+)
+
+const (
+	// DefaultDeletionTimeout is how long a deleted object is held at most until what
+	// was provisioned for it is removed, if no other time is configured.
+	DefaultDeletionTimeout = 5 * time.Minute
+
+	// maxMoving bounds the objects that wait for a server while they move to another one.
+	// Nobody reports those that are deleted meanwhile.
+	maxMoving = 1 << 16
+
+	// maxLeftBehind is the bound of status.leftBehind.
+	maxLeftBehind = 64
 )
 
 // removal is an attempt to remove at a server what a deleted object has there.
@@ -55,7 +67,7 @@ type Remover struct {
 }
 
 func newRemover(c Config, w *wishes) *Remover {
-	return &Remover{Since: lru.New(authserver.MaxMoving), client: c.Client, servers: c.Servers, timeout: c.DeletionTimeout, wake: w.wake, events: c.Events}
+	return &Remover{Since: lru.New(maxMoving), client: c.Client, servers: c.Servers, timeout: c.DeletionTimeout, wake: w.wake, events: c.Events}
 }
 
 // run returns zero when the object can be let go, else how long to wait.
@@ -188,7 +200,7 @@ func (r *Remover) record(ctx context.Context, obj client.Object, left ...v1alpha
 	before := obj.DeepCopyObject().(client.Object)
 	status := record.StatusOf(obj)
 	status.LeftBehind = append(status.LeftBehind, left...)
-	status.LeftBehind = status.LeftBehind[max(0, len(status.LeftBehind)-authserver.MaxLeftBehind):]
+	status.LeftBehind = status.LeftBehind[max(0, len(status.LeftBehind)-maxLeftBehind):]
 	err := r.client.Status().Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 	if apierrors.IsNotFound(err) {
 		return nil

@@ -29,7 +29,7 @@ type Connections struct {
 
 type connection struct {
 	mu        sync.Mutex
-	Http      *http.Client
+	HTTP      *http.Client
 	caVersion string
 }
 
@@ -47,8 +47,8 @@ func NewConnections(l *Lives, policy egress.Policy, foreign *foreign.Objects, op
 func (c *connection) closeIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.Http != nil {
-		c.Http.CloseIdleConnections()
+	if c.HTTP != nil {
+		c.HTTP.CloseIdleConnections()
 	}
 }
 
@@ -60,9 +60,9 @@ func (s *Connections) CaVersion(obj client.Object) string {
 	return c.caVersion
 }
 
-// HttpClient returns the HTTP client for a server, or the problem with its CA bundle. changed
+// HTTPClient returns the HTTP client for a server, or the problem with its CA bundle. changed
 // reports whether the client is another one than before.
-func (s *Connections) HttpClient(ctx context.Context, obj client.Object) (hc *http.Client, changed bool, p *rules.Problem, err error) {
+func (s *Connections) HTTPClient(ctx context.Context, obj client.Object) (hc *http.Client, changed bool, p *rules.Problem, err error) {
 	c := s.To.Get(obj)
 	version, pem, p, err := s.caBundle(ctx, obj)
 	if p != nil || err != nil {
@@ -70,17 +70,17 @@ func (s *Connections) HttpClient(ctx context.Context, obj client.Object) (hc *ht
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.Http != nil && c.caVersion == version {
-		return c.Http, false, nil, nil
+	if c.HTTP != nil && c.caVersion == version {
+		return c.HTTP, false, nil, nil
 	}
 	hc, err = s.policy.NewClient(pem)
 	if err != nil {
 		return nil, false, &rules.Problem{Reason: v1alpha1.ReasonCABundleInvalid, Message: "The CA bundle cannot be used: " + err.Error()}, nil
 	}
-	if c.Http != nil {
-		c.Http.CloseIdleConnections()
+	if c.HTTP != nil {
+		c.HTTP.CloseIdleConnections()
 	}
-	c.Http, c.caVersion = hc, version
+	c.HTTP, c.caVersion = hc, version
 	return hc, true, nil, nil
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package provisioning
 
 import (
 	"bytes"
@@ -9,9 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
 
@@ -33,9 +31,9 @@ import (
 )
 
 // newAdministrationFixture returns what provisions at servers, without an API server.
-func newAdministrationFixture(f *foreign.Objects) *provisioning.Administration {
+func newAdministrationFixture(f *foreign.Objects) *Administration {
 	l, c := servers.NewLives(), clock.RealClock{}
-	return provisioning.NewAdministration(provisioning.AdministrationConfig{
+	return NewAdministration(AdministrationConfig{
 		Lives: l, Connections: servers.NewConnections(l, egress.Policy{}, f, ""), Endpoints: servers.NewEndpoints(l), Admission: servers.NewAdmission(l, nil, c, 20, 1, 100),
 		Foreign: f, Clock: c, Wakes: servers.NewWakes(), Workers: 20,
 	})
@@ -65,7 +63,7 @@ func TestServersThatAreGoneAreForgotten(t *testing.T) {
 			s.Lives.Forget(rules.ServerKeyOf(auth(i)))
 		}
 	}
-	if s.Of.Len() != 1 || s.Connections.To.Len() != 1 || s.Drivers.Len() > provisioning.MaxDrivers {
+	if s.Of.Len() != 1 || s.Connections.To.Len() != 1 || s.Drivers.Len() > MaxDrivers {
 		t.Errorf("of %d servers there are %d states, %d connections and %d drivers", last+1, s.Of.Len(), s.Connections.To.Len(), s.Drivers.Len())
 	}
 	if driverOf(0) == nil || driverOf(last) == nil || driverOf(1) != nil {
@@ -83,7 +81,7 @@ func TestServersStayForgotten(t *testing.T) {
 	}
 	passBegan := func() {
 		t.Helper()
-		if hc, _, bad, err := s.Connections.HttpClient(t.Context(), auth("1")); hc == nil || bad != nil || err != nil {
+		if hc, _, bad, err := s.Connections.HTTPClient(t.Context(), auth("1")); hc == nil || bad != nil || err != nil {
 			t.Fatal(hc, bad, err)
 		}
 	}
@@ -99,11 +97,11 @@ func TestServersStayForgotten(t *testing.T) {
 	}
 	// Something may still be removed at it. Its series are deleted.
 	s.Drifted(srv, 1)
-	(&provisioning.PacedTransport{Server: srv, A: s}).Observe(200)
-	if sum, series := metricOf(t, "m2m_provisioning_requests_total", map[string]string{"server": srv.Key().String()}); series > 0 {
+	(&PacedTransport{Server: srv, A: s}).Observe(200)
+	if sum, series := kubetest.Metric(t, "m2m_provisioning_requests_total", map[string]string{"server": srv.Key().String()}); series > 0 {
 		t.Errorf("%v requests to it are counted", sum)
 	}
-	if _, series := metricOf(t, "m2m_provisioning_drift_total", map[string]string{"server": srv.Key().String()}); series > 0 {
+	if _, series := kubetest.Metric(t, "m2m_provisioning_drift_total", map[string]string{"server": srv.Key().String()}); series > 0 {
 		t.Error("its drift is counted")
 	}
 	is := s.Of.Get(auth("2"))
@@ -121,17 +119,17 @@ func TestServersStayForgotten(t *testing.T) {
 // TestObjectsThatMoveAreForgotten begins to move ever more objects that go before they
 // have moved.
 func TestObjectsThatMoveAreForgotten(t *testing.T) {
-	r, now := &provisioning.Remover{Since: lru.New(authserver.MaxMoving)}, time.Unix(0, 0)
+	r, now := &Remover{Since: lru.New(maxMoving)}, time.Unix(0, 0)
 	cart := func(uid int) *v1alpha1.M2MClient {
 		return &v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{UID: types.UID(fmt.Sprint(uid))}}
 	}
-	for i := range 2 * authserver.MaxMoving {
+	for i := range 2 * maxMoving {
 		r.Begun(cart(i), now)
 	}
-	if r.Since.Len() > authserver.MaxMoving {
+	if r.Since.Len() > maxMoving {
 		t.Errorf("%d are kept", r.Since.Len())
 	}
-	if got := r.Begun(cart(2*authserver.MaxMoving-1), now.Add(time.Hour)); got != now {
+	if got := r.Begun(cart(2*maxMoving-1), now.Add(time.Hour)); got != now {
 		t.Errorf("the last one begins anew at %s", got)
 	}
 }
