@@ -17,10 +17,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/write"
-
 	"github.com/google/go-cmp/cmp"
 	admissionreviewv1 "k8s.io/api/admission/v1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -30,6 +26,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
+	"github.com/m2m-operator/m2m-operator/internal/controller/write"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 

@@ -9,17 +9,14 @@ import (
 	"testing"
 	"time"
 
-	podcontroller "github.com/m2m-operator/m2m-operator/internal/controller/pod"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
-
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	podcontroller "github.com/m2m-operator/m2m-operator/internal/controller/pod"
+	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 

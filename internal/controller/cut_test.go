@@ -11,12 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/record"
-
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -31,6 +25,9 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 

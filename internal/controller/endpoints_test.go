@@ -11,10 +11,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/record"
-
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,6 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 

@@ -9,12 +9,6 @@ import (
 	"testing"
 	"time"
 
-	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
-
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,6 +21,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
 // startOperatorOver is startOperator over a connection of its own.

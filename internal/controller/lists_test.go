@@ -6,17 +6,14 @@ import (
 	"context"
 	"testing"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/bundle"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
-
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+	"github.com/m2m-operator/m2m-operator/internal/controller/bundle"
+	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
 )
 
 // listing notes whether a list waits for the operator's own writes.

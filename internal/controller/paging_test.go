@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
-
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -19,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
 )
 
 // TestCachesFillWithoutStreams starts the operator at an API server of which it does

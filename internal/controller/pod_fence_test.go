@@ -10,10 +10,6 @@ import (
 	"testing"
 	"time"
 
-	podcontroller "github.com/m2m-operator/m2m-operator/internal/controller/pod"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
-
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -29,6 +25,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	podcontroller "github.com/m2m-operator/m2m-operator/internal/controller/pod"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 	"github.com/m2m-operator/m2m-operator/internal/delivery"
 )
 

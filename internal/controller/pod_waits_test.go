@@ -11,10 +11,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	podcontroller "github.com/m2m-operator/m2m-operator/internal/controller/pod"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
-
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -25,6 +21,8 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
+	podcontroller "github.com/m2m-operator/m2m-operator/internal/controller/pod"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 

@@ -7,11 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
-
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
 )
 
 // TestRotationOf asks for a replacement by each value of the annotation, and for

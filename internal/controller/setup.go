@@ -14,33 +14,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/apiresource"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/shard"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/pod"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/bundle"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
-	"github.com/m2m-operator/m2m-operator/internal/controller/credentials"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/events"
-
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -59,6 +32,20 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/apiresource"
+	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+	"github.com/m2m-operator/m2m-operator/internal/controller/bundle"
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+	"github.com/m2m-operator/m2m-operator/internal/controller/credentials"
+	"github.com/m2m-operator/m2m-operator/internal/controller/events"
+	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+	"github.com/m2m-operator/m2m-operator/internal/controller/pod"
+	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
+	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
+	"github.com/m2m-operator/m2m-operator/internal/controller/shard"
+	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 )
 

@@ -7,12 +7,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )

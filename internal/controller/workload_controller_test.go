@@ -8,16 +8,14 @@ import (
 	"testing"
 	"time"
 
-	podcontroller "github.com/m2m-operator/m2m-operator/internal/controller/pod"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
-
 	"github.com/google/go-cmp/cmp"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+	podcontroller "github.com/m2m-operator/m2m-operator/internal/controller/pod"
 )
 
 // TestWhatIsMisplaced: an annotation on a workload that belongs on its pods, or one as

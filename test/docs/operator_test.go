@@ -4,6 +4,7 @@ package docs
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,8 +19,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
-
-	"os"
 )
 
 const operatorUser = "m2m-operator"

@@ -9,24 +9,20 @@ import (
 	"testing"
 	"time"
 
-	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
-
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
-
-	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
-
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/lru"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
