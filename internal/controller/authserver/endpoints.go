@@ -30,7 +30,7 @@ type EndpointReconciler struct {
 	client      client.Client
 	endpoints   *servers.Endpoints
 	connections *servers.Connections
-	Watched     watch.Namespaces
+	watched     watch.Namespaces
 
 	mu       sync.Mutex
 	failures map[rules.ServerKey]int
@@ -38,7 +38,7 @@ type EndpointReconciler struct {
 
 // NewEndpointReconciler returns a reconciler that has discovered nothing yet.
 func NewEndpointReconciler(kind v1alpha1.AuthorizationServerKind, c client.Client, e *servers.Endpoints, to *servers.Connections, watched watch.Namespaces) *EndpointReconciler {
-	return &EndpointReconciler{Kind: kind, client: c, endpoints: e, connections: to, Watched: watched, failures: map[rules.ServerKey]int{}}
+	return &EndpointReconciler{Kind: kind, client: c, endpoints: e, connections: to, watched: watched, failures: map[rules.ServerKey]int{}}
 }
 
 // Reconcile discovers a server's endpoints, unless all those in its status are usable.
@@ -89,5 +89,5 @@ func (r *EndpointReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Named("m2m-endpoints-"+string(r.Kind)).
 		For(rules.ServerKey{Kind: r.Kind}.Object(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, r.endpoints.Edited()))).
 		WithOptions(controller.Options{MaxConcurrentReconciles: serverWorkers, NewQueue: watch.Fairly(watch.NamespaceOf, nil)}).
-		Complete(watch.Reconciler(r, r.Watched, watch.In))
+		Complete(watch.Reconciler(r, r.watched, watch.In))
 }

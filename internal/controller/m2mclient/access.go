@@ -17,9 +17,9 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
-// Access is one entry of a client's spec.access, and what becomes of it. Each part is
+// access is one entry of a client's spec.access, and what becomes of it. Each part is
 // written by one step of the pass.
-type Access struct {
+type access struct {
 	subject
 	permission
 	present
@@ -30,15 +30,15 @@ type Access struct {
 type subject struct {
 	allowed rules.Access // what was found, as the rules between tenants say it
 
-	Key        string
+	key        string
 	api        types.NamespacedName // empty for a plain resource
-	Resource   string               // the API's identifier
+	resource   string               // the API's identifier
 	scopes     []string             // sorted
 	parameters map[string]string    // more ones of the token request
 
-	Server *rules.Server         // whose keys the API verifies with
+	server *rules.Server         // whose keys the API verifies with
 	spec   *v1alpha1.APIResource // shared with the cache: read only
-	Expect jwks.Expectation      // what the API is told to check; without a time
+	expect jwks.Expectation      // what the API is told to check; without a time
 	terms  string                // its short name; empty for a plain resource
 }
 
@@ -54,7 +54,7 @@ type permission struct {
 // present is the token that is to be in the Secret: the one that lies there, or the one
 // that replaces it.
 type present struct {
-	Inputs refresh.Inputs      // what a token has to be minted from
+	inputs refresh.Inputs      // what a token has to be minted from
 	token  string              // empty for none
 	Record *tokensecret.Record // about that token
 	plan   refresh.Plan        // when it is replaced
@@ -68,7 +68,7 @@ type present struct {
 
 // outcome is how the attempt to replace the token went, if there was one.
 type outcome struct {
-	Problem *rules.Problem         // why there is no fresh one
+	problem *rules.Problem         // why there is no fresh one
 	failure *v1alpha1.TokenFailure // how the attempts go wrong
 	tried   bool                   // another one was tried in its place, or cannot be
 	pending v1alpha1.PendingToken  // a newer one that waits
@@ -82,7 +82,7 @@ func (r *Reconciler) Resolve(ctx context.Context, p *Pass) error {
 	if err != nil {
 		return err
 	}
-	p.Server, p.serverProblem = found.Server, found.Problem
+	p.server, p.serverProblem = found.Server, found.Problem
 	for i := range found.Accesses {
 		p.Accesses = append(p.Accesses, accessOf(found.Accesses[i], p.Client, i))
 	}
@@ -92,8 +92,8 @@ func (r *Reconciler) Resolve(ctx context.Context, p *Pass) error {
 // stillHas reports whether an access is still what it was found to be when
 // the pass began: a request may take long, and a grant may go meanwhile. If not,
 // the pass does no more, and the next one begins at once.
-func (r *Reconciler) stillHas(ctx context.Context, p *Pass, a *Access) (bool, error) {
-	ok, err := r.Access.StillAllowed(ctx, p.Client, p.Server, a.allowed)
+func (r *Reconciler) stillHas(ctx context.Context, p *Pass, a *access) (bool, error) {
+	ok, err := r.Access.StillAllowed(ctx, p.Client, p.server, a.allowed)
 	if !ok && err == nil {
 		a.wakeAt, p.stale = p.Now, true
 	}
@@ -102,23 +102,23 @@ func (r *Reconciler) stillHas(ctx context.Context, p *Pass, a *Access) (bool, er
 
 // accessOf returns the access of a client by its number, of which nothing is
 // known but what it may have.
-func accessOf(found rules.Access, c *v1alpha1.M2MClient, i int) *Access {
-	a := &Access{
+func accessOf(found rules.Access, c *v1alpha1.M2MClient, i int) *access {
+	a := &access{
 		subject: subject{
-			allowed: found, Key: found.Key, api: found.API, Resource: found.Resource, scopes: found.Scopes,
-			parameters: record.Parameters(c.Spec.Access[i]), Server: found.Server, spec: found.Spec,
+			allowed: found, key: found.Key, api: found.API, resource: found.Resource, scopes: found.Scopes,
+			parameters: record.Parameters(c.Spec.Access[i]), server: found.Server, spec: found.Spec,
 		},
 		permission: permission{denied: found.Denied, withdraw: found.Denied.Decided(), reduced: found.Reduced},
 	}
-	if a.Server == nil {
+	if a.server == nil {
 		return a
 	}
 	if a.spec == nil {
-		a.Expect = jwks.Expectation{Issuer: a.Server.Spec.Issuer, Audience: a.Resource, Skew: verification.DefaultClockSkewSeconds * time.Second,
+		a.expect = jwks.Expectation{Issuer: a.server.Spec.Issuer, Audience: a.resource, Skew: verification.DefaultClockSkewSeconds * time.Second,
 			Named: verification.Named(c.Spec.Access[i].Verification.Audience)}
 	} else {
-		a.Expect = verification.ExpectationOf(a.spec, a.Server)
-		a.terms = verification.Terms(a.spec, a.Server)
+		a.expect = verification.ExpectationOf(a.spec, a.server)
+		a.terms = verification.Terms(a.spec, a.server)
 	}
 	a.expectScopes(&c.Spec.Access[i])
 	a.expectName(c)

@@ -13,7 +13,7 @@ import (
 
 // refusalHint returns what to change after a refusal, if that can be told. At a server that
 // the operator provisions, the operator itself fixes what a client has.
-func refusalHint(p *Pass, a *Access, e *oauth.Error) string {
+func refusalHint(p *Pass, a *access, e *oauth.Error) string {
 	const endpoint = "check the token endpoint in the server's status"
 	provisioned := rules.Registered(p.Client)
 	switch {
@@ -30,15 +30,15 @@ func refusalHint(p *Pass, a *Access, e *oauth.Error) string {
 	case e.Code == "" && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden):
 		return "the server gives no reason, its log may; " + credentials.Hint(p.Client, ", and that the server knows the API and grants the scopes")
 	case e.Code == "invalid_target":
-		return fmt.Sprintf("register the API there as %q", a.Resource)
+		return fmt.Sprintf("register the API there as %q", a.resource)
 	case e.Code == "invalid_scope":
 		return "register the scopes there, and grant them to the client"
 	case e.Code == "unauthorized_client", e.Code == "unsupported_grant_type":
 		return "allow the client the grant type client_credentials there"
 	// Hydra answers so for an audience that the client does not list, Logto for a
 	// secret that has expired.
-	case e.Code == "invalid_request" && a.Inputs.Audience != "":
-		return fmt.Sprintf("allow the client the audience %q there, and see the server's spec.audienceParameter", a.Inputs.Audience)
+	case e.Code == "invalid_request" && a.inputs.Audience != "":
+		return fmt.Sprintf("allow the client the audience %q there, and see the server's spec.audienceParameter", a.inputs.Audience)
 	case e.Code == "invalid_request":
 		return "see whether the credentials have expired there, whether the server wants more parameters (spec.access[].parameters), and its spec.audienceParameter"
 	}

@@ -61,7 +61,7 @@ func TestRefusalHint(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := &Pass{Client: &v1alpha1.M2MClient{Spec: v1alpha1.M2MClientSpec{Credentials: tc.credentials}}}
-			got := refusalHint(p, &Access{present: present{Inputs: tc.inputs}}, &oauth.Error{Status: tc.status, Code: tc.code})
+			got := refusalHint(p, &access{present: present{inputs: tc.inputs}}, &oauth.Error{Status: tc.status, Code: tc.code})
 			if got != tc.want {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}

@@ -36,35 +36,35 @@ type judgement struct {
 // nil if it would not, or if that cannot be told. The token was verified when it was
 // published; since then its keys may have gone, or the API's owner changed the terms.
 // It is looked at again only when something of that differs.
-func (r *Reconciler) refusedByNow(p *Pass, a *Access, in refresh.Input) *rules.Problem {
+func (r *Reconciler) refusedByNow(p *Pass, a *access, in refresh.Input) *rules.Problem {
 	switch {
 	case a.token == "" || a.Record.Opaque || in.Revoked || !p.Now.Before(a.Record.ExpiresAt):
 		return nil
-	case a.Server == nil || p.Server == nil || a.Server.Opaque():
+	case a.server == nil || p.server == nil || a.server.Opaque():
 		return nil
 	}
 	keys := p.keys(a)
 	if len(keys) == 0 {
 		return nil // the server is new, or was made anew: that passes
 	}
-	expect := a.Expect
+	expect := a.expect
 	// Its times were checked when it was issued, and the judgement must not depend on
 	// when it is made.
-	expect.Now, expect.Skew, expect.LeftOut = a.Record.IssuedAt, genuineSkew, record.KeysNotUsed(a.Server)
+	expect.Now, expect.Skew, expect.LeftOut = a.Record.IssuedAt, genuineSkew, record.KeysNotUsed(a.server)
 	if p.credentials == nil || a.Record.Inputs != in.WantInputsHash {
 		expect.Scopes, expect.Values = nil, nil // it was issued for others
 	}
 
 	name := client.ObjectKeyFromObject(p.Client)
 	now := judgement{basis: judgementBasis(a.Record.Value, keys, expect)}
-	if last, ok := r.judgements.Get(name, a.Key); ok && last.basis == now.basis {
+	if last, ok := r.judgements.Get(name, a.key); ok && last.basis == now.basis {
 		return last.refused
 	}
 	_, err := jwks.Verify(a.token, keys, expect)
 	if bad := (*jwks.VerifyError)(nil); errors.As(err, &bad) {
 		now.refused = &rules.Problem{Reason: bad.Reason, Message: a.hinted(bad).Message}
 	}
-	r.judgements.Put(name, a.Key, now)
+	r.judgements.Put(name, a.key, now)
 	return now.refused
 }
 
@@ -80,13 +80,13 @@ func judgementBasis(token string, keys []jwks.Key, expect jwks.Expectation) cach
 // noteTerms decides which terms the status names: the present ones, once the token in
 // use meets them and pods see it, or once it is known that a new one does not meet
 // them either. Until then the API's bundles keep the former ones.
-func (r *Reconciler) noteTerms(p *Pass, a *Access) {
+func (r *Reconciler) noteTerms(p *Pass, a *access) {
 	if a.token == "" || a.Record.Opaque {
 		return
 	}
-	before := p.previous(a.Key).Terms
+	before := p.previous(a.key).Terms
 	a.judgedBy = a.terms
-	if a.Server == nil {
+	if a.server == nil {
 		a.judgedBy = before // not known for the moment
 	}
 	switch {
@@ -107,7 +107,7 @@ func (r *Reconciler) noteTerms(p *Pass, a *Access) {
 
 // seenBySelf returns when the client's own pods see the token that is, or is about to
 // be, in its Secret.
-func (r *Reconciler) seenBySelf(p *Pass, a *Access) time.Time {
+func (r *Reconciler) seenBySelf(p *Pass, a *access) time.Time {
 	switch {
 	case a.issued != "" && r.Prompt:
 		return p.Now.Add(delivery.TouchDelay)

@@ -40,7 +40,7 @@ const (
 )
 
 // mint requests one token. It returns nil if that was not possible; a says why.
-func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string) (*tokensecret.Token, error) {
+func (r *Reconciler) mint(ctx context.Context, p *Pass, a *access, inputs string) (*tokensecret.Token, error) {
 	if r.ConfirmSecrets {
 		if current, err := r.Secrets.IsCurrent(ctx, p.Client, p.secret); err != nil || !current {
 			a.wakeAt, p.stale = p.Now.Add(time.Second), true
@@ -50,17 +50,17 @@ func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string
 	if r.Clock.Since(p.Now) > passMax {
 		// A pass that has waited for slow answers leaves the rest to the next one: other
 		// clients wait for its worker.
-		a.Problem, a.wakeAt, p.brief = a.lastProblem(), p.Now.Add(time.Millisecond), true
+		a.problem, a.wakeAt, p.brief = a.lastProblem(), p.Now.Add(time.Millisecond), true
 		return nil, nil
 	}
-	ticket, wait, busy, err := r.Admission.Admit(ctx, p.Server, r.Need(p, a, inputs))
+	ticket, wait, busy, err := r.Admission.Admit(ctx, p.server, r.Need(p, a, inputs))
 	if err != nil {
 		return nil, err
 	}
 	if busy != nil {
-		a.Problem, a.wakeAt = busy, p.Now.Add(wait)
+		a.problem, a.wakeAt = busy, p.Now.Add(wait)
 		if f := a.failure; f != nil && f.Inputs == p.basis(a, inputs, f.Reason) {
-			a.Problem = a.lastProblem() // what went wrong says more than that the client waits
+			a.problem = a.lastProblem() // what went wrong says more than that the client waits
 		}
 		p.brief = p.brief || busy.Unknown && wait < briefWait
 		return nil, nil
@@ -97,15 +97,15 @@ func (r *Reconciler) mint(ctx context.Context, p *Pass, a *Access, inputs string
 // Need returns how much an access needs its turn. It believes a record in the Secret only
 // if this process wrote or checked it. After a restart it believes every record: that moves
 // a client ahead only of others in its own namespace.
-func (r *Reconciler) Need(p *Pass, a *Access, inputs string) traffic.Need {
+func (r *Reconciler) Need(p *Pass, a *access, inputs string) traffic.Need {
 	n := traffic.Need{
-		Asker: traffic.Asker{Tenant: p.Client.Namespace, Client: string(p.Client.UID), Access: a.Key},
+		Asker: traffic.Asker{Tenant: p.Client.Namespace, Client: string(p.Client.UID), Access: a.key},
 		Since: p.Client.CreationTimestamp.Time,
 	}
 	if a.Record == nil {
 		return n
 	}
-	written, ok := r.Written.Get(client.ObjectKeyFromObject(p.Client), a.Key)
+	written, ok := r.Written.Get(client.ObjectKeyFromObject(p.Client), a.key)
 	if !ok || written == a.Record.Digest() {
 		n.ExpiresAt = a.Record.ExpiresAt
 		n.Proven = ok && a.Record.Inputs == inputs && a.failure == nil
@@ -119,24 +119,24 @@ func (r *Reconciler) prepare(ctx context.Context, p *Pass) (oauth.Authentication
 	if bad != nil || err != nil {
 		return nil, nil, bad, err
 	}
-	hc, _, bad, err := r.Connections.HTTPClient(ctx, p.Server.Object)
+	hc, _, bad, err := r.Connections.HTTPClient(ctx, p.server.Object)
 	return auth, hc, bad, err
 }
 
-func (r *Reconciler) request(ctx context.Context, hc *http.Client, p *Pass, a *Access, auth oauth.Authentication) (*oauth.Token, *oauth.Error) {
+func (r *Reconciler) request(ctx context.Context, hc *http.Client, p *Pass, a *access, auth oauth.Authentication) (*oauth.Token, *oauth.Error) {
 	token, err := oauth.Exchange(ctx, hc, oauth.TokenRequest{
-		Endpoint: string(p.Server.Status.Endpoints.Token), Authentication: auth,
-		Scopes: a.scopes, Resource: a.Inputs.Resource, Audience: a.Inputs.Audience, Parameters: a.parameters, Now: p.Now,
+		Endpoint: string(p.server.Status.Endpoints.Token), Authentication: auth,
+		Scopes: a.scopes, Resource: a.inputs.Resource, Audience: a.inputs.Audience, Parameters: a.parameters, Now: p.Now,
 	})
 	failure := oauth.ErrorOf(err)
-	if !r.Lives.IsGone(p.Server.Object) { // whose series were deleted
-		metrics.ObserveRequest(p.Server.Key(), failure)
+	if !r.Lives.IsGone(p.server.Object) { // whose series were deleted
+		metrics.ObserveRequest(p.server.Key(), failure)
 	}
 	return token, failure
 }
 
 // received makes a held token of an answer.
-func (r *Reconciler) received(p *Pass, a *Access, inputs string, token *oauth.Token) *tokensecret.Token {
+func (r *Reconciler) received(p *Pass, a *access, inputs string, token *oauth.Token) *tokensecret.Token {
 	lifetime := token.ExpiresIn
 	expiresAt := token.RequestedAt.Add(lifetime)
 	// What the API checks is the token's exp; expires_in may be missing or say
@@ -146,7 +146,7 @@ func (r *Reconciler) received(p *Pass, a *Access, inputs string, token *oauth.To
 			expiresAt = claims.ExpiresAt
 		}
 	} else if lifetime == 0 {
-		expiresAt = token.RequestedAt.Add(p.Server.Spec.DefaultTokenLifetime.Or(defaultTokenLifetime))
+		expiresAt = token.RequestedAt.Add(p.server.Spec.DefaultTokenLifetime.Or(defaultTokenLifetime))
 	}
 	h := &tokensecret.Token{Value: token.Value, Record: tokensecret.Record{
 		Inputs: inputs, Credential: p.credentials.Revision, Value: refresh.HashValue(token.Value),
@@ -160,12 +160,12 @@ func (r *Reconciler) received(p *Pass, a *Access, inputs string, token *oauth.To
 }
 
 // refused notes a failed token request.
-func (r *Reconciler) refused(p *Pass, a *Access, inputs string, e *oauth.Error) {
+func (r *Reconciler) refused(p *Pass, a *access, inputs string, e *oauth.Error) {
 	backoff, reason, what := refresh.RefusalBackoff, v1alpha1.ReasonTokenRequestRefused, "refused the token request"
 	if e.Class == oauth.ClassRetryable {
 		backoff, reason, what = refresh.RetryBackoff, v1alpha1.ReasonTokenRequestFailed, "did not issue a token"
 	}
-	message := fmt.Sprintf("%s %q %s: %s", p.Server.Key().Kind, p.Server.Key().Name, what, e.Error())
+	message := fmt.Sprintf("%s %q %s: %s", p.server.Key().Kind, p.server.Key().Name, what, e.Error())
 	if rules.Registered(p.Client) && e.Class != oauth.ClassRetryable {
 		r.compare(p, a) // somebody may have changed it at the server
 	}
@@ -177,7 +177,7 @@ func (r *Reconciler) refused(p *Pass, a *Access, inputs string, e *oauth.Error) 
 
 // attempt returns what the time of the next attempt depends on, if the present one
 // fails on a basis.
-func (p *Pass) attempt(a *Access, basis string) verdict.Attempt {
+func (p *Pass) attempt(a *access, basis string) verdict.Attempt {
 	t := verdict.Attempt{Number: a.attempts(basis), Seed: a.seed(p)}
 	if a.token != "" {
 		t.Left = a.Record.ExpiresAt.Sub(p.Now)
@@ -186,7 +186,7 @@ func (p *Pass) attempt(a *Access, basis string) verdict.Attempt {
 }
 
 // failed notes that an attempt went wrong and when the next one is.
-func (p *Pass) failed(a *Access, inputs, reason, message string, retryAt time.Time) {
+func (p *Pass) failed(a *access, inputs, reason, message string, retryAt time.Time) {
 	basis := p.basis(a, inputs, reason)
 	a.fail(&v1alpha1.TokenFailure{
 		Reason: reason, Message: text.CutRunes(cmp.Or(message, "unknown"), 1024), Attempts: int32(min(a.attempts(basis), 1<<30)), //nolint:gosec // bounded
@@ -198,9 +198,9 @@ func (p *Pass) failed(a *Access, inputs, reason, message string, retryAt time.Ti
 // the next attempt is made at once, and the back-off begins anew: also what a server is
 // known to grant a client that the operator registers. Of the server's keys only the
 // verdict on a token depends.
-func (p *Pass) basis(a *Access, inputs, reason string) string {
+func (p *Pass) basis(a *access, inputs, reason string) string {
 	parts := []string{inputs, string(p.Client.UID), strconv.FormatInt(p.Client.Generation, 10)}
-	for _, srv := range []*rules.Server{p.Server, a.Server} {
+	for _, srv := range []*rules.Server{p.server, a.server} {
 		if srv != nil {
 			parts = append(parts, string(srv.Object.GetUID()), strconv.FormatInt(srv.Object.GetGeneration(), 10), servers.TokenAddress(srv.Spec, srv.Status))
 		}
@@ -209,11 +209,11 @@ func (p *Pass) basis(a *Access, inputs, reason string) string {
 		parts = append(parts, string(a.spec.UID), strconv.FormatInt(a.spec.Generation, 10))
 	}
 	if rules.Registered(p.Client) {
-		got, _ := record.GrantedAt(p.Client, a.Resource)
+		got, _ := record.GrantedAt(p.Client, a.resource)
 		parts = append(parts, record.StringsOf(got.Scopes)...)
 	}
-	if a.Server != nil && slices.Contains(verificationReasons, reason) {
-		for _, k := range record.TrustedKeys(a.Server) {
+	if a.server != nil && slices.Contains(verificationReasons, reason) {
+		for _, k := range record.TrustedKeys(a.server) {
 			parts = append(parts, k.ID, k.Algorithm, k.JWK)
 		}
 	}
@@ -221,31 +221,31 @@ func (p *Pass) basis(a *Access, inputs, reason string) string {
 }
 
 // lastProblem is how the last attempt went wrong, nil if it did not.
-func (a *Access) lastProblem() *rules.Problem {
+func (a *access) lastProblem() *rules.Problem {
 	if a.failure == nil {
 		return nil
 	}
 	return &rules.Problem{Reason: a.failure.Reason, Message: a.failure.Message}
 }
 
-func (a *Access) fail(f *v1alpha1.TokenFailure) {
+func (a *access) fail(f *v1alpha1.TokenFailure) {
 	a.failure, a.wakeAt, a.tried = f, record.Moment(f.NextAttemptAt), true
-	a.Problem = a.lastProblem()
+	a.problem = a.lastProblem()
 }
 
 // failedLately reports whether an attempt failed on which nothing has changed since,
 // and the next one is not due.
-func (a *Access) failedLately(p *Pass, inputs string) bool {
+func (a *access) failedLately(p *Pass, inputs string) bool {
 	return a.failure != nil && a.failure.Inputs == p.basis(a, inputs, a.failure.Reason) && p.Now.Before(record.Moment(a.failure.NextAttemptAt))
 }
 
 // attempts returns how often in a row an attempt on the same basis has failed, the
 // present one included.
-func (a *Access) attempts(basis string) int {
+func (a *access) attempts(basis string) int {
 	if a.failure == nil || a.failure.Inputs != basis {
 		return 1
 	}
 	return int(a.failure.Attempts) + 1
 }
 
-func (a *Access) seed(p *Pass) string { return string(p.Client.UID) + "/" + a.Key }
+func (a *access) seed(p *Pass) string { return string(p.Client.UID) + "/" + a.key }

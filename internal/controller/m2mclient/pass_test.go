@@ -31,8 +31,8 @@ func TestAccessesAreNamedOnce(t *testing.T) {
 		"of an access":  {own, `Access "ca": the server did not answer`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := &Pass{identity: identity{credProblem: wait}, Accesses: []*Access{
-				{subject: subject{Key: "ca"}, outcome: outcome{Problem: tc.problem}}, {subject: subject{Key: "cb"}},
+			p := &Pass{identity: identity{credProblem: wait}, Accesses: []*access{
+				{subject: subject{key: "ca"}, outcome: outcome{problem: tc.problem}}, {subject: subject{key: "cb"}},
 			}}
 			if got := p.isFresh().Message; got != tc.want {
 				t.Errorf("got %q, want %q", got, tc.want)
@@ -51,7 +51,7 @@ func TestAnAttemptDependsOnWhatTheServerGrants(t *testing.T) {
 		c.Status.Provisioning.Access = []v1alpha1.ProvisionedAccess{
 			{Resource: "https://other.example.com", Scopes: []v1alpha1.ScopeName{"other"}}, {Resource: paymentAPI, Scopes: granted},
 		}
-		return (&Pass{Client: c}).basis(&Access{subject: subject{Resource: paymentAPI}}, "inputs", jwks.ReasonMissingScopes)
+		return (&Pass{Client: c}).basis(&access{subject: subject{resource: paymentAPI}}, "inputs", jwks.ReasonMissingScopes)
 	}
 	if basis(false, "payments:read") == basis(false, "payments:read", "payments:write") {
 		t.Error("nothing depends on the scopes that the server grants")
@@ -66,7 +66,7 @@ func TestAnAttemptDependsOnWhatTheServerGrants(t *testing.T) {
 func TestScopesThatAnAnswerLacks(t *testing.T) {
 	now := time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
 	srv := &rules.Server{Spec: &v1alpha1.AuthorizationServerSpec{}, Status: &v1alpha1.AuthorizationServerStatus{}}
-	a := &Access{subject: subject{Server: srv, Expect: jwks.Expectation{Scopes: []string{"payments:read", "payments:write"}}}}
+	a := &access{subject: subject{server: srv, expect: jwks.Expectation{Scopes: []string{"payments:read", "payments:write"}}}}
 	for name, tc := range map[string]struct {
 		granted []string
 		want    string
@@ -81,7 +81,7 @@ func TestScopesThatAnAnswerLacks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := tokensecret.Token{Value: "opaque", Record: tokensecret.Record{ExpiresAt: now.Add(time.Hour), Scopes: tc.granted}}
-			_, bad := verify(h, &Pass{Now: now, origin: origin{Server: srv}}, a)
+			_, bad := verify(h, &Pass{Now: now, origin: origin{server: srv}}, a)
 			if bad == nil || bad.Reason != jwks.ReasonMissingScopes || bad.Message != tc.want+"; "+scopesHint {
 				t.Errorf("got %v, want %q and the hint", bad, tc.want)
 			}
@@ -109,9 +109,9 @@ func TestRegisteredClientsNeedAnAudience(t *testing.T) {
 		"registered, and named by aud": {&v1alpha1.M2MClient{}, v1alpha1.TokenAudience{}, paymentAPI, jwks.Named{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := &Access{subject: subject{Expect: jwks.Expectation{Audience: paymentAPI, Named: verification.Named(tc.by)}}}
+			a := &access{subject: subject{expect: jwks.Expectation{Audience: paymentAPI, Named: verification.Named(tc.by)}}}
 			a.expectName(tc.client)
-			if diff := cmp.Diff(jwks.Expectation{Audience: tc.audience, Named: tc.named}, a.Expect); diff != "" {
+			if diff := cmp.Diff(jwks.Expectation{Audience: tc.audience, Named: tc.named}, a.expect); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

@@ -36,16 +36,16 @@ func (r *Reconciler) judgeProvisioning(_ context.Context, p *Pass) error {
 		return nil
 	}
 	st := p.Client.Status.Provisioning
-	here := p.Server != nil && record.IsAt(st.Server, p.Server)
+	here := p.server != nil && record.IsAt(st.Server, p.server)
 	if here && rules.Decided(st.Failure.Reason) {
 		denyAll(p, &rules.Problem{Reason: st.Failure.Reason, Message: st.Failure.Message})
 	}
 	var missing *rules.Problem
 	for _, a := range p.Accesses {
-		if p.Server == nil || a.denied != nil || a.spec == nil {
+		if p.server == nil || a.denied != nil || a.spec == nil {
 			continue
 		}
-		got, known := record.GrantedAt(p.Client, a.Resource)
+		got, known := record.GrantedAt(p.Client, a.resource)
 		lacks := lackingScopes(a.scopes, got.Scopes)
 		if here && known && len(lacks) == 0 {
 			continue
@@ -72,8 +72,8 @@ func denyAll(p *Pass, why *rules.Problem) {
 func (r *Reconciler) clientProvisioned(p *Pass, here bool, missing *rules.Problem) conditions.Condition {
 	st := p.Client.Status.Provisioning
 	problems := []*rules.Problem{p.serverProblem}
-	if p.Server != nil {
-		problems = append(problems, r.whyNotProvisioned(p.Server))
+	if p.server != nil {
+		problems = append(problems, r.whyNotProvisioned(p.server))
 	}
 	if here && st.Failure.Reason != "" {
 		problems = append(problems, &rules.Problem{Reason: st.Failure.Reason, Message: st.Failure.Message})
@@ -89,7 +89,7 @@ func (r *Reconciler) clientProvisioned(p *Pass, here bool, missing *rules.Proble
 		return c
 	}
 	if !here || st.SyncedAt == nil || st.ObservedGeneration != p.Client.Generation || st.Credential.Name == "" {
-		return conditions.Of(v1alpha1.ConditionProvisioned, record.NotYetProvisioned(p.Server))
+		return conditions.Of(v1alpha1.ConditionProvisioned, record.NotYetProvisioned(p.server))
 	}
 	return conditions.True(v1alpha1.ConditionProvisioned, v1alpha1.ReasonProvisioned, "The server has the client with the access that is granted")
 }
@@ -109,13 +109,13 @@ func (r *Reconciler) whyNotProvisioned(srv *rules.Server) *rules.Problem {
 }
 
 // whyWaiting says why a server does not grant an access that is allowed.
-func (r *Reconciler) whyWaiting(p *Pass, a *Access, lacks []string) *rules.Problem {
+func (r *Reconciler) whyWaiting(p *Pass, a *access, lacks []string) *rules.Problem {
 	st := p.Client.Status.Provisioning
-	_, scopes, known := record.ProvisionedAPI(a.spec, p.Server)
+	_, scopes, known := record.ProvisionedAPI(a.spec, p.server)
 	unknown := lackingScopes(a.scopes, record.ScopeNames(scopes))
 	switch {
-	case r.whyNotProvisioned(p.Server) != nil:
-		return r.whyNotProvisioned(p.Server)
+	case r.whyNotProvisioned(p.server) != nil:
+		return r.whyNotProvisioned(p.server)
 	case !known && a.spec.Status.Provisioning.Failure.Reason != "":
 		return &rules.Problem{Reason: v1alpha1.ReasonScopeNotProvisioned,
 			Message: fmt.Sprintf("APIResource %q is not provisioned (%s)", a.api, a.spec.Status.Provisioning.Failure.Reason)}
@@ -128,7 +128,7 @@ func (r *Reconciler) whyWaiting(p *Pass, a *Access, lacks []string) *rules.Probl
 		return &rules.Problem{Reason: v1alpha1.ReasonScopeNotProvisioned, Message: fmt.Sprintf(
 			"The server does not grant the scopes %s; see the condition of APIResource %q", strings.Join(lacks, ", "), a.api)}
 	}
-	return record.NotYetProvisioned(p.Server)
+	return record.NotYetProvisioned(p.server)
 }
 
 // changing reports whether a client is about to be compared with its server for its
@@ -157,13 +157,13 @@ func containsString(list []v1alpha1.ScopeName, s string) bool {
 // resolveCredentials finds out who the client is.
 func (r *Reconciler) resolveCredentials(ctx context.Context, p *Pass) (err error) {
 	switch {
-	case p.Server == nil:
+	case p.server == nil:
 	case rules.Registered(p.Client):
-		if p.credentials, err = r.Credentials.Registered(ctx, p.Client, p.Server); p.credentials == nil && err == nil {
+		if p.credentials, err = r.Credentials.Registered(ctx, p.Client, p.server); p.credentials == nil && err == nil {
 			p.credProblem = p.notRegistered()
 		}
 	default:
-		p.credentials, p.credProblem, err = r.Credentials.Own(ctx, p.Client, p.Server, p.secret.Records.Credential)
+		p.credentials, p.credProblem, err = r.Credentials.Own(ctx, p.Client, p.server, p.secret.Records.Credential)
 	}
 	return err
 }
@@ -171,14 +171,14 @@ func (r *Reconciler) resolveCredentials(ctx context.Context, p *Pass) (err error
 // notRegistered says why a client that the operator registers has no credentials.
 func (p *Pass) notRegistered() *rules.Problem {
 	if p.provisioned.Status == metav1.ConditionTrue {
-		return record.BeingProvisioned(p.Server) // the Secret with its credentials is gone
+		return record.BeingProvisioned(p.server) // the Secret with its credentials is gone
 	}
 	return &rules.Problem{Reason: p.provisioned.Reason, Message: p.provisioned.Message, Unknown: p.provisioned.Status == metav1.ConditionUnknown}
 }
 
 // compare has a registered client and the API of an access compared with their
 // server.
-func (r *Reconciler) compare(p *Pass, a *Access) {
+func (r *Reconciler) compare(p *Pass, a *access) {
 	r.CompareClient(p.Client)
 	if a.spec != nil && r.Shard == "" { // else the status says it to the instance that has the APIs
 		r.CompareAPI(a.spec)

@@ -111,13 +111,13 @@ type Pass struct {
 	origin
 	identity
 	storage
-	Accesses []*Access
+	Accesses []*access
 	course
 }
 
 // origin is where a client's tokens come from.
 type origin struct {
-	Server        *rules.Server
+	server        *rules.Server
 	serverProblem *rules.Problem
 }
 
@@ -209,7 +209,7 @@ func (r *Reconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClient) (*Pas
 func (r *Reconciler) forgetFormerAccesses(p *Pass) {
 	name := client.ObjectKeyFromObject(p.Client)
 	has := func(key string) bool {
-		return slices.ContainsFunc(p.Accesses, func(a *Access) bool { return a.Key == key })
+		return slices.ContainsFunc(p.Accesses, func(a *access) bool { return a.key == key })
 	}
 	r.held.Retain(name, has)
 	r.Written.Retain(name, has)

@@ -36,15 +36,15 @@ func (r *Reconciler) refreshTokens(ctx context.Context, p *Pass) error {
 	return nil
 }
 
-func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *Access) error {
-	if f := p.previous(a.Key).Failure; f.Reason != "" {
+func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *access) error {
+	if f := p.previous(a.key).Failure; f.Reason != "" {
 		a.failure = &f
 	}
 	if a.withdraw {
-		r.held.Drop(client.ObjectKeyFromObject(p.Client), a.Key)
+		r.held.Drop(client.ObjectKeyFromObject(p.Client), a.key)
 		a.failure, a.broken = nil, a.denied
-		if _, stored := p.secret.Tokens[a.Key]; stored {
-			p.event(r, corev1.EventTypeWarning, v1alpha1.ReasonTokenWithdrawn, "Withdrew the token of access %q: %s", a.Key, a.denied.Message)
+		if _, stored := p.secret.Tokens[a.key]; stored {
+			p.event(r, corev1.EventTypeWarning, v1alpha1.ReasonTokenWithdrawn, "Withdrew the token of access %q: %s", a.key, a.denied.Message)
 		}
 		return nil
 	}
@@ -58,7 +58,7 @@ func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *Access) error
 	} else {
 		// The held token may be the one in the Secret: it was written, and the API
 		// server's answer was lost.
-		r.held.Drop(client.ObjectKeyFromObject(p.Client), a.Key)
+		r.held.Drop(client.ObjectKeyFromObject(p.Client), a.key)
 		a.failure = nil
 		a.wakeAt = a.plan.RefreshAt
 	}
@@ -68,22 +68,22 @@ func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *Access) error
 
 // Present puts the token that lies in the Secret into a, and returns what is known about
 // it.
-func (r *Reconciler) Present(p *Pass, a *Access) refresh.Input {
+func (r *Reconciler) Present(p *Pass, a *access) refresh.Input {
 	in := refresh.Input{Now: p.Now}
-	if rec, ok := p.secret.Records.Tokens[a.Key]; ok {
+	if rec, ok := p.secret.Records.Tokens[a.key]; ok {
 		a.Record = &rec
 		a.plan = p.plan(a)
 		in.Recorded, in.RefreshAt, in.WantInputsHash = rec.AsToken(), a.plan.RefreshAt, rec.Inputs
 	}
-	if a.Record != nil && a.Server != nil {
-		in.Revoked = a.Server.Revoked(a.Record.KeyID) || p.Server.Revoked(a.Record.KeyID)
-		in.Superseded = supersededSince(a.Server, a.Record)
+	if a.Record != nil && a.server != nil {
+		in.Revoked = a.server.Revoked(a.Record.KeyID) || p.server.Revoked(a.Record.KeyID)
+		in.Superseded = supersededSince(a.server, a.Record)
 	}
-	if p.credentials != nil && a.Server != nil {
-		a.Inputs = p.inputs(a)
-		in.WantInputsHash = refresh.HashInputs(a.Inputs)
+	if p.credentials != nil && a.server != nil {
+		a.inputs = p.inputs(a)
+		in.WantInputsHash = refresh.HashInputs(a.inputs)
 	}
-	if stored, ok := p.secret.Tokens[a.Key]; ok {
+	if stored, ok := p.secret.Tokens[a.key]; ok {
 		in.StoredValueHash = refresh.HashValue(stored)
 		switch {
 		case a.Record == nil || a.Record.Value != in.StoredValueHash:
@@ -98,26 +98,26 @@ func (r *Reconciler) Present(p *Pass, a *Access) refresh.Input {
 	return in
 }
 
-func (p *Pass) inputs(a *Access) refresh.Inputs {
+func (p *Pass) inputs(a *access) refresh.Inputs {
 	in := refresh.Inputs{
-		Issuer: p.Server.Spec.Issuer, ClientID: p.credentials.ClientID, Credential: p.credentials.Revision, Scopes: a.scopes,
+		Issuer: p.server.Spec.Issuer, ClientID: p.credentials.ClientID, Credential: p.credentials.Revision, Scopes: a.scopes,
 		Parameters: a.parameters,
 	}
-	in.Resource, in.Audience = record.Audience(p.Server.Spec, a.Resource)
+	in.Resource, in.Audience = record.Audience(p.server.Spec, a.resource)
 	return in
 }
 
-func (p *Pass) plan(a *Access) refresh.Plan {
+func (p *Pass) plan(a *access) refresh.Plan {
 	spec := p.Client.Spec.Refresh
 	policy := refresh.Policy{AtPercent: int(spec.AtPercent), Before: spec.Before.Or(0)}
-	return policy.Plan(a.Record.IssuedAt, a.Record.ExpiresAt, string(p.Client.UID)+"/"+a.Key)
+	return policy.Plan(a.Record.IssuedAt, a.Record.ExpiresAt, string(p.Client.UID)+"/"+a.key)
 }
 
 // judge returns why pods cannot use the token that will be in the Secret, nil if they
 // can. A rotated credential alone does not spoil it.
-func (p *Pass) judge(a *Access, in refresh.Input) *rules.Problem {
-	if a.issued == "" && a.Record != nil && p.credentials != nil && a.Server != nil {
-		inputs := a.Inputs
+func (p *Pass) judge(a *access, in refresh.Input) *rules.Problem {
+	if a.issued == "" && a.Record != nil && p.credentials != nil && a.server != nil {
+		inputs := a.inputs
 		inputs.Credential = a.Record.Credential
 		in.WantInputsHash = refresh.HashInputs(inputs)
 	}
@@ -143,9 +143,9 @@ func (p *Pass) judge(a *Access, in refresh.Input) *rules.Problem {
 }
 
 // replace gets a fresh token for an access, decides what becomes of it, and does that.
-func (r *Reconciler) replace(ctx context.Context, p *Pass, a *Access, in refresh.Input, reason refresh.Reason) error {
-	if a.Problem = p.obstacle(a); a.Problem != nil {
-		a.tried = !a.Problem.Unknown
+func (r *Reconciler) replace(ctx context.Context, p *Pass, a *access, in refresh.Input, reason refresh.Reason) error {
+	if a.problem = p.obstacle(a); a.problem != nil {
+		a.tried = !a.problem.Unknown
 		return nil
 	}
 	held, err := r.obtain(ctx, p, a, in, reason)
@@ -167,7 +167,7 @@ func (r *Reconciler) replace(ctx context.Context, p *Pass, a *Access, in refresh
 	case verdict.Wait:
 		a.fail(a.failure)
 	case verdict.Discard:
-		r.held.Drop(client.ObjectKeyFromObject(p.Client), a.Key)
+		r.held.Drop(client.ObjectKeyFromObject(p.Client), a.key)
 		p.failed(a, in.WantInputsHash, bad.Reason, bad.Message, v.Until)
 	case verdict.Retry:
 		p.failed(a, in.WantInputsHash, bad.Reason, bad.Message, v.Until)
@@ -182,9 +182,9 @@ func (r *Reconciler) replace(ctx context.Context, p *Pass, a *Access, in refresh
 
 // obtain returns the token that is held for an access, or requests a new one. It
 // returns nil where neither is possible now; a says why.
-func (r *Reconciler) obtain(ctx context.Context, p *Pass, a *Access, in refresh.Input, reason refresh.Reason) (*tokensecret.Token, error) {
+func (r *Reconciler) obtain(ctx context.Context, p *Pass, a *access, in refresh.Input, reason refresh.Reason) (*tokensecret.Token, error) {
 	name := client.ObjectKeyFromObject(p.Client)
-	held, ok := r.held.Get(name, a.Key)
+	held, ok := r.held.Get(name, a.key)
 	if ok && held.Record.Inputs == in.WantInputsHash && p.Now.Before(held.Record.ExpiresAt) && !a.hopeless(p, held) {
 		return &held, nil
 	}
@@ -196,19 +196,19 @@ func (r *Reconciler) obtain(ctx context.Context, p *Pass, a *Access, in refresh.
 		if a.failure != nil && a.failure.Inputs != p.basis(a, in.WantInputsHash, a.failure.Reason) {
 			a.failure = nil
 		}
-		a.Problem, a.wakeAt, a.tried = a.lastProblem(), p.Now.Add(wait), true
+		a.problem, a.wakeAt, a.tried = a.lastProblem(), p.Now.Add(wait), true
 		return nil, nil
 	}
 	minted, err := r.mint(ctx, p, a, in.WantInputsHash)
 	if minted == nil || err != nil {
 		return nil, err
 	}
-	r.held.Put(name, a.Key, *minted)
+	r.held.Put(name, a.key, *minted)
 	return minted, nil
 }
 
 // candidate gathers what the verdict on a token depends on.
-func (p *Pass) candidate(a *Access, in refresh.Input, held *tokensecret.Token, bad *jwks.VerifyError) *verdict.Candidate {
+func (p *Pass) candidate(a *access, in refresh.Input, held *tokensecret.Token, bad *jwks.VerifyError) *verdict.Candidate {
 	c := &verdict.Candidate{
 		Now: p.Now, IssuedAt: held.Record.IssuedAt, Refused: bad,
 		Predecessor: verdict.Predecessor{Works: p.working(in), Revoked: in.Revoked},
@@ -227,8 +227,8 @@ func (p *Pass) candidate(a *Access, in refresh.Input, held *tokensecret.Token, b
 
 // lookAgain returns when to look again at what a token lets go first, the zero time if
 // that has gone.
-func (r *Reconciler) lookAgain(ctx context.Context, p *Pass, a *Access, awaits verdict.Awaited, held *tokensecret.Token, claims *jwks.Claims) (time.Time, error) {
-	t := recipients.Token{API: a.spec, Server: a.Server, Claims: claims, IssuedAt: held.Record.IssuedAt, NewTerms: a.refused != nil}
+func (r *Reconciler) lookAgain(ctx context.Context, p *Pass, a *access, awaits verdict.Awaited, held *tokensecret.Token, claims *jwks.Claims) (time.Time, error) {
+	t := recipients.Token{API: a.spec, Server: a.server, Claims: claims, IssuedAt: held.Record.IssuedAt, NewTerms: a.refused != nil}
 	switch awaits {
 	case verdict.Delivery:
 		return r.recipients.LookAgain(ctx, t, p.Now)
@@ -246,9 +246,9 @@ func (r *Reconciler) lookAgain(ctx context.Context, p *Pass, a *Access, awaits v
 // askAbout requests what may put right that a token would be refused: the keys, for a
 // new one may have come under an old ID, or a comparison, for somebody may have taken
 // scopes away at the server.
-func (r *Reconciler) askAbout(p *Pass, a *Access, held *tokensecret.Token, bad *jwks.VerifyError) {
+func (r *Reconciler) askAbout(p *Pass, a *access, held *tokensecret.Token, bad *jwks.VerifyError) {
 	if slices.Contains(jwks.KeyReasons, bad.Reason) {
-		r.RequestKeys(a.Server, keyNamedBy(held.Value))
+		r.RequestKeys(a.server, keyNamedBy(held.Value))
 	}
 	if bad.Reason == jwks.ReasonMissingScopes && rules.Registered(p.Client) {
 		r.compare(p, a)
@@ -268,17 +268,17 @@ func keyAwaited(held *tokensecret.Token, verified *jwks.Claims) string {
 }
 
 // hold keeps a token back, as the verdict on it says.
-func (a *Access) hold(h *tokensecret.Token, v verdict.Verdict, keyID string) {
+func (a *access) hold(h *tokensecret.Token, v verdict.Verdict, keyID string) {
 	a.wakeAt = v.Until
 	a.pending = v1alpha1.PendingToken{KeyID: keyID, Since: record.Time(h.Record.IssuedAt), PublishAt: record.Time(v.PublishAt)}
 	if v.NoKey {
-		a.Problem = &rules.Problem{Reason: v1alpha1.ReasonWaitingForKey, Unknown: true,
+		a.problem = &rules.Problem{Reason: v1alpha1.ReasonWaitingForKey, Unknown: true,
 			Message: "The token is signed with a key that is not known yet; the server's keys are being fetched"}
 	}
 }
 
 // obstacle returns why no token can be requested at all, nil if one can.
-func (p *Pass) obstacle(a *Access) *rules.Problem {
+func (p *Pass) obstacle(a *access) *rules.Problem {
 	switch {
 	case p.secretProblem != nil:
 		return p.secretProblem
@@ -292,18 +292,18 @@ func (p *Pass) obstacle(a *Access) *rules.Problem {
 		return p.misplaced(a)
 	case a.waiting != nil:
 		return a.waiting
-	case p.Server.Status.Endpoints.Token == "":
+	case p.server.Status.Endpoints.Token == "":
 		return &rules.Problem{Reason: v1alpha1.ReasonAuthorizationServerNotReady, Message: fmt.Sprintf(
-			"The token endpoint of %s %q is not known; see its conditions", p.Server.Key().Kind, p.Server.Key().Name)}
+			"The token endpoint of %s %q is not known; see its conditions", p.server.Key().Kind, p.server.Key().Name)}
 	}
 	return nil
 }
 
 // misplaced reports that an access sets a parameter that the operator sets itself. The API
 // server refuses most of them; which one names the API depends on the authorization server.
-func (p *Pass) misplaced(a *Access) *rules.Problem {
+func (p *Pass) misplaced(a *access) *rules.Problem {
 	req := oauth.TokenRequest{Parameters: a.parameters}
-	req.Resource, req.Audience = record.Audience(p.Server.Spec, a.Resource)
+	req.Resource, req.Audience = record.Audience(p.server.Spec, a.resource)
 	name := req.Misplaced()
 	if name == "" {
 		return nil
@@ -311,7 +311,7 @@ func (p *Pass) misplaced(a *Access) *rules.Problem {
 	message := fmt.Sprintf("The parameter %q is one that the operator sets itself; remove it from the access", name)
 	if strings.EqualFold(name, "audience") {
 		message = fmt.Sprintf("The parameter %q is the one that names the API at %s %q (audienceParameter); remove it from the access",
-			name, p.Server.Key().Kind, p.Server.Key().Name)
+			name, p.server.Key().Kind, p.server.Key().Name)
 	}
 	return &rules.Problem{Reason: v1alpha1.ReasonParameterNotAllowed, Message: message}
 }
@@ -322,7 +322,7 @@ func (p *Pass) working(in refresh.Input) bool {
 }
 
 // publish puts a token into the Secret that is about to be written.
-func (r *Reconciler) publish(ctx context.Context, p *Pass, a *Access, h tokensecret.Token, claims *jwks.Claims, reason refresh.Reason) {
+func (r *Reconciler) publish(ctx context.Context, p *Pass, a *access, h tokensecret.Token, claims *jwks.Claims, reason refresh.Reason) {
 	wasShort := a.Record != nil && a.plan.ShortLived
 	h.Record.Opaque = claims == nil
 	if claims != nil {
@@ -332,17 +332,17 @@ func (r *Reconciler) publish(ctx context.Context, p *Pass, a *Access, h tokensec
 		}
 	}
 	h.Record.Scopes = storable(h.Record.Scopes)
-	a.token, a.Record, a.issued, a.failure, a.Problem, a.refused = h.Value, &h.Record, reason, nil, nil, nil
+	a.token, a.Record, a.issued, a.failure, a.problem, a.refused = h.Value, &h.Record, reason, nil, nil, nil
 	a.plan = p.plan(a)
 	a.wakeAt = a.plan.RefreshAt
 
-	log.FromContext(ctx).V(1).Info("Received access token", "client", klog.KObj(p.Client), "access", a.Key, "reason", reason, "expiresAt", h.Record.ExpiresAt)
+	log.FromContext(ctx).V(1).Info("Received access token", "client", klog.KObj(p.Client), "access", a.key, "reason", reason, "expiresAt", h.Record.ExpiresAt)
 	if reason != refresh.Due {
-		p.event(r, corev1.EventTypeNormal, v1alpha1.ReasonTokenIssued, "Issued a token for access %q (%s)", a.Key, reason)
+		p.event(r, corev1.EventTypeNormal, v1alpha1.ReasonTokenIssued, "Issued a token for access %q (%s)", a.key, reason)
 	}
 	if a.plan.ShortLived && !wasShort {
 		p.event(r, corev1.EventTypeWarning, v1alpha1.ReasonShortLivedToken,
-			"The token of access %q lives for less than %s; mounted files may be late: ask for longer tokens at the server", a.Key, 2*refresh.MinLead)
+			"The token of access %q lives for less than %s; mounted files may be late: ask for longer tokens at the server", a.key, 2*refresh.MinLead)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 func (r *Reconciler) ReadSecret(ctx context.Context, p *Pass) (err error) {
 	keys := make([]string, 0, len(p.Accesses))
 	for _, a := range p.Accesses {
-		keys = append(keys, a.Key)
+		keys = append(keys, a.key)
 	}
 	p.secret, p.secretProblem, err = r.Secrets.Find(ctx, p.Client, keys)
 	return err
@@ -31,11 +31,11 @@ func (r *Reconciler) readWaiting(ctx context.Context, p *Pass) (err error) {
 	}
 	name := client.ObjectKeyFromObject(p.Client)
 	for _, a := range p.Accesses {
-		if _, have := r.held.Get(name, a.Key); have {
+		if _, have := r.held.Get(name, a.key); have {
 			continue
 		}
-		if t, ok := p.waiting.Token(a.Key, p.Now); ok {
-			r.held.Put(name, a.Key, t)
+		if t, ok := p.waiting.Token(a.key, p.Now); ok {
+			r.held.Put(name, a.key, t)
 		}
 	}
 	return nil
@@ -57,9 +57,9 @@ func (r *Reconciler) writeSecret(ctx context.Context, p *Pass) error {
 	name := client.ObjectKeyFromObject(p.Client)
 	for _, a := range p.Accesses {
 		if a.issued != "" {
-			r.held.Drop(name, a.Key)
-			r.Written.Put(name, a.Key, a.Record.Digest())
-			log.FromContext(ctx).Info("Issued access token", "access", a.Key, "reason", a.issued, "expiresAt", a.Record.ExpiresAt)
+			r.held.Drop(name, a.key)
+			r.Written.Put(name, a.key, a.Record.Digest())
+			log.FromContext(ctx).Info("Issued access token", "access", a.key, "reason", a.issued, "expiresAt", a.Record.ExpiresAt)
 		}
 	}
 	return err
@@ -72,7 +72,7 @@ func (p *Pass) desired() *tokensecret.Desired {
 		d.Credential = p.credentials.Record
 	}
 	for _, a := range p.Accesses {
-		e := tokensecret.Entry{Key: a.Key, Withdrawn: a.withdraw, Issued: a.issued}
+		e := tokensecret.Entry{Key: a.key, Withdrawn: a.withdraw, Issued: a.issued}
 		if a.token != "" && !a.withdraw {
 			e.Token, e.Record = a.token, a.Record
 		}
@@ -118,8 +118,8 @@ func (r *Reconciler) writeWaiting(ctx context.Context, p *Pass) error {
 		if a.pending.Since == nil {
 			continue
 		}
-		if h, ok := r.held.Get(client.ObjectKeyFromObject(p.Client), a.Key); ok {
-			tokens[a.Key] = h
+		if h, ok := r.held.Get(client.ObjectKeyFromObject(p.Client), a.key); ok {
+			tokens[a.key] = h
 		}
 	}
 	return r.Secrets.WriteWaiting(ctx, p.Client, p.waiting, tokens)

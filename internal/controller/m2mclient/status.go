@@ -74,7 +74,7 @@ func summarize(p *Pass) {
 	status.Tokens, status.ExpiresAt = nil, nil
 	var first time.Time
 	for _, a := range p.Accesses {
-		t := v1alpha1.TokenStatus{Key: v1alpha1.AccessKey(a.Key), Terms: a.judgedBy, Pending: a.pending}
+		t := v1alpha1.TokenStatus{Key: v1alpha1.AccessKey(a.key), Terms: a.judgedBy, Pending: a.pending}
 		if a.failure != nil {
 			t.Failure = *a.failure
 		}
@@ -105,11 +105,11 @@ func isThumbprint(s string) bool {
 }
 
 // about says of which access a problem is, if there are several.
-func (p *Pass) about(a *Access, message string) string {
+func (p *Pass) about(a *access, message string) string {
 	if len(p.Accesses) == 1 {
 		return message
 	}
-	return fmt.Sprintf("Access %q: %s", a.Key, message)
+	return fmt.Sprintf("Access %q: %s", a.key, message)
 }
 
 func (p *Pass) isGranted() conditions.Condition {
@@ -138,11 +138,11 @@ func (p *Pass) isFresh() conditions.Condition {
 			return conditions.Of(v1alpha1.ConditionFresh, p.serverProblem)
 		case a.withdraw:
 			return conditions.False(v1alpha1.ConditionFresh, v1alpha1.ReasonNotGranted, p.about(a, a.denied.Message))
-		case a.Problem != nil && slices.Contains(verificationReasons, a.Problem.Reason):
-			return conditions.False(v1alpha1.ConditionFresh, v1alpha1.ReasonTokenNotVerified, p.about(a, notVerified(a.Problem)))
-		case a.Problem != nil:
-			c := conditions.Of(v1alpha1.ConditionFresh, a.Problem)
-			if a.Problem != p.credProblem && a.Problem != p.serverProblem { // these are the client's
+		case a.problem != nil && slices.Contains(verificationReasons, a.problem.Reason):
+			return conditions.False(v1alpha1.ConditionFresh, v1alpha1.ReasonTokenNotVerified, p.about(a, notVerified(a.problem)))
+		case a.problem != nil:
+			c := conditions.Of(v1alpha1.ConditionFresh, a.problem)
+			if a.problem != p.credProblem && a.problem != p.serverProblem { // these are the client's
 				c.Message = p.about(a, c.Message)
 			}
 			return c
@@ -155,8 +155,8 @@ func (p *Pass) isVerified() conditions.Condition {
 	c := conditions.True(v1alpha1.ConditionVerified, v1alpha1.ReasonTokensVerified, "Every token passes the verification that its API is given")
 	for _, a := range p.Accesses {
 		switch {
-		case a.Problem != nil && slices.Contains(verificationReasons, a.Problem.Reason):
-			return conditions.False(v1alpha1.ConditionVerified, a.Problem.Reason, p.about(a, notVerified(a.Problem)))
+		case a.problem != nil && slices.Contains(verificationReasons, a.problem.Reason):
+			return conditions.False(v1alpha1.ConditionVerified, a.problem.Reason, p.about(a, notVerified(a.problem)))
 		case a.refused != nil && !a.withdraw:
 			return conditions.False(v1alpha1.ConditionVerified, a.refused.Reason, p.about(a, notAccepted(a.refused)))
 		case c.Status != metav1.ConditionTrue:
@@ -165,8 +165,8 @@ func (p *Pass) isVerified() conditions.Condition {
 		case a.Record.Opaque:
 			c.Status, c.Reason = metav1.ConditionUnknown, v1alpha1.ReasonOpaqueToken
 			c.Message = p.about(a, "The token is no JWT, so that it could not be checked")
-			if a.Server != nil && a.Server.Opaque() {
-				c.Message = p.about(a, fmt.Sprintf("The token was not checked, for those of %s %q are opaque", a.Server.Key().Kind, a.Server.Key().Name))
+			if a.server != nil && a.server.Opaque() {
+				c.Message = p.about(a, fmt.Sprintf("The token was not checked, for those of %s %q are opaque", a.server.Key().Kind, a.server.Key().Name))
 			}
 		}
 	}
@@ -178,7 +178,7 @@ func (p *Pass) isReady(granted, fresh conditions.Condition) conditions.Condition
 	switch {
 	case p.secretProblem != nil || p.written.Invalid != nil:
 		return fresh.AsReady()
-	case slices.ContainsFunc(p.Accesses, func(a *Access) bool { return a.withdraw }):
+	case slices.ContainsFunc(p.Accesses, func(a *access) bool { return a.withdraw }):
 		return granted.AsReady()
 	}
 	for _, a := range p.Accesses {

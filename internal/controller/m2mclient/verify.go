@@ -34,16 +34,16 @@ const (
 // their own making, or an expired one as good for years. What this process
 // wrote it remembers. What it finds after a restart it checks with the keys of
 // the issuer; a token that is no JWT has to be believed then.
-func (r *Reconciler) genuine(p *Pass, a *Access, stored string) bool {
+func (r *Reconciler) genuine(p *Pass, a *access, stored string) bool {
 	name := client.ObjectKeyFromObject(p.Client)
-	if written, ok := r.Written.Get(name, a.Key); ok {
+	if written, ok := r.Written.Get(name, a.key); ok {
 		return written == a.Record.Digest()
 	}
-	if a.Server == nil || len(record.TrustedKeys(a.Server)) == 0 {
+	if a.server == nil || len(record.TrustedKeys(a.server)) == 0 {
 		return true // it cannot be told now
 	}
-	expect := jwks.Expectation{Issuer: a.Expect.Issuer, Audience: a.Expect.Audience, Named: a.Expect.Named, Now: a.Record.IssuedAt, Skew: genuineSkew}
-	claims, err := jwks.Verify(stored, record.TrustedKeys(a.Server), expect)
+	expect := jwks.Expectation{Issuer: a.expect.Issuer, Audience: a.expect.Audience, Named: a.expect.Named, Now: a.Record.IssuedAt, Skew: genuineSkew}
+	claims, err := jwks.Verify(stored, record.TrustedKeys(a.server), expect)
 	var bad *jwks.VerifyError
 	switch {
 	case errors.As(err, &bad) && (bad.Reason != jwks.ReasonOpaque || !a.Record.Opaque):
@@ -51,13 +51,13 @@ func (r *Reconciler) genuine(p *Pass, a *Access, stored string) bool {
 	case bad == nil && (a.Record.Opaque || a.Record.ExpiresAt.After(claims.ExpiresAt) || !a.Record.SignedAs(claims)):
 		return false
 	}
-	r.Written.Put(name, a.Key, a.Record.Digest())
+	r.Written.Put(name, a.key, a.Record.Digest())
 	return true
 }
 
 // hopeless reports that a held token has waited long enough for its key: by now the server
 // may sign with another one.
-func (a *Access) hopeless(p *Pass, h tokensecret.Token) bool {
+func (a *access) hopeless(p *Pass, h tokensecret.Token) bool {
 	if a.failure == nil || a.failure.Reason != jwks.ReasonUnknownKey || a.failedLately(p, h.Record.Inputs) {
 		return false
 	}
@@ -68,13 +68,13 @@ func (a *Access) hopeless(p *Pass, h tokensecret.Token) bool {
 // verify checks a token as the API will. A token that is no JWT, or whose server
 // says that none of its tokens is one, cannot be checked, save for the scopes that
 // the server said it has.
-func verify(h tokensecret.Token, p *Pass, a *Access) (*jwks.Claims, *jwks.VerifyError) {
+func verify(h tokensecret.Token, p *Pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 	if !p.Now.Before(h.Record.ExpiresAt) {
 		return nil, &jwks.VerifyError{Reason: jwks.ReasonExpired, Message: "the token had expired when it was issued; compare the clocks"}
 	}
-	expect := a.Expect
-	expect.Now, expect.LeftOut = p.Now, record.KeysNotUsed(a.Server)
-	if !a.Server.Opaque() {
+	expect := a.expect
+	expect.Now, expect.LeftOut = p.Now, record.KeysNotUsed(a.server)
+	if !a.server.Opaque() {
 		claims, err := jwks.Verify(h.Value, p.keys(a), expect)
 		var bad *jwks.VerifyError
 		if !errors.As(err, &bad) {
@@ -95,8 +95,8 @@ func verify(h tokensecret.Token, p *Pass, a *Access) (*jwks.Claims, *jwks.Verify
 
 // keys returns the keys that a token is verified with: what either server has
 // revoked would be minted anew over and over.
-func (p *Pass) keys(a *Access) []jwks.Key {
-	return slices.DeleteFunc(record.TrustedKeys(a.Server), func(k jwks.Key) bool { return p.Server.Revoked(k.ID) })
+func (p *Pass) keys(a *access) []jwks.Key {
+	return slices.DeleteFunc(record.TrustedKeys(a.server), func(k jwks.Key) bool { return p.server.Revoked(k.ID) })
 }
 
 // keyNamedBy returns the ID of the key that a token says it is signed with.
@@ -112,14 +112,14 @@ func keyNamedBy(token string) string {
 // the operator registers must have aud as well. Otherwise an API's owner, who says what
 // scopes there are, could have a client of his own registered for another owner's API, and
 // its tokens published.
-func (a *Access) expectName(c *v1alpha1.M2MClient) {
-	if len(a.Expect.Named.Claims) > 0 && !rules.Registered(c) {
-		a.Expect.Audience = ""
+func (a *access) expectName(c *v1alpha1.M2MClient) {
+	if len(a.expect.Named.Claims) > 0 && !rules.Registered(c) {
+		a.expect.Audience = ""
 	}
 }
 
 // expectScopes puts into what is expected of a token where its scopes must be.
-func (a *Access) expectScopes(spec *v1alpha1.Access) {
+func (a *access) expectScopes(spec *v1alpha1.Access) {
 	for _, s := range a.scopes {
 		in, claim := spec.Verification.CarriedIn, spec.Verification.Claim
 		if a.spec != nil {
@@ -131,18 +131,18 @@ func (a *Access) expectScopes(spec *v1alpha1.Access) {
 		switch claims := verification.Carriers(s, in, claim); {
 		case len(claims) == 0:
 		case in == v1alpha1.CarriedInOtherClaim:
-			if a.Expect.Values == nil {
-				a.Expect.Values = map[string][]string{}
+			if a.expect.Values == nil {
+				a.expect.Values = map[string][]string{}
 			}
-			a.Expect.Values[claims[0]] = append(a.Expect.Values[claims[0]], s)
+			a.expect.Values[claims[0]] = append(a.expect.Values[claims[0]], s)
 		default:
-			a.Expect.Scopes = append(a.Expect.Scopes, s)
+			a.expect.Scopes = append(a.expect.Scopes, s)
 		}
 	}
 }
 
 // hinted adds to why a token is refused what to change where scopes are missing.
-func (a *Access) hinted(bad *jwks.VerifyError) *jwks.VerifyError {
+func (a *access) hinted(bad *jwks.VerifyError) *jwks.VerifyError {
 	if bad.Reason == jwks.ReasonMissingScopes {
 		bad.Message += "; " + scopesHint
 		if bad.NoClaim {

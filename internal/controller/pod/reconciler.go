@@ -73,7 +73,7 @@ type Reconciler struct {
 
 // New returns a Reconciler that has touched nothing yet.
 func New(c Config) *Reconciler {
-	return &Reconciler{Config: c, touches: NewTouchBudget()}
+	return &Reconciler{Config: c, touches: newTouchBudget()}
 }
 
 // Reconcile touches a pod if that is due, and tells it what it waits for.
@@ -110,14 +110,14 @@ type touchBudget struct {
 	namespaces *pace.Buckets[string]
 }
 
-// NewTouchBudget returns a budget from which nothing was taken yet.
-func NewTouchBudget() *touchBudget {
+// newTouchBudget returns a budget from which nothing was taken yet.
+func newTouchBudget() *touchBudget {
 	return &touchBudget{pods: pace.New[types.UID](PodTouchRate), namespaces: pace.New[string](namespaceTouchRate)}
 }
 
-// Take returns 0 if a pod may be touched now, or how long to wait. If the namespace has used
+// take returns 0 if a pod may be touched now, or how long to wait. If the namespace has used
 // up its budget, its pods come back at different times.
-func (b *touchBudget) Take(pod client.Object, now time.Time) time.Duration {
+func (b *touchBudget) take(pod client.Object, now time.Time) time.Duration {
 	if wait := b.pods.Wait(pod.GetUID(), 1, now); wait > 0 {
 		return wait
 	}
@@ -151,7 +151,7 @@ func (r *Reconciler) touchIfDue(ctx context.Context, pod *metav1.PartialObjectMe
 	if now.After(moment) {
 		moment = now
 	}
-	if wait := r.touches.Take(pod, now); wait > 0 {
+	if wait := r.touches.take(pod, now); wait > 0 {
 		return wait, nil
 	}
 	return 0, r.Touch(ctx, client.ObjectKeyFromObject(pod), moment)

@@ -16,7 +16,7 @@ import (
 // TestTouchBudget: an urgent change each second for half a minute touches 600 pods
 // of one namespace few times, and those of another at once.
 func TestTouchBudget(t *testing.T) {
-	b := NewTouchBudget()
+	b := newTouchBudget()
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	pod := func(namespace string, i int) client.Object {
 		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(i))}}
@@ -24,12 +24,12 @@ func TestTouchBudget(t *testing.T) {
 	touched, most := map[int]int{}, 0
 	for range 30 {
 		for i := range 600 {
-			if b.Take(pod("flood", i), now) == 0 {
+			if b.take(pod("flood", i), now) == 0 {
 				touched[i]++
 				most = max(most, touched[i])
 			}
 		}
-		if wait := b.Take(pod("quiet", 1), now); wait > PodTouchRate.Every {
+		if wait := b.take(pod("quiet", 1), now); wait > PodTouchRate.Every {
 			t.Errorf("a pod of another namespace waits for %v", wait)
 		}
 		now = now.Add(time.Second)

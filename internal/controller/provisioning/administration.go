@@ -83,18 +83,18 @@ type Administration struct {
 	// inFlightMax bounds the objects that are provisioned at one server at a time,
 	// so that one that hangs leaves workers for the others.
 	inFlightMax int
-	// Drivers are the last ones that could be made, for what is to be removed
+	// drivers are the last ones that could be made, for what is to be removed
 	// when its server or its credential is gone already: from driverKey to
 	// provision.Driver.
-	Drivers *lru.Cache
-	Of      *servers.Each[provisioningRuntime]
+	drivers *lru.Cache
+	of      *servers.Each[provisioningRuntime]
 }
 
 // NewAdministration returns an administration that has spoken to no server yet.
 func NewAdministration(c AdministrationConfig) *Administration {
 	a := &Administration{
-		AdministrationConfig: c, gate: traffic.NewGate(c.Workers), inFlightMax: max(1, c.Workers/2), Drivers: lru.New(MaxDrivers),
-		Of: servers.NewEach(c.Lives, func(client.Object) *provisioningRuntime { return &provisioningRuntime{} }, nil),
+		AdministrationConfig: c, gate: traffic.NewGate(c.Workers), inFlightMax: max(1, c.Workers/2), drivers: lru.New(maxDrivers),
+		of: servers.NewEach(c.Lives, func(client.Object) *provisioningRuntime { return &provisioningRuntime{} }, nil),
 	}
 	c.Lives.OnEnd(func(key rules.ServerKey, uid types.UID) { a.gate.Forget(servers.OwnerOf(key, uid)) })
 	return a
@@ -135,10 +135,10 @@ func resyncInterval(spec *v1alpha1.AuthorizationServerSpec) time.Duration {
 	return spec.Provisioning.ResyncInterval.Or(defaultResyncInterval)
 }
 
-// Driver returns what speaks a server's administration API, and what identifies
+// driver returns what speaks a server's administration API, and what identifies
 // the configuration that it was made from.
-func (a *Administration) Driver(ctx context.Context, obj client.Object) (d provision.Driver, version string, p *rules.Problem, err error) {
-	spec, rt := record.SpecOf(obj), a.Of.Get(obj)
+func (a *Administration) driver(ctx context.Context, obj client.Object) (d provision.Driver, version string, p *rules.Problem, err error) {
+	spec, rt := record.SpecOf(obj), a.of.Get(obj)
 	if rules.Driver(spec) == "" {
 		return nil, "", &rules.Problem{
 			Reason:  v1alpha1.ReasonProvisioningNotConfigured,
@@ -149,7 +149,7 @@ func (a *Administration) Driver(ctx context.Context, obj client.Object) (d provi
 	if p != nil || err != nil {
 		return nil, "", p, err
 	}
-	secret, secretVersion, p, err := a.ProvisioningSecret(ctx, obj)
+	secret, secretVersion, p, err := a.provisioningSecret(ctx, obj)
 	if p != nil || err != nil {
 		return nil, "", p, err
 	}
@@ -183,7 +183,7 @@ func (a *Administration) Driver(ctx context.Context, obj client.Object) (d provi
 		})
 	}
 	rt.driver, rt.kind, rt.version = d, rules.Driver(spec), version
-	a.Drivers.Add(driverKey{rules.ServerKeyOf(obj), rules.Driver(spec)}, d)
+	a.drivers.Add(driverKey{rules.ServerKeyOf(obj), rules.Driver(spec)}, d)
 	return d, version, nil, nil
 }
 
@@ -197,21 +197,21 @@ type driverKey struct {
 	driver v1alpha1.ProvisioningDriver
 }
 
-// MaxDrivers is how many drivers are kept beside those of the servers that exist.
+// maxDrivers is how many drivers are kept beside those of the servers that exist.
 // Servers come and go, and each driver has a client of its own with a CA bundle.
-const MaxDrivers = 64
+const maxDrivers = 64
 
-// LastDriver returns the driver of a kind that a server was last spoken to with,
+// lastDriver returns the driver of a kind that a server was last spoken to with,
 // nil if this process never did, or with many others since the server is gone.
-func (a *Administration) LastDriver(at v1alpha1.ProvisioningServer) provision.Driver {
-	if rt := a.Of.Find(record.KeyOf(at)); rt != nil {
+func (a *Administration) lastDriver(at v1alpha1.ProvisioningServer) provision.Driver {
+	if rt := a.of.Find(record.KeyOf(at)); rt != nil {
 		rt.mu.Lock()
 		defer rt.mu.Unlock()
 		if rt.driver != nil && rt.kind == at.Driver {
 			return rt.driver
 		}
 	}
-	d, _ := a.Drivers.Get(driverKey{record.KeyOf(at), at.Driver})
+	d, _ := a.drivers.Get(driverKey{record.KeyOf(at), at.Driver})
 	driver, _ := d.(provision.Driver)
 	return driver
 }
@@ -222,8 +222,8 @@ type provisioningCredential struct {
 	value provision.Sensitive
 }
 
-// ProvisioningSecret reads the credential that a server is provisioned with.
-func (a *Administration) ProvisioningSecret(ctx context.Context, obj client.Object) (c provisioningCredential, version string, p *rules.Problem, err error) {
+// provisioningSecret reads the credential that a server is provisioned with.
+func (a *Administration) provisioningSecret(ctx context.Context, obj client.Object) (c provisioningCredential, version string, p *rules.Problem, err error) {
 	name, key := string(record.SpecOf(obj).Provisioning.Logto.CredentialsSecretRef.Name), v1alpha1.ClientSecretKey
 	if name == "" {
 		ref := record.SpecOf(obj).Provisioning.DynamicRegistration.InitialAccessTokenSecretRef
@@ -270,11 +270,11 @@ func (a *Administration) ProvisioningSecret(ctx context.Context, obj client.Obje
 	return c, content.Version, nil, nil
 }
 
-// Enter asks whether an object may be worked on at a server now. If it may, leave is
+// enter asks whether an object may be worked on at a server now. If it may, leave is
 // to be told how that went; if not, enter says how long to wait and why, and wakes the
 // object when its turn comes.
-func (a *Administration) Enter(obj, o client.Object, wake chan<- event.GenericEvent) (leave func(context.Context, error), wait time.Duration, p *rules.Problem) {
-	rt, now, key := a.Of.Get(obj), a.Clock.Now(), rules.ServerKeyOf(obj)
+func (a *Administration) enter(obj, o client.Object, wake chan<- event.GenericEvent) (leave func(context.Context, error), wait time.Duration, p *rules.Problem) {
+	rt, now, key := a.of.Get(obj), a.Clock.Now(), rules.ServerKeyOf(obj)
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	// Each worker waits for the budget one request after another: with few of
@@ -344,7 +344,7 @@ func (a *Administration) exit(ctx context.Context, rt *provisioningRuntime, t *t
 // checkAgain has a server checked at once whose last check failed: something was
 // provisioned there since.
 func (a *Administration) checkAgain(obj client.Object) {
-	rt, key := a.Of.Get(obj), rules.ServerKeyOf(obj)
+	rt, key := a.of.Get(obj), rules.ServerKeyOf(obj)
 	rt.mu.Lock()
 	failed := rt.check != nil
 	if failed {
@@ -418,9 +418,9 @@ func (a *Administration) owner(ctx context.Context, kind string, o client.Object
 	return provision.Owner{Cluster: cluster, Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName(), UID: string(o.GetUID())}, err
 }
 
-// Drifted counts differences that were put right at a server. The series of a server
+// drifted counts differences that were put right at a server. The series of a server
 // that is gone were deleted.
-func (a *Administration) Drifted(srv *rules.Server, n int) {
+func (a *Administration) drifted(srv *rules.Server, n int) {
 	if !a.Lives.IsGone(srv.Object) {
 		metrics.ObserveDrift(srv.Key(), n)
 	}
@@ -431,7 +431,7 @@ func (a *Administration) CheckIsDue(obj client.Object, now time.Time) bool {
 	if rules.Driver(record.SpecOf(obj)) == "" {
 		return false
 	}
-	rt := a.Of.Get(obj)
+	rt := a.of.Get(obj)
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	return !now.Before(rt.checkDue)
@@ -440,11 +440,11 @@ func (a *Administration) CheckIsDue(obj client.Object, now time.Time) bool {
 // CheckProvisioning reports whether the credential works that a server is
 // provisioned with, and when to look again. It asks the server rarely.
 func (a *Administration) CheckProvisioning(ctx context.Context, obj client.Object, now time.Time) (*rules.Problem, time.Time, error) {
-	d, version, p, err := a.Driver(ctx, obj)
+	d, version, p, err := a.driver(ctx, obj)
 	if p != nil || err != nil {
 		return p, now.Add(resyncInterval(record.SpecOf(obj))), err
 	}
-	rt := a.Of.Get(obj)
+	rt := a.of.Get(obj)
 	rt.mu.Lock()
 	fresh, check, due := rt.checkVersion == version && now.Before(rt.checkDue), rt.check, rt.checkDue
 	rt.mu.Unlock()

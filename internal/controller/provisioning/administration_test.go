@@ -47,20 +47,20 @@ func TestServersThatAreGoneAreForgotten(t *testing.T) {
 	}
 	driverOf := func(i int) provision.Driver {
 		key := rules.ServerKeyOf(auth(i))
-		return s.LastDriver(v1alpha1.ProvisioningServer{
+		return s.lastDriver(v1alpha1.ProvisioningServer{
 			Kind: key.Kind, Namespace: v1alpha1.NamespaceName(key.Namespace), Name: v1alpha1.ObjectName(key.Name), Driver: v1alpha1.DriverDynamicRegistration})
 	}
 	const last = 500
 	for i := range last + 1 {
-		if d, _, bad, err := s.Driver(t.Context(), auth(i)); d == nil || bad != nil || err != nil {
+		if d, _, bad, err := s.driver(t.Context(), auth(i)); d == nil || bad != nil || err != nil {
 			t.Fatal(d, bad, err)
 		}
 		if i > 0 { // the first one stays
 			s.Lives.Forget(rules.ServerKeyOf(auth(i)))
 		}
 	}
-	if s.Of.Len() != 1 || s.Connections.To.Len() != 1 || s.Drivers.Len() > MaxDrivers {
-		t.Errorf("of %d servers there are %d states, %d connections and %d drivers", last+1, s.Of.Len(), s.Connections.To.Len(), s.Drivers.Len())
+	if s.of.Len() != 1 || s.Connections.To.Len() != 1 || s.drivers.Len() > maxDrivers {
+		t.Errorf("of %d servers there are %d states, %d connections and %d drivers", last+1, s.of.Len(), s.Connections.To.Len(), s.drivers.Len())
 	}
 	if driverOf(0) == nil || driverOf(last) == nil || driverOf(1) != nil {
 		t.Errorf("there are drivers of the one that exists: %t, of the last: %t, of the one that is long gone: %t",
@@ -92,22 +92,22 @@ func TestServersStayForgotten(t *testing.T) {
 		t.Errorf("a request to it is let through: %v, %v, %+v, %v", ticket, wait, bad, err)
 	}
 	// Something may still be removed at it. Its series are deleted.
-	s.Drifted(srv, 1)
-	(&PacedTransport{Server: srv, A: s}).Observe(200)
+	s.drifted(srv, 1)
+	(&pacedTransport{server: srv, a: s}).observe(200)
 	if sum, series := kubetest.Metric(t, "m2m_provisioning_requests_total", map[string]string{"server": srv.Key().String()}); series > 0 {
 		t.Errorf("%v requests to it are counted", sum)
 	}
 	if _, series := kubetest.Metric(t, "m2m_provisioning_drift_total", map[string]string{"server": srv.Key().String()}); series > 0 {
 		t.Error("its drift is counted")
 	}
-	is := s.Of.Get(auth("2"))
+	is := s.of.Get(auth("2"))
 	passBegan()
-	if s.Of.Find(rules.ServerKeyOf(auth("1"))) != is {
+	if s.of.Find(rules.ServerKeyOf(auth("1"))) != is {
 		t.Error("the new one of its name has lost what was kept of it")
 	}
-	after := s.Of.Get(auth("3")) // the deletion of the second was missed
-	s.Of.Get(auth("2"))
-	if s.Of.Find(rules.ServerKeyOf(auth("1"))) != after {
+	after := s.of.Get(auth("3")) // the deletion of the second was missed
+	s.of.Get(auth("2"))
+	if s.of.Find(rules.ServerKeyOf(auth("1"))) != after {
 		t.Error("the third one has lost what was kept of it")
 	}
 }
@@ -115,17 +115,17 @@ func TestServersStayForgotten(t *testing.T) {
 // TestObjectsThatMoveAreForgotten begins to move ever more objects that go before they
 // have moved.
 func TestObjectsThatMoveAreForgotten(t *testing.T) {
-	r, now := &Remover{Since: lru.New(maxMoving)}, time.Unix(0, 0)
+	r, now := &remover{since: lru.New(maxMoving)}, time.Unix(0, 0)
 	cart := func(uid int) *v1alpha1.M2MClient {
 		return &v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{UID: types.UID(fmt.Sprint(uid))}}
 	}
 	for i := range 2 * maxMoving {
-		r.Begun(cart(i), now)
+		r.begun(cart(i), now)
 	}
-	if r.Since.Len() > maxMoving {
-		t.Errorf("%d are kept", r.Since.Len())
+	if r.since.Len() > maxMoving {
+		t.Errorf("%d are kept", r.since.Len())
 	}
-	if got := r.Begun(cart(2*maxMoving-1), now.Add(time.Hour)); got != now {
+	if got := r.begun(cart(2*maxMoving-1), now.Add(time.Hour)); got != now {
 		t.Errorf("the last one begins anew at %s", got)
 	}
 }
@@ -138,7 +138,7 @@ func TestATooLongProvisioningCredentialIsTold(t *testing.T) {
 	auth := &v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Namespace: secret.Namespace}}
 	auth.Spec.Provisioning.Logto = v1alpha1.LogtoProvisioning{Endpoint: "https://logto.example.com"}
 	auth.Spec.Provisioning.Logto.CredentialsSecretRef.Name = v1alpha1.ObjectName(secret.Name)
-	if _, _, bad, err := s.ProvisioningSecret(t.Context(), auth); err != nil || bad == nil || bad.Reason != v1alpha1.ReasonCredentialsInvalid || !strings.Contains(bad.Message, "65536") {
+	if _, _, bad, err := s.provisioningSecret(t.Context(), auth); err != nil || bad == nil || bad.Reason != v1alpha1.ReasonCredentialsInvalid || !strings.Contains(bad.Message, "65536") {
 		t.Errorf("%+v, %v", bad, err)
 	}
 }

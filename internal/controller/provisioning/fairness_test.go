@@ -26,14 +26,14 @@ func TestFailuresOfOneNamespaceStopNobodyElsesProvisioning(t *testing.T) {
 	platform := clusterAt("idp", "https://idp", "https://idp/token", 100)
 	failed := &provision.Error{Kind: provision.Unavailable, Status: 500}
 	for i := range 10 {
-		if leave, _, busy := s.Enter(&platform, clientOf("evil", i), wake); busy == nil {
+		if leave, _, busy := s.enter(&platform, clientOf("evil", i), wake); busy == nil {
 			leave(context.Background(), failed)
 		}
 	}
-	if _, wait, busy := s.Enter(&platform, clientOf("evil", 10), wake); busy == nil || busy.Reason != v1alpha1.ReasonAuthorizationServerUnavailable || wait <= 0 {
+	if _, wait, busy := s.enter(&platform, clientOf("evil", 10), wake); busy == nil || busy.Reason != v1alpha1.ReasonAuthorizationServerUnavailable || wait <= 0 {
 		t.Errorf("after ten failures another object of the namespace waits %s: %v", wait, busy)
 	}
-	leave, _, busy := s.Enter(&platform, clientOf("good", 0), wake)
+	leave, _, busy := s.enter(&platform, clientOf("good", 0), wake)
 	if busy != nil {
 		t.Fatalf("an object of another namespace waits: %s", busy.Message)
 	}
@@ -45,16 +45,16 @@ func TestFailuresOfOneNamespaceStopNobodyElsesProvisioning(t *testing.T) {
 func TestNamespacesAreProvisionedInTurn(t *testing.T) {
 	s, wake := newAdministrationFixture(nil), make(chan event.GenericEvent, 100)
 	platform := clusterAt("idp", "https://idp", "https://idp/token", 2) // one at a time
-	leave, _, busy := s.Enter(&platform, clientOf("evil", 0), wake)
+	leave, _, busy := s.enter(&platform, clientOf("evil", 0), wake)
 	if busy != nil {
 		t.Fatal(busy.Message)
 	}
 	for i := range 50 {
-		if _, _, busy := s.Enter(&platform, clientOf("evil", i+1), wake); busy == nil {
+		if _, _, busy := s.enter(&platform, clientOf("evil", i+1), wake); busy == nil {
 			t.Fatal("two are provisioned at a time")
 		}
 	}
-	if _, _, busy := s.Enter(&platform, clientOf("good", 0), wake); busy == nil {
+	if _, _, busy := s.enter(&platform, clientOf("good", 0), wake); busy == nil {
 		t.Fatal("two are provisioned at a time")
 	}
 	leave(context.Background(), nil)

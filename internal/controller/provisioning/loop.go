@@ -26,7 +26,7 @@ type loop struct {
 	Config
 
 	kind    string
-	remover *Remover
+	remover *remover
 	Wishes  *wishes
 }
 
@@ -107,7 +107,7 @@ func (l *loop) sync(ctx context.Context, s subject) (time.Duration, error) {
 	if err := s.hold(ctx, srv); err != nil {
 		return 0, err
 	}
-	driver, version, unusable, err := l.Servers.Driver(ctx, srv.Object)
+	driver, version, unusable, err := l.Servers.driver(ctx, srv.Object)
 	if unusable != nil || err != nil {
 		return 0, err // the server's own condition says so, and its change wakes this
 	}
@@ -118,7 +118,7 @@ func (l *loop) sync(ctx context.Context, s subject) (time.Duration, error) {
 	if wait := c.plan.Wait(c.now); wait > 0 {
 		return wait, l.observe(ctx, s, c.plan)
 	}
-	leave, wait, busy := l.Servers.Enter(srv.Object, s.object(), l.Wishes.wake)
+	leave, wait, busy := l.Servers.enter(srv.Object, s.object(), l.Wishes.wake)
 	if busy != nil {
 		return wait, nil
 	}
@@ -153,7 +153,7 @@ func (l *loop) apply(ctx context.Context, s subject, c comparison, leave func(co
 		return 0, failure
 	}
 	if len(drift) > 0 {
-		l.Servers.Drifted(c.server, len(drift))
+		l.Servers.drifted(c.server, len(drift))
 		l.Events.Eventf(s.object(), nil, corev1.EventTypeWarning, v1alpha1.ReasonDriftCorrected, "Provision",
 			"Put back at %s %q: %s", c.server.Key().Kind, c.server.Key().Name, strings.Join(record.StringsOf(drift), "; "))
 	}

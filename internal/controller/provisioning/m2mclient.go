@@ -72,7 +72,7 @@ func (r *ClientReconciler) Reconcile(ctx context.Context, req reconcile.Request)
 	}
 	if !r.Shard.Serves(&c) {
 		r.Wishes.forget(req.NamespacedName)
-		r.remover.Since.Remove(c.UID)
+		r.remover.since.Remove(c.UID)
 		return ctrl.Result{}, nil
 	}
 	return r.pass(ctx, &clientSubject{r: r, client: &c}, c.DeletionTimestamp.IsZero() && rules.Registered(&c))
@@ -393,7 +393,7 @@ func (s *clientSubject) probe(ctx context.Context, state *provision.ClientState,
 			req.Parameters = record.Parameters(s.client.Spec.Access[i])
 		}
 	}
-	paced := administration.pace(hc, administration.Of.Get(s.server.Object), s.server.Object)
+	paced := administration.pace(hc, administration.of.Get(s.server.Object), s.server.Object)
 	_, err = oauth.Exchange(ctx, paced, req)
 	if err == nil || ctx.Err() != nil {
 		return ctx.Err()

@@ -22,14 +22,14 @@ import (
 // pacedSleep is the longest that a request sleeps before it asks again.
 const pacedSleep = time.Second
 
-// PacedTransport sends each request when its turn in the server's budget has
+// pacedTransport sends each request when its turn in the server's budget has
 // come. Token requests take from the same budget: those that replace a token
 // come first, and of the others the older ones.
-type PacedTransport struct {
+type pacedTransport struct {
 	base   http.RoundTripper
-	Server *rules.Server
+	server *rules.Server
 	rt     *provisioningRuntime
-	A      *Administration
+	a      *Administration
 }
 
 // pace returns a client for provisioning requests to a server. The time that
@@ -37,14 +37,14 @@ type PacedTransport struct {
 func (a *Administration) pace(hc *http.Client, rt *provisioningRuntime, obj client.Object) *http.Client {
 	return &http.Client{
 		CheckRedirect: hc.CheckRedirect,
-		Transport: &PacedTransport{
-			base: hc.Transport, Server: rules.ServerOf(obj), rt: rt, A: a,
+		Transport: &pacedTransport{
+			base: hc.Transport, server: rules.ServerOf(obj), rt: rt, a: a,
 		},
 	}
 }
 
 // RoundTrip implements http.RoundTripper.
-func (t *PacedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t *pacedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := t.wait(req.Context()); err != nil {
 		if req.Body != nil {
 			_ = req.Body.Close()
@@ -55,51 +55,51 @@ func (t *PacedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.base.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		cancel()
-		t.Observe(0)
+		t.observe(0)
 		return nil, err
 	}
-	t.Observe(resp.StatusCode)
+	t.observe(resp.StatusCode)
 	resp.Body = &timedBody{ReadCloser: resp.Body, cancel: cancel}
 	return resp, nil
 }
 
-// Observe counts a request. The series of a server that is gone were deleted.
-func (t *PacedTransport) Observe(status int) {
-	if !t.A.Lives.IsGone(t.Server.Object) {
-		metrics.ObserveProvisioning(t.Server.Key(), status)
+// observe counts a request. The series of a server that is gone were deleted.
+func (t *pacedTransport) observe(status int) {
+	if !t.a.Lives.IsGone(t.server.Object) {
+		metrics.ObserveProvisioning(t.server.Key(), status)
 	}
 }
 
 // wait returns when the request may be sent.
-func (t *PacedTransport) wait(ctx context.Context) error {
+func (t *pacedTransport) wait(ctx context.Context) error {
 	defer t.forgetIfGone()
 	namespace, _ := ctx.Value(onBehalfOf{}).(string)
 	t.rt.mu.Lock()
 	t.rt.requests++
 	number := strconv.FormatUint(t.rt.requests, 10)
 	t.rt.mu.Unlock()
-	n := traffic.Need{Asker: traffic.Asker{Tenant: namespace, Access: servers.Owner(t.Server.Object) + "/" + number}, Since: t.A.Clock.Now()}
+	n := traffic.Need{Asker: traffic.Asker{Tenant: namespace, Access: servers.Owner(t.server.Object) + "/" + number}, Since: t.a.Clock.Now()}
 	err := ctx.Err()
 	for err == nil {
 		var delay time.Duration
-		if delay, err = t.A.Admission.Turn(ctx, t.Server, n); err != nil {
+		if delay, err = t.a.Admission.Turn(ctx, t.server, n); err != nil {
 			break
 		}
 		if delay == 0 {
 			return nil
 		}
-		err = sleep(ctx, t.A.Clock, min(delay, pacedSleep))
+		err = sleep(ctx, t.a.Clock, min(delay, pacedSleep))
 	}
-	t.A.Admission.GiveUp(n)
+	t.a.Admission.GiveUp(n)
 	return err
 }
 
 // forgetIfGone forgets again who asked for a server that is gone: what it was left
 // with is still removed.
-func (t *PacedTransport) forgetIfGone() {
-	if t.A.Lives.IsGone(t.Server.Object) {
-		t.A.Admission.Forget(t.Server.Object)
-		t.A.gate.Forget(servers.Owner(t.Server.Object))
+func (t *pacedTransport) forgetIfGone() {
+	if t.a.Lives.IsGone(t.server.Object) {
+		t.a.Admission.Forget(t.server.Object)
+		t.a.gate.Forget(servers.Owner(t.server.Object))
 	}
 }
 

@@ -55,23 +55,23 @@ type removal struct {
 // one left.
 func keepNothing(context.Context) error { return nil }
 
-// Remover removes, waits a bounded time for a server that does not let it, and
+// remover removes, waits a bounded time for a server that does not let it, and
 // then says what was left behind.
-type Remover struct {
+type remover struct {
 	client  client.Client
 	servers *Administration
 	timeout time.Duration
 	wake    chan<- event.GenericEvent
-	Since   *lru.Cache // from the UID of an object that is not deleted to when it was first tried
+	since   *lru.Cache // from the UID of an object that is not deleted to when it was first tried
 	events  recorder.EventRecorder
 }
 
-func newRemover(c Config, w *wishes) *Remover {
-	return &Remover{Since: lru.New(maxMoving), client: c.Client, servers: c.Servers, timeout: c.DeletionTimeout, wake: w.wake, events: c.Events}
+func newRemover(c Config, w *wishes) *remover {
+	return &remover{since: lru.New(maxMoving), client: c.Client, servers: c.Servers, timeout: c.DeletionTimeout, wake: w.wake, events: c.Events}
 }
 
 // run returns zero when the object can be let go, else how long to wait.
-func (r *Remover) run(ctx context.Context, rm removal, now time.Time) (time.Duration, error) {
+func (r *remover) run(ctx context.Context, rm removal, now time.Time) (time.Duration, error) {
 	key := record.KeyOf(rm.server)
 	obj := key.Object()
 	err := r.client.Get(ctx, client.ObjectKeyFromObject(obj), obj)
@@ -84,12 +84,12 @@ func (r *Remover) run(ctx context.Context, rm removal, now time.Time) (time.Dura
 	if exists && rules.Driver(record.SpecOf(obj)) != rm.server.Driver {
 		why = &rules.Problem{Reason: v1alpha1.ReasonProvisioningNotConfigured, Message: fmt.Sprintf("%s %q is not provisioned by %s any more", key.Kind, key.Name, rm.server.Driver)}
 	} else if exists {
-		if driver, _, why, err = r.servers.Driver(ctx, obj); err != nil {
+		if driver, _, why, err = r.servers.driver(ctx, obj); err != nil {
 			return 0, err
 		}
 	}
 	if driver == nil {
-		driver = r.servers.LastDriver(rm.server)
+		driver = r.servers.lastDriver(rm.server)
 	}
 	if driver != nil {
 		queued, err := r.attempt(ctx, rm, obj, exists, driver)
@@ -97,7 +97,7 @@ func (r *Remover) run(ctx context.Context, rm removal, now time.Time) (time.Dura
 			return queued, nil // others are served first: that is no reason to give up
 		}
 		if err == nil {
-			r.Since.Remove(rm.object.GetUID())
+			r.since.Remove(rm.object.GetUID())
 			return 0, nil
 		}
 		var e *provision.Error
@@ -111,33 +111,33 @@ func (r *Remover) run(ctx context.Context, rm removal, now time.Time) (time.Dura
 		log.FromContext(ctx).V(1).Info("Waits to withdraw what was provisioned", "reason", why.Reason)
 		return retry, nil
 	}
-	if waited := now.Sub(r.Begun(rm.object, now)); waited < r.timeout {
+	if waited := now.Sub(r.begun(rm.object, now)); waited < r.timeout {
 		log.FromContext(ctx).V(1).Info("Waits to remove what was provisioned", "reason", why.Reason)
 		return min(retry, r.timeout-waited), nil
 	}
-	r.Since.Remove(rm.object.GetUID())
+	r.since.Remove(rm.object.GetUID())
 	return 0, r.giveUp(ctx, rm, obj, exists, why, now)
 }
 
-// Begun returns since when an object waits: its deletion, or for one that moves
+// begun returns since when an object waits: its deletion, or for one that moves
 // to another server the first attempt of this process.
-func (r *Remover) Begun(o client.Object, now time.Time) time.Time {
+func (r *remover) begun(o client.Object, now time.Time) time.Time {
 	if deleted := o.GetDeletionTimestamp(); deleted != nil {
 		return deleted.Time
 	}
-	if first, ok := r.Since.Get(o.GetUID()); ok {
+	if first, ok := r.since.Get(o.GetUID()); ok {
 		return first.(time.Time)
 	}
-	r.Since.Add(o.GetUID(), now)
+	r.since.Add(o.GetUID(), now)
 	return now
 }
 
 // attempt removes, or returns how long to wait for its turn.
-func (r *Remover) attempt(ctx context.Context, rm removal, obj client.Object, exists bool, driver provision.Driver) (queued time.Duration, err error) {
+func (r *remover) attempt(ctx context.Context, rm removal, obj client.Object, exists bool, driver provision.Driver) (queued time.Duration, err error) {
 	if !exists {
 		return 0, rm.remove(ctx, driver, rm.owner)
 	}
-	leave, wait, busy := r.servers.Enter(obj, rm.object, r.wake)
+	leave, wait, busy := r.servers.enter(obj, rm.object, r.wake)
 	switch {
 	case busy != nil && busy.Reason == v1alpha1.ReasonWaitingForBudget:
 		return wait, nil
@@ -151,7 +151,7 @@ func (r *Remover) attempt(ctx context.Context, rm removal, obj client.Object, ex
 
 // giveUp says that something remains: in an event of the object, in a metric,
 // and in the status of the server, where it can be read later.
-func (r *Remover) giveUp(ctx context.Context, rm removal, obj client.Object, exists bool, why *rules.Problem, now time.Time) error {
+func (r *remover) giveUp(ctx context.Context, rm removal, obj client.Object, exists bool, why *rules.Problem, now time.Time) error {
 	r.events.Eventf(rm.object, nil, corev1.EventTypeWarning, v1alpha1.ReasonLeftBehind, "Provision", "Gave up removing what was provisioned at %s %q: %s. Left behind: %s",
 		rm.server.Kind, rm.server.Name, why.Message, rm.what)
 	metrics.ObserveLeftBehind(rm.kind)
@@ -171,7 +171,7 @@ func leftBehind(kind string, o client.Object, what string, now time.Time) v1alph
 
 // list writes into a server's status what may remain there of an object that
 // goes, and whose own status goes with it.
-func (r *Remover) list(ctx context.Context, kind string, o client.Object, at v1alpha1.ProvisioningServer, lines []string, now time.Time) error {
+func (r *remover) list(ctx context.Context, kind string, o client.Object, at v1alpha1.ProvisioningServer, lines []string, now time.Time) error {
 	if len(lines) == 0 {
 		return nil
 	}
@@ -196,7 +196,7 @@ func (r *Remover) list(ctx context.Context, kind string, o client.Object, at v1a
 	return r.record(ctx, obj, all...)
 }
 
-func (r *Remover) record(ctx context.Context, obj client.Object, left ...v1alpha1.LeftBehind) error {
+func (r *remover) record(ctx context.Context, obj client.Object, left ...v1alpha1.LeftBehind) error {
 	before := obj.DeepCopyObject().(client.Object)
 	status := record.StatusOf(obj)
 	status.LeftBehind = append(status.LeftBehind, left...)
