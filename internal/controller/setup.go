@@ -284,6 +284,13 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 			Kind: reflect.TypeOf(w).Elem().Name(), Empty: w, Client: c, Clock: o.Clock, Events: events("m2m-workload"), Watched: watched,
 		})
 	}
+	r.addServers(mgr, o, c, events)
+	return r, nil
+}
+
+// addServers adds the controllers of authorization servers, one for each kind.
+func (r *reconcilers) addServers(mgr ctrl.Manager, o Options, c client.Client, events func(name string) recorder.EventRecorder) {
+	s, watched := r.servers, watch.Namespaces(o.WatchNamespaces)
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
 		r.server = append(r.server, authserver.New(authserver.Config{
 			Kind: kind, Client: c, Clock: o.Clock, Events: events("m2m-authorizationserver"), Lives: s.lives, Endpoints: s.endpoints, Connections: s.connections,
@@ -292,7 +299,6 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		}))
 		r.endpoint = append(r.endpoint, authserver.NewEndpointReconciler(kind, mgr.GetClient(), s.endpoints, s.connections, watched))
 	}
-	return r, nil
 }
 
 // Setup adds the operator's controllers to a manager that was made with

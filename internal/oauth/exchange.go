@@ -63,6 +63,21 @@ func (r TokenRequest) Misplaced() string {
 	return ""
 }
 
+// config returns the request as x/oauth2 takes it, without authentication.
+func (r TokenRequest) config() clientcredentials.Config {
+	cfg := clientcredentials.Config{TokenURL: r.Endpoint, Scopes: r.Scopes, EndpointParams: url.Values{}}
+	for name, value := range r.Parameters {
+		cfg.EndpointParams.Set(name, value)
+	}
+	if r.Resource != "" {
+		cfg.EndpointParams.Set("resource", r.Resource)
+	}
+	if r.Audience != "" {
+		cfg.EndpointParams.Set("audience", r.Audience)
+	}
+	return cfg
+}
+
 // Exchange makes exactly one HTTP request and returns the token it yields. hc should come from package egress. Exchange
 // uses its transport and its timeout, and ignores how it treats redirects. Every error is an *Error; if the context
 // ended the request, errors.Is finds the context's error in it.
@@ -75,16 +90,7 @@ func Exchange(ctx context.Context, hc *http.Client, req TokenRequest) (*Token, e
 	if name := req.Misplaced(); name != "" {
 		return nil, &Error{Class: ClassTerminal, Detail: fmt.Sprintf("parameter %.64q must not be set", name)}
 	}
-	cfg := clientcredentials.Config{TokenURL: req.Endpoint, Scopes: req.Scopes, EndpointParams: url.Values{}}
-	for name, value := range req.Parameters {
-		cfg.EndpointParams.Set(name, value)
-	}
-	if req.Resource != "" {
-		cfg.EndpointParams.Set("resource", req.Resource)
-	}
-	if req.Audience != "" {
-		cfg.EndpointParams.Set("audience", req.Audience)
-	}
+	cfg := req.config()
 	sent, err := req.Authentication.apply(&cfg, req.Now)
 	if err != nil {
 		return nil, &Error{Class: ClassTerminal, Detail: err.Error()}

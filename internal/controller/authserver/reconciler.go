@@ -224,18 +224,16 @@ func (r *Reconciler) reconcile(ctx context.Context, obj client.Object) (time.Dur
 	if record.UsableEndpoints(spec, known, told) != record.UsableEndpoints(spec, found, told) {
 		r.Endpoints.Tell(ctx, obj)
 	}
-	var prune time.Duration
-	if at := jwks.NextPrune(records, spec.JWKS.Retention.Or(defaultKeyRetention)); !at.IsZero() {
-		prune = max(time.Second, at.Sub(now))
+	prune := jwks.NextPrune(records, spec.JWKS.Retention.Or(defaultKeyRetention))
+	return refresh.Soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), until(prune, now), until(checkDue, now), until(supersededDue, now)), nil
+}
+
+// until returns how long it is until a moment, at least a second; zero for the zero time.
+func until(at, now time.Time) time.Duration {
+	if at.IsZero() {
+		return 0
 	}
-	var check, leave time.Duration
-	if !supersededDue.IsZero() {
-		leave = max(time.Second, supersededDue.Sub(now))
-	}
-	if !checkDue.IsZero() {
-		check = max(time.Second, checkDue.Sub(now))
-	}
-	return refresh.Soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), prune, check, leave), nil
+	return max(time.Second, at.Sub(now))
 }
 
 // place takes one of the workers' places if the server is to be asked now. It returns a
