@@ -34,7 +34,7 @@ func testHelm(t *testing.T, w *world) {
 	cartToken(t, time.Now(), func(token wire.Token) bool { return token.ExpiresAt.Sub(token.IssuedAt) == longLife })
 	cartCalls(t, true)
 
-	uninstall := docsBlock(t, "To leave these in place:")
+	uninstall := docsBlock(t, "kubectl delete mutatingwebhookconfigurations,")
 	if len(uninstall) != 2 {
 		t.Fatalf("docs/install.md uninstalls by %q", uninstall)
 	}
@@ -87,19 +87,19 @@ func testHelm(t *testing.T, w *world) {
 	noSecretsInEvents(t, w)
 }
 
-// docsBlock returns the commands of the block in docs/install.md that contains
-// a line or follows it.
-func docsBlock(t *testing.T, after string) (lines []string) {
+// docsBlock returns the commands of the block in docs/install.md whose first command
+// begins with these words.
+func docsBlock(t *testing.T, begin string) (lines []string) {
 	t.Helper()
 	content, err := os.ReadFile(root + "/docs/install.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(content), after)
-	if !strings.HasPrefix(strings.TrimSpace(rest), "```sh\n") {
-		t.Fatalf("no commands follow %q in docs/install.md", after)
+	_, rest, found := strings.Cut(string(content), "\n```sh\n"+begin)
+	if !found {
+		t.Fatalf("docs/install.md has no block that begins with %q", begin)
 	}
-	block, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(rest), "```sh\n"), "```")
+	block, _, _ := strings.Cut(begin+rest, "```")
 	return strings.Split(strings.TrimSpace(strings.ReplaceAll(block, "\\\n", "")), "\n")
 }
 
