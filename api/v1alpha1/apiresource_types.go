@@ -305,7 +305,7 @@ type APIResourceStatus struct {
 	// +optional
 	Bundle VerificationBundle `json:"bundle,omitzero"`
 
-	// provisioning is what the operator knows about the API at a provisioned
+	// provisioning records the state of the API at a provisioned
 	// server.
 	//
 	// +optional

@@ -293,7 +293,7 @@ type M2MClientStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	Tokens []TokenStatus `json:"tokens,omitempty"`
 
-	// provisioning is what the operator knows about the client at a provisioned
+	// provisioning records the state of the client at a provisioned
 	// server.
 	//
 	// +optional

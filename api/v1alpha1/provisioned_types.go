@@ -63,7 +63,7 @@ type ProvisioningServer struct {
 	Driver ProvisioningDriver `json:"driver,omitempty"`
 }
 
-// ProvisioningRecord is what the operator records about an object at its
+// ProvisioningRecord records the state of an object at its
 // server, whatever the object's kind.
 type ProvisioningRecord struct {
 	// server is where the object was provisioned.
@@ -102,7 +102,7 @@ type ProvisioningRecord struct {
 	Failure TokenFailure `json:"failure,omitzero"`
 }
 
-// APIResourceProvisioning is what the operator knows about an API at its
+// APIResourceProvisioning records the state of an API at its
 // server.
 type APIResourceProvisioning struct {
 	ProvisioningRecord `json:",inline"`
@@ -161,7 +161,7 @@ type M2MClientProvisioning struct {
 	// +optional
 	Creating *bool `json:"creating,omitempty"`
 
-	// access is what the server grants the client.
+	// access lists the APIs and scopes that the server grants the client.
 	//
 	// +optional
 	// +listType=map

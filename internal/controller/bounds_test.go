@@ -43,7 +43,7 @@ func TestSpecsAreBounded(t *testing.T) {
 	})
 }
 
-// ownServer is what a client with credentials of its own names besides.
+// ownServer is the reference that a client with credentials of its own needs, too.
 const ownServer = ownCredentials + ", authorizationServerRef: {name: auth}"
 
 func scopesOrNone(n int, scopes func(int) string) string {

@@ -43,7 +43,7 @@ type Source struct {
 	audiences clusterAudiences // that no ServiceAccount token may be requested for
 }
 
-// Config is what a Source works with.
+// Config holds the dependencies of a Source.
 type Config struct {
 	Client            client.Reader // of the credentials that the operator registered
 	OperatorNamespace string        // where those are

@@ -44,7 +44,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
-// Config is what the reconciler works with.
+// Config holds the dependencies and options of the reconciler.
 type Config struct {
 	Shard  watch.Shard
 	Client client.Client

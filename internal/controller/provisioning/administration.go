@@ -40,7 +40,7 @@ import (
 
 const defaultResyncInterval = 10 * time.Minute
 
-// Config is what a provisioner works with.
+// Config holds the dependencies and options of a provisioner.
 type Config struct {
 	Shard   watch.Shard
 	Client  client.Client
@@ -57,7 +57,7 @@ type Config struct {
 	DeletionTimeout time.Duration
 }
 
-// AdministrationConfig is what an administration works with.
+// AdministrationConfig holds the dependencies and options of an Administration.
 type AdministrationConfig struct {
 	Lives       *servers.Lives
 	Connections *servers.Connections

@@ -32,7 +32,7 @@ type Store struct {
 	wrote *memory.PerAccess[cached.Digest] // of the Secret that this process wrote last, under the key wholeSecret
 }
 
-// Config is what a Store works with.
+// Config holds the dependencies of a Store.
 type Config struct {
 	Client  client.Client
 	Live    client.Reader // past the cache
