@@ -14,7 +14,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
-	"github.com/m2m-operator/m2m-operator/internal/provision/logto"
+	"github.com/m2m-operator/m2m-operator/internal/provision/logto/management"
 	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
@@ -113,7 +113,7 @@ func statedLogto(get func(string) string, fail func(name, format string, args ..
 		t.issuer = t.endpoint + "/oidc"
 	}
 	if t.managementAPI == "" {
-		t.managementAPI = logto.ManagementAPI(t.endpoint)
+		t.managementAPI = management.Identifier(t.endpoint)
 	}
 	return t
 }

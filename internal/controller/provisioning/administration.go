@@ -163,7 +163,7 @@ func (a *Administration) driver(ctx context.Context, obj client.Object) (d provi
 	paced := a.pace(hc, rt, obj)
 	if l := spec.Provisioning.Logto; l.Endpoint != "" {
 		d = logto.New(logto.Config{
-			Endpoint: string(l.Endpoint), ManagementAPI: cmp.Or(string(l.ManagementAPI), logto.ManagementAPI(string(l.Endpoint))),
+			Endpoint: string(l.Endpoint), ManagementAPI: string(l.ManagementAPI),
 			ClientID: secret.id, ClientSecret: secret.value, HTTP: paced, Now: a.Clock.Now,
 		})
 	} else {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/provision/logto/management"
 )
 
 // catalogLife is how long an entry of the catalog is trusted.
@@ -123,7 +124,7 @@ func (l *lookup) resource(ctx context.Context, a provision.Access) (string, erro
 		return "", nil
 	}
 	if a.ResourceID != "" {
-		api, err := get[resource](ctx, l.d, readingAPI, resource{ID: a.ResourceID}.path())
+		api, err := management.Get[resource](ctx, l.d.logto, readingAPI, resource{ID: a.ResourceID}.path())
 		if err != nil || api == nil || api.Indicator != a.Resource {
 			return "", err
 		}
@@ -132,7 +133,7 @@ func (l *lookup) resource(ctx context.Context, a provision.Access) (string, erro
 		c.resources[a.Resource] = knownResource{c.stamp(l.d.now()), api.ID}
 		return api.ID, nil
 	}
-	all, err := list[resource](ctx, l.d, "read the APIs", "/resources", nil)
+	all, err := management.List[resource](ctx, l.d.logto, "read the APIs", "/resources", nil)
 	if err != nil {
 		return "", err
 	}
@@ -158,7 +159,7 @@ func (l *lookup) scope(ctx context.Context, resourceID, name string) (string, er
 	if l.fresh(known.read) {
 		return "", nil
 	}
-	all, err := list[scope](ctx, l.d, readingScopes, resource{ID: resourceID}.path()+"/scopes", nil)
+	all, err := management.List[scope](ctx, l.d.logto, readingScopes, resource{ID: resourceID}.path()+"/scopes", nil)
 	if err != nil {
 		return "", err
 	}
@@ -223,7 +224,7 @@ func (s *clientSync) syncGrants(ctx context.Context) error {
 			return nil
 		}
 		// A scope was already there, or is gone, or a race was lost. Only looking again tells.
-		if try == grantTries || !disputed(err) && !gone(err) {
+		if try == grantTries || !management.Disputed(err) && !management.Gone(err) {
 			return err
 		}
 		look.distrust(s.want.Access)
@@ -231,15 +232,15 @@ func (s *clientSync) syncGrants(ctx context.Context) error {
 }
 
 func (s *clientSync) readGrants(ctx context.Context) (grants, error) {
-	r := request{doing: "read the role's scopes"}
-	all, err := list[scope](ctx, s.d, r.doing, s.rolePath()+"/scopes", nil)
+	r := management.Request{Doing: "read the role's scopes"}
+	all, err := management.List[scope](ctx, s.d.logto, r.Doing, s.rolePath()+"/scopes", nil)
 	if err != nil {
 		return nil, err
 	}
 	has := grants{}
 	for _, c := range all {
 		if c.Resource == nil || c.Resource.Indicator == "" {
-			return nil, r.failed(provision.Unavailable, "the answer does not say of which API they are")
+			return nil, r.Failed(provision.Unavailable, "the answer does not say of which API they are")
 		}
 		has[grant{c.Resource.Indicator, c.Name}] = struct{ scopeID, resourceID string }{c.ID, c.Resource.ID}
 	}
@@ -286,7 +287,7 @@ func (s *clientSync) withdraw(ctx context.Context, has grants) error {
 		if s.wanted(g, ids.resourceID) {
 			continue
 		}
-		if err := s.d.remove(ctx, "withdraw a scope from the role", s.rolePath()+"/scopes/"+url.PathEscape(ids.scopeID)); err != nil {
+		if err := s.d.logto.Delete(ctx, "withdraw a scope from the role", s.rolePath()+"/scopes/"+url.PathEscape(ids.scopeID)); err != nil {
 			return err
 		}
 		if !s.had(g) && s.settled() {
@@ -307,8 +308,8 @@ func (s *clientSync) give(ctx context.Context, has grants, look *lookup) error {
 	for _, g := range add.sorted() {
 		scopeIDs = append(scopeIDs, add[g].scopeID)
 	}
-	if _, err := s.d.call(ctx, request{doing: "grant scopes to the role", method: http.MethodPost, path: s.rolePath() + "/scopes",
-		body: map[string]any{"scopeIds": scopeIDs}}, nil); err != nil {
+	if err := s.d.logto.Call(ctx, management.Request{Doing: "grant scopes to the role", Method: http.MethodPost, Path: s.rolePath() + "/scopes",
+		Body: map[string]any{"scopeIds": scopeIDs}}, nil); err != nil {
 		return err
 	}
 	for _, g := range add.sorted() {

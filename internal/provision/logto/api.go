@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/provision/logto/management"
 )
 
 type resource struct {
@@ -19,7 +20,7 @@ type resource struct {
 	TTL       int64  `json:"accessTokenTtl"`
 }
 
-func (r resource) key() string { return r.ID }
+func (r resource) Key() string { return r.ID }
 
 func (r resource) path() string { return "/resources/" + url.PathEscape(r.ID) }
 
@@ -33,7 +34,7 @@ type scope struct {
 	Resource    *resource `json:"resource"` // present only in a role's scopes
 }
 
-func (s scope) key() string { return s.ID }
+func (s scope) Key() string { return s.ID }
 
 const (
 	readingAPI    = "read the API"
@@ -42,7 +43,7 @@ const (
 
 // SyncAPI implements provision.Driver.
 func (d *Driver) SyncAPI(ctx context.Context, want provision.API, state *provision.APIState, keep provision.Keep) ([]provision.Drift, error) {
-	if d.reserved(want.Identifier) {
+	if d.logto.Reserved(want.Identifier) {
 		return nil, forbidden(managementAPIForbidden)
 	}
 	s := apiSync{d: d, want: want, state: state, keep: keep}
@@ -84,7 +85,7 @@ func (s *apiSync) find(ctx context.Context) (err error) {
 // if the resource there still has the identifier.
 func (d *Driver) findAPI(ctx context.Context, identifier, id string) (*resource, error) {
 	if id != "" {
-		api, err := get[resource](ctx, d, readingAPI, resource{ID: id}.path())
+		api, err := management.Get[resource](ctx, d.logto, readingAPI, resource{ID: id}.path())
 		if err != nil {
 			return nil, err
 		}
@@ -92,7 +93,7 @@ func (d *Driver) findAPI(ctx context.Context, identifier, id string) (*resource,
 			return api, nil
 		}
 	}
-	all, err := list[resource](ctx, d, "read the APIs", "/resources", nil)
+	all, err := management.List[resource](ctx, d.logto, "read the APIs", "/resources", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -151,8 +152,8 @@ func (s *apiSync) create(ctx context.Context) error {
 	if s.want.TokenLifetime > 0 {
 		body["accessTokenTtl"] = seconds(s.want.TokenLifetime)
 	}
-	made, err := create[resource](ctx, s.d, "create the API", "/resources", body)
-	if disputed(err) { // somebody else was faster, maybe an earlier request of ours
+	made, err := management.Create[resource](ctx, s.d.logto, "create the API", "/resources", body)
+	if management.Disputed(err) { // somebody else was faster, maybe an earlier request of ours
 		found, lookErr := s.d.findAPI(ctx, s.want.Identifier, "")
 		if lookErr != nil {
 			return lookErr
@@ -197,7 +198,7 @@ func (s *apiSync) syncResource(ctx context.Context) error {
 	if len(body) == 0 {
 		return nil
 	}
-	if err := s.d.patch(ctx, "change the API", s.api.path(), body); err != nil {
+	if err := s.d.logto.Patch(ctx, "change the API", s.api.path(), body); err != nil {
 		return err
 	}
 	if s.want.TokenLifetime > 0 {
@@ -211,7 +212,7 @@ func (s *apiSync) readScopes(ctx context.Context) (err error) {
 	if s.created {
 		return nil
 	}
-	s.scopes, err = list[scope](ctx, s.d, readingScopes, s.api.path()+"/scopes", nil)
+	s.scopes, err = management.List[scope](ctx, s.d.logto, readingScopes, s.api.path()+"/scopes", nil)
 	return err
 }
 
@@ -225,7 +226,7 @@ func (s *apiSync) deleteScopes(ctx context.Context) error {
 			continue
 		}
 		s.d.catalog.forget(s.want.Identifier)
-		if err := s.d.remove(ctx, "delete a scope of the API", s.scopePath(c)); err != nil {
+		if err := s.d.logto.Delete(ctx, "delete a scope of the API", s.scopePath(c)); err != nil {
 			return err
 		}
 		s.scopes = slices.Delete(s.scopes, i, i+1)
@@ -246,7 +247,7 @@ func (s *apiSync) describeScopes(ctx context.Context) error {
 		if c.Description == description {
 			continue
 		}
-		if err := s.d.patch(ctx, "describe a scope of the API", s.scopePath(*c), map[string]any{"description": description}); err != nil {
+		if err := s.d.logto.Patch(ctx, "describe a scope of the API", s.scopePath(*c), map[string]any{"description": description}); err != nil {
 			return err
 		}
 		if s.hadScope(c.Name) && !s.want.Owner.Owns(c.Description) {
@@ -264,8 +265,8 @@ func (s *apiSync) addScopes(ctx context.Context) error {
 		}
 		s.d.catalog.forget(s.want.Identifier)
 		body := map[string]any{"name": declared.Name, "description": s.want.Owner.Annotate(declared.Description)}
-		made, err := create[scope](ctx, s.d, "create a scope of the API", s.api.path()+"/scopes", body)
-		if disputed(err) {
+		made, err := management.Create[scope](ctx, s.d.logto, "create a scope of the API", s.api.path()+"/scopes", body)
+		if management.Disputed(err) {
 			s.created = false
 			if lookErr := s.readScopes(ctx); lookErr != nil {
 				return lookErr
@@ -341,7 +342,7 @@ func (s *apiSync) observe(ctx context.Context) error {
 
 // RemoveAPI implements provision.Driver.
 func (d *Driver) RemoveAPI(ctx context.Context, want provision.API, state *provision.APIState, keep provision.Keep) error {
-	if !d.reserved(want.Identifier) && !want.Observe && state.Origin != provision.Observed {
+	if !d.logto.Reserved(want.Identifier) && !want.Observe && state.Origin != provision.Observed {
 		s := apiSync{d: d, want: want, state: state, keep: keep}
 		if err := s.remove(ctx); err != nil {
 			return err
@@ -361,14 +362,14 @@ func (s *apiSync) remove(ctx context.Context) error {
 	mark := provision.MarkIn(s.api.Name)
 	adopted := s.recorded && s.state.Origin == provision.Adopted
 	if !adopted && (mark == s.want.Owner.ID() || mark == "" && s.recorded && s.state.Origin == provision.Created) {
-		return s.d.remove(ctx, "delete the API", s.api.path())
+		return s.d.logto.Delete(ctx, "delete the API", s.api.path())
 	}
 	if err := s.readScopes(ctx); err != nil {
 		return err
 	}
 	for _, c := range s.scopes {
 		if s.want.Owner.Owns(c.Description) {
-			if err := s.d.remove(ctx, "delete a scope of the API", s.scopePath(c)); err != nil {
+			if err := s.d.logto.Delete(ctx, "delete a scope of the API", s.scopePath(c)); err != nil {
 				return err
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/provision/logto/management"
 )
 
 // machineToMachine is the type of the applications and roles that the operator manages.
@@ -26,7 +27,7 @@ type application struct {
 	CustomData  json.RawMessage `json:"customData"`
 }
 
-func (a application) key() string { return a.ID }
+func (a application) Key() string { return a.ID }
 
 func (a application) path() string { return "/applications/" + url.PathEscape(a.ID) }
 
@@ -73,7 +74,7 @@ type role struct {
 	Description string `json:"description"`
 }
 
-func (r role) key() string { return r.ID }
+func (r role) Key() string { return r.ID }
 
 func (r role) path() string { return "/roles/" + url.PathEscape(r.ID) }
 
@@ -84,6 +85,11 @@ func description(o provision.Owner) string {
 		text = text[:provision.MaxName]
 	}
 	return strings.TrimSpace(text)
+}
+
+// marked returns the query for everything with the owner's tag in its name or description. A tag has neither _ nor %.
+func marked(o provision.Owner) url.Values {
+	return url.Values{"search": {"%" + o.Tag() + "%"}, "isCaseSensitive": {"true"}}
 }
 
 // The purposes of requests, as errors state them.
@@ -97,7 +103,7 @@ const (
 
 // SyncClient implements provision.Driver.
 func (d *Driver) SyncClient(ctx context.Context, want provision.Client, state *provision.ClientState, keep provision.Keep) ([]provision.Drift, error) {
-	if slices.ContainsFunc(want.Access, func(a provision.Access) bool { return d.reserved(a.Resource) }) {
+	if slices.ContainsFunc(want.Access, func(a provision.Access) bool { return d.logto.Reserved(a.Resource) }) {
 		return nil, forbidden(managementAPIForbidden)
 	}
 	if want.Adopt == d.clientID {
@@ -190,7 +196,7 @@ func (s *clientSync) syncApplication(ctx context.Context) error {
 		}
 	}
 	for _, extra := range mine[min(1, len(mine)):] { // made by requests whose answers were lost
-		if err := s.d.remove(ctx, "delete a second application of the client", extra.path()); err != nil {
+		if err := s.d.logto.Delete(ctx, "delete a second application of the client", extra.path()); err != nil {
 			return err
 		}
 	}
@@ -199,14 +205,14 @@ func (s *clientSync) syncApplication(ctx context.Context) error {
 
 // findApplications returns the applications of the owner, the one to keep first.
 func (s *clientSync) findApplications(ctx context.Context) ([]application, error) {
-	all, err := list[application](ctx, s.d, readingApplications, "/applications", marked(s.want.Owner))
+	all, err := management.List[application](ctx, s.d.logto, readingApplications, "/applications", marked(s.want.Owner))
 	if err != nil {
 		return nil, err
 	}
 	mine := s.ownApplications(all)
 	if s.state.ID != "" && !slices.ContainsFunc(mine, func(a application) bool { return a.ID == s.state.ID }) {
 		// It was renamed, lost its marks, or is gone.
-		app, err := get[application](ctx, s.d, readingApplication, application{ID: s.state.ID}.path())
+		app, err := management.Get[application](ctx, s.d.logto, readingApplication, application{ID: s.state.ID}.path())
 		switch {
 		case err != nil:
 			return nil, err
@@ -245,7 +251,7 @@ func (s *clientSync) applicationsByCustomData(ctx context.Context) ([]applicatio
 		}
 		path, doing = roles[0].path()+"/applications", readingRoleApplications
 	}
-	all, err := list[application](ctx, s.d, doing, path, nil)
+	all, err := management.List[application](ctx, s.d.logto, doing, path, nil)
 	return s.ownApplications(all), err
 }
 
@@ -266,7 +272,7 @@ func (s *clientSync) createApplication(ctx context.Context) error {
 	if err := s.announce(ctx); err != nil {
 		return err
 	}
-	made, err := create[application](ctx, s.d, "create the application", "/applications", map[string]any{
+	made, err := management.Create[application](ctx, s.d.logto, "create the application", "/applications", map[string]any{
 		"name": s.want.Owner.DisplayName(), "type": machineToMachine, "description": description(s.want.Owner),
 		"customData": map[string]any{customMember: s.want.Owner},
 	})
@@ -296,13 +302,13 @@ func (s *clientSync) restoreApplication(ctx context.Context) error {
 		body["description"] = description(owner)
 	}
 	if len(body) > 0 {
-		if err := s.d.patch(ctx, "change the application", s.app.path(), body); err != nil {
+		if err := s.d.logto.Patch(ctx, "change the application", s.app.path(), body); err != nil {
 			return err
 		}
 	}
 	if custom != owner {
 		// The server merges this, so the data of others stays.
-		if err := s.d.patch(ctx, "mark the application", s.app.path()+"/custom-data", map[string]any{customMember: owner}); err != nil {
+		if err := s.d.logto.Patch(ctx, "mark the application", s.app.path()+"/custom-data", map[string]any{customMember: owner}); err != nil {
 			return err
 		}
 	}
@@ -321,7 +327,7 @@ func (s *clientSync) adopt(ctx context.Context) error {
 			return err
 		}
 	}
-	app, err := get[application](ctx, s.d, readingApplication, application{ID: s.want.Adopt}.path())
+	app, err := management.Get[application](ctx, s.d.logto, readingApplication, application{ID: s.want.Adopt}.path())
 	switch {
 	case err != nil:
 		return err

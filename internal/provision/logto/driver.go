@@ -11,102 +11,34 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/provision/logto/management"
 )
 
 // Config identifies a Logto, and the application that the driver acts as.
-type Config struct {
-	// Endpoint is the server's base URL.
-	Endpoint string
-	// ManagementAPI is the identifier of the Management API; "" means ManagementAPI(Endpoint).
-	ManagementAPI string
-	// ClientID and ClientSecret are those of a machine-to-machine application with the Management API role.
-	ClientID     string
-	ClientSecret provision.Sensitive
-	// HTTP makes the requests. It bounds time and bodies, and sets the pace.
-	HTTP *http.Client
-	// Now returns the time.
-	Now func() time.Time
-}
+type Config = management.Config
 
 // Driver implements provision.Driver. It is safe for concurrent use.
 type Driver struct {
-	endpoint      string
-	managementAPI string
-	clientID      string
-	clientSecret  provision.Sensitive
-	http          *http.Client
-	now           func() time.Time
-	token         tokenCache
-	catalog       catalog
+	logto    *management.API
+	clientID string // of the application that the driver acts as
+	now      func() time.Time
+	catalog  catalog
 }
 
 var _ provision.Driver = (*Driver)(nil)
 
 // New returns a driver. It makes no request.
 func New(c Config) *Driver {
-	endpoint := strings.TrimRight(c.Endpoint, "/")
-	if c.ManagementAPI == "" {
-		c.ManagementAPI = ManagementAPI(endpoint)
-	}
-	// Never follow redirects, whatever the caller's client does: they would carry the token elsewhere.
-	client := *c.HTTP
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &Driver{
-		endpoint: endpoint, managementAPI: c.ManagementAPI, clientID: c.ClientID, clientSecret: c.ClientSecret,
-		http: &client, now: c.Now, token: tokenCache{turn: make(chan struct{}, 1)}, catalog: newCatalog(),
-	}
+	return &Driver{logto: management.New(c), clientID: c.ClientID, now: c.Now, catalog: newCatalog()}
 }
-
-// ManagementAPI returns the identifier of the Management API behind an endpoint: https://<tenant>.logto.app/api at
-// Logto Cloud, and https://default.logto.app/api everywhere else.
-func ManagementAPI(endpoint string) string {
-	if u, err := url.Parse(endpoint); err == nil {
-		host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
-		if tenant, ok := strings.CutSuffix(host, cloudSuffix); ok && tenant != "" {
-			return "https://" + host + "/api"
-		}
-	}
-	return "https://default" + cloudSuffix + "/api"
-}
-
-const cloudSuffix = ".logto.app"
 
 // Check gets a token and makes the smallest request there is.
 func (d *Driver) Check(ctx context.Context) error {
-	_, err := d.call(ctx, request{doing: "read the applications", method: http.MethodGet, path: "/applications",
-		query: url.Values{"page": {"1"}, "page_size": {"1"}}}, new([]application))
-	return err
-}
-
-// reserved reports whether an identifier is that of a Management API, of this server or of any tenant of Logto Cloud.
-// Logto compares identifiers byte by byte, but proxies and people do not, so different spellings are reserved too.
-func (d *Driver) reserved(identifier string) bool {
-	got := normalize(identifier)
-	if got == normalize(d.managementAPI) {
-		return true
-	}
-	tenant, ok := strings.CutSuffix(got, cloudSuffix+"/api")
-	return ok && strings.HasPrefix(tenant, "https://") && len(tenant) > len("https://")
-}
-
-func normalize(identifier string) string {
-	u, err := url.Parse(strings.ToLower(strings.TrimSpace(identifier)))
-	if err != nil {
-		return identifier
-	}
-	host := strings.TrimSuffix(u.Hostname(), ".")
-	if port := u.Port(); port != "" && port != "443" {
-		host += ":" + port
-	}
-	scheme := u.Scheme
-	if scheme == "http" {
-		scheme = "https"
-	}
-	return scheme + "://" + host + strings.TrimRight(u.Path, "/")
+	return d.logto.Call(ctx, management.Request{Doing: "read the applications", Method: http.MethodGet, Path: "/applications",
+		Query: url.Values{"page": {"1"}, "page_size": {"1"}}}, new([]application))
 }
 
 func forbidden(message string) error {

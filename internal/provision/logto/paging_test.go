@@ -92,65 +92,6 @@ func TestMoreThanAPage(t *testing.T) {
 	}
 }
 
-// Lists change while they are read.
-func TestListThatChanges(t *testing.T) {
-	w := newWorld(t)
-	for i := range 150 {
-		if _, err := w.server.CreateResource("x", fmt.Sprintf("https://example.com/%d", i), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.mustSyncAPI(readWrite(payment))
-	w.api = provision.APIState{}
-	times := 2
-	w.server.SetFault(func(r *http.Request, _ int) logtotest.Fault {
-		if r.URL.Path == "/api/resources" && r.URL.Query().Get("page") == "2" && times > 0 {
-			times--
-			for i := range 60 { // rows that were updated move to another place
-				_ = w.server.RenameResource(fmt.Sprintf("https://example.com/%d", i+times), "y")
-			}
-			_ = w.server.DeleteResource(fmt.Sprintf("https://example.com/%d", 140+times))
-		}
-		return logtotest.Fault{}
-	})
-	w.mustSyncAPI(readWrite(payment))
-	if w.api.Origin != provision.Created || times != 0 {
-		t.Errorf("state %+v", w.api)
-	}
-	w.api, times = provision.APIState{}, 99
-	_, err := w.syncAPI(readWrite(payment))
-	w.wantError(err, provision.Unavailable, "changed while it was read")
-}
-
-// A page may exceed the bound of an answer.
-func TestLargePages(t *testing.T) {
-	w := newWorld(t)
-	w.mustSyncAPI(readWrite(payment))
-	w.mustSyncClient(cart("read"))
-	for range 120 {
-		w.server.CreateApplication("x", strings.Repeat("y", 20_000))
-	}
-	if err := w.server.RenameApplication(w.client.ID, "x"); err != nil {
-		t.Fatal(err)
-	}
-	id := w.client.ID
-	w.client = provision.ClientState{Creating: true}
-	w.mustSyncClient(cart("read"))
-	if w.client.ID != id {
-		t.Errorf("made another application")
-	}
-}
-
-func TestAnswersWithoutATotal(t *testing.T) {
-	w := newWorld(t)
-	w.fault("GET", "/api/resources", 1, logtotest.Fault{Status: 200, Body: "[]", ContentType: "application/json"})
-	_, err := w.syncAPI(readWrite(payment))
-	w.wantError(err, provision.Unavailable, "how many")
-	w.fault("GET", "/api/resources", 1, logtotest.Fault{Status: 200, Body: "[{}]", ContentType: "application/json", Header: http.Header{"Total-Number": {"1"}}})
-	_, err = w.syncAPI(readWrite(payment))
-	w.wantError(err, provision.Unavailable, "without an id")
-}
-
 func TestAccessThatTheServerDoesNotKnow(t *testing.T) {
 	w := newWorld(t)
 	w.mustSyncAPI(readWrite(payment))

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/provision/logto/management"
 )
 
 // RemoveClient implements provision.Driver.
@@ -42,7 +43,7 @@ func (s *clientSync) removeRole(ctx context.Context) error {
 		return err
 	}
 	for _, r := range mine {
-		if err := s.d.remove(ctx, "delete the role", r.path()); err != nil {
+		if err := s.d.logto.Delete(ctx, "delete the role", r.path()); err != nil {
 			return err
 		}
 	}
@@ -85,7 +86,7 @@ func (s *clientSync) removeApplication(ctx context.Context) error {
 		return err
 	}
 	for _, a := range mine {
-		if err := s.d.remove(ctx, "delete the application", a.path()); err != nil {
+		if err := s.d.logto.Delete(ctx, "delete the application", a.path()); err != nil {
 			return err
 		}
 	}
@@ -107,13 +108,13 @@ func (s *clientSync) leftApplications(ctx context.Context) ([]application, error
 	if s.creating {
 		query = nil // somebody may have changed name and description since it was made
 	}
-	all, err := list[application](ctx, s.d, readingApplications, "/applications", query)
+	all, err := management.List[application](ctx, s.d.logto, readingApplications, "/applications", query)
 	if err != nil {
 		return nil, err
 	}
 	mine := s.ownApplications(all)
 	if s.state.ID != "" && !slices.ContainsFunc(mine, func(a application) bool { return a.ID == s.state.ID }) {
-		recorded, err := get[application](ctx, s.d, readingApplication, application{ID: s.state.ID}.path())
+		recorded, err := management.Get[application](ctx, s.d.logto, readingApplication, application{ID: s.state.ID}.path())
 		if err != nil {
 			return nil, err
 		}
@@ -132,7 +133,7 @@ func (s *clientSync) removeSecrets(ctx context.Context, id string) error {
 		return nil
 	}
 	all, err := s.d.secrets(ctx, application{ID: id})
-	if gone(err) {
+	if management.Gone(err) {
 		return nil
 	}
 	if err != nil {

@@ -11,13 +11,14 @@ import (
 	"slices"
 
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/provision/logto/management"
 )
 
 // syncRole finds or creates the client's role, which carries its access and nothing else.
 func (s *clientSync) syncRole(ctx context.Context) error {
 	if !s.appCreated {
 		var err error
-		if s.roles, err = list[role](ctx, s.d, "read the application's roles", s.app.path()+"/roles", nil); err != nil {
+		if s.roles, err = management.List[role](ctx, s.d.logto, "read the application's roles", s.app.path()+"/roles", nil); err != nil {
 			return err
 		}
 	}
@@ -38,7 +39,7 @@ func (s *clientSync) syncRole(ctx context.Context) error {
 		}
 	}
 	for _, extra := range mine[1:] {
-		if err := s.d.remove(ctx, "delete a second role of the client", extra.path()); err != nil {
+		if err := s.d.logto.Delete(ctx, "delete a second role of the client", extra.path()); err != nil {
 			return err
 		}
 	}
@@ -73,7 +74,7 @@ func (s *clientSync) recordedRole(ctx context.Context) (*role, error) {
 	if i := slices.IndexFunc(s.roles, func(r role) bool { return r.ID == s.state.GrantID }); i >= 0 {
 		return &s.roles[i], nil
 	}
-	return get[role](ctx, s.d, readingRole, role{ID: s.state.GrantID}.path())
+	return management.Get[role](ctx, s.d.logto, readingRole, role{ID: s.state.GrantID}.path())
 }
 
 // rolesByTag returns the owner's roles, first the one with its name, which is unique. If that one is not the owner's,
@@ -90,7 +91,7 @@ func (s *clientSync) rolesByTag(ctx context.Context) ([]role, error) {
 
 // searchRoles returns the owner's roles, and whether a role with its name is not the owner's.
 func (s *clientSync) searchRoles(ctx context.Context) (mine []role, taken bool, err error) {
-	all, err := list[role](ctx, s.d, readingRoles, "/roles", marked(s.want.Owner))
+	all, err := management.List[role](ctx, s.d.logto, readingRoles, "/roles", marked(s.want.Owner))
 	if err != nil {
 		return nil, false, err
 	}
@@ -119,10 +120,10 @@ func (s *clientSync) createRole(ctx context.Context) ([]role, error) {
 	if err := s.announce(ctx); err != nil {
 		return nil, err
 	}
-	made, err := create[role](ctx, s.d, "create the role", "/roles", map[string]any{
+	made, err := management.Create[role](ctx, s.d.logto, "create the role", "/roles", map[string]any{
 		"name": s.want.Owner.DisplayName(), "description": description(s.want.Owner), "type": machineToMachine,
 	})
-	if disputed(err) {
+	if management.Disputed(err) {
 		if mine, lookErr := s.rolesByTag(ctx); lookErr != nil || len(mine) > 0 {
 			return mine, lookErr
 		}
@@ -149,7 +150,7 @@ func (s *clientSync) restoreRole(ctx context.Context) error {
 	if len(body) == 0 {
 		return nil
 	}
-	if err := s.d.patch(ctx, "change the role", s.role.path(), body); err != nil {
+	if err := s.d.logto.Patch(ctx, "change the role", s.role.path(), body); err != nil {
 		return err
 	}
 	s.drift = append(s.drift, found...)
@@ -166,7 +167,7 @@ func (s *clientSync) removeRoles(ctx context.Context) error {
 		if r.ID == s.role.ID {
 			continue
 		}
-		if err := s.d.remove(ctx, "take another role from the application", s.app.path()+"/roles/"+url.PathEscape(r.ID)); err != nil {
+		if err := s.d.logto.Delete(ctx, "take another role from the application", s.app.path()+"/roles/"+url.PathEscape(r.ID)); err != nil {
 			return err
 		}
 		if !s.want.Owner.Owns(r.Description) {
@@ -182,9 +183,9 @@ func (s *clientSync) assign(ctx context.Context) error {
 	if err != nil || assigned {
 		return err
 	}
-	_, err = s.d.call(ctx, request{doing: "assign the role", method: http.MethodPost, path: s.rolePath() + "/applications",
-		body: map[string]any{"applicationIds": []string{s.app.ID}}}, nil)
-	if disputed(err) {
+	err = s.d.logto.Call(ctx, management.Request{Doing: "assign the role", Method: http.MethodPost, Path: s.rolePath() + "/applications",
+		Body: map[string]any{"applicationIds": []string{s.app.ID}}}, nil)
+	if management.Disputed(err) {
 		s.roleCreated = false
 		if assigned, lookErr := s.assigned(ctx); lookErr != nil || assigned {
 			return lookErr
@@ -204,7 +205,7 @@ func (s *clientSync) assigned(ctx context.Context) (assigned bool, err error) {
 	if s.roleCreated {
 		return false, nil
 	}
-	all, err := list[application](ctx, s.d, readingRoleApplications, s.rolePath()+"/applications", nil)
+	all, err := management.List[application](ctx, s.d.logto, readingRoleApplications, s.rolePath()+"/applications", nil)
 	if err != nil {
 		return false, err
 	}
@@ -213,7 +214,7 @@ func (s *clientSync) assigned(ctx context.Context) (assigned bool, err error) {
 			assigned = true
 			continue
 		}
-		if err := s.d.remove(ctx, "take the role from another application", s.rolePath()+"/applications/"+url.PathEscape(a.ID)); err != nil {
+		if err := s.d.logto.Delete(ctx, "take the role from another application", s.rolePath()+"/applications/"+url.PathEscape(a.ID)); err != nil {
 			return false, err
 		}
 		s.changed("The role had been assigned to another application")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/provision/logto/management"
 )
 
 type secret struct {
@@ -20,7 +21,7 @@ type secret struct {
 	ExpiresAt *float64            `json:"expiresAt"` // milliseconds since 1970
 }
 
-func (c secret) key() string { return c.Name }
+func (c secret) Key() string { return c.Name }
 
 // defaultSecret is what Logto gives every application.
 const defaultSecret = "Default secret"
@@ -31,16 +32,16 @@ func (c secret) expired(now time.Time) bool {
 
 // secrets reads an application's secrets. The list is not paged, and the values stay readable.
 func (d *Driver) secrets(ctx context.Context, app application) ([]secret, error) {
-	r := request{doing: "read the application's secrets", method: http.MethodGet, path: app.path() + "/secrets"}
+	r := management.Request{Doing: "read the application's secrets", Method: http.MethodGet, Path: app.path() + "/secrets"}
 	var all []secret
-	if _, err := d.call(ctx, r, &all); err != nil {
+	if err := d.logto.Call(ctx, r, &all); err != nil {
 		return nil, err
 	}
 	return all, nil
 }
 
 func (d *Driver) deleteSecret(ctx context.Context, applicationID, name string) error {
-	return d.remove(ctx, "delete a client secret", application{ID: applicationID}.path()+"/secrets/"+url.PathEscape(name))
+	return d.logto.Delete(ctx, "delete a client secret", application{ID: applicationID}.path()+"/secrets/"+url.PathEscape(name))
 }
 
 // syncSecrets drops from the state what the server does not have, and from the server what the state does not have;
@@ -99,13 +100,13 @@ func (s *clientSync) dropCredentials(lost func(*provision.Credential) bool) {
 
 // Issue implements provision.Driver.
 func (d *Driver) Issue(ctx context.Context, want provision.Client, state *provision.ClientState, c *provision.Credential) error {
-	r := request{doing: "create a client secret"}
+	r := management.Request{Doing: "create a client secret"}
 	if state.ID == "" {
-		return r.failed(provision.Unavailable, "the application is not known")
+		return r.Failed(provision.Unavailable, "the application is not known")
 	}
 	app := application{ID: state.ID}
-	made, err := create[secret](ctx, d, r.doing, app.path()+"/secrets", map[string]any{"name": c.Name})
-	if disputed(err) { // an earlier request made it, and its answer was lost
+	made, err := management.Create[secret](ctx, d.logto, r.Doing, app.path()+"/secrets", map[string]any{"name": c.Name})
+	if management.Disputed(err) { // an earlier request made it, and its answer was lost
 		all, lookErr := d.secrets(ctx, app)
 		if lookErr != nil {
 			return lookErr
@@ -118,7 +119,7 @@ func (d *Driver) Issue(ctx context.Context, want provision.Client, state *provis
 		return err
 	}
 	if made.Value == "" {
-		return r.failed(provision.Unavailable, "the answer has no value")
+		return r.Failed(provision.Unavailable, "the answer has no value")
 	}
 	c.ClientID, c.Secret, c.ExpiresAt = state.ID, made.Value, time.Time{}
 	if made.ExpiresAt != nil && *made.ExpiresAt > 0 {

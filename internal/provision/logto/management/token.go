@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package logto
+package management
 
 import (
 	"context"
@@ -32,23 +32,23 @@ const (
 	shortestLife = time.Second
 )
 
-func (d *Driver) managementToken(ctx context.Context) (string, error) {
-	c := &d.token
+func (a *API) managementToken(ctx context.Context) (string, error) {
+	c := &a.token
 	select {
 	case c.turn <- struct{}{}:
 		defer func() { <-c.turn }()
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
-	now := d.now()
+	now := a.now()
 	if c.value != "" && now.Before(c.until) {
 		return c.value, nil
 	}
-	token, err := oauth.Exchange(ctx, d.http, oauth.TokenRequest{
-		Endpoint:       d.endpoint + "/oidc/token",
-		Authentication: oauth.ClientSecretBasic(d.clientID, d.clientSecret.Reveal()),
+	token, err := oauth.Exchange(ctx, a.http, oauth.TokenRequest{
+		Endpoint:       a.endpoint + "/oidc/token",
+		Authentication: oauth.ClientSecretBasic(a.clientID, a.clientSecret.Reveal()),
 		Scopes:         []string{managementScope},
-		Resource:       d.managementAPI,
+		Resource:       a.identifier,
 		Now:            now,
 	})
 	if err != nil {
@@ -67,15 +67,15 @@ func (d *Driver) managementToken(ctx context.Context) (string, error) {
 }
 
 // forgetToken drops a token that was refused, unless it has been replaced already.
-func (d *Driver) forgetToken(ctx context.Context, token string) {
+func (a *API) forgetToken(ctx context.Context, token string) {
 	select {
-	case d.token.turn <- struct{}{}:
-		defer func() { <-d.token.turn }()
+	case a.token.turn <- struct{}{}:
+		defer func() { <-a.token.turn }()
 	case <-ctx.Done():
 		return
 	}
-	if d.token.value == token {
-		d.token.value = ""
+	if a.token.value == token {
+		a.token.value = ""
 	}
 }
 
