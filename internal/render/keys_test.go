@@ -199,3 +199,65 @@ func TestMoreKeysThanATemplateMayWalk(t *testing.T) {
 		t.Error("the keys are not there, or the file is")
 	}
 }
+
+// TestThePublishedKeyComesFirst: many verifiers take the first key with an ID.
+func TestThePublishedKeyComesFirst(t *testing.T) {
+	b := payment()
+	keys := b.Keys[:0:0]
+	for i, k := range payment().Keys {
+		var members map[string]any
+		if err := json.Unmarshal([]byte(k.JWK), &members); err != nil {
+			t.Fatal(err)
+		}
+		members["kid"] = "main"
+		encoded, err := json.Marshal(members)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, Key{ID: "main", Algorithm: k.Algorithm, JWK: string(encoded), Retired: i != 0})
+	}
+	if len(keys) < 2 {
+		t.Fatal("there are no two keys")
+	}
+	for range keys {
+		b.Keys = keys
+		files, err := Verification(b, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := slices.IndexFunc(keys, func(k Key) bool { return !k.Retired })
+		var want map[string]string
+		if err := json.Unmarshal([]byte(keys[first].JWK), &want); err != nil {
+			t.Fatal(err)
+		}
+		if got := parseSet(t, files[FileJWKS])[0]; got["x"] != want["x"] || got["n"] != want["n"] {
+			t.Errorf("the first key is %v, want %v", got, want)
+		}
+		published := slices.IndexFunc(keys, func(k Key) bool { return !k.Retired })
+		keys = slices.Clone(keys)
+		keys[published].Retired, keys[(published+1)%len(keys)].Retired = true, false
+	}
+}
+
+func TestKeysLoseWhatVerifiersDoNotNeed(t *testing.T) {
+	b := opaque()
+	b.Keys = []Key{{ID: "thumbprint", JWK: `{"y2":{},"x5u":"https://evil.example.com","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","iat":1}`}}
+	files, err := Verification(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "{\"keys\":[\n{\"alg\":\"EdDSA\",\"crv\":\"Ed25519\",\"kty\":\"OKP\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"}\n]}\n"
+	if diff := cmp.Diff(want, files[FileJWKS]); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestKeyIDs(t *testing.T) {
+	b := Bundle{Keys: []Key{{ID: "b"}, {ID: "a"}, {ID: ""}, {ID: "b"}}}
+	if diff := cmp.Diff([]string{"a", "b"}, KeyIDs(b)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if b.Keys[0].ID != "b" {
+		t.Error("the caller's keys were sorted")
+	}
+}

@@ -2,7 +2,10 @@
 
 package render
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestParseConfigMapNameReversesConfigMapName(t *testing.T) {
 	tests := map[string]struct {
@@ -25,5 +28,32 @@ func TestParseConfigMapNameReversesConfigMapName(t *testing.T) {
 				t.Errorf("ParseConfigMapName(%q) = %q, %q, %v", tc.configMap, namespace, got, ok)
 			}
 		})
+	}
+}
+
+func TestConfigMapName(t *testing.T) {
+	long := strings.Repeat("a", 200) + "." + strings.Repeat("b", 52)
+	namespace := strings.Repeat("n", 63)
+	got := ConfigMapName(namespace, long)
+	if len(got) > 253 || !strings.HasPrefix(got, "m2m-verify."+namespace+".aaa") {
+		t.Errorf("%d characters: %s", len(got), got)
+	}
+	if got == ConfigMapName(namespace, long[:251]+"c") {
+		t.Error("two long names meet")
+	}
+	// Where the cut falls on a dot, the label before the hash must not end in one.
+	for cut := range 60 {
+		name := strings.Repeat("a", 120+cut) + "." + strings.Repeat("b", 252-120-cut)
+		if got := ConfigMapName(namespace, name); strings.Contains(got, ".-") || len(got) > 253 {
+			t.Errorf("%s", got)
+		}
+	}
+	for name, want := range map[[2]string]string{
+		{"payments", "payment-api"}: "m2m-verify.payments.payment-api",
+		{"a", "b.c"}:                "m2m-verify.a.b.c",
+	} {
+		if got := ConfigMapName(name[0], name[1]); got != want {
+			t.Errorf("%v: %q", name, got)
+		}
 	}
 }
