@@ -3,18 +3,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -27,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/m2m-operator/m2m-operator/internal/testing/pki"
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
@@ -207,12 +200,12 @@ func (b *bench) installTrustManager(ctx context.Context, crds []string) error {
 // process is ready. No webhook is registered, but its server needs a certificate.
 func (b *bench) startTrustManager(ctx context.Context, program string) (*trustManager, error) {
 	tls := filepath.Join(b.dir, "trust-manager")
-	cert, key, err := newCertificate("localhost")
+	ca, err := pki.NewAuthority("localhost")
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(os.Mkdir(tls, 0o700), os.WriteFile(filepath.Join(tls, "tls.crt"), cert, 0o600),
-		os.WriteFile(filepath.Join(tls, "tls.key"), key, 0o600)); err != nil {
+	if err := errors.Join(os.Mkdir(tls, 0o700), os.WriteFile(filepath.Join(tls, "tls.crt"), ca.Certificate, 0o600),
+		os.WriteFile(filepath.Join(tls, "tls.key"), ca.Key, 0o600)); err != nil {
 		return nil, err
 	}
 	var ports [3]string
@@ -281,33 +274,15 @@ func holdsLast(p pems) func(*corev1.ConfigMap) bool {
 // with a new one in place of the first, as when a key is rotated.
 func certificates(size int) (before, after pems, err error) {
 	for len(before.all()) < size || len(before) < 2 {
-		cert, _, err := newCertificate(fmt.Sprintf("CA %d", len(before)))
+		ca, err := pki.NewAuthority(fmt.Sprintf("CA %d", len(before)))
 		if err != nil {
 			return nil, nil, err
 		}
-		before = append(before, string(cert))
+		before = append(before, string(ca.Certificate))
 	}
-	cert, _, err := newCertificate("CA new")
-	return before, append(append(after, before[1:]...), string(cert)), err
-}
-
-// newCertificate returns a self-signed CA certificate and its key, in PEM.
-func newCertificate(name string) (cert, key []byte, err error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ca, err := pki.NewAuthority("CA new")
 	if err != nil {
 		return nil, nil, err
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		return nil, nil, err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
-	var c, k bytes.Buffer
-	err = errors.Join(err, pem.Encode(&c, &pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.Encode(&k, &pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
-	return c.Bytes(), k.Bytes(), err
+	return before, append(append(after, before[1:]...), string(ca.Certificate)), nil
 }

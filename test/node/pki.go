@@ -5,28 +5,22 @@
 package main
 
 import (
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
-	"encoding/pem"
+	"errors"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
-	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/testing/pki"
 )
 
 // authority signs every certificate of the node, for servers and clients alike.
 type authority struct {
-	dir  string
-	cert *x509.Certificate
-	key  crypto.Signer
+	*pki.Authority
+	dir string // of the files
 }
 
 // writePKI makes all keys, certificates and kubeconfigs that the node's parts need.
@@ -43,19 +37,19 @@ func writePKI(dir string) (*authority, error) {
 		"kube-proxy":              {CommonName: "system:kube-proxy"},
 		"kubelet-client":          {CommonName: "system:node:" + nodeName, Organization: []string{"system:nodes"}},
 	} {
-		if err := ca.issue(name, subject); err != nil {
+		if err := ca.client(name, subject); err != nil {
 			return nil, err
 		}
 		if err := ca.kubeconfig(name, "https://127.0.0.1:6443", filepath.Join(dir, name+".kubeconfig")); err != nil {
 			return nil, err
 		}
 	}
-	if err := ca.issue("kube-apiserver", pkix.Name{CommonName: "kube-apiserver"}, "localhost",
+	if err := ca.server("kube-apiserver", "kube-apiserver", "localhost",
 		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
 		"127.0.0.1", nodeAddress, "10.96.0.1"); err != nil {
 		return nil, err
 	}
-	if err := ca.issue("kubelet", pkix.Name{CommonName: "system:node:" + nodeName}, nodeName, nodeAddress, "127.0.0.1"); err != nil {
+	if err := ca.server("kubelet", "system:node:"+nodeName, nodeName, nodeAddress, "127.0.0.1"); err != nil {
 		return nil, err
 	}
 	// RSA, as installers use it: some relying parties verify nothing else.
@@ -63,72 +57,46 @@ func writePKI(dir string) (*authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ca, writeKey(filepath.Join(dir, "service-account.key"), key)
+	encoded, err := pki.EncodeKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return ca, os.WriteFile(filepath.Join(dir, "service-account.key"), encoded, 0o600)
 }
 
 func newAuthority(dir string) (*authority, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	ca := &authority{dir: dir}
-	template := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: "node-ca"},
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	made, err := pki.NewAuthority("node-ca")
+	if err != nil {
+		return nil, err
 	}
-	cert, key, err := ca.sign("ca", template)
-	ca.cert, ca.key = cert, key
-	return ca, err
+	ca := &authority{Authority: made, dir: dir}
+	return ca, ca.write("ca", made.Pair)
 }
 
-// issue writes a certificate for a client, or for a server if names are given.
-func (ca *authority) issue(file string, subject pkix.Name, names ...string) error {
-	template := &x509.Certificate{Subject: subject, KeyUsage: x509.KeyUsageDigitalSignature}
-	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	if len(names) > 0 {
-		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+// client writes the certificate of a client.
+func (ca *authority) client(file string, subject pkix.Name) error {
+	pair, err := ca.Client(subject)
+	if err != nil {
+		return err
 	}
-	for _, name := range names {
-		if ip := net.ParseIP(name); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, name)
-		}
-	}
-	_, _, err := ca.sign(file, template)
-	return err
+	return ca.write(file, pair)
 }
 
-// sign makes a key and, from a template, a certificate, and writes both. The
-// first certificate it makes is the authority's own.
-func (ca *authority) sign(file string, template *x509.Certificate) (*x509.Certificate, crypto.Signer, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// server writes the certificate of a server with these names and addresses.
+func (ca *authority) server(file, name string, hosts ...string) error {
+	pair, err := ca.Server(name, hosts...)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	if template.SerialNumber, err = rand.Int(rand.Reader, big.NewInt(1<<62)); err != nil {
-		return nil, nil, err
-	}
-	template.NotBefore = time.Now().Add(-time.Hour)
-	template.NotAfter = time.Now().AddDate(1, 0, 0)
-	parent, signer := ca.cert, ca.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-	if err != nil {
-		return nil, nil, fmt.Errorf("certificate of %s: %w", file, err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, nil, err
-	}
+	return ca.write(file, pair)
+}
+
+func (ca *authority) write(file string, pair pki.Pair) error {
 	path := filepath.Join(ca.dir, file)
-	if err := writePEM(path+".crt", "CERTIFICATE", der); err != nil {
-		return nil, nil, err
-	}
-	return cert, key, writeKey(path+".key", key)
+	return errors.Join(os.WriteFile(path+".crt", pair.Certificate, 0o600), os.WriteFile(path+".key", pair.Key, 0o600))
 }
 
 // kubeconfig writes a kubeconfig for the client certificate of the given name.
@@ -154,16 +122,4 @@ contexts:
 - name: node
   context: {cluster: node, user: %s}
 `, server, data[0], name, data[1], data[2], name), 0o600)
-}
-
-func writeKey(path string, key crypto.Signer) error {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	return writePEM(path, "PRIVATE KEY", der)
-}
-
-func writePEM(path, kind string, der []byte) error {
-	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
 }

@@ -3,70 +3,23 @@
 package installed_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/injection"
+	"github.com/m2m-operator/m2m-operator/internal/testing/pki"
 )
-
-// authority issues client certificates.
-type authority struct {
-	cert    *x509.Certificate
-	key     *ecdsa.PrivateKey
-	certPEM []byte
-	file    string // with certPEM
-}
-
-func newAuthority() (a authority, err error) {
-	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-		return a, err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "webhook clients"}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, a.key.Public(), a.key)
-	if err != nil {
-		return a, err
-	}
-	a.certPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	a.cert, err = x509.ParseCertificate(der)
-	return a, err
-}
-
-func (a authority) issue(name string) (certPEM, keyPEM []byte, err error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	if err != nil {
-		return nil, nil, err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), err
-}
 
 // forTheAPIServer makes a replica answer only the API server.
 func forTheAPIServer(o *injection.Options) {
-	o.ClientCA, o.ClientNames = clientAuthority.file, []string{"kube-apiserver"}
+	o.ClientCA, o.ClientNames = clientAuthorityFile, []string{"kube-apiserver"}
 }
 
 // TestOnlyTheAPIServerMayAsk: if the API server presents a certificate, the webhook rejects
@@ -74,28 +27,28 @@ func forTheAPIServer(o *injection.Options) {
 func TestOnlyTheAPIServerMayAsk(t *testing.T) {
 	r := start(t, forTheAPIServer)
 	configure(t, r) // the API server is answered
-	foreign, err := newAuthority()
+	foreign, err := newClientAuthority()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct {
-		by     *authority
+		by     *pki.Authority
 		caller string
 		ok     bool
 	}{
 		"nobody":                    {nil, "", false},
-		"another authority's":       {&foreign, "kube-apiserver", false},
-		"the authority's, of a pod": {&clientAuthority, "pod", false},
-		"the API server":            {&clientAuthority, "kube-apiserver", true},
+		"another authority's":       {foreign, "kube-apiserver", false},
+		"the authority's, of a pod": {clientAuthority, "pod", false},
+		"the API server":            {clientAuthority, "kube-apiserver", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := &tls.Config{InsecureSkipVerify: true}
 			if tc.by != nil {
-				certPEM, keyPEM, err := tc.by.issue(tc.caller)
+				pair, err := tc.by.Client(pkix.Name{CommonName: tc.caller})
 				if err != nil {
 					t.Fatal(err)
 				}
-				certificate, err := tls.X509KeyPair(certPEM, keyPEM)
+				certificate, err := pair.TLS()
 				if err != nil {
 					t.Fatal(err)
 				}

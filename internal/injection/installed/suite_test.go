@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
@@ -49,6 +50,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 	"github.com/m2m-operator/m2m-operator/internal/injection"
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
+	"github.com/m2m-operator/m2m-operator/internal/testing/pki"
 )
 
 const (
@@ -86,7 +88,7 @@ func TestMain(m *testing.M) {
 		if err := install(context.Background(), manifests); err != nil {
 			return 1, fmt.Errorf("install config/default: %w", err)
 		}
-		defer func() { _ = os.RemoveAll(filepath.Dir(clientAuthority.file)) }()
+		defer func() { _ = os.RemoveAll(filepath.Dir(clientAuthorityFile)) }()
 		code = m.Run()
 		if l := logs.String(); strings.Contains(l, "PRIVATE KEY") {
 			return 1, errors.New("a private key was logged")
@@ -97,14 +99,19 @@ func TestMain(m *testing.M) {
 
 // clientAuthority issued the client certificate that the API server presents to webhooks
 // that request one.
-var clientAuthority authority
+var (
+	clientAuthority     *pki.Authority
+	clientAuthorityFile string // with its certificate
+)
+
+func newClientAuthority() (*pki.Authority, error) { return pki.NewAuthority("webhook clients") }
 
 // showCertificate configures the API server to present it.
 func showCertificate(environment *envtest.Environment) (err error) {
-	if clientAuthority, err = newAuthority(); err != nil {
+	if clientAuthority, err = newClientAuthority(); err != nil {
 		return err
 	}
-	certPEM, keyPEM, err := clientAuthority.issue("kube-apiserver")
+	pair, err := clientAuthority.Client(pkix.Name{CommonName: "kube-apiserver"})
 	if err != nil {
 		return err
 	}
@@ -112,13 +119,13 @@ func showCertificate(environment *envtest.Environment) (err error) {
 	if err != nil {
 		return err
 	}
-	clientAuthority.file = filepath.Join(dir, "ca.crt")
+	clientAuthorityFile = filepath.Join(dir, "ca.crt")
 	kubeconfig := clientcmdapi.NewConfig()
-	kubeconfig.AuthInfos["*"] = &clientcmdapi.AuthInfo{ClientCertificateData: certPEM, ClientKeyData: keyPEM}
+	kubeconfig.AuthInfos["*"] = &clientcmdapi.AuthInfo{ClientCertificateData: pair.Certificate, ClientKeyData: pair.Key}
 	configuration := filepath.Join(dir, "admission.yaml")
 	environment.ControlPlane.GetAPIServer().Configure().Append("admission-control-config-file", configuration)
 	return errors.Join(
-		os.WriteFile(clientAuthority.file, clientAuthority.certPEM, 0o600),
+		os.WriteFile(clientAuthorityFile, clientAuthority.Certificate, 0o600),
 		clientcmd.WriteToFile(*kubeconfig, filepath.Join(dir, "kubeconfig")),
 		os.WriteFile(configuration, []byte(`apiVersion: apiserver.config.k8s.io/v1
 kind: AdmissionConfiguration

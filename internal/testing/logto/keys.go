@@ -3,29 +3,18 @@
 package logto
 
 import (
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/m2m-operator/m2m-operator/internal/testing/pki"
 )
 
 // keyring holds the signing keys: at most one previous and one next.
@@ -46,36 +35,23 @@ var firstKey = sync.OnceValue(func() *signingKey { return newKey(false) })
 func newKeyring() keyring { return keyring{current: firstKey()} }
 
 func newKey(useRSA bool) *signingKey {
-	var private any
-	var public any
 	algorithm := jose.ES384
 	if useRSA {
-		key, err := rsa.GenerateKey(rand.Reader, 2048)
-		if err != nil {
-			panic(err) // there is no randomness
-		}
-		private, public, algorithm = key, key.Public(), jose.RS256
-	} else {
-		key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-		if err != nil {
-			panic(err)
-		}
-		private, public = key, key.Public()
+		algorithm = jose.RS256
 	}
-	k := &signingKey{public: jose.JSONWebKey{Key: public, Use: "sig"}}
-	thumbprint, err := k.public.Thumbprint(crypto.SHA256)
+	key, err := pki.NewSigningKey(string(algorithm), 0)
 	if err != nil {
-		panic(err) // of a key made above
+		panic(err) // there is no randomness
 	}
-	k.public.KeyID = base64.RawURLEncoding.EncodeToString(thumbprint)
-	if !useRSA {
-		k.public.Algorithm = string(algorithm)
+	k := &signingKey{public: key.Public()}
+	if useRSA {
+		k.public.Algorithm = ""
 	}
 	k.signer, err = jose.NewSigner(
-		jose.SigningKey{Algorithm: algorithm, Key: jose.JSONWebKey{Key: private, KeyID: k.public.KeyID}},
+		jose.SigningKey{Algorithm: algorithm, Key: jose.JSONWebKey{Key: key.Key, KeyID: key.KeyID}},
 		(&jose.SignerOptions{}).WithType("at+jwt"))
 	if err != nil {
-		panic(err)
+		panic(err) // of a key made above
 	}
 	return k
 }
@@ -229,45 +205,4 @@ func (s *Server) serveNothing(*call) answer { return plain(http.StatusNotFound) 
 // serveUnrecognized answers unknown paths below the issuer.
 func (s *Server) serveUnrecognized(*call) answer {
 	return oauthError(http.StatusNotFound, "invalid_request", "unrecognized route or not allowed method (POST on /oidc/token)")
-}
-
-// selfSigned makes a CA, and from it a certificate for the loopback addresses and the endpoint's host.
-func selfSigned(endpoint string) (certificate tls.Certificate, caPEM []byte, err error) {
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return certificate, nil, err
-	}
-	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return certificate, nil, err
-	}
-	u, err := url.Parse(endpoint)
-	if err != nil {
-		return certificate, nil, err
-	}
-	start := time.Now().Add(-time.Hour)
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Logto test CA"},
-		NotBefore: start, NotAfter: start.AddDate(1, 0, 0),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "Logto test server"},
-		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
-	}
-	if net.ParseIP(u.Hostname()) == nil {
-		leaf.DNSNames = append(leaf.DNSNames, u.Hostname())
-	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	if err != nil {
-		return certificate, nil, err
-	}
-	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, leafKey.Public(), caKey)
-	if err != nil {
-		return certificate, nil, err
-	}
-	return tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: leafKey},
-		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), nil
 }

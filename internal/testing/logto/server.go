@@ -20,6 +20,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/testing/pki"
 )
 
 // ManagementAPI is the resource indicator of the Management API.
@@ -132,7 +134,7 @@ func Start(opts ...Option) (*Server, error) {
 		Handler: s, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute, IdleTimeout: s.opts.idle,
 	}
 	if !s.opts.http {
-		certificate, caPEM, err := selfSigned(s.endpoint)
+		certificate, caPEM, err := pki.ServerAt("Logto test server", s.endpoint)
 		if err != nil {
 			_ = listener.Close()
 			return nil, fmt.Errorf("make the certificate: %w", err)

@@ -18,6 +18,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/luikyv/go-oidc/pkg/goidc"
+
+	"github.com/m2m-operator/m2m-operator/internal/testing/pki"
 )
 
 // How a client authenticates at the token endpoint.
@@ -250,7 +252,7 @@ func (g *registry) credentialsOf(r *http.Request) credentials {
 
 // read parses an assertion without verifying it. It leaves one that it cannot parse for go-oidc to refuse.
 func (c *credentials) read(raw string) {
-	assertion, err := jwt.ParseSigned(raw, algorithms)
+	assertion, err := jwt.ParseSigned(raw, pki.Algorithms)
 	if err != nil || assertion.UnsafeClaimsWithoutVerification(&c.claims, &c.allClaims) != nil {
 		c.claims = jwt.Claims{}
 		return

@@ -4,34 +4,18 @@ package oidc
 
 import (
 	"bytes"
-	"cmp"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
-	"net"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
-)
 
-// algorithms are those that signing keys and client assertions may be made for.
-var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.PS256, jose.ES256, jose.ES384, jose.EdDSA}
+	"github.com/m2m-operator/m2m-operator/internal/testing/pki"
+)
 
 // keyring holds the signing keys. The published keys need not include the one that signs: that is one of the faults.
 type keyring struct {
@@ -115,7 +99,7 @@ func (s *Server) ChangeKeyAlgorithm(alg string) {
 func (s *Server) AnnounceKey() (kid string, err error) {
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()
-	next, err := newKey(s.keys.alg, s.keys.rsaBits)
+	next, err := pki.NewSigningKey(s.keys.alg, s.keys.rsaBits)
 	if err != nil {
 		return "", err
 	}
@@ -174,7 +158,7 @@ func loosen(set map[string]any) {
 }
 
 func (k *keyring) replace() error {
-	key, err := newKey(k.alg, k.rsaBits)
+	key, err := pki.NewSigningKey(k.alg, k.rsaBits)
 	if err != nil {
 		return err
 	}
@@ -196,7 +180,7 @@ func (s *Server) SignToken(claims map[string]any) (string, error) {
 // ForgeToken is [Server.SignToken] with a key that the server never had, under the kid of the current key.
 func (s *Server) ForgeToken(claims map[string]any) (string, error) {
 	current := s.keys.now().current
-	forged, err := newKey(current.Algorithm, 0)
+	forged, err := pki.NewSigningKey(current.Algorithm, 0)
 	if err != nil {
 		return "", err
 	}
@@ -251,90 +235,16 @@ func claimsOf(token string) (map[string]any, bool) {
 // NewKeyPair makes a key pair for RS256, PS256, ES256, ES384 or EdDSA. It returns the private key in PEM (PKCS #8)
 // and as a JWK, and a JWKS of its public half. The kid is the key's thumbprint (RFC 7638).
 func NewKeyPair(alg string) (pemPrivate, jwkPrivate, publicJWKS []byte, err error) {
-	key, err := newKey(alg, 0)
+	key, err := pki.NewSigningKey(alg, 0)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key.Key)
-	if err != nil {
+	if pemPrivate, err = pki.EncodeKey(key.Key); err != nil {
 		return nil, nil, nil, err
 	}
 	if jwkPrivate, err = json.Marshal(key); err != nil {
 		return nil, nil, nil, err
 	}
 	publicJWKS, err = json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{key.Public()}})
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), jwkPrivate, publicJWKS, err
-}
-
-func newKey(alg string, rsaBits int) (jose.JSONWebKey, error) {
-	var private crypto.Signer
-	var err error
-	switch jose.SignatureAlgorithm(alg) {
-	case jose.RS256, jose.PS256:
-		private, err = rsa.GenerateKey(rand.Reader, cmp.Or(rsaBits, 2048))
-	case jose.ES256:
-		private, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case jose.ES384:
-		private, err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	case jose.EdDSA:
-		_, private, err = ed25519.GenerateKey(rand.Reader)
-	default:
-		err = fmt.Errorf("algorithm %q: want one of %v", alg, algorithms)
-	}
-	if err != nil {
-		return jose.JSONWebKey{}, err
-	}
-	key := jose.JSONWebKey{Key: private, Algorithm: alg, Use: "sig"}
-	thumbprint, err := key.Thumbprint(crypto.SHA256)
-	if err != nil {
-		return jose.JSONWebKey{}, err
-	}
-	key.KeyID = base64.RawURLEncoding.EncodeToString(thumbprint)
-	return key, nil
-}
-
-// selfSigned makes a CA, and from it a certificate for the loopback addresses and the hosts of the given URLs. Both
-// are valid by the real clock, which TLS uses.
-func selfSigned(urls ...string) (certificate tls.Certificate, caPEM []byte, err error) {
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return certificate, nil, err
-	}
-	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return certificate, nil, err
-	}
-	start := time.Now().Add(-time.Hour)
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"},
-		NotBefore: start, NotAfter: start.AddDate(1, 0, 0),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test authorization server"},
-		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
-	}
-	for _, raw := range urls {
-		u, err := url.Parse(raw)
-		if err != nil {
-			return certificate, nil, err
-		}
-		if ip := net.ParseIP(u.Hostname()); ip != nil {
-			leaf.IPAddresses = append(leaf.IPAddresses, ip)
-		} else {
-			leaf.DNSNames = append(leaf.DNSNames, u.Hostname())
-		}
-	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	if err != nil {
-		return certificate, nil, err
-	}
-	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, leafKey.Public(), caKey)
-	if err != nil {
-		return certificate, nil, err
-	}
-	return tls.Certificate{Certificate: [][]byte{leafDER}, PrivateKey: leafKey},
-		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), nil
+	return pemPrivate, jwkPrivate, publicJWKS, err
 }

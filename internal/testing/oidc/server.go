@@ -27,6 +27,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/luikyv/go-oidc/pkg/goidc"
 	"github.com/luikyv/go-oidc/pkg/provider"
+
+	"github.com/m2m-operator/m2m-operator/internal/testing/pki"
 )
 
 // Options say how a server behaves for all its clients. The zero value is a well-behaved server on plain HTTP.
@@ -189,7 +191,7 @@ func Start(o Options) (*Server, error) {
 func (s *Server) prepare() (err error) {
 	if s.opts.TLS {
 		var certificate tls.Certificate
-		if certificate, s.caPEM, err = selfSigned(s.base, s.issuer); err != nil {
+		if certificate, s.caPEM, err = pki.ServerAt("test authorization server", s.base, s.issuer); err != nil {
 			return fmt.Errorf("make the certificate: %w", err)
 		}
 		s.http.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
@@ -229,7 +231,7 @@ func (s *Server) provider() (http.Handler, error) {
 	options := []provider.Option{
 		provider.WithClientCredentialsGrant(),
 		provider.WithTokenAuthnMethods(goidc.ClientAuthnSecretBasic, goidc.ClientAuthnSecretPost, goidc.ClientAuthnPrivateKeyJWT),
-		provider.WithPrivateKeyJWTSignatureAlgs(algorithms[0], algorithms[1:]...),
+		provider.WithPrivateKeyJWTSignatureAlgs(pki.Algorithms[0], pki.Algorithms[1:]...),
 		provider.WithJWTLifetime(century),
 		provider.WithJWTLeewayTime(century),
 		provider.WithCheckJTIFunc(s.seenJTIs.check),
