@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 const (
@@ -71,13 +73,11 @@ func wishOf(annotations map[string]string, namespace string) (w wish, err error)
 	return w, nil
 }
 
-// shown quotes what a user wrote, cut to fit into one line.
-func shown(s string) string {
-	if len(s) > 80 {
-		s = s[:80] + "…"
-	}
-	return fmt.Sprintf("%q", s)
-}
+// maxShown is the most bytes of an annotation that a message quotes.
+const maxShown = 80 + len("…")
+
+// shown quotes what a user wrote, cut to fit into one line. Unlike text.Quote it leaves letters beyond ASCII readable.
+func shown(s string) string { return strconv.Quote(text.CutBytes(s, maxShown)) }
 
 // mount is an object to mount: the volume, and the path in the containers.
 type mount struct {

@@ -139,6 +139,8 @@ func TestRefusals(t *testing.T) {
 		"an API that is no name":    {map[string]string{verify: "payment-api,Stock"}, `annotation m2m-operator.io/verify: "Stock" is not the name of an APIResource; write name or namespace/name, several separated by commas`},
 		"an API with two slashes":   {map[string]string{verify: "a/b/c"}, `annotation m2m-operator.io/verify: "a/b/c" is not the name of an APIResource; write name or namespace/name, several separated by commas`},
 		"an API's name too long":    {map[string]string{verify: long}, `annotation m2m-operator.io/verify: "` + long[:80] + `…" is not the name of an APIResource; write name or namespace/name, several separated by commas`},
+		"a letter at the cut":       {map[string]string{verify: strings.Repeat("ä", 50)}, `annotation m2m-operator.io/verify: "` + strings.Repeat("ä", 40) + `…" is not the name of an APIResource; write name or namespace/name, several separated by commas`},
+		"half a letter at the cut":  {map[string]string{verify: "n" + strings.Repeat("ä", 50)}, `annotation m2m-operator.io/verify: "n` + strings.Repeat("ä", 39) + `…" is not the name of an APIResource; write name or namespace/name, several separated by commas`},
 		"the same API twice":        {map[string]string{verify: "payment-api,shop/payment-api"}, ""},
 		"many commas":               {map[string]string{verify: strings.Repeat("a,", 200)}, `annotation m2m-operator.io/verify names too many APIResources; a pod can have 64`},
 		"an API in parentheses":     {map[string]string{verify: "(a)"}, `annotation m2m-operator.io/verify: "(a)" is not the name of an APIResource; write name or namespace/name, several separated by commas`},

@@ -8,11 +8,14 @@
 package render
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 const (
@@ -121,12 +124,5 @@ func ValidFileName(s string) error {
 
 // quoted lists names for an error message.
 func quoted(names []string) string {
-	if len(names) == 0 {
-		return "none"
-	}
-	names = slices.Sorted(slices.Values(names))
-	for i := range names {
-		names[i] = fmt.Sprintf("%q", names[i])
-	}
-	return strings.Join(names, ", ")
+	return cmp.Or(text.QuoteAll(names, maxFileName, len(names)), "none")
 }

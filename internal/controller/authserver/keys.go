@@ -6,8 +6,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -164,17 +162,7 @@ func superseded(before, after []v1alpha1.SigningKey) []string {
 }
 
 // quotedIDs lists the first few IDs of keys.
-func quotedIDs(ids []string) string {
-	const most = 5
-	var told []string
-	for _, id := range ids[:min(len(ids), most)] {
-		told = append(told, strconv.Quote(text.CutRunes(id, 64)))
-	}
-	if len(ids) > most {
-		told = append(told, "others")
-	}
-	return strings.Join(told, ", ")
-}
+func quotedIDs(ids []string) string { return text.QuoteAll(ids, 64, 5) }
 
 // maxKeysLeftOut and maxLeftOutReason are the bounds of status.keysLeftOut.
 const (
