@@ -270,10 +270,10 @@ func (a *Administration) provisioningSecret(ctx context.Context, obj client.Obje
 	return c, content.Version, nil, nil
 }
 
-// enter asks whether an object may be worked on at a server now. If it may, leave is
+// enter asks whether an object may be worked on at a server now. If it may, exit is
 // to be told how that went; if not, enter says how long to wait and why, and wakes the
 // object when its turn comes.
-func (a *Administration) enter(obj, o client.Object, wake chan<- event.GenericEvent) (leave func(context.Context, error), wait time.Duration, p *rules.Problem) {
+func (a *Administration) enter(obj, o client.Object, wake chan<- event.GenericEvent) (exit func(context.Context, error), wait time.Duration, p *rules.Problem) {
 	rt, now, key := a.of.Get(obj), a.Clock.Now(), rules.ServerKeyOf(obj)
 	rt.mu.Lock()
 	defer rt.mu.Unlock()

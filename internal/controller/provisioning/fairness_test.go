@@ -26,18 +26,18 @@ func TestFailuresOfOneNamespaceStopNobodyElsesProvisioning(t *testing.T) {
 	platform := clusterAt("idp", "https://idp", "https://idp/token", 100)
 	failed := &provision.Error{Kind: provision.Unavailable, Status: 500}
 	for i := range 10 {
-		if leave, _, busy := s.enter(&platform, clientOf("evil", i), wake); busy == nil {
-			leave(context.Background(), failed)
+		if exit, _, busy := s.enter(&platform, clientOf("evil", i), wake); busy == nil {
+			exit(context.Background(), failed)
 		}
 	}
 	if _, wait, busy := s.enter(&platform, clientOf("evil", 10), wake); busy == nil || busy.Reason != v1alpha1.ReasonAuthorizationServerUnavailable || wait <= 0 {
 		t.Errorf("after ten failures another object of the namespace waits %s: %v", wait, busy)
 	}
-	leave, _, busy := s.enter(&platform, clientOf("good", 0), wake)
+	exit, _, busy := s.enter(&platform, clientOf("good", 0), wake)
 	if busy != nil {
 		t.Fatalf("an object of another namespace waits: %s", busy.Message)
 	}
-	leave(context.Background(), nil)
+	exit(context.Background(), nil)
 }
 
 // TestNamespacesAreProvisionedInTurn: whoever came last is woken second where all others
@@ -45,7 +45,7 @@ func TestFailuresOfOneNamespaceStopNobodyElsesProvisioning(t *testing.T) {
 func TestNamespacesAreProvisionedInTurn(t *testing.T) {
 	s, wake := newAdministrationFixture(nil), make(chan event.GenericEvent, 100)
 	platform := clusterAt("idp", "https://idp", "https://idp/token", 2) // one at a time
-	leave, _, busy := s.enter(&platform, clientOf("evil", 0), wake)
+	exit, _, busy := s.enter(&platform, clientOf("evil", 0), wake)
 	if busy != nil {
 		t.Fatal(busy.Message)
 	}
@@ -57,7 +57,7 @@ func TestNamespacesAreProvisionedInTurn(t *testing.T) {
 	if _, _, busy := s.enter(&platform, clientOf("good", 0), wake); busy == nil {
 		t.Fatal("two are provisioned at a time")
 	}
-	leave(context.Background(), nil)
+	exit(context.Background(), nil)
 	first, second := <-wake, <-wake
 	if first.Object.GetNamespace() != "good" && second.Object.GetNamespace() != "good" {
 		t.Errorf("%s and %s of one namespace are woken", first.Object.GetName(), second.Object.GetName())

@@ -100,7 +100,7 @@ func (l *loop) sync(ctx context.Context, s subject) (time.Duration, error) {
 		return 0, nil // nothing can be said, and nothing is taken away
 	}
 	if at.Name != "" && !record.IsAt(at, srv) {
-		if after, err := l.leave(ctx, s); after > 0 || err != nil {
+		if after, err := l.moveAway(ctx, s); after > 0 || err != nil {
 			return after, err
 		}
 	}
@@ -118,11 +118,11 @@ func (l *loop) sync(ctx context.Context, s subject) (time.Duration, error) {
 	if wait := c.plan.Wait(c.now); wait > 0 {
 		return wait, l.observe(ctx, s, c.plan)
 	}
-	leave, wait, busy := l.Servers.enter(srv.Object, s.object(), l.Wishes.wake)
+	exit, wait, busy := l.Servers.enter(srv.Object, s.object(), l.Wishes.wake)
 	if busy != nil {
 		return wait, nil
 	}
-	return l.apply(ctx, s, c, leave)
+	return l.apply(ctx, s, c, exit)
 }
 
 // plan returns when to compare an object, by what its status holds now.
@@ -145,10 +145,10 @@ func (l *loop) observe(ctx context.Context, s subject, plan provision.Plan) erro
 }
 
 // apply makes the server have what is declared, and records how it went.
-func (l *loop) apply(ctx context.Context, s subject, c comparison, leave func(context.Context, error)) (time.Duration, error) {
+func (l *loop) apply(ctx context.Context, s subject, c comparison, exit func(context.Context, error)) (time.Duration, error) {
 	keep := l.keeper(s, c.server)
 	drift, failure := s.drive(ctx, c.driver, keep, c.now)
-	leave(ctx, failure)
+	exit(ctx, failure)
 	if failure != nil && provision.KindOf(failure) == "" {
 		return 0, failure
 	}
@@ -208,8 +208,8 @@ func (l *loop) finish(ctx context.Context, s subject) (time.Duration, error) {
 	return 0, write.Release(ctx, l.Client, s.object())
 }
 
-// leave removes an object from a server that it no longer belongs to.
-func (l *loop) leave(ctx context.Context, s subject) (time.Duration, error) {
+// moveAway removes an object from a server that it no longer belongs to.
+func (l *loop) moveAway(ctx context.Context, s subject) (time.Duration, error) {
 	if after, err := s.remove(ctx); after > 0 || err != nil {
 		return after, err
 	}

@@ -137,7 +137,7 @@ func (r *remover) attempt(ctx context.Context, rm removal, obj client.Object, ex
 	if !exists {
 		return 0, rm.remove(ctx, driver, rm.owner)
 	}
-	leave, wait, busy := r.servers.enter(obj, rm.object, r.wake)
+	exit, wait, busy := r.servers.enter(obj, rm.object, r.wake)
 	switch {
 	case busy != nil && busy.Reason == v1alpha1.ReasonWaitingForBudget:
 		return wait, nil
@@ -145,7 +145,7 @@ func (r *remover) attempt(ctx context.Context, rm removal, obj client.Object, ex
 		return 0, &provision.Error{Kind: provision.Unavailable, Message: busy.Message}
 	}
 	err = rm.remove(ctx, driver, rm.owner)
-	leave(ctx, err)
+	exit(ctx, err)
 	return 0, err
 }
 
