@@ -42,7 +42,8 @@ type world struct {
 func newWorld(seed uint64) (*world, error) {
 	w := &world{rand: rand.New(rand.NewPCG(seed, 4)), now: noon, drivers: map[string]provision.Driver{}}
 	var err error
-	if w.server, err = logtotest.New(logtotest.WithSeed(seed), logtotest.WithClock(func() time.Time { return w.now })); err != nil {
+	w.server, err = logtotest.New(logtotest.WithSeed(seed), logtotest.WithClock(func() time.Time { return w.now }), logtotest.WithCheapKey())
+	if err != nil {
 		return nil, err
 	}
 	w.wire.server = w.server.Transport()

@@ -29,22 +29,26 @@ type signingKey struct {
 	signer jose.Signer
 }
 
-// firstKey is shared by all servers of a process, because it is slow to make.
-var firstKey = sync.OnceValue(func() *signingKey { return newKey(false) })
+// The first keys are shared by all servers of a process, because they are slow to make.
+var (
+	firstKey      = sync.OnceValue(func() *signingKey { return newKey(jose.ES384) })
+	firstCheapKey = sync.OnceValue(func() *signingKey { return newKey(jose.ES256) })
+)
 
-func newKeyring() keyring { return keyring{current: firstKey()} }
-
-func newKey(useRSA bool) *signingKey {
-	algorithm := jose.ES384
-	if useRSA {
-		algorithm = jose.RS256
+func newKeyring(cheap bool) keyring {
+	if cheap {
+		return keyring{current: firstCheapKey()}
 	}
+	return keyring{current: firstKey()}
+}
+
+func newKey(algorithm jose.SignatureAlgorithm) *signingKey {
 	key, err := pki.NewSigningKey(string(algorithm), 0)
 	if err != nil {
 		panic(err) // there is no randomness
 	}
 	k := &signingKey{public: key.Public()}
-	if useRSA {
+	if algorithm == jose.RS256 {
 		k.public.Algorithm = ""
 	}
 	k.signer, err = jose.NewSigner(
@@ -67,7 +71,11 @@ type Rotation struct {
 // RotateKeys makes a new signing key, as the console does. Without a grace period it signs at once. At most one
 // previous key stays published. In 1.37 the rotation takes effect only at [Server.Restart].
 func (s *Server) RotateKeys(how Rotation) {
-	key := newKey(how.RSA)
+	algorithm := jose.ES384
+	if how.RSA {
+		algorithm = jose.RS256
+	}
+	key := newKey(algorithm)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.keys.tick(s.now())
@@ -136,7 +144,7 @@ func (s *Server) rotateKeys(c *call) answer {
 	if seconds < 0 {
 		return invalidInput("rotationGracePeriod")
 	}
-	s.rotate(newKey(false), time.Duration(seconds)*time.Second)
+	s.rotate(newKey(jose.ES384), time.Duration(seconds)*time.Second)
 	shown := []any{}
 	for _, k := range s.keys.published() {
 		status, from := "Previous", s.now()
