@@ -16,6 +16,8 @@ TESTFLAGS ?=
 N ?= 10000
 BENCHFLAGS ?=
 PKG ?= ./...
+# How many packages are tested side by side. Most wait for their control plane half of the time.
+TEST_PACKAGES ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 
 TOOL := hack/tool.sh
 # The packages that decide and never talk to Kubernetes.
@@ -106,7 +108,7 @@ controlplane: ## Find or build kube-apiserver, etcd and kubectl, and print their
 .PHONY: test
 test: ## Run all tests against a real API server; coverage goes to out/cover.out.
 	@$(WITH_CONTROL_PLANE); mkdir -p out; \
-	hack/gotest.sh test -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $(PKG)
+	hack/gotest.sh test -p=$(TEST_PACKAGES) -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $(PKG)
 	$(if $(filter ./...,$(PKG)),@cd hack/image && GOWORK=off ../gotest.sh image ./...)
 
 .PHONY: test-race

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 // TestSpecsAreBounded: how much the API server takes of what the cache keeps as it is.
 func TestSpecsAreBounded(t *testing.T) {
-	ns := newNamespace(t, "bounds", nil)
+	ns := operator.NewNamespace(t, "bounds", nil)
 	list := func(n int, format string) string {
 		all := make([]string, n)
 		for i := range all {

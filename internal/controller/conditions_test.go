@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"context"
@@ -18,28 +18,29 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 // TestStatusIsReadableByOthers: Flux and Argo CD wait for an object as kstatus
 // tells them: it is current when its observedGeneration is its generation and
 // its Ready is True, and in progress otherwise.
 func TestStatusIsReadableByOthers(t *testing.T) {
-	op := startStepped(t)
-	s := newStage(t, op)
-	server := s.server(s.payments)
+	op := operator.StartStepped(t)
+	s := operator.NewStage(t, op)
+	server := s.Server(s.Payments)
 	tests := map[string]struct {
 		obj    client.Object
 		want   []string
 		mutate func()
 	}{
 		"AuthorizationServer": {server, []string{"Discovered", "KeysFresh", "Ready"}, func() {
-			change(t, server, func(a *v1alpha1.AuthorizationServer) { a.Spec.JWKS.Retention = "1h" })
+			operator.Change(t, server, func(a *v1alpha1.AuthorizationServer) { a.Spec.JWKS.Retention = "1h" })
 		}},
-		"APIResource": {s.api, []string{"Accepted", "Distributed", "Ready"}, func() {
-			change(t, s.api, func(a *v1alpha1.APIResource) { a.Spec.Verification.ClockSkew = "10s" })
+		"APIResource": {s.API, []string{"Accepted", "Distributed", "Ready"}, func() {
+			operator.Change(t, s.API, func(a *v1alpha1.APIResource) { a.Spec.Verification.ClockSkew = "10s" })
 		}},
-		"M2MClient": {s.cart, []string{"Fresh", "Granted", "Ready", "Verified"}, func() {
-			change(t, s.cart, func(c *v1alpha1.M2MClient) { c.Spec.Refresh.AtPercent = 50 })
+		"M2MClient": {s.Cart, []string{"Fresh", "Granted", "Ready", "Verified"}, func() {
+			operator.Change(t, s.Cart, func(c *v1alpha1.M2MClient) { c.Spec.Refresh.AtPercent = 50 })
 		}},
 	}
 	for name, tc := range tests {
@@ -52,13 +53,13 @@ func TestStatusIsReadableByOthers(t *testing.T) {
 			if kstatus(t, tc.obj) != "InProgress" {
 				t.Error("a spec that nobody has seen is said to be current")
 			}
-			fromCache(t, op, tc.obj)
-			op.advance(time.Second)
-			s.settle()
+			operator.FromCache(t, op, tc.obj)
+			op.Advance(time.Second)
+			s.Settle()
 			if got := kstatus(t, tc.obj); got != "Current" {
 				t.Errorf("the object is %s", got)
 			}
-			for _, c := range conditionsOf(tc.obj) {
+			for _, c := range operator.ConditionsOf(tc.obj) {
 				if c.ObservedGeneration != tc.obj.GetGeneration() {
 					t.Errorf("%s speaks of generation %d, not %d", c.Type, c.ObservedGeneration, tc.obj.GetGeneration())
 				}
@@ -70,20 +71,20 @@ func TestStatusIsReadableByOthers(t *testing.T) {
 	}
 
 	// What does not work is not current.
-	s.as.SetFault(oidc.Token, answer(500, ""))
-	s.until(s.status().ExpiresAt.Time)
-	if got := kstatus(t, s.cart); got != "InProgress" {
+	s.AS.SetFault(oidc.Token, operator.Answer(500, ""))
+	s.Until(s.Status().ExpiresAt.Time)
+	if got := kstatus(t, s.Cart); got != "InProgress" {
 		t.Errorf("a client with an expired token is %s", got)
 	}
 }
 
 func transitions(t *testing.T, obj client.Object) map[string]time.Time {
 	t.Helper()
-	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); err != nil {
+	if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); err != nil {
 		t.Fatal(err)
 	}
 	at := map[string]time.Time{}
-	for _, c := range conditionsOf(obj) {
+	for _, c := range operator.ConditionsOf(obj) {
 		at[c.Type] = c.LastTransitionTime.Time
 	}
 	return at
@@ -94,13 +95,13 @@ func kstatus(t *testing.T, obj client.Object) string {
 	t.Helper()
 	// As it is served: what a type leaves out may be there.
 	u := &unstructured.Unstructured{}
-	gvk, err := apiutil.GVKForObject(obj, kube.Scheme())
+	gvk, err := apiutil.GVKForObject(obj, operator.Kube.Scheme())
 	if err != nil {
 		t.Fatal(err)
 	}
 	u.SetGroupVersionKind(gvk)
 	for _, o := range []client.Object{obj, u} {
-		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(obj), o); err != nil {
+		if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(obj), o); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -114,24 +115,24 @@ func kstatus(t *testing.T, obj client.Object) string {
 // TestANewObjectIsNotCurrent: nobody has looked at it, and nobody says otherwise.
 // That the object comes from a backup with a status makes no difference.
 func TestANewObjectIsNotCurrent(t *testing.T) {
-	w := newWorld(t)
+	w := operator.NewWorld(t)
 	cas := &v1alpha1.ClusterAuthorizationServer{
-		ObjectMeta: metav1.ObjectMeta{Name: "new-" + w.shop},
+		ObjectMeta: metav1.ObjectMeta{Name: "new-" + w.Shop},
 		Spec: v1alpha1.ClusterAuthorizationServerSpec{
-			AuthorizationServerSpec: v1alpha1.AuthorizationServerSpec{Issuer: w.as.Issuer()}, AllowedNamespaces: namesOf(w.shop),
+			AuthorizationServerSpec: v1alpha1.AuthorizationServerSpec{Issuer: w.AS.Issuer()}, AllowedNamespaces: operator.NamesOf(w.Shop),
 		},
 	}
 	t.Cleanup(func() {
-		if err := kube.Delete(context.Background(), cas); err != nil {
+		if err := operator.Kube.Delete(context.Background(), cas); err != nil {
 			t.Error(err)
 		}
 	})
-	api := w.api()
+	api := w.API()
 	api.Status = v1alpha1.APIResourceStatus{ObservedGeneration: 1, Conditions: []metav1.Condition{{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady, ObservedGeneration: 1,
 	}}}
-	for _, obj := range []client.Object{w.server(w.payments), cas, api, w.cart()} {
-		create(t, obj)
+	for _, obj := range []client.Object{w.Server(w.Payments), cas, api, w.Cart()} {
+		operator.Create(t, obj)
 		if got := kstatus(t, obj); got != "InProgress" {
 			t.Errorf("a new %T is %s", obj, got)
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"context"
@@ -19,6 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 const operatorAccount = "system:serviceaccount:m2m-operator-system:m2m-operator-controller-manager"
@@ -26,21 +28,21 @@ const operatorAccount = "system:serviceaccount:m2m-operator-system:m2m-operator-
 // TestFence attacks with the operator's own ServiceAccount: what its role
 // allows in every namespace, the fence allows for its own objects only.
 func TestFence(t *testing.T) {
-	operator, err := client.New(fencedOperator(t, "fence.yaml"), client.Options{Scheme: Scheme()})
+	asOperator, err := client.New(fencedOperator(t, "fence.yaml"), client.Options{Scheme: controller.Scheme()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ns := newNamespace(t, "fence", nil)
+	ns := operator.NewNamespace(t, "fence", nil)
 
 	own := map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
 	secret := func(name string, labels map[string]string) *corev1.Secret {
 		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Labels: labels}}
 	}
 	foreign, foreignMap := secret("database", nil), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "settings"}}
-	create(t, foreign, foreignMap)
+	operator.Create(t, foreign, foreignMap)
 	// The API server learns of a policy a moment after it was created.
-	eventually(t, func() error {
-		if err := operator.Create(t.Context(), secret("probe", nil), client.DryRunAll); !apierrors.IsInvalid(err) {
+	operator.Eventually(t, func() error {
+		if err := asOperator.Create(t.Context(), secret("probe", nil), client.DryRunAll); !apierrors.IsInvalid(err) {
 			return fmt.Errorf("the fence is not up: %w", err)
 		}
 		return nil
@@ -52,7 +54,7 @@ func TestFence(t *testing.T) {
 		return s
 	}
 	lost := owned(secret("cart-token", nil))
-	create(t, lost)
+	operator.Create(t, lost)
 
 	labelled := func(o client.Object) client.Object {
 		c := o.DeepCopyObject().(client.Object)
@@ -66,18 +68,18 @@ func TestFence(t *testing.T) {
 		do      func() error
 		allowed bool
 	}{
-		"it creates a client's Secret":             {func() error { return operator.Create(t.Context(), owned(secret("mine", own))) }, true},
-		"it updates its own Secret":                {func() error { return operator.Update(t.Context(), owned(secret("mine", own))) }, true},
-		"it gives its Secret the lost label back":  {func() error { return operator.Update(t.Context(), labelled(lost)) }, true},
-		"it takes the label off":                   {func() error { return operator.Update(t.Context(), owned(secret("mine", nil))) }, false},
-		"it creates a Secret without label":        {func() error { return operator.Create(t.Context(), owned(secret("other", nil))) }, false},
-		"it creates a ServiceAccount token":        {func() error { return operator.Create(t.Context(), accountToken) }, false},
-		"it overwrites another's Secret":           {func() error { return operator.Update(t.Context(), foreign) }, false},
-		"it labels another's Secret as its own":    {func() error { return operator.Update(t.Context(), labelled(foreign)) }, false},
-		"it deletes another's Secret":              {func() error { return operator.Delete(t.Context(), foreign) }, false},
-		"it labels another's ConfigMap as its own": {func() error { return operator.Update(t.Context(), labelled(foreignMap)) }, false},
-		"it deletes another's ConfigMap":           {func() error { return operator.Delete(t.Context(), foreignMap) }, false},
-		"somebody else updates a Secret":           {func() error { return kube.Update(t.Context(), foreign.DeepCopy()) }, true},
+		"it creates a client's Secret":             {func() error { return asOperator.Create(t.Context(), owned(secret("mine", own))) }, true},
+		"it updates its own Secret":                {func() error { return asOperator.Update(t.Context(), owned(secret("mine", own))) }, true},
+		"it gives its Secret the lost label back":  {func() error { return asOperator.Update(t.Context(), labelled(lost)) }, true},
+		"it takes the label off":                   {func() error { return asOperator.Update(t.Context(), owned(secret("mine", nil))) }, false},
+		"it creates a Secret without label":        {func() error { return asOperator.Create(t.Context(), owned(secret("other", nil))) }, false},
+		"it creates a ServiceAccount token":        {func() error { return asOperator.Create(t.Context(), accountToken) }, false},
+		"it overwrites another's Secret":           {func() error { return asOperator.Update(t.Context(), foreign) }, false},
+		"it labels another's Secret as its own":    {func() error { return asOperator.Update(t.Context(), labelled(foreign)) }, false},
+		"it deletes another's Secret":              {func() error { return asOperator.Delete(t.Context(), foreign) }, false},
+		"it labels another's ConfigMap as its own": {func() error { return asOperator.Update(t.Context(), labelled(foreignMap)) }, false},
+		"it deletes another's ConfigMap":           {func() error { return asOperator.Delete(t.Context(), foreignMap) }, false},
+		"somebody else updates a Secret":           {func() error { return operator.Kube.Update(t.Context(), foreign.DeepCopy()) }, true},
 	}
 	for _, name := range []string{"it creates a client's Secret"} { // what the others need
 		if err := tests[name].do(); err != nil {
@@ -108,7 +110,7 @@ func fencedOperator(t *testing.T, fence string) *rest.Config {
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
 		Subjects:   []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: operatorAccount}},
 	})
-	cfg := rest.CopyConfig(restConfig)
+	cfg := rest.CopyConfig(operator.RESTConfig)
 	cfg.Impersonate = rest.ImpersonationConfig{UserName: operatorAccount}
 	return cfg
 }
@@ -135,9 +137,9 @@ func applyFence(t *testing.T, fence string) {
 // ends.
 func createForTest(t *testing.T, o client.Object) {
 	t.Helper()
-	create(t, o)
+	operator.Create(t, o)
 	t.Cleanup(func() {
-		if err := kube.Delete(context.Background(), o); err != nil {
+		if err := operator.Kube.Delete(context.Background(), o); err != nil {
 			t.Error(err)
 		}
 	})

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"context"
@@ -12,6 +12,9 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 // follower is a lock that this replica does not get.
@@ -28,17 +31,16 @@ func (follower) Describe() string { return "a lock held elsewhere" }
 func TestCachesFillBeforeAReplicaLeads(t *testing.T) {
 	for name, namespaces := range map[string][]string{"all namespaces": nil, "two namespaces": {"default", "kube-system"}} {
 		t.Run(name, func(t *testing.T) {
-			o := testOptions()
+			o := operator.DefaultOptions()
 			o.WatchNamespaces = namespaces
-			o.setDefaults()
-			mo := ManagerOptions(o)
+			mo := controller.ManagerOptions(o)
 			mo.Metrics = metricsserver.Options{BindAddress: "0"}
 			mo.LeaderElection, mo.LeaderElectionResourceLockInterface = true, follower{}
-			mgr, err := ctrl.NewManager(rest.CopyConfig(restConfig), mo)
+			mgr, err := ctrl.NewManager(rest.CopyConfig(operator.RESTConfig), mo)
 			if err != nil {
 				t.Fatal(err)
 			}
-			r, err := newReconcilers(mgr, o)
+			r, err := controller.New(mgr, o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -53,7 +55,7 @@ func TestCachesFillBeforeAReplicaLeads(t *testing.T) {
 			}()
 			patience, stop := context.WithTimeout(ctx, 20*time.Second)
 			defer stop()
-			if !r.servers.foreign.WaitForCacheSync(patience) {
+			if !r.Shared.Foreign.WaitForCacheSync(patience) {
 				t.Error("the cache of Secrets and ConfigMaps of others is not filled")
 			}
 		})

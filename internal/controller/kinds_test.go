@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"fmt"
@@ -15,12 +15,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 // TestKindsAreFoundByCategory asks the API server what kubectl asks it: with
 // kubectl get m2m every kind is listed, and each has its short name.
 func TestKindsAreFoundByCategory(t *testing.T) {
-	d, err := discovery.NewDiscoveryClientForConfig(restConfig)
+	d, err := discovery.NewDiscoveryClientForConfig(operator.RESTConfig)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,19 +45,19 @@ func TestKindsAreFoundByCategory(t *testing.T) {
 
 // TestColumns reads the kinds as the API server prints them.
 func TestColumns(t *testing.T) {
-	w := newWorld(t)
-	api, cart := w.story()
-	cas := w.clusterServer(t, v1alpha1.ClusterAuthorizationServerSpec{AllowedNamespaces: namesOf(w.payments, w.shop)})
-	waiting := w.cart()
+	w := operator.NewWorld(t)
+	api, cart := w.Story()
+	cas := clusterServerOf(w, t, v1alpha1.ClusterAuthorizationServerSpec{AllowedNamespaces: operator.NamesOf(w.Payments, w.Shop)})
+	waiting := w.Cart()
 	waiting.Name = "waiting"
 	waiting.Spec.Credentials.ClientSecret.SecretRef.Name = "none"
-	create(t, waiting)
-	startOperator(t)
-	server := w.server(w.shop)
+	operator.Create(t, waiting)
+	operator.Start(t)
+	server := w.Server(w.Shop)
 	for _, o := range []client.Object{server, cas, api, cart} {
-		isReady(t, o)
+		operator.IsReady(t, o)
 	}
-	hasCondition(t, waiting, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCredentialsNotFound)
+	operator.HasCondition(t, waiting, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCredentialsNotFound)
 
 	expires := cart.Status.ExpiresAt.UTC().Format(time.RFC3339)
 	const credentials = `Secret "none" does not exist`
@@ -72,14 +73,14 @@ func TestColumns(t *testing.T) {
 			"Name": "waiting", "Ready": "False", "Reason": "CredentialsNotFound", "Secret": "waiting-token", "Message": credentials,
 		}},
 		{"an API", "apiresources", api, map[string]string{
-			"Name": "payment-api", "Identifier": paymentAPI, "Ready": "True", "Reason": "Ready", "Namespaces": "0",
+			"Name": "payment-api", "Identifier": operator.PaymentAPI, "Ready": "True", "Reason": "Ready", "Namespaces": "0",
 			"Message": "The APIResource is accepted and its verification bundle is where its own workloads need it",
 		}},
 		{"a server", "authorizationservers", server, map[string]string{
-			"Name": "auth", "Issuer": w.as.Issuer(), "Ready": "True", "Reason": "Ready", "Message": "The token endpoint and the signing keys are known",
+			"Name": "auth", "Issuer": w.AS.Issuer(), "Ready": "True", "Reason": "Ready", "Message": "The token endpoint and the signing keys are known",
 		}},
 		{"a server of the cluster", "clusterauthorizationservers", cas, map[string]string{
-			"Name": cas.Name, "Issuer": w.as.Issuer(), "Ready": "True", "Reason": "Ready", "Message": "The token endpoint and the signing keys are known",
+			"Name": cas.Name, "Issuer": w.AS.Issuer(), "Ready": "True", "Reason": "Ready", "Message": "The token endpoint and the signing keys are known",
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -98,7 +99,7 @@ func TestColumns(t *testing.T) {
 // printed returns an object's columns, as kubectl get -o wide shows them.
 func printed(t *testing.T, resource string, name types.NamespacedName) map[string]string {
 	t.Helper()
-	d, err := discovery.NewDiscoveryClientForConfig(restConfig)
+	d, err := discovery.NewDiscoveryClientForConfig(operator.RESTConfig)
 	if err != nil {
 		t.Fatal(err)
 	}

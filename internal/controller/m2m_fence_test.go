@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"fmt"
@@ -14,45 +14,47 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 // TestFinalizerFence attacks with the operator's own ServiceAccount, which here
 // may do everything: of the operator's kinds it can change one finalizer and the
 // status, and nothing else.
 func TestFinalizerFence(t *testing.T) {
-	operator, err := client.New(fencedOperator(t, "finalizers.yaml"), client.Options{Scheme: Scheme()})
+	asOperator, err := client.New(fencedOperator(t, "finalizers.yaml"), client.Options{Scheme: controller.Scheme()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ns := newNamespace(t, "fence", nil)
+	ns := operator.NewNamespace(t, "fence", nil)
 	// The API server learns of a policy a moment after it was created.
-	eventually(t, func() error {
+	operator.Eventually(t, func() error {
 		probe := manifestOf(t, ns, "api", "")
-		if err := operator.Create(t.Context(), probe, client.DryRunAll); err == nil || !strings.Contains(err.Error(), "'finalizer-fence'") {
+		if err := asOperator.Create(t.Context(), probe, client.DryRunAll); err == nil || !strings.Contains(err.Error(), "'finalizer-fence'") {
 			return fmt.Errorf("the fence is not up: %w", err)
 		}
 		return nil
 	})
 	for kind := range specs {
-		t.Run(kind, func(t *testing.T) { attackKind(t, operator, ns, kind) })
+		t.Run(kind, func(t *testing.T) { attackKind(t, asOperator, ns, kind) })
 	}
 }
 
 // attackKind has the operator attack an object of a kind.
-func attackKind(t *testing.T, operator client.Client, ns, kind string) {
+func attackKind(t *testing.T, asOperator client.Client, ns, kind string) {
 	const held = "example.com/held"
 	obj := manifestOf(t, ns, kind, map[string]string{"client": anAccess}[kind])
 	obj.SetLabels(map[string]string{"team": "payments"})
 	obj.SetAnnotations(map[string]string{"example.com/owner": "payments"})
 	obj.SetFinalizers([]string{held})
-	create(t, obj)
+	operator.Create(t, obj)
 	defer func() {
-		remove(t, obj)
-		change(t, obj, func(o *unstructured.Unstructured) { o.SetFinalizers(nil) })
+		operator.Remove(t, obj)
+		operator.Change(t, obj, func(o *unstructured.Unstructured) { o.SetFinalizers(nil) })
 	}()
 	patch := func(patchType types.PatchType, text string) func() error {
 		return func() error {
-			return operator.Patch(t.Context(), obj.DeepCopy(), client.RawPatch(patchType, []byte(text)))
+			return asOperator.Patch(t.Context(), obj.DeepCopy(), client.RawPatch(patchType, []byte(text)))
 		}
 	}
 	// also adds the finalizer and does something else in one go.
@@ -74,14 +76,14 @@ func attackKind(t *testing.T, operator client.Client, ns, kind string) {
 		{"it removes the finalizer", patch(types.MergePatchType, `{"metadata":{"finalizers":["`+held+`"]}}`), true},
 		{"it adds the finalizer by an update", func() error {
 			o := obj.DeepCopy()
-			if err := kube.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
+			if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
 				return err
 			}
 			controllerutil.AddFinalizer(o, v1alpha1.ProvisioningFinalizer)
-			return operator.Update(t.Context(), o)
+			return asOperator.Update(t.Context(), o)
 		}, true},
 		{"it writes the status", func() error {
-			return operator.Status().Patch(t.Context(), obj.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"status":{"observedGeneration":1}}`)))
+			return asOperator.Status().Patch(t.Context(), obj.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"status":{"observedGeneration":1}}`)))
 		}, true},
 		{"it changes the spec", patch(types.MergePatchType, `{`+spec+`}`), false},
 		{"it changes the spec and the finalizer", also(spec), false},
@@ -95,19 +97,19 @@ func attackKind(t *testing.T, operator client.Client, ns, kind string) {
 		{"it creates one", func() error {
 			o := manifestOf(t, ns, kind, map[string]string{"client": anAccess}[kind])
 			o.SetName("mine")
-			return operator.Create(t.Context(), o)
+			return asOperator.Create(t.Context(), o)
 		}, false},
 		{"it applies one", func() error {
 			o := manifestOf(t, ns, kind, map[string]string{"client": anAccess}[kind])
 			o.SetName("mine")
-			return operator.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(o), client.FieldOwner("m2m-operator"))
+			return asOperator.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(o), client.FieldOwner("m2m-operator"))
 		}, false},
-		{"it deletes one", func() error { return operator.Delete(t.Context(), obj.DeepCopy()) }, false},
+		{"it deletes one", func() error { return asOperator.Delete(t.Context(), obj.DeepCopy()) }, false},
 		{"it deletes all of them", func() error {
-			return operator.DeleteAllOf(t.Context(), obj.DeepCopy(), client.InNamespace(obj.GetNamespace()))
+			return asOperator.DeleteAllOf(t.Context(), obj.DeepCopy(), client.InNamespace(obj.GetNamespace()))
 		}, false},
 		{"somebody else changes the spec", func() error {
-			return kube.Patch(t.Context(), obj.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{`+spec+`}`)), client.DryRunAll)
+			return operator.Kube.Patch(t.Context(), obj.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{`+spec+`}`)), client.DryRunAll)
 		}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -125,26 +127,26 @@ func attackKind(t *testing.T, operator client.Client, ns, kind string) {
 // TestTheOperatorLetsGo: with nothing but the right to patch, the operator takes
 // its finalizer off an object that is being deleted, and the object is gone.
 func TestTheOperatorLetsGo(t *testing.T) {
-	operator, err := client.New(fencedOperator(t, "finalizers.yaml"), client.Options{Scheme: Scheme()})
+	asOperator, err := client.New(fencedOperator(t, "finalizers.yaml"), client.Options{Scheme: controller.Scheme()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ns := newNamespace(t, "fence", nil)
+	ns := operator.NewNamespace(t, "fence", nil)
 	c := &v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "cart", Finalizers: []string{v1alpha1.ProvisioningFinalizer}}}
 	c.Spec.Access = []v1alpha1.Access{{APIResourceRef: v1alpha1.APIResourceReference{Name: "payment-api"}}}
-	create(t, c)
-	remove(t, c)
+	operator.Create(t, c)
+	operator.Remove(t, c)
 	// The API server learns of a policy a moment after it was created.
-	eventually(t, func() error {
-		if err := operator.Delete(t.Context(), c.DeepCopy(), client.DryRunAll); err == nil || !strings.Contains(err.Error(), "'finalizer-fence'") {
+	operator.Eventually(t, func() error {
+		if err := asOperator.Delete(t.Context(), c.DeepCopy(), client.DryRunAll); err == nil || !strings.Contains(err.Error(), "'finalizer-fence'") {
 			return fmt.Errorf("the fence is not up: %w", err)
 		}
 		return nil
 	})
-	if err := operator.Patch(t.Context(), c.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); err != nil {
+	if err := asOperator.Patch(t.Context(), c.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); err != nil {
 		t.Fatal(err)
 	}
-	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(c), c); client.IgnoreNotFound(err) != nil || err == nil {
+	if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(c), c); client.IgnoreNotFound(err) != nil || err == nil {
 		t.Errorf("the M2MClient is still there: %v", err)
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"fmt"
@@ -19,17 +19,18 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 // measured are the operator's metrics about one world, and the growth of those
 // that are about all.
 type measured struct {
-	op     *operator
-	w      *world
+	op     *operator.Operator
+	w      *operator.World
 	global map[string]float64 // at the start
 }
 
-func measure(op *operator, w *world) *measured {
+func measure(op *operator.Operator, w *operator.World) *measured {
 	m := &measured{op: op, w: w}
 	m.global = m.everywhere()
 	return m
@@ -40,7 +41,7 @@ func (m *measured) everywhere() map[string]float64 {
 	found := map[string]float64{}
 	families, err := metrics.Registry.Gather()
 	if err != nil {
-		m.w.t.Fatal(err)
+		m.w.T.Fatal(err)
 	}
 	for _, f := range families {
 		for _, s := range f.GetMetric() {
@@ -58,16 +59,16 @@ func (m *measured) everywhere() map[string]float64 {
 // are compares the metrics with what they should be. Those that are not there
 // are left out, and so are global ones that did not grow.
 func (m *measured) are(what string, want map[string]float64) {
-	m.w.t.Helper()
-	server := "AuthorizationServer/" + m.w.shop + "/auth"
+	m.w.T.Helper()
+	server := "AuthorizationServer/" + m.w.Shop + "/auth"
 	got := map[string]float64{}
 	add := func(key, name string, labels map[string]string) {
-		if v, n := metricOf(m.w.t, name, labels); n > 0 {
+		if v, n := operator.MetricOf(m.w.T, name, labels); n > 0 {
 			got[key] = v
 		}
 	}
 	for _, access := range []string{"payment-api", "renamed"} {
-		add("expiry "+access, "m2m_token_expiry_timestamp_seconds", map[string]string{"namespace": m.w.shop, "name": "cart", "access": access})
+		add("expiry "+access, "m2m_token_expiry_timestamp_seconds", map[string]string{"namespace": m.w.Shop, "name": "cart", "access": access})
 	}
 	for _, result := range []string{"success", "retryable", "slowretry", "terminal"} {
 		add("requests "+result, "m2m_token_requests_total", map[string]string{"server": server, "result": result})
@@ -82,20 +83,20 @@ func (m *measured) are(what string, want map[string]float64) {
 		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		m.w.t.Errorf("metrics after %s (-want +got):\n%s", what, diff)
+		m.w.T.Errorf("metrics after %s (-want +got):\n%s", what, diff)
 	}
 }
 
 // TestMetrics follows every metric of the operator through a client's life.
 func TestMetrics(t *testing.T) {
-	op := startStepped(t)
-	w := newWorld(t, func(o *oidc.Options) { o.Now = op.clock.Now })
+	op := operator.StartStepped(t)
+	w := operator.NewWorld(t, func(o *oidc.Options) { o.Now = op.Clock.Now })
 	m := measure(op, w)
-	api, cart := w.story()
-	settle := func() { t.Helper(); op.settle(w.payments, w.shop) }
+	api, cart := w.Story()
+	settle := func() { t.Helper(); op.Settle(w.Payments, w.Shop) }
 	expiry := func() float64 {
 		t.Helper()
-		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(cart), cart); err != nil {
+		if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(cart), cart); err != nil {
 			t.Fatal(err)
 		}
 		return float64(cart.Status.ExpiresAt.Unix())
@@ -111,37 +112,37 @@ func TestMetrics(t *testing.T) {
 
 	settle()
 	is("the story", map[string]float64{
-		"expiry payment-api": float64(op.clock.Now().Add(time.Hour).Unix()), "requests success": 1,
-		"fetched": float64(op.clock.Now().Unix()), "keys active": 1, "keys retired": 0,
+		"expiry payment-api": float64(op.Clock.Now().Add(time.Hour).Unix()), "requests success": 1,
+		"fetched": float64(op.Clock.Now().Unix()), "keys active": 1, "keys retired": 0,
 	})
 
-	d := verifier(w.payments, "payment-api")
-	create(t, d)
+	d := verifier(w.Payments, "payment-api")
+	operator.Create(t, d)
 	settle()
 	is("a workload that verifies", map[string]float64{"bundles created": 1})
 
 	expiry()
-	op.clock.SetTime(cart.Status.Tokens[0].RefreshAt.Add(7 * time.Second))
+	op.Clock.SetTime(cart.Status.Tokens[0].RefreshAt.Add(7 * time.Second))
 	settle()
 	is("a refresh that is seven seconds late", map[string]float64{
-		"expiry payment-api": expiry(), "requests success": 2, "refreshes": 1, "lateness": 7, "fetched": float64(op.clock.Now().Unix()),
+		"expiry payment-api": expiry(), "requests success": 2, "refreshes": 1, "lateness": 7, "fetched": float64(op.Clock.Now().Unix()),
 	})
 
-	if _, err := w.as.RotateKey(); err != nil {
+	if _, err := w.AS.RotateKey(); err != nil {
 		t.Fatal(err)
 	}
-	op.advance(2 * time.Minute)
+	op.Advance(2 * time.Minute)
 	settle()
 	is("a rotation of the signing key", map[string]float64{
-		"keys active": 2, "bundles updated": 1, "fetched": float64(op.clock.Now().Unix()),
+		"keys active": 2, "bundles updated": 1, "fetched": float64(op.Clock.Now().Unix()),
 	})
-	if err := w.as.RotateKeyHard(); err != nil {
+	if err := w.AS.RotateKeyHard(); err != nil {
 		t.Fatal(err)
 	}
-	op.advance(2 * time.Minute)
+	op.Advance(2 * time.Minute)
 	settle()
 	is("a rotation without overlap", map[string]float64{
-		"keys active": 1, "keys retired": 2, "bundles updated": 2, "fetched": float64(op.clock.Now().Unix()),
+		"keys active": 1, "keys retired": 2, "bundles updated": 2, "fetched": float64(op.Clock.Now().Unix()),
 	})
 
 	fetched := want["fetched"]
@@ -153,47 +154,47 @@ func TestMetrics(t *testing.T) {
 		{"slowretry", oidc.Fault{Status: http.StatusUnauthorized, Body: `{"error":"invalid_client"}`, Times: 1}},
 		{"terminal", oidc.Fault{Status: http.StatusBadRequest, Body: `{"error":"unsupported_grant_type"}`, Times: 1}},
 	} {
-		w.as.SetFault(oidc.Token, &tc.fault)
-		w.as.SetFault(oidc.JWKS, &oidc.Fault{Status: http.StatusServiceUnavailable})
-		remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "cart-token", Namespace: w.shop}})
+		w.AS.SetFault(oidc.Token, &tc.fault)
+		w.AS.SetFault(oidc.JWKS, &oidc.Fault{Status: http.StatusServiceUnavailable})
+		operator.Remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "cart-token", Namespace: w.Shop}})
 		settle()
 		is("an answer that is "+tc.result, map[string]float64{
 			"requests " + tc.result: 1, "expiry payment-api": gone, "fetched": fetched,
 		})
-		w.as.ClearFaults()
-		op.advance(2 * time.Minute)
+		w.AS.ClearFaults()
+		op.Advance(2 * time.Minute)
 		settle()
-		fetched = float64(op.clock.Now().Unix())
+		fetched = float64(op.Clock.Now().Unix())
 		is("recovery from it", map[string]float64{
 			"requests success": float64(3 + i), "expiry payment-api": expiry(), "fetched": fetched,
 		})
 	}
 
-	change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Key = "renamed" })
+	operator.Change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Key = "renamed" })
 	settle()
 	is("another key for the access", map[string]float64{
 		"requests success": 6, "expiry payment-api": gone, "expiry renamed": expiry(),
 	})
 
-	change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
+	operator.Change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
 	settle()
 	is("the withdrawal", map[string]float64{"expiry renamed": gone})
 
-	change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants = w.api().Spec.Grants })
-	remove(t, d)
+	operator.Change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants = w.API().Spec.Grants })
+	operator.Remove(t, d)
 	settle()
 	is("a new grant, and the end of the workload", map[string]float64{
 		"requests success": 7, "expiry renamed": expiry(), "bundles removed": 1,
 	})
 
-	server := w.server(w.shop)
-	remove(t, cart)
-	remove(t, server)
-	op.catchUp(w.shop)
-	if err := op.reconcileClient(cart); err != nil {
+	server := w.Server(w.Shop)
+	operator.Remove(t, cart)
+	operator.Remove(t, server)
+	op.CatchUp(w.Shop)
+	if err := op.ReconcileClient(cart); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := op.server[0].Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(server)}); err != nil {
+	if _, err := op.AuthorizationServers[0].Reconcile(t.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(server)}); err != nil {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"expiry renamed", "requests success", "requests retryable", "requests slowretry", "requests terminal", "fetched", "keys active", "keys retired"} {
@@ -204,12 +205,12 @@ func TestMetrics(t *testing.T) {
 
 // eventsAbout returns the events in a world's namespaces as "Kind reason", with
 // how often each was recorded.
-func eventsAbout(t *testing.T, w *world) map[string]int {
+func eventsAbout(t *testing.T, w *operator.World) map[string]int {
 	t.Helper()
 	found := map[string]int{}
-	for _, ns := range []string{w.shop, w.payments} {
+	for _, ns := range []string{w.Shop, w.Payments} {
 		var list eventsv1.EventList
-		if err := kube.List(t.Context(), &list, client.InNamespace(ns)); err != nil {
+		if err := operator.Kube.List(t.Context(), &list, client.InNamespace(ns)); err != nil {
 			t.Fatal(err)
 		}
 		for _, e := range list.Items {
@@ -225,18 +226,18 @@ func eventsAbout(t *testing.T, w *world) map[string]int {
 
 // TestEvents: what happened is told once, when it happened.
 func TestEvents(t *testing.T) {
-	op := startStepped(t)
-	w := newWorld(t, func(o *oidc.Options) { o.Now = op.clock.Now })
-	api, _ := w.story()
-	d := verifier(w.payments, "payment-api")
-	create(t, d)
-	defer remove(t, d)
+	op := operator.StartStepped(t)
+	w := operator.NewWorld(t, func(o *oidc.Options) { o.Now = op.Clock.Now })
+	api, _ := w.Story()
+	d := verifier(w.Payments, "payment-api")
+	operator.Create(t, d)
+	defer operator.Remove(t, d)
 	want := map[string]int{}
 	// then settles and waits for the events; that nothing more comes is seen by
 	// the events that come after it.
 	then := func(what string, events ...string) {
 		t.Helper()
-		op.settle(w.payments, w.shop)
+		op.Settle(w.Payments, w.Shop)
 		for _, e := range events {
 			want[e]++
 		}
@@ -247,62 +248,62 @@ func TestEvents(t *testing.T) {
 			}
 			return nil
 		}
-		eventually(t, check)
+		operator.Eventually(t, check)
 	}
 	then("the story",
 		"Normal AuthorizationServer/auth: Ready", "Normal AuthorizationServer/auth: Ready",
-		fmt.Sprintf("Normal ConfigMap/m2m-verify.%s.payment-api: BundleWritten", w.payments), "Normal APIResource/payment-api: Ready",
+		fmt.Sprintf("Normal ConfigMap/m2m-verify.%s.payment-api: BundleWritten", w.Payments), "Normal APIResource/payment-api: Ready",
 		"Normal M2MClient/cart: TokenIssued", "Normal M2MClient/cart: Ready")
 
-	op.advance(45 * time.Minute)
+	op.Advance(45 * time.Minute)
 	then("a refresh, which is daily business")
 
-	w.as.SetFault(oidc.Token, &oidc.Fault{Status: http.StatusUnauthorized, Body: `{"error":"invalid_client"}`})
-	op.advance(45 * time.Minute)
+	w.AS.SetFault(oidc.Token, &oidc.Fault{Status: http.StatusUnauthorized, Body: `{"error":"invalid_client"}`})
+	op.Advance(45 * time.Minute)
 	then("a refusal", "Warning M2MClient/cart: TokenRequestRefused")
-	op.advance(time.Minute)
+	op.Advance(time.Minute)
 	then("another one")
 
-	op.advance(2 * time.Hour)
+	op.Advance(2 * time.Hour)
 	then("the token's end", "Warning M2MClient/cart: TokenExpired")
 
-	w.as.ClearFaults()
-	op.advance(10 * time.Minute)
+	w.AS.ClearFaults()
+	op.Advance(10 * time.Minute)
 	then("recovery", "Normal M2MClient/cart: Ready")
 
-	change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
+	operator.Change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
 	then("the withdrawal", "Warning M2MClient/cart: TokenWithdrawn", "Warning M2MClient/cart: NotGranted")
 
-	change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants = w.api().Spec.Grants })
+	operator.Change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants = w.API().Spec.Grants })
 	then("a new grant", "Normal M2MClient/cart: TokenIssued", "Normal M2MClient/cart: Ready")
 
-	if _, err := w.as.RotateKey(); err != nil {
+	if _, err := w.AS.RotateKey(); err != nil {
 		t.Fatal(err)
 	}
-	op.advance(time.Minute)
+	op.Advance(time.Minute)
 	then("a rotation of the signing key", "Normal AuthorizationServer/auth: KeysChanged", "Normal AuthorizationServer/auth: KeysChanged")
 
-	w.as.SetFault(oidc.JWKS, &oidc.Fault{Status: http.StatusServiceUnavailable})
-	op.advance(time.Minute)
+	w.AS.SetFault(oidc.JWKS, &oidc.Fault{Status: http.StatusServiceUnavailable})
+	op.Advance(time.Minute)
 	then("an outage of the JWKS", "Warning AuthorizationServer/auth: BadStatus", "Warning AuthorizationServer/auth: BadStatus")
 }
 
 // TestEventAboutManyKeys: what an event cannot hold is left out, and the event is
 // recorded all the same.
 func TestEventAboutManyKeys(t *testing.T) {
-	op := startStepped(t)
-	w := newWorld(t, func(o *oidc.Options) { o.Now = op.clock.Now })
-	w.story()
-	op.settle(w.payments, w.shop)
+	op := operator.StartStepped(t)
+	w := operator.NewWorld(t, func(o *oidc.Options) { o.Now = op.Clock.Now })
+	w.Story()
+	op.Settle(w.Payments, w.Shop)
 	const rotations = 25
 	for range rotations {
-		if _, err := w.as.RotateKey(); err != nil {
+		if _, err := w.AS.RotateKey(); err != nil {
 			t.Fatal(err)
 		}
-		op.advance(time.Minute)
-		op.settle(w.payments, w.shop)
+		op.Advance(time.Minute)
+		op.Settle(w.Payments, w.Shop)
 	}
-	eventually(t, func() error {
+	operator.Eventually(t, func() error {
 		if n := eventsAbout(t, w)["Normal AuthorizationServer/auth: KeysChanged"]; n != 2*rotations {
 			return fmt.Errorf("%d events of %d rotations, seen by two servers", n, rotations)
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"fmt"
@@ -18,25 +18,26 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 // TestCachesFillWithoutStreams starts the operator at an API server of which it does
 // not ask for streams, as one before Kubernetes 1.34 has none.
 func TestCachesFillWithoutStreams(t *testing.T) {
 	clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, false)
-	shop := newNamespace(t, "shop", nil)
+	shop := operator.NewNamespace(t, "shop", nil)
 	want := sets.New[string]()
 	for i := range 2*cached.PageSize + 1 {
 		name := fmt.Sprintf("filled-%d", i)
 		meta := metav1.ObjectMeta{Namespace: shop, Name: name, Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}}
-		create(t, &corev1.ConfigMap{ObjectMeta: meta, Data: map[string]string{"filled": "x"}},
+		operator.Create(t, &corev1.ConfigMap{ObjectMeta: meta, Data: map[string]string{"filled": "x"}},
 			&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: shop, Name: name}})
 		want.Insert(name)
 	}
-	op := startStepped(t)
-	op.catchUp(shop)
+	op := operator.StartStepped(t)
+	op.CatchUp(shop)
 	var got corev1.ConfigMapList
-	if err := op.client.List(t.Context(), &got, client.InNamespace(shop)); err != nil {
+	if err := op.Client.List(t.Context(), &got, client.InNamespace(shop)); err != nil {
 		t.Fatal(err)
 	}
 	names := sets.New[string]()
@@ -47,9 +48,7 @@ func TestCachesFillWithoutStreams(t *testing.T) {
 		t.Errorf("the cache has %d ConfigMaps of %d", len(names), len(want))
 	}
 	pages := map[string]int{}
-	op.requests.mu.Lock()
-	defer op.requests.mu.Unlock()
-	for _, r := range op.requests.all {
+	for _, r := range op.Requests.Sent() {
 		path, query, _ := strings.Cut(r, "?")
 		q, err := url.ParseQuery(query)
 		if err != nil {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"fmt"
@@ -25,9 +25,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller"
 	podcontroller "github.com/m2m-operator/m2m-operator/internal/controller/pod"
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 	"github.com/m2m-operator/m2m-operator/internal/delivery"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 // TestThePermissionToTouch: the role for prompt delivery grants what a touch
@@ -49,24 +51,24 @@ func TestThePermissionToTouch(t *testing.T) {
 	createForTest(t, &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: restrictedUser}},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: operator.RestrictedUser}},
 	})
-	ns := newNamespace(t, "touch", nil)
-	pod := annotatedPod(ns, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token")
-	create(t, pod)
-	create(t, promptObject(ns, watch.Mount{Kind: watch.MountedSecret, Name: "cart-token"}, delivery.Moment(pod.CreationTimestamp.Add(time.Second))))
-	cfg := restricted(t)
-	operator, err := client.New(cfg, client.Options{Scheme: Scheme()})
+	ns := operator.NewNamespace(t, "touch", nil)
+	pod := operator.AnnotatedPod(ns, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token")
+	operator.Create(t, pod)
+	operator.Create(t, operator.PromptObject(ns, watch.Mount{Kind: watch.MountedSecret, Name: "cart-token"}, delivery.Moment(pod.CreationTimestamp.Add(time.Second))))
+	cfg := operator.Restricted(t)
+	asOperator, err := client.New(cfg, client.Options{Scheme: controller.Scheme()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The API server learns of a role a moment after it was created.
-	eventually(t, func() error {
-		return operator.Patch(t.Context(), pod.DeepCopy(), client.RawPatch(types.MergePatchType, []byte("{}")), client.DryRunAll)
+	operator.Eventually(t, func() error {
+		return asOperator.Patch(t.Context(), pod.DeepCopy(), client.RawPatch(types.MergePatchType, []byte("{}")), client.DryRunAll)
 	})
-	startOperatorOver(t, cfg)
-	eventually(t, func() error {
-		if touchedAt(t, pod) == "" {
+	operator.StartOver(t, cfg)
+	operator.Eventually(t, func() error {
+		if operator.TouchedAt(t, pod) == "" {
 			return fmt.Errorf("the pod is not touched")
 		}
 		return nil
@@ -77,7 +79,7 @@ func TestThePermissionToTouch(t *testing.T) {
 // everything: of a pod it can change one annotation, and nothing else.
 func TestPodFence(t *testing.T) {
 	cfg := fencedOperator(t, "pods.yaml")
-	operator, err := client.New(cfg, client.Options{Scheme: Scheme()})
+	asOperator, err := client.New(cfg, client.Options{Scheme: controller.Scheme()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,21 +87,21 @@ func TestPodFence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ns := newNamespace(t, "fence", nil)
+	ns := operator.NewNamespace(t, "fence", nil)
 	newPod := func(name string) *corev1.Pod {
-		p := annotatedPod(ns, name, v1alpha1.InjectedAnnotation, "secret/cart-token", v1alpha1.ClientAnnotation, "cart")
+		p := operator.AnnotatedPod(ns, name, v1alpha1.InjectedAnnotation, "secret/cart-token", v1alpha1.ClientAnnotation, "cart")
 		p.Finalizers = []string{"example.com/held"}
 		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m")}
 		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "cart", UID: "1"}}
 		return p
 	}
-	pod, foreign := newPod("cart"), annotatedPod(ns, "foreign")
-	create(t, pod, foreign)
-	defer change(t, pod, func(p *corev1.Pod) { p.Finalizers = nil })
+	pod, foreign := newPod("cart"), operator.AnnotatedPod(ns, "foreign")
+	operator.Create(t, pod, foreign)
+	defer operator.Change(t, pod, func(p *corev1.Pod) { p.Finalizers = nil })
 
 	// The API server learns of a policy a moment after it was created.
-	eventually(t, func() error {
-		if err := operator.Create(t.Context(), annotatedPod(ns, "probe"), client.DryRunAll); !apierrors.IsInvalid(err) {
+	operator.Eventually(t, func() error {
+		if err := asOperator.Create(t.Context(), operator.AnnotatedPod(ns, "probe"), client.DryRunAll); !apierrors.IsInvalid(err) {
 			return fmt.Errorf("the fence is not up: %w", err)
 		}
 		return nil
@@ -110,13 +112,13 @@ func TestPodFence(t *testing.T) {
 	also := func(mutate func(*corev1.Pod)) func() error {
 		return func() error {
 			p := pod.DeepCopy()
-			if err := kube.Get(t.Context(), client.ObjectKeyFromObject(pod), p); err != nil {
+			if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(pod), p); err != nil {
 				return err
 			}
 			before := p.DeepCopy()
 			touch(p)
 			mutate(p)
-			return operator.Patch(t.Context(), p, client.MergeFrom(before))
+			return asOperator.Patch(t.Context(), p, client.MergeFrom(before))
 		}
 	}
 	raw := func(patchType types.PatchType, patch string, subresource ...string) func() error {
@@ -134,7 +136,7 @@ func TestPodFence(t *testing.T) {
 			p.Annotations[v1alpha1.TouchedAtAnnotation] = delivery.Moment(time.Now().Add(time.Second))
 		}), true},
 		"it touches as the reconciler does": {func() error {
-			r := &podcontroller.Reconciler{Config: podcontroller.Config{Client: operator}}
+			r := &podcontroller.Reconciler{Config: podcontroller.Config{Client: asOperator}}
 			if err := r.Touch(t.Context(), client.ObjectKeyFromObject(pod), time.Now()); err != nil {
 				return err
 			}
@@ -172,17 +174,17 @@ func TestPodFence(t *testing.T) {
 		"it touches a pod that is not injected": {func() error {
 			before := foreign.DeepCopy()
 			touch(foreign)
-			return operator.Patch(t.Context(), foreign, client.MergeFrom(before))
+			return asOperator.Patch(t.Context(), foreign, client.MergeFrom(before))
 		}, false},
 		"it injects and touches": {func() error {
 			before := foreign.DeepCopy()
 			touch(foreign)
 			foreign.Annotations[v1alpha1.InjectedAnnotation] = "secret/x"
-			return operator.Patch(t.Context(), foreign, client.MergeFrom(before))
+			return asOperator.Patch(t.Context(), foreign, client.MergeFrom(before))
 		}, false},
-		"it creates a pod":    {func() error { return operator.Create(t.Context(), newPod("mine")) }, false},
-		"it deletes a pod":    {func() error { return operator.Delete(t.Context(), foreign) }, false},
-		"it deletes all pods": {func() error { return operator.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(ns)) }, false},
+		"it creates a pod":    {func() error { return asOperator.Create(t.Context(), newPod("mine")) }, false},
+		"it deletes a pod":    {func() error { return asOperator.Delete(t.Context(), foreign) }, false},
+		"it deletes all pods": {func() error { return asOperator.DeleteAllOf(t.Context(), &corev1.Pod{}, client.InNamespace(ns)) }, false},
 		"it evicts a pod": {func() error {
 			return clients.PolicyV1().Evictions(ns).Evict(t.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: foreign.Name}})
 		}, false},
@@ -198,7 +200,7 @@ func TestPodFence(t *testing.T) {
 		"somebody else changes an image": {func() error {
 			p := pod.DeepCopy()
 			p.Spec.Containers[0].Image = "next"
-			return kube.Patch(t.Context(), p, client.MergeFrom(pod))
+			return operator.Kube.Patch(t.Context(), p, client.MergeFrom(pod))
 		}, true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"fmt"
@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
+
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 // specs are the manifests around a spec that TestProvisioningSchema fills in.
@@ -32,7 +34,7 @@ const (
 // TestProvisioningSchema: what of the fields for provisioning the API server
 // takes, and what it says to the rest.
 func TestProvisioningSchema(t *testing.T) {
-	ns := newNamespace(t, "schema", nil)
+	ns := operator.NewNamespace(t, "schema", nil)
 	adopted := func(format string, entries ...string) string {
 		return fmt.Sprintf(`provisioning: {%s, adoption: {`+format+`}}`, logtoServer, strings.Join(entries, ", "))
 	}
@@ -105,7 +107,7 @@ func judge(t *testing.T, ns, kind string, cases map[string]schemaCase) {
 	t.Helper()
 	for name, tc := range cases {
 		t.Run(kind+": "+name, func(t *testing.T) {
-			err := kube.Create(t.Context(), manifestOf(t, ns, kind, tc.spec), client.DryRunAll, client.FieldValidation("Strict"))
+			err := operator.Kube.Create(t.Context(), manifestOf(t, ns, kind, tc.spec), client.DryRunAll, client.FieldValidation("Strict"))
 			switch {
 			case tc.says == "" && err != nil:
 				t.Errorf("was refused: %v", err)
@@ -130,7 +132,7 @@ func manifestOf(t *testing.T, ns, kind, spec string) *unstructured.Unstructured 
 
 // TestProvisioningDefaults: the API server itself says what unset policies mean.
 func TestProvisioningDefaults(t *testing.T) {
-	ns := newNamespace(t, "schema", nil)
+	ns := operator.NewNamespace(t, "schema", nil)
 	for name, tc := range map[string]struct {
 		kind, spec string
 		path       []string
@@ -144,7 +146,7 @@ func TestProvisioningDefaults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := manifestOf(t, ns, tc.kind, tc.spec)
-			if err := kube.Create(t.Context(), o, client.DryRunAll); err != nil {
+			if err := operator.Kube.Create(t.Context(), o, client.DryRunAll); err != nil {
 				t.Fatal(err)
 			}
 			if got, _, _ := unstructured.NestedString(o.Object, tc.path...); got != tc.want {

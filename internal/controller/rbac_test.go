@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -23,58 +21,13 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
-
-// restrictedUser has the operator's ClusterRole and nothing else.
-const restrictedUser = "m2m-operator-restricted"
-
-// managerRole reads the roles that the installation gives to the operator, as one.
-func managerRole(t *testing.T) *rbacv1.ClusterRole {
-	t.Helper()
-	file := filepath.Join("..", "..", "config", "rbac", "role.yaml")
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatalf("%v: make manifests writes it", err)
-	}
-	all := &rbacv1.ClusterRole{}
-	for document := range strings.SplitSeq(strings.TrimPrefix(string(b), "---\n"), "\n---\n") {
-		var role rbacv1.ClusterRole
-		if err := yaml.UnmarshalStrict([]byte(document), &role); err != nil {
-			t.Fatalf("%s: %v", file, err)
-		}
-		all.Rules = append(all.Rules, role.Rules...)
-	}
-	return all
-}
-
-// restricted returns a connection with exactly the rights that the installation
-// gives to the operator.
-func restricted(t *testing.T) *rest.Config {
-	t.Helper()
-	role := managerRole(t)
-	role.Name = restrictedUser
-	binding := &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: restrictedUser},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: restrictedUser},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: restrictedUser}},
-	}
-	create(t, role, binding)
-	t.Cleanup(func() {
-		for _, o := range []client.Object{role, binding} {
-			if err := kube.Delete(context.Background(), o); err != nil {
-				t.Error(err)
-			}
-		}
-	})
-	cfg := rest.CopyConfig(restConfig)
-	cfg.Impersonate = rest.ImpersonationConfig{UserName: restrictedUser}
-	return cfg
-}
 
 // accessLog notes what rights a connection's requests take, and which of them
 // were refused.
@@ -168,16 +121,16 @@ var needed = map[string]string{
 // and keys, a withdrawal and the end of everything with the rights of the role
 // alone: nothing is refused, and nothing is granted that was not used.
 func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
-	w := newWorld(t, func(o *oidc.Options) { o.TLS = true })
-	system := newNamespace(t, "m2m-operator-system", nil)
-	cfg := restricted(t)
+	w := operator.NewWorld(t, func(o *oidc.Options) { o.TLS = true })
+	system := operator.NewNamespace(t, "m2m-operator-system", nil)
+	cfg := operator.Restricted(t)
 	rights := watchAccess(cfg)
-	startOperatorOver(t, cfg, func(o *Options) { o.OperatorNamespace = system })
+	operator.StartOver(t, cfg, func(o *controller.Options) { o.OperatorNamespace = system })
 
 	// Servers of both kinds, with CA bundles of both kinds.
-	secret := newSecret()
-	w.setClient(cartID, secret)
-	ofAPI, ofClient := w.server(w.payments), w.server(w.shop)
+	secret := operator.NewSecret()
+	w.SetClient(operator.CartID, secret)
+	ofAPI, ofClient := w.Server(w.Payments), w.Server(w.Shop)
 	ofAPI.Spec.CABundle.ConfigMapRef = v1alpha1.ConfigMapKeyReference{Name: "ca"}
 	ofClient.Spec.CABundle.SecretRef = v1alpha1.SecretKeyReference{Name: "ca"}
 	shared := &v1alpha1.ClusterAuthorizationServer{
@@ -186,55 +139,55 @@ func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 			AuthorizationServerSpec: ofAPI.Spec, AllowedNamespaces: v1alpha1.NamespaceSelection{Selector: &metav1.LabelSelector{}},
 		},
 	}
-	t.Cleanup(func() { _ = client.IgnoreNotFound(kube.Delete(context.Background(), shared)) })
-	ca := string(w.as.CAPEM())
-	api, cart := w.api(), w.cart()
-	create(t,
-		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "ca", Namespace: w.payments}, Data: map[string]string{v1alpha1.CABundleKey: ca}},
+	t.Cleanup(func() { _ = client.IgnoreNotFound(operator.Kube.Delete(context.Background(), shared)) })
+	ca := string(w.AS.CAPEM())
+	api, cart := w.API(), w.Cart()
+	operator.Create(t,
+		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "ca", Namespace: w.Payments}, Data: map[string]string{v1alpha1.CABundleKey: ca}},
 		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "ca", Namespace: system}, Data: map[string]string{v1alpha1.CABundleKey: ca}},
-		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "ca", Namespace: w.shop}, StringData: map[string]string{v1alpha1.CABundleKey: ca}},
-		ofAPI, ofClient, shared, api, w.secret("cart-credentials", cartID, secret), cart, verifier(w.payments, "payment-api"))
-	isReady(t, cart)
-	isReady(t, api)
-	isReady(t, shared)
-	bundle := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.payments, Name: render.ConfigMapName(w.payments, "payment-api")}}
-	eventually(t, func() error { return kube.Get(t.Context(), client.ObjectKeyFromObject(bundle), bundle) })
+		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "ca", Namespace: w.Shop}, StringData: map[string]string{v1alpha1.CABundleKey: ca}},
+		ofAPI, ofClient, shared, api, w.Secret("cart-credentials", operator.CartID, secret), cart, verifier(w.Payments, "payment-api"))
+	operator.IsReady(t, cart)
+	operator.IsReady(t, api)
+	operator.IsReady(t, shared)
+	bundle := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.Payments, Name: render.ConfigMapName(w.Payments, "payment-api")}}
+	operator.Eventually(t, func() error { return operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(bundle), bundle) })
 
 	// What is registered at a server of either kind, and deleted there.
-	logto := newTenant(t)
-	provisioner, management := logto.clusterServer(logto.payments, logto.shop)
+	logto := operator.NewTenant(t)
+	provisioner, management := logto.ClusterServer(logto.Payments, logto.Shop)
 	management.Namespace = system
-	_, ordersAPI, orders := logto.story()
-	atCluster := logto.api()
+	_, ordersAPI, orders := logto.Story()
+	atCluster := logto.API()
 	atCluster.Name, atCluster.Spec.Identifier = "other-api", atCluster.Spec.Identifier+"/other"
 	atCluster.Spec.AuthorizationServerRef = v1alpha1.AuthorizationServerReference{
 		Kind: v1alpha1.KindClusterAuthorizationServer, Name: v1alpha1.ObjectName(provisioner.Name),
 	}
-	create(t, management, provisioner, atCluster)
-	isReady(t, orders)
-	isReady(t, atCluster)
+	operator.Create(t, management, provisioner, atCluster)
+	operator.IsReady(t, orders)
+	operator.IsReady(t, atCluster)
 	for _, o := range []client.Object{orders, ordersAPI, atCluster, provisioner} {
-		remove(t, o)
+		operator.Remove(t, o)
 	}
 	for _, o := range []client.Object{orders, ordersAPI, atCluster, provisioner} {
-		isGone(t, o)
+		operator.IsGone(t, o)
 	}
 
 	// A rotated credential and a rotated signing key: the Secret and the bundle
 	// are updated.
-	token := tokenIn(t, w.shop, "cart-token", "payment-api")
-	kid, err := w.as.RotateKey()
+	token := operator.TokenIn(t, w.Shop, "cart-token", "payment-api")
+	kid, err := w.AS.RotateKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret = newSecret()
-	w.setClient(cartID, secret)
-	change(t, w.secret("cart-credentials", "", ""), func(s *corev1.Secret) { s.Data[v1alpha1.ClientSecretKey] = []byte(secret) })
-	eventually(t, func() error {
-		if tokenIn(t, w.shop, "cart-token", "payment-api") == token {
+	secret = operator.NewSecret()
+	w.SetClient(operator.CartID, secret)
+	operator.Change(t, w.Secret("cart-credentials", "", ""), func(s *corev1.Secret) { s.Data[v1alpha1.ClientSecretKey] = []byte(secret) })
+	operator.Eventually(t, func() error {
+		if operator.TokenIn(t, w.Shop, "cart-token", "payment-api") == token {
 			return fmt.Errorf("the token is the same as before")
 		}
-		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(bundle), bundle); err != nil {
+		if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(bundle), bundle); err != nil {
 			return err
 		}
 		if ids := bundle.Annotations[v1alpha1.KeyIDsAnnotation]; !strings.Contains(ids, kid) {
@@ -244,25 +197,25 @@ func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 	})
 
 	// Another name for the Secret: the former one is deleted.
-	change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Secret.Name = "cart-tokens" })
-	eventually(t, func() error {
-		if tokenIn(t, w.shop, "cart-tokens", "payment-api") == "" || tokenIn(t, w.shop, "cart-token", "payment-api") != "" {
+	operator.Change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Secret.Name = "cart-tokens" })
+	operator.Eventually(t, func() error {
+		if operator.TokenIn(t, w.Shop, "cart-tokens", "payment-api") == "" || operator.TokenIn(t, w.Shop, "cart-token", "payment-api") != "" {
 			return fmt.Errorf("the token has not moved")
 		}
 		return nil
 	})
 
 	// The end of the grant, and of everything.
-	change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
-	hasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonNotGranted)
-	if tokenIn(t, w.shop, "cart-tokens", "payment-api") != "" {
+	operator.Change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
+	operator.HasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonNotGranted)
+	if operator.TokenIn(t, w.Shop, "cart-tokens", "payment-api") != "" {
 		t.Error("the token was not withdrawn")
 	}
-	for _, o := range []client.Object{cart, api, ofClient, ofAPI, shared, verifier(w.payments, "payment-api")} {
-		remove(t, o)
+	for _, o := range []client.Object{cart, api, ofClient, ofAPI, shared, verifier(w.Payments, "payment-api")} {
+		operator.Remove(t, o)
 	}
-	eventually(t, func() error {
-		err := kube.Get(t.Context(), client.ObjectKeyFromObject(bundle), bundle)
+	operator.Eventually(t, func() error {
+		err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(bundle), bundle)
 		if err == nil {
 			return errors.New("the bundle is still there")
 		}
@@ -274,7 +227,7 @@ func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 	if len(rights.forbidden) > 0 {
 		t.Errorf("the role lacks rights that were asked for: %q", sets.List(rights.forbidden))
 	}
-	granted, used := rightsOf(managerRole(t)), rights.used.Clone()
+	granted, used := rightsOf(operator.ManagerRole(t)), rights.used.Clone()
 	for r := range rights.used {
 		if what, ok := strings.CutPrefix(r, "watch "); ok {
 			used.Insert("list " + what) // a watch begins with a list where it cannot stream one

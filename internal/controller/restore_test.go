@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"cmp"
@@ -23,6 +23,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 // backedUp are the kinds of a backup.
@@ -36,15 +37,15 @@ var backedUp = []schema.GroupVersionKind{
 func backUp(t *testing.T, namespaces ...string) (all []*unstructured.Unstructured) {
 	t.Helper()
 	for _, kind := range backedUp {
-		for _, ns := range append(namespaces, operatorNamespace) {
+		for _, ns := range append(namespaces, operator.Namespace) {
 			list := &unstructured.UnstructuredList{}
 			list.SetGroupVersionKind(kind)
-			if err := kube.List(t.Context(), list, client.InNamespace(ns)); err != nil {
+			if err := operator.Kube.List(t.Context(), list, client.InNamespace(ns)); err != nil {
 				t.Fatal(err)
 			}
 			for i := range list.Items {
 				of, _, _ := strings.Cut(list.Items[i].GetAnnotations()[v1alpha1.OwnerAnnotation], "/")
-				if ns != operatorNamespace || slices.Contains(namespaces, of) {
+				if ns != operator.Namespace || slices.Contains(namespaces, of) {
 					all = append(all, &list.Items[i])
 				}
 			}
@@ -58,16 +59,16 @@ func vanish(t *testing.T, objects []*unstructured.Unstructured) {
 	t.Helper()
 	for _, o := range objects {
 		o := o.DeepCopy()
-		err := kube.Patch(t.Context(), o, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))
+		err := operator.Kube.Patch(t.Context(), o, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))
 		if err == nil {
-			err = kube.Delete(t.Context(), o, client.GracePeriodSeconds(0))
+			err = operator.Kube.Delete(t.Context(), o, client.GracePeriodSeconds(0))
 		}
 		if client.IgnoreNotFound(err) != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, o := range objects {
-		isGone(t, o.DeepCopy())
+		operator.IsGone(t, o.DeepCopy())
 	}
 }
 
@@ -94,7 +95,7 @@ func restore(t *testing.T, objects []*unstructured.Unstructured, kinds ...string
 	objects = slices.Clone(objects)
 	slices.SortStableFunc(objects, func(a, b *unstructured.Unstructured) int { return cmp.Compare(place(a), place(b)) })
 	for _, o := range objects {
-		if err := kube.Create(t.Context(), restored(o)); err != nil {
+		if err := operator.Kube.Create(t.Context(), restored(o)); err != nil {
 			t.Fatalf("restore %s %q: %v", o.GetKind(), client.ObjectKeyFromObject(o), err)
 		}
 	}
@@ -112,22 +113,22 @@ type survivor struct {
 
 var survivors = map[string]func(*testing.T) survivor{
 	"a client with credentials of its own": func(t *testing.T) survivor {
-		w := newWorld(t)
-		haveOperatorNamespace(t)
-		api, cart := w.story()
+		w := operator.NewWorld(t)
+		operator.CreateNamespace(t)
+		api, cart := w.Story()
 		return survivor{
-			[]string{w.shop, w.payments}, w.server(w.payments), api, cart,
-			func() int { return w.as.Count(oidc.Token) }, func() []string { return nil },
+			[]string{w.Shop, w.Payments}, w.Server(w.Payments), api, cart,
+			func() int { return w.AS.Count(oidc.Token) }, func() []string { return nil },
 		}
 	},
 	"a client registered at Logto": func(t *testing.T) survivor {
-		w := newTenant(t)
-		as, api, cart := w.story()
+		w := operator.NewTenant(t)
+		as, api, cart := w.Story()
 		return survivor{
-			[]string{w.shop, w.payments}, as, api, cart,
+			[]string{w.Shop, w.Payments}, as, api, cart,
 			func() int { return 0 }, // it does not tell these from the operator's own
 			func() (all []string) {
-				for _, a := range w.logto.Snapshot().Applications {
+				for _, a := range w.Logto.Snapshot().Applications {
 					all = append(all, fmt.Sprint(a.ID, a.Roles, a.Secrets))
 				}
 				return all
@@ -135,19 +136,19 @@ var survivors = map[string]func(*testing.T) survivor{
 		}
 	},
 	"a client registered dynamically": func(t *testing.T) survivor {
-		w := newWorld(t, func(o *oidc.Options) { o.DynamicRegistration = &oidc.DynamicRegistration{} })
-		t.Cleanup(func() { letGo(t, w.shop, w.payments) })
-		haveOperatorNamespace(t)
-		w.as.RemoveClient(cartID)
-		as, api, cart := w.server(w.payments), w.api(), w.cart()
+		w := operator.NewWorld(t, func(o *oidc.Options) { o.DynamicRegistration = &oidc.DynamicRegistration{} })
+		t.Cleanup(func() { operator.LetGo(t, w.Shop, w.Payments) })
+		operator.CreateNamespace(t)
+		w.AS.RemoveClient(operator.CartID)
+		as, api, cart := w.Server(w.Payments), w.API(), w.Cart()
 		as.Spec.Provisioning.DynamicRegistration.AuthenticationMethod = v1alpha1.ClientSecretBasic
 		cart.Spec.AuthorizationServerRef, cart.Spec.Credentials = v1alpha1.AuthorizationServerReference{}, v1alpha1.ClientCredentials{}
-		create(t, as, api, cart)
+		operator.Create(t, as, api, cart)
 		return survivor{
-			[]string{w.shop, w.payments}, as, api, cart,
-			func() int { return w.as.Count(oidc.Token) },
+			[]string{w.Shop, w.Payments}, as, api, cart,
+			func() int { return w.AS.Count(oidc.Token) },
 			func() (all []string) {
-				for _, c := range w.as.RegisteredClients() {
+				for _, c := range w.AS.RegisteredClients() {
 					all = append(all, c.ID)
 				}
 				return all
@@ -173,29 +174,29 @@ func TestRestore(t *testing.T) {
 			t.Run(what+", "+how, func(t *testing.T) {
 				s := make(t)
 				verifyingPod(t, s.namespaces[1], "verifies", client.ObjectKeyFromObject(s.api).String())
-				op := startOperator(t)
-				isReady(t, s.cart)
-				isReady(t, s.api)
-				secret, uid := tokensOf(t, s.cart), s.cart.UID
+				op := operator.Start(t)
+				operator.IsReady(t, s.cart)
+				operator.IsReady(t, s.api)
+				secret, uid := operator.TokensOf(t, s.cart), s.cart.UID
 				bundle := distributedTo(t, s.namespaces[1], s.api)
 				requests, registered := s.requests(), s.registered()
-				op.stop()
+				op.Stop()
 
 				objects := backUp(t, s.namespaces...)
 				vanish(t, objects)
 				if order.running {
-					startOperator(t)
+					operator.Start(t)
 				} else {
 					for _, o := range objects {
 						o.SetFinalizers(nil)
 					}
 				}
 				if order.running {
-					looked := reconciled(t, "m2mclient-provisioning")
+					looked := operator.Reconciled(t, "m2mclient-provisioning")
 					restore(t, ofKind(objects, order.kinds[:1]...))
 					if s.registered() != nil {
-						eventually(t, func() error {
-							if reconciled(t, "m2mclient-provisioning") == looked {
+						operator.Eventually(t, func() error {
+							if operator.Reconciled(t, "m2mclient-provisioning") == looked {
 								return errors.New("the operator has not looked at the credentials")
 							}
 							return nil
@@ -205,11 +206,11 @@ func TestRestore(t *testing.T) {
 				}
 				restore(t, ofKind(objects, order.kinds...), order.kinds...)
 				if !order.running {
-					startOperator(t)
+					operator.Start(t)
 				}
-				eventually(t, func() error {
-					now := tokensOf(t, s.cart)
-					if err := kube.Get(t.Context(), client.ObjectKeyFromObject(s.cart), s.cart); err != nil {
+				operator.Eventually(t, func() error {
+					now := operator.TokensOf(t, s.cart)
+					if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(s.cart), s.cart); err != nil {
 						return err
 					}
 					if now == nil || !metav1.IsControlledBy(now, s.cart) {
@@ -217,18 +218,18 @@ func TestRestore(t *testing.T) {
 					}
 					return nil
 				})
-				isReady(t, s.cart)
-				hasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionTrue, v1alpha1.ReasonTokensVerified)
-				isReady(t, s.api)
-				isReady(t, s.as)
+				operator.IsReady(t, s.cart)
+				operator.HasCondition(t, s.cart, v1alpha1.ConditionVerified, metav1.ConditionTrue, v1alpha1.ReasonTokensVerified)
+				operator.IsReady(t, s.api)
+				operator.IsReady(t, s.as)
 				if s.registered() != nil {
-					provisionedIs(t, s.cart, metav1.ConditionTrue, v1alpha1.ReasonProvisioned)
+					operator.ProvisionedIs(t, s.cart, metav1.ConditionTrue, v1alpha1.ReasonProvisioned)
 				}
-				comesToRest(t, s.cart)
+				operator.ComesToRest(t, s.cart)
 				if s.cart.UID == uid {
 					t.Fatal("it is not another object")
 				}
-				if diff := gocmp.Diff(secret.Data, tokensOf(t, s.cart).Data); diff != "" {
+				if diff := gocmp.Diff(secret.Data, operator.TokensOf(t, s.cart).Data); diff != "" {
 					t.Error("the token is another one")
 				}
 				if n := s.requests(); n != requests {
@@ -237,7 +238,7 @@ func TestRestore(t *testing.T) {
 				if diff := gocmp.Diff(registered, s.registered()); diff != "" {
 					t.Errorf("what the server has (-want +got):\n%s", diff)
 				}
-				eventually(t, func() error {
+				operator.Eventually(t, func() error {
 					now := distributedTo(t, s.namespaces[1], s.api)
 					if now == nil {
 						return errors.New("there is no bundle")
@@ -251,9 +252,9 @@ func TestRestore(t *testing.T) {
 					return
 				}
 				// It belongs to the operator as before.
-				remove(t, s.cart)
-				isGone(t, s.cart)
-				eventually(t, func() error {
+				operator.Remove(t, s.cart)
+				operator.IsGone(t, s.cart)
+				operator.Eventually(t, func() error {
 					if n := len(s.registered()); n != len(registered)-1 {
 						return fmt.Errorf("the server has %d applications", n)
 					}
@@ -267,23 +268,23 @@ func TestRestore(t *testing.T) {
 // TestARestoreAfterADecision: while a cluster was away, the platform took a namespace
 // from a server. What its client has there goes, though no status says what that is.
 func TestARestoreAfterADecision(t *testing.T) {
-	w := newTenant(t)
-	op := startOperator(t)
-	cluster, secret := w.clusterServer(w.payments, w.shop)
-	api, cart := w.api(), w.cart()
+	w := operator.NewTenant(t)
+	op := operator.Start(t)
+	cluster, secret := w.ClusterServer(w.Payments, w.Shop)
+	api, cart := w.API(), w.Cart()
 	api.Spec.AuthorizationServerRef = refTo(cluster)
-	create(t, secret, cluster, api, cart)
-	isReady(t, cart)
-	op.stop()
-	objects := backUp(t, w.shop, w.payments)
+	operator.Create(t, secret, cluster, api, cart)
+	operator.IsReady(t, cart)
+	op.Stop()
+	objects := backUp(t, w.Shop, w.Payments)
 	vanish(t, objects)
-	change(t, cluster, func(c *v1alpha1.ClusterAuthorizationServer) { c.Spec.AllowedNamespaces = namesOf(w.payments) })
+	operator.Change(t, cluster, func(c *v1alpha1.ClusterAuthorizationServer) { c.Spec.AllowedNamespaces = operator.NamesOf(w.Payments) })
 	restore(t, objects)
-	startOperator(t)
-	hasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotAllowed)
-	w.hasNoToken("cart-token")
-	eventually(t, func() error {
-		if n := w.applicationsOf(w.shop); n != 0 {
+	operator.Start(t)
+	operator.HasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotAllowed)
+	w.HasNoToken("cart-token")
+	operator.Eventually(t, func() error {
+		if n := w.ApplicationsOf(w.Shop); n != 0 {
 			return fmt.Errorf("it has %d applications", n)
 		}
 		return nil
@@ -296,22 +297,22 @@ func TestARestoreAfterADecision(t *testing.T) {
 func TestIdentifiersAfterARestore(t *testing.T) {
 	for name, withStatus := range map[string]bool{"with the status": true, "without the status": false} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			haveOperatorNamespace(t)
-			api, cart := w.story()
-			op := startStepped(t)
-			op.settle(w.payments, w.shop)
-			isReady(t, cart)
-			evil := w.attacker()
+			w := operator.NewWorld(t)
+			operator.CreateNamespace(t)
+			api, cart := w.Story()
+			op := operator.StartStepped(t)
+			op.Settle(w.Payments, w.Shop)
+			operator.IsReady(t, cart)
+			evil := newAttacker(w)
 			claim := evil.api(w)
-			create(t, w.server(evil.namespace), claim, evil.cart)
-			all := []string{w.payments, w.shop, evil.namespace}
-			op.settle(all...)
-			hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
-			token := tokenIn(t, w.shop, "cart-token", "payment-api")
-			op.stop()
+			operator.Create(t, w.Server(evil.namespace), claim, evil.cart)
+			all := []string{w.Payments, w.Shop, evil.namespace}
+			op.Settle(all...)
+			operator.HasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
+			token := operator.TokenIn(t, w.Shop, "cart-token", "payment-api")
+			op.Stop()
 
-			theirs, owners := backUp(t, evil.namespace), backUp(t, w.payments, w.shop)
+			theirs, owners := backUp(t, evil.namespace), backUp(t, w.Payments, w.Shop)
 			vanish(t, append(theirs, owners...))
 			restore(t, theirs)
 			laterThan(t, theirs[0])
@@ -321,30 +322,30 @@ func TestIdentifiersAfterARestore(t *testing.T) {
 					putStatus(t, o)
 				}
 			}
-			w.as.ResetRequests()
-			op = startStepped(t)
-			op.settle(all...)
+			w.AS.ResetRequests()
+			op = operator.StartStepped(t)
+			op.Settle(all...)
 
-			if got := tokenIn(t, w.shop, "cart-token", "payment-api"); got != token {
+			if got := operator.TokenIn(t, w.Shop, "cart-token", "payment-api"); got != token {
 				t.Error("the token of the owner's client is another one or gone")
 			}
-			w.sawRequests(t, 0)
+			w.SawRequests(t, 0)
 			getsNothingNow(t, evil.cart)
 			if withStatus {
-				isReady(t, api)
-				isReady(t, cart)
-				hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
+				operator.IsReady(t, api)
+				operator.IsReady(t, cart)
+				operator.HasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
 				return
 			}
 			for _, a := range []*v1alpha1.APIResource{api, claim} {
-				hasCondition(t, a, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierContested)
+				operator.HasCondition(t, a, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierContested)
 			}
-			hasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierContested)
-			remove(t, claim)
-			op.settle(all...)
-			isReady(t, api)
-			isReady(t, cart)
-			w.sawRequests(t, 0)
+			operator.HasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierContested)
+			operator.Remove(t, claim)
+			op.Settle(all...)
+			operator.IsReady(t, api)
+			operator.IsReady(t, cart)
+			w.SawRequests(t, 0)
 		})
 	}
 }
@@ -356,11 +357,11 @@ func putStatus(t *testing.T, o *unstructured.Unstructured) {
 		return
 	}
 	now := restored(o)
-	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(o), now); err != nil {
+	if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(o), now); err != nil {
 		t.Fatal(err)
 	}
 	now.Object["status"] = o.Object["status"]
-	if err := kube.Status().Update(t.Context(), now); err != nil {
+	if err := operator.Kube.Status().Update(t.Context(), now); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -369,74 +370,76 @@ func putStatus(t *testing.T, o *unstructured.Unstructured) {
 func TestASecretIsTakenOver(t *testing.T) {
 	for name, tc := range map[string]struct {
 		opaque    bool
-		edit      func(*testing.T, *world, *corev1.Secret)
+		edit      func(*testing.T, *operator.World, *corev1.Secret)
 		goes      bool // at once, whether or not there is another one
 		wantMints int
 	}{
-		"as --cascade=orphan leaves it":    {edit: func(_ *testing.T, _ *world, s *corev1.Secret) { s.OwnerReferences = nil }},
-		"with its former owner":            {edit: func(*testing.T, *world, *corev1.Secret) {}},
-		"immutable":                        {edit: func(_ *testing.T, _ *world, s *corev1.Secret) { s.OwnerReferences, s.Immutable = nil, new(true) }},
-		"with a token that is not checked": {opaque: true, edit: func(_ *testing.T, _ *world, s *corev1.Secret) { s.OwnerReferences = nil }, wantMints: 1},
-		"with a forged token": {edit: func(t *testing.T, w *world, s *corev1.Secret) {
+		"as --cascade=orphan leaves it": {edit: func(_ *testing.T, _ *operator.World, s *corev1.Secret) { s.OwnerReferences = nil }},
+		"with its former owner":         {edit: func(*testing.T, *operator.World, *corev1.Secret) {}},
+		"immutable": {edit: func(_ *testing.T, _ *operator.World, s *corev1.Secret) {
+			s.OwnerReferences, s.Immutable = nil, new(true)
+		}},
+		"with a token that is not checked": {opaque: true, edit: func(_ *testing.T, _ *operator.World, s *corev1.Secret) { s.OwnerReferences = nil }, wantMints: 1},
+		"with a forged token": {edit: func(t *testing.T, w *operator.World, s *corev1.Secret) {
 			s.OwnerReferences = nil
-			token := w.forgedToken(t, keyOfToken(t, string(s.Data["payment-api"])))
+			token := forgedToken(w, t, operator.KeyOfToken(t, string(s.Data["payment-api"])))
 			s.Data["payment-api"] = []byte(token)
 			forgedRecord(t, s, map[string]any{"value": refresh.HashValue(token), "expiresAt": eternal})
 		}, goes: true, wantMints: 1},
-		"with a forged token that is said to be opaque": {edit: func(t *testing.T, _ *world, s *corev1.Secret) {
+		"with a forged token that is said to be opaque": {edit: func(t *testing.T, _ *operator.World, s *corev1.Secret) {
 			s.OwnerReferences = nil
 			s.Data["payment-api"] = []byte("forged")
 			forgedRecord(t, s, map[string]any{"value": refresh.HashValue("forged"), "expiresAt": eternal, "opaque": true})
 		}, wantMints: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			_, cart := w.story()
+			w := operator.NewWorld(t)
+			_, cart := w.Story()
 			if tc.opaque {
 				credentials := &corev1.Secret{}
-				if err := kube.Get(t.Context(), types.NamespacedName{Namespace: w.shop, Name: "cart-credentials"}, credentials); err != nil {
+				if err := operator.Kube.Get(t.Context(), types.NamespacedName{Namespace: w.Shop, Name: "cart-credentials"}, credentials); err != nil {
 					t.Fatal(err)
 				}
-				if err := w.as.SetClient(oidc.Client{
-					ID: cartID, Secret: string(credentials.Data[v1alpha1.ClientSecretKey]), Opaque: true,
-					Scopes: map[string][]string{paymentAPI: {"payments:read", "payments:write"}},
+				if err := w.AS.SetClient(oidc.Client{
+					ID: operator.CartID, Secret: string(credentials.Data[v1alpha1.ClientSecretKey]), Opaque: true,
+					Scopes: map[string][]string{operator.PaymentAPI: {"payments:read", "payments:write"}},
 				}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			op := startStepped(t)
-			op.settle(w.payments, w.shop)
-			isReady(t, cart)
-			s := tokensOf(t, cart)
+			op := operator.StartStepped(t)
+			op.Settle(w.Payments, w.Shop)
+			operator.IsReady(t, cart)
+			s := operator.TokensOf(t, cart)
 			token := string(s.Data["payment-api"])
-			remove(t, cart)
-			isGone(t, cart)
-			op.settle(w.payments, w.shop)
-			change(t, s, func(s *corev1.Secret) { tc.edit(t, w, s) })
+			operator.Remove(t, cart)
+			operator.IsGone(t, cart)
+			op.Settle(w.Payments, w.Shop)
+			operator.Change(t, s, func(s *corev1.Secret) { tc.edit(t, w, s) })
 			edited := string(s.Data["payment-api"])
-			w.as.ResetRequests()
+			w.AS.ResetRequests()
 
 			// What cannot be told stays while the server is down, and is not called ready.
-			w.as.SetFault(oidc.Token, answer(503, ""))
-			cart = w.cart()
-			create(t, cart)
-			op.settle(w.payments, w.shop)
-			if got := tokenIn(t, w.shop, "cart-token", "payment-api"); got != edited && !tc.goes || got != "" && tc.goes {
+			w.AS.SetFault(oidc.Token, operator.Answer(503, ""))
+			cart = w.Cart()
+			operator.Create(t, cart)
+			op.Settle(w.Payments, w.Shop)
+			if got := operator.TokenIn(t, w.Shop, "cart-token", "payment-api"); got != edited && !tc.goes || got != "" && tc.goes {
 				t.Errorf("while the server is down, the token has gone or is another one: %t", got == "")
 			}
-			if ready := hasToken(current(t, cart)); ready != (tc.wantMints == 0) {
+			if ready := operator.HasToken(current(t, cart)); ready != (tc.wantMints == 0) {
 				t.Errorf("it is ready: %t", ready)
 			}
-			w.as.ClearFaults()
-			w.as.ResetRequests()
-			op.advance(time.Minute)
-			op.settle(w.payments, w.shop)
-			isReady(t, cart)
-			w.sawRequests(t, tc.wantMints)
-			if got := tokenIn(t, w.shop, "cart-token", "payment-api"); (got == token) != (tc.wantMints == 0) || got == "forged" {
+			w.AS.ClearFaults()
+			w.AS.ResetRequests()
+			op.Advance(time.Minute)
+			op.Settle(w.Payments, w.Shop)
+			operator.IsReady(t, cart)
+			w.SawRequests(t, tc.wantMints)
+			if got := operator.TokenIn(t, w.Shop, "cart-token", "payment-api"); (got == token) != (tc.wantMints == 0) || got == "forged" {
 				t.Error("the token is not the one that is expected")
 			}
-			if err := intact(t, cart, "payment-api"); err != nil {
+			if err := operator.Intact(t, cart, "payment-api"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -445,7 +448,7 @@ func TestASecretIsTakenOver(t *testing.T) {
 
 func current(t *testing.T, c *v1alpha1.M2MClient) *v1alpha1.M2MClient {
 	t.Helper()
-	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(c), c); err != nil {
+	if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(c), c); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -454,21 +457,21 @@ func current(t *testing.T, c *v1alpha1.M2MClient) *v1alpha1.M2MClient {
 // TestARestoreWhileATokenWaits: the token is published that waited, and its Secret
 // goes.
 func TestARestoreWhileATokenWaits(t *testing.T) {
-	op := startStepped(t)
-	s, _ := rotatedStage(t, op, true)
-	s.isHeld()
-	token, jitter := string(s.waiting().Data["payment-api"]), s.status().ExpiresAt.Sub(s.status().IssuedAt.Time)/10
-	op.stop()
-	objects := backUp(t, s.shop)
+	op := operator.StartStepped(t)
+	s, _ := operator.RotatedStage(t, op, true)
+	s.IsHeld()
+	token, jitter := string(s.Waiting().Data["payment-api"]), s.Status().ExpiresAt.Sub(s.Status().IssuedAt.Time)/10
+	op.Stop()
+	objects := backUp(t, s.Shop)
 	vanish(t, objects)
 	restore(t, objects)
 
 	// Its predecessor is due again when it is by the new client's UID, too.
-	s.op = startStepped(t)
-	s.op.clock.SetTime(op.clock.Now().Add(jitter))
-	s.settle()
-	s.isPublished()
-	if s.token() != token {
+	s.Op = operator.StartStepped(t)
+	s.Op.Clock.SetTime(op.Clock.Now().Add(jitter))
+	s.Settle()
+	s.IsPublished()
+	if s.Token() != token {
 		t.Error("another token was published than the one that waited")
 	}
 }
@@ -476,21 +479,21 @@ func TestARestoreWhileATokenWaits(t *testing.T) {
 // TestASecretThatComesLateIsTakenOver: its client is there before, and has no
 // credentials to ask for a token with.
 func TestASecretThatComesLateIsTakenOver(t *testing.T) {
-	w := newWorld(t)
-	haveOperatorNamespace(t)
-	_, cart := w.story()
-	startOperator(t)
-	isReady(t, cart)
-	token := tokenIn(t, w.shop, "cart-token", "payment-api")
-	objects := backUp(t, w.shop)
+	w := operator.NewWorld(t)
+	operator.CreateNamespace(t)
+	_, cart := w.Story()
+	operator.Start(t)
+	operator.IsReady(t, cart)
+	token := operator.TokenIn(t, w.Shop, "cart-token", "payment-api")
+	objects := backUp(t, w.Shop)
 	vanish(t, objects)
 	isSecret := func(o *unstructured.Unstructured) bool { return o.GetKind() == "Secret" }
 	restore(t, slices.DeleteFunc(slices.Clone(objects), isSecret))
-	hasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCredentialsNotFound)
-	comesToRest(t, cart)
+	operator.HasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonCredentialsNotFound)
+	operator.ComesToRest(t, cart)
 	restore(t, slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetName() != "cart-token" }))
-	isReady(t, cart)
-	if tokenIn(t, w.shop, "cart-token", "payment-api") != token {
+	operator.IsReady(t, cart)
+	if operator.TokenIn(t, w.Shop, "cart-token", "payment-api") != token {
 		t.Error("the token is another one")
 	}
 }

@@ -184,53 +184,56 @@ func ManagerOptions(o Options) ctrl.Options {
 	}
 }
 
-// reconcilers holds the operator's controllers.
-type reconcilers struct {
-	servers  serverStates
-	server   []*authserver.Reconciler // one for each kind
-	resource *apiresource.Reconciler
-	bundle   *bundle.Reconciler
-	client   *m2mclient.Reconciler
-	others   *shard.Reconciler
-	endpoint []*authserver.EndpointReconciler // one for each kind of server; set up in a shard only
-	pod      *pod.Reconciler
-	workload []*pod.WorkloadReconciler // one for each kind
+// Reconcilers are the operator's reconcilers, composed and not yet added to a manager.
+type Reconcilers struct {
+	Shared               Shared
+	AuthorizationServers []*authserver.Reconciler // one for each kind
+	APIResources         *apiresource.Reconciler
+	Bundles              *bundle.Reconciler
+	M2MClients           *m2mclient.Reconciler
+	ShardedClients       *shard.Reconciler
+	Endpoints            []*authserver.EndpointReconciler // one for each kind of server; set up in a shard only
+	Pods                 *pod.Reconciler
+	Workloads            []*pod.WorkloadReconciler // one for each kind
 
-	apiProvisioner    *provisioning.APIReconciler
-	clientProvisioner *provisioning.ClientReconciler
+	APIProvisioning    *provisioning.APIReconciler
+	ClientProvisioning *provisioning.ClientReconciler
 }
 
-// serverStates holds what the controllers share: the in-memory state of authorization
-// servers, and the Secrets and ConfigMaps that the operator did not write.
-type serverStates struct {
-	foreign        *foreign.Objects
-	lives          *servers.Lives
-	endpoints      *servers.Endpoints
-	connections    *servers.Connections
-	requests       *servers.KeyRequests
-	wakes          servers.Wakes
-	admission      *servers.Admission
-	administration *provisioning.Administration
-	access         rules.Resolver
+// Shared is what the reconcilers share: the in-memory state of authorization servers, and
+// the Secrets and ConfigMaps that the operator did not write.
+type Shared struct {
+	Foreign        *foreign.Objects
+	Lives          *servers.Lives
+	Endpoints      *servers.Endpoints
+	Connections    *servers.Connections
+	KeyRequests    *servers.KeyRequests
+	Wakes          servers.Wakes
+	Admission      *servers.Admission
+	Administration *provisioning.Administration
+	Access         rules.Resolver
 }
 
-func newServerStates(mgr ctrl.Manager, o Options, c client.Client) (s serverStates, err error) {
-	if s.foreign, err = foreign.New(mgr, slices.Sorted(maps.Keys(withOperatorNamespace(o))), o.RequireCredentialLabel); err != nil {
+func newShared(mgr ctrl.Manager, o Options, c client.Client) (s Shared, err error) {
+	if s.Foreign, err = foreign.New(mgr, slices.Sorted(maps.Keys(withOperatorNamespace(o))), o.RequireCredentialLabel); err != nil {
 		return s, err
 	}
-	s.lives, s.wakes = servers.NewLives(), servers.NewWakes()
-	s.endpoints, s.requests = servers.NewEndpoints(s.lives), servers.NewKeyRequests(s.lives, o.Clock, s.wakes)
-	s.connections = servers.NewConnections(s.lives, o.Egress, s.foreign, o.OperatorNamespace)
-	s.admission = servers.NewAdmission(s.lives, c, o.Clock, o.Workers, o.Shards, o.RequestsPerSecond)
-	s.administration = provisioning.NewAdministration(provisioning.AdministrationConfig{
-		Lives: s.lives, Connections: s.connections, Endpoints: s.endpoints, Admission: s.admission, Foreign: s.foreign, Client: c, Clock: o.Clock, Wakes: s.wakes,
+	s.Lives, s.Wakes = servers.NewLives(), servers.NewWakes()
+	s.Endpoints, s.KeyRequests = servers.NewEndpoints(s.Lives), servers.NewKeyRequests(s.Lives, o.Clock, s.Wakes)
+	s.Connections = servers.NewConnections(s.Lives, o.Egress, s.Foreign, o.OperatorNamespace)
+	s.Admission = servers.NewAdmission(s.Lives, c, o.Clock, o.Workers, o.Shards, o.RequestsPerSecond)
+	s.Administration = provisioning.NewAdministration(provisioning.AdministrationConfig{
+		Lives: s.Lives, Connections: s.Connections, Endpoints: s.Endpoints, Admission: s.Admission, Foreign: s.Foreign, Client: c, Clock: o.Clock, Wakes: s.Wakes,
 		OperatorNamespace: o.OperatorNamespace, Cluster: o.ClusterID, Workers: o.Workers,
 	})
-	s.access = servers.NewDirectory(c, o.WatchNamespaces, s.endpoints)
+	s.Access = servers.NewDirectory(c, o.WatchNamespaces, s.Endpoints)
 	return s, nil
 }
 
-func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
+// New composes the reconcilers for a manager that was made with ManagerOptions. Setup also
+// adds them to it; by themselves they do nothing.
+func New(mgr ctrl.Manager, o Options) (*Reconcilers, error) {
+	o.setDefaults()
 	mine, watched, c := watch.Shard(o.Shard), watch.Namespaces(o.WatchNamespaces), cached.WholeClient{Client: mgr.GetClient(), Live: mgr.GetAPIReader()}
 	if err := watch.AddIndexes(mgr.GetFieldIndexer(), mine); err != nil {
 		return nil, err
@@ -239,7 +242,7 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client for ServiceAccount tokens: %w", err)
 	}
-	s, err := newServerStates(mgr, o, c)
+	s, err := newShared(mgr, o, c)
 	if err != nil {
 		return nil, err
 	}
@@ -248,39 +251,39 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 		return events.Bounded{EventRecorder: mgr.GetEventRecorder(name), Budget: budget}
 	}
 	provisioner := provisioning.Config{
-		Shard: mine, Client: c, Live: mgr.GetAPIReader(), Clock: o.Clock, Access: s.access, Servers: s.administration, Watched: watched,
-		Learnt: s.endpoints.Provisioning, DeletionTimeout: o.DeletionTimeout, Events: events("m2m-apiresource-provisioning"),
+		Shard: mine, Client: c, Live: mgr.GetAPIReader(), Clock: o.Clock, Access: s.Access, Servers: s.Administration, Watched: watched,
+		Learnt: s.Endpoints.Provisioning, DeletionTimeout: o.DeletionTimeout, Events: events("m2m-apiresource-provisioning"),
 	}
 	apis := provisioning.NewAPIReconciler(provisioner)
 	provisioner.Events = events("m2m-m2mclient-provisioning")
 	clients := provisioning.NewClientReconciler(provisioner)
 	rendered, refusals := verification.NewRendered(), verification.NewRefusals(o.Clock)
-	r := &reconcilers{
-		servers: s, apiProvisioner: apis, clientProvisioner: clients,
-		resource: &apiresource.Reconciler{
-			Client: c, Access: s.access, Watched: watched, Clock: o.Clock, Foreign: s.foreign, Events: events("m2m-apiresource"),
+	r := &Reconcilers{
+		Shared: s, APIProvisioning: apis, ClientProvisioning: clients,
+		APIResources: &apiresource.Reconciler{
+			Client: c, Access: s.Access, Watched: watched, Clock: o.Clock, Foreign: s.Foreign, Events: events("m2m-apiresource"),
 			Rendered: rendered, Refusals: refusals,
 		},
-		bundle: bundle.New(bundle.Config{
-			Client: c, Live: mgr.GetAPIReader(), Access: s.access, Watched: watched, Foreign: s.foreign, Clock: o.Clock, Prompt: o.PromptDelivery,
+		Bundles: bundle.New(bundle.Config{
+			Client: c, Live: mgr.GetAPIReader(), Access: s.Access, Watched: watched, Foreign: s.Foreign, Clock: o.Clock, Prompt: o.PromptDelivery,
 			Events: events("m2m-verificationbundle"), Rendered: rendered, Refusals: refusals,
 		}),
-		client: m2mclient.New(m2mclient.Config{
+		M2MClients: m2mclient.New(m2mclient.Config{
 			Shard: mine, Client: c, Live: mgr.GetAPIReader(), Clock: o.Clock, Events: events("m2m-m2mclient"),
-			Access: s.access, Lives: s.lives, Connections: s.connections, Admission: s.admission, Foreign: s.foreign,
+			Access: s.Access, Lives: s.Lives, Connections: s.Connections, Admission: s.Admission, Foreign: s.Foreign,
 			Credentials: credentials.New(credentials.Config{
-				Client: c, OperatorNamespace: o.OperatorNamespace, Foreign: s.foreign, Tokens: tokens, Rest: mgr.GetConfig(),
+				Client: c, OperatorNamespace: o.OperatorNamespace, Foreign: s.Foreign, Tokens: tokens, Rest: mgr.GetConfig(),
 			}),
-			Watched: watched, OperatorNamespace: o.OperatorNamespace, Learnt: s.endpoints.Clients, RequestKeys: s.requests.Request,
+			Watched: watched, OperatorNamespace: o.OperatorNamespace, Learnt: s.Endpoints.Clients, RequestKeys: s.KeyRequests.Request,
 			CompareClient: clients.Compare, CompareAPI: apis.Compare, Prompt: o.PromptDelivery, ConfirmSecrets: len(o.WatchNamespaces) > 1,
 		}),
-		others: &shard.Reconciler{Shard: mine, Client: c, Access: s.access, Watched: watched, RequestKeys: s.requests.Request, CompareAPI: apis.Compare},
-		pod: pod.New(pod.Config{
-			Client: c, Watched: watched, Foreign: s.foreign, Clock: o.Clock, Prompt: o.PromptDelivery, Events: events("m2m-pod"), Refusals: refusals,
+		ShardedClients: &shard.Reconciler{Shard: mine, Client: c, Access: s.Access, Watched: watched, RequestKeys: s.KeyRequests.Request, CompareAPI: apis.Compare},
+		Pods: pod.New(pod.Config{
+			Client: c, Watched: watched, Foreign: s.Foreign, Clock: o.Clock, Prompt: o.PromptDelivery, Events: events("m2m-pod"), Refusals: refusals,
 		}),
 	}
 	for _, w := range watch.Workloads() {
-		r.workload = append(r.workload, &pod.WorkloadReconciler{
+		r.Workloads = append(r.Workloads, &pod.WorkloadReconciler{
 			Kind: reflect.TypeOf(w).Elem().Name(), Empty: w, Client: c, Clock: o.Clock, Events: events("m2m-workload"), Watched: watched,
 		})
 	}
@@ -289,15 +292,15 @@ func newReconcilers(mgr ctrl.Manager, o Options) (*reconcilers, error) {
 }
 
 // addServers adds the controllers of authorization servers, one for each kind.
-func (r *reconcilers) addServers(mgr ctrl.Manager, o Options, c client.Client, events func(name string) recorder.EventRecorder) {
-	s, watched := r.servers, watch.Namespaces(o.WatchNamespaces)
+func (r *Reconcilers) addServers(mgr ctrl.Manager, o Options, c client.Client, events func(name string) recorder.EventRecorder) {
+	s, watched := r.Shared, watch.Namespaces(o.WatchNamespaces)
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
-		r.server = append(r.server, authserver.New(authserver.Config{
-			Kind: kind, Client: c, Clock: o.Clock, Events: events("m2m-authorizationserver"), Lives: s.lives, Endpoints: s.endpoints, Connections: s.connections,
-			Requests: s.requests, Wakes: s.wakes, Foreign: s.foreign, Watched: watched, OperatorNamespace: o.OperatorNamespace,
-			Check: s.administration.CheckProvisioning, CheckIsDue: s.administration.CheckIsDue,
+		r.AuthorizationServers = append(r.AuthorizationServers, authserver.New(authserver.Config{
+			Kind: kind, Client: c, Clock: o.Clock, Events: events("m2m-authorizationserver"), Lives: s.Lives, Endpoints: s.Endpoints, Connections: s.Connections,
+			Requests: s.KeyRequests, Wakes: s.Wakes, Foreign: s.Foreign, Watched: watched, OperatorNamespace: o.OperatorNamespace,
+			Check: s.Administration.CheckProvisioning, CheckIsDue: s.Administration.CheckIsDue,
 		}))
-		r.endpoint = append(r.endpoint, authserver.NewEndpointReconciler(kind, mgr.GetClient(), s.endpoints, s.connections, watched))
+		r.Endpoints = append(r.Endpoints, authserver.NewEndpointReconciler(kind, mgr.GetClient(), s.Endpoints, s.Connections, watched))
 	}
 }
 
@@ -305,45 +308,45 @@ func (r *reconcilers) addServers(mgr ctrl.Manager, o Options, c client.Client, e
 // ManagerOptions.
 func Setup(mgr ctrl.Manager, o Options) error {
 	o.setDefaults()
-	r, err := newReconcilers(mgr, o)
+	r, err := New(mgr, o)
 	if err != nil {
 		return err
 	}
-	if err := r.client.SetupWithManager(mgr, o.Workers); err != nil {
+	if err := r.M2MClients.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up M2MClient: %w", err)
 	}
-	if err := r.clientProvisioner.SetupWithManager(mgr, o.Workers); err != nil {
+	if err := r.ClientProvisioning.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up the provisioning of M2MClients: %w", err)
 	}
 	if o.Shard != "" {
-		for _, e := range r.endpoint {
+		for _, e := range r.Endpoints {
 			if err := e.SetupWithManager(mgr); err != nil {
 				return fmt.Errorf("set up the endpoints of %s: %w", e.Kind, err)
 			}
 		}
 		return nil // the instance without a shard does everything else
 	}
-	if err := r.others.SetupWithManager(mgr); err != nil {
+	if err := r.ShardedClients.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("set up the clients of shards: %w", err)
 	}
-	for _, s := range r.server {
+	for _, s := range r.AuthorizationServers {
 		if err := s.SetupWithManager(mgr); err != nil {
 			return fmt.Errorf("set up %s: %w", s.Kind, err)
 		}
 	}
-	if err := r.resource.SetupWithManager(mgr); err != nil {
+	if err := r.APIResources.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("set up APIResource: %w", err)
 	}
-	if err := r.bundle.SetupWithManager(mgr, o.Workers); err != nil {
+	if err := r.Bundles.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up verification bundles: %w", err)
 	}
-	if err := r.apiProvisioner.SetupWithManager(mgr, o.Workers); err != nil {
+	if err := r.APIProvisioning.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up the provisioning of APIResources: %w", err)
 	}
-	if err := r.pod.SetupWithManager(mgr, o.Workers); err != nil {
+	if err := r.Pods.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up pods: %w", err)
 	}
-	for _, w := range r.workload {
+	for _, w := range r.Workloads {
 		if err := w.SetupWithManager(mgr); err != nil {
 			return fmt.Errorf("set up %s: %w", w.Kind, err)
 		}

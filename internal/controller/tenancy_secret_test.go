@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"crypto/ecdsa"
@@ -24,19 +24,20 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 // forgedRecord replaces members of the record of the payment API's token.
 func forgedRecord(t *testing.T, s *corev1.Secret, members map[string]any) {
 	t.Helper()
-	s.Annotations[v1alpha1.TokensAnnotation] = forgeRecord(t, s, func(r map[string]any) {
+	s.Annotations[v1alpha1.TokensAnnotation] = operator.ForgeRecord(t, s, func(r map[string]any) {
 		maps.Copy(r["tokens"].(map[string]any)["payment-api"].(map[string]any), members)
 	})
 }
 
 // forgedToken returns a token that says all that the payment API wants to hear
 // until the year 9999, signed by a key of the attacker's.
-func (w *world) forgedToken(t *testing.T, keyID string) string {
+func forgedToken(w *operator.World, t *testing.T, keyID string) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -48,7 +49,7 @@ func (w *world) forgedToken(t *testing.T, keyID string) string {
 		t.Fatal(err)
 	}
 	token, err := jwt.Signed(signer).Claims(map[string]any{
-		"iss": w.as.Issuer(), "aud": paymentAPI, "sub": cartID, "client_id": cartID, "scope": "payments:write",
+		"iss": w.AS.Issuer(), "aud": operator.PaymentAPI, "sub": operator.CartID, "client_id": operator.CartID, "scope": "payments:write",
 		"iat": time.Now().Unix(), "exp": eternal.Unix(),
 	}).Serialize()
 	if err != nil {
@@ -65,16 +66,16 @@ var eternal = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 // that wrote the Secret knows better; one that has just started checks the token
 // with the issuer's keys.
 func TestForgedRecordsAreNotBelieved(t *testing.T) {
-	w := newWorld(t)
-	_, cart := w.story()
-	pay := w.cart()
+	w := operator.NewWorld(t)
+	_, cart := w.Story()
+	pay := w.Cart()
 	pay.Name = "pay"
-	create(t, pay)
-	op := startStepped(t)
-	op.settle(w.payments, w.shop)
-	isReady(t, cart)
-	isReady(t, pay)
-	others := tokenIn(t, w.shop, "pay-token", "payment-api")
+	operator.Create(t, pay)
+	op := operator.StartStepped(t)
+	op.Settle(w.Payments, w.Shop)
+	operator.IsReady(t, cart)
+	operator.IsReady(t, pay)
+	others := operator.TokenIn(t, w.Shop, "pay-token", "payment-api")
 
 	put := func(s *corev1.Secret, token string, members map[string]any) {
 		s.Data["payment-api"] = []byte(token)
@@ -88,10 +89,10 @@ func TestForgedRecordsAreNotBelieved(t *testing.T) {
 		remembered bool
 	}{
 		"an own token for all times": {forge: func(s *corev1.Secret, _, keyID string) {
-			put(s, w.forgedToken(t, keyID), map[string]any{"expiresAt": eternal})
+			put(s, forgedToken(w, t, keyID), map[string]any{"expiresAt": eternal})
 		}},
 		"an own token by an own key": {forge: func(s *corev1.Secret, _, _ string) {
-			put(s, w.forgedToken(t, "own"), map[string]any{"expiresAt": eternal, "keyID": "own"})
+			put(s, forgedToken(w, t, "own"), map[string]any{"expiresAt": eternal, "keyID": "own"})
 		}},
 		"the genuine token for all times": {forge: func(s *corev1.Secret, genuine, _ string) {
 			put(s, genuine, map[string]any{"expiresAt": eternal})
@@ -126,25 +127,25 @@ func TestForgedRecordsAreNotBelieved(t *testing.T) {
 				continue
 			}
 			if !t.Run(name+", "+when, func(t *testing.T) {
-				w.as.ResetRequests()
-				s := tokensOf(t, cart)
-				change(t, s, func(s *corev1.Secret) {
+				w.AS.ResetRequests()
+				s := operator.TokensOf(t, cart)
+				operator.Change(t, s, func(s *corev1.Secret) {
 					tc.forge(s, string(s.Data["payment-api"]), cart.Status.Tokens[0].KeyID)
 				})
 				if restart {
-					op.stop()
-					op = startStepped(w.t)
+					op.Stop()
+					op = operator.StartStepped(w.T)
 				}
-				op.settle(w.payments, w.shop)
-				if err := intact(t, cart, "payment-api"); err != nil {
+				op.Settle(w.Payments, w.Shop)
+				if err := operator.Intact(t, cart, "payment-api"); err != nil {
 					t.Error(err)
 				}
-				token := tokenIn(t, w.shop, "cart-token", "payment-api")
-				if r := w.as.TokenRequests(); len(r) != 1 || r[0].TokenHash != oidc.Hash(token) {
+				token := operator.TokenIn(t, w.Shop, "cart-token", "payment-api")
+				if r := w.AS.TokenRequests(); len(r) != 1 || r[0].TokenHash != oidc.Hash(token) {
 					t.Errorf("the forgery was believed; there were %d token requests", len(r))
 				}
-				isReady(t, cart)
-				hasCondition(t, cart, v1alpha1.ConditionVerified, metav1.ConditionTrue, v1alpha1.ReasonTokensVerified)
+				operator.IsReady(t, cart)
+				operator.HasCondition(t, cart, v1alpha1.ConditionVerified, metav1.ConditionTrue, v1alpha1.ReasonTokensVerified)
 				if at := cart.Status.ExpiresAt; at == nil || at.After(time.Now().Add(2*time.Hour)) {
 					t.Errorf("the status says that the token expires at %v", at)
 				}
@@ -158,61 +159,61 @@ func TestForgedRecordsAreNotBelieved(t *testing.T) {
 // TestForgeryGoesWithoutReplacement forges a token while the authorization
 // server is down: the forgery does not stay until it is back.
 func TestForgeryGoesWithoutReplacement(t *testing.T) {
-	w := newWorld(t)
-	_, cart := w.story()
-	op := startStepped(t)
-	op.settle(w.payments, w.shop)
-	isReady(t, cart)
-	w.as.SetFault(oidc.Token, &oidc.Fault{Status: 503})
-	s := tokensOf(t, cart)
-	change(t, s, func(s *corev1.Secret) {
-		token := w.forgedToken(t, cart.Status.Tokens[0].KeyID)
+	w := operator.NewWorld(t)
+	_, cart := w.Story()
+	op := operator.StartStepped(t)
+	op.Settle(w.Payments, w.Shop)
+	operator.IsReady(t, cart)
+	w.AS.SetFault(oidc.Token, &oidc.Fault{Status: 503})
+	s := operator.TokensOf(t, cart)
+	operator.Change(t, s, func(s *corev1.Secret) {
+		token := forgedToken(w, t, cart.Status.Tokens[0].KeyID)
 		s.Data["payment-api"] = []byte(token)
 		forgedRecord(t, s, map[string]any{"value": refresh.HashValue(token), "expiresAt": eternal})
 	})
-	op.settle(w.payments, w.shop)
-	hasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenRequestFailed)
-	if keys := keysIn(t, cart); len(keys) != 0 {
+	op.Settle(w.Payments, w.Shop)
+	operator.HasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenRequestFailed)
+	if keys := operator.KeysIn(t, cart); len(keys) != 0 {
 		t.Errorf("the Secret holds the keys %v", keys)
 	}
-	w.as.ClearFaults()
-	op.advance(time.Minute)
-	op.settle(w.payments, w.shop)
-	isReady(t, cart)
+	w.AS.ClearFaults()
+	op.Advance(time.Minute)
+	op.Settle(w.Payments, w.Shop)
+	operator.IsReady(t, cart)
 }
 
 // TestSecretNameOfAnother has a client take the name of a Secret that it should
 // not write: its own credentials', another client's tokens', any other.
 func TestSecretNameOfAnother(t *testing.T) {
-	w := newWorld(t)
-	_, cart := w.story()
-	thief := w.cart()
+	w := operator.NewWorld(t)
+	_, cart := w.Story()
+	thief := w.Cart()
 	thief.Name = "thief"
-	op := startOperator(t)
-	isReady(t, cart)
-	op.stop()
+	op := operator.Start(t)
+	operator.IsReady(t, cart)
+	op.Stop()
 	other := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: w.shop, Name: "tls", Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.Shop, Name: "tls", Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}},
 		Type:       corev1.SecretTypeTLS, Data: map[string][]byte{"tls.crt": {}, "tls.key": {}},
 	}
-	create(t, other)
-	startOperator(t)
-	w.as.ResetRequests()
+	operator.Create(t, other)
+	operator.Start(t)
+	w.AS.ResetRequests()
 	for _, name := range []string{"cart-credentials", "cart-token", "tls"} {
 		t.Run(name, func(t *testing.T) {
-			victim := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.shop, Name: name}}
-			if err := kube.Get(t.Context(), client.ObjectKeyFromObject(victim), victim); err != nil {
+			victim := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.Shop, Name: name}}
+			if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(victim), victim); err != nil {
 				t.Fatal(err)
 			}
 			c := thief.DeepCopy()
 			c.Spec.Secret.Name = v1alpha1.ObjectName(name)
-			create(t, c)
-			hasCondition(t, c, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonSecretNotOwned)
-			comesToRest(t, c)
+			operator.Create(t, c)
+			operator.HasCondition(t, c, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonSecretNotOwned)
+			operator.ComesToRest(t, c)
 			unchanged(t, victim)
-			remove(t, c)
-			eventually(t, func() error {
-				if err := kube.Get(t.Context(), client.ObjectKeyFromObject(c), c.DeepCopy()); !apierrors.IsNotFound(err) {
+			operator.Remove(t, c)
+			operator.Eventually(t, func() error {
+				if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(c), c.DeepCopy()); !apierrors.IsNotFound(err) {
 					return fmt.Errorf("the client is still there: %w", err)
 				}
 				return nil
@@ -220,14 +221,14 @@ func TestSecretNameOfAnother(t *testing.T) {
 			unchanged(t, victim)
 		})
 	}
-	w.sawRequests(t, 0)
-	isReady(t, cart)
+	w.SawRequests(t, 0)
+	operator.IsReady(t, cart)
 }
 
 func unchanged(t *testing.T, s *corev1.Secret) {
 	t.Helper()
 	var now corev1.Secret
-	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(s), &now); err != nil {
+	if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(s), &now); err != nil {
 		t.Fatal(err)
 	}
 	if now.UID != s.UID || now.ResourceVersion != s.ResourceVersion {
@@ -238,27 +239,27 @@ func unchanged(t *testing.T, s *corev1.Secret) {
 // TestForgedStatusDeletesNothing has somebody who can write a client's status
 // name another Secret there, to have it removed as the client's former one.
 func TestForgedStatusDeletesNothing(t *testing.T) {
-	w := newWorld(t)
-	_, cart := w.story()
-	pay := w.cart()
+	w := operator.NewWorld(t)
+	_, cart := w.Story()
+	pay := w.Cart()
 	pay.Name = "pay"
-	create(t, pay)
-	op := startStepped(t)
-	op.settle(w.payments, w.shop)
-	isReady(t, cart)
-	isReady(t, pay)
+	operator.Create(t, pay)
+	op := operator.StartStepped(t)
+	op.Settle(w.Payments, w.Shop)
+	operator.IsReady(t, cart)
+	operator.IsReady(t, pay)
 	for _, name := range []string{"cart-credentials", "pay-token"} {
-		victim := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.shop, Name: name}}
-		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(victim), victim); err != nil {
+		victim := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.Shop, Name: name}}
+		if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(victim), victim); err != nil {
 			t.Fatal(err)
 		}
 		before := cart.DeepCopy()
 		cart.Status.SecretName = v1alpha1.ObjectName(name)
-		if err := kube.Status().Patch(t.Context(), cart, client.MergeFrom(before)); err != nil {
+		if err := operator.Kube.Status().Patch(t.Context(), cart, client.MergeFrom(before)); err != nil {
 			t.Fatal(err)
 		}
-		op.settle(w.payments, w.shop)
-		isReady(t, cart)
+		op.Settle(w.Payments, w.Shop)
+		operator.IsReady(t, cart)
 		if cart.Status.SecretName != "cart-token" {
 			t.Errorf("the status names Secret %q", cart.Status.SecretName)
 		}
@@ -269,12 +270,12 @@ func TestForgedStatusDeletesNothing(t *testing.T) {
 // TestTemplatesReachForNothingElse writes templates that want more than the
 // client's tokens. The message says what is wrong, and the tokens do not wait.
 func TestTemplatesReachForNothingElse(t *testing.T) {
-	w := newWorld(t)
-	_, cart := w.story()
-	startOperator(t)
-	isReady(t, cart)
-	w.sawRequests(t, 1)
-	token := tokenIn(t, w.shop, "cart-token", "payment-api")
+	w := operator.NewWorld(t)
+	_, cart := w.Story()
+	operator.Start(t)
+	operator.IsReady(t, cart)
+	w.SawRequests(t, 1)
+	token := operator.TokenIn(t, w.Shop, "cart-token", "payment-api")
 	for name, template := range map[string]string{
 		"another token":        `{{ token "pay" }}`,
 		"another client's":     `{{ token "pay/payment-api" }}`,
@@ -295,30 +296,30 @@ func TestTemplatesReachForNothingElse(t *testing.T) {
 		"an action of no kind": `{{ break }}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Secret.Template = map[string]string{"file": template} })
+			operator.Change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Secret.Template = map[string]string{"file": template} })
 			for _, condition := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionFresh} {
-				c := hasCondition(t, cart, condition, metav1.ConditionFalse, v1alpha1.ReasonInvalidTemplate)
+				c := operator.HasCondition(t, cart, condition, metav1.ConditionFalse, v1alpha1.ReasonInvalidTemplate)
 				if !strings.Contains(c.Message, `"file"`) || strings.Contains(c.Message, token) {
 					t.Errorf("the message is %q", c.Message)
 				}
 			}
-			if diff := cmp.Diff([]string{"payment-api"}, keysIn(t, cart)); diff != "" {
+			if diff := cmp.Diff([]string{"payment-api"}, operator.KeysIn(t, cart)); diff != "" {
 				t.Errorf("keys (-want +got):\n%s", diff)
 			}
 		})
 	}
 	// A client that begins with such a template has its tokens too.
-	late := w.cart()
+	late := w.Cart()
 	late.Name = "late"
 	late.Spec.Secret.Template = map[string]string{"file": `{{ env "HOME" }}`}
-	create(t, late)
-	hasCondition(t, late, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonInvalidTemplate)
-	if tokenIn(t, w.shop, "late-token", "payment-api") == "" {
+	operator.Create(t, late)
+	operator.HasCondition(t, late, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonInvalidTemplate)
+	if operator.TokenIn(t, w.Shop, "late-token", "payment-api") == "" {
 		t.Error("the token waits for the template")
 	}
-	change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Secret.Template = nil })
-	isReady(t, cart)
-	if tokenIn(t, w.shop, "cart-token", "payment-api") != token {
+	operator.Change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Secret.Template = nil })
+	operator.IsReady(t, cart)
+	if operator.TokenIn(t, w.Shop, "cart-token", "payment-api") != token {
 		t.Error("the token was replaced")
 	}
 }
@@ -326,10 +327,10 @@ func TestTemplatesReachForNothingElse(t *testing.T) {
 // TestNamesWithAPathAreRefused writes names that lead out of a namespace or a
 // directory. The API server refuses them.
 func TestNamesWithAPathAreRefused(t *testing.T) {
-	w := newWorld(t)
+	w := operator.NewWorld(t)
 	clientWith := func(edit func(*v1alpha1.M2MClient, string)) func(string) client.Object {
 		return func(name string) client.Object {
-			c := w.cart()
+			c := w.Cart()
 			edit(c, name)
 			return c
 		}
@@ -362,19 +363,19 @@ func TestNamesWithAPathAreRefused(t *testing.T) {
 		"secret.name":     clientWith(func(c *v1alpha1.M2MClient, n string) { c.Spec.Secret.Name = v1alpha1.ObjectName(n) }),
 		"secret.template": clientWith(func(c *v1alpha1.M2MClient, n string) { c.Spec.Secret.Template = map[string]string{n: "text"} }),
 		"verification.files.name": func(n string) client.Object {
-			api := w.api()
+			api := w.API()
 			api.Spec.Verification.Files = []v1alpha1.VerificationFile{{Name: n, Template: "text"}}
 			return api
 		},
 		"caBundle.secretRef.name": func(n string) client.Object {
-			s := w.server(w.shop)
+			s := w.Server(w.Shop)
 			s.Spec.CABundle.SecretRef.Name = v1alpha1.ObjectName(n)
 			return s
 		},
 	} {
 		t.Run(where, func(t *testing.T) {
-			for _, name := range []string{w.payments + "/cart-credentials", "../cart-credentials", "..", "/etc/passwd", `a\b`, "a b", "a\x00b", "a\nb", "ａ"} {
-				err := kube.Create(t.Context(), with(name))
+			for _, name := range []string{w.Payments + "/cart-credentials", "../cart-credentials", "..", "/etc/passwd", `a\b`, "a b", "a\x00b", "a\nb", "ａ"} {
+				err := operator.Kube.Create(t.Context(), with(name))
 				if !apierrors.IsInvalid(err) {
 					t.Errorf("%q: %v", name, err)
 				}
@@ -384,18 +385,18 @@ func TestNamesWithAPathAreRefused(t *testing.T) {
 	// What else an object of another namespace could be named by does not exist.
 	for _, field := range []string{"authorizationServerRef", "credentials.clientSecret.secretRef"} {
 		u := map[string]any{
-			"apiVersion": v1alpha1.GroupVersion.String(), "kind": "M2MClient", "metadata": map[string]any{"namespace": w.shop, "name": "cart"},
+			"apiVersion": v1alpha1.GroupVersion.String(), "kind": "M2MClient", "metadata": map[string]any{"namespace": w.Shop, "name": "cart"},
 			"spec": map[string]any{
 				"authorizationServerRef": map[string]any{"name": "auth"},
-				"access":                 []any{map[string]any{"resource": paymentAPI, "key": "payment"}},
+				"access":                 []any{map[string]any{"resource": operator.PaymentAPI, "key": "payment"}},
 				"credentials":            map[string]any{"clientSecret": map[string]any{"secretRef": map[string]any{"name": "cart-credentials"}}},
 			},
 		}
 		o := &unstructured.Unstructured{Object: u}
-		if err := unstructured.SetNestedField(u, w.payments, append([]string{"spec"}, append(strings.Split(field, "."), "namespace")...)...); err != nil {
+		if err := unstructured.SetNestedField(u, w.Payments, append([]string{"spec"}, append(strings.Split(field, "."), "namespace")...)...); err != nil {
 			t.Fatal(err)
 		}
-		err := kube.Create(t.Context(), o, client.FieldValidation(metav1.FieldValidationStrict))
+		err := operator.Kube.Create(t.Context(), o, client.FieldValidation(metav1.FieldValidationStrict))
 		if err == nil || !strings.Contains(err.Error(), "unknown field") {
 			t.Errorf("%s.namespace: %v", field, err)
 		}

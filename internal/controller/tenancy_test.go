@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"context"
@@ -19,6 +19,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 // attacker is a tenant with a namespace, an application and an authorization
@@ -29,30 +30,30 @@ type attacker struct {
 	cart      *v1alpha1.M2MClient
 }
 
-// attacker sets the attacker up. Its authorization server claims to be the
+// newAttacker sets the attacker up. Its authorization server claims to be the
 // world's, and its client wants what the world's cart wants, from an APIResource
 // of its own namespace. The server that the client is to use is created by the
 // test.
-func (w *world) attacker() *attacker {
-	w.t.Helper()
-	as, err := oidc.Start(oidc.Options{Issuer: w.as.Issuer()})
+func newAttacker(w *operator.World) *attacker {
+	w.T.Helper()
+	as, err := oidc.Start(oidc.Options{Issuer: w.AS.Issuer()})
 	if err != nil {
-		w.t.Fatal(err)
+		w.T.Fatal(err)
 	}
-	w.t.Cleanup(as.Close)
-	a := &attacker{namespace: newNamespace(w.t, "evil", nil), as: as, cart: w.cart()}
-	secret := newSecret()
-	w.setClient("evil-app", secret)
-	credentials := w.secret("cart-credentials", "evil-app", secret)
+	w.T.Cleanup(as.Close)
+	a := &attacker{namespace: operator.NewNamespace(w.T, "evil", nil), as: as, cart: w.Cart()}
+	secret := operator.NewSecret()
+	w.SetClient("evil-app", secret)
+	credentials := w.Secret("cart-credentials", "evil-app", secret)
 	credentials.Namespace, a.cart.Namespace = a.namespace, a.namespace
 	a.cart.Spec.Access[0].APIResourceRef.Namespace = ""
-	create(w.t, credentials)
+	operator.Create(w.T, credentials)
 	return a
 }
 
 // api returns the payment API as the attacker declares it.
-func (a *attacker) api(w *world) *v1alpha1.APIResource {
-	api := w.api()
+func (a *attacker) api(w *operator.World) *v1alpha1.APIResource {
+	api := w.API()
 	api.Namespace, api.Spec.Grants = a.namespace, nil
 	return api
 }
@@ -68,7 +69,7 @@ func (a *attacker) received(t *testing.T, want int) {
 // verifyingPod creates a pod that wants an APIResource's verification bundle.
 func verifyingPod(t *testing.T, namespace, name, ref string) {
 	t.Helper()
-	create(t, &corev1.Pod{
+	operator.Create(t, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Annotations: map[string]string{v1alpha1.VerifyAnnotation: ref}},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "main"}}},
 	})
@@ -78,7 +79,7 @@ func verifyingPod(t *testing.T, namespace, name, ref string) {
 func distributedTo(t *testing.T, namespace string, api *v1alpha1.APIResource) *corev1.ConfigMap {
 	t.Helper()
 	var m corev1.ConfigMap
-	err := kube.Get(t.Context(), types.NamespacedName{Namespace: namespace, Name: render.ConfigMapName(api.Namespace, api.Name)}, &m)
+	err := operator.Kube.Get(t.Context(), types.NamespacedName{Namespace: namespace, Name: render.ConfigMapName(api.Namespace, api.Name)}, &m)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -92,7 +93,7 @@ func distributedTo(t *testing.T, namespace string, api *v1alpha1.APIResource) *c
 // time, which has whole seconds.
 func laterThan(t *testing.T, o client.Object) {
 	t.Helper()
-	eventually(t, func() error {
+	operator.Eventually(t, func() error {
 		if !time.Now().After(o.GetCreationTimestamp().Add(time.Second)) {
 			return fmt.Errorf("it is still the same second")
 		}
@@ -104,72 +105,61 @@ func laterThan(t *testing.T, o client.Object) {
 // request.
 func getsNothing(t *testing.T, c *v1alpha1.M2MClient, conditionType, reason string) metav1.Condition {
 	t.Helper()
-	condition := hasCondition(t, c, conditionType, metav1.ConditionFalse, reason)
-	comesToRest(t, c)
-	hasCondition(t, c, v1alpha1.ConditionReady, metav1.ConditionFalse, reason)
-	if keys := keysIn(t, c); len(keys) > 0 {
+	condition := operator.HasCondition(t, c, conditionType, metav1.ConditionFalse, reason)
+	operator.ComesToRest(t, c)
+	operator.HasCondition(t, c, v1alpha1.ConditionReady, metav1.ConditionFalse, reason)
+	if keys := operator.KeysIn(t, c); len(keys) > 0 {
 		t.Errorf("it has a Secret with the keys %v", keys)
 	}
 	return condition
 }
 
-// requestsOf returns how many token requests the world's server had from an
-// application.
-func (w *world) requestsOf(id string) (n int) {
-	for _, r := range w.as.TokenRequests() {
-		if r.ClientID == id {
-			n++
-		}
-	}
-	return n
-}
-
 // TestIdentifierHasOneOwner has another namespace declare an API that is
 // declared already, to grant itself its scopes and to hand out its bundle.
 func TestIdentifierHasOneOwner(t *testing.T) {
-	w := newWorld(t)
-	api, cart := w.story()
-	startOperator(t)
-	isReady(t, api)
-	evil := w.attacker()
-	server := w.server(evil.namespace)
+	w := operator.NewWorld(t)
+	api, cart := w.Story()
+	operator.Start(t)
+	operator.IsReady(t, api)
+	evil := newAttacker(w)
+	server := w.Server(evil.namespace)
 	claim := evil.api(w)
-	create(t, server, claim, evil.cart)
+	operator.Create(t, server, claim, evil.cart)
 	ref := evil.namespace + "/payment-api"
-	verifyingPod(t, w.shop, "verifies-evil", ref)
-	verifyingPod(t, w.shop, "verifies", w.payments+"/payment-api")
+	verifyingPod(t, w.Shop, "verifies-evil", ref)
+	verifyingPod(t, w.Shop, "verifies", w.Payments+"/payment-api")
 
-	hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
-	c := hasCondition(t, claim, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
-	if strings.Contains(c.Message, w.payments) {
+	operator.HasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
+	c := operator.HasCondition(t, claim, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
+	if strings.Contains(c.Message, w.Payments) {
 		t.Errorf("the message names another team's namespace: %q", c.Message)
 	}
 	getsNothing(t, evil.cart, v1alpha1.ConditionGranted, v1alpha1.ReasonAPIResourceNotAccepted)
-	isReady(t, api)
-	isReady(t, cart)
-	eventually(t, func() error {
-		if distributedTo(t, w.shop, api) == nil {
+	operator.IsReady(t, api)
+	operator.IsReady(t, cart)
+	operator.Eventually(t, func() error {
+		if distributedTo(t, w.Shop, api) == nil {
 			return fmt.Errorf("the older one has no bundle")
 		}
 		return nil
 	})
-	if distributedTo(t, w.shop, claim) != nil {
+	if distributedTo(t, w.Shop, claim) != nil {
 		t.Error("the younger one has a bundle")
 	}
-	if n := w.requestsOf("evil-app"); n != 0 {
+	if n := w.RequestsOf("evil-app"); n != 0 {
 		t.Errorf("%d token requests for the attacker's client", n)
 	}
 
 	// A young one does not get older by being changed.
-	change(t, claim, func(a *v1alpha1.APIResource) { a.Spec.Scopes[0].Description = "mine" })
-	hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
+	operator.Change(t, claim, func(a *v1alpha1.APIResource) { a.Spec.Scopes[0].Description = "mine" })
+	operator.HasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
 
-	remove(t, api)
-	hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionTrue, v1alpha1.ReasonAccepted)
-	isReady(t, evil.cart)
-	hasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonAPIResourceNotFound)
-	eventually(t, func() error {
-		if distributedTo(t, w.shop, claim) == nil {
+	operator.Remove(t, api)
+	operator.HasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionTrue, v1alpha1.ReasonAccepted)
+	operator.IsReady(t, evil.cart)
+	operator.HasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonAPIResourceNotFound)
+	operator.Eventually(t, func() error {
+		if distributedTo(t, w.Shop, claim) == nil {
 			return fmt.Errorf("the one that is left has no bundle")
 		}
 		return nil
@@ -180,50 +170,50 @@ func TestIdentifierHasOneOwner(t *testing.T) {
 // then pointed at the one where its identifier is taken. Its condition still
 // says that it is accepted; nothing may be asked for on that word.
 func TestClaimsMoveWithTheServer(t *testing.T) {
-	w := newWorld(t)
-	api, _ := w.story()
-	evil := w.attacker()
+	w := operator.NewWorld(t)
+	api, _ := w.Story()
+	evil := newAttacker(w)
 	elsewhere, err := oidc.Start(oidc.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(elsewhere.Close)
-	own := w.server(evil.namespace)
+	own := w.Server(evil.namespace)
 	own.Name, own.Spec.Issuer = "own", elsewhere.Issuer()
 	laterThan(t, api)
 	claim := evil.api(w)
 	claim.Spec.AuthorizationServerRef.Name = "own"
-	create(t, own, w.server(evil.namespace), claim, evil.cart)
+	operator.Create(t, own, w.Server(evil.namespace), claim, evil.cart)
 
-	op := startStepped(t)
-	op.settle(w.payments, w.shop, evil.namespace)
-	hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionTrue, v1alpha1.ReasonAccepted)
-	hasCondition(t, evil.cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonIssuerMismatch)
+	op := operator.StartStepped(t)
+	op.Settle(w.Payments, w.Shop, evil.namespace)
+	operator.HasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionTrue, v1alpha1.ReasonAccepted)
+	operator.HasCondition(t, evil.cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonIssuerMismatch)
 
-	change(t, claim, func(a *v1alpha1.APIResource) { a.Spec.AuthorizationServerRef.Name = "auth" })
-	op.catchUp(evil.namespace)
+	operator.Change(t, claim, func(a *v1alpha1.APIResource) { a.Spec.AuthorizationServerRef.Name = "auth" })
+	op.CatchUp(evil.namespace)
 	// The client comes before the APIResource.
-	if err := op.reconcileClient(evil.cart); err != nil {
+	if err := op.ReconcileClient(evil.cart); err != nil {
 		t.Fatal(err)
 	}
-	hasCondition(t, evil.cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonAPIResourceNotAccepted)
-	op.settle(w.payments, w.shop, evil.namespace)
-	hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
-	if n := w.requestsOf("evil-app"); n != 0 {
+	operator.HasCondition(t, evil.cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonAPIResourceNotAccepted)
+	op.Settle(w.Payments, w.Shop, evil.namespace)
+	operator.HasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
+	if n := w.RequestsOf("evil-app"); n != 0 {
 		t.Errorf("%d token requests for the attacker's client", n)
 	}
 }
 
-// clusterServer returns a ClusterAuthorizationServer for the world's server,
+// clusterServerOf returns a ClusterAuthorizationServer for the world's server,
 // which is deleted when the test ends.
-func (w *world) clusterServer(t *testing.T, spec v1alpha1.ClusterAuthorizationServerSpec) *v1alpha1.ClusterAuthorizationServer {
+func clusterServerOf(w *operator.World, t *testing.T, spec v1alpha1.ClusterAuthorizationServerSpec) *v1alpha1.ClusterAuthorizationServer {
 	t.Helper()
-	spec.Issuer = w.as.Issuer()
-	cas := &v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: "auth-" + w.shop}, Spec: spec}
-	create(t, cas)
+	spec.Issuer = w.AS.Issuer()
+	cas := &v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: "auth-" + w.Shop}, Spec: spec}
+	operator.Create(t, cas)
 	t.Cleanup(func() {
 		// The next test may have an issuer at the same port.
-		if err := client.IgnoreNotFound(kube.Delete(context.Background(), cas)); err != nil {
+		if err := client.IgnoreNotFound(operator.Kube.Delete(context.Background(), cas)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -238,49 +228,49 @@ func refTo(cas *v1alpha1.ClusterAuthorizationServer) v1alpha1.AuthorizationServe
 // ClusterAuthorizationServer that does not allow it, for its client and for its
 // API.
 func TestClusterServerServesAllowedNamespaces(t *testing.T) {
-	w := newWorld(t)
-	evil := w.attacker()
-	cas := w.clusterServer(t, v1alpha1.ClusterAuthorizationServerSpec{AllowedNamespaces: v1alpha1.NamespaceSelection{
-		Names: namesOf(w.payments).Names, Selector: labelled("m2m", w.shop).Selector,
+	w := operator.NewWorld(t)
+	evil := newAttacker(w)
+	cas := clusterServerOf(w, t, v1alpha1.ClusterAuthorizationServerSpec{AllowedNamespaces: v1alpha1.NamespaceSelection{
+		Names: operator.NamesOf(w.Payments).Names, Selector: operator.Labelled("m2m", w.Shop).Selector,
 	}})
-	withLabels(t, w.shop, map[string]string{"m2m": w.shop})
-	secret := newSecret()
-	w.setClient(cartID, secret)
-	api, cart, claim := w.api(), w.cart(), evil.api(w)
-	claim.Spec.Identifier = ordersAPI
+	operator.WithLabels(t, w.Shop, map[string]string{"m2m": w.Shop})
+	secret := operator.NewSecret()
+	w.SetClient(operator.CartID, secret)
+	api, cart, claim := w.API(), w.Cart(), evil.api(w)
+	claim.Spec.Identifier = operator.OrdersAPI
 	api.Spec.AuthorizationServerRef, cart.Spec.AuthorizationServerRef = refTo(cas), refTo(cas)
 	claim.Spec.AuthorizationServerRef, evil.cart.Spec.AuthorizationServerRef = refTo(cas), refTo(cas)
-	create(t, w.secret("cart-credentials", cartID, secret), api, cart, claim, evil.cart)
-	startOperator(t)
+	operator.Create(t, w.Secret("cart-credentials", operator.CartID, secret), api, cart, claim, evil.cart)
+	operator.Start(t)
 
-	isReady(t, api)
-	isReady(t, cart)
-	hasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotAllowed)
+	operator.IsReady(t, api)
+	operator.IsReady(t, cart)
+	operator.HasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotAllowed)
 	getsNothing(t, evil.cart, v1alpha1.ConditionFresh, v1alpha1.ReasonAuthorizationServerNotAllowed)
-	if n := w.requestsOf("evil-app"); n != 0 {
+	if n := w.RequestsOf("evil-app"); n != 0 {
 		t.Errorf("%d token requests for the attacker's client", n)
 	}
 
 	// A client of an allowed namespace gets nothing for the API of one that is
 	// not.
-	change(t, cart, func(c *v1alpha1.M2MClient) {
+	operator.Change(t, cart, func(c *v1alpha1.M2MClient) {
 		c.Spec.Access[0].APIResourceRef.Namespace = v1alpha1.NamespaceName(evil.namespace)
 	})
-	hasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonAPIResourceNotAccepted)
-	if tokenIn(t, w.shop, "cart-token", "payment-api") != "" {
+	operator.HasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonAPIResourceNotAccepted)
+	if operator.TokenIn(t, w.Shop, "cart-token", "payment-api") != "" {
 		t.Error("the token for the former API is still there")
 	}
 
 	// The label decides, at once.
-	withLabels(t, evil.namespace, map[string]string{"m2m": w.shop})
-	isReady(t, claim)
-	change(t, cart, func(c *v1alpha1.M2MClient) {
-		c.Spec.Access[0].APIResourceRef.Namespace = v1alpha1.NamespaceName(w.payments)
+	operator.WithLabels(t, evil.namespace, map[string]string{"m2m": w.Shop})
+	operator.IsReady(t, claim)
+	operator.Change(t, cart, func(c *v1alpha1.M2MClient) {
+		c.Spec.Access[0].APIResourceRef.Namespace = v1alpha1.NamespaceName(w.Payments)
 	})
-	isReady(t, cart)
-	withLabels(t, w.shop, nil)
-	hasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotAllowed)
-	if tokenIn(t, w.shop, "cart-token", "payment-api") != "" {
+	operator.IsReady(t, cart)
+	operator.WithLabels(t, w.Shop, nil)
+	operator.HasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotAllowed)
+	if operator.TokenIn(t, w.Shop, "cart-token", "payment-api") != "" {
 		t.Error("the token of a server that does not allow the namespace any more is still there")
 	}
 }
@@ -289,26 +279,26 @@ func TestClusterServerServesAllowedNamespaces(t *testing.T) {
 // for others: at the ClusterAuthorizationServer, and at an AuthorizationServer
 // of its own for the same issuer, before the owner does.
 func TestIdentifierClaims(t *testing.T) {
-	w := newWorld(t)
-	evil := w.attacker()
-	cas := w.clusterServer(t, v1alpha1.ClusterAuthorizationServerSpec{
+	w := operator.NewWorld(t)
+	evil := newAttacker(w)
+	cas := clusterServerOf(w, t, v1alpha1.ClusterAuthorizationServerSpec{
 		AllowedNamespaces: v1alpha1.NamespaceSelection{Selector: &metav1.LabelSelector{}},
 		IdentifierClaims: []v1alpha1.IdentifierClaim{
-			{Namespaces: namesOf(w.payments), Prefixes: []string{"https://payment.example.com/"}},
-			{Namespaces: namesOf(evil.namespace), Prefixes: []string{"https://evil.example.com/"}},
+			{Namespaces: operator.NamesOf(w.Payments), Prefixes: []string{"https://payment.example.com/"}},
+			{Namespaces: operator.NamesOf(evil.namespace), Prefixes: []string{"https://evil.example.com/"}},
 		},
 	})
 	declare := func(name, identifier string, ref v1alpha1.AuthorizationServerReference) *v1alpha1.APIResource {
 		api := evil.api(w)
 		api.Name, api.Spec.Identifier, api.Spec.AuthorizationServerRef = name, v1alpha1.ResourceIdentifier(identifier), ref
-		create(t, api)
+		operator.Create(t, api)
 		return api
 	}
 	own := v1alpha1.AuthorizationServerReference{Name: "auth"}
-	create(t, w.server(evil.namespace))
+	operator.Create(t, w.Server(evil.namespace))
 	refused := []*v1alpha1.APIResource{
-		declare("payment-api", paymentAPI, refTo(cas)),
-		declare("own-server", paymentAPI, own),
+		declare("payment-api", operator.PaymentAPI, refTo(cas)),
+		declare("own-server", operator.PaymentAPI, own),
 		declare("no-prefix", "https://payment.example.com", own),
 		declare("nobodys", "https://nobody.example.com/", refTo(cas)),
 		declare("longer-host", "https://evil.example.com.example.org/", refTo(cas)),
@@ -320,17 +310,17 @@ func TestIdentifierClaims(t *testing.T) {
 	evil.cart.Spec.AuthorizationServerRef = own
 	evil.cart.Spec.Access = []v1alpha1.Access{{APIResourceRef: v1alpha1.APIResourceReference{Name: "own-server"}, Scopes: []v1alpha1.ScopeName{"payments:write"}}}
 	laterThan(t, refused[len(refused)-1])
-	api := w.api()
+	api := w.API()
 	api.Spec.AuthorizationServerRef = refTo(cas)
-	create(t, evil.cart, api)
-	startOperator(t)
+	operator.Create(t, evil.cart, api)
+	operator.Start(t)
 
-	isReady(t, api)
+	operator.IsReady(t, api)
 	for _, a := range accepted {
-		hasCondition(t, a, v1alpha1.ConditionAccepted, metav1.ConditionTrue, v1alpha1.ReasonAccepted)
+		operator.HasCondition(t, a, v1alpha1.ConditionAccepted, metav1.ConditionTrue, v1alpha1.ReasonAccepted)
 	}
 	for _, a := range refused {
-		c := hasCondition(t, a, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierNotAllowed)
+		c := operator.HasCondition(t, a, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierNotAllowed)
 		if !strings.Contains(c.Message, cas.Name) {
 			t.Errorf("the message of %s is %q", a.Name, c.Message)
 		}
@@ -339,13 +329,13 @@ func TestIdentifierClaims(t *testing.T) {
 
 	// Without the claims whoever has it keeps it, though others came first.
 	claims := cas.Spec.IdentifierClaims
-	change(t, cas, func(c *v1alpha1.ClusterAuthorizationServer) { c.Spec.IdentifierClaims = nil })
+	operator.Change(t, cas, func(c *v1alpha1.ClusterAuthorizationServer) { c.Spec.IdentifierClaims = nil })
 	for _, a := range refused[:2] {
-		hasCondition(t, a, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
+		operator.HasCondition(t, a, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
 	}
-	isReady(t, api)
-	change(t, cas, func(c *v1alpha1.ClusterAuthorizationServer) { c.Spec.IdentifierClaims = claims })
-	hasCondition(t, api, v1alpha1.ConditionAccepted, metav1.ConditionTrue, v1alpha1.ReasonAccepted)
+	operator.IsReady(t, api)
+	operator.Change(t, cas, func(c *v1alpha1.ClusterAuthorizationServer) { c.Spec.IdentifierClaims = claims })
+	operator.HasCondition(t, api, v1alpha1.ConditionAccepted, metav1.ConditionTrue, v1alpha1.ReasonAccepted)
 	getsNothing(t, evil.cart, v1alpha1.ConditionGranted, v1alpha1.ReasonAPIResourceNotAccepted)
 }
 
@@ -353,53 +343,53 @@ func TestIdentifierClaims(t *testing.T) {
 // AuthorizationServer, of the same issuer, at a server of theirs, to collect the
 // secrets of its clients.
 func TestCredentialsGoToTheClientsServerOnly(t *testing.T) {
-	w := newWorld(t)
-	evil := w.attacker()
-	secret := newSecret()
-	w.setClient(cartID, secret)
-	trap := w.server(w.payments)
+	w := operator.NewWorld(t)
+	evil := newAttacker(w)
+	secret := operator.NewSecret()
+	w.SetClient(operator.CartID, secret)
+	trap := w.Server(w.Payments)
 	trap.Spec.Endpoints = v1alpha1.AuthorizationServerEndpoints{
 		Token: v1alpha1.EndpointURL(evil.as.TokenURL()), JWKS: v1alpha1.EndpointURL(evil.as.JWKSURL()),
 	}
-	cart := w.cart()
-	create(t, trap, w.server(w.shop), w.api(), w.secret("cart-credentials", cartID, secret), cart)
-	startOperator(t)
+	cart := w.Cart()
+	operator.Create(t, trap, w.Server(w.Shop), w.API(), w.Secret("cart-credentials", operator.CartID, secret), cart)
+	operator.Start(t)
 
 	// What the API would verify with are the attacker's keys: it gets no token.
-	c := hasCondition(t, cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, "UnknownKey")
-	hasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenNotVerified)
+	c := operator.HasCondition(t, cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, "UnknownKey")
+	operator.HasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenNotVerified)
 	if strings.Contains(c.Message, evil.as.TokenURL()) {
 		t.Errorf("the message is %q", c.Message)
 	}
-	comesToRest(t, cart)
+	operator.ComesToRest(t, cart)
 	evil.received(t, 0)
-	if tokensOf(t, cart) != nil {
+	if operator.TokensOf(t, cart) != nil {
 		t.Error("a token was published that the API refuses")
 	}
-	if n := w.requestsOf(cartID); n == 0 {
+	if n := w.RequestsOf(operator.CartID); n == 0 {
 		t.Error("the client's own server was not asked")
 	}
 
 	// With the right keys the API is served, and the token endpoint still never
 	// asked.
-	change(t, trap, func(s *v1alpha1.AuthorizationServer) { s.Spec.Endpoints.JWKS = v1alpha1.EndpointURL(w.as.JWKSURL()) })
-	isReady(t, cart)
+	operator.Change(t, trap, func(s *v1alpha1.AuthorizationServer) { s.Spec.Endpoints.JWKS = v1alpha1.EndpointURL(w.AS.JWKSURL()) })
+	operator.IsReady(t, cart)
 	evil.received(t, 0)
 
 	// Another issuer is no issuer of this API.
-	remove(t, trap)
-	trap = w.server(w.payments)
+	operator.Remove(t, trap)
+	trap = w.Server(w.Payments)
 	other, err := oidc.Start(oidc.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(other.Close)
 	trap.Spec.Issuer = other.Issuer()
-	create(t, trap)
-	hasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonIssuerMismatch)
-	comesToRest(t, cart)
-	if s := tokensOf(t, cart); s != nil && len(s.Data) > 0 {
-		t.Errorf("the token was not withdrawn: %v", keysIn(t, cart))
+	operator.Create(t, trap)
+	operator.HasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonIssuerMismatch)
+	operator.ComesToRest(t, cart)
+	if s := operator.TokensOf(t, cart); s != nil && len(s.Data) > 0 {
+		t.Errorf("the token was not withdrawn: %v", operator.KeysIn(t, cart))
 	}
 	if n := other.Count(oidc.Token); n != 0 {
 		t.Errorf("%d token requests reached the other issuer", n)
@@ -410,20 +400,20 @@ func TestCredentialsGoToTheClientsServerOnly(t *testing.T) {
 // TestReferencesStayInTheNamespace has a client name what only another
 // namespace has.
 func TestReferencesStayInTheNamespace(t *testing.T) {
-	w := newWorld(t)
-	w.story() // everything is in w.shop, under the very names
-	evil := w.attacker()
-	remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: evil.namespace, Name: "cart-credentials"}})
+	w := operator.NewWorld(t)
+	w.Story() // everything is in w.shop, under the very names
+	evil := newAttacker(w)
+	operator.Remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: evil.namespace, Name: "cart-credentials"}})
 	api := evil.api(w)
-	api.Spec.Identifier = ordersAPI
-	create(t, api, evil.cart)
-	startOperator(t)
+	api.Spec.Identifier = operator.OrdersAPI
+	operator.Create(t, api, evil.cart)
+	operator.Start(t)
 
 	getsNothing(t, evil.cart, v1alpha1.ConditionFresh, v1alpha1.ReasonAuthorizationServerNotFound)
-	hasCondition(t, api, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotFound)
-	server := w.server(evil.namespace)
+	operator.HasCondition(t, api, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotFound)
+	server := w.Server(evil.namespace)
 	server.Spec.Endpoints.Token = v1alpha1.EndpointURL(evil.as.TokenURL())
-	create(t, server)
+	operator.Create(t, server)
 	c := getsNothing(t, evil.cart, v1alpha1.ConditionFresh, v1alpha1.ReasonCredentialsNotFound)
 	if c.Message != `Secret "cart-credentials" does not exist` {
 		t.Errorf("the message is %q", c.Message)
@@ -431,15 +421,15 @@ func TestReferencesStayInTheNamespace(t *testing.T) {
 	evil.received(t, 0)
 
 	// Nor a ServiceAccount, nor the certificates of a server.
-	create(t, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: w.shop, Name: "cart-account"}})
-	change(t, evil.cart, func(c *v1alpha1.M2MClient) {
+	operator.Create(t, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: w.Shop, Name: "cart-account"}})
+	operator.Change(t, evil.cart, func(c *v1alpha1.M2MClient) {
 		c.Spec.Credentials = v1alpha1.ClientCredentials{ServiceAccount: v1alpha1.ServiceAccountCredentials{Name: "cart-account"}}
 	})
 	getsNothing(t, evil.cart, v1alpha1.ConditionFresh, v1alpha1.ReasonCredentialsNotFound)
-	change(t, server, func(s *v1alpha1.AuthorizationServer) {
+	operator.Change(t, server, func(s *v1alpha1.AuthorizationServer) {
 		s.Spec.CABundle.SecretRef = v1alpha1.SecretKeyReference{Name: "cart-credentials", Key: v1alpha1.ClientSecretKey}
 	})
-	hasCondition(t, server, v1alpha1.ConditionDiscovered, metav1.ConditionFalse, v1alpha1.ReasonCABundleInvalid)
+	operator.HasCondition(t, server, v1alpha1.ConditionDiscovered, metav1.ConditionFalse, v1alpha1.ReasonCABundleInvalid)
 	evil.received(t, 0)
 }
 
@@ -447,16 +437,16 @@ func TestReferencesStayInTheNamespace(t *testing.T) {
 // client names without an APIResource: that takes nothing from the client,
 // whose own credentials decide.
 func TestPlainResourceIsNobodys(t *testing.T) {
-	w := newWorld(t)
-	evil := w.attacker()
-	secret := newSecret()
-	w.setClient(cartID, secret)
-	cart := w.cart()
-	cart.Spec.Access = []v1alpha1.Access{{Resource: paymentAPI, Key: "payment", Scopes: []v1alpha1.ScopeName{"payments:write"}}}
-	create(t, w.server(w.shop), w.secret("cart-credentials", cartID, secret), w.server(evil.namespace), evil.api(w), cart)
-	startOperator(t)
-	isReady(t, cart)
-	if tokenIn(t, w.shop, "cart-token", "payment") == "" {
+	w := operator.NewWorld(t)
+	evil := newAttacker(w)
+	secret := operator.NewSecret()
+	w.SetClient(operator.CartID, secret)
+	cart := w.Cart()
+	cart.Spec.Access = []v1alpha1.Access{{Resource: operator.PaymentAPI, Key: "payment", Scopes: []v1alpha1.ScopeName{"payments:write"}}}
+	operator.Create(t, w.Server(w.Shop), w.Secret("cart-credentials", operator.CartID, secret), w.Server(evil.namespace), evil.api(w), cart)
+	operator.Start(t)
+	operator.IsReady(t, cart)
+	if operator.TokenIn(t, w.Shop, "cart-token", "payment") == "" {
 		t.Error("there is no token")
 	}
 	evil.received(t, 0)
@@ -465,24 +455,24 @@ func TestPlainResourceIsNobodys(t *testing.T) {
 // TestBundleOfAPIThatIsNotAccepted has a pod of another namespace ask for the
 // bundle of an API that is not accepted, as its name says in three ways.
 func TestBundleOfAPIThatIsNotAccepted(t *testing.T) {
-	w := newWorld(t)
-	evil := w.attacker()
+	w := operator.NewWorld(t)
+	evil := newAttacker(w)
 	claim := evil.api(w)
-	create(t, claim) // its server does not exist
-	verifyingPod(t, w.shop, "full", evil.namespace+"/payment-api")
+	operator.Create(t, claim) // its server does not exist
+	verifyingPod(t, w.Shop, "full", evil.namespace+"/payment-api")
 	verifyingPod(t, evil.namespace, "short", "payment-api")
-	verifyingPod(t, evil.namespace, "path", "../"+w.shop+"/payment-api, "+w.shop+"/../payment-api,/payment-api,"+evil.namespace+"/payment-api/x")
-	startOperator(t)
-	hasCondition(t, claim, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotFound)
-	c := hasCondition(t, claim, v1alpha1.ConditionDistributed, metav1.ConditionFalse, v1alpha1.ReasonNotAccepted)
+	verifyingPod(t, evil.namespace, "path", "../"+w.Shop+"/payment-api, "+w.Shop+"/../payment-api,/payment-api,"+evil.namespace+"/payment-api/x")
+	operator.Start(t)
+	operator.HasCondition(t, claim, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotFound)
+	c := operator.HasCondition(t, claim, v1alpha1.ConditionDistributed, metav1.ConditionFalse, v1alpha1.ReasonNotAccepted)
 	if c.Message == "" || ptr.Deref(claim.Status.Bundle.Namespaces, -1) != 0 {
 		t.Errorf("the status counts %v namespaces", claim.Status.Bundle.Namespaces)
 	}
 	// Its going and coming back is the last of what is to be done.
-	create(t, w.server(evil.namespace))
-	isReady(t, claim)
-	for _, ns := range []string{w.shop, evil.namespace} {
-		eventually(t, func() error {
+	operator.Create(t, w.Server(evil.namespace))
+	operator.IsReady(t, claim)
+	for _, ns := range []string{w.Shop, evil.namespace} {
+		operator.Eventually(t, func() error {
 			if distributedTo(t, ns, claim) == nil {
 				return fmt.Errorf("there is no bundle in %s", ns)
 			}
@@ -490,7 +480,7 @@ func TestBundleOfAPIThatIsNotAccepted(t *testing.T) {
 		})
 	}
 	var all corev1.ConfigMapList
-	err := kube.List(t.Context(), &all, client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}, client.InNamespace(evil.namespace))
+	err := operator.Kube.List(t.Context(), &all, client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}, client.InNamespace(evil.namespace))
 	if err != nil || len(all.Items) != 1 {
 		t.Errorf("%d bundles in the attacker's namespace, %v", len(all.Items), err)
 	}

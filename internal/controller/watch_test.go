@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"errors"
@@ -15,43 +15,23 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/render"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
-
-func watching(namespaces ...string) func(*Options) {
-	return func(o *Options) { o.WatchNamespaces = namespaces }
-}
-
-// bundleIn returns the verification bundle of a world's API in a namespace, nil
-// if it is not there.
-func (w *world) bundleIn(namespace string) *corev1.ConfigMap {
-	w.t.Helper()
-	var m corev1.ConfigMap
-	err := kube.Get(w.t.Context(), types.NamespacedName{Namespace: namespace, Name: render.ConfigMapName(w.payments, "payment-api")}, &m)
-	if client.IgnoreNotFound(err) != nil {
-		w.t.Fatal(err)
-	}
-	if err != nil {
-		return nil
-	}
-	return &m
-}
 
 // deploy creates a workload that verifies tokens of the world's API, until the
 // test ends.
-func (w *world) deploy(namespace string) {
-	w.t.Helper()
-	d := verifier(namespace, w.payments+"/payment-api")
-	create(w.t, d)
-	w.t.Cleanup(func() {
-		if err := client.IgnoreNotFound(kube.Delete(w.t.Context(), d)); err != nil && w.t.Context().Err() == nil {
-			w.t.Error(err)
+func deploy(w *operator.World, namespace string) {
+	w.T.Helper()
+	d := verifier(namespace, w.Payments+"/payment-api")
+	operator.Create(w.T, d)
+	w.T.Cleanup(func() {
+		if err := client.IgnoreNotFound(operator.Kube.Delete(w.T.Context(), d)); err != nil && w.T.Context().Err() == nil {
+			w.T.Error(err)
 		}
 	})
 }
@@ -66,54 +46,52 @@ func TestWatchedNamespaces(t *testing.T) {
 		"two namespaces": {false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w, elsewhere := newWorld(t), newWorld(t)
+			w, elsewhere := operator.NewWorld(t), operator.NewWorld(t)
 			if tc.one {
-				w.payments = w.shop
+				w.Payments = w.Shop
 			}
-			secret := newSecret()
-			w.setClient(cartID, secret)
-			api, cart := w.api(), w.cart()
-			create(t, w.server(w.shop), w.secret("cart-credentials", cartID, secret), api, cart)
+			secret := operator.NewSecret()
+			w.SetClient(operator.CartID, secret)
+			api, cart := w.API(), w.Cart()
+			operator.Create(t, w.Server(w.Shop), w.Secret("cart-credentials", operator.CartID, secret), api, cart)
 			if !tc.one {
-				create(t, w.server(w.payments))
+				operator.Create(t, w.Server(w.Payments))
 			}
-			w.deploy(w.shop)
-			_, foreign := elsewhere.story()
-			elsewhere.deploy(elsewhere.shop)
+			deploy(w, w.Shop)
+			_, foreign := elsewhere.Story()
+			deploy(elsewhere, elsewhere.Shop)
 
-			watched := []string{w.shop, w.payments}
+			watched := []string{w.Shop, w.Payments}
 			if tc.one {
 				watched = watched[:1]
 			}
-			op := startOperator(t, watching(watched...))
-			isReady(t, cart)
-			isReady(t, api)
-			eventually(t, func() error {
-				if w.bundleIn(w.shop) == nil {
+			op := operator.Start(t, operator.Watching(watched...))
+			operator.IsReady(t, cart)
+			operator.IsReady(t, api)
+			operator.Eventually(t, func() error {
+				if w.BundleIn(w.Shop) == nil {
 					return fmt.Errorf("there is no bundle")
 				}
-				return idle(t, everyController...)
+				return operator.Idle(t, operator.EveryController...)
 			})
-			w.theRequest()
+			w.TheRequest()
 
-			op.stop()
-			if n := elsewhere.as.Count(oidc.Token) + elsewhere.as.Count(oidc.Discovery) + elsewhere.as.Count(oidc.JWKS); n != 0 {
+			op.Stop()
+			if n := elsewhere.AS.Count(oidc.Token) + elsewhere.AS.Count(oidc.Discovery) + elsewhere.AS.Count(oidc.JWKS); n != 0 {
 				t.Errorf("the server of other namespaces was asked %d times", n)
 			}
 			created := foreign.DeepCopy()
-			if err := kube.Get(t.Context(), client.ObjectKeyFromObject(foreign), foreign); err != nil {
+			if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(foreign), foreign); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(created.Status, foreign.Status); diff != "" {
 				t.Errorf("the status of a client elsewhere was written (-want +got):\n%s", diff)
 			}
-			if elsewhere.bundleIn(elsewhere.shop) != nil || tokenIn(t, elsewhere.shop, "cart-token", "payment-api") != "" {
+			if elsewhere.BundleIn(elsewhere.Shop) != nil || operator.TokenIn(t, elsewhere.Shop, "cart-token", "payment-api") != "" {
 				t.Error("there is a bundle or a token elsewhere")
 			}
-			op.requests.mu.Lock()
-			defer op.requests.mu.Unlock()
-			for _, r := range op.requests.all {
-				if strings.Contains(r, "/"+elsewhere.shop+"/") || strings.Contains(r, "/"+elsewhere.payments+"/") {
+			for _, r := range op.Requests.Sent() {
+				if strings.Contains(r, "/"+elsewhere.Shop+"/") || strings.Contains(r, "/"+elsewhere.Payments+"/") {
 					t.Errorf("a request went elsewhere: %s", r)
 				}
 			}
@@ -125,53 +103,53 @@ func TestWatchedNamespaces(t *testing.T) {
 // caches, which makes it harder to read one's own writes.
 func TestTwoNamespacesMintNothingTwice(t *testing.T) {
 	const clients = 40
-	w := newWorld(t)
-	w.story()
+	w := operator.NewWorld(t)
+	w.Story()
 	for i := range clients - 1 {
-		c := w.cart()
+		c := w.Cart()
 		c.Name = fmt.Sprintf("cart-%02d", i)
-		create(t, c)
+		operator.Create(t, c)
 	}
-	startOperator(t, watching(w.shop, w.payments))
+	operator.Start(t, operator.Watching(w.Shop, w.Payments))
 	all := func(requests int) {
 		t.Helper()
-		eventually(t, func() error {
-			if n := len(w.as.TokenRequests()); n < requests {
+		operator.Eventually(t, func() error {
+			if n := len(w.AS.TokenRequests()); n < requests {
 				return fmt.Errorf("%d of %d token requests were sent", n, requests)
 			}
 			var list v1alpha1.M2MClientList
-			if err := kube.List(t.Context(), &list, client.InNamespace(w.shop)); err != nil {
+			if err := operator.Kube.List(t.Context(), &list, client.InNamespace(w.Shop)); err != nil {
 				return err
 			}
 			for i := range list.Items {
-				if c := &list.Items[i]; !hasToken(c) || tokenIn(t, w.shop, c.Name+"-token", "payment-api") == "" {
+				if c := &list.Items[i]; !operator.HasToken(c) || operator.TokenIn(t, w.Shop, c.Name+"-token", "payment-api") == "" {
 					return fmt.Errorf("client %s is not ready", c.Name)
 				}
 			}
-			return idle(t, everyController...)
+			return operator.Idle(t, operator.EveryController...)
 		})
 		asked := map[string]bool{}
-		for _, r := range w.as.TokenRequests() {
+		for _, r := range w.AS.TokenRequests() {
 			if r.Status != 200 || asked[r.TokenHash] {
 				t.Errorf("a request was refused, or a token issued twice")
 			}
 			asked[r.TokenHash] = true
 		}
-		if n := len(w.as.TokenRequests()); n != requests {
+		if n := len(w.AS.TokenRequests()); n != requests {
 			t.Errorf("%d token requests were sent, want %d", n, requests)
 		}
 	}
 	all(clients)
 
 	// A rotated credential, which all of them share.
-	secret := newSecret()
-	w.setClient(cartID, secret)
-	change(t, w.secret("cart-credentials", "", ""), func(s *corev1.Secret) { s.Data[v1alpha1.ClientSecretKey] = []byte(secret) })
+	secret := operator.NewSecret()
+	w.SetClient(operator.CartID, secret)
+	operator.Change(t, w.Secret("cart-credentials", "", ""), func(s *corev1.Secret) { s.Data[v1alpha1.ClientSecretKey] = []byte(secret) })
 	all(2 * clients)
 
 	// Every token is gone at once.
 	own := client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
-	if err := kube.DeleteAllOf(t.Context(), &corev1.Secret{}, client.InNamespace(w.shop), own); err != nil {
+	if err := operator.Kube.DeleteAllOf(t.Context(), &corev1.Secret{}, client.InNamespace(w.Shop), own); err != nil {
 		t.Fatal(err)
 	}
 	all(3 * clients)
@@ -208,38 +186,38 @@ func (b *lateBody) Read(p []byte) (int, error) {
 // operator's own write, and that of the other is ahead of it. Then a resource
 // version proves nothing, and the stale Secret says that its token is due.
 func TestACacheThatLagsMintsNothing(t *testing.T) {
-	w := newWorld(t)
-	_, cart := w.story()
+	w := operator.NewWorld(t)
+	_, cart := w.Story()
 	other := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
-		Name: "other", Namespace: w.payments, Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
+		Name: "other", Namespace: w.Payments, Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
 	}}
-	create(t, other)
+	operator.Create(t, other)
 	slow := &late{match: func(req *http.Request) bool {
-		return strings.HasSuffix(req.URL.Path, "/"+w.shop+"/secrets") && req.URL.Query().Get("labelSelector") != ""
+		return strings.HasSuffix(req.URL.Path, "/"+w.Shop+"/secrets") && req.URL.Query().Get("labelSelector") != ""
 	}}
-	cfg := rest.CopyConfig(restConfig)
+	cfg := rest.CopyConfig(operator.RESTConfig)
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		slow.next = next
 		return slow
 	})
-	op := startSteppedOver(t, cfg, watching(w.shop, w.payments))
-	op.settle(w.payments, w.shop)
-	isReady(t, cart)
-	w.theRequest()
+	op := operator.StartSteppedOver(t, cfg, operator.Watching(w.Shop, w.Payments))
+	op.Settle(w.Payments, w.Shop)
+	operator.IsReady(t, cart)
+	w.TheRequest()
 
-	w.as.ResetRequests()
-	op.advance(45 * time.Minute)
+	w.AS.ResetRequests()
+	op.Advance(45 * time.Minute)
 	slow.gate.Lock()
 	open := sync.OnceFunc(slow.gate.Unlock)
 	defer open()
-	if err := op.reconcileClient(cart); err != nil {
+	if err := op.ReconcileClient(cart); err != nil {
 		t.Fatal(err)
 	}
-	w.theRequest()
-	change(t, other, func(s *corev1.Secret) { s.Data = map[string][]byte{"edited": nil} })
-	eventually(t, func() error {
+	w.TheRequest()
+	operator.Change(t, other, func(s *corev1.Secret) { s.Data = map[string][]byte{"edited": nil} })
+	operator.Eventually(t, func() error {
 		var seen corev1.Secret
-		if err := op.client.Get(t.Context(), client.ObjectKeyFromObject(other), &seen); err != nil {
+		if err := op.Client.Get(t.Context(), client.ObjectKeyFromObject(other), &seen); err != nil {
 			return err
 		}
 		if seen.ResourceVersion != other.ResourceVersion {
@@ -248,16 +226,16 @@ func TestACacheThatLagsMintsNothing(t *testing.T) {
 		return nil
 	})
 	for range 3 {
-		op.advance(time.Second)
-		if err := op.reconcileClient(cart); err != nil {
+		op.Advance(time.Second)
+		if err := op.ReconcileClient(cart); err != nil {
 			t.Fatal(err)
 		}
 	}
-	w.theRequest()
+	w.TheRequest()
 	open()
-	op.settle(w.payments, w.shop)
-	w.theRequest()
-	isReady(t, cart)
+	op.Settle(w.Payments, w.Shop)
+	w.TheRequest()
+	operator.IsReady(t, cart)
 }
 
 // TestAPIsThatAreNotWatched: what cannot be seen is said to be out of sight, and
@@ -265,41 +243,41 @@ func TestACacheThatLagsMintsNothing(t *testing.T) {
 func TestAPIsThatAreNotWatched(t *testing.T) {
 	for name, others := range map[string]int{"one namespace": 0, "two namespaces": 1} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			_, cart := w.story()
-			w.deploy(w.shop)
-			op := startStepped(t)
-			op.settle(w.payments, w.shop)
-			isReady(t, cart)
-			token, bundle := tokenIn(t, w.shop, "cart-token", "payment-api"), w.bundleIn(w.shop)
+			w := operator.NewWorld(t)
+			_, cart := w.Story()
+			deploy(w, w.Shop)
+			op := operator.StartStepped(t)
+			op.Settle(w.Payments, w.Shop)
+			operator.IsReady(t, cart)
+			token, bundle := operator.TokenIn(t, w.Shop, "cart-token", "payment-api"), w.BundleIn(w.Shop)
 			if bundle == nil {
 				t.Fatal("there is no bundle")
 			}
-			op.stop()
+			op.Stop()
 
-			watched := []string{w.shop}
+			watched := []string{w.Shop}
 			for range others {
-				watched = append(watched, newNamespace(t, "watched", nil))
+				watched = append(watched, operator.NewNamespace(t, "watched", nil))
 			}
-			late := w.cart()
+			late := w.Cart()
 			late.Name = "late"
-			create(t, late)
-			startOperator(t, watching(watched...))
-			want := fmt.Sprintf(`APIResource "%s/payment-api" is in a namespace that the operator does not watch (--watch-namespaces)`, w.payments)
-			says(t, cart, v1alpha1.ConditionGranted, v1alpha1.ReasonAPIResourceNotWatched, want)
-			says(t, late, v1alpha1.ConditionReady, v1alpha1.ReasonAPIResourceNotWatched, want)
-			hasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonReady)
-			eventually(t, func() error { return idle(t, everyController...) })
-			if tokenIn(t, w.shop, "cart-token", "payment-api") != token {
+			operator.Create(t, late)
+			operator.Start(t, operator.Watching(watched...))
+			want := fmt.Sprintf(`APIResource "%s/payment-api" is in a namespace that the operator does not watch (--watch-namespaces)`, w.Payments)
+			operator.Says(t, cart, v1alpha1.ConditionGranted, v1alpha1.ReasonAPIResourceNotWatched, want)
+			operator.Says(t, late, v1alpha1.ConditionReady, v1alpha1.ReasonAPIResourceNotWatched, want)
+			operator.HasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonReady)
+			operator.Eventually(t, func() error { return operator.Idle(t, operator.EveryController...) })
+			if operator.TokenIn(t, w.Shop, "cart-token", "payment-api") != token {
 				t.Error("the token was withdrawn")
 			}
-			if got := w.bundleIn(w.shop); got == nil || got.ResourceVersion != bundle.ResourceVersion {
+			if got := w.BundleIn(w.Shop); got == nil || got.ResourceVersion != bundle.ResourceVersion {
 				t.Error("the bundle was changed or removed")
 			}
-			if failed, _ := metricOf(t, "controller_runtime_reconcile_errors_total", nil); failed > 0 {
+			if failed, _ := operator.MetricOf(t, "controller_runtime_reconcile_errors_total", nil); failed > 0 {
 				t.Logf("%v reconciles failed so far in this suite", failed)
 			}
-			if logs := suiteLogs.String(); strings.Contains(logs, "unknown namespace for the cache") {
+			if logs := operator.Logs.String(); strings.Contains(logs, "unknown namespace for the cache") {
 				i := strings.Index(logs, "unknown namespace for the cache")
 				t.Errorf("the operator looked for objects in namespaces that it does not watch: …%s", logs[max(0, i-800):i+200])
 			}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package controller
+package controller_test
 
 import (
 	"context"
@@ -23,44 +23,45 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
 // TestContentIsNotKeptForALabel fills a Secret and a ConfigMap and gives them the
 // operator's label: its cache knows that they are there and keeps no more of them.
 // Who asks for one to write it gets all of it.
 func TestContentIsNotKeptForALabel(t *testing.T) {
-	shop := newNamespace(t, "shop", nil)
+	shop := operator.NewNamespace(t, "shop", nil)
 	filling := strings.Repeat("x", 1000<<10)
 	meta := metav1.ObjectMeta{Namespace: shop, Name: "filled", Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}}
 	secret := &corev1.Secret{ObjectMeta: meta, Data: map[string][]byte{"filled": []byte(filling)}}
 	configMap := &corev1.ConfigMap{ObjectMeta: *meta.DeepCopy(), Data: map[string]string{"filled": filling}}
-	create(t, secret, configMap)
-	op := startStepped(t)
-	op.catchUp(shop)
+	operator.Create(t, secret, configMap)
+	op := operator.StartStepped(t)
+	op.CatchUp(shop)
 	for name, o := range map[string]client.Object{"Secret": &corev1.Secret{}, "ConfigMap": &corev1.ConfigMap{}} {
 		t.Run(name, func(t *testing.T) {
-			if err := op.client.Get(t.Context(), client.ObjectKeyFromObject(secret), o); err != nil {
+			if err := op.Client.Get(t.Context(), client.ObjectKeyFromObject(secret), o); err != nil {
 				t.Fatal(err)
 			}
 			encoded, err := json.Marshal(o)
 			if err != nil || len(encoded) > 1024 {
 				t.Errorf("%d bytes of it are in the cache (%v)", len(encoded), err)
 			}
-			if err := op.client.Update(t.Context(), o); !apierrors.IsInvalid(err) {
+			if err := op.Client.Update(t.Context(), o); !apierrors.IsInvalid(err) {
 				t.Errorf("what is cut can be written back: %v", err)
 			}
 			whole := o.DeepCopyObject().(client.Object)
-			if err := op.bundle.Client.Get(t.Context(), client.ObjectKeyFromObject(secret), whole); err != nil {
+			if err := op.Bundles.Client.Get(t.Context(), client.ObjectKeyFromObject(secret), whole); err != nil {
 				t.Fatal(err)
 			}
 			if encoded, _ := json.Marshal(whole); len(encoded) < len(filling) || cached.IsCut(whole) {
 				t.Errorf("who wants to write it gets %d bytes of it", len(encoded))
 			}
-			op.requests.reset()
-			if err := op.bundle.Client.Get(t.Context(), client.ObjectKeyFromObject(secret), o, client.UnsafeDisableDeepCopy); err != nil {
+			op.Requests.Reset()
+			if err := op.Bundles.Client.Get(t.Context(), client.ObjectKeyFromObject(secret), o, client.UnsafeDisableDeepCopy); err != nil {
 				t.Fatal(err)
 			}
-			if reads := op.requests.reads(); len(reads) > 0 {
+			if reads := op.Requests.Reads(); len(reads) > 0 {
 				t.Errorf("a look at it costs %v", reads)
 			}
 		})
@@ -80,10 +81,10 @@ func fillingOf(o client.Object) string {
 // server, which the cache does not keep, and has the operator write all that it
 // writes: statuses, and its finalizer among many others.
 func TestWhatOthersPutOnOurKindsStays(t *testing.T) {
-	w := newWorld(t)
-	api, cart := w.story()
-	auth := w.server(w.shop)
-	op := startStepped(t)
+	w := operator.NewWorld(t)
+	api, cart := w.Story()
+	auth := w.Server(w.Shop)
+	op := operator.StartStepped(t)
 	ours := []client.Object{api, cart, auth}
 	var finalizers []string
 	for i := range 100 {
@@ -91,19 +92,19 @@ func TestWhatOthersPutOnOurKindsStays(t *testing.T) {
 	}
 	want := map[client.Object]string{}
 	for _, o := range ours {
-		change(t, o, func(o client.Object) {
+		operator.Change(t, o, func(o client.Object) {
 			o.SetLabels(map[string]string{"theirs": "1"})
 			o.SetAnnotations(map[string]string{"example.com/theirs": strings.Repeat("x", 200<<10), v1alpha1.RotateCredentialAnnotation: strings.Repeat("y", 1000)})
 			o.SetFinalizers(finalizers)
 			o.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "theirs", UID: "1"}})
 		})
 		want[o] = fillingOf(o)
-		defer func() { change(t, o, func(o client.Object) { o.SetFinalizers(nil) }) }()
+		defer func() { operator.Change(t, o, func(o client.Object) { o.SetFinalizers(nil) }) }()
 	}
 	stays := func(when string, finalizers int) {
 		t.Helper()
 		for _, o := range ours {
-			if err := kube.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
+			if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
 				t.Fatal(err)
 			}
 			if len(o.GetFinalizers()) != finalizers {
@@ -116,16 +117,16 @@ func TestWhatOthersPutOnOurKindsStays(t *testing.T) {
 		}
 	}
 
-	op.settle(w.shop, w.payments)
+	op.Settle(w.Shop, w.Payments)
 	stays("after its status was written,", len(finalizers))
-	if !hasToken(cart) {
+	if !operator.HasToken(cart) {
 		t.Errorf("the client has no token: %+v", cart.Status.Conditions)
 	}
 	fromCache := func(o client.Object) client.Object {
 		t.Helper()
-		op.catchUp(w.shop, w.payments)
+		op.CatchUp(w.Shop, w.Payments)
 		c := o.DeepCopyObject().(client.Object)
-		if err := op.bundle.Client.Get(t.Context(), client.ObjectKeyFromObject(o), c); err != nil {
+		if err := op.Bundles.Client.Get(t.Context(), client.ObjectKeyFromObject(o), c); err != nil {
 			t.Fatal(err)
 		}
 		if encoded, _ := json.Marshal(c); len(encoded) > 16<<10 || !cached.IsCut(c) {
@@ -134,26 +135,26 @@ func TestWhatOthersPutOnOurKindsStays(t *testing.T) {
 		return c
 	}
 	for _, o := range ours {
-		if err := write.Hold(t.Context(), op.bundle.Client, fromCache(o)); err != nil {
+		if err := write.Hold(t.Context(), op.Bundles.Client, fromCache(o)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	stays("with ours,", len(finalizers)+1)
 	for _, o := range ours {
 		// Ours need not be the last one.
-		change(t, o, func(o client.Object) { o.SetFinalizers(append(o.GetFinalizers(), "example.com/a-later-one")) })
+		operator.Change(t, o, func(o client.Object) { o.SetFinalizers(append(o.GetFinalizers(), "example.com/a-later-one")) })
 		c := fromCache(o)
-		if err := write.Hold(t.Context(), op.bundle.Client, c.DeepCopyObject().(client.Object)); err != nil {
+		if err := write.Hold(t.Context(), op.Bundles.Client, c.DeepCopyObject().(client.Object)); err != nil {
 			t.Errorf("it cannot be held twice: %v", err)
 		}
 		stale := c.DeepCopyObject().(client.Object)
-		if err := write.Release(t.Context(), op.bundle.Client, c); err != nil {
+		if err := write.Release(t.Context(), op.Bundles.Client, c); err != nil {
 			t.Fatal(err)
 		}
-		if err := write.Release(t.Context(), op.bundle.Client, stale); err == nil {
+		if err := write.Release(t.Context(), op.Bundles.Client, stale); err == nil {
 			t.Errorf("%T is released twice, the second time by what it was before", o)
 		}
-		change(t, o, func(o client.Object) { controllerutil.RemoveFinalizer(o, "example.com/a-later-one") })
+		operator.Change(t, o, func(o client.Object) { controllerutil.RemoveFinalizer(o, "example.com/a-later-one") })
 	}
 	stays("without ours,", len(finalizers))
 }
@@ -161,20 +162,20 @@ func TestWhatOthersPutOnOurKindsStays(t *testing.T) {
 // TestFilledSecretAndBundleAreWrittenWhole fills a token Secret and a bundle beyond
 // what the cache keeps: they are kept up, and what others added stays.
 func TestFilledSecretAndBundleAreWrittenWhole(t *testing.T) {
-	w := newWorld(t)
-	_, cart := w.story()
-	w.deploy(w.payments)
-	op := startStepped(t)
-	op.settle(w.payments, w.shop)
+	w := operator.NewWorld(t)
+	_, cart := w.Story()
+	deploy(w, w.Payments)
+	op := operator.StartStepped(t)
+	op.Settle(w.Payments, w.Shop)
 	theirs := strings.Repeat("x", 100<<10)
-	secret, bundle := tokensOf(t, cart), w.bundleIn(w.payments)
+	secret, bundle := operator.TokensOf(t, cart), w.BundleIn(w.Payments)
 	files := maps.Clone(bundle.Data)
-	change(t, secret, func(s *corev1.Secret) { s.Annotations["theirs"] = theirs })
-	change(t, bundle, func(c *corev1.ConfigMap) {
+	operator.Change(t, secret, func(s *corev1.Secret) { s.Annotations["theirs"] = theirs })
+	operator.Change(t, bundle, func(c *corev1.ConfigMap) {
 		c.Annotations["theirs"], c.Labels["theirs"], c.Data["issuer"] = theirs, "1", "https://evil.example.com"
 	})
-	op.settle(w.payments, w.shop)
-	bundle = w.bundleIn(w.payments)
+	op.Settle(w.Payments, w.Shop)
+	bundle = w.BundleIn(w.Payments)
 	if diff := cmp.Diff(files, bundle.Data); diff != "" {
 		t.Errorf("the bundle (-want +got):\n%s", diff)
 	}
@@ -182,27 +183,27 @@ func TestFilledSecretAndBundleAreWrittenWhole(t *testing.T) {
 		t.Error("the bundle has lost what others added")
 	}
 	var cached corev1.Secret
-	if err := op.client.Get(t.Context(), client.ObjectKeyFromObject(secret), &cached); err != nil {
+	if err := op.Client.Get(t.Context(), client.ObjectKeyFromObject(secret), &cached); err != nil {
 		t.Fatal(err)
 	}
 	if encoded, _ := json.Marshal(cached); len(encoded) > 1024 {
 		t.Errorf("%d bytes of the Secret are in the cache", len(encoded))
 	}
 
-	before := tokenIn(t, w.shop, "cart-token", "payment-api")
-	w.as.ResetRequests()
-	op.settle(w.payments, w.shop)
-	w.sawRequests(t, 0)
-	op.advance(50 * time.Minute)
-	op.settle(w.payments, w.shop)
-	w.sawRequests(t, 1)
-	if err := kube.Get(t.Context(), types.NamespacedName{Namespace: w.shop, Name: "cart-token"}, secret); err != nil {
+	before := operator.TokenIn(t, w.Shop, "cart-token", "payment-api")
+	w.AS.ResetRequests()
+	op.Settle(w.Payments, w.Shop)
+	w.SawRequests(t, 0)
+	op.Advance(50 * time.Minute)
+	op.Settle(w.Payments, w.Shop)
+	w.SawRequests(t, 1)
+	if err := operator.Kube.Get(t.Context(), types.NamespacedName{Namespace: w.Shop, Name: "cart-token"}, secret); err != nil {
 		t.Fatal(err)
 	}
 	if secret.Annotations["theirs"] != theirs {
 		t.Error("the Secret has lost what others added")
 	}
-	if after := tokenIn(t, w.shop, "cart-token", "payment-api"); after == before {
+	if after := operator.TokenIn(t, w.Shop, "cart-token", "payment-api"); after == before {
 		t.Error("the token was not replaced")
 	}
 }
@@ -210,24 +211,24 @@ func TestFilledSecretAndBundleAreWrittenWhole(t *testing.T) {
 // TestFormerAccessesAreForgotten renames the access of a client over and over: nothing
 // is kept of the names that it had.
 func TestFormerAccessesAreForgotten(t *testing.T) {
-	w := newWorld(t)
-	_, cart := w.story()
-	op := startStepped(t)
+	w := operator.NewWorld(t)
+	_, cart := w.Story()
+	op := operator.StartStepped(t)
 	for i := range 4 {
-		change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Key = v1alpha1.AccessKey(fmt.Sprintf("key-%d", i)) })
-		op.settle(w.shop, w.payments)
-		tokenIn(t, w.shop, "cart-token", fmt.Sprintf("key-%d", i))
+		operator.Change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Key = v1alpha1.AccessKey(fmt.Sprintf("key-%d", i)) })
+		op.Settle(w.Shop, w.Payments)
+		operator.TokenIn(t, w.Shop, "cart-token", fmt.Sprintf("key-%d", i))
 	}
 	name := client.ObjectKeyFromObject(cart)
-	if kept := op.reconcilers.client.Written.M[name]; len(kept) != 1 || kept[0].Key != "key-3" {
+	if kept := op.M2MClients.Written.M[name]; len(kept) != 1 || kept[0].Key != "key-3" {
 		t.Errorf("of the accesses there are %+v", kept)
 	}
-	remove(t, cart)
-	op.agrees(op.client, &v1alpha1.M2MClientList{}, client.InNamespace(w.shop))
-	if err := op.reconcileClient(cart); err != nil {
+	operator.Remove(t, cart)
+	op.Agrees(op.Client, &v1alpha1.M2MClientList{}, client.InNamespace(w.Shop))
+	if err := op.ReconcileClient(cart); err != nil {
 		t.Fatal(err)
 	}
-	if len(op.reconcilers.client.Written.M[name]) > 0 || op.reconcilers.client.Secrets.Remembers(name) {
+	if len(op.M2MClients.Written.M[name]) > 0 || op.M2MClients.Secrets.Remembers(name) {
 		t.Error("something is kept of a client that is gone")
 	}
 }
@@ -235,26 +236,26 @@ func TestFormerAccessesAreForgotten(t *testing.T) {
 // TestFilledObjectsDoNotFillTheMemory starts the operator where tenants have filled what
 // they can: 50 MB, of which next to nothing is kept.
 func TestFilledObjectsDoNotFillTheMemory(t *testing.T) {
-	w := newWorld(t)
+	w := operator.NewWorld(t)
 	filling := strings.Repeat("x", 1000<<10)
 	verify := map[string]string{v1alpha1.VerifyAnnotation: strings.Repeat("a,", 125<<10)}
 	meta := func(i int) metav1.ObjectMeta {
-		return metav1.ObjectMeta{Namespace: w.shop, Name: fmt.Sprintf("filled-%d", i), Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}}
+		return metav1.ObjectMeta{Namespace: w.Shop, Name: fmt.Sprintf("filled-%d", i), Labels: map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}}
 	}
 	for i := range 18 {
-		cart := w.cart()
+		cart := w.Cart()
 		cart.ObjectMeta = meta(i)
 		cart.Annotations = map[string]string{"example.com/filled": filling[:250<<10]}
-		workload := verifier(w.shop, "payment-api")
+		workload := verifier(w.Shop, "payment-api")
 		workload.ObjectMeta = meta(i)
 		workload.Annotations, workload.Spec.Template.Annotations = verify, verify
 		owned := &corev1.Secret{ObjectMeta: meta(i), Data: map[string][]byte{"filled": []byte(filling)}}
 		owned.Annotations = map[string]string{v1alpha1.TokensAnnotation: "{}"}
 		owned.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(
 			&v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Name: "cart", UID: "1"}}, v1alpha1.GroupVersion.WithKind("M2MClient"))}
-		create(t, cart, workload, owned, &corev1.ConfigMap{ObjectMeta: meta(i), Data: map[string]string{"filled": filling}})
+		operator.Create(t, cart, workload, owned, &corev1.ConfigMap{ObjectMeta: meta(i), Data: map[string]string{"filled": filling}})
 		t.Cleanup(func() {
-			if err := kube.Delete(context.Background(), workload); err != nil {
+			if err := operator.Kube.Delete(context.Background(), workload); err != nil {
 				t.Error(err)
 			}
 		})
@@ -267,8 +268,8 @@ func TestFilledObjectsDoNotFillTheMemory(t *testing.T) {
 		return int(m.HeapAlloc)
 	}
 	before := inUse()
-	op := startStepped(t)
-	op.catchUp(w.shop)
+	op := operator.StartStepped(t)
+	op.CatchUp(w.Shop)
 	if kept := inUse() - before; kept > 12<<20 {
 		t.Errorf("the operator keeps %d bytes", kept)
 	} else {

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+)
+
+// CatchUp waits until the operator's caches have seen what was written before.
+func (op *Operator) CatchUp(namespaces ...string) {
+	op.T.Helper()
+	for _, list := range clusterKinds() {
+		op.catchUp("", list)
+	}
+	for _, ns := range namespaces {
+		for _, list := range namespacedKinds() {
+			op.catchUp(ns, list)
+		}
+	}
+}
+
+func clusterKinds() []client.ObjectList {
+	return []client.ObjectList{&v1alpha1.ClusterAuthorizationServerList{}, metadata("Namespace")}
+}
+
+func namespacedKinds() []client.ObjectList {
+	return append(watch.VerifierLists(), &v1alpha1.AuthorizationServerList{}, &v1alpha1.APIResourceList{}, &v1alpha1.M2MClientList{},
+		&corev1.SecretList{}, &corev1.ConfigMapList{})
+}
+
+// fill starts the caches of a stepped operator all at once. They would otherwise start one
+// after the other, each when it is first read.
+func (op *Operator) fill() {
+	op.T.Helper()
+	for _, list := range append(clusterKinds(), namespacedKinds()...) {
+		var one client.Object
+		if m, ok := list.(*metav1.PartialObjectMetadataList); ok {
+			o := &metav1.PartialObjectMetadata{}
+			o.SetGroupVersionKind(m.GroupVersionKind().GroupVersion().WithKind(strings.TrimSuffix(m.Kind, "List")))
+			one = o
+		} else {
+			gvk, err := apiutil.GVKForObject(list, op.mgr.GetScheme())
+			if err != nil {
+				op.T.Fatal(err)
+			}
+			o, err := op.mgr.GetScheme().New(gvk.GroupVersion().WithKind(strings.TrimSuffix(gvk.Kind, "List")))
+			if err != nil {
+				op.T.Fatal(err)
+			}
+			one = o.(client.Object)
+		}
+		if _, err := op.mgr.GetCache().GetInformer(context.Background(), one, cache.BlockUntilSynced(false)); err != nil {
+			op.T.Fatal(err)
+		}
+	}
+}
+
+// catchUp waits until the operator's cache has seen a kind in a namespace as it is, unless
+// it was seen so before.
+func (op *Operator) catchUp(namespace string, list client.ObjectList) {
+	op.T.Helper()
+	kind := strings.TrimSuffix(reflect.TypeOf(list).Elem().Name(), "List")
+	if m, ok := list.(*metav1.PartialObjectMetadataList); ok {
+		kind = strings.TrimSuffix(m.Kind, "List")
+	}
+	r := resource{namespace, strings.ToLower(kind) + "s"}
+	n := written.count(r)
+	if op.seen[r] == n {
+		return
+	}
+	in := client.InNamespace(namespace)
+	switch kind {
+	case "Secret", "ConfigMap": // of the others, the operator knows the metadata
+		op.Agrees(versionsOf{op.Shared.Foreign.OfKind(kind), namespace}, metadata(kind), in, notOurs)
+		op.Agrees(op.Client, list, in, ours)
+	default:
+		op.Agrees(op.Client, list, in)
+	}
+	op.seen[r] = n
+}
+
+func metadata(kind string) client.ObjectList {
+	l := &metav1.PartialObjectMetadataList{}
+	l.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
+	return l
+}
+
+// The operator's own objects, and those of others.
+var (
+	ours    = client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
+	notOurs = client.MatchingLabelsSelector{Selector: labels.NewSelector().Add(
+		*must(labels.NewRequirement(v1alpha1.ManagedByLabel, selection.NotEquals, []string{v1alpha1.ManagedByValue})))}
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// Agrees waits until a cache has the objects that the API server lists.
+func (op *Operator) Agrees(cache client.Reader, list client.ObjectList, opts ...client.ListOption) {
+	op.T.Helper()
+	versions := func(from client.Reader) map[string]string {
+		op.T.Helper()
+		list := list.DeepCopyObject().(client.ObjectList)
+		if err := from.List(op.T.Context(), list, opts...); err != nil {
+			op.T.Fatal(err)
+		}
+		found := map[string]string{}
+		_ = meta.EachListItem(list, func(o runtime.Object) error {
+			found[o.(client.Object).GetName()] = o.(client.Object).GetResourceVersion()
+			return nil
+		})
+		return found
+	}
+	want := versions(Kube)
+	Eventually(op.T, func() error {
+		if got := versions(cache); !maps.Equal(want, got) {
+			return fmt.Errorf("the cache of %T has the versions %v, not %v", list, got, want)
+		}
+		return nil
+	})
+}
+
+// versionsOf lists what is known of the objects of a namespace.
+type versionsOf struct {
+	*foreign.Identities
+	namespace string
+}
+
+// List implements client.Reader.
+func (v versionsOf) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
+	v.Mu.RLock()
+	defer v.Mu.RUnlock()
+	for name, id := range v.Of[v.namespace] {
+		all := list.(*metav1.PartialObjectMetadataList)
+		all.Items = append(all.Items, *v.Object(v.namespace, name, id))
+	}
+	return nil
+}
+
+// Get implements client.Reader. Nobody calls it.
+func (v versionsOf) Get(context.Context, client.ObjectKey, client.Object, ...client.GetOption) error {
+	panic("nobody asks for one")
+}
+
+// AwaitBundles waits until the cache has the bundles that the operator has just
+// written. Its own lists do not wait for them, and the clock of a test must not
+// run ahead of the caches.
+func (op *Operator) AwaitBundles() { op.T.Helper(); op.await(&corev1.ConfigMapList{}) }
+
+// awaitClients is AwaitBundles for the statuses of clients.
+func (op *Operator) awaitClients() { op.T.Helper(); op.await(&v1alpha1.M2MClientList{}) }
+
+func (op *Operator) await(written client.ObjectList) {
+	op.T.Helper()
+	if err := op.Client.List(op.T.Context(), written); err != nil {
+		op.T.Fatal(err)
+	}
+}
+
+// ServedBy waits until an operator's cache says that it serves a client, or does
+// not.
+func (op *Operator) ServedBy(mine watch.Shard, c *v1alpha1.M2MClient, want bool) {
+	op.T.Helper()
+	Eventually(op.T, func() error {
+		is, err := mine.StillServes(op.T.Context(), op.Client, client.ObjectKeyFromObject(c))
+		if err == nil && is != want {
+			err = fmt.Errorf("shard %q serves %q: %t", mine, c.Name, is)
+		}
+		return err
+	})
+}
+
+// ErrNotCached says that a cache has not seen a change yet.
+var ErrNotCached = errors.New("the cache is behind")
+
+// FromCache waits until the operator's cache has an object as it is.
+func FromCache(t *testing.T, op *Operator, obj client.Object) {
+	t.Helper()
+	have := obj.DeepCopyObject().(client.Object)
+	Eventually(t, func() error {
+		if err := op.Client.Get(t.Context(), client.ObjectKeyFromObject(obj), have); err != nil {
+			return err
+		}
+		if have.GetGeneration() != obj.GetGeneration() {
+			return ErrNotCached
+		}
+		return nil
+	})
+}
+
+// EventuallyCached waits until the operator's cache has an object.
+func EventuallyCached(t *testing.T, op *Operator, obj client.Object) {
+	t.Helper()
+	Eventually(t, func() error {
+		return op.Client.Get(t.Context(), client.ObjectKeyFromObject(obj), obj.DeepCopyObject().(client.Object))
+	})
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package operator
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+)
+
+// Unheard is in the answers of faulty servers and must be in no status.
+const Unheard = "not-for-your-eyes"
+
+// Answer is a fault that answers with a status and a body.
+func Answer(status int, body string) *oidc.Fault {
+	return &oidc.Fault{Status: status, Body: body}
+}
+
+// AskLater is a fault that answers 429 with Retry-After.
+func AskLater(value string) *oidc.Fault {
+	return &oidc.Fault{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {value}}}
+}
+
+// Member returns a change of an answer: a member gets another value.
+func Member(name string, value any) func(map[string]any) {
+	return func(m map[string]any) { m[name] = value }
+}
+
+// OddKey is a sound key under an ID as a hostile server may choose it.
+func OddKey(t *testing.T, kid string) any {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return jose.JSONWebKey{Key: key.Public(), KeyID: kid, Algorithm: "ES256", Use: "sig"}
+}
+
+// Revoke returns a change of a server: these keys are revoked.
+func Revoke(kids ...string) func(*v1alpha1.AuthorizationServerSpec) {
+	return func(a *v1alpha1.AuthorizationServerSpec) { a.JWKS.RevokedKeyIDs = kids }
+}
+
+// Refuse has the API server refuse the Secrets or ConfigMaps of a namespace
+// whose names begin so, until lift is called or the test ends.
+func Refuse(t *testing.T, namespace, resource, prefix, message string) (lift func()) {
+	t.Helper()
+	name := "refuse-" + namespace + "-" + strings.ToLower(time.Now().Format("150405.000000"))
+	policy := &admissionv1.ValidatingAdmissionPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: admissionv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: &admissionv1.MatchResources{
+				NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: namespace}},
+				ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
+					Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
+					Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{resource}},
+				}}},
+			},
+			Validations: []admissionv1.Validation{{
+				Expression:        "!object.metadata.name.startsWith('" + prefix + "')",
+				MessageExpression: message,
+			}},
+		},
+	}
+	binding := &admissionv1.ValidatingAdmissionPolicyBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
+			PolicyName: name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
+		},
+	}
+	Create(t, policy, binding)
+	probe := func() error {
+		var o client.Object = &corev1.Secret{}
+		if resource == "configmaps" {
+			o = &corev1.ConfigMap{}
+		}
+		o.SetNamespace(namespace)
+		o.SetName(prefix + "-probe")
+		return Kube.Create(t.Context(), o, client.DryRunAll)
+	}
+	Eventually(t, func() error {
+		if probe() == nil {
+			return errors.New("the policy is not in force yet")
+		}
+		return nil
+	})
+	remove := sync.OnceFunc(func() {
+		for _, o := range []client.Object{binding, policy} {
+			if err := Kube.Delete(context.Background(), o); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	t.Cleanup(remove)
+	return func() {
+		remove()
+		Eventually(t, probe)
+	}
+}
+
+// Breakdown stands between the operator and the API server, and lets one request
+// fail.
+type Breakdown struct {
+	next   http.RoundTripper
+	method string
+	path   string // how the path of the request ends
+	// Armed is how many requests are still to fail.
+	Armed atomic.Int32
+	// Met receives a value for each request that fails.
+	Met chan struct{}
+	// answer fails the request; it may carry it out first.
+	answer func(*http.Request, http.RoundTripper) (*http.Response, error)
+}
+
+// Broken returns a connection on which the next requests fail.
+func Broken(method, path string, times int32, answer func(*http.Request, http.RoundTripper) (*http.Response, error)) (*rest.Config, *Breakdown) {
+	b := &Breakdown{method: method, path: path, Met: make(chan struct{}, 16), answer: answer}
+	b.Armed.Store(times)
+	cfg := rest.CopyConfig(RESTConfig)
+	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		b.next = next
+		return b
+	})
+	return cfg, b
+}
+
+// RoundTrip sends a request, or lets it fail.
+func (b *Breakdown) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Method != b.method || !strings.HasSuffix(req.URL.Path, b.path) || b.Armed.Add(-1) < 0 {
+		return b.next.RoundTrip(req)
+	}
+	b.Met <- struct{}{}
+	return b.answer(req, b.next)
+}
