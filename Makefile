@@ -105,10 +105,12 @@ verify: ## Check that generated files, go.mod files, formatting and manifests ar
 controlplane: ## Find or build kube-apiserver, etcd and kubectl, and print their directory.
 	@hack/controlplane/ensure.sh
 
+# The scenarios of test/provision take minutes and have a section of their own in .ci/run.
 .PHONY: test
-test: ## Run all tests against a real API server; coverage goes to out/cover.out.
+test: ## Run all tests but those of provision-test against a real API server; coverage goes to out/cover.out.
 	@$(WITH_CONTROL_PLANE); mkdir -p out; \
-	hack/gotest.sh test -p=$(TEST_PACKAGES) -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $(PKG)
+	packages="$(if $(filter ./...,$(PKG)),$$(go list ./... | grep -v '/test/provision$$'),$(PKG))"; \
+	hack/gotest.sh test -p=$(TEST_PACKAGES) -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $$packages
 	$(if $(filter ./...,$(PKG)),@cd hack/image && GOWORK=off ../gotest.sh image ./...)
 
 .PHONY: test-race
