@@ -54,6 +54,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if withoutCertificates() {
+		os.Exit(m.Run())
+	}
 	kubetest.Main("..", func(environment *envtest.Environment) (code int, err error) {
 		dir, err := os.MkdirTemp("", "m2m-operator-")
 		if err != nil {
@@ -61,8 +64,8 @@ func TestMain(m *testing.M) {
 		}
 		defer func() { _ = os.RemoveAll(dir) }()
 		binary = filepath.Join(dir, "manager")
-		if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
-			return 1, fmt.Errorf("build the operator: %w\n%s", err, out)
+		if err := kubetest.BuildOperator("..", binary); err != nil {
+			return 1, err
 		}
 		restConfig = environment.Config
 		if kube, err = client.New(restConfig, client.Options{Scheme: controller.Scheme()}); err != nil {

@@ -9,11 +9,15 @@ import (
 	"testing"
 )
 
+// withoutCertificates reports whether this is the process on a system without
+// certificates. It needs no control plane.
+func withoutCertificates() bool { return os.Getenv("SSL_CERT_FILE") == "/nowhere" }
+
 // TestPublicCertificatesAreTrustedInAnEmptyImage starts this program on a system without
 // certificates, as in the image. It needs a process of its own, because Go reads the
 // system's certificates only once.
 func TestPublicCertificatesAreTrustedInAnEmptyImage(t *testing.T) {
-	if os.Getenv("SSL_CERT_FILE") == "/nowhere" {
+	if withoutCertificates() {
 		roots, err := x509.SystemCertPool()
 		if err != nil || roots.Equal(x509.NewCertPool()) {
 			t.Errorf("no authority is trusted: %v", err)

@@ -14,7 +14,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -24,6 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 	"github.com/m2m-operator/m2m-operator/test/cgroup"
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
@@ -72,9 +72,8 @@ func run(m *testing.M) (code int, err error) {
 	}
 	ctx := context.Background()
 	cluster.Manager = filepath.Join(dir, "manager")
-	build := exec.CommandContext(ctx, "go", "build", "-o", cluster.Manager, "./cmd")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("build the operator: %w: %s", err, out)
+	if err := kubetest.BuildOperator(".", cluster.Manager); err != nil {
+		return 1, err
 	}
 	if _, err := cluster.InstallOperator(ctx); err != nil {
 		return 1, err

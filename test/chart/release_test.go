@@ -246,8 +246,8 @@ func fenced(t *testing.T) {
 func run(t *testing.T, flags []string) *written {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "manager")
-	if out, err := exec.Command("go", "build", "-o", binary, root+"/cmd").CombinedOutput(); err != nil {
-		t.Fatalf("build the operator: %v\n%s", err, out)
+	if err := kubetest.BuildOperator(root, binary); err != nil {
+		t.Fatal(err)
 	}
 	request := &authenticationv1.TokenRequest{}
 	if err := kube.SubResource("token").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: platform, Name: account}}, request); err != nil {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
 const operationsPage = "docs/operations.md"
@@ -20,8 +22,8 @@ const operationsPage = "docs/operations.md"
 // TestFlags compares the table of flags with what the program itself says.
 func TestFlags(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "manager")
-	if out, err := exec.Command("go", "build", "-o", program, root+"/cmd").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	if err := kubetest.BuildOperator(root, program); err != nil {
+		t.Fatal(err)
 	}
 	help := exec.Command(program, "-help")
 	help.Env = append(os.Environ(), "POD_NAMESPACE=")

@@ -58,8 +58,8 @@ func asItIs(*testing.T, *world, *logtotest.Server) {}
 
 // withAPI returns a Logto where somebody created the payment API.
 func withAPI(scopes ...string) func(*testing.T, *world, *logtotest.Server) {
-	return func(t *testing.T, _ *world, l *logtotest.Server) {
-		if _, err := l.CreateResource("Payments", paymentAPI, 0, scopes...); err != nil {
+	return func(t *testing.T, w *world, l *logtotest.Server) {
+		if _, err := l.CreateResource("Payments", w.fill(paymentAPI), 0, scopes...); err != nil {
 			t.Fatal(err)
 		}
 	}

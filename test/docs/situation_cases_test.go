@@ -230,7 +230,7 @@ metadata: {name: cart, namespace: $SHOP}
 		prepare: fault(oidc.Token, oidc.Fault{Status: 400, Body: `{"error": "invalid_request", "error_description": "Requested audience has not been whitelisted"}`}),
 		set:     map[string]string{"auth": `spec: {audienceParameter: Audience}`},
 	},
-	"resource-unknown": {prepare: func(_ *testing.T, w *world) { w.as.RemoveResource(paymentAPI) }},
+	"resource-unknown": {prepare: func(_ *testing.T, w *world) { w.as.RemoveResource(w.fill(paymentAPI)) }},
 	"scope-refused":    {prepare: application(oidc.Client{Secret: "correct-horse", Scopes: map[string][]string{paymentAPI: {"payments:read"}}})},
 	"grant-type":       {prepare: fault(oidc.Token, oidc.Fault{Status: 400, Body: `{"error": "unauthorized_client"}`})},
 	"token-type-dpop":  {prepare: fault(oidc.Token, oidc.Fault{Rewrite: func(m map[string]any) { m["token_type"] = "DPoP" }})},
