@@ -149,7 +149,7 @@ func (r Resolver) mayClaim(ctx context.Context, issuer string, api *v1alpha1.API
 			"ClusterAuthorizationServer %q has the same issuer and does not allow namespace %q; see its spec.allowedNamespaces", binding, api.Namespace), nil
 	case claiming != "" && !claimed:
 		return problemf(v1alpha1.ReasonIdentifierNotAllowed,
-			"ClusterAuthorizationServer %q lets namespace %q declare no API with this identifier; see its spec.identifierClaims", claiming, api.Namespace), nil
+			"ClusterAuthorizationServer %q does not allow namespace %q to declare an API with this identifier; see its spec.identifierClaims", claiming, api.Namespace), nil
 	}
 	return nil, nil
 }

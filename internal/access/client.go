@@ -129,10 +129,10 @@ func (r Resolver) clientServer(ctx context.Context, c *v1alpha1.M2MClient) (*Ser
 	}
 	if unseen {
 		return nil, problemf(v1alpha1.ReasonAPIResourceNotWatched,
-			"The client's APIResources are in namespaces that the operator does not watch, and so its authorization server is not known"), nil
+			"The client's authorization server is not known, because the operator does not watch the namespaces of its APIResources (--watch-namespaces)"), nil
 	}
 	return nil, problemf(v1alpha1.ReasonAPIResourceNotFound,
-		"None of the client's APIResources exists, and so its authorization server is not known"), nil
+		"The client's authorization server is not known, because none of its APIResources exists"), nil
 }
 
 // serverOfAPI returns the server at which a client is registered because of an API.
@@ -149,7 +149,7 @@ func (r Resolver) serverOfAPI(ctx context.Context, c *v1alpha1.M2MClient, name t
 	}
 	if ref := c.Spec.AuthorizationServerRef; ref.Name != "" && !isServer(Named(ref, c.Namespace), srv.Object) {
 		return nil, problemf(v1alpha1.ReasonServerMismatch,
-			"APIResource %q belongs to %s, not to the client's authorizationServerRef; leave that out", name, title(srv.Object)), nil
+			"APIResource %q belongs to %s, not to the server that the client names; remove spec.authorizationServerRef from the client", name, title(srv.Object)), nil
 	}
 	return srv, nil, nil
 }
@@ -233,16 +233,16 @@ func mismatch(c *v1alpha1.M2MClient, srv, its *Server, refused *Problem, api typ
 	case its == nil && !refused.Decided():
 		return problemf(refused.Reason, "APIResource %q names an authorization server that does not exist", api)
 	case its == nil:
-		return problemf(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q names an authorization server that it cannot use (%s)", api, refused.Reason)
+		return problemf(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q names an authorization server that it cannot use (%s); see its condition Accepted", api, refused.Reason)
 	case Registered(c) && !isServer(its.Object, srv.Object):
-		return problemf(v1alpha1.ReasonServerMismatch, "APIResource %q belongs to %s, the client's other APIs to %s; a client without credentials has one server",
+		return problemf(v1alpha1.ReasonServerMismatch, "APIResource %q belongs to %s, but the client's other APIs belong to %s; create one M2MClient for each server",
 			api, title(its.Object), title(srv.Object))
 	case its.Spec.Issuer != srv.Spec.Issuer:
-		return problemf(v1alpha1.ReasonIssuerMismatch, "APIResource %q belongs to another issuer than %s %q", api, kindOf(srv.Object), srv.Object.GetName())
+		return problemf(v1alpha1.ReasonIssuerMismatch, "APIResource %q belongs to a server whose issuer is not that of %s %q; compare the spec.issuer of both", api, kindOf(srv.Object), srv.Object.GetName())
 	case refused != nil && !refused.Decided():
 		return problemf(refused.Reason, "APIResource %q is not accepted for now (%s)", api, refused.Reason)
 	case refused != nil:
-		return problemf(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q is not accepted (%s)", api, refused.Reason)
+		return problemf(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q is not accepted (%s); see its condition Accepted", api, refused.Reason)
 	}
 	return nil
 }

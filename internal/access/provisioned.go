@@ -54,6 +54,6 @@ func refusedAt(api *v1alpha1.APIResource, s *Server) *Problem {
 	default:
 		return nil
 	}
-	return problemf(reason, "APIResource %q may not have its API at %s; see its condition Provisioned",
+	return problemf(reason, "The operator may not manage the API of APIResource %q at %s; see its condition Provisioned",
 		client.ObjectKeyFromObject(api), title(s.Object))
 }
