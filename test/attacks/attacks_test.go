@@ -49,7 +49,7 @@ func (f figure) wrong() bool {
 // TestOthersStayOnTime runs all attacks at once, and watches how everybody else fares.
 func TestOthersStayOnTime(t *testing.T) {
 	s := wanted()
-	h := startHealthy(t)
+	h := startHealthy(t, s)
 	o := startOperator(t)
 	kubetest.Every(t, 200*time.Millisecond, time.Minute, func() error { return h.served(t.Context()) })
 	hostile := attackers(t, s, h, o)

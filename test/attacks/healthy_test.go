@@ -41,11 +41,6 @@ const (
 
 func shop(i int) string { return fmt.Sprintf("shop-%d", i) }
 
-// lifetime returns the lifetime of a shop's tokens.
-func lifetime(i int) time.Duration {
-	return []time.Duration{time.Minute, 90 * time.Second, 2 * time.Minute}[i%3]
-}
-
 // healthy are the tenants who do nothing wrong, and what was seen of them.
 type healthy struct {
 	issuer *oidc.Server
@@ -59,7 +54,7 @@ type healthy struct {
 }
 
 // startHealthy declares the shared server, an API and its callers.
-func startHealthy(t *testing.T) *healthy {
+func startHealthy(t *testing.T, s sizes) *healthy {
 	t.Helper()
 	issuer, err := oidc.Start(oidc.Options{})
 	if err != nil {
@@ -88,7 +83,7 @@ func startHealthy(t *testing.T) *healthy {
 	}}
 	for i := range shops {
 		all = append(all, namespace(shop(i)), verifier(shop(i), "cart", payments+"/"+paymentAPI))
-		all = append(all, h.caller(t, shop(i), cart, lifetime(i))...)
+		all = append(all, h.caller(t, shop(i), cart, s.lifetimes[i])...)
 	}
 	for _, o := range all {
 		if err := cluster.Client.Create(t.Context(), o); err != nil {

@@ -13,6 +13,9 @@ const full = "full"
 // sizes are the sizes of the attacks.
 type sizes struct {
 	duration time.Duration // of all attacks at once
+	// lifetimes are those of the healthy shops' tokens. Each token must be replaced
+	// in the meantime: the operator does so in the first half of such a short life.
+	lifetimes [shops]time.Duration
 
 	deployments int // whose annotations hold names in 500 KiB
 	configMaps  int // of 1 MB, with the operator's label
@@ -37,14 +40,14 @@ type sizes struct {
 func wanted() sizes {
 	if os.Getenv("M2M_ATTACKS") == full {
 		return sizes{
-			duration:    10 * time.Minute,
+			duration: 10 * time.Minute, lifetimes: [shops]time.Duration{time.Minute, 90 * time.Second, 2 * time.Minute},
 			deployments: 60, configMaps: 430, clients: 1500, churnEvery: time.Second, templates: 40,
 			reviews: 24, connections: 2500, pods: 24, junk: 6000,
 			verifiers: 20, forged: 600, slowClients: 20, slowServers: 40, oneSecret: 60,
 		}
 	}
 	return sizes{
-		duration:    75 * time.Second,
+		duration: 45 * time.Second, lifetimes: [shops]time.Duration{45 * time.Second, 50 * time.Second, time.Minute},
 		deployments: 12, configMaps: 40, clients: 100, churnEvery: 3 * time.Second, templates: 8,
 		reviews: 6, connections: 600, pods: 2, junk: 300,
 		verifiers: 4, forged: 100, slowClients: 8, slowServers: 40, oneSecret: 15,
