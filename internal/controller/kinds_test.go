@@ -67,20 +67,20 @@ func TestColumns(t *testing.T) {
 		want           map[string]string
 	}{
 		{"a client", "m2mclients", cart, map[string]string{
-			"Name": "cart", "Ready": "True", "Reason": "Ready", "Secret": "cart-token", "Expires": expires, "Message": "Every access has a token that works",
+			"Name": "cart", "Ready": "True", "Reason": "Ready", "Secret": "cart-token", "Expires": expires, "Fresh": "True", "Message": "Every access has a token that works",
 		}},
 		{"a client without a token", "m2mclients", waiting, map[string]string{
-			"Name": "waiting", "Ready": "False", "Reason": "CredentialsNotFound", "Secret": "waiting-token", "Message": credentials,
+			"Name": "waiting", "Ready": "False", "Reason": "CredentialsNotFound", "Secret": "waiting-token", "Fresh": "False", "Message": credentials,
 		}},
 		{"an API", "apiresources", api, map[string]string{
 			"Name": "payment-api", "Identifier": operator.PaymentAPI, "Ready": "True", "Reason": "Ready", "Namespaces": "0",
 			"Message": "The APIResource is accepted and its verification bundle is where its own workloads need it",
 		}},
 		{"a server", "authorizationservers", server, map[string]string{
-			"Name": "auth", "Issuer": w.AS.Issuer(), "Ready": "True", "Reason": "Ready", "Message": "The token endpoint and the signing keys are known",
+			"Name": "auth", "Issuer": w.AS.Issuer(), "Ready": "True", "Reason": "Ready", "KeysFresh": "True", "Message": "The token endpoint and the signing keys are known",
 		}},
 		{"a server of the cluster", "clusterauthorizationservers", cas, map[string]string{
-			"Name": cas.Name, "Issuer": w.AS.Issuer(), "Ready": "True", "Reason": "Ready", "Message": "The token endpoint and the signing keys are known",
+			"Name": cas.Name, "Issuer": w.AS.Issuer(), "Ready": "True", "Reason": "Ready", "KeysFresh": "True", "Message": "The token endpoint and the signing keys are known",
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -493,13 +493,21 @@ func serverReady(obj client.Object, token v1alpha1.EndpointURL, discovered, keys
 	case len(status.Keys) == 0:
 		return keys.AsReady()
 	}
+	ready, known := conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The token endpoint and the signing keys are known"), "The endpoints and signing keys"
+	if keys.Type == "" {
+		ready.Message, known = "The token endpoint is known; tokens are opaque and not checked", "The endpoints"
+	}
+	// The server may be down while everything goes on with what is known of it.
+	stay := known + " known so far stay in use, but cannot be brought up to date"
 	switch {
 	case provisioning.Status == metav1.ConditionFalse:
 		return provisioning.AsReady()
-	case keys.Type == "":
-		return conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The token endpoint is known; tokens are opaque and not checked")
+	case keys.Status == metav1.ConditionFalse:
+		return ready.Though(stay, keys)
+	case discovered.Status == metav1.ConditionFalse:
+		return ready.Though(stay, discovered)
 	}
-	return conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The token endpoint and the signing keys are known")
+	return ready
 }
 
 // tell records events about what was written.

@@ -44,6 +44,17 @@ func Of(conditionType string, p *rules.Problem) Condition {
 	return c
 }
 
+// messageLimit bounds, in characters, the message of a condition that quotes another.
+const messageLimit = 1024
+
+// Though returns a condition that stays True although another one fails. Its message says how
+// the object goes on, such as until when, and quotes the failure. It changes only if one of
+// these does, so a status is written no more often for it.
+func (c Condition) Though(goesOn string, failing Condition) Condition {
+	c.Message = text.CutRunes(goesOn+": "+failing.Message, messageLimit)
+	return c
+}
+
 // AsReady returns the same statement as the condition Ready.
 func (c Condition) AsReady() Condition {
 	c.Type = v1alpha1.ConditionReady

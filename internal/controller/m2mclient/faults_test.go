@@ -91,6 +91,7 @@ func TestTokenEndpointFaults(t *testing.T) {
 			fault := *tc.fault
 			fault.Body = strings.ReplaceAll(fault.Body, echo, s.Credential())
 			s.AS.SetFault(oidc.Token, &fault)
+			op.Requests.Reset()
 			s.Due()
 
 			// The first failure, and that nothing happens while no time passes.
@@ -108,7 +109,10 @@ func TestTokenEndpointFaults(t *testing.T) {
 				reason, least, most = v1alpha1.ReasonTokenRequestFailed, time.Second, 3*time.Second
 			}
 			fresh := operator.HasCondition(t, s.Cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, reason)
-			operator.IsReady(t, s.Cart)
+			ready := operator.HasCondition(t, s.Cart, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonReady)
+			if want := expires.UTC().Format("The token works until 15:04 UTC, but is not being replaced: ") + fresh.Message; ready.Message != want {
+				t.Errorf("Ready says %q, want %q", ready.Message, want)
+			}
 			failure := s.Status().Failure
 			if failure.Reason == "" {
 				t.Fatal("the status tells of no failure")
@@ -130,7 +134,13 @@ func TestTokenEndpointFaults(t *testing.T) {
 
 			// On to the expiry: bounded, the working token in its place.
 			s.Until(expires.Add(-time.Second))
-			operator.IsReady(t, s.Cart)
+			// Each attempt is written once. That there is ever less time left is not.
+			if n, attempts := statusWrites(op), s.AS.Count(oidc.Token); n != attempts {
+				t.Errorf("%d writes of the status for %d attempts", n, attempts)
+			}
+			if again := operator.HasCondition(t, s.Cart, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonReady); again.Message != ready.Message {
+				t.Errorf("the message of Ready went from %q to %q", ready.Message, again.Message)
+			}
 			if again := operator.HasCondition(t, s.Cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, reason); again.Message != fresh.Message {
 				t.Errorf("the message went from %q to %q", fresh.Message, again.Message)
 			}
@@ -166,6 +176,16 @@ func TestTokenEndpointFaults(t *testing.T) {
 			}
 		})
 	}
+}
+
+// statusWrites returns how often the status of a client was written.
+func statusWrites(op *operator.Operator) (n int) {
+	for _, w := range op.Requests.Writes() {
+		if w == "PATCH m2mclients/status" {
+			n++
+		}
+	}
+	return n
 }
 
 // TestAnHourOfFaults counts the requests of one client in an hour.

@@ -16,6 +16,7 @@ import (
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/controller/tokensecret"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 )
 
@@ -133,22 +134,31 @@ func (p *Pass) isFresh() conditions.Condition {
 		}
 	}
 	for _, a := range p.Accesses {
-		switch {
-		case a.withdraw && p.serverProblem != nil:
-			return conditions.Of(v1alpha1.ConditionFresh, p.serverProblem)
-		case a.withdraw:
-			return conditions.False(v1alpha1.ConditionFresh, v1alpha1.ReasonNotGranted, p.about(a, a.denied.Message))
-		case a.problem != nil && slices.Contains(verificationReasons, a.problem.Reason):
-			return conditions.False(v1alpha1.ConditionFresh, v1alpha1.ReasonTokenNotVerified, p.about(a, notVerified(a.problem)))
-		case a.problem != nil:
-			c := conditions.Of(v1alpha1.ConditionFresh, a.problem)
-			if a.problem != p.credProblem && a.problem != p.serverProblem { // these are the client's
-				c.Message = p.about(a, c.Message)
-			}
+		if c, ok := p.overdue(a); ok {
 			return c
 		}
 	}
 	return conditions.True(v1alpha1.ConditionFresh, v1alpha1.ReasonTokensFresh, "No token is overdue")
+}
+
+// overdue returns why the token of an access was not replaced, and reports whether it should
+// have been.
+func (p *Pass) overdue(a *access) (conditions.Condition, bool) {
+	switch {
+	case a.withdraw && p.serverProblem != nil:
+		return conditions.Of(v1alpha1.ConditionFresh, p.serverProblem), true
+	case a.withdraw:
+		return conditions.False(v1alpha1.ConditionFresh, v1alpha1.ReasonNotGranted, p.about(a, a.denied.Message)), true
+	case a.problem == nil:
+		return conditions.Condition{}, false
+	case slices.Contains(verificationReasons, a.problem.Reason):
+		return conditions.False(v1alpha1.ConditionFresh, v1alpha1.ReasonTokenNotVerified, p.about(a, notVerified(a.problem))), true
+	}
+	c := conditions.Of(v1alpha1.ConditionFresh, a.problem)
+	if a.problem != p.credProblem && a.problem != p.serverProblem { // these are the client's
+		c.Message = p.about(a, c.Message)
+	}
+	return c, true
 }
 
 func (p *Pass) isVerified() conditions.Condition {
@@ -173,7 +183,8 @@ func (p *Pass) isVerified() conditions.Condition {
 	return c
 }
 
-// isReady reports whether every access has a token that works.
+// isReady reports whether every access has a token that works, and says in its message if
+// one of them is not being replaced.
 func (p *Pass) isReady(granted, fresh conditions.Condition) conditions.Condition {
 	switch {
 	case p.secretProblem != nil || p.written.Invalid != nil:
@@ -193,5 +204,43 @@ func (p *Pass) isReady(granted, fresh conditions.Condition) conditions.Condition
 		c.Message = p.about(a, c.Message)
 		return c
 	}
-	return conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "Every access has a token that works")
+	ready := conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "Every access has a token that works")
+	if fresh.Status == metav1.ConditionTrue {
+		return ready
+	}
+	return p.notReplaced(ready, fresh)
+}
+
+// notReplaced adds to the condition Ready how long the tokens work, and why they are not
+// replaced: while there is still time, that is worth more than that they work. Of several
+// tokens it names the one that expires first.
+func (p *Pass) notReplaced(ready, fresh conditions.Condition) conditions.Condition {
+	var first *tokensecret.Record
+	for _, a := range p.Accesses {
+		why, overdue := p.overdue(a)
+		switch {
+		case a.Record == nil, !overdue && p.written.Refused == nil, first != nil && !a.Record.ExpiresAt.Before(first.ExpiresAt):
+			continue
+		case overdue && p.written.Refused == nil:
+			fresh = why
+		}
+		first = a.Record
+	}
+	if first == nil {
+		return ready
+	}
+	which := "The token"
+	if len(p.Accesses) > 1 {
+		which = "A token"
+	}
+	return ready.Though(fmt.Sprintf("%s works until %s, but is not being replaced", which, clockTime(first.IssuedAt, first.ExpiresAt)), fresh)
+}
+
+// clockTime returns when a token expires, to the minute. The date is left out if the token
+// lives for less than a day, because the time is then unambiguous.
+func clockTime(issuedAt, expiresAt time.Time) string {
+	if expiresAt.Sub(issuedAt) < 24*time.Hour {
+		return expiresAt.UTC().Format("15:04 UTC")
+	}
+	return expiresAt.UTC().Format("2006-01-02 15:04 UTC")
 }
