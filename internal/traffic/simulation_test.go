@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"testing"
 	"time"
@@ -48,12 +49,12 @@ type moment struct {
 	retryAfter time.Duration
 }
 
-type moments []moment
+type moments []*moment
 
 func (m moments) Len() int           { return len(m) }
 func (m moments) Less(i, j int) bool { return m[i].at < m[j].at }
 func (m moments) Swap(i, j int)      { m[i], m[j] = m[j], m[i] }
-func (m *moments) Push(x any)        { *m = append(*m, x.(moment)) }
+func (m *moments) Push(x any)        { *m = append(*m, x.(*moment)) }
 func (m *moments) Pop() any {
 	last := (*m)[len(*m)-1]
 	*m = (*m)[:len(*m)-1]
@@ -66,10 +67,10 @@ func simulate(clients []*simulated, length time.Duration, r *rand.Rand) {
 	g := NewGate(20)
 	var all moments
 	for _, c := range clients {
-		heap.Push(&all, moment{at: c.due, client: c})
+		heap.Push(&all, &moment{at: c.due, client: c})
 	}
 	for all.Len() > 0 && all[0].at < length {
-		next := heap.Pop(&all).(moment)
+		next := heap.Pop(&all).(*moment)
 		c, now := next.client, start.Add(next.at)
 		if next.ticket == nil {
 			n := c.Need
@@ -78,11 +79,11 @@ func simulate(clients []*simulated, length time.Duration, r *rand.Rand) {
 			}
 			answer := g.Ask(now, c.endpoint, n)
 			if answer.Ticket == nil {
-				heap.Push(&all, moment{at: next.at + answer.Wait, client: c})
+				heap.Push(&all, &moment{at: next.at + answer.Wait, client: c})
 				continue
 			}
 			how, takes, retryAfter := c.answers(next.at, r)
-			heap.Push(&all, moment{at: next.at + takes, client: c, ticket: answer.Ticket, how: how, retryAfter: retryAfter})
+			heap.Push(&all, &moment{at: next.at + takes, client: c, ticket: answer.Ticket, how: how, retryAfter: retryAfter})
 			continue
 		}
 		g.Done(now, next.ticket, next.how, next.retryAfter)
@@ -92,7 +93,7 @@ func simulate(clients []*simulated, length time.Duration, r *rand.Rand) {
 				wait = min(time.Hour, 10*time.Second<<min(c.attempts, 9))
 			}
 			c.attempts++
-			heap.Push(&all, moment{at: next.at + max(wait, next.retryAfter), client: c})
+			heap.Push(&all, &moment{at: next.at + max(wait, next.retryAfter), client: c})
 			continue
 		}
 		c.late = max(c.late, next.at-c.due)
@@ -101,7 +102,7 @@ func simulate(clients []*simulated, length time.Duration, r *rand.Rand) {
 		}
 		c.served++
 		c.attempts, c.expires, c.due = 0, next.at+c.lifetime, next.at+c.lifetime*2/3
-		heap.Push(&all, moment{at: c.due, client: c})
+		heap.Push(&all, &moment{at: c.due, client: c})
 	}
 }
 
@@ -183,6 +184,8 @@ func crowd(r *rand.Rand, others bool) (all []*simulated) {
 // tenants, servers and faults: others delay a healthy client's tokens by no more than the sum
 // of the constants above, and none of its tokens expires.
 func TestOthersDelayAHealthyTenantWithinABound(t *testing.T) {
+	// The simulation leaves much garbage and keeps little.
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	rounds := uint64(12)
 	if n, err := strconv.ParseUint(os.Getenv("M2M_ROUNDS"), 10, 16); err == nil {
 		rounds = n
