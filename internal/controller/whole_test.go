@@ -208,31 +208,6 @@ func TestFilledSecretAndBundleAreWrittenWhole(t *testing.T) {
 	}
 }
 
-// TestFormerAccessesAreForgotten renames the access of a client over and over: nothing
-// is kept of the names that it had.
-func TestFormerAccessesAreForgotten(t *testing.T) {
-	w := operator.NewWorld(t)
-	_, cart := w.Story()
-	op := operator.StartStepped(t)
-	for i := range 4 {
-		operator.Change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Key = v1alpha1.AccessKey(fmt.Sprintf("key-%d", i)) })
-		op.Settle(w.Shop, w.Payments)
-		operator.TokenIn(t, w.Shop, "cart-token", fmt.Sprintf("key-%d", i))
-	}
-	name := client.ObjectKeyFromObject(cart)
-	if kept := op.M2MClients.Written.M[name]; len(kept) != 1 || kept[0].Key != "key-3" {
-		t.Errorf("of the accesses there are %+v", kept)
-	}
-	operator.Remove(t, cart)
-	op.Agrees(op.Client, &v1alpha1.M2MClientList{}, client.InNamespace(w.Shop))
-	if err := op.ReconcileClient(cart); err != nil {
-		t.Fatal(err)
-	}
-	if len(op.M2MClients.Written.M[name]) > 0 || op.M2MClients.Secrets.Remembers(name) {
-		t.Error("something is kept of a client that is gone")
-	}
-}
-
 // TestFilledObjectsDoNotFillTheMemory starts the operator where tenants have filled what
 // they can: 50 MB, of which next to nothing is kept.
 func TestFilledObjectsDoNotFillTheMemory(t *testing.T) {

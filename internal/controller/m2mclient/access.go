@@ -77,7 +77,7 @@ type outcome struct {
 
 // Resolve puts into a pass where a client's tokens come from, what each access is
 // for and whether it is allowed.
-func (r *Reconciler) Resolve(ctx context.Context, p *Pass) error {
+func (r *Reconciler) resolve(ctx context.Context, p *pass) error {
 	found, err := r.Access.Client(ctx, p.Client)
 	if err != nil {
 		return err
@@ -92,7 +92,7 @@ func (r *Reconciler) Resolve(ctx context.Context, p *Pass) error {
 // stillHas reports whether an access is still what it was found to be when
 // the pass began: a request may take long, and a grant may go meanwhile. If not,
 // the pass does no more, and the next one begins at once.
-func (r *Reconciler) stillHas(ctx context.Context, p *Pass, a *access) (bool, error) {
+func (r *Reconciler) stillHas(ctx context.Context, p *pass, a *access) (bool, error) {
 	ok, err := r.Access.StillAllowed(ctx, p.Client, p.server, a.allowed)
 	if !ok && err == nil {
 		a.wakeAt, p.stale = p.Now, true

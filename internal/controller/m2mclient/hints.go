@@ -13,7 +13,7 @@ import (
 
 // refusalHint returns what to change after a refusal, if that can be told. At a server that
 // the operator provisions, the operator itself fixes what a client has.
-func refusalHint(p *Pass, a *access, e *oauth.Error) string {
+func refusalHint(p *pass, a *access, e *oauth.Error) string {
 	const endpoint = "check the token endpoint in the server's status"
 	provisioned := rules.Registered(p.Client)
 	switch {

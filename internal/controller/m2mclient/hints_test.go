@@ -60,7 +60,7 @@ func TestRefusalHint(t *testing.T) {
 		"a code of the server's own":                       {credentials: basic, status: 403, code: "acme:quota"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := &Pass{Client: &v1alpha1.M2MClient{Spec: v1alpha1.M2MClientSpec{Credentials: tc.credentials}}}
+			p := &pass{Client: &v1alpha1.M2MClient{Spec: v1alpha1.M2MClientSpec{Credentials: tc.credentials}}}
 			got := refusalHint(p, &access{present: present{inputs: tc.inputs}}, &oauth.Error{Status: tc.status, Code: tc.code})
 			if got != tc.want {
 				t.Errorf("got %q, want %q", got, tc.want)

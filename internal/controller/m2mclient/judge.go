@@ -36,7 +36,7 @@ type judgement struct {
 // nil if it would not, or if that cannot be told. The token was verified when it was
 // published; since then its keys may have gone, or the API's owner changed the terms.
 // It is looked at again only when something of that differs.
-func (r *Reconciler) refusedByNow(p *Pass, a *access, in refresh.Input) *rules.Problem {
+func (r *Reconciler) refusedByNow(p *pass, a *access, in refresh.Input) *rules.Problem {
 	switch {
 	case a.token == "" || a.Record.Opaque || in.Revoked || !p.Now.Before(a.Record.ExpiresAt):
 		return nil
@@ -80,7 +80,7 @@ func judgementBasis(token string, keys []jwks.Key, expect jwks.Expectation) cach
 // noteTerms decides which terms the status names: the present ones, once the token in
 // use meets them and pods see it, or once it is known that a new one does not meet
 // them either. Until then the API's bundles keep the former ones.
-func (r *Reconciler) noteTerms(p *Pass, a *access) {
+func (r *Reconciler) noteTerms(p *pass, a *access) {
 	if a.token == "" || a.Record.Opaque {
 		return
 	}
@@ -107,7 +107,7 @@ func (r *Reconciler) noteTerms(p *Pass, a *access) {
 
 // seenBySelf returns when the client's own pods see the token that is, or is about to
 // be, in its Secret.
-func (r *Reconciler) seenBySelf(p *Pass, a *access) time.Time {
+func (r *Reconciler) seenBySelf(p *pass, a *access) time.Time {
 	switch {
 	case a.issued != "" && r.Prompt:
 		return p.Now.Add(delivery.TouchDelay)

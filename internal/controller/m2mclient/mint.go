@@ -40,9 +40,9 @@ const (
 )
 
 // mint requests one token. It returns nil if that was not possible; a says why.
-func (r *Reconciler) mint(ctx context.Context, p *Pass, a *access, inputs string) (*tokensecret.Token, error) {
+func (r *Reconciler) mint(ctx context.Context, p *pass, a *access, inputs string) (*tokensecret.Token, error) {
 	if r.ConfirmSecrets {
-		if current, err := r.Secrets.IsCurrent(ctx, p.Client, p.secret); err != nil || !current {
+		if current, err := r.secrets.IsCurrent(ctx, p.Client, p.secret); err != nil || !current {
 			a.wakeAt, p.stale = p.Now.Add(time.Second), true
 			return nil, err
 		}
@@ -53,7 +53,7 @@ func (r *Reconciler) mint(ctx context.Context, p *Pass, a *access, inputs string
 		a.problem, a.wakeAt, p.brief = a.lastProblem(), p.Now.Add(time.Millisecond), true
 		return nil, nil
 	}
-	ticket, wait, busy, err := r.Admission.Admit(ctx, p.server, r.Need(p, a, inputs))
+	ticket, wait, busy, err := r.Admission.Admit(ctx, p.server, r.need(p, a, inputs))
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func (r *Reconciler) mint(ctx context.Context, p *Pass, a *access, inputs string
 // Need returns how much an access needs its turn. It believes a record in the Secret only
 // if this process wrote or checked it. After a restart it believes every record: that moves
 // a client ahead only of others in its own namespace.
-func (r *Reconciler) Need(p *Pass, a *access, inputs string) traffic.Need {
+func (r *Reconciler) need(p *pass, a *access, inputs string) traffic.Need {
 	n := traffic.Need{
 		Asker: traffic.Asker{Tenant: p.Client.Namespace, Client: string(p.Client.UID), Access: a.key},
 		Since: p.Client.CreationTimestamp.Time,
@@ -105,7 +105,7 @@ func (r *Reconciler) Need(p *Pass, a *access, inputs string) traffic.Need {
 	if a.Record == nil {
 		return n
 	}
-	written, ok := r.Written.Get(client.ObjectKeyFromObject(p.Client), a.key)
+	written, ok := r.written.Get(client.ObjectKeyFromObject(p.Client), a.key)
 	if !ok || written == a.Record.Digest() {
 		n.ExpiresAt = a.Record.ExpiresAt
 		n.Proven = ok && a.Record.Inputs == inputs && a.failure == nil
@@ -114,7 +114,7 @@ func (r *Reconciler) Need(p *Pass, a *access, inputs string) traffic.Need {
 }
 
 // prepare returns what a token request needs: who asks, and over which client.
-func (r *Reconciler) prepare(ctx context.Context, p *Pass) (oauth.Authentication, *http.Client, *rules.Problem, error) {
+func (r *Reconciler) prepare(ctx context.Context, p *pass) (oauth.Authentication, *http.Client, *rules.Problem, error) {
 	auth, bad, err := p.credentials.Authenticate(ctx)
 	if bad != nil || err != nil {
 		return nil, nil, bad, err
@@ -123,7 +123,7 @@ func (r *Reconciler) prepare(ctx context.Context, p *Pass) (oauth.Authentication
 	return auth, hc, bad, err
 }
 
-func (r *Reconciler) request(ctx context.Context, hc *http.Client, p *Pass, a *access, auth oauth.Authentication) (*oauth.Token, *oauth.Error) {
+func (r *Reconciler) request(ctx context.Context, hc *http.Client, p *pass, a *access, auth oauth.Authentication) (*oauth.Token, *oauth.Error) {
 	token, err := oauth.Exchange(ctx, hc, oauth.TokenRequest{
 		Endpoint: string(p.server.Status.Endpoints.Token), Authentication: auth,
 		Scopes: a.scopes, Resource: a.inputs.Resource, Audience: a.inputs.Audience, Parameters: a.parameters, Now: p.Now,
@@ -136,7 +136,7 @@ func (r *Reconciler) request(ctx context.Context, hc *http.Client, p *Pass, a *a
 }
 
 // received makes a held token of an answer.
-func (r *Reconciler) received(p *Pass, a *access, inputs string, token *oauth.Token) *tokensecret.Token {
+func (r *Reconciler) received(p *pass, a *access, inputs string, token *oauth.Token) *tokensecret.Token {
 	lifetime := token.ExpiresIn
 	expiresAt := token.RequestedAt.Add(lifetime)
 	// What the API checks is the token's exp; expires_in may be missing or say
@@ -160,7 +160,7 @@ func (r *Reconciler) received(p *Pass, a *access, inputs string, token *oauth.To
 }
 
 // refused notes a failed token request.
-func (r *Reconciler) refused(p *Pass, a *access, inputs string, e *oauth.Error) {
+func (r *Reconciler) refused(p *pass, a *access, inputs string, e *oauth.Error) {
 	backoff, reason, what := refresh.RefusalBackoff, v1alpha1.ReasonTokenRequestRefused, "refused the token request"
 	if e.Class == oauth.ClassRetryable {
 		backoff, reason, what = refresh.RetryBackoff, v1alpha1.ReasonTokenRequestFailed, "did not issue a token"
@@ -177,7 +177,7 @@ func (r *Reconciler) refused(p *Pass, a *access, inputs string, e *oauth.Error) 
 
 // attempt returns what the time of the next attempt depends on, if the present one
 // fails on a basis.
-func (p *Pass) attempt(a *access, basis string) verdict.Attempt {
+func (p *pass) attempt(a *access, basis string) verdict.Attempt {
 	t := verdict.Attempt{Number: a.attempts(basis), Seed: a.seed(p)}
 	if a.token != "" {
 		t.Left = a.Record.ExpiresAt.Sub(p.Now)
@@ -186,7 +186,7 @@ func (p *Pass) attempt(a *access, basis string) verdict.Attempt {
 }
 
 // failed notes that an attempt went wrong and when the next one is.
-func (p *Pass) failed(a *access, inputs, reason, message string, retryAt time.Time) {
+func (p *pass) failed(a *access, inputs, reason, message string, retryAt time.Time) {
 	basis := p.basis(a, inputs, reason)
 	a.fail(&v1alpha1.TokenFailure{
 		Reason: reason, Message: text.CutRunes(cmp.Or(message, "unknown"), 1024), Attempts: int32(min(a.attempts(basis), 1<<30)), //nolint:gosec // bounded
@@ -198,7 +198,7 @@ func (p *Pass) failed(a *access, inputs, reason, message string, retryAt time.Ti
 // the next attempt is made at once, and the back-off begins anew: also what a server is
 // known to grant a client that the operator registers. Of the server's keys only the
 // verdict on a token depends.
-func (p *Pass) basis(a *access, inputs, reason string) string {
+func (p *pass) basis(a *access, inputs, reason string) string {
 	parts := []string{inputs, string(p.Client.UID), strconv.FormatInt(p.Client.Generation, 10)}
 	for _, srv := range []*rules.Server{p.server, a.server} {
 		if srv != nil {
@@ -235,7 +235,7 @@ func (a *access) fail(f *v1alpha1.TokenFailure) {
 
 // failedLately reports whether an attempt failed on which nothing has changed since,
 // and the next one is not due.
-func (a *access) failedLately(p *Pass, inputs string) bool {
+func (a *access) failedLately(p *pass, inputs string) bool {
 	return a.failure != nil && a.failure.Inputs == p.basis(a, inputs, a.failure.Reason) && p.Now.Before(record.Moment(a.failure.NextAttemptAt))
 }
 
@@ -248,4 +248,4 @@ func (a *access) attempts(basis string) int {
 	return int(a.failure.Attempts) + 1
 }
 
-func (a *access) seed(p *Pass) string { return string(p.Client.UID) + "/" + a.key }
+func (a *access) seed(p *pass) string { return string(p.Client.UID) + "/" + a.key }

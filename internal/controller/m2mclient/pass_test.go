@@ -31,7 +31,7 @@ func TestAccessesAreNamedOnce(t *testing.T) {
 		"of an access":  {own, `Access "ca": the server did not answer`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := &Pass{identity: identity{credProblem: wait}, Accesses: []*access{
+			p := &pass{identity: identity{credProblem: wait}, Accesses: []*access{
 				{subject: subject{key: "ca"}, outcome: outcome{problem: tc.problem}}, {subject: subject{key: "cb"}},
 			}}
 			if got := p.isFresh().Message; got != tc.want {
@@ -51,7 +51,7 @@ func TestAnAttemptDependsOnWhatTheServerGrants(t *testing.T) {
 		c.Status.Provisioning.Access = []v1alpha1.ProvisionedAccess{
 			{Resource: "https://other.example.com", Scopes: []v1alpha1.ScopeName{"other"}}, {Resource: paymentAPI, Scopes: granted},
 		}
-		return (&Pass{Client: c}).basis(&access{subject: subject{resource: paymentAPI}}, "inputs", jwks.ReasonMissingScopes)
+		return (&pass{Client: c}).basis(&access{subject: subject{resource: paymentAPI}}, "inputs", jwks.ReasonMissingScopes)
 	}
 	if basis(false, "payments:read") == basis(false, "payments:read", "payments:write") {
 		t.Error("nothing depends on the scopes that the server grants")
@@ -81,7 +81,7 @@ func TestScopesThatAnAnswerLacks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := tokensecret.Token{Value: "opaque", Record: tokensecret.Record{ExpiresAt: now.Add(time.Hour), Scopes: tc.granted}}
-			_, bad := verify(h, &Pass{Now: now, origin: origin{server: srv}}, a)
+			_, bad := verify(h, &pass{Now: now, origin: origin{server: srv}}, a)
 			if bad == nil || bad.Reason != jwks.ReasonMissingScopes || bad.Message != tc.want+"; "+scopesHint {
 				t.Errorf("got %v, want %q and the hint", bad, tc.want)
 			}

@@ -31,7 +31,7 @@ var comparedClient = watch.Updates(func(before, after client.Object) bool {
 
 // judgeProvisioning says what becomes of a registered client at its server, and
 // which of its accesses have to wait for that.
-func (r *Reconciler) judgeProvisioning(_ context.Context, p *Pass) error {
+func (r *Reconciler) judgeProvisioning(_ context.Context, p *pass) error {
 	if !rules.Registered(p.Client) {
 		return nil
 	}
@@ -60,7 +60,7 @@ func (r *Reconciler) judgeProvisioning(_ context.Context, p *Pass) error {
 }
 
 // denyAll withdraws all accesses of a client that its server must not have.
-func denyAll(p *Pass, why *rules.Problem) {
+func denyAll(p *pass, why *rules.Problem) {
 	for _, a := range p.Accesses {
 		if a.denied == nil || !a.withdraw {
 			a.denied, a.withdraw = why, true
@@ -69,7 +69,7 @@ func denyAll(p *Pass, why *rules.Problem) {
 }
 
 // clientProvisioned returns the condition Provisioned of a registered client.
-func (r *Reconciler) clientProvisioned(p *Pass, here bool, missing *rules.Problem) conditions.Condition {
+func (r *Reconciler) clientProvisioned(p *pass, here bool, missing *rules.Problem) conditions.Condition {
 	st := p.Client.Status.Provisioning
 	problems := []*rules.Problem{p.serverProblem}
 	if p.server != nil {
@@ -109,7 +109,7 @@ func (r *Reconciler) whyNotProvisioned(srv *rules.Server) *rules.Problem {
 }
 
 // whyWaiting says why a server does not grant an access that is allowed.
-func (r *Reconciler) whyWaiting(p *Pass, a *access, lacks []string) *rules.Problem {
+func (r *Reconciler) whyWaiting(p *pass, a *access, lacks []string) *rules.Problem {
 	st := p.Client.Status.Provisioning
 	_, scopes, known := record.ProvisionedAPI(a.spec, p.server)
 	unknown := lackingScopes(a.scopes, record.ScopeNames(scopes))
@@ -155,7 +155,7 @@ func containsString(list []v1alpha1.ScopeName, s string) bool {
 }
 
 // resolveCredentials finds out who the client is.
-func (r *Reconciler) resolveCredentials(ctx context.Context, p *Pass) (err error) {
+func (r *Reconciler) resolveCredentials(ctx context.Context, p *pass) (err error) {
 	switch {
 	case p.server == nil:
 	case rules.Registered(p.Client):
@@ -169,7 +169,7 @@ func (r *Reconciler) resolveCredentials(ctx context.Context, p *Pass) (err error
 }
 
 // notRegistered says why a client that the operator registers has no credentials.
-func (p *Pass) notRegistered() *rules.Problem {
+func (p *pass) notRegistered() *rules.Problem {
 	if p.provisioned.Status == metav1.ConditionTrue {
 		return record.BeingProvisioned(p.server) // the Secret with its credentials is gone
 	}
@@ -178,7 +178,7 @@ func (p *Pass) notRegistered() *rules.Problem {
 
 // compare has a registered client and the API of an access compared with their
 // server.
-func (r *Reconciler) compare(p *Pass, a *access) {
+func (r *Reconciler) compare(p *pass, a *access) {
 	r.CompareClient(p.Client)
 	if a.spec != nil && r.Shard == "" { // else the status says it to the instance that has the APIs
 		r.CompareAPI(a.spec)

@@ -85,8 +85,8 @@ type Reconciler struct {
 	Config
 
 	held       *memory.PerAccess[tokensecret.Token]
-	Written    *memory.PerAccess[cached.Digest] // of the tokens that this process wrote or has checked
-	Secrets    *tokensecret.Store
+	written    *memory.PerAccess[cached.Digest] // of the tokens that this process wrote or has checked
+	secrets    *tokensecret.Store
 	recipients *recipients.Recipients
 	judgements *memory.PerAccess[judgement]
 	rejudged   *pace.Buckets[string] // of the requests that a judgement causes, by access
@@ -95,16 +95,16 @@ type Reconciler struct {
 // New returns a reconciler that knows nothing yet.
 func New(c Config) *Reconciler {
 	return &Reconciler{
-		Config: c, Secrets: tokensecret.New(tokensecret.Config{Client: c.Client, Live: c.Live, Foreign: c.Foreign, Prompt: c.Prompt}),
+		Config: c, secrets: tokensecret.New(tokensecret.Config{Client: c.Client, Live: c.Live, Foreign: c.Foreign, Prompt: c.Prompt}),
 		recipients: &recipients.Recipients{Client: c.Client, Access: c.Access, Prompt: c.Prompt},
-		held:       memory.New[tokensecret.Token](), Written: memory.New[cached.Digest](),
+		held:       memory.New[tokensecret.Token](), written: memory.New[cached.Digest](),
 		judgements: memory.New[judgement](), rejudged: pace.New[string](RejudgedRate),
 	}
 }
 
 // Pass is what one reconcile of a client gathers and decides. Each part is written by one
 // step.
-type Pass struct {
+type pass struct {
 	Client *v1alpha1.M2MClient
 	Now    time.Time
 
@@ -143,7 +143,7 @@ type course struct {
 	events []func()
 }
 
-func (p *Pass) event(r *Reconciler, eventType, reason, format string, args ...any) {
+func (p *pass) event(r *Reconciler, eventType, reason, format string, args ...any) {
 	p.events = append(p.events, func() {
 		r.Events.Eventf(p.Client, nil, eventType, reason, "Reconcile", format, args...)
 	})
@@ -191,10 +191,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 
 // reconcile does the work, puts what it found into the client's status, and
 // returns when to come back.
-func (r *Reconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClient) (*Pass, time.Duration, error) {
-	p := &Pass{Client: c, Now: r.Clock.Now()}
-	for _, step := range []func(context.Context, *Pass) error{
-		r.Resolve, r.judgeProvisioning, r.ReadSecret, r.readWaiting, r.resolveCredentials, r.refreshTokens, r.writeSecret, r.writeWaiting,
+func (r *Reconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClient) (*pass, time.Duration, error) {
+	p := &pass{Client: c, Now: r.Clock.Now()}
+	for _, step := range []func(context.Context, *pass) error{
+		r.resolve, r.judgeProvisioning, r.readSecret, r.readWaiting, r.resolveCredentials, r.refreshTokens, r.writeSecret, r.writeWaiting,
 	} {
 		if err := step(ctx, p); err != nil {
 			return nil, 0, err
@@ -206,18 +206,18 @@ func (r *Reconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClient) (*Pas
 }
 
 // forgetFormerAccesses drops what is remembered of accesses that the client no longer has.
-func (r *Reconciler) forgetFormerAccesses(p *Pass) {
+func (r *Reconciler) forgetFormerAccesses(p *pass) {
 	name := client.ObjectKeyFromObject(p.Client)
 	has := func(key string) bool {
 		return slices.ContainsFunc(p.Accesses, func(a *access) bool { return a.key == key })
 	}
 	r.held.Retain(name, has)
-	r.Written.Retain(name, has)
+	r.written.Retain(name, has)
 	r.judgements.Retain(name, has)
 }
 
 // next returns how long until something is to be done.
-func (p *Pass) next() time.Duration {
+func (p *pass) next() time.Duration {
 	var waits []time.Duration
 	if p.written.Refused != nil {
 		waits = append(waits, write.RefusalWait)
@@ -247,9 +247,9 @@ func (r *Reconciler) Rank(req reconcile.Request) int64 {
 func (r *Reconciler) forget(name types.NamespacedName, uid types.UID) {
 	metrics.ForgetTokens(name)
 	r.held.Forget(name)
-	r.Written.Forget(name)
+	r.written.Forget(name)
 	r.judgements.Forget(name)
-	r.Secrets.Forget(name)
+	r.secrets.Forget(name)
 	if uid != "" {
 		r.Admission.Leave(uid)
 	}
@@ -302,7 +302,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		Named("m2mclient").
 		For(&v1alpha1.M2MClient{}, builder.WithPredicates(r.Shard.Of(predicate.Or(predicate.GenerationChangedPredicate{}, comparedClient)))).
 		Watches(&v1alpha1.M2MClient{}, gone).
-		Owns(&corev1.Secret{}, builder.WithPredicates(r.Secrets.ChangedByOthers(), r.Shard.OwnedBy(r.Client))).
+		Owns(&corev1.Secret{}, builder.WithPredicates(r.secrets.ChangedByOthers(), r.Shard.OwnedBy(r.Client))).
 		Watches(&corev1.Secret{}, room).
 		Watches(&corev1.Secret{}, r.ownerless()).
 		Watches(&v1alpha1.AuthorizationServer{}, ofServer).

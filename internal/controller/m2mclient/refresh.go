@@ -27,7 +27,7 @@ import (
 )
 
 // refreshTokens decides for each access whether its token is replaced, and replaces it.
-func (r *Reconciler) refreshTokens(ctx context.Context, p *Pass) error {
+func (r *Reconciler) refreshTokens(ctx context.Context, p *pass) error {
 	for _, a := range p.Accesses {
 		if err := r.refreshToken(ctx, p, a); err != nil {
 			return err
@@ -36,7 +36,7 @@ func (r *Reconciler) refreshTokens(ctx context.Context, p *Pass) error {
 	return nil
 }
 
-func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *access) error {
+func (r *Reconciler) refreshToken(ctx context.Context, p *pass, a *access) error {
 	if f := p.previous(a.key).Failure; f.Reason != "" {
 		a.failure = &f
 	}
@@ -48,7 +48,7 @@ func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *access) error
 		}
 		return nil
 	}
-	in := r.Present(p, a)
+	in := r.present(p, a)
 	defer r.noteTerms(p, a)
 	reason, _, mint := refresh.Mint(in)
 	if mint {
@@ -68,7 +68,7 @@ func (r *Reconciler) refreshToken(ctx context.Context, p *Pass, a *access) error
 
 // Present puts the token that lies in the Secret into a, and returns what is known about
 // it.
-func (r *Reconciler) Present(p *Pass, a *access) refresh.Input {
+func (r *Reconciler) present(p *pass, a *access) refresh.Input {
 	in := refresh.Input{Now: p.Now}
 	if rec, ok := p.secret.Records.Tokens[a.key]; ok {
 		a.Record = &rec
@@ -98,7 +98,7 @@ func (r *Reconciler) Present(p *Pass, a *access) refresh.Input {
 	return in
 }
 
-func (p *Pass) inputs(a *access) refresh.Inputs {
+func (p *pass) inputs(a *access) refresh.Inputs {
 	in := refresh.Inputs{
 		Issuer: p.server.Spec.Issuer, ClientID: p.credentials.ClientID, Credential: p.credentials.Revision, Scopes: a.scopes,
 		Parameters: a.parameters,
@@ -107,7 +107,7 @@ func (p *Pass) inputs(a *access) refresh.Inputs {
 	return in
 }
 
-func (p *Pass) plan(a *access) refresh.Plan {
+func (p *pass) plan(a *access) refresh.Plan {
 	spec := p.Client.Spec.Refresh
 	policy := refresh.Policy{AtPercent: int(spec.AtPercent), Before: spec.Before.Or(0)}
 	return policy.Plan(a.Record.IssuedAt, a.Record.ExpiresAt, string(p.Client.UID)+"/"+a.key)
@@ -115,7 +115,7 @@ func (p *Pass) plan(a *access) refresh.Plan {
 
 // judge returns why pods cannot use the token that will be in the Secret, nil if they
 // can. A rotated credential alone does not spoil it.
-func (p *Pass) judge(a *access, in refresh.Input) *rules.Problem {
+func (p *pass) judge(a *access, in refresh.Input) *rules.Problem {
 	if a.issued == "" && a.Record != nil && p.credentials != nil && a.server != nil {
 		inputs := a.inputs
 		inputs.Credential = a.Record.Credential
@@ -143,7 +143,7 @@ func (p *Pass) judge(a *access, in refresh.Input) *rules.Problem {
 }
 
 // replace gets a fresh token for an access, decides what becomes of it, and does that.
-func (r *Reconciler) replace(ctx context.Context, p *Pass, a *access, in refresh.Input, reason refresh.Reason) error {
+func (r *Reconciler) replace(ctx context.Context, p *pass, a *access, in refresh.Input, reason refresh.Reason) error {
 	if a.problem = p.obstacle(a); a.problem != nil {
 		a.tried = !a.problem.Unknown
 		return nil
@@ -182,7 +182,7 @@ func (r *Reconciler) replace(ctx context.Context, p *Pass, a *access, in refresh
 
 // obtain returns the token that is held for an access, or requests a new one. It
 // returns nil where neither is possible now; a says why.
-func (r *Reconciler) obtain(ctx context.Context, p *Pass, a *access, in refresh.Input, reason refresh.Reason) (*tokensecret.Token, error) {
+func (r *Reconciler) obtain(ctx context.Context, p *pass, a *access, in refresh.Input, reason refresh.Reason) (*tokensecret.Token, error) {
 	name := client.ObjectKeyFromObject(p.Client)
 	held, ok := r.held.Get(name, a.key)
 	if ok && held.Record.Inputs == in.WantInputsHash && p.Now.Before(held.Record.ExpiresAt) && !a.hopeless(p, held) {
@@ -208,7 +208,7 @@ func (r *Reconciler) obtain(ctx context.Context, p *Pass, a *access, in refresh.
 }
 
 // candidate gathers what the verdict on a token depends on.
-func (p *Pass) candidate(a *access, in refresh.Input, held *tokensecret.Token, bad *jwks.VerifyError) *verdict.Candidate {
+func (p *pass) candidate(a *access, in refresh.Input, held *tokensecret.Token, bad *jwks.VerifyError) *verdict.Candidate {
 	c := &verdict.Candidate{
 		Now: p.Now, IssuedAt: held.Record.IssuedAt, Refused: bad,
 		Predecessor: verdict.Predecessor{Works: p.working(in), Revoked: in.Revoked},
@@ -227,7 +227,7 @@ func (p *Pass) candidate(a *access, in refresh.Input, held *tokensecret.Token, b
 
 // lookAgain returns when to look again at what a token lets go first, the zero time if
 // that has gone.
-func (r *Reconciler) lookAgain(ctx context.Context, p *Pass, a *access, awaits verdict.Awaited, held *tokensecret.Token, claims *jwks.Claims) (time.Time, error) {
+func (r *Reconciler) lookAgain(ctx context.Context, p *pass, a *access, awaits verdict.Awaited, held *tokensecret.Token, claims *jwks.Claims) (time.Time, error) {
 	t := recipients.Token{API: a.spec, Server: a.server, Claims: claims, IssuedAt: held.Record.IssuedAt, NewTerms: a.refused != nil}
 	switch awaits {
 	case verdict.Delivery:
@@ -246,7 +246,7 @@ func (r *Reconciler) lookAgain(ctx context.Context, p *Pass, a *access, awaits v
 // askAbout requests what may put right that a token would be refused: the keys, for a
 // new one may have come under an old ID, or a comparison, for somebody may have taken
 // scopes away at the server.
-func (r *Reconciler) askAbout(p *Pass, a *access, held *tokensecret.Token, bad *jwks.VerifyError) {
+func (r *Reconciler) askAbout(p *pass, a *access, held *tokensecret.Token, bad *jwks.VerifyError) {
 	if slices.Contains(jwks.KeyReasons, bad.Reason) {
 		r.RequestKeys(a.server, keyNamedBy(held.Value))
 	}
@@ -278,7 +278,7 @@ func (a *access) hold(h *tokensecret.Token, v verdict.Verdict, keyID string) {
 }
 
 // obstacle returns why no token can be requested at all, nil if one can.
-func (p *Pass) obstacle(a *access) *rules.Problem {
+func (p *pass) obstacle(a *access) *rules.Problem {
 	switch {
 	case p.secretProblem != nil:
 		return p.secretProblem
@@ -301,7 +301,7 @@ func (p *Pass) obstacle(a *access) *rules.Problem {
 
 // misplaced reports that an access sets a parameter that the operator sets itself. The API
 // server refuses most of them; which one names the API depends on the authorization server.
-func (p *Pass) misplaced(a *access) *rules.Problem {
+func (p *pass) misplaced(a *access) *rules.Problem {
 	req := oauth.TokenRequest{Parameters: a.parameters}
 	req.Resource, req.Audience = record.Audience(p.server.Spec, a.resource)
 	name := req.Misplaced()
@@ -317,12 +317,12 @@ func (p *Pass) misplaced(a *access) *rules.Problem {
 }
 
 // working reports whether the token in the Secret can be used for now.
-func (p *Pass) working(in refresh.Input) bool {
+func (p *pass) working(in refresh.Input) bool {
 	return in.Recorded != nil && in.StoredValueHash == in.Recorded.ValueHash && !in.Revoked && p.Now.Before(in.Recorded.ExpiresAt)
 }
 
 // publish puts a token into the Secret that is about to be written.
-func (r *Reconciler) publish(ctx context.Context, p *Pass, a *access, h tokensecret.Token, claims *jwks.Claims, reason refresh.Reason) {
+func (r *Reconciler) publish(ctx context.Context, p *pass, a *access, h tokensecret.Token, claims *jwks.Claims, reason refresh.Reason) {
 	wasShort := a.Record != nil && a.plan.ShortLived
 	h.Record.Opaque = claims == nil
 	if claims != nil {
@@ -347,4 +347,4 @@ func (r *Reconciler) publish(ctx context.Context, p *Pass, a *access, h tokensec
 }
 
 // previous returns what the status says of a token so far.
-func (p *Pass) previous(key string) v1alpha1.TokenStatus { return record.TokenStatusOf(p.Client, key) }
+func (p *pass) previous(key string) v1alpha1.TokenStatus { return record.TokenStatusOf(p.Client, key) }

@@ -12,21 +12,21 @@ import (
 )
 
 // ReadSecret finds the client's Secret.
-func (r *Reconciler) ReadSecret(ctx context.Context, p *Pass) (err error) {
+func (r *Reconciler) readSecret(ctx context.Context, p *pass) (err error) {
 	keys := make([]string, 0, len(p.Accesses))
 	for _, a := range p.Accesses {
 		keys = append(keys, a.key)
 	}
-	p.secret, p.secretProblem, err = r.Secrets.Find(ctx, p.Client, keys)
+	p.secret, p.secretProblem, err = r.secrets.Find(ctx, p.Client, keys)
 	return err
 }
 
 // readWaiting takes up the tokens that wait in their Secret.
-func (r *Reconciler) readWaiting(ctx context.Context, p *Pass) (err error) {
+func (r *Reconciler) readWaiting(ctx context.Context, p *pass) (err error) {
 	if p.secretProblem != nil {
 		return nil
 	}
-	if p.waiting, err = r.Secrets.FindWaiting(ctx, p.Client); err != nil {
+	if p.waiting, err = r.secrets.FindWaiting(ctx, p.Client); err != nil {
 		return err
 	}
 	name := client.ObjectKeyFromObject(p.Client)
@@ -42,12 +42,12 @@ func (r *Reconciler) readWaiting(ctx context.Context, p *Pass) (err error) {
 }
 
 // writeSecret brings the Secret to what the accesses ask for.
-func (r *Reconciler) writeSecret(ctx context.Context, p *Pass) error {
+func (r *Reconciler) writeSecret(ctx context.Context, p *pass) error {
 	if p.secretProblem != nil || p.stale {
 		return nil
 	}
 	var err error
-	p.written, err = r.Secrets.Write(ctx, p.secret, p.desired(), func() (bool, error) { return r.stillAllowed(ctx, p) })
+	p.written, err = r.secrets.Write(ctx, p.secret, p.desired(), func() (bool, error) { return r.stillAllowed(ctx, p) })
 	if p.written.Refused != nil {
 		r.unpublish(p)
 	}
@@ -58,7 +58,7 @@ func (r *Reconciler) writeSecret(ctx context.Context, p *Pass) error {
 	for _, a := range p.Accesses {
 		if a.issued != "" {
 			r.held.Drop(name, a.key)
-			r.Written.Put(name, a.key, a.Record.Digest())
+			r.written.Put(name, a.key, a.Record.Digest())
 			log.FromContext(ctx).Info("Issued access token", "access", a.key, "reason", a.issued, "expiresAt", a.Record.ExpiresAt)
 		}
 	}
@@ -66,7 +66,7 @@ func (r *Reconciler) writeSecret(ctx context.Context, p *Pass) error {
 }
 
 // desired returns what the Secret should hold.
-func (p *Pass) desired() *tokensecret.Desired {
+func (p *pass) desired() *tokensecret.Desired {
 	d := &tokensecret.Desired{Client: p.Client, Now: p.Now, Entries: make([]tokensecret.Entry, 0, len(p.Accesses))}
 	if p.credentials != nil {
 		d.Credential = p.credentials.Record
@@ -83,7 +83,7 @@ func (p *Pass) desired() *tokensecret.Desired {
 
 // stillAllowed reports whether every access that gets a token by this pass may
 // still have it. What was issued stays held for the next pass.
-func (r *Reconciler) stillAllowed(ctx context.Context, p *Pass) (bool, error) {
+func (r *Reconciler) stillAllowed(ctx context.Context, p *pass) (bool, error) {
 	for _, a := range p.Accesses {
 		if a.issued == "" {
 			continue
@@ -97,19 +97,19 @@ func (r *Reconciler) stillAllowed(ctx context.Context, p *Pass) (bool, error) {
 
 // unpublish goes back to what lies in the Secret, for the API server does not take
 // another one. What was issued stays held.
-func (r *Reconciler) unpublish(p *Pass) {
+func (r *Reconciler) unpublish(p *pass) {
 	p.events = nil
 	for _, a := range p.Accesses {
 		if a.issued != "" {
 			a.issued, a.token, a.Record = "", "", nil
-			a.broken = p.judge(a, r.Present(p, a))
+			a.broken = p.judge(a, r.present(p, a))
 			r.noteTerms(p, a)
 		}
 	}
 }
 
 // writeWaiting keeps the tokens that wait for the next process.
-func (r *Reconciler) writeWaiting(ctx context.Context, p *Pass) error {
+func (r *Reconciler) writeWaiting(ctx context.Context, p *pass) error {
 	if p.secretProblem != nil || p.stale {
 		return nil
 	}
@@ -122,5 +122,5 @@ func (r *Reconciler) writeWaiting(ctx context.Context, p *Pass) error {
 			tokens[a.key] = h
 		}
 	}
-	return r.Secrets.WriteWaiting(ctx, p.Client, p.waiting, tokens)
+	return r.secrets.WriteWaiting(ctx, p.Client, p.waiting, tokens)
 }

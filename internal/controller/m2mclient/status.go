@@ -59,7 +59,7 @@ func hinted(what string, p *rules.Problem) string {
 
 // summarize writes the client's status from what a pass found. A client's conditions are
 // decided only here.
-func summarize(p *Pass) {
+func summarize(p *pass) {
 	status := &p.Client.Status
 	granted, fresh, verified := p.isGranted(), p.isFresh(), p.isVerified()
 	conditions.SetOrRemove(&status.Conditions, p.Client.Generation, v1alpha1.ConditionProvisioned, p.provisioned)
@@ -106,14 +106,14 @@ func isThumbprint(s string) bool {
 }
 
 // about says of which access a problem is, if there are several.
-func (p *Pass) about(a *access, message string) string {
+func (p *pass) about(a *access, message string) string {
 	if len(p.Accesses) == 1 {
 		return message
 	}
 	return fmt.Sprintf("Access %q: %s", a.key, message)
 }
 
-func (p *Pass) isGranted() conditions.Condition {
+func (p *pass) isGranted() conditions.Condition {
 	for _, a := range p.Accesses {
 		for _, pr := range []*rules.Problem{a.denied, a.reduced} {
 			if pr != nil {
@@ -127,7 +127,7 @@ func (p *Pass) isGranted() conditions.Condition {
 	return conditions.True(v1alpha1.ConditionGranted, v1alpha1.ReasonGranted, "Every access is allowed")
 }
 
-func (p *Pass) isFresh() conditions.Condition {
+func (p *pass) isFresh() conditions.Condition {
 	for _, pr := range []*rules.Problem{p.secretProblem, p.written.Refused, p.written.Invalid} {
 		if pr != nil {
 			return conditions.Of(v1alpha1.ConditionFresh, pr)
@@ -143,7 +143,7 @@ func (p *Pass) isFresh() conditions.Condition {
 
 // overdue returns why the token of an access was not replaced, and reports whether it should
 // have been.
-func (p *Pass) overdue(a *access) (conditions.Condition, bool) {
+func (p *pass) overdue(a *access) (conditions.Condition, bool) {
 	switch {
 	case a.withdraw && p.serverProblem != nil:
 		return conditions.Of(v1alpha1.ConditionFresh, p.serverProblem), true
@@ -161,7 +161,7 @@ func (p *Pass) overdue(a *access) (conditions.Condition, bool) {
 	return c, true
 }
 
-func (p *Pass) isVerified() conditions.Condition {
+func (p *pass) isVerified() conditions.Condition {
 	c := conditions.True(v1alpha1.ConditionVerified, v1alpha1.ReasonTokensVerified, "Every token passes the verification that its API is given")
 	for _, a := range p.Accesses {
 		switch {
@@ -185,7 +185,7 @@ func (p *Pass) isVerified() conditions.Condition {
 
 // isReady reports whether every access has a token that works, and says in its message if
 // one of them is not being replaced.
-func (p *Pass) isReady(granted, fresh conditions.Condition) conditions.Condition {
+func (p *pass) isReady(granted, fresh conditions.Condition) conditions.Condition {
 	switch {
 	case p.secretProblem != nil || p.written.Invalid != nil:
 		return fresh.AsReady()
@@ -214,7 +214,7 @@ func (p *Pass) isReady(granted, fresh conditions.Condition) conditions.Condition
 // notReplaced adds to the condition Ready how long the tokens work, and why they are not
 // replaced: while there is still time, that is worth more than that they work. Of several
 // tokens it names the one that expires first.
-func (p *Pass) notReplaced(ready, fresh conditions.Condition) conditions.Condition {
+func (p *pass) notReplaced(ready, fresh conditions.Condition) conditions.Condition {
 	var first *tokensecret.Record
 	for _, a := range p.Accesses {
 		why, overdue := p.overdue(a)

@@ -50,7 +50,7 @@ func TestReadySaysThatATokenIsNotReplaced(t *testing.T) {
 			want: "The token works until 22:40 UTC, but is not being replaced: " + strings.Repeat("ä", 1024-61) + "…"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := &Pass{Client: &v1alpha1.M2MClient{}, Accesses: tc.accesses, storage: storage{written: tokensecret.Written{Refused: tc.written}}}
+			p := &pass{Client: &v1alpha1.M2MClient{}, Accesses: tc.accesses, storage: storage{written: tokensecret.Written{Refused: tc.written}}}
 			got := p.isReady(p.isGranted(), p.isFresh())
 			if got.Message != tc.want {
 				t.Errorf("got  %q\nwant %q", got.Message, tc.want)

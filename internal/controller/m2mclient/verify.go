@@ -34,9 +34,9 @@ const (
 // their own making, or an expired one as good for years. What this process
 // wrote it remembers. What it finds after a restart it checks with the keys of
 // the issuer; a token that is no JWT has to be believed then.
-func (r *Reconciler) genuine(p *Pass, a *access, stored string) bool {
+func (r *Reconciler) genuine(p *pass, a *access, stored string) bool {
 	name := client.ObjectKeyFromObject(p.Client)
-	if written, ok := r.Written.Get(name, a.key); ok {
+	if written, ok := r.written.Get(name, a.key); ok {
 		return written == a.Record.Digest()
 	}
 	if a.server == nil || len(record.TrustedKeys(a.server)) == 0 {
@@ -51,13 +51,13 @@ func (r *Reconciler) genuine(p *Pass, a *access, stored string) bool {
 	case bad == nil && (a.Record.Opaque || a.Record.ExpiresAt.After(claims.ExpiresAt) || !a.Record.SignedAs(claims)):
 		return false
 	}
-	r.Written.Put(name, a.key, a.Record.Digest())
+	r.written.Put(name, a.key, a.Record.Digest())
 	return true
 }
 
 // hopeless reports that a held token has waited long enough for its key: by now the server
 // may sign with another one.
-func (a *access) hopeless(p *Pass, h tokensecret.Token) bool {
+func (a *access) hopeless(p *pass, h tokensecret.Token) bool {
 	if a.failure == nil || a.failure.Reason != jwks.ReasonUnknownKey || a.failedLately(p, h.Record.Inputs) {
 		return false
 	}
@@ -68,7 +68,7 @@ func (a *access) hopeless(p *Pass, h tokensecret.Token) bool {
 // verify checks a token as the API will. A token that is no JWT, or whose server
 // says that none of its tokens is one, cannot be checked, save for the scopes that
 // the server said it has.
-func verify(h tokensecret.Token, p *Pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
+func verify(h tokensecret.Token, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 	if !p.Now.Before(h.Record.ExpiresAt) {
 		return nil, &jwks.VerifyError{Reason: jwks.ReasonExpired, Message: "the token had expired when it was issued; compare the clocks"}
 	}
@@ -95,7 +95,7 @@ func verify(h tokensecret.Token, p *Pass, a *access) (*jwks.Claims, *jwks.Verify
 
 // keys returns the keys that a token is verified with: what either server has
 // revoked would be minted anew over and over.
-func (p *Pass) keys(a *access) []jwks.Key {
+func (p *pass) keys(a *access) []jwks.Key {
 	return slices.DeleteFunc(record.TrustedKeys(a.server), func(k jwks.Key) bool { return p.server.Revoked(k.ID) })
 }
 

@@ -15,23 +15,23 @@ import (
 // process lives. Most clients have one or two accesses: a list of them is a tenth
 // of a map.
 type PerAccess[T any] struct {
-	mu sync.Mutex
-	M  map[types.NamespacedName][]keptFor[T]
+	mu   sync.Mutex
+	kept map[types.NamespacedName][]keptFor[T]
 }
 
 type keptFor[T any] struct {
-	Key   string
+	key   string
 	value T
 }
 
 // New returns a memory of nothing.
 func New[T any]() *PerAccess[T] {
-	return &PerAccess[T]{M: map[types.NamespacedName][]keptFor[T]{}}
+	return &PerAccess[T]{kept: map[types.NamespacedName][]keptFor[T]{}}
 }
 
 // at returns where what is kept for a key is, -1 for nowhere.
 func (h *PerAccess[T]) at(name types.NamespacedName, key string) int {
-	return slices.IndexFunc(h.M[name], func(k keptFor[T]) bool { return k.Key == key })
+	return slices.IndexFunc(h.kept[name], func(k keptFor[T]) bool { return k.key == key })
 }
 
 // Get returns what is kept for a key.
@@ -42,7 +42,7 @@ func (h *PerAccess[T]) Get(name types.NamespacedName, key string) (value T, ok b
 	if i < 0 {
 		return value, false
 	}
-	return h.M[name][i].value, true
+	return h.kept[name][i].value, true
 }
 
 // Put keeps a value for a key.
@@ -50,10 +50,10 @@ func (h *PerAccess[T]) Put(name types.NamespacedName, key string, value T) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if i := h.at(name, key); i >= 0 {
-		h.M[name][i].value = value
+		h.kept[name][i].value = value
 		return
 	}
-	h.M[name] = append(h.M[name], keptFor[T]{key, value})
+	h.kept[name] = append(h.kept[name], keptFor[T]{key, value})
 }
 
 // Drop forgets what is kept for a key.
@@ -64,9 +64,9 @@ func (h *PerAccess[T]) Drop(name types.NamespacedName, key string) {
 	if i < 0 {
 		return
 	}
-	h.M[name] = slices.Delete(h.M[name], i, i+1)
-	if len(h.M[name]) == 0 {
-		delete(h.M, name)
+	h.kept[name] = slices.Delete(h.kept[name], i, i+1)
+	if len(h.kept[name]) == 0 {
+		delete(h.kept, name)
 	}
 }
 
@@ -75,12 +75,12 @@ func (h *PerAccess[T]) Drop(name types.NamespacedName, key string) {
 func (h *PerAccess[T]) Retain(name types.NamespacedName, has func(key string) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if slices.IndexFunc(h.M[name], func(k keptFor[T]) bool { return !has(k.Key) }) < 0 {
+	if slices.IndexFunc(h.kept[name], func(k keptFor[T]) bool { return !has(k.key) }) < 0 {
 		return
 	}
-	h.M[name] = slices.DeleteFunc(h.M[name], func(k keptFor[T]) bool { return !has(k.Key) })
-	if len(h.M[name]) == 0 {
-		delete(h.M, name)
+	h.kept[name] = slices.DeleteFunc(h.kept[name], func(k keptFor[T]) bool { return !has(k.key) })
+	if len(h.kept[name]) == 0 {
+		delete(h.kept, name)
 	}
 }
 
@@ -88,5 +88,5 @@ func (h *PerAccess[T]) Retain(name types.NamespacedName, has func(key string) bo
 func (h *PerAccess[T]) Forget(name types.NamespacedName) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.M, name)
+	delete(h.kept, name)
 }

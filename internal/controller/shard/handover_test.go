@@ -5,174 +5,422 @@ package shard_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
-	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
-	"github.com/m2m-operator/m2m-operator/internal/controller/record"
-	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestARegisteredClientIsHandedOver: its application and the credentials in the
-// operator's namespace stay, whoever looks at them, and go with the client.
-func TestARegisteredClientIsHandedOver(t *testing.T) {
-	w := operator.NewTenant(t)
-	operator.Start(t, operator.OfShard("")) // the APIs are its own
-	a := operator.StartStepped(t, operator.OfShard("a"))
-	as, api, cart := w.Server(), w.API(), w.Cart()
-	cart.Labels = map[string]string{v1alpha1.ShardLabel: "a"}
-	operator.Create(t, w.Management(), as, api, cart)
-	name := client.ObjectKeyFromObject(cart)
-	provision := func(p *provisioning.ClientReconciler) {
-		t.Helper()
-		if _, err := p.Reconcile(t.Context(), operator.RequestOf(name)); err != nil {
+// statusesOf returns the names of the clients whose status an operator has
+// written.
+func statusesOf(op *operator.Operator) []string {
+	names := map[string]bool{}
+	for _, r := range op.Requests.Sent() {
+		method, path, _ := strings.Cut(r, " ")
+		path, _, _ = strings.Cut(path, "?")
+		parts := strings.Split(path, "/")
+		if i := slices.Index(parts, "m2mclients"); method == http.MethodPatch && i >= 0 {
+			names[parts[i+1]] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// TestEachClientIsServedByExactlyOne runs three instances beside clients of
+// theirs, and of a shard that nobody runs.
+func TestEachClientIsServedByExactlyOne(t *testing.T) {
+	w := operator.NewWorld(t)
+	operator.Create(t, w.Server(w.Payments), w.Server(w.Shop), w.API())
+	instances := map[string]*operator.Operator{"": nil, "a": nil, "b": nil}
+	for name := range instances {
+		instances[name] = operator.Start(t, operator.OfShard(name))
+	}
+	clients := map[string][]*v1alpha1.M2MClient{}
+	for _, shard := range []string{"", "a", "b", "nobody"} {
+		for i := range 4 {
+			secret, name := operator.NewSecret(), fmt.Sprintf("of%s-%d", shard, i)
+			w.SetClient(name, secret)
+			c := w.Cart()
+			c.Name, c.Labels = name, map[string]string{v1alpha1.ShardLabel: shard} // empty is none
+			c.Spec.Credentials.ClientSecret.SecretRef.Name = v1alpha1.ObjectName(name)
+			operator.Create(t, w.Secret(name, name, secret), c)
+			clients[shard] = append(clients[shard], c)
+		}
+	}
+	for shard := range instances {
+		for _, c := range clients[shard] {
+			operator.IsReady(t, c)
+		}
+	}
+	operator.Eventually(t, func() error { return operator.Idle(t, operator.EveryController...) })
+	for shard, op := range instances {
+		var want []string
+		for _, c := range clients[shard] {
+			want = append(want, c.Name)
+			if n := w.RequestsOf(c.Name); n != 1 {
+				t.Errorf("%d token requests were sent for %q", n, c.Name)
+			}
+		}
+		if diff := cmp.Diff(want, statusesOf(op)); diff != "" {
+			t.Errorf("clients whose status shard %q has written (-want +got):\n%s", shard, diff)
+		}
+	}
+	for _, c := range clients["nobody"] {
+		if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(c), c); err != nil {
 			t.Fatal(err)
 		}
-	}
-	operator.Eventually(t, func() error {
-		if _, err := a.ClientProvisioning.Reconcile(t.Context(), operator.RequestOf(name)); err != nil {
-			return err
-		}
-		if err := a.ReconcileClient(cart); err != nil {
-			return err
-		}
-		if err := operator.Kube.Get(t.Context(), name, cart); err != nil {
-			return err
-		}
-		if !operator.HasToken(cart) {
-			return fmt.Errorf("it is not ready: %v", cart.Status.Conditions)
-		}
-		return nil
-	})
-	app, _ := w.Granted(api, "payments:write")
-	credentials := func() (*corev1.Secret, error) {
-		s := &corev1.Secret{}
-		return s, operator.Kube.Get(t.Context(), types.NamespacedName{Namespace: operator.Namespace, Name: record.CredentialSecretName(name)}, s)
-	}
-	before, err := credentials()
-	if err != nil {
-		t.Fatal(err)
-	}
-	kept := func(when string) {
-		t.Helper()
-		s, err := credentials()
-		if err != nil || s.UID != before.UID {
-			t.Fatalf("%s: the credentials are gone: %v", when, err)
+		seen := func(c metav1.Condition) bool { return c.Reason != v1alpha1.ReasonPending }
+		if slices.ContainsFunc(c.Status.Conditions, seen) || w.RequestsOf(c.Name) > 0 {
+			t.Errorf("somebody serves %q", c.Name)
 		}
 	}
+	for _, shard := range []string{"a", "b"} {
+		op := instances[shard]
+		if diff := cmp.Diff([]string{"PATCH m2mclients/status", "POST secrets"}, slices.Compact(slices.Sorted(slices.Values(op.Requests.Writes())))); diff != "" {
+			t.Errorf("what shard %q writes (-want +got):\n%s", shard, diff)
+		}
+		var known v1alpha1.M2MClientList
+		if err := op.Client.List(t.Context(), &known); err != nil {
+			t.Fatal(err)
+		}
+		if n := slices.IndexFunc(known.Items, func(c v1alpha1.M2MClient) bool { return c.Labels[v1alpha1.ShardLabel] != shard }); n >= 0 || len(known.Items) != 4 {
+			t.Errorf("shard %q caches %d clients, and not only its own", shard, len(known.Items))
+		}
+		all := strings.Join(op.Requests.Filter(func(string, string) bool { return true }), " ")
+		for _, kind := range []string{"deployments", "statefulsets", "daemonsets", "jobs", "cronjobs"} {
+			if strings.Contains(all, kind) {
+				t.Errorf("shard %q looks at %s, which it does not need", shard, kind)
+			}
+		}
+	}
+}
 
-	operator.Label(t, cart, "")
-	a.ServedBy("a", cart, false)
-	provision(a.ClientProvisioning)
-	kept("the shard has lost the client")
-	late := *a.ClientProvisioning // knows no more than the shard, and cleans up
-	late.Shard, late.Clock = "", clocktesting.NewFakePassiveClock(a.Clock.Now().Add(2*provisioning.RestoreGrace))
-	provision(&late)
-	kept("an instance does not have the client in its cache yet")
-
-	operator.Change(t, cart, func(c *v1alpha1.M2MClient) {
-		c.Spec.Access[0].Scopes = append(c.Spec.Access[0].Scopes, "payments:read")
-	})
-	if again, _ := w.Granted(api, "payments:read", "payments:write"); again.ID != app.ID {
-		t.Error("the new instance has registered the client anew")
-	}
+// TestAHandedOverClientGoesOn labels a client from one running instance to
+// another: the new one restores a Secret that is deleted, and the old one does
+// not.
+func TestAHandedOverClientGoesOn(t *testing.T) {
+	w := operator.NewWorld(t)
+	_, cart := w.Story()
+	rest, a, b := operator.Start(t, operator.OfShard("")), operator.Start(t, operator.OfShard("a")), operator.Start(t, operator.OfShard("b"))
 	operator.IsReady(t, cart)
-	operator.Remove(t, cart)
-	operator.Eventually(t, func() error {
-		if n := w.ApplicationsOf(w.Shop + "/cart"); n != 0 {
-			return fmt.Errorf("there are %d applications", n)
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.Shop, Name: "cart-token"}}
+	from := rest
+	for i, to := range []struct {
+		shard watch.Shard
+		*operator.Operator
+	}{{"a", a}, {"b", b}, {"", rest}, {"a", a}} {
+		operator.Label(t, cart, string(to.shard))
+		to.ServedBy(to.shard, cart, true)
+		for _, op := range []*operator.Operator{rest, a, b} {
+			op.Requests.Reset()
 		}
-		if _, err := credentials(); client.IgnoreNotFound(err) != nil || err == nil {
-			return fmt.Errorf("the credentials are still there: %w", err)
+		w.AS.ResetRequests()
+		before := operator.TokenIn(t, w.Shop, secret.Name, "payment-api")
+		operator.Remove(t, secret)
+		operator.Eventually(t, func() error {
+			if after := operator.TokenIn(t, w.Shop, secret.Name, "payment-api"); after == "" || after == before {
+				return errors.New("the Secret is not back")
+			}
+			return operator.Idle(t, operator.EveryController...)
+		})
+		operator.IsReady(t, cart)
+		if n := len(w.AS.TokenRequests()); n != 1 {
+			t.Errorf("step %d: %d token requests", i, n)
 		}
-		return nil
-	})
+		// Within the same second its status stays as it was.
+		secrets := slices.DeleteFunc(to.Requests.Writes(), func(r string) bool { return r == "PATCH m2mclients/status" })
+		if diff := cmp.Diff([]string{"POST secrets"}, secrets); diff != "" {
+			t.Errorf("step %d: the new instance wrote (-want +got):\n%s", i, diff)
+		}
+		if diff := cmp.Diff([]string{}, from.Requests.Writes()); diff != "" {
+			t.Errorf("step %d: the old instance wrote (-want +got):\n%s", i, diff)
+		}
+		from = to.Operator
+	}
 }
 
-// TestCredentialsOfAShardsClientGoWithIt: somebody took the finalizer away from a
-// client that another instance served.
-func TestCredentialsOfAShardsClientGoWithIt(t *testing.T) {
-	w := operator.NewTenant(t)
-	op := operator.StartStepped(t, operator.OfShard(""))
-	name := types.NamespacedName{Namespace: w.Shop, Name: "cart"}
-	if _, err := record.WriteCredentials(t.Context(), op.Client, operator.Namespace, name, nil, record.CredentialStore{ClientState: provision.ClientState{Sequence: 1}}); err != nil {
+// startInstances runs the instance without a shard and shard a, stepped by one
+// clock.
+func startInstances(t *testing.T, cfg *rest.Config) (main, a *operator.Operator) {
+	t.Helper()
+	clock := clocktesting.NewFakePassiveClock(time.Now().Truncate(time.Second))
+	both := func(o *controller.Options) { o.Clock = clock }
+	main, a = operator.StartSteppedOver(t, cfg, operator.OfShard(""), both), operator.StartStepped(t, operator.OfShard("a"), both)
+	main.Clock, a.Clock = clock, clock
+	return main, a
+}
+
+// instances are a stage with a second instance, shard a.
+type instances struct {
+	*operator.Stage
+	main, a *operator.Operator
+}
+
+func newInstances(t *testing.T, cfg *rest.Config) *instances {
+	t.Helper()
+	main, a := startInstances(t, cfg)
+	return &instances{Stage: operator.NewStage(t, main), main: main, a: a}
+}
+
+// handOver labels the cart from the one to the other, and returns when both know.
+func (s *instances) handOver(shard string) {
+	s.T.Helper()
+	operator.Label(s.T, s.Cart, shard)
+	s.main.ServedBy("", s.Cart, shard == "")
+	s.a.ServedBy("a", s.Cart, shard == "a")
+	follow(s.a, s.World)
+}
+
+// follow waits until a shard's cache has what the others have written.
+func follow(op *operator.Operator, w *operator.World) {
+	op.T.Helper()
+	own := client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
+	for _, ns := range []string{w.Shop, w.Payments} {
+		op.Agrees(op.Client, &v1alpha1.AuthorizationServerList{}, client.InNamespace(ns))
+		op.Agrees(op.Client, &v1alpha1.APIResourceList{}, client.InNamespace(ns))
+		op.Agrees(op.Client, &corev1.SecretList{}, client.InNamespace(ns), own)
+	}
+}
+
+// reconciles has an operator reconcile the cart.
+func (s *instances) reconciles(op *operator.Operator) {
+	s.T.Helper()
+	if err := op.ReconcileClient(s.Cart); err != nil {
+		s.T.Fatal(err)
+	}
+}
+
+// quiet checks that nothing was written and no token asked for.
+func (s *instances) quiet(what string) {
+	s.T.Helper()
+	for name, op := range map[string]*operator.Operator{"the main instance": s.main, "the shard": s.a} {
+		if diff := cmp.Diff([]string{}, op.Requests.Writes()); diff != "" {
+			s.T.Errorf("%s: %s wrote (-want +got):\n%s", what, name, diff)
+		}
+		op.Requests.Reset()
+	}
+	if n := len(s.AS.TokenRequests()); n != 0 {
+		s.T.Errorf("%s: %d token requests", what, n)
+	}
+	s.AS.ResetRequests()
+}
+
+// TestAHandOverCostsNothing: no token and no write, forth and back; what is due
+// afterwards the new instance refreshes, and the old one remembers nothing.
+func TestAHandOverCostsNothing(t *testing.T) {
+	s := newInstances(t, rest.CopyConfig(operator.RESTConfig))
+	series := func() int {
+		_, n := operator.MetricOf(t, "m2m_token_expiry_timestamp_seconds", map[string]string{"namespace": s.Shop, "name": "cart"})
+		return n
+	}
+	instancesOf := map[string]*operator.Operator{"": s.main, "a": s.a}
+	s.main.Requests.Reset()
+	at := ""
+	for _, to := range []string{"a", "", "a", ""} {
+		if series() != 1 {
+			t.Fatalf("there are %d series of the cart's token", series())
+		}
+		s.handOver(to)
+		from := instancesOf[at]
+		s.reconciles(from)
+		if n := series(); n != 0 {
+			t.Errorf("the instance that has lost the client publishes %d series of it", n)
+		}
+		s.reconciles(instancesOf[to])
+		if series() != 1 {
+			t.Error("the instance that has got the client does not publish its token's expiry")
+		}
+		s.quiet(fmt.Sprintf("from %q to %q", at, to))
+
+		// An hour's token is due after 40 minutes.
+		before := s.Token()
+		s.main.Advance(45 * time.Minute)
+		s.reconciles(from)
+		s.quiet("the old instance, when the token is due")
+		s.reconciles(instancesOf[to])
+		if diff := cmp.Diff([]string{"PUT secrets", "PATCH m2mclients/status"}, instancesOf[to].Requests.Writes()); diff != "" {
+			t.Errorf("the new instance's refresh wrote (-want +got):\n%s", diff)
+		}
+		if n := len(s.AS.TokenRequests()); n != 1 || s.Token() == before {
+			t.Errorf("the new instance's refresh took %d token requests, or did not replace the token", n)
+		}
+		operator.IsReady(t, s.Cart)
+		s.a.Requests.Reset()
+		s.main.Requests.Reset()
+		s.AS.ResetRequests()
+		at = to
+	}
+}
+
+// TestOthersDoNotWakeAnInstance: what happens to the clients of one instance
+// costs the others next to nothing.
+func TestOthersDoNotWakeAnInstance(t *testing.T) {
+	s := newInstances(t, rest.CopyConfig(operator.RESTConfig))
+	s.handOver("a")
+	var secret corev1.Secret
+	if err := operator.Kube.Get(t.Context(), types.NamespacedName{Namespace: s.Shop, Name: "cart-token"}, &secret); err != nil {
 		t.Fatal(err)
 	}
-	credentials := func() error {
-		result, err := op.ClientProvisioning.Reconcile(t.Context(), operator.RequestOf(name))
-		if err != nil {
-			t.Fatal(err)
+	orphan := secret.DeepCopy()
+	orphan.OwnerReferences = nil
+	after := s.Cart.DeepCopy()
+	after.Generation++
+	unlabelled := after.DeepCopy()
+	unlabelled.Labels = nil
+	namesake := after.DeepCopy()
+	namesake.UID = "another"
+	always := predicate.Funcs{}
+	for of, op := range map[watch.Shard]*operator.Operator{"": s.main, "a": s.a} {
+		mine := of == "a"
+		owned, events := of.OwnedBy(op.Client), of.Of(predicate.GenerationChangedPredicate{})
+		var gone []client.Object
+		departures := of.Departures(func(o client.Object) { gone = append(gone, o) })
+		left := func(what string, is bool) {
+			t.Helper()
+			if len(gone) > 0 != is {
+				t.Errorf("shard %q: %s makes it forget a client: %t, want %t", of, what, len(gone) > 0, is)
+			}
+			gone = nil
 		}
-		err = operator.Kube.Get(t.Context(), types.NamespacedName{Namespace: operator.Namespace, Name: record.CredentialSecretName(name)}, &corev1.Secret{})
-		if (err == nil) != (result.RequeueAfter > 0) {
-			t.Errorf("it is looked at again after %s, and its credentials: %v", result.RequeueAfter, err)
+		for what, got := range map[string][2]bool{
+			"its Secret is there":              {owned.Create(event.CreateEvent{Object: &secret}), mine},
+			"its Secret changes":               {owned.Update(event.UpdateEvent{ObjectOld: &secret, ObjectNew: &secret}), mine},
+			"its Secret loses its owner":       {owned.Update(event.UpdateEvent{ObjectOld: &secret, ObjectNew: orphan}), mine},
+			"its Secret is deleted":            {owned.Delete(event.DeleteEvent{Object: &secret}), mine},
+			"somebody else's Secret":           {owned.Update(event.UpdateEvent{ObjectOld: orphan, ObjectNew: orphan}), false},
+			"the client is there":              {events.Create(event.CreateEvent{Object: s.Cart}), mine},
+			"its spec changes":                 {events.Update(event.UpdateEvent{ObjectOld: s.Cart, ObjectNew: after}), mine},
+			"nothing of it changes":            {events.Update(event.UpdateEvent{ObjectOld: s.Cart, ObjectNew: s.Cart}), false},
+			"it is handed over":                {events.Update(event.UpdateEvent{ObjectOld: after, ObjectNew: unlabelled}), true},
+			"it is deleted":                    {of.Of(always).Delete(event.DeleteEvent{Object: s.Cart}), mine},
+			"clients are listed, and it is it": {len(of.Clients(t.Context(), op.Client, client.InNamespace(s.Shop))) > 0, mine},
+		} {
+			if got[0] != got[1] {
+				t.Errorf("shard %q: %s: %t, want %t", of, what, got[0], got[1])
+			}
 		}
-		return err
-	}
-	// It may be a backup that is being restored.
-	if err := credentials(); err != nil {
-		t.Errorf("the credentials of a client that may come: %v", err)
-	}
-	op.Advance(provisioning.RestoreGrace + time.Second)
-	if err := credentials(); !apierrors.IsNotFound(err) {
-		t.Errorf("the credentials of a client that is gone: %v", err)
+		departures.Update(t.Context(), event.UpdateEvent{ObjectOld: s.Cart, ObjectNew: after}, nil)
+		left("another spec", false)
+		departures.Update(t.Context(), event.UpdateEvent{ObjectOld: s.Cart, ObjectNew: unlabelled}, nil)
+		left("a label that goes", mine)
+		departures.Update(t.Context(), event.UpdateEvent{ObjectOld: unlabelled, ObjectNew: s.Cart}, nil)
+		left("a label that comes", !mine)
+		departures.Update(t.Context(), event.UpdateEvent{ObjectOld: s.Cart, ObjectNew: namesake}, nil)
+		left("another one of its name", mine)
+		departures.Delete(t.Context(), event.DeleteEvent{Object: s.Cart}, nil)
+		left("its deletion", mine)
 	}
 }
 
-// TestAHandOverInTheMiddleOfARegistration: the old instance has made the
-// application and is about to store its first credential when the new one takes
-// over. There is one application in the end, and a credential that works.
-func TestAHandOverInTheMiddleOfARegistration(t *testing.T) {
-	w := operator.NewTenant(t)
-	main := operator.Start(t, operator.OfShard(""))
+// TestAHandOverInTheMiddleOfARefresh: the old instance has a token and is about
+// to write it when the new one takes over. That costs the one token, no more, and
+// what the new one has written stays.
+func TestAHandOverInTheMiddleOfARefresh(t *testing.T) {
 	release := make(chan struct{})
-	cfg, fault := operator.Broken(http.MethodPost, "/"+operator.Namespace+"/secrets", 0, func(req *http.Request, next http.RoundTripper) (*http.Response, error) {
+	cfg, fault := operator.Broken(http.MethodPut, "/secrets/cart-token", 0, func(req *http.Request, next http.RoundTripper) (*http.Response, error) {
 		<-release
 		return next.RoundTrip(req)
 	})
-	a := operator.StartSteppedOver(t, cfg, operator.OfShard("a"))
-	as, api, cart := w.Server(), w.API(), w.Cart()
-	cart.Labels = map[string]string{v1alpha1.ShardLabel: "a"}
-	operator.Create(t, w.Management(), as, api, cart)
-	operator.ProvisionedIs(t, api, metav1.ConditionTrue, v1alpha1.ReasonProvisioned)
-	a.Agrees(a.Client, &v1alpha1.AuthorizationServerList{}, client.InNamespace(w.Payments))
-	a.Agrees(a.Client, &v1alpha1.APIResourceList{}, client.InNamespace(w.Payments))
-	a.ServedBy("a", cart, true)
+	s := newInstances(t, cfg)
+	s.main.Advance(45 * time.Minute)
 	fault.Armed.Store(1)
 	late := make(chan error, 1)
-	go func() {
-		_, err := a.ClientProvisioning.Reconcile(t.Context(), operator.RequestOf(client.ObjectKeyFromObject(cart)))
-		late <- err
-	}()
+	go func() { late <- s.main.ReconcileClient(s.Cart) }()
 	<-fault.Met
-	operator.Label(t, cart, "")
-	main.ServedBy("", cart, true)
-	operator.IsReady(t, cart)
+	s.handOver("a")
+	s.reconciles(s.a)
+	operator.IsReady(t, s.Cart)
+	published := s.Token()
 	close(release)
 	if err := <-late; err == nil {
-		t.Error("that the credentials are there already is no error")
+		t.Error("the late write of the Secret is no error")
 	}
-	a.ServedBy("a", cart, false)
-	if _, err := a.ClientProvisioning.Reconcile(t.Context(), operator.RequestOf(client.ObjectKeyFromObject(cart))); err != nil {
-		t.Error(err) // as the queue does after an error
+	s.reconciles(s.main) // as the queue does after an error
+	s.reconciles(s.a)
+	if s.Token() != published {
+		t.Error("the old instance has replaced the new one's token")
 	}
-	w.Granted(api, "payments:write")
-	operator.Remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.Shop, Name: "cart-token"}})
-	operator.Eventually(t, func() error {
-		if operator.TokenIn(t, w.Shop, "cart-token", "payment-api") == "" {
-			return errors.New("there is no token")
+	if n := len(s.AS.TokenRequests()); n != 2 {
+		t.Errorf("%d token requests for a refresh in the middle of a hand-over, want the old instance's and the new one's", n)
+	}
+	if expires := s.Status().ExpiresAt; !expires.Time.Equal(s.main.Clock.Now().Add(time.Hour)) {
+		t.Errorf("the status says that the token expires at %v", expires)
+	}
+	if diff := cmp.Diff([]string{"PUT secrets", "PATCH m2mclients/status"}, s.a.Requests.Writes()); diff != "" {
+		t.Errorf("the new instance wrote (-want +got):\n%s", diff)
+	}
+}
+
+// TestALatePassWritesNoStatus: a token request of the old instance fails after
+// the client was handed over. That is no news about the client any more.
+func TestALatePassWritesNoStatus(t *testing.T) {
+	s := newInstances(t, rest.CopyConfig(operator.RESTConfig))
+	s.main.Advance(45 * time.Minute)
+	s.main.Requests.Reset()
+	s.AS.SetFault(oidc.Token, &oidc.Fault{Status: http.StatusServiceUnavailable, Times: 1, Match: func(*http.Request) bool {
+		if s.Cart.Labels == nil {
+			s.handOver("a")
 		}
-		return nil
-	})
-	operator.IsReady(t, cart)
+		return true
+	}})
+	s.reconciles(s.main)
+	if diff := cmp.Diff([]string{}, s.main.Requests.Writes()); diff != "" {
+		t.Errorf("the old instance wrote (-want +got):\n%s", diff)
+	}
+	if _, series := operator.MetricOf(t, "m2m_token_expiry_timestamp_seconds", map[string]string{"namespace": s.Shop, "name": "cart"}); series != 1 {
+		t.Errorf("the old instance has changed what it published before: %d series", series)
+	}
+	s.reconciles(s.a)
+	operator.IsReady(t, s.Cart)
+	if n := len(s.AS.TokenRequests()); n != 2 {
+		t.Errorf("%d token requests, want the one that failed and the new instance's", n)
+	}
+}
+
+// TestATokenThatWaitsIsHandedOver: it is in a Secret of its own, and the new
+// instance asks for no other.
+func TestATokenThatWaitsIsHandedOver(t *testing.T) {
+	s := newInstances(t, rest.CopyConfig(operator.RESTConfig))
+	s.Rarely()
+	s.handOver("a")
+	s.reconciles(s.a)
+	kid, err := s.AS.RotateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Due()
+	s.AS.ResetRequests()
+	s.reconciles(s.a)
+	if s.Status().Pending.Since == nil {
+		t.Fatal("the token does not wait")
+	}
+	s.handOver("")
+	s.reconciles(s.a)
+	s.Settle()
+	s.main.Advance(time.Minute)
+	s.Settle()
+	if got := operator.KeyOfToken(t, s.Token()); got != kid {
+		t.Errorf("the token is signed by %s, want the new key %s", got, kid)
+	}
+	if n := len(s.AS.TokenRequests()); n != 1 {
+		t.Errorf("%d token requests, want 1", n)
+	}
 }
