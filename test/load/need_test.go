@@ -154,8 +154,7 @@ func TestTheQueueGoesByNeed(t *testing.T) {
 	queued := func(n int) {
 		t.Helper()
 		operator.Eventually(t, func() error {
-			// One is under way.
-			if waiting := operator.Tasks(t, "m2mclient") - 1; waiting < n {
+			if waiting := operator.Queued(t, "m2mclient"); waiting < n {
 				return fmt.Errorf("%d clients are queued, not %d", waiting, n)
 			}
 			return nil
