@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package kube brings up the control plane that a suite tests against: a
-// real kube-apiserver and etcd, with the operator's kinds installed.
+// real kube-apiserver and etcd, with the operator's kinds installed. It also
+// builds the operator for suites that run it as a process.
 package kube
 
 import (
