@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -201,6 +203,147 @@ func TestMetrics(t *testing.T) {
 		want[key] = gone
 	}
 	is("the end of client and server", nil)
+}
+
+// seriesOf returns the series of some metrics with these labels, each by the values of its
+// other labels.
+func seriesOf(t *testing.T, labels map[string]string, names ...string) map[string]float64 {
+	t.Helper()
+	families, err := metrics.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]float64{}
+	for _, f := range families {
+		if !slices.Contains(names, f.GetName()) {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			key, matched := strings.TrimPrefix(f.GetName(), "m2m_"), 0
+			for _, l := range m.GetLabel() {
+				if v, ok := labels[l.GetName()]; !ok {
+					key += " " + l.GetValue()
+				} else if v == l.GetValue() {
+					matched++
+				}
+			}
+			if matched == len(labels) {
+				found[key] = m.GetGauge().GetValue()
+			}
+		}
+	}
+	return found
+}
+
+// TestMetricsOfConditions follows what the metrics say of objects that fail, and of the
+// traffic to their server.
+func TestMetricsOfConditions(t *testing.T) {
+	op := operator.StartStepped(t)
+	s := operator.NewStage(t, op)
+	server := "AuthorizationServer/" + s.Shop + "/auth"
+	is := func(what string, want map[string]float64) {
+		t.Helper()
+		got := seriesOf(t, map[string]string{"namespace": s.Shop, "name": "cart"}, "m2m_client_condition")
+		maps.Copy(got, seriesOf(t, map[string]string{"namespace": s.Payments, "name": "payment-api"}, "m2m_api_condition", "m2m_verification_bundles_undelivered"))
+		maps.Copy(got, seriesOf(t, map[string]string{"server": server}, "m2m_server_condition", "m2m_token_refresh_due_timestamp_seconds", "m2m_tokens_waiting",
+			"m2m_server_budget_requests_per_second", "m2m_server_queued_requests", "m2m_server_breaker_open", "m2m_server_stopped_namespaces"))
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("metrics after %s (-want +got):\n%s", what, diff)
+		}
+	}
+	due := s.Status().RefreshAt
+	// Labels are sorted by name: reason, status, type.
+	want := map[string]float64{
+		"client_condition Ready True Ready": 1, "api_condition Ready True Ready": 1, "server_condition Ready True Ready": 1,
+		"verification_bundles_undelivered": 0, "token_refresh_due_timestamp_seconds": float64(due.Unix()), "tokens_waiting": 0,
+		"server_budget_requests_per_second": 100, "server_queued_requests": 0, "server_breaker_open": 0, "server_stopped_namespaces": 0,
+	}
+	is("the story", want)
+
+	s.Impatient(100 * time.Millisecond)
+	s.AS.SetFault(oidc.Token, &oidc.Fault{Hang: true})
+	s.AS.SetFault(oidc.JWKS, &oidc.Fault{Status: http.StatusServiceUnavailable})
+	s.Due()
+	s.Settle()
+	want["client_condition TokenRequestFailed False Fresh"], want["server_condition BadStatus False KeysFresh"] = 1, 1
+	is("a refresh that fails", want)
+
+	s.Until(due.Add(5 * time.Minute))
+	want["server_breaker_open"] = 1
+	is("failures without any answer", want)
+
+	s.Until(s.Status().ExpiresAt.Add(time.Second))
+	delete(want, "client_condition Ready True Ready")
+	want["client_condition TokenExpired False Ready"] = 1
+	is("the token's end", want)
+
+	s.AS.ClearFaults()
+	s.Impatient(15 * time.Second)
+	s.Until(op.Clock.Now().Add(2 * time.Minute))
+	delete(want, "client_condition TokenExpired False Ready")
+	delete(want, "client_condition TokenRequestFailed False Fresh")
+	delete(want, "server_condition BadStatus False KeysFresh")
+	want["client_condition Ready True Ready"], want["server_breaker_open"] = 1, 0
+	want["token_refresh_due_timestamp_seconds"] = float64(s.Status().RefreshAt.Unix())
+	is("recovery", want)
+
+	operator.Change(t, s.API, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
+	s.Settle()
+	delete(want, "client_condition Ready True Ready")
+	delete(want, "token_refresh_due_timestamp_seconds")
+	for _, c := range []string{"NotGranted False Ready", "NotGranted False Granted", "NotGranted False Fresh", "NoToken Unknown Verified"} {
+		want["client_condition "+c] = 1
+	}
+	is("the withdrawal", want)
+
+	own := s.Server(s.Shop)
+	for _, o := range []client.Object{s.Cart, s.API, own} {
+		operator.Remove(t, o)
+	}
+	op.CatchUp(s.Shop)
+	op.CatchUp(s.Payments)
+	if err := op.ReconcileClient(s.Cart); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := op.APIResources.Reconcile(t.Context(), operator.RequestOf(client.ObjectKeyFromObject(s.API))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := op.AuthorizationServers[0].Reconcile(t.Context(), operator.RequestOf(client.ObjectKeyFromObject(own))); err != nil {
+		t.Fatal(err)
+	}
+	is("the end of all", map[string]float64{})
+}
+
+// TestMetricsOfInstances: an instance says that it is active, and counts the clients of
+// shards, which nobody serves here.
+func TestMetricsOfInstances(t *testing.T) {
+	w := operator.NewWorld(t)
+	_, cart := w.Story()
+	operator.Start(t)
+	operator.IsReady(t, cart)
+	if v, n := operator.MetricOf(t, "m2m_instance_active", map[string]string{"shard": ""}); v != 1 || n != 1 {
+		t.Errorf("m2m_instance_active is %v in %d series", v, n)
+	}
+	if v, n := operator.MetricOf(t, "m2m_build_info", nil); v != 1 || n != 1 {
+		t.Errorf("m2m_build_info is %v in %d series", v, n)
+	}
+	counted := func(shard string, want float64) {
+		t.Helper()
+		operator.Eventually(t, func() error {
+			if v, n := operator.MetricOf(t, "m2m_shard_clients", map[string]string{"shard": shard}); v != want || n != int(min(1, want)) {
+				return fmt.Errorf("m2m_shard_clients{shard=%q} is %v in %d series, want %v", shard, v, n, want)
+			}
+			return nil
+		})
+	}
+	counted("nobody", 0)
+	operator.Change(t, cart, func(c *v1alpha1.M2MClient) { c.Labels = map[string]string{v1alpha1.ShardLabel: "nobody"} })
+	counted("nobody", 1)
+	operator.Change(t, cart, func(c *v1alpha1.M2MClient) { c.Labels[v1alpha1.ShardLabel] = "nobody-else" })
+	counted("nobody", 0)
+	counted("nobody-else", 1)
+	operator.Remove(t, cart)
+	counted("nobody-else", 0)
 }
 
 // eventsAbout returns the events in a world's namespaces as "Kind reason", with

@@ -8,6 +8,7 @@
 package controller
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"reflect"
@@ -28,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -40,6 +42,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/events"
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
 	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
 	"github.com/m2m-operator/m2m-operator/internal/controller/pod"
 	"github.com/m2m-operator/m2m-operator/internal/controller/provisioning"
 	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
@@ -222,6 +225,7 @@ func newShared(mgr ctrl.Manager, o Options, c client.Client) (s Shared, err erro
 	s.Endpoints, s.KeyRequests = servers.NewEndpoints(s.Lives), servers.NewKeyRequests(s.Lives, o.Clock, s.Wakes)
 	s.Connections = servers.NewConnections(s.Lives, o.Egress, s.Foreign, o.OperatorNamespace)
 	s.Admission = servers.NewAdmission(s.Lives, c, o.Clock, o.Workers, o.Shards, o.RequestsPerSecond)
+	metrics.ReadTraffic(s.Admission.Loads)
 	s.Administration = provisioning.NewAdministration(provisioning.AdministrationConfig{
 		Lives: s.Lives, Connections: s.Connections, Endpoints: s.Endpoints, Admission: s.Admission, Foreign: s.Foreign, Client: c, Clock: o.Clock, Wakes: s.Wakes,
 		OperatorNamespace: o.OperatorNamespace, Cluster: o.ClusterID, Workers: o.Workers,
@@ -312,6 +316,10 @@ func Setup(mgr ctrl.Manager, o Options) error {
 	if err != nil {
 		return err
 	}
+	metrics.ObserveInstance(o.Shard, false)
+	if err := mgr.Add(activity(o.Shard)); err != nil {
+		return fmt.Errorf("set up the metric of the active instance: %w", err)
+	}
 	if err := r.M2MClients.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up M2MClient: %w", err)
 	}
@@ -352,6 +360,17 @@ func Setup(mgr ctrl.Manager, o Options) error {
 		}
 	}
 	return nil
+}
+
+// activity returns what publishes that this replica is the active one, from when it is
+// elected until it stops.
+func activity(shard string) manager.RunnableFunc {
+	return func(ctx context.Context) error {
+		metrics.ObserveInstance(shard, true)
+		<-ctx.Done()
+		metrics.ObserveInstance(shard, false)
+		return nil
+	}
 }
 
 // withOperatorNamespace returns the watched namespaces and the operator's own, which holds

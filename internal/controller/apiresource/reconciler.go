@@ -38,6 +38,7 @@ import (
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
@@ -70,12 +71,16 @@ type Reconciler struct {
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
 	var api v1alpha1.APIResource
 	if err := r.Client.Get(ctx, req.NamespacedName, &api); err != nil || !api.DeletionTimestamp.IsZero() {
+		if client.IgnoreNotFound(err) == nil {
+			metrics.ForgetAPI(req.NamespacedName)
+		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	before := api.DeepCopy()
 	if err := r.reconcile(ctx, &api); err != nil {
 		return ctrl.Result{}, err
 	}
+	metrics.ObserveAPI(&api)
 	if equality.Semantic.DeepEqual(before.Status, api.Status) {
 		return ctrl.Result{}, nil
 	}

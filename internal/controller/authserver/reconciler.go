@@ -162,6 +162,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 	if ctx.Err() != nil {
 		return ctrl.Result{}, ctx.Err() // the context ended: this says nothing about the server
 	}
+	metrics.ObserveServer(key, record.StatusOf(obj))
 	metrics.ObserveKeys(key, record.StatusOf(obj), r.states.Get(obj).keysFetchedAt)
 	if equality.Semantic.DeepEqual(record.StatusOf(before), record.StatusOf(obj)) {
 		return ctrl.Result{RequeueAfter: after}, nil

@@ -176,7 +176,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 	if mine, err := r.Shard.StillServes(ctx, r.Client, req.NamespacedName); err != nil || !mine {
 		return ctrl.Result{}, err
 	}
-	metrics.ObserveTokens(c)
+	if p.brief {
+		p.observe(before)
+	} else {
+		p.observe(c)
+	}
 	if !p.brief && !equality.Semantic.DeepEqual(before.Status, c.Status) {
 		if err := r.Client.Status().Patch(ctx, c, client.MergeFrom(before)); err != nil {
 			return ctrl.Result{}, client.IgnoreNotFound(err)
@@ -187,6 +191,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 		tell()
 	}
 	return ctrl.Result{RequeueAfter: after}, nil
+}
+
+// observe publishes a client's tokens and conditions as metrics.
+func (p *pass) observe(c *v1alpha1.M2MClient) {
+	server := ""
+	if p.server != nil {
+		server = p.server.Key().String()
+	}
+	metrics.ObserveClient(c, server)
 }
 
 // reconcile does the work, puts what it found into the client's status, and
@@ -245,7 +258,7 @@ func (r *Reconciler) Rank(req reconcile.Request) int64 {
 }
 
 func (r *Reconciler) forget(name types.NamespacedName, uid types.UID) {
-	metrics.ForgetTokens(name)
+	metrics.ForgetClient(name)
 	r.held.Forget(name)
 	r.written.Forget(name)
 	r.judgements.Forget(name)

@@ -8,15 +8,12 @@ package metrics
 
 import (
 	"fmt"
-	"maps"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -79,54 +76,11 @@ var (
 	}, []string{"kind"})
 )
 
-// tokenExpiries is a gauge for each access. A gauge vector would keep about 1.5 KB for each;
-// this collector keeps only what it needs to build them when they are read.
-var tokenExpiries = &expiryCollector{
-	desc: prometheus.NewDesc("m2m_token_expiry_timestamp_seconds",
-		"When the token of an access expires, in seconds since the epoch.", []string{"namespace", "name", "access"}, nil),
-	at: map[types.NamespacedName][]expiry{},
-}
-
-type expiryCollector struct {
-	desc *prometheus.Desc
-
-	mu sync.Mutex
-	at map[types.NamespacedName][]expiry
-}
-
-// expiry is when the token of an access expires.
-type expiry struct {
-	access string
-	at     int64
-}
-
-func (e *expiryCollector) set(name types.NamespacedName, all []expiry) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(all) == 0 {
-		delete(e.at, name)
-		return
-	}
-	e.at[name] = all
-}
-
-// Describe implements prometheus.Collector.
-func (e *expiryCollector) Describe(descs chan<- *prometheus.Desc) { descs <- e.desc }
-
-// Collect implements prometheus.Collector.
-func (e *expiryCollector) Collect(out chan<- prometheus.Metric) {
-	e.mu.Lock()
-	all := maps.Clone(e.at) // do not hold the lock for a slow reader
-	e.mu.Unlock()
-	for name, expiries := range all {
-		for _, x := range expiries {
-			out <- prometheus.MustNewConstMetric(e.desc, prometheus.GaugeValue, float64(x.at), name.Namespace, name.Name, x.access)
-		}
-	}
-}
-
 func init() {
-	metrics.Registry.MustRegister(tokenExpiries, refreshLateness, tokenRequests, keysFetched, keysKnown, BundleWrites, PodTouches, EventsDropped,
+	for _, kind := range []string{"APIResource", "M2MClient"} {
+		provisioningLeftBehind.WithLabelValues(kind) // increase() does not see a series begin
+	}
+	metrics.Registry.MustRegister(clients, apis, serverConditions, traffics, shards, instanceActive, buildInfo(), refreshLateness, tokenRequests, keysFetched, keysKnown, BundleWrites, PodTouches, EventsDropped,
 		provisioningRequests, provisioningDrift, provisioningLeftBehind)
 }
 
@@ -148,21 +102,6 @@ func ObserveDrift(server fmt.Stringer, n int) {
 // ObserveLeftBehind counts an object that was let go while something of it remained at its
 // server.
 func ObserveLeftBehind(kind string) { provisioningLeftBehind.WithLabelValues(kind).Inc() }
-
-// ObserveTokens publishes when a client's tokens expire, and drops what it published for
-// accesses and tokens that are gone.
-func ObserveTokens(c *v1alpha1.M2MClient) {
-	var all []expiry
-	for _, t := range c.Status.Tokens {
-		if t.ExpiresAt != nil {
-			all = append(all, expiry{string(t.Key), t.ExpiresAt.Unix()})
-		}
-	}
-	tokenExpiries.set(client.ObjectKeyFromObject(c), all)
-}
-
-// ForgetTokens drops what was published for a client that is gone.
-func ForgetTokens(name types.NamespacedName) { tokenExpiries.set(name, nil) }
 
 // ObserveLateness records how long after its due time a token was replaced.
 func ObserveLateness(d time.Duration) { refreshLateness.Observe(d.Seconds()) }
@@ -197,4 +136,5 @@ func ForgetServerMetrics(server fmt.Stringer) {
 	for _, v := range []*prometheus.MetricVec{keysFetched.MetricVec, keysKnown.MetricVec, tokenRequests.MetricVec, provisioningRequests.MetricVec, provisioningDrift.MetricVec} {
 		v.DeletePartialMatch(prometheus.Labels{"server": server.String()})
 	}
+	serverConditions.set(types.NamespacedName{Name: server.String()}, nil)
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"path"
 	"strings"
 	"time"
 
@@ -218,6 +219,16 @@ func (a *Admission) Turn(ctx context.Context, srv *rules.Server, n traffic.Need)
 
 // GiveUp gives up the place in the queue that Turn assigned to a request.
 func (a *Admission) GiveUp(n traffic.Need) { a.gate.LeaveAsker(n.Asker) }
+
+// Loads returns the load of each server that was asked for something, by its name in metrics.
+func (a *Admission) Loads() map[string]traffic.Load {
+	loads := map[string]traffic.Load{}
+	for owner, l := range a.gate.Loads(a.clock.Now()) {
+		server, _ := path.Split(owner) // without the UID
+		loads[strings.TrimSuffix(server, "/")] = l
+	}
+	return loads
+}
 
 // Forget drops what the gate knows of a server.
 func (a *Admission) Forget(obj client.Object) { a.gate.Forget(Owner(obj)) }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
@@ -110,8 +111,11 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 			})
 		},
 	}
+	clients := &counts{n: map[string]int{}}
+	metrics.ReadShards(clients.all)
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("shardedclient").
 		For(&v1alpha1.M2MClient{}, builder.WithPredicates(predicate.NewPredicateFuncs(waits), changed)).
+		Watches(&v1alpha1.M2MClient{}, clients.follow()).
 		Complete(watch.Reconciler(r, r.Watched, watch.In))
 }
