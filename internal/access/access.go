@@ -46,6 +46,37 @@ type Problem struct {
 	Reason, Message string
 	// Unknown reports whether the problem may be temporary. The condition is then Unknown.
 	Unknown bool
+	// Field is the field that decides. It may belong to another namespace, so it is only for
+	// people who can read its object, never for a condition. It is zero if the client's own
+	// entry of spec.access decides.
+	Field Field
+}
+
+// Field names a field of an object.
+type Field struct {
+	Kind, Namespace, Name string
+	Path                  string // such as spec.grants
+}
+
+// at says which field decides.
+func (p *Problem) at(o client.Object, path string) *Problem {
+	kind := "M2MClient"
+	switch o.(type) {
+	case *v1alpha1.APIResource:
+		kind = "APIResource"
+	case *v1alpha1.AuthorizationServer, *v1alpha1.ClusterAuthorizationServer:
+		kind = string(kindOf(o))
+	}
+	p.Field = Field{kind, o.GetNamespace(), o.GetName(), path}
+	return p
+}
+
+// named says that the reference to a server decides, unless a field of the server does.
+func (p *Problem) named(by client.Object) *Problem {
+	if p != nil && p.Field == (Field{}) {
+		return p.at(by, "spec.authorizationServerRef.name")
+	}
+	return p
 }
 
 // Decided reports whether the problem is a decision. See [Decided].
@@ -161,7 +192,8 @@ func (r Resolver) Server(ctx context.Context, ref v1alpha1.AuthorizationServerRe
 		}
 		if !allowed {
 			return nil, problemf(v1alpha1.ReasonAuthorizationServerNotAllowed,
-				"ClusterAuthorizationServer %q does not allow namespace %q; see its spec.allowedNamespaces", cluster.Name, namespace), nil
+				"ClusterAuthorizationServer %q does not allow namespace %q; see its spec.allowedNamespaces", cluster.Name, namespace).
+				at(cluster, "spec.allowedNamespaces"), nil
 		}
 	}
 	srv := ServerOf(obj)

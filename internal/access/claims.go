@@ -26,7 +26,7 @@ import (
 func (r Resolver) Accept(ctx context.Context, api *v1alpha1.APIResource) (*Server, *Problem, error) {
 	srv, refused, err := r.Server(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
 	if refused != nil || err != nil {
-		return nil, refused, err
+		return nil, refused.named(api), err
 	}
 	refused, err = r.mayClaim(ctx, srv.Spec.Issuer, api)
 	if refused != nil || err != nil {
@@ -52,11 +52,11 @@ func (r Resolver) Accept(ctx context.Context, api *v1alpha1.APIResource) (*Serve
 		switch {
 		case claims && known:
 			return srv, problemf(v1alpha1.ReasonIdentifierClaimed,
-				"Another APIResource has this identifier at the same issuer; use that one, or choose another identifier"), nil
+				"Another APIResource has this identifier at the same issuer; use that one, or choose another identifier").at(api, "spec.identifier"), nil
 		case claims:
 			contested = problemf(v1alpha1.ReasonIdentifierContested,
 				"Another namespace declares this identifier at the same issuer, and neither was accepted before: "+
-					"delete one of the APIResources, or let spec.identifierClaims of a ClusterAuthorizationServer decide")
+					"delete one of the APIResources, or let spec.identifierClaims of a ClusterAuthorizationServer decide").at(api, "spec.identifier")
 		}
 	}
 	return srv, contested, nil
@@ -118,21 +118,21 @@ func (r Resolver) mayClaim(ctx context.Context, issuer string, api *v1alpha1.API
 	if err := r.Reader.List(ctx, &clusters, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("list ClusterAuthorizationServers: %w", err)
 	}
-	var binding, claiming string // the last ClusterAuthorizationServer of each sort, for messages
+	var binding, claiming *v1alpha1.ClusterAuthorizationServer // the last ClusterAuthorizationServer of each sort, for messages
 	var allowed, claimed bool
 	for i := range clusters.Items {
 		cluster := &clusters.Items[i]
 		if !sameServer(cluster.Spec.Issuer, issuer) {
 			continue
 		}
-		binding = cluster.Name
+		binding = cluster
 		allows, err := r.Selects(ctx, cluster.Spec.AllowedNamespaces, api.Namespace)
 		if err != nil {
 			return nil, err
 		}
 		allowed = allowed || allows
 		for _, claim := range cluster.Spec.IdentifierClaims {
-			claiming = cluster.Name
+			claiming = cluster
 			if claimed || !hasPrefix(string(api.Spec.Identifier), claim.Prefixes) {
 				continue
 			}
@@ -142,14 +142,16 @@ func (r Resolver) mayClaim(ctx context.Context, issuer string, api *v1alpha1.API
 		}
 	}
 	switch {
-	case binding == "":
+	case binding == nil:
 		return nil, nil
 	case !allowed:
 		return problemf(v1alpha1.ReasonIdentifierNotAllowed,
-			"ClusterAuthorizationServer %q has the same issuer and does not allow namespace %q; see its spec.allowedNamespaces", binding, api.Namespace), nil
-	case claiming != "" && !claimed:
+			"ClusterAuthorizationServer %q has the same issuer and does not allow namespace %q; see its spec.allowedNamespaces", binding.Name, api.Namespace).
+			at(binding, "spec.allowedNamespaces"), nil
+	case claiming != nil && !claimed:
 		return problemf(v1alpha1.ReasonIdentifierNotAllowed,
-			"ClusterAuthorizationServer %q does not allow namespace %q to declare an API with this identifier; see its spec.identifierClaims", claiming, api.Namespace), nil
+			"ClusterAuthorizationServer %q does not allow namespace %q to declare an API with this identifier; see its spec.identifierClaims", claiming.Name, api.Namespace).
+			at(claiming, "spec.identifierClaims"), nil
 	}
 	return nil, nil
 }

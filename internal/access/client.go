@@ -34,6 +34,9 @@ type Access struct {
 
 	Denied  *Problem // why it is not allowed
 	Reduced *Problem // why only some of the scopes are allowed; Scopes holds those
+	// Grants are the indexes of the API's grants that apply to the client. In the API's own
+	// namespace a client needs none.
+	Grants []int
 
 	// Server is the server with whose keys the API verifies tokens, and Spec is the API.
 	// Both are nil if the access is denied; Spec is also nil for a plain resource.
@@ -96,7 +99,8 @@ func same(a, b *Server) bool {
 func (r Resolver) clientServer(ctx context.Context, c *v1alpha1.M2MClient) (*Server, *Problem, error) {
 	ref := c.Spec.AuthorizationServerRef
 	if !Registered(c) {
-		return r.Server(ctx, ref, c.Namespace)
+		srv, problem, err := r.Server(ctx, ref, c.Namespace)
+		return srv, problem.named(c), err
 	}
 	unseen := false
 	var denied *Problem
@@ -119,7 +123,7 @@ func (r Resolver) clientServer(ctx context.Context, c *v1alpha1.M2MClient) (*Ser
 			return nil, nil, err
 		}
 		if refused.Decided() {
-			denied = cmp.Or(denied, refused)
+			denied = cmp.Or(denied, refused.named(api))
 			continue
 		}
 		return r.serverOfAPI(ctx, c, name, api)
@@ -139,7 +143,7 @@ func (r Resolver) clientServer(ctx context.Context, c *v1alpha1.M2MClient) (*Ser
 func (r Resolver) serverOfAPI(ctx context.Context, c *v1alpha1.M2MClient, name types.NamespacedName, api *v1alpha1.APIResource) (*Server, *Problem, error) {
 	srv, problem, err := r.Server(ctx, api.Spec.AuthorizationServerRef, api.Namespace)
 	if err != nil || srv == nil {
-		return nil, problem, err
+		return nil, problem.named(api), err
 	}
 	if kindOf(srv.Object) == v1alpha1.KindClusterAuthorizationServer {
 		// The client would be registered there: its own namespace must be allowed too.
@@ -149,7 +153,8 @@ func (r Resolver) serverOfAPI(ctx context.Context, c *v1alpha1.M2MClient, name t
 	}
 	if ref := c.Spec.AuthorizationServerRef; ref.Name != "" && !isServer(Named(ref, c.Namespace), srv.Object) {
 		return nil, problemf(v1alpha1.ReasonServerMismatch,
-			"APIResource %q belongs to %s, not to the server that the client names; remove spec.authorizationServerRef from the client", name, title(srv.Object)), nil
+			"APIResource %q belongs to %s, not to the server that the client names; remove spec.authorizationServerRef from the client", name, title(srv.Object)).
+			at(c, "spec.authorizationServerRef"), nil
 	}
 	return srv, nil, nil
 }
@@ -212,7 +217,7 @@ func (r Resolver) resolveAPI(ctx context.Context, c *v1alpha1.M2MClient, srv *Se
 	if err != nil {
 		return err
 	}
-	if a.Denied = mismatch(c, srv, its, refused, a.API); a.Denied != nil {
+	if a.Denied = mismatch(c, srv, its, refused, api); a.Denied != nil {
 		return nil
 	}
 	if a.Denied = refusedAt(api, its); a.Denied != nil {
@@ -228,45 +233,52 @@ func (r Resolver) resolveAPI(ctx context.Context, c *v1alpha1.M2MClient, srv *Se
 // mismatch returns the problem that keeps a client from an API whatever the API grants, nil
 // if there is none. srv is the client's server, its the API's; its is nil if the API cannot
 // use its server.
-func mismatch(c *v1alpha1.M2MClient, srv, its *Server, refused *Problem, api types.NamespacedName) *Problem {
+func mismatch(c *v1alpha1.M2MClient, srv, its *Server, refused *Problem, api *v1alpha1.APIResource) *Problem {
+	name := client.ObjectKeyFromObject(api)
+	because := func(reason, format string, args ...any) *Problem {
+		p := problemf(reason, format, args...)
+		p.Field = refused.Field
+		return p
+	}
 	switch {
 	case its == nil && !refused.Decided():
-		return problemf(refused.Reason, "APIResource %q names an authorization server that does not exist", api)
+		return because(refused.Reason, "APIResource %q names an authorization server that does not exist", name)
 	case its == nil:
-		return problemf(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q names an authorization server that it cannot use (%s); see its condition Accepted", api, refused.Reason)
+		return because(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q names an authorization server that it cannot use (%s); see its condition Accepted", name, refused.Reason)
 	case Registered(c) && !isServer(its.Object, srv.Object):
 		return problemf(v1alpha1.ReasonServerMismatch, "APIResource %q belongs to %s, but the client's other APIs belong to %s; create one M2MClient for each server",
-			api, title(its.Object), title(srv.Object))
+			name, title(its.Object), title(srv.Object)).at(api, "spec.authorizationServerRef")
 	case its.Spec.Issuer != srv.Spec.Issuer:
-		return problemf(v1alpha1.ReasonIssuerMismatch, "APIResource %q belongs to a server whose issuer is not that of %s %q; compare the spec.issuer of both", api, kindOf(srv.Object), srv.Object.GetName())
+		return problemf(v1alpha1.ReasonIssuerMismatch, "APIResource %q belongs to a server whose issuer is not that of %s %q; compare the spec.issuer of both", name, kindOf(srv.Object), srv.Object.GetName()).
+			at(its.Object, "spec.issuer")
 	case refused != nil && !refused.Decided():
-		return problemf(refused.Reason, "APIResource %q is not accepted for now (%s)", api, refused.Reason)
+		return because(refused.Reason, "APIResource %q is not accepted for now (%s)", name, refused.Reason)
 	case refused != nil:
-		return problemf(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q is not accepted (%s); see its condition Accepted", api, refused.Reason)
+		return because(v1alpha1.ReasonAPIResourceNotAccepted, "APIResource %q is not accepted (%s); see its condition Accepted", name, refused.Reason)
 	}
 	return nil
 }
 
 // grant limits an access to what the API's owner grants.
 func (r Resolver) grant(ctx context.Context, c *v1alpha1.M2MClient, api *v1alpha1.APIResource, a *Access) error {
-	granted, known, err := r.granted(ctx, api, c)
+	granted, known, err := r.granted(ctx, api, c, a)
 	if err != nil {
 		return err
 	}
 	if !known {
 		a.Denied = problemf(v1alpha1.ReasonNotGranted, "APIResource %q grants nothing to M2MClient %q of namespace %q; its owner can add a grant",
-			a.API, c.Name, c.Namespace)
+			a.API, c.Name, c.Namespace).at(api, "spec.grants")
 		return nil
 	}
 	missing := slices.DeleteFunc(slices.Clone(a.Scopes), func(s string) bool { return slices.Contains(granted, s) })
 	if len(missing) == 0 {
 		return nil
 	}
-	what := "does not grant this client the scopes %s; its owner can add them to a grant"
+	what, path := "does not grant this client the scopes %s; its owner can add them to a grant", "spec.grants"
 	if api.Namespace == c.Namespace {
-		what = "does not have the scopes %s in its spec.scopes"
+		what, path = "does not have the scopes %s in its spec.scopes", "spec.scopes"
 	}
-	refusal := problemf(v1alpha1.ReasonScopeNotGranted, "APIResource %q "+what, a.API, strings.Join(missing, ", "))
+	refusal := problemf(v1alpha1.ReasonScopeNotGranted, "APIResource %q "+what, a.API, strings.Join(missing, ", ")).at(api, path)
 	if !Registered(c) || len(missing) == len(a.Scopes) {
 		a.Denied = refusal
 		return nil
@@ -278,15 +290,16 @@ func (r Resolver) grant(ctx context.Context, c *v1alpha1.M2MClient, api *v1alpha
 }
 
 // granted returns the scopes of an API that a client may request, and whether it may request
-// tokens for the API at all. Clients in the API's own namespace may request every scope.
-func (r Resolver) granted(ctx context.Context, api *v1alpha1.APIResource, c *v1alpha1.M2MClient) (scopes []string, known bool, err error) {
+// tokens for the API at all. It lists the grants that apply in the access. Clients in the
+// API's own namespace may request every scope.
+func (r Resolver) granted(ctx context.Context, api *v1alpha1.APIResource, c *v1alpha1.M2MClient, a *Access) (scopes []string, known bool, err error) {
 	if api.Namespace == c.Namespace {
 		for _, s := range api.Spec.Scopes {
 			scopes = append(scopes, string(s.Name))
 		}
 		return scopes, true, nil
 	}
-	for _, g := range api.Spec.Grants {
+	for i, g := range api.Spec.Grants {
 		if len(g.Clients.Names) > 0 && !slices.Contains(g.Clients.Names, v1alpha1.ObjectName(c.Name)) {
 			continue
 		}
@@ -296,6 +309,7 @@ func (r Resolver) granted(ctx context.Context, api *v1alpha1.APIResource, c *v1a
 		}
 		if selected {
 			known = true
+			a.Grants = append(a.Grants, i)
 			for _, s := range g.Scopes {
 				scopes = append(scopes, string(s))
 			}

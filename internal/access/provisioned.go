@@ -54,6 +54,10 @@ func refusedAt(api *v1alpha1.APIResource, s *Server) *Problem {
 	default:
 		return nil
 	}
-	return problemf(reason, "The operator may not manage the API of APIResource %q at %s; see its condition Provisioned",
+	p := problemf(reason, "The operator may not manage the API of APIResource %q at %s; see its condition Provisioned",
 		client.ObjectKeyFromObject(api), title(s.Object))
+	if reason == v1alpha1.ReasonExistsAtServer {
+		return p.at(s.Object, "spec.provisioning.adoption.apiResources")
+	}
+	return p.at(api, "spec.identifier")
 }
