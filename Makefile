@@ -56,8 +56,9 @@ clean: ## Remove what was built here; the cache in ~/.cache/m2m-operator stays.
 ##@ Development
 
 .PHONY: build
-build: ## Build the operator into bin/manager.
+build: ## Build the operator into bin/manager, and the kubectl plugin into bin/kubectl-m2m.
 	CGO_ENABLED=0 go build -trimpath -o bin/manager ./cmd
+	CGO_ENABLED=0 go build -trimpath -o bin/kubectl-m2m ./cmd/kubectl-m2m
 
 .PHONY: generate
 generate: ## Generate the deep copy methods of the API types.
