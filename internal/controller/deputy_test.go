@@ -31,7 +31,7 @@ func TestOnlyCredentialsThatOptInAreSent(t *testing.T) {
 	refused := func() {
 		t.Helper()
 		c := operator.HasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonCredentialsNotAllowed)
-		want := `Secret "cart-credentials" may not be sent to authorization servers; if it holds credentials for them: ` +
+		want := `Secret "cart-credentials" may not be sent to authorization servers; if it holds credentials for them, allow it: ` +
 			`kubectl label secret -n ` + w.Shop + ` cart-credentials m2m-operator.io/credentials=true`
 		if diff := cmp.Diff(want, c.Message); diff != "" {
 			t.Errorf("message (-want +got):\n%s", diff)
@@ -122,7 +122,7 @@ func TestTheClustersAudienceIsNeverSent(t *testing.T) {
 	})
 	op.Settle(w.Payments, w.Shop)
 	operator.Says(t, cart, v1alpha1.ConditionReady, v1alpha1.ReasonCredentialsInvalid,
-		`A token of ServiceAccount "cart" for "`+issuer+`" would be good for the Kubernetes API server itself`, "spec.credentials.serviceAccount.audience")
+		`The Kubernetes API server itself would accept a token of ServiceAccount "cart" for audience "`+issuer+`"`, "spec.credentials.serviceAccount.audience")
 	if n := w.AS.Count(oidc.Token); n != 0 {
 		t.Errorf("the token was sent %d times", n)
 	}

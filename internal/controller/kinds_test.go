@@ -74,7 +74,7 @@ func TestColumns(t *testing.T) {
 		}},
 		{"an API", "apiresources", api, map[string]string{
 			"Name": "payment-api", "Identifier": operator.PaymentAPI, "Ready": "True", "Reason": "Ready", "Namespaces": "0",
-			"Message": "The APIResource is accepted and its verification bundle is where its own workloads need it",
+			"Message": "The APIResource is accepted, and its own workloads have the verification bundle that they need",
 		}},
 		{"a server", "authorizationservers", server, map[string]string{
 			"Name": "auth", "Issuer": w.AS.Issuer(), "Ready": "True", "Reason": "Ready", "KeysFresh": "True", "Message": "The token endpoint and the signing keys are known",

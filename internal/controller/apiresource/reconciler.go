@@ -110,7 +110,7 @@ func (r *Reconciler) reconcile(ctx context.Context, api *v1alpha1.APIResource) e
 	if err != nil {
 		return err
 	}
-	ready := conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The APIResource is accepted and its verification bundle is where its own workloads need it")
+	ready := conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The APIResource is accepted, and its own workloads have the verification bundle that they need")
 	for _, c := range []conditions.Condition{distributed, provisioned, accepted} {
 		// An API that is only observed may differ from its server.
 		if c.Type != "" && c.Status != metav1.ConditionTrue && c.Reason != v1alpha1.ReasonDrifted {
@@ -178,9 +178,9 @@ func (r *Reconciler) distribution(
 		return no(v1alpha1.ReasonNotAccepted, "The APIResource is not accepted")
 	}
 	if srv.Opaque() {
-		message := fmt.Sprintf("There is no verification bundle, for the tokens of %s %q are opaque", srv.Key().Kind, srv.Key().Name)
+		message := fmt.Sprintf("The tokens of %s %q are opaque, so there is no verification bundle", srv.Key().Kind, srv.Key().Name)
 		if needed && !held {
-			return no(v1alpha1.ReasonOpaqueToken, message+"; take the annotation "+v1alpha1.VerifyAnnotation+" off the API's workloads")
+			return no(v1alpha1.ReasonOpaqueToken, message+"; remove the annotation "+v1alpha1.VerifyAnnotation+" from the API's workloads")
 		}
 		return conditions.True(v1alpha1.ConditionDistributed, v1alpha1.ReasonOpaqueToken, message), nil
 	}
@@ -217,15 +217,15 @@ func (r *Reconciler) distribution(
 		return no(v1alpha1.ReasonConfigMapNotOwned, fmt.Sprintf(
 			"ConfigMap %q exists in namespace %q and is not the operator's; delete or rename it", name.Name, name.Namespace))
 	}
-	return no(v1alpha1.ReasonDistributing, "The verification bundle is on its way")
+	return no(v1alpha1.ReasonDistributing, "The verification bundle is being written")
 }
 
 // isDistributed returns the condition of a bundle that is in place, and names what it
 // lacks.
 func isDistributed(b render.Bundle) conditions.Condition {
-	message := "The verification bundle is where the API's own workloads need it"
+	message := "The API's own workloads have the verification bundle that they need"
 	if left := b.LeftOut(); len(left) > 0 {
-		message += ", without " + strings.Join(left, ", ") + ", which could not check spec.verification.audience"
+		message += ", without " + strings.Join(left, ", ") + ", which cannot express spec.verification.audience"
 	}
 	return conditions.True(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, message)
 }

@@ -144,7 +144,7 @@ func (r *Reconciler) supersede(
 	if len(ids) == 0 {
 		return stay, "", time.Time{}, nil
 	}
-	return stay, fmt.Sprintf("; the server has replaced %s under the same ID, and the former key stays until no token in use needs it", quotedIDs(ids)),
+	return stay, fmt.Sprintf("; the server has replaced %s under the same ID; the former key stays until no token in use needs it", quotedIDs(ids)),
 		now.Add(supersededPoll), nil
 }
 

@@ -340,7 +340,7 @@ func adopt(found *v1alpha1.AuthorizationServerEndpoints, spec *v1alpha1.Authoriz
 	case cmp.Or(spec.Endpoints.Token, named.Token) == "":
 		return &rules.Problem{Reason: v1alpha1.ReasonEndpointMissing, Message: "The server's metadata names no token endpoint; set spec.endpoints.token"}
 	case cmp.Or(spec.Endpoints.JWKS, named.JWKS) == "" && !opaque(spec):
-		return &rules.Problem{Reason: v1alpha1.ReasonEndpointMissing, Message: "The server's metadata names no JWKS; set spec.endpoints.jwks, or spec.tokenFormat to Opaque if its tokens are no JWTs"}
+		return &rules.Problem{Reason: v1alpha1.ReasonEndpointMissing, Message: "The server's metadata names no JWKS; set spec.endpoints.jwks, or set spec.tokenFormat to Opaque if its tokens are not JWTs"}
 	}
 	return nil
 }
@@ -351,7 +351,7 @@ func (r *Reconciler) fetchKeys(ctx context.Context, hc *http.Client, obj client.
 	url := string(record.UsableEndpoints(spec, found, status.Endpoints).JWKS)
 	if url == "" || opaque(spec) {
 		state.keysDue = state.discoveryDue
-		return conditions.False(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonEndpointMissing, "The server's JWKS is not known"), nil
+		return conditions.False(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonEndpointMissing, "The URL of the server's JWKS is not known"), nil
 	}
 	if url != state.keysURL {
 		state.keysURL, state.etag, state.lastModified, state.keysDue = url, "", "", time.Time{}
@@ -400,7 +400,7 @@ func (r *Reconciler) takeKeys(
 	if changes := changesOf(status.Keys, keys); len(status.Keys) > 0 && changes > 0 {
 		if wait := state.newKeys.Take(newKeyRate, changes, now); wait > 0 {
 			state.keysResult = &rules.Problem{Reason: v1alpha1.ReasonKeysChangeTooOften, Message: fmt.Sprintf(
-				"The server replaces its signing keys too often: after %d new keys, one a minute is taken over", newKeyRate.Burst)}
+				"The server replaces its signing keys too often: after %d new keys, the operator accepts one per minute", newKeyRate.Burst)}
 			state.keysDue = now.Add(max(wait, state.keysDue.Sub(now)))
 			return
 		}
@@ -490,7 +490,7 @@ func serverReady(obj client.Object, token v1alpha1.EndpointURL, discovered, keys
 		return discovered.AsReady()
 	case keys.Type == "": // the tokens are opaque
 	case len(status.Keys) == 0 && keys.Status == metav1.ConditionTrue:
-		return conditions.False(v1alpha1.ConditionReady, v1alpha1.ReasonNoKeys, "Every signing key of the server is revoked")
+		return conditions.False(v1alpha1.ConditionReady, v1alpha1.ReasonNoKeys, "Every signing key of the server is revoked; see spec.jwks.revokedKeyIDs")
 	case len(status.Keys) == 0:
 		return keys.AsReady()
 	}
@@ -522,7 +522,7 @@ func (r *Reconciler) tell(ctx context.Context, before, after client.Object) {
 		}
 		if ids := superseded(record.StatusOf(before).Keys, record.StatusOf(after).Keys); len(ids) > 0 {
 			r.Events.Eventf(after, nil, corev1.EventTypeNormal, v1alpha1.ReasonFormerKeyLeft, "Fetch",
-				"The server has replaced %s under the same ID, and the former key is gone: no token in use needs it", quotedIDs(ids))
+				"The server has replaced %s under the same ID; the former key was removed, because no token in use needs it", quotedIDs(ids))
 		}
 	}
 }

@@ -428,7 +428,7 @@ func (r *Reconciler) refused(ctx context.Context, d *draft, want *corev1.ConfigM
 		if err := r.reduce(ctx, d); err != nil {
 			return ctrl.Result{}, err
 		}
-		told = "The API server refuses the verification bundle of APIResource %q, and so a smaller one or none takes its place without the revoked key: %s"
+		told = "The API server refuses the verification bundle of APIResource %q; to withdraw the revoked key, the operator writes a smaller bundle or deletes it: %s"
 	}
 	said := r.Refusals.Refused(d.request, d.api, want, refusal)
 	r.Events.Eventf(want, d.api, corev1.EventTypeWarning, v1alpha1.ReasonBundleRefused, "Distribute", told,

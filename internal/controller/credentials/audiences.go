@@ -91,6 +91,6 @@ func claimsOf(token string) accountClaims {
 // be good for the cluster itself.
 func clusterAudience(account, audience string) *rules.Problem {
 	return &rules.Problem{Reason: v1alpha1.ReasonCredentialsInvalid, Message: fmt.Sprintf(
-		"A token of ServiceAccount %q for %q would be good for the Kubernetes API server itself; set spec.credentials.serviceAccount.audience to an audience of the authorization server's own",
+		"The Kubernetes API server itself would accept a token of ServiceAccount %q for audience %q; set spec.credentials.serviceAccount.audience to an audience that only the authorization server accepts",
 		account, audience)}
 }

@@ -17,7 +17,7 @@ func Hint(c *v1alpha1.M2MClient, also string) string {
 	if secret == "" {
 		return fmt.Sprintf("register ServiceAccount %q of this cluster there", spec.ServiceAccount.Name) + also
 	}
-	other := "spec.credentials.clientSecret.method Post, for instance if it does not decode special characters in Basic"
+	other := "spec.credentials.clientSecret.method Post, for instance because it does not decode special characters in Basic"
 	switch {
 	case spec.ClientSecret.Method == v1alpha1.ClientSecretPost:
 		other = "spec.credentials.clientSecret.method Basic"
@@ -26,5 +26,5 @@ func Hint(c *v1alpha1.M2MClient, also string) string {
 	case spec.PrivateKeyJWT.SecretRef.Name != "":
 		other = "spec.credentials.privateKeyJWT.audience TokenEndpoint"
 	}
-	return fmt.Sprintf("check Secret %q%s; if that is right, the server may want %s", secret, also, other)
+	return fmt.Sprintf("check Secret %q%s; if it is correct, the server may require %s", secret, also, other)
 }

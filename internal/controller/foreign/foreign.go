@@ -316,6 +316,6 @@ func (f *Objects) MayBeSent(name types.NamespacedName, secret *Content) *rules.P
 		return nil
 	}
 	return &rules.Problem{Reason: v1alpha1.ReasonCredentialsNotAllowed, Message: fmt.Sprintf(
-		"Secret %q may not be sent to authorization servers; if it holds credentials for them: kubectl label secret -n %s %s %s=%s",
+		"Secret %q may not be sent to authorization servers; if it holds credentials for them, allow it: kubectl label secret -n %s %s %s=%s",
 		name.Name, name.Namespace, name.Name, v1alpha1.CredentialsLabel, v1alpha1.CredentialsOptIn)}
 }

@@ -44,7 +44,7 @@ func TestScopesThatAreCarriedElsewhere(t *testing.T) {
 		"in roles, as at Entra": {
 			token: map[string]any{"scope": nil, "roles": []string{"payments:write"}},
 			told: `The server issued a token that the API would refuse: the token has no claim scope, expected there: "payments:write"; its other claims are "roles"; ` +
-				`grant them to the client at the server, or say by carriedIn in the APIResource's spec.scopes where its tokens carry them`,
+				`grant them to the client at the server, or set carriedIn in the APIResource's spec.scopes to where its tokens carry them`,
 			scope: v1alpha1.Scope{CarriedIn: v1alpha1.CarriedInOtherClaim, Claim: "roles"},
 			want:  []string{"roles"},
 		},
@@ -58,7 +58,7 @@ func TestScopesThatAreCarriedElsewhere(t *testing.T) {
 		"nowhere, as at Dex": {
 			token: map[string]any{"scope": nil},
 			told: `The server issued a token that the API would refuse: the token has no claim scope, expected there: "payments:write"; ` +
-				`grant them to the client at the server, or say by carriedIn in the APIResource's spec.scopes where its tokens carry them`,
+				`grant them to the client at the server, or set carriedIn in the APIResource's spec.scopes to where its tokens carry them`,
 			scope: v1alpha1.Scope{CarriedIn: v1alpha1.CarriedNowhere},
 			want:  []string{},
 		},
@@ -189,7 +189,7 @@ func TestTokensWithoutAnAudience(t *testing.T) {
 				t.Error("Envoy would take every token of the issuer")
 			}
 			c = operator.HasCondition(t, s.API, v1alpha1.ConditionDistributed, metav1.ConditionTrue, v1alpha1.ReasonDistributed)
-			if !strings.HasSuffix(c.Message, ", without envoy-jwt-authn.yaml, which could not check spec.verification.audience") {
+			if !strings.HasSuffix(c.Message, ", without envoy-jwt-authn.yaml, which cannot express spec.verification.audience") {
 				t.Errorf("message %q", c.Message)
 			}
 			say(v1alpha1.TokenAudience{})
@@ -228,7 +228,7 @@ func TestPlainResourceWhoseTokensAreOdd(t *testing.T) {
 			operator.Create(t, w.Server(w.Shop), w.Secret("cart-credentials", operator.CartID, secret), cart)
 			s := &operator.Stage{World: w, Op: op, Cart: cart}
 			s.Settle()
-			reason, hint := jwks.ReasonMissingScopes, "or say by verification.carriedIn of the access where its tokens carry them"
+			reason, hint := jwks.ReasonMissingScopes, "or set verification.carriedIn of the access to where its tokens carry them"
 			if _, changed := tc.token["aud"]; changed {
 				reason, hint = jwks.ReasonWrongAudience, "if its tokens have no aud, see spec.verification.audience"
 			}

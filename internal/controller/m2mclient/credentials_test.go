@@ -112,15 +112,15 @@ func TestUnusableSecrets(t *testing.T) {
 		},
 		"no such key": {
 			map[string]string{v1alpha1.ClientIDKey: operator.CartID, "password": good},
-			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret"; if it has another, name that in secretRef.key`,
+			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret"; add the key, or name another in secretRef.key`,
 		},
 		"nothing but a newline": {
 			map[string]string{v1alpha1.ClientIDKey: operator.CartID, v1alpha1.ClientSecretKey: "\n"},
-			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret"; if it has another, name that in secretRef.key`,
+			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret"; add the key, or name another in secretRef.key`,
 		},
 		"no client identifier": {
 			map[string]string{v1alpha1.ClientSecretKey: good},
-			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-id", and the spec names no clientID; if it has another, name that in clientIDKey`,
+			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-id", and the spec names no clientID; set clientID, or name a key of the Secret in clientIDKey`,
 		},
 		"a secret that is no text": {
 			map[string]string{v1alpha1.ClientIDKey: operator.CartID, v1alpha1.ClientSecretKey: operator.Sentinel + "\x00\x01"},

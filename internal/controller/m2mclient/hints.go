@@ -28,19 +28,19 @@ func refusalHint(p *pass, a *access, e *oauth.Error) string {
 		return credentials.Hint(p.Client, "")
 	// Glewlwyd answers every refusal so.
 	case e.Code == "" && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden):
-		return "the server gives no reason, its log may; " + credentials.Hint(p.Client, ", and that the server knows the API and grants the scopes")
+		return "the server gives no reason, but its log may; " + credentials.Hint(p.Client, ", and that the server knows the API and grants the scopes")
 	case e.Code == "invalid_target":
 		return fmt.Sprintf("register the API there as %q", a.resource)
 	case e.Code == "invalid_scope":
 		return "register the scopes there, and grant them to the client"
 	case e.Code == "unauthorized_client", e.Code == "unsupported_grant_type":
-		return "allow the client the grant type client_credentials there"
+		return "allow the grant type client_credentials for the client there"
 	// Hydra answers so for an audience that the client does not list, Logto for a
 	// secret that has expired.
 	case e.Code == "invalid_request" && a.inputs.Audience != "":
-		return fmt.Sprintf("allow the client the audience %q there, and see the server's spec.audienceParameter", a.inputs.Audience)
+		return fmt.Sprintf("allow the audience %q for the client there, and check the server's spec.audienceParameter", a.inputs.Audience)
 	case e.Code == "invalid_request":
-		return "see whether the credentials have expired there, whether the server wants more parameters (spec.access[].parameters), and its spec.audienceParameter"
+		return "check whether the credentials have expired there and whether the server requires more parameters (spec.access[].parameters), and check the server's spec.audienceParameter"
 	}
 	return ""
 }

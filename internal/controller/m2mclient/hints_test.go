@@ -19,8 +19,8 @@ func TestRefusalHint(t *testing.T) {
 	}
 	account := v1alpha1.ClientCredentials{ServiceAccount: v1alpha1.ServiceAccountCredentials{Name: "cart"}}
 	const (
-		unknown  = `check Secret "cart-credentials"; if that is right, the server may want `
-		silent   = `the server gives no reason, its log may; `
+		unknown  = `check Secret "cart-credentials"; if it is correct, the server may require `
+		silent   = `the server gives no reason, but its log may; `
 		beside   = `, and that the server knows the API and grants the scopes`
 		endpoint = "check the token endpoint in the server's status"
 	)
@@ -32,7 +32,7 @@ func TestRefusalHint(t *testing.T) {
 		want        string
 	}{
 		"the client is not known, by Basic": {credentials: basic, status: 401, code: "invalid_client",
-			want: unknown + "spec.credentials.clientSecret.method Post, for instance if it does not decode special characters in Basic"},
+			want: unknown + "spec.credentials.clientSecret.method Post, for instance because it does not decode special characters in Basic"},
 		"the client is not known, by Post": {credentials: post, status: 401, code: "invalid_client",
 			want: unknown + "spec.credentials.clientSecret.method Basic"},
 		"the client is not known, by a key": {credentials: key(v1alpha1.AssertionAudienceIssuer), status: 401, code: "invalid_client",
@@ -42,13 +42,13 @@ func TestRefusalHint(t *testing.T) {
 		"the client is not known, by a ServiceAccount": {credentials: account, status: 401, code: "invalid_client",
 			want: `register ServiceAccount "cart" of this cluster there`},
 		"403 and nothing else": {credentials: key(v1alpha1.AssertionAudienceIssuer), status: 403,
-			want: silent + `check Secret "cart-credentials"` + beside + "; if that is right, the server may want spec.credentials.privateKeyJWT.audience TokenEndpoint"},
+			want: silent + `check Secret "cart-credentials"` + beside + "; if it is correct, the server may require spec.credentials.privateKeyJWT.audience TokenEndpoint"},
 		"401 and nothing else": {credentials: account, status: 401,
 			want: silent + `register ServiceAccount "cart" of this cluster there` + beside},
 		"an audience that is not allowed": {credentials: basic, inputs: refresh.Inputs{Audience: "https://payment.example.com/api"}, status: 400, code: "invalid_request",
-			want: `allow the client the audience "https://payment.example.com/api" there, and see the server's spec.audienceParameter`},
+			want: `allow the audience "https://payment.example.com/api" for the client there, and check the server's spec.audienceParameter`},
 		"a secret that has expired, at Logto": {credentials: basic, inputs: refresh.Inputs{Resource: "https://payment.example.com/api"}, status: 400, code: "invalid_request",
-			want: "see whether the credentials have expired there, whether the server wants more parameters (spec.access[].parameters), and its spec.audienceParameter"},
+			want: "check whether the credentials have expired there and whether the server requires more parameters (spec.access[].parameters), and check the server's spec.audienceParameter"},
 		"another address":                                  {credentials: basic, status: 404, want: endpoint},
 		"another address of a Logto":                       {credentials: basic, status: 404, code: "invalid_request", want: endpoint},
 		"another address, of a client that is registered":  {status: 404, want: endpoint},

@@ -66,7 +66,7 @@ func TestOpaqueTokens(t *testing.T) {
 			}
 			operator.IsReady(t, cart)
 			c := operator.HasCondition(t, cart, v1alpha1.ConditionVerified, metav1.ConditionUnknown, v1alpha1.ReasonOpaqueToken)
-			if want := `The token was not checked, for those of AuthorizationServer "auth" are opaque`; c.Message != want {
+			if want := `The token was not verified, because the tokens of AuthorizationServer "auth" are opaque`; c.Message != want {
 				t.Errorf("Verified says %q, want %q", c.Message, want)
 			}
 			if operator.TokenIn(t, w.Shop, "cart-token", "payment-api") == "" {
@@ -78,7 +78,7 @@ func TestOpaqueTokens(t *testing.T) {
 			operator.Create(t, operator.AnnotatedPod(w.Payments, "payment", v1alpha1.VerifyAnnotation, "payment-api"))
 			op.Settle(w.Payments, w.Shop)
 			c = operator.HasCondition(t, api, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonOpaqueToken)
-			want := `There is no verification bundle, for the tokens of AuthorizationServer "auth" are opaque; take the annotation m2m-operator.io/verify off the API's workloads`
+			want := `The tokens of AuthorizationServer "auth" are opaque, so there is no verification bundle; remove the annotation m2m-operator.io/verify from the API's workloads`
 			if c.Message != want {
 				t.Errorf("Ready says %q, want %q", c.Message, want)
 			}

@@ -91,7 +91,7 @@ func (r *Reconciler) clientProvisioned(p *pass, here bool, missing *rules.Proble
 	if !here || st.SyncedAt == nil || st.ObservedGeneration != p.Client.Generation || st.Credential.Name == "" {
 		return conditions.Of(v1alpha1.ConditionProvisioned, record.NotYetProvisioned(p.server))
 	}
-	return conditions.True(v1alpha1.ConditionProvisioned, v1alpha1.ReasonProvisioned, "The server has the client with the access that is granted")
+	return conditions.True(v1alpha1.ConditionProvisioned, v1alpha1.ReasonProvisioned, "The client is registered at the server with the access that it is granted")
 }
 
 // whyNotProvisioned returns what keeps the operator from provisioning anything
@@ -103,7 +103,7 @@ func (r *Reconciler) whyNotProvisioned(srv *rules.Server) *rules.Problem {
 			"%s %q has no spec.provisioning; set it there, or give the client spec.credentials of its own", srv.Key().Kind, srv.Key().Name)}
 	case r.OperatorNamespace == "":
 		return &rules.Problem{Reason: v1alpha1.ReasonProvisioningNotConfigured,
-			Message: "The operator has no namespace to keep client secrets in: --operator-namespace"}
+			Message: "The operator does not know its own namespace, in which it keeps client secrets; set its flag --operator-namespace"}
 	}
 	return nil
 }
@@ -121,7 +121,7 @@ func (r *Reconciler) whyWaiting(p *pass, a *access, lacks []string) *rules.Probl
 			Message: fmt.Sprintf("APIResource %q is not provisioned (%s)", a.api, a.spec.Status.Provisioning.Failure.Reason)}
 	case known && len(unknown) > 0 && a.spec.Spec.ManagementPolicy == v1alpha1.ManagementObserve:
 		return &rules.Problem{Reason: v1alpha1.ReasonScopeNotProvisioned, Message: fmt.Sprintf(
-			"The server does not have the scopes %s of APIResource %q, which is only observed", strings.Join(unknown, ", "), a.api)}
+			"The server does not have the scopes %s of APIResource %q, and the operator only observes that API; add the scopes at the server, or set spec.managementPolicy of the APIResource to Full", strings.Join(unknown, ", "), a.api)}
 	case st.Failure.Reason != "":
 		return &rules.Problem{Reason: st.Failure.Reason, Message: st.Failure.Message}
 	case known && st.SyncedAt != nil && len(lacks) > 0 && len(unknown) == 0 && !changing(p.Client):

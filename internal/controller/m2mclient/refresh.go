@@ -342,7 +342,7 @@ func (r *Reconciler) publish(ctx context.Context, p *pass, a *access, h tokensec
 	}
 	if a.plan.ShortLived && !wasShort {
 		p.event(r, corev1.EventTypeWarning, v1alpha1.ReasonShortLivedToken,
-			"The token of access %q lives for less than %s; mounted files may be late: ask for longer tokens at the server", a.key, 2*refresh.MinLead)
+			"The token of access %q lives for less than %s, so mounted files may be updated too late; configure a longer lifetime at the server", a.key, 2*refresh.MinLead)
 	}
 }
 

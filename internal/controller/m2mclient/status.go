@@ -30,13 +30,13 @@ var verificationReasons = []string{
 // verificationHints say what to change.
 var verificationHints = map[string]string{
 	jwks.ReasonAlgorithm:     "compare the APIResource's spec.verification.algorithms with the server's keys",
-	jwks.ReasonExpired:       "compare the clocks",
-	jwks.ReasonNotYetValid:   "compare the clocks",
-	jwks.ReasonUnknownKey:    "compare the server's JWKS with the endpoint in its status",
-	jwks.ReasonUnusableKey:   "have the server sign with another key",
-	jwks.ReasonWrongAudience: "compare the API's identifier with the server's, and see the server's spec.audienceParameter; if its tokens have no aud, see spec.verification.audience",
-	jwks.ReasonWrongIssuer:   "have the server name the same issuer in its metadata and its tokens",
-	jwks.ReasonWrongType:     "change the APIResource's spec.verification.tokenType, or the server",
+	jwks.ReasonExpired:       "compare the clocks of the server and the cluster",
+	jwks.ReasonNotYetValid:   "compare the clocks of the server and the cluster",
+	jwks.ReasonUnknownKey:    "check that the JWKS endpoint in the server's status serves the keys that the server signs with",
+	jwks.ReasonUnusableKey:   "configure the server to sign with another key",
+	jwks.ReasonWrongAudience: "compare the API's identifier with the one at the server, and check the server's spec.audienceParameter; if its tokens have no aud, set the APIResource's spec.verification.audience",
+	jwks.ReasonWrongIssuer:   "configure the server to name the same issuer in its metadata and its tokens",
+	jwks.ReasonWrongType:     "change the APIResource's spec.verification.tokenType, or the type that the server issues",
 }
 
 // notVerified says of a token why it is not published.
@@ -162,7 +162,7 @@ func (p *pass) overdue(a *access) (conditions.Condition, bool) {
 }
 
 func (p *pass) isVerified() conditions.Condition {
-	c := conditions.True(v1alpha1.ConditionVerified, v1alpha1.ReasonTokensVerified, "Every token passes the verification that its API is given")
+	c := conditions.True(v1alpha1.ConditionVerified, v1alpha1.ReasonTokensVerified, "Every token passes verification with its API's bundle")
 	for _, a := range p.Accesses {
 		switch {
 		case a.problem != nil && slices.Contains(verificationReasons, a.problem.Reason):
@@ -174,9 +174,9 @@ func (p *pass) isVerified() conditions.Condition {
 			c.Status, c.Reason, c.Message = metav1.ConditionUnknown, v1alpha1.ReasonNoToken, p.about(a, "There is no token to verify")
 		case a.Record.Opaque:
 			c.Status, c.Reason = metav1.ConditionUnknown, v1alpha1.ReasonOpaqueToken
-			c.Message = p.about(a, "The token is no JWT, so that it could not be checked")
+			c.Message = p.about(a, "The token is not a JWT, so the operator cannot verify it")
 			if a.server != nil && a.server.Opaque() {
-				c.Message = p.about(a, fmt.Sprintf("The token was not checked, for those of %s %q are opaque", a.server.Key().Kind, a.server.Key().Name))
+				c.Message = p.about(a, fmt.Sprintf("The token was not verified, because the tokens of %s %q are opaque", a.server.Key().Kind, a.server.Key().Name))
 			}
 		}
 	}

@@ -70,7 +70,7 @@ func (a *access) hopeless(p *pass, h tokensecret.Token) bool {
 // the server said it has.
 func verify(h tokensecret.Token, p *pass, a *access) (*jwks.Claims, *jwks.VerifyError) {
 	if !p.Now.Before(h.Record.ExpiresAt) {
-		return nil, &jwks.VerifyError{Reason: jwks.ReasonExpired, Message: "the token had expired when it was issued; compare the clocks"}
+		return nil, &jwks.VerifyError{Reason: jwks.ReasonExpired, Message: "the token had expired when it was issued; compare the clocks of the server and the cluster"}
 	}
 	expect := a.expect
 	expect.Now, expect.LeftOut = p.Now, record.KeysNotUsed(a.server)
@@ -158,8 +158,8 @@ func (a *access) hinted(bad *jwks.VerifyError) *jwks.VerifyError {
 const scopesHint = "grant them to the client at the server"
 
 var elsewhereHint = map[bool]string{
-	true:  ", or say by carriedIn in the APIResource's spec.scopes where its tokens carry them",
-	false: ", or say by verification.carriedIn of the access where its tokens carry them",
+	true:  ", or set carriedIn in the APIResource's spec.scopes to where its tokens carry them",
+	false: ", or set verification.carriedIn of the access to where its tokens carry them",
 }
 
 // storable returns what of a server's scopes fits into a status: not more than

@@ -67,7 +67,7 @@ func (r *Reconciler) waitsOf(ctx context.Context, pod client.Object) ([]wait, er
 	if missing := pod.GetAnnotations()[v1alpha1.MissingContainersAnnotation]; missing != "" {
 		waits = append(waits, wait{
 			reason: v1alpha1.ReasonContainersNotFound, about: pod, cause: missing,
-			message: fmt.Sprintf("The annotation %s names containers that the pod did not have when it was created, so that nothing was injected into them: %q",
+			message: fmt.Sprintf("The annotation %s names containers that the pod did not have when it was created, so nothing was injected into them: %q",
 				v1alpha1.ContainersAnnotation, strings.Split(missing, ",")),
 		})
 	}
@@ -75,7 +75,7 @@ func (r *Reconciler) waitsOf(ctx context.Context, pod client.Object) ([]wait, er
 	if len(invalid) > 0 {
 		waits = append(waits, wait{
 			reason: v1alpha1.ReasonVerificationNotReady, about: pod, cause: strings.Join(invalid, ","),
-			message: fmt.Sprintf("The annotation %s names what cannot be an APIResource: %q", v1alpha1.VerifyAnnotation, invalid),
+			message: fmt.Sprintf("The annotation %s names APIResources that cannot exist: %q", v1alpha1.VerifyAnnotation, invalid),
 		})
 	}
 	for _, ref := range refs {
@@ -147,7 +147,7 @@ func (r *Reconciler) verificationWait(ctx context.Context, namespace string, ref
 			return nil, err
 		case anothers:
 			w.cause = v1alpha1.ReasonConfigMapNotOwned
-			w.message = fmt.Sprintf("ConfigMap %q exists and is not the operator's, so that this pod does not get what it verifies with; delete or rename it", bundle.Name)
+			w.message = fmt.Sprintf("ConfigMap %q exists and is not the operator's, so this pod has no verification bundle; delete or rename it", bundle.Name)
 			return w, nil
 		case said != "":
 			w.cause = v1alpha1.ReasonBundleRefused

@@ -109,7 +109,7 @@ func TestWhatPodsAreTold(t *testing.T) {
 		},
 		"names that cannot be": {
 			annotations: []string{v1alpha1.VerifyAnnotation, "Payment, a/b/c,"},
-			want:        []string{`VerificationNotReady: The annotation m2m-operator.io/verify names what cannot be an APIResource: ["Payment" "a/b/c"]`},
+			want:        []string{`VerificationNotReady: The annotation m2m-operator.io/verify names APIResources that cannot exist: ["Payment" "a/b/c"]`},
 		},
 		"several things": {
 			annotations: append([]string{v1alpha1.VerifyAnnotation, "one,two"}, cart...),

@@ -64,7 +64,7 @@ func misplacedWait(o client.Object, belongs string) []wait {
 	}
 	return []wait{{
 		reason: v1alpha1.ReasonMisplaced, about: o, cause: found,
-		message: fmt.Sprintf("Of no use here: %s; %s", strings.ReplaceAll(found, ",", ", "), belongs),
+		message: fmt.Sprintf("No effect here: %s; %s", strings.ReplaceAll(found, ",", ", "), belongs),
 	}}
 }
 

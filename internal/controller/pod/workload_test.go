@@ -96,7 +96,7 @@ func TestMisplacedAnnotationsAreTold(t *testing.T) {
 			path = "spec.jobTemplate." + path
 		}
 		want := []string{
-			"Warning Misplaced: Of no use here: annotation m2m-operator.io/client, label m2m-operator.io/verify; write it on the pod template, in " + path,
+			"Warning Misplaced: No effect here: annotation m2m-operator.io/client, label m2m-operator.io/verify; write it on the pod template, in " + path,
 		}
 		operator.Eventually(t, func() error {
 			if diff := cmp.Diff(want, told(kind)); diff != "" {
@@ -110,7 +110,7 @@ func TestMisplacedAnnotationsAreTold(t *testing.T) {
 	operator.Create(t, pod)
 	operator.Eventually(t, func() error {
 		notes := told("Pod")
-		if diff := cmp.Diff([]string{"Warning Misplaced: Of no use here: label m2m-operator.io/client; write an annotation on the pod template"}, notes); diff != "" {
+		if diff := cmp.Diff([]string{"Warning Misplaced: No effect here: label m2m-operator.io/client; write an annotation on the pod template"}, notes); diff != "" {
 			return fmt.Errorf("the pod was told (-want +got):\n%s", diff)
 		}
 		return nil
@@ -171,7 +171,7 @@ func TestContainersThatNeverComeAreTold(t *testing.T) {
 	if _, err := op.ReconcilePod(pod); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{`pod: ContainersNotFound: The annotation m2m-operator.io/containers names containers that the pod did not have when it was created, so that nothing was injected into them: ["mesh-proxy" "late"]`}
+	want := []string{`pod: ContainersNotFound: The annotation m2m-operator.io/containers names containers that the pod did not have when it was created, so nothing was injected into them: ["mesh-proxy" "late"]`}
 	if diff := cmp.Diff(want, notes.Take()); diff != "" {
 		t.Errorf("the pod was told (-want +got):\n%s", diff)
 	}

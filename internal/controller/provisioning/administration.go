@@ -236,7 +236,7 @@ func (a *Administration) provisioningSecret(ctx context.Context, obj client.Obje
 		return c, "", &rules.Problem{Reason: v1alpha1.ReasonCredentialsNotFound, Message: fmt.Sprintf(format, args...)}, nil
 	}
 	if namespace == "" {
-		return missing("The provisioning credential lies in the operator's namespace, which it was not told: --operator-namespace")
+		return missing("The operator does not know its own namespace, where the provisioning credential is; set its flag --operator-namespace")
 	}
 	content, err := a.Foreign.Get(ctx, "Secret", types.NamespacedName{Namespace: namespace, Name: name}, foreign.MaxCredential, key, v1alpha1.ClientIDKey)
 	if err != nil {
@@ -297,7 +297,7 @@ func (a *Administration) enter(obj, o client.Object, wake chan<- event.GenericEv
 		}
 		return nil, wait, &rules.Problem{
 			Reason: v1alpha1.ReasonWaitingForBudget, Unknown: true,
-			Message: fmt.Sprintf("Others are being provisioned at %s %q first", key.Kind, key.Name),
+			Message: fmt.Sprintf("Other objects come first at %s %q", key.Kind, key.Name),
 		}
 	default:
 		return nil, answer.Wait, &rules.Problem{

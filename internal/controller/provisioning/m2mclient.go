@@ -356,7 +356,7 @@ func WhatOfTheOld(name string, state *provision.ClientState, now time.Time) stri
 			return fmt.Sprintf("the old one stays valid for %s", left)
 		}
 	}
-	return "the old one is not valid any more"
+	return "the old one is no longer valid"
 }
 
 // tellLeftBehind tells what may remain at the server and was not known before.

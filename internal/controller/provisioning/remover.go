@@ -80,9 +80,9 @@ func (r *remover) run(ctx context.Context, rm removal, now time.Time) (time.Dura
 	}
 	exists := err == nil && record.SpecOf(obj).Issuer == rm.server.Issuer
 	var driver provision.Driver
-	why := &rules.Problem{Reason: v1alpha1.ReasonAuthorizationServerNotFound, Message: fmt.Sprintf("%s %q does not exist any more", key.Kind, key.Name)}
+	why := &rules.Problem{Reason: v1alpha1.ReasonAuthorizationServerNotFound, Message: fmt.Sprintf("%s %q no longer exists", key.Kind, key.Name)}
 	if exists && rules.Driver(record.SpecOf(obj)) != rm.server.Driver {
-		why = &rules.Problem{Reason: v1alpha1.ReasonProvisioningNotConfigured, Message: fmt.Sprintf("%s %q is not provisioned by %s any more", key.Kind, key.Name, rm.server.Driver)}
+		why = &rules.Problem{Reason: v1alpha1.ReasonProvisioningNotConfigured, Message: fmt.Sprintf("%s %q is no longer provisioned by %s", key.Kind, key.Name, rm.server.Driver)}
 	} else if exists {
 		if driver, _, why, err = r.servers.driver(ctx, obj); err != nil {
 			return 0, err
@@ -217,7 +217,7 @@ func describe(parts ...string) string {
 		}
 	}
 	if len(known) == 0 {
-		return "perhaps what was being created"
+		return "perhaps an object whose creation was not confirmed"
 	}
 	return strings.Join(known, ", ")
 }

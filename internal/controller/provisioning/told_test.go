@@ -29,8 +29,8 @@ func TestWhatBecomesOfAReplacedSecret(t *testing.T) {
 		want        string
 	}{
 		"it retires":         {[]provision.Credential{retiring(now.Truncate(time.Second).Add(10 * time.Minute)), current}, "the old one stays valid for 10m0s"},
-		"its time is over":   {[]provision.Credential{retiring(now.Truncate(time.Second)), current}, "the old one is not valid any more"},
-		"the server lost it": {[]provision.Credential{current}, "the old one is not valid any more"},
+		"its time is over":   {[]provision.Credential{retiring(now.Truncate(time.Second)), current}, "the old one is no longer valid"},
+		"the server lost it": {[]provision.Credential{current}, "the old one is no longer valid"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := provisioning.WhatOfTheOld("1", &provision.ClientState{Credentials: tc.credentials}, now); got != tc.want {
@@ -50,7 +50,7 @@ func TestASecretThatTheServerLost(t *testing.T) {
 	if err := w.Logto.DeleteSecret(app.ID, app.Secrets[0]); err != nil {
 		t.Fatal(err)
 	}
-	operator.Told(t, cart, v1alpha1.ReasonCredentialRotated, "the old one is not valid any more")
+	operator.Told(t, cart, v1alpha1.ReasonCredentialRotated, "the old one is no longer valid")
 }
 
 // TestARecoveredServerIsTold as soon as something is provisioned at it, and not when

@@ -15,7 +15,7 @@ import (
 func NotYetProvisioned(srv *rules.Server) *rules.Problem {
 	if meta.IsStatusConditionFalse(srv.Status.Conditions, v1alpha1.ConditionProvisioningReady) {
 		return &rules.Problem{Reason: v1alpha1.ReasonAuthorizationServerNotReady, Message: fmt.Sprintf(
-			"%s %q cannot be provisioned; see its condition ProvisioningReady", srv.Key().Kind, srv.Key().Name)}
+			"Provisioning at %s %q is not ready; see its condition ProvisioningReady", srv.Key().Kind, srv.Key().Name)}
 	}
 	return BeingProvisioned(srv)
 }

@@ -160,14 +160,14 @@ func waiting(why traffic.Cause, srv *rules.Server, namespace string) *rules.Prob
 	switch why {
 	case traffic.CauseEndpoint:
 		p.Reason, p.Unknown = v1alpha1.ReasonAuthorizationServerUnavailable, false
-		p.Message = name + " does not answer, or fails for several namespaces; one client at a time tries again, within half a minute, or a minute where it asked for that"
+		p.Message = name + " does not answer, or fails for several namespaces; one client at a time tries again, within half a minute, or within a minute if the server asks for it"
 	case traffic.CauseTenant:
 		p.Reason, p.Unknown = v1alpha1.ReasonAuthorizationServerUnavailable, false
-		p.Message = fmt.Sprintf("%s fails for several clients of namespace %q; one of them at a time tries again, within half a minute, or a minute where it asked for that", name, namespace)
+		p.Message = fmt.Sprintf("%s fails for several clients of namespace %q; one of them at a time tries again, within half a minute, or within a minute if the server asks for it", name, namespace)
 	case traffic.CauseRefusals:
-		p.Message = fmt.Sprintf("%s refused many clients of namespace %q; until it serves one, those that it never served try one every half a minute", name, namespace)
+		p.Message = fmt.Sprintf("%s refused many clients of namespace %q; until it issues a token to one, clients that never had one try one at a time, every half minute", name, namespace)
 	case traffic.CausePlaces:
-		p.Message = fmt.Sprintf("As many token requests of namespace %q, or to slow servers such as %s, are under way as may be", namespace, name)
+		p.Message = fmt.Sprintf("The limit of concurrent token requests is reached, for namespace %q or for slow servers such as %s", namespace, name)
 	default:
 		p.Message = fmt.Sprintf("The request budget of %s is used up for the moment", name)
 	}

@@ -104,7 +104,7 @@ func (s *Connections) caBundle(ctx context.Context, obj client.Object) (version 
 	if namespace == "" {
 		return "", nil, &rules.Problem{
 			Reason:  v1alpha1.ReasonCABundleInvalid,
-			Message: "The CA bundle lies in the operator's namespace, which it was not told: --operator-namespace",
+			Message: "The operator does not know its own namespace, where the CA bundle is; set its flag --operator-namespace",
 		}, nil
 	}
 	content, err := s.foreign.Get(ctx, kind, types.NamespacedName{Namespace: namespace, Name: name}, foreign.MaxCABundle, key)
