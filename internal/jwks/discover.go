@@ -97,7 +97,7 @@ func discoverAt(ctx context.Context, hc *http.Client, source, issuer string) (*M
 func parseMetadata(body []byte, issuer string) (*Metadata, *Error) {
 	members, ok := object(body)
 	if !ok {
-		return nil, &Error{Reason: Malformed, Message: "is not a JSON object with each member once"}
+		return nil, &Error{Reason: Malformed, Message: "is not a JSON object, or has a duplicate member"}
 	}
 	m := &Metadata{
 		TokenEndpointAuthMethods: entries(members["token_endpoint_auth_methods_supported"]),

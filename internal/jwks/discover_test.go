@@ -87,7 +87,7 @@ func TestDiscover(t *testing.T) {
 		},
 		"a malformed document tells more than a status": {
 			answers: map[string]answer{oidcPath: {status: 503, retry: "7"}, oauthPath: {body: `[]`}}, asked: 2,
-			reason: Malformed, message: `HOST` + oauthPath + ` is not a JSON object with each member once`, retry: 7 * time.Second,
+			reason: Malformed, message: `HOST` + oauthPath + ` is not a JSON object, or has a duplicate member`, retry: 7 * time.Second,
 		},
 		"a status tells more than a 404": {
 			answers: map[string]answer{oauthPath: {status: 503, retry: "7"}}, asked: 2,
@@ -111,7 +111,7 @@ func TestDiscover(t *testing.T) {
 		},
 		"an issuer twice": {
 			answers: map[string]answer{oidcPath: {body: `{"issuer":"HOST/oidc","issuer":"HOST/oidc"}`}}, asked: 2,
-			reason: Malformed, message: `HOST` + oidcPath + ` is not a JSON object with each member once`,
+			reason: Malformed, message: `HOST` + oidcPath + ` is not a JSON object, or has a duplicate member`,
 		},
 		"a token endpoint that is a path": {
 			answers: map[string]answer{oidcPath: {body: `{"issuer":"HOST/oidc","token_endpoint":"/token","jwks_uri":"/jwks"}`}}, asked: 2,

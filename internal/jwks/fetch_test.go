@@ -138,7 +138,7 @@ func TestFetchBehindTheFence(t *testing.T) {
 	}
 	_, err = Fetch(t.Context(), strict, server.URL, "", "")
 	var refused *Error
-	if !errors.As(err, &refused) || refused.Reason != Refused || !strings.HasPrefix(refused.Message, server.URL+" was not asked: ") {
+	if !errors.As(err, &refused) || refused.Reason != Refused || !strings.HasPrefix(refused.Message, server.URL+" was not contacted: ") {
 		t.Errorf("got %v", err)
 	}
 	open, err := egress.Policy{AllowHTTP: true, AllowLoopback: true}.NewClient(nil)
@@ -185,7 +185,7 @@ func TestFailuresHaveStableMessages(t *testing.T) {
 		reason  string
 		message string
 	}{
-		"blocked":             {&egress.BlockedError{Reason: "loopback is off"}, Refused, "was not asked: loopback is off"},
+		"blocked":             {&egress.BlockedError{Reason: "loopback is off"}, Refused, "was not contacted: loopback is off"},
 		"a name unknown":      {&net.DNSError{Name: "h", Err: "no such host", Server: "10.0.0.1:53"}, Unreachable, "has a host name that could not be resolved"},
 		"a slow name server":  {&net.DNSError{Name: "h", IsTimeout: true}, Unreachable, "has a host name that could not be resolved"},
 		"a deadline":          {context.DeadlineExceeded, Unreachable, "did not answer in time"},

@@ -87,7 +87,7 @@ var failures = map[egress.Cause]string{
 // failure classes an error of the HTTP client, or of reading the body.
 func failure(u *url.URL, err error) *Error {
 	if blocked, ok := errors.AsType[*egress.BlockedError](err); ok {
-		return &Error{Reason: Refused, Message: shown(u) + " was not asked: " + blocked.Reason}
+		return &Error{Reason: Refused, Message: shown(u) + " was not contacted: " + blocked.Reason}
 	}
 	why := egress.Why(err)
 	if why == egress.TooLarge {

@@ -115,7 +115,7 @@ func Parse(body []byte, named ...string) (keys []Key, skipped []Skipped, err err
 		keys = append(keys, key)
 	}
 	if unread > 0 {
-		unreadKeys := Skipped{Reason: fmt.Sprintf("is after the first %d, which are read", maxKeys), More: unread - 1, Beyond: true}
+		unreadKeys := Skipped{Reason: fmt.Sprintf("comes after the first %d, and only those are read", maxKeys), More: unread - 1, Beyond: true}
 		skipped = append(skipped[:min(len(skipped), maxKeys-1)], unreadKeys)
 	}
 	return keys, skipped, nil
@@ -170,7 +170,7 @@ var commonMembers = []string{"kty", "kid", "use", "alg"}
 func parseKey(raw []byte) (Key, any, error) {
 	members, ok := object(raw)
 	if !ok {
-		return Key{}, nil, errors.New("is not a JSON object with each member once")
+		return Key{}, nil, errors.New("is not a JSON object, or has a duplicate member")
 	}
 	id, _ := stringMember(members, "kid")
 	values, err := readMembers(members)
@@ -217,7 +217,7 @@ func readMembers(members map[string]json.RawMessage) (map[string]string, error) 
 		}
 	}
 	if !ValidKeyID(values["kid"]) {
-		return nil, fmt.Errorf("has a kid that is not at most %d printable ASCII characters", MaxKeyID)
+		return nil, fmt.Errorf("has a kid that is longer than %d characters or not printable ASCII", MaxKeyID)
 	}
 	if values["alg"] == "Ed25519" {
 		// RFC 9864 renames EdDSA for this curve. Most verifiers do not know the new

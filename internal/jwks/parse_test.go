@@ -82,9 +82,9 @@ func TestParseTakesAndSkips(t *testing.T) {
 		"a kid that turns the text around":   {publicJWK(t, edKey(), "k\u202e", ""), badKeyID},
 		"a kid of other letters":             {publicJWK(t, edKey(), "clé", ""), badKeyID},
 		"a key beyond measure":               {`{"kty":"RSA","e":"AQAB","n":"` + strings.Repeat("A", 8192) + `"}`, "is larger than 8 KiB"},
-		"a member that comes twice":          {`{"kty":"oct","kty":"OKP","crv":"Ed25519"}`, "is not a JSON object with each member once"},
-		"a key that is null":                 {`null`, "is not a JSON object with each member once"},
-		"a key that is a string":             {`"key"`, "is not a JSON object with each member once"},
+		"a member that comes twice":          {`{"kty":"oct","kty":"OKP","crv":"Ed25519"}`, "is not a JSON object, or has a duplicate member"},
+		"a key that is null":                 {`null`, "is not a JSON object, or has a duplicate member"},
+		"a key that is a string":             {`"key"`, "is not a JSON object, or has a duplicate member"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			good := publicJWK(t, p256(), "good", "")
@@ -204,7 +204,7 @@ func TestParseRefusesWhatIsNoKeySet(t *testing.T) {
 	}
 }
 
-const badKeyID = "has a kid that is not at most 128 printable ASCII characters"
+const badKeyID = "has a kid that is longer than 128 characters or not printable ASCII"
 
 func TestParseIsBounded(t *testing.T) {
 	var list []string
@@ -227,7 +227,7 @@ func TestParseIsBounded(t *testing.T) {
 		many = append(many, publicJWK(t, edKey(), fmt.Sprint(i), ""))
 	}
 	keys, skipped, _ = Parse(set(many...), "69", "0")
-	if diff := cmp.Diff([]Skipped{{Reason: "is after the first 64, which are read", More: 4, Beyond: true}}, skipped); diff != "" {
+	if diff := cmp.Diff([]Skipped{{Reason: "comes after the first 64, and only those are read", More: 4, Beyond: true}}, skipped); diff != "" {
 		t.Error(diff)
 	}
 	if len(keys) != maxKeys+1 || keys[maxKeys].ID != "69" {

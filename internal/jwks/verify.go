@@ -202,17 +202,17 @@ func (n Named) verify(members map[string]json.RawMessage) error {
 	claim := firstOf(members, n.Claims)
 	expected, have, is := quoteParts(n.Values), values(members, claim), func(s string) bool { return slices.Contains(n.Values, s) }
 	if n.Prefix != "" {
-		expected, have, is = "something that begins with "+quote(n.Prefix), words(members, claim), func(s string) bool { return strings.HasPrefix(s, n.Prefix) }
+		expected, have, is = "a value that begins with "+quote(n.Prefix), words(members, claim), func(s string) bool { return strings.HasPrefix(s, n.Prefix) }
 	}
 	switch {
 	case slices.ContainsFunc(have, is):
 		return nil
 	case members[claim] == nil:
-		return refuse(ReasonWrongAudience, "the token has no claim %s, expected there: %s", printable(claim), expected)
+		return refuse(ReasonWrongAudience, "claim %s is missing, expected %s", printable(claim), expected)
 	case len(have) == 0:
-		return refuse(ReasonWrongAudience, "the token's %s names nothing, expected: %s", printable(claim), expected)
+		return refuse(ReasonWrongAudience, "claim %s is empty, expected %s", printable(claim), expected)
 	}
-	return refuse(ReasonWrongAudience, "the token's %s is %s, expected: %s", printable(claim), quoteParts(have), expected)
+	return refuse(ReasonWrongAudience, "claim %s is %s, expected %s", printable(claim), quoteParts(have), expected)
 }
 
 // firstOf returns the first of claims that a token has, or else simply the first.
@@ -253,15 +253,15 @@ func missing(members map[string]json.RawMessage, claim string, have, want []stri
 		return nil
 	case members[claim] == nil:
 		bad := &VerifyError{Reason: ReasonMissingScopes, NoClaim: true}
-		bad.Message = fmt.Sprintf("the token has no claim %s, expected there: %s", printable(claim), quoteAll(lacks))
+		bad.Message = fmt.Sprintf("claim %s is missing, expected %s", printable(claim), quoteAll(lacks))
 		if others := slices.DeleteFunc(slices.Collect(maps.Keys(members)), func(name string) bool { return slices.Contains(wellKnown, name) }); len(others) > 0 {
 			bad.Message += "; its other claims are " + quoteParts(others)
 		}
 		return bad
 	case len(have) == 0:
-		return refuse(ReasonMissingScopes, "scopes missing: %s; the token's %s names none", quoteAll(lacks), printable(claim))
+		return refuse(ReasonMissingScopes, "scopes missing: %s; claim %s is empty", quoteAll(lacks), printable(claim))
 	}
-	return refuse(ReasonMissingScopes, "scopes missing: %s; the token's %s has %s", quoteAll(lacks), printable(claim), quoteParts(have))
+	return refuse(ReasonMissingScopes, "scopes missing: %s; claim %s has %s", quoteAll(lacks), printable(claim), quoteParts(have))
 }
 
 // wellKnown are claims that never carry scopes (RFC 7519 section 4.1, RFC 9068
@@ -314,15 +314,15 @@ func verifySignature(token string, claims *Claims, keys []Key, want Expectation)
 	unusable := slices.IndexFunc(want.LeftOut, func(s Skipped) bool { return s.ID == escaped(kid) })
 	switch {
 	case !known && !ValidKeyID(kid):
-		return refuse(ReasonUnusableKey, "signed with the key %s, whose ID is not at most %d printable ASCII characters", quote(kid), MaxKeyID)
+		return refuse(ReasonUnusableKey, "signed with the key %s, whose ID is longer than %d characters or not printable ASCII", quote(kid), MaxKeyID)
 	case !known && unusable >= 0:
-		return refuse(ReasonUnusableKey, "signed with the key %s, which the server publishes and which %s", quote(kid), want.LeftOut[unusable].Reason)
+		return refuse(ReasonUnusableKey, "signed with the key %s, which the server publishes but which %s", quote(kid), want.LeftOut[unusable].Reason)
 	case len(candidates) == 0 && kid == "" && unusable >= 0:
-		return refuse(ReasonUnusableKey, "signed with an unnamed key, and the one that the server publishes %s", want.LeftOut[unusable].Reason)
+		return refuse(ReasonUnusableKey, "signed with a key without an ID, and the one that the server publishes %s", want.LeftOut[unusable].Reason)
 	case !known:
 		return refuse(ReasonUnknownKey, "signed with the key %s, which is not in the key set", quote(kid))
 	case len(candidates) == 0 && kid == "":
-		return refuse(ReasonUnknownKey, "signed with an unnamed key, and the key set has none for %s", alg)
+		return refuse(ReasonUnknownKey, "signed with a key without an ID, and the key set has none for %s", alg)
 	case len(candidates) == 0:
 		return refuse(ReasonAlgorithm, "signed with %s and the key %s, which is not for that algorithm", alg, quote(kid))
 	}
@@ -337,9 +337,9 @@ func verifySignature(token string, claims *Claims, keys []Key, want Expectation)
 		}
 	}
 	if kid == "" {
-		return refuse(ReasonBadSignature, "signature is from none of the keys for %s in the key set", alg)
+		return refuse(ReasonBadSignature, "no key for %s in the key set verifies the signature", alg)
 	}
-	return refuse(ReasonBadSignature, "signature is not from the key %s in the key set", quote(kid))
+	return refuse(ReasonBadSignature, "the key %s in the key set does not verify the signature", quote(kid))
 }
 
 // mediaType normalises a typ (RFC 7515 §4.1.9), in which "application/" may be
@@ -384,7 +384,7 @@ func inspect(token string) (*Claims, map[string]json.RawMessage, error) {
 	header, ok := object(sections[0])
 	payload, alsoOK := object(sections[1])
 	if !ok || !alsoOK {
-		return nil, nil, refuse(ReasonMalformed, "token's header and payload are not JSON objects with each member once")
+		return nil, nil, refuse(ReasonMalformed, "token's header or payload is not a JSON object, or has a duplicate member")
 	}
 	// b64 (RFC 7797) must be listed in crit: otherwise some readers would heed it
 	// and others would not.

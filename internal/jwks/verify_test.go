@@ -184,9 +184,9 @@ func TestVerifyHoldsTheTokenToTheExpectation(t *testing.T) {
 		"scopes in scp":                           {payload: with(t, "scope", "", "scp", `["payments:write"]`)},
 		"scopes in scp as a string":               {payload: with(t, "scope", "", "scp", `"a payments:write"`)},
 		"scope goes before scp":                   {payload: with(t, "scope", `"a"`, "scp", `"payments:write"`), reason: ReasonMissingScopes},
-		"missing scopes, sorted":                  {want: func(e *Expectation) { e.Scopes = []string{"z", "payments:read", "a"} }, reason: ReasonMissingScopes, message: `scopes missing: "a", "z"; the token's scope has "payments:read", "payments:write"`},
+		"missing scopes, sorted":                  {want: func(e *Expectation) { e.Scopes = []string{"z", "payments:read", "a"} }, reason: ReasonMissingScopes, message: `scopes missing: "a", "z"; claim scope has "payments:read", "payments:write"`},
 		"a scope that only begins like it":        {payload: with(t, "scope", `"payments:writer"`), reason: ReasonMissingScopes},
-		"no scopes at all":                        {payload: with(t, "scope", ""), reason: ReasonMissingScopes, message: `the token has no claim scope, expected there: "payments:write"`},
+		"no scopes at all":                        {payload: with(t, "scope", ""), reason: ReasonMissingScopes, message: `claim scope is missing, expected "payments:write"`},
 		"a scope that is a number":                {payload: with(t, "scope", `1`), reason: ReasonMalformed},
 		"a subject that is a number":              {payload: with(t, "sub", `1`), reason: ReasonMalformed},
 		"a client id that is a number":            {payload: with(t, "client_id", `1`)},
@@ -209,21 +209,21 @@ func TestVerifyHoldsTheTokenToTheExpectation(t *testing.T) {
 		"a key that is not in the set":            {header: `{"alg":"EdDSA","kid":"next"}`, reason: ReasonUnknownKey, message: `signed with the key "next", which is not in the key set`},
 		"a key that was left out": {
 			header: `{"alg":"EdDSA","kid":"weak\""}`, want: leavesOut("weak\\\""), reason: ReasonUnusableKey,
-			message: `signed with the key "weak\"", which the server publishes and which is weak`,
+			message: `signed with the key "weak\"", which the server publishes but which is weak`,
 		},
 		"a key, and another was left out": {header: `{"alg":"EdDSA","kid":"next"}`, want: leavesOut("other"), reason: ReasonUnknownKey},
 		"no kid, and such a key was left out": {
 			header: `{"alg":"RS256"}`, want: leavesOut(""), reason: ReasonUnusableKey,
-			message: "signed with an unnamed key, and the one that the server publishes is weak",
+			message: "signed with a key without an ID, and the one that the server publishes is weak",
 		},
 		"no kid, and a key suits though one was left out": {header: `{"alg":"EdDSA"}`, want: leavesOut("")},
 		"a key of that ID, though one was left out":       {header: `{"alg":"EdDSA","kid":"k"}`, want: leavesOut("k")},
 		"a kid that no key can have": {
 			header: `{"alg":"EdDSA","kid":"clé"}`, reason: ReasonUnusableKey,
-			message: `signed with the key "cl\u00e9", whose ID is not at most 128 printable ASCII characters`,
+			message: `signed with the key "cl\u00e9", whose ID is longer than 128 characters or not printable ASCII`,
 		},
 		"a kid that differs in case":           {header: `{"alg":"EdDSA","kid":"K"}`, reason: ReasonUnknownKey},
-		"no kid, and no key of that algorithm": {header: `{"alg":"RS256"}`, reason: ReasonUnknownKey, message: "signed with an unnamed key, and the key set has none for RS256"},
+		"no kid, and no key of that algorithm": {header: `{"alg":"RS256"}`, reason: ReasonUnknownKey, message: "signed with a key without an ID, and the key set has none for RS256"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, p := header, goodPayload
@@ -352,7 +352,7 @@ func TestVerifyAmongKeysThatShareAKid(t *testing.T) {
 	}
 	forged := signed(t, "EdDSA", edKey(), `{"alg":"EdDSA","kid":"k"}`, goodPayload)
 	_, err = Verify(forged, keys[:2], expectation())
-	checkRefused(t, forged, err, ReasonBadSignature, `signature is not from the key "k" in the key set`)
+	checkRefused(t, forged, err, ReasonBadSignature, `the key "k" in the key set does not verify the signature`)
 }
 
 func TestVerifyUsesNoSecretKey(t *testing.T) {

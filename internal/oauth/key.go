@@ -91,10 +91,10 @@ func ParseSigningKey(data []byte, algorithm, keyID string) (*SigningKey, error) 
 		return nil, err
 	}
 	if m.algorithm != "" && algorithm != "" && m.algorithm != algorithm {
-		return nil, fmt.Errorf("the JWK's alg is not %s, the algorithm asked for", algorithm)
+		return nil, fmt.Errorf("the JWK's alg differs from the requested algorithm %s", algorithm)
 	}
 	if m.keyID != "" && keyID != "" && m.keyID != keyID {
-		return nil, errors.New("the JWK's kid is not the key id asked for, drop one of them")
+		return nil, errors.New("the JWK's kid differs from the requested key ID, remove one of them")
 	}
 	possible, err := algorithmsOf(m.key)
 	if err != nil {
@@ -108,7 +108,7 @@ func ParseSigningKey(data []byte, algorithm, keyID string) (*SigningKey, error) 
 		k.algorithm = possible[0]
 	}
 	if !slices.Contains(possible, k.algorithm) {
-		return nil, fmt.Errorf("private key cannot sign by %s, only by %s", k.algorithm, strings.Join(possible, " or "))
+		return nil, fmt.Errorf("private key cannot sign with %s, only with %s", k.algorithm, strings.Join(possible, " or "))
 	}
 	if k.keyID == "" {
 		k.keyID = m.keyID
@@ -185,11 +185,11 @@ func parsePEM(data []byte) (crypto.Signer, error) {
 	case blocks == 0:
 		return nil, notPEM(data)
 	case len(found) == 0 && public:
-		return nil, errors.New("PEM holds a public key or certificate only, the private key is needed")
+		return nil, errors.New("PEM holds only a public key or certificate, store the private key")
 	case len(found) == 0:
 		return nil, errors.New("PEM holds no private key")
 	case len(found) > 1:
-		return nil, errors.New("PEM holds several private keys, leave one")
+		return nil, errors.New("PEM holds several private keys, keep one")
 	}
 	signer, ok := found[0].(crypto.Signer)
 	if !ok { // an X25519 key
@@ -212,7 +212,7 @@ func notPEM(data []byte) error {
 	case strings.HasPrefix(text, "\ufeff"), strings.HasPrefix(text, "\xff\xfe"), strings.HasPrefix(text, "\xfe\xff"):
 		return errors.New("private key begins with a byte order mark, store it as UTF-8 without one")
 	case begins && strings.Contains(text, `\n`):
-		return errors.New(`private key has \n in the place of line breaks, store it with line breaks`)
+		return errors.New(`private key has \n instead of line breaks, store it with line breaks`)
 	case indentedPEM.MatchString(text):
 		return errors.New("private key is indented, its lines -----BEGIN and -----END must begin without blanks")
 	case begins && ends && !strings.Contains(text, "\n"):
@@ -278,13 +278,13 @@ func parseJWK(data []byte) (material, error) {
 	case err != nil:
 		return material{}, errors.New("private key is not a well-formed JWK")
 	case head.Keys != nil:
-		return material{}, errors.New("private key is a JWK set, store the one JWK out of it")
+		return material{}, errors.New("private key is a JWK set, store only the JWK itself")
 	case head.Kty == "oct":
 		return material{}, errors.New("JWK is a symmetric key (oct), use RSA, EC or Ed25519")
 	case head.D == "":
-		return material{}, errors.New("JWK is a public key only, the private one is needed")
+		return material{}, errors.New("JWK is only a public key, store the private one")
 	case head.Use == "enc":
-		return material{}, errors.New("JWK is for encryption (use: enc), one for signatures is needed")
+		return material{}, errors.New("JWK is for encryption (use: enc), use one for signatures")
 	}
 	var jwk jose.JSONWebKey
 	err := jwk.UnmarshalJSON(data)

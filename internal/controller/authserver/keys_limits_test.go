@@ -102,7 +102,7 @@ func TestAKeyThatCannotBeUsed(t *testing.T) {
 	s.Until(op.Clock.Now().Add(time.Minute))
 	const why = "is an RSA key of less than 2048 bits"
 	c := operator.HasCondition(t, s.Cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, jwks.ReasonUnusableKey)
-	if want := fmt.Sprintf("signed with the key %q, which the server publishes and which %s; configure the server to sign with another key", kid, why); !strings.Contains(c.Message, want) {
+	if want := fmt.Sprintf("signed with the key %q, which the server publishes but which %s; configure the server to sign with another key", kid, why); !strings.Contains(c.Message, want) {
 		t.Errorf("the message is %q, want %q in it", c.Message, want)
 	}
 	if s.Token() != old {

@@ -43,21 +43,21 @@ func TestScopesThatAreCarriedElsewhere(t *testing.T) {
 	}{
 		"in roles, as at Entra": {
 			token: map[string]any{"scope": nil, "roles": []string{"payments:write"}},
-			told: `The server issued a token that the API would refuse: the token has no claim scope, expected there: "payments:write"; its other claims are "roles"; ` +
+			told: `The server issued a token that the API would refuse: claim scope is missing, expected "payments:write"; its other claims are "roles"; ` +
 				`grant them to the client at the server, or set carriedIn in the APIResource's spec.scopes to where its tokens carry them`,
 			scope: v1alpha1.Scope{CarriedIn: v1alpha1.CarriedInOtherClaim, Claim: "roles"},
 			want:  []string{"roles"},
 		},
 		"in permissions, beside other scopes, as at Auth0": {
 			token: map[string]any{"scope": "openid", "permissions": []string{"payments:write"}},
-			told: `The server issued a token that the API would refuse: scopes missing: "payments:write"; the token's scope has "openid"; ` +
+			told: `The server issued a token that the API would refuse: scopes missing: "payments:write"; claim scope has "openid"; ` +
 				`grant them to the client at the server`,
 			scope: v1alpha1.Scope{CarriedIn: v1alpha1.CarriedInOtherClaim, Claim: "permissions"},
 			want:  []string{"permissions"},
 		},
 		"nowhere, as at Dex": {
 			token: map[string]any{"scope": nil},
-			told: `The server issued a token that the API would refuse: the token has no claim scope, expected there: "payments:write"; ` +
+			told: `The server issued a token that the API would refuse: claim scope is missing, expected "payments:write"; ` +
 				`grant them to the client at the server, or set carriedIn in the APIResource's spec.scopes to where its tokens carry them`,
 			scope: v1alpha1.Scope{CarriedIn: v1alpha1.CarriedNowhere},
 			want:  []string{},

@@ -268,28 +268,28 @@ func TestUnusablePrivateKeys(t *testing.T) {
 	}{
 		"a public key in PEM": {
 			key:  encode("PUBLIC KEY", publicDER, publicErr),
-			want: "PEM holds a public key or certificate only, the private key is needed",
+			want: "PEM holds only a public key or certificate, store the private key",
 		},
 		"a public key as JWK": {
-			key: string(set.Keys[0]), want: "JWK is a public key only, the private one is needed",
+			key: string(set.Keys[0]), want: "JWK is only a public key, store the private one",
 		},
 		"a JWK set": {
-			key: string(public), want: "private key is a JWK set, store the one JWK out of it",
+			key: string(public), want: "private key is a JWK set, store only the JWK itself",
 		},
 		"an unsupported curve": {
 			key: encode("PRIVATE KEY", p521DER, p521Err), want: "EC key is on an unsupported curve, use P-256 or P-384",
 		},
 		"an algorithm for another curve": {
 			key: string(pemKey), spec: v1alpha1.PrivateKeyJWTCredentials{Algorithm: "ES256"},
-			want: "private key cannot sign by ES256, only by ES384",
+			want: "private key cannot sign with ES256, only with ES384",
 		},
 		"an algorithm that the JWK denies": {
 			key: string(jwkKey), spec: v1alpha1.PrivateKeyJWTCredentials{Algorithm: "ES256"},
-			want: "the JWK's alg is not ES256, the algorithm asked for",
+			want: "the JWK's alg differs from the requested algorithm ES256",
 		},
 		"a key ID that the JWK denies": {
 			key: string(jwkKey), spec: v1alpha1.PrivateKeyJWTCredentials{KeyID: "another"},
-			want: "the JWK's kid is not the key id asked for, drop one of them",
+			want: "the JWK's kid differs from the requested key ID, remove one of them",
 		},
 		"garbage": {
 			key: operator.Sentinel + " is no key", want: "private key is neither PEM nor a JWK",

@@ -240,7 +240,7 @@ func (s *clientSync) readGrants(ctx context.Context) (grants, error) {
 	has := grants{}
 	for _, c := range all {
 		if c.Resource == nil || c.Resource.Indicator == "" {
-			return nil, r.Failed(provision.Unavailable, "the answer does not say of which API they are")
+			return nil, r.Failed(provision.Unavailable, "the answer does not name the API of each scope")
 		}
 		has[grant{c.Resource.Indicator, c.Name}] = struct{ scopeID, resourceID string }{c.ID, c.Resource.ID}
 	}

@@ -184,7 +184,7 @@ func TestObserveWhatWasCreated(t *testing.T) {
 		t.Errorf("differences (-want +got):\n%s", diff)
 	}
 	want.Scopes = nil
-	if diff := cmp.Diff(drifts(`Scope "write" is not declared any more`, "The API is renamed"), w.mustSyncAPI(want)); diff != "" {
+	if diff := cmp.Diff(drifts(`Scope "write" is no longer declared`, "The API is renamed"), w.mustSyncAPI(want)); diff != "" {
 		t.Errorf("differences (-want +got):\n%s", diff)
 	}
 	want = readWrite(payment)

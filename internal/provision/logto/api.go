@@ -318,7 +318,7 @@ func (s *apiSync) observe(ctx context.Context) error {
 		owned := s.want.Owner.Owns(c.Description)
 		switch declared := s.declares(c.Name); {
 		case declared == nil && owned:
-			s.changed("Scope %q is not declared any more", c.Name)
+			s.changed("Scope %q is no longer declared", c.Name)
 		case declared != nil && owned && c.Description != s.want.Owner.Annotate(declared.Description):
 			s.changed("The description of scope %q differs", c.Name)
 		}

@@ -217,7 +217,7 @@ func (s *clientSync) findApplications(ctx context.Context) ([]application, error
 		case err != nil:
 			return nil, err
 		case app != nil && app.foreignTo(s.want.Owner):
-			return nil, &provision.Error{Kind: provision.Conflict, Message: "the recorded application is marked as another M2MClient's"}
+			return nil, &provision.Error{Kind: provision.Conflict, Message: "the recorded application is marked as belonging to another M2MClient"}
 		case app != nil:
 			mine = append(mine, *app)
 		default:
@@ -339,7 +339,7 @@ func (s *clientSync) adopt(ctx context.Context) error {
 	case app.Type != machineToMachine:
 		return &provision.Error{Kind: provision.Refused, Message: fmt.Sprintf("application %q, which is to be adopted, is not of type machine-to-machine", s.want.Adopt)}
 	case app.foreignTo(s.want.Owner):
-		return &provision.Error{Kind: provision.Conflict, Message: fmt.Sprintf("application %q, which is to be adopted, is marked as another M2MClient's", s.want.Adopt)}
+		return &provision.Error{Kind: provision.Conflict, Message: fmt.Sprintf("application %q, which is to be adopted, is marked as belonging to another M2MClient", s.want.Adopt)}
 	}
 	// First give up what the client was before: another application, or one that may have been created.
 	if s.state.ID != "" && s.state.ID != app.ID || s.state.Origin == "" && s.state.Creating {

@@ -45,4 +45,4 @@ func forbidden(message string) error {
 	return &provision.Error{Kind: provision.Forbidden, Message: message}
 }
 
-const managementAPIForbidden = "the identifier is that of Logto's Management API, which the operator never gives to anyone"
+const managementAPIForbidden = "the identifier is that of Logto's Management API, to which the operator grants no access"

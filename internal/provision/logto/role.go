@@ -55,7 +55,7 @@ func (s *clientSync) findRoles(ctx context.Context) ([]role, error) {
 		}
 		if recorded != nil {
 			if mark := provision.MarkIn(recorded.Description); mark != "" && mark != s.want.Owner.ID() || recorded.Type != machineToMachine {
-				return nil, &provision.Error{Kind: provision.Conflict, Message: "the recorded role is marked as another M2MClient's"}
+				return nil, &provision.Error{Kind: provision.Conflict, Message: "the recorded role is marked as belonging to another M2MClient"}
 			}
 			return []role{*recorded}, nil
 		}

@@ -75,7 +75,7 @@ func New(config Config) *Driver {
 	case config.AuthenticationMethod != ClientSecretBasic && config.AuthenticationMethod != ClientSecretPost:
 		d.broken = refused("the authentication method is neither client_secret_basic nor client_secret_post")
 	case config.InitialAccessToken != "" && !visible(config.InitialAccessToken.Reveal(), maxSecret, '!'):
-		d.broken = refused("the initial access token contains a character that no token has, such as a line break")
+		d.broken = refused("the initial access token contains a character that is not allowed in a token, such as a line break")
 	}
 	return d
 }

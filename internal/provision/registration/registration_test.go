@@ -242,7 +242,7 @@ func TestKeptRegistrationURIsAreJudgedAgain(t *testing.T) {
 }
 
 func TestIssueFails(t *testing.T) {
-	senseless := &provision.Error{Kind: provision.Unavailable, Status: 201, Message: "the server answered with a registration that makes no sense"}
+	senseless := &provision.Error{Kind: provision.Unavailable, Status: 201, Message: "the server's answer is not a valid registration"}
 	incomplete := &provision.Error{Kind: provision.Unavailable, Message: "the registration endpoint gave no complete answer: connection failed"}
 	for name, tc := range map[string]struct {
 		answer reply
@@ -320,7 +320,7 @@ func TestIssueFails(t *testing.T) {
 		},
 		"a connection that is not allowed": {
 			reply{err: &egress.BlockedError{Reason: "no loopback"}},
-			&provision.Error{Kind: provision.Refused, Message: "the registration endpoint was not asked: no loopback"},
+			&provision.Error{Kind: provision.Refused, Message: "the registration endpoint was not contacted: no loopback"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -370,7 +370,7 @@ func TestConfigurationIsChecked(t *testing.T) {
 		"no endpoint":                     {registration.Config{}, "the server's metadata names no registration endpoint, and none is set"},
 		"a relative endpoint":             {registration.Config{Endpoint: "/reg"}, "the registration endpoint is not an absolute http or https URL"},
 		"an unknown method":               {registration.Config{Endpoint: endpoint, AuthenticationMethod: "none"}, "the authentication method is neither client_secret_basic nor client_secret_post"},
-		"a token with a line break in it": {registration.Config{Endpoint: endpoint, InitialAccessToken: "hush\n"}, "the initial access token contains a character that no token has, such as a line break"},
+		"a token with a line break in it": {registration.Config{Endpoint: endpoint, InitialAccessToken: "hush\n"}, "the initial access token contains a character that is not allowed in a token, such as a line break"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc.config.HTTP = &http.Client{Transport: &script{t: t}}

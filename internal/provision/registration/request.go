@@ -123,7 +123,7 @@ func failed(ctx context.Context, err error) error {
 		return ctx.Err()
 	}
 	if blocked, ok := errors.AsType[*egress.BlockedError](err); ok {
-		return refused("the registration endpoint was not asked: " + blocked.Reason)
+		return refused("the registration endpoint was not contacted: " + blocked.Reason)
 	}
 	why := egress.Why(err)
 	message := "the registration endpoint gave no complete answer: " + string(why)
@@ -181,6 +181,6 @@ func unavailable(a *answer, message string) *provision.Error {
 // senseless is the error for an answer that does not say what it must.
 func senseless(a *answer) *provision.Error {
 	return &provision.Error{
-		Kind: provision.Unavailable, Message: "the server answered with a registration that makes no sense", Status: a.status, RetryAfter: a.wait,
+		Kind: provision.Unavailable, Message: "the server's answer is not a valid registration", Status: a.status, RetryAfter: a.wait,
 	}
 }

@@ -156,7 +156,7 @@ func TestSyncClient(t *testing.T) {
 		},
 		"another client in the answer": {
 			credentials: current, answers: []reply{{status: 200, body: `{"client_id":"client-2","client_secret":"hush-3"}`}}, asked: []string{get},
-			err: &provision.Error{Kind: provision.Unavailable, Status: 200, Message: "the server answered with a registration that makes no sense"},
+			err: &provision.Error{Kind: provision.Unavailable, Status: 200, Message: "the server's answer is not a valid registration"},
 		},
 		"one of two is gone": {
 			credentials: []provision.Credential{has(provision.Current), has(provision.Pending, second, unmanaged)},

@@ -109,13 +109,13 @@ func (a *API) once(ctx context.Context, r Request, token string, out any) (http.
 	if r.Body != nil {
 		raw, err := json.Marshal(r.Body)
 		if err != nil {
-			return nil, r.Failed(provision.Refused, "the request cannot be written as JSON")
+			return nil, r.Failed(provision.Refused, "the request cannot be encoded as JSON")
 		}
 		body = bytes.NewReader(raw)
 	}
 	req, err := http.NewRequestWithContext(ctx, r.Method, address, body)
 	if err != nil {
-		return nil, r.Failed(provision.Refused, "the endpoint is no URL")
+		return nil, r.Failed(provision.Refused, "the endpoint is not a URL")
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Authorization", "Bearer "+token)
@@ -136,7 +136,7 @@ func (a *API) once(ctx context.Context, r Request, token string, out any) (http.
 	case err != nil:
 		return nil, r.unanswered(ctx, err)
 	case out != nil && json.Unmarshal(raw, out) != nil: // the error may quote the body
-		return nil, r.Failed(provision.Unavailable, "the answer is not what Logto's Management API answers")
+		return nil, r.Failed(provision.Unavailable, "the answer is not one of Logto's Management API")
 	}
 	return resp.Header, nil
 }

@@ -64,7 +64,7 @@ func TestCall(t *testing.T) {
 		"the endpoint is the API":            {config: func(c *management.Config) { c.Endpoint += "/api" }, fault: answer("/oidc/token", 404, "Not Found", nil), want: provision.Refused, words: []string{"404", "check the endpoint"}},
 		"the endpoint is a console":          {fault: answer("/oidc/token", 200, "<html>"+sentinel, nil), want: provision.Unavailable, words: []string{"status 200: answer is not JSON", "check the endpoint"}},
 		"the API is not there":               {fault: answer("/api/", 404, "<html>"+sentinel, nil), want: provision.Unavailable, words: []string{"check the endpoint"}},
-		"the body is another":                {fault: answer("/api/", 200, `{"secret":"`+sentinel+`"}`, nil), want: provision.Unavailable, words: []string{"not what Logto"}},
+		"the body is another":                {fault: answer("/api/", 200, `{"secret":"`+sentinel+`"}`, nil), want: provision.Unavailable, words: []string{"not one of Logto"}},
 		"the body is no JSON":                {fault: answer("/api/", 200, sentinel, nil), want: provision.Unavailable},
 		"the body is too large":              {fault: answer("/api/", 200, `["`+strings.Repeat(sentinel, egress.MaxBody/8)+`"]`, nil), want: provision.Unavailable, words: []string{"larger than"}},
 		"the connection breaks":              {fault: func(*http.Request) logtotest.Fault { return logtotest.Fault{Drop: true} }, want: provision.Unavailable},

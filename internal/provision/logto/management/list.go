@@ -59,12 +59,12 @@ func listOnce[T Item](ctx context.Context, a *API, doing, path string, query url
 		}
 		total, err := strconv.Atoi(header.Get("Total-Number"))
 		if err != nil || total < 0 {
-			return nil, false, r.Failed(provision.Unavailable, "the answer does not say how many there are")
+			return nil, false, r.Failed(provision.Unavailable, "the answer lacks the total number")
 		}
 		for _, item := range items {
 			switch key := item.Key(); {
 			case key == "":
-				return nil, false, r.Failed(provision.Unavailable, "the answer has something without an id")
+				return nil, false, r.Failed(provision.Unavailable, "the answer has an entry without an id")
 			case !seen[key]:
 				seen[key] = true
 				all = append(all, item)

@@ -98,7 +98,7 @@ func TestAnswersWithoutATotal(t *testing.T) {
 	w := newWorld(t)
 	w.fault("GET", "/api/resources", 1, logtotest.Fault{Status: 200, Body: "[]", ContentType: "application/json"})
 	_, err := w.resources()
-	w.wantError(err, provision.Unavailable, "how many")
+	w.wantError(err, provision.Unavailable, "lacks the total")
 	w.fault("GET", "/api/resources", 1, logtotest.Fault{Status: 200, Body: "[{}]", ContentType: "application/json", Header: http.Header{"Total-Number": {"1"}}})
 	_, err = w.resources()
 	w.wantError(err, provision.Unavailable, "without an id")

@@ -56,7 +56,7 @@ func (a *API) managementToken(ctx context.Context) (string, error) {
 	}
 	// Logto leaves out scopes that it does not grant, and the member scope if it grants none.
 	if !slices.Contains(token.Scopes, managementScope) {
-		return "", &provision.Error{Kind: provision.Refused, Message: gettingToken + "it does not have the scope \"" + managementScope + "\"; " + roleNeeded}
+		return "", &provision.Error{Kind: provision.Refused, Message: gettingToken + "the token lacks the scope \"" + managementScope + "\"; " + roleNeeded}
 	}
 	life := unknownLife
 	if token.ExpiresIn > 0 {
