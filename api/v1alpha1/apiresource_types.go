@@ -256,7 +256,7 @@ type VerificationFile struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[-._a-zA-Z0-9]*[*]?[-._a-zA-Z0-9]*$') && !self.startsWith('..') && self != '.'",message="must be a plain file name: letters, digits, '-', '_' and '.', not '.' and not starting with '..'; one '*' stands for a key's thumbprint"
-	// +kubebuilder:validation:XValidation:rule="!self.contains('*') || size(self) <= 211",message="with '*' must have at most 211 characters"
+	// +kubebuilder:validation:XValidation:rule="!self.contains('*') || size(self) <= 211",message="must have at most 211 characters if it contains '*'"
 	// +kubebuilder:validation:XValidation:rule="!(self in ['jwks.json','issuer','audience','verification.json','protected-resource.json','envoy-jwt-authn.yaml'])",message="is the name of a file that the operator writes itself; choose another"
 	Name string `json:"name,omitempty"`
 

@@ -13,7 +13,7 @@ import (
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.credentials) || has(self.authorizationServerRef)",message="authorizationServerRef is required with credentials: they are sent to that server",fieldPath=".authorizationServerRef"
 // +kubebuilder:validation:XValidation:rule="has(self.credentials) || self.access.all(a, has(a.apiResourceRef))",message="resource requires credentials: the operator registers clients only for APIs whose owners consent in an APIResource",fieldPath=".access"
-// +kubebuilder:validation:XValidation:rule="!has(self.credentials) || !has(self.credentialRotation)",message="credentialRotation is only for clients that the operator registers; rotate your own credentials yourself",fieldPath=".credentialRotation"
+// +kubebuilder:validation:XValidation:rule="!has(self.credentials) || !has(self.credentialRotation)",message="credentialRotation is only for clients that the operator registers; remove it, and rotate credentials yourself",fieldPath=".credentialRotation"
 // +kubebuilder:validation:XValidation:rule=`!has(self.secret) || !has(self.secret.template) || self.access.all(a, !((has(a.key) ? a.key : (has(a.apiResourceRef) ? a.apiResourceRef.name : "")) in self.secret.template))`,message="secret.template has a key that is already the key of an access",fieldPath=".secret.template"
 type M2MClientSpec struct {
 	// authorizationServerRef names the server that issues the tokens. The
@@ -73,7 +73,7 @@ type M2MClientSpec struct {
 //
 // +kubebuilder:validation:ExactlyOneOf=apiResourceRef;resource
 // +kubebuilder:validation:XValidation:rule="has(self.key) || has(self.apiResourceRef)",message="key is required with resource"
-// +kubebuilder:validation:XValidation:rule="has(self.resource) || !has(self.verification)",message="verification is only allowed with resource: an APIResource itself says how its tokens are checked",fieldPath=".verification"
+// +kubebuilder:validation:XValidation:rule="has(self.resource) || !has(self.verification)",message="verification is only allowed with resource; for an APIResource, its own spec.verification applies",fieldPath=".verification"
 type Access struct {
 	// apiResourceRef names the APIResource that describes the API. It must
 	// belong to the same issuer as the client's authorization server. If it is

@@ -55,7 +55,7 @@ type ClaimValue string
 //
 // +kubebuilder:validation:MinLength=2
 // +kubebuilder:validation:MaxLength=128
-// +kubebuilder:validation:XValidation:rule="self.matches('^[!#-\\\\[\\\\]-~]+[/:.#]$')",message="must be the beginning of scopes up to a separator, such as payments/: it ends in '/', ':', '.' or '#'"
+// +kubebuilder:validation:XValidation:rule="self.matches('^[!#-\\\\[\\\\]-~]+[/:.#]$')",message="must be a prefix of scopes that ends with a separator ('/', ':', '.' or '#'), such as payments/"
 type ScopePrefix string
 
 // TokenAudience says how tokens name an API without aud: by the value of
@@ -63,7 +63,7 @@ type ScopePrefix string
 //
 // +kubebuilder:validation:ExactlyOneOf=claim;scopePrefix
 // +kubebuilder:validation:XValidation:rule="has(self.values) == has(self.claim)",message="values are required with claim, and not allowed without it"
-// +kubebuilder:validation:XValidation:rule="!has(self.claim) || !(self.claim in ['iss','aud','exp','nbf','iat','jti','typ','token_use','scope','scp'])",message="claim must distinguish tokens for this API, which iss, exp, nbf, iat, jti, typ and token_use do not; for aud set no rule, for scope and scp use scopePrefix"
+// +kubebuilder:validation:XValidation:rule="!has(self.claim) || !(self.claim in ['iss','aud','exp','nbf','iat','jti','typ','token_use','scope','scp'])",message="claim must be one that distinguishes tokens for this API, unlike iss, exp, nbf, iat, jti, typ and token_use; for aud remove audience, for scope and scp use scopePrefix"
 type TokenAudience struct {
 	// claim is the claim that names the API, such as client_id.
 	//
