@@ -21,9 +21,9 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestStatusIsReadableByOthers: Flux and Argo CD wait for an object as kstatus
-// tells them: it is current when its observedGeneration is its generation and
-// its Ready is True, and in progress otherwise.
+// TestStatusIsReadableByOthers reads objects as Flux and Argo CD do, by the rules of
+// kstatus: an object is current if its observedGeneration equals its generation and
+// Ready is True. Otherwise it is in progress.
 func TestStatusIsReadableByOthers(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -51,7 +51,7 @@ func TestStatusIsReadableByOthers(t *testing.T) {
 			}
 			tc.mutate()
 			if kstatus(t, tc.obj) != "InProgress" {
-				t.Error("a spec that nobody has seen is said to be current")
+				t.Error("a spec that no reconciler has seen counts as current")
 			}
 			operator.FromCache(t, op, tc.obj)
 			op.Advance(time.Second)
@@ -61,16 +61,16 @@ func TestStatusIsReadableByOthers(t *testing.T) {
 			}
 			for _, c := range operator.ConditionsOf(tc.obj) {
 				if c.ObservedGeneration != tc.obj.GetGeneration() {
-					t.Errorf("%s speaks of generation %d, not %d", c.Type, c.ObservedGeneration, tc.obj.GetGeneration())
+					t.Errorf("%s is about generation %d, want %d", c.Type, c.ObservedGeneration, tc.obj.GetGeneration())
 				}
 			}
 			if diff := cmp.Diff(settledTimes, transitions(t, tc.obj)); diff != "" {
-				t.Errorf("conditions that did not change have other times:\n%s", diff)
+				t.Errorf("conditions did not change, but their times did:\n%s", diff)
 			}
 		})
 	}
 
-	// What does not work is not current.
+	// An object that does not work is not current.
 	s.AS.SetFault(oidc.Token, operator.Answer(500, ""))
 	s.Until(s.Status().ExpiresAt.Time)
 	if got := kstatus(t, s.Cart); got != "InProgress" {
@@ -90,10 +90,10 @@ func transitions(t *testing.T, obj client.Object) map[string]time.Time {
 	return at
 }
 
-// kstatus judges an object as Flux, Argo CD and kubectl's kin do.
+// kstatus judges an object as Flux, Argo CD and kubectl plugins do.
 func kstatus(t *testing.T, obj client.Object) string {
 	t.Helper()
-	// As it is served: what a type leaves out may be there.
+	// Convert the object to its JSON form: the type omits fields that may be there.
 	u := &unstructured.Unstructured{}
 	gvk, err := apiutil.GVKForObject(obj, operator.Kube.Scheme())
 	if err != nil {
@@ -112,8 +112,8 @@ func kstatus(t *testing.T, obj client.Object) string {
 	return result.Status.String()
 }
 
-// TestANewObjectIsNotCurrent: nobody has looked at it, and nobody says otherwise.
-// That the object comes from a backup with a status makes no difference.
+// TestANewObjectIsNotCurrent checks an object that no reconciler has seen yet, with
+// and without a status from a backup.
 func TestANewObjectIsNotCurrent(t *testing.T) {
 	w := operator.NewWorld(t)
 	cas := &v1alpha1.ClusterAuthorizationServer{

@@ -31,10 +31,10 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// long is as much as the annotations of an object may hold, in one value.
+// long is one value of the greatest length that the annotations of an object may have.
 var long = strings.Repeat("a,", 127<<10)
 
-// many returns as many entries as fit into a bound of the API server.
+// many returns as many entries as a bound of the API server allows.
 func many() map[string]string {
 	m := map[string]string{}
 	for i := range 10000 {
@@ -43,7 +43,7 @@ func many() map[string]string {
 	return m
 }
 
-// anothersMeta is the metadata of an object whose writer has filled it.
+// anothersMeta is the metadata of an object that its writer has filled to the limit.
 func anothersMeta(name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
 		Namespace: "shop", Name: name, UID: "1", ResourceVersion: "7", Generation: 2, Labels: many(), Annotations: map[string]string{"example.com/a": long},
@@ -58,8 +58,8 @@ func partial(kind string, meta metav1.ObjectMeta) *metav1.PartialObjectMetadata 
 	return o
 }
 
-// TestWhatAnybodyWritesIsKeptWithinBounds prepares objects for the caches whose
-// writers have made them as large as the API server allows.
+// TestWhatAnybodyWritesIsKeptWithinBounds prepares objects of the largest size that
+// the API server allows for the caches.
 func TestWhatAnybodyWritesIsKeptWithinBounds(t *testing.T) {
 	verifies := anothersMeta("verifier")
 	verifies.Annotations = map[string]string{v1alpha1.VerifyAnnotation: long}
@@ -104,7 +104,7 @@ func TestWhatAnybodyWritesIsKeptWithinBounds(t *testing.T) {
 			Name: "pod", Annotations: map[string]string{v1alpha1.InjectedAnnotation: strings.Repeat("secret/a,", 1000)}}), cached.StripPod, 1024},
 		"a namespace":                  {partial("Namespace", anothersMeta("shop")), cached.StripNamespace, 1024},
 		"an M2MClient":                 {&v1alpha1.M2MClient{ObjectMeta: anothersMeta("cart")}, cached.SlimClient, 1024},
-		"one with our wish":            {&v1alpha1.M2MClient{ObjectMeta: labelled("cart", map[string]string{v1alpha1.RotateCredentialAnnotation: long})}, cached.SlimClient, 1024},
+		"one with our annotation":      {&v1alpha1.M2MClient{ObjectMeta: labelled("cart", map[string]string{v1alpha1.RotateCredentialAnnotation: long})}, cached.SlimClient, 1024},
 		"an AuthorizationServer":       {&v1alpha1.AuthorizationServer{ObjectMeta: anothersMeta("auth")}, cached.SlimServer, 1024},
 		"a ClusterAuthorizationServer": {&v1alpha1.ClusterAuthorizationServer{ObjectMeta: anothersMeta("auth")}, cached.SlimServer, 1024},
 		"an APIResource":               {&v1alpha1.APIResource{ObjectMeta: anothersMeta("api"), Spec: v1alpha1.APIResourceSpec{Grants: grants}}, cached.SlimAPIResource, 2048},
@@ -141,16 +141,16 @@ func TestWhatAnybodyWritesIsKeptWithinBounds(t *testing.T) {
 					t.Errorf("it has %d entries in the index %s", len(i.Fn(kept)), i.Field)
 				}
 			}
-			// An informer may prepare an object twice.
+			// An informer may transform an object twice.
 			before := kept.DeepCopyObject()
 			if twice, err := tc.slim(kept); err != nil || !equality.Semantic.DeepEqual(twice, before) {
-				t.Errorf("prepared once more it differs (%v):\n%s", err, cmp.Diff(before, twice.(runtime.Object)))
+				t.Errorf("the second transformation changed it (%v):\n%s", err, cmp.Diff(before, twice.(runtime.Object)))
 			}
 		})
 	}
 }
 
-// TestWhatIsOursIsKept prepares what the operator reads for the caches.
+// TestWhatIsOursIsKept checks that the cache keeps everything that the operator reads.
 func TestWhatIsOursIsKept(t *testing.T) {
 	ours := map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
 	owner := []metav1.OwnerReference{*metav1.NewControllerRef(
@@ -179,7 +179,7 @@ func TestWhatIsOursIsKept(t *testing.T) {
 		"a Deployment": {&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "cart", Annotations: verify},
 			Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Annotations: verify}}}}, cached.StripWorkload},
 		"the labels of a namespace": {partial("Namespace", metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"team": "shop"}}), cached.StripNamespace},
-		"the shard, the wish and the finalizers of a client": {&v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{
+		"the shard, our annotation and the finalizers of a client": {&v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{
 			Labels: map[string]string{v1alpha1.ShardLabel: "a"}, Annotations: map[string]string{v1alpha1.RotateCredentialAnnotation: "1"},
 			Finalizers: []string{"example.com/theirs", v1alpha1.ProvisioningFinalizer}, Generation: 3}}, cached.SlimClient},
 		"a selector": {api, cached.SlimAPIResource},
@@ -198,8 +198,8 @@ func TestWhatIsOursIsKept(t *testing.T) {
 	}
 }
 
-// TestBundlesAreKeptAsDigests prepares verification bundles for the cache: what is in
-// them is not kept, and every change of it is seen.
+// TestBundlesAreKeptAsDigests checks that the cache does not keep the contents of
+// verification bundles, but notices every change of them.
 func TestBundlesAreKeptAsDigests(t *testing.T) {
 	bundle := func(change func(*corev1.ConfigMap)) *corev1.ConfigMap {
 		c := &corev1.ConfigMap{
@@ -221,9 +221,9 @@ func TestBundlesAreKeptAsDigests(t *testing.T) {
 		"what was written":            {func(*corev1.ConfigMap) {}, true},
 		"what the API server answers": {func(c *corev1.ConfigMap) { c.BinaryData = map[string][]byte{} }, true},
 		"an edited file":              {func(c *corev1.ConfigMap) { c.Data["issuer"] = "https://evil.example.com" }, false},
-		"a file more":                 {func(c *corev1.ConfigMap) { c.Data["more"] = "" }, false},
-		"a file less":                 {func(c *corev1.ConfigMap) { c.Data = nil }, false},
-		"a binary file more":          {func(c *corev1.ConfigMap) { c.BinaryData = map[string][]byte{"more": nil} }, false},
+		"an additional file":          {func(c *corev1.ConfigMap) { c.Data["more"] = "" }, false},
+		"a missing file":              {func(c *corev1.ConfigMap) { c.Data = nil }, false},
+		"an additional binary file":   {func(c *corev1.ConfigMap) { c.BinaryData = map[string][]byte{"more": nil} }, false},
 		"the file under another name": {func(c *corev1.ConfigMap) { c.Data = map[string]string{"issuer2": c.Data["issuer"]} }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -236,20 +236,20 @@ func TestBundlesAreKeptAsDigests(t *testing.T) {
 				t.Errorf("its metadata became %s", cmp.Diff(want.ObjectMeta, there.ObjectMeta))
 			}
 			if same := cached.ContentDigest(there) == cached.ContentDigest(written); same != tc.same {
-				t.Errorf("it is the same as what was written: %t", same)
+				t.Errorf("equal to what was written: %t", same)
 			}
 			if encoded, _ := json.Marshal(there.Data); strings.Contains(string(encoded), "example.com") {
-				t.Errorf("what is in it is kept: %s", encoded)
+				t.Errorf("the cache keeps its contents: %s", encoded)
 			}
 			if errs := validation.ValidateAnnotations(map[string]string{cached.CutMark: ""}, field.NewPath("")); len(errs) == 0 {
-				t.Error("the API server would take what is cut")
+				t.Error("the API server would accept the cut object")
 			}
 		})
 	}
 }
 
-// TestForgedBundlesCountForNothing prepares ConfigMaps for the cache that say that
-// they are the bundle of an API, and are not.
+// TestForgedBundlesCountForNothing prepares ConfigMaps for the cache that claim to be
+// the bundle of an API but are not.
 func TestForgedBundlesCountForNothing(t *testing.T) {
 	for name, configMap := range map[string]string{"of any name": "forged", "of another API's bundle": render.ConfigMapName("payments", "another")} {
 		t.Run(name, func(t *testing.T) {
@@ -266,8 +266,8 @@ func TestForgedBundlesCountForNothing(t *testing.T) {
 	}
 }
 
-// TestNamespaceWithTooManyLabelsIsNotSelected asks for one whose labels cannot be
-// kept, by a selector that would choose it for what it lacks.
+// TestNamespaceWithTooManyLabelsIsNotSelected asks about a namespace with too many
+// labels to keep, by a selector that would match because a label is missing.
 func TestNamespaceWithTooManyLabelsIsNotSelected(t *testing.T) {
 	ns, err := cached.StripNamespace(partial("Namespace", metav1.ObjectMeta{Name: "evil", Labels: many()}))
 	if err != nil {

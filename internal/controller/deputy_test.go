@@ -19,9 +19,9 @@ import (
 
 func requireLabel(o *controller.Options) { o.RequireCredentialLabel = true }
 
-// TestOnlyCredentialsThatOptInAreSent: whoever may write M2MClients and
-// AuthorizationServers, and not read Secrets, names one of those in the namespace
-// as the client secret for a server of his own.
+// TestOnlyCredentialsThatOptInAreSent has an attacker who may write M2MClients and
+// AuthorizationServers, but may not read Secrets. He names a Secret of the namespace
+// as the client secret for his own server.
 func TestOnlyCredentialsThatOptInAreSent(t *testing.T) {
 	op := operator.StartStepped(t, requireLabel)
 	w := operator.NewWorld(t)
@@ -59,19 +59,19 @@ func TestOnlyCredentialsThatOptInAreSent(t *testing.T) {
 	})
 	operator.IsReady(t, cart)
 
-	// The token is due again after the label is gone.
+	// The token is due again after the label was removed.
 	label("")
 	sent := len(w.AS.TokenRequests())
 	op.Advance(time.Hour)
 	op.Settle(w.Payments, w.Shop)
 	refused()
 	if n := len(w.AS.TokenRequests()); n != sent {
-		t.Errorf("without its label the Secret was sent %d times more", n-sent)
+		t.Errorf("the Secret was sent %d more times without its label", n-sent)
 	}
 }
 
-// TestWhatWasReadWithoutTheLabelIsLookedAtAgain: the operator remembers of which
-// Secret a token was minted. That it did so does not stand in for the label.
+// TestWhatWasReadWithoutTheLabelIsLookedAtAgain checks that the operator requires the
+// label even for a Secret from which it has minted a token before.
 func TestWhatWasReadWithoutTheLabelIsLookedAtAgain(t *testing.T) {
 	w := operator.NewWorld(t)
 	value := operator.NewSecret()
@@ -88,12 +88,12 @@ func TestWhatWasReadWithoutTheLabelIsLookedAtAgain(t *testing.T) {
 	op.Settle(w.Payments, w.Shop)
 	operator.HasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonCredentialsNotAllowed)
 	if n := len(w.AS.TokenRequests()); n != sent {
-		t.Errorf("the Secret was sent %d times more", n-sent)
+		t.Errorf("the Secret was sent %d more times", n-sent)
 	}
 }
 
-// TestOnlyProvisioningCredentialsThatOptInAreSent is the same for what an
-// AuthorizationServer names, and for its initial access token.
+// TestOnlyProvisioningCredentialsThatOptInAreSent does the same with the provisioning
+// credential and the initial access token of an AuthorizationServer.
 func TestOnlyProvisioningCredentialsThatOptInAreSent(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t, requireLabel)
@@ -106,9 +106,8 @@ func TestOnlyProvisioningCredentialsThatOptInAreSent(t *testing.T) {
 	operator.IsReady(t, as)
 }
 
-// TestTheClustersAudienceIsNeverSent: a tenant has a token requested for the API
-// server itself and sent to a server of his own, which could then act as the
-// ServiceAccount.
+// TestTheClustersAudienceIsNeverSent has a tenant request a token for the API server
+// itself and send it to his own server, which could then act as the ServiceAccount.
 func TestTheClustersAudienceIsNeverSent(t *testing.T) {
 	op := operator.StartStepped(t)
 	issuer, _ := operator.ClusterIssuer(t)

@@ -25,8 +25,8 @@ import (
 
 const operatorAccount = "system:serviceaccount:m2m-operator-system:m2m-operator-controller-manager"
 
-// TestFence attacks with the operator's own ServiceAccount: what its role
-// allows in every namespace, the fence allows for its own objects only.
+// TestFence attacks with the operator's own ServiceAccount. Its role allows writes in
+// every namespace; the fence allows them only for the operator's own objects.
 func TestFence(t *testing.T) {
 	asOperator, err := client.New(fencedOperator(t, "fence.yaml"), client.Options{Scheme: controller.Scheme()})
 	if err != nil {
@@ -40,7 +40,7 @@ func TestFence(t *testing.T) {
 	}
 	foreign, foreignMap := secret("database", nil), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "settings"}}
 	operator.Create(t, foreign, foreignMap)
-	// The API server learns of a policy a moment after it was created.
+	// A new policy takes effect after a short delay.
 	operator.Eventually(t, func() error {
 		if err := asOperator.Create(t.Context(), secret("probe", nil), client.DryRunAll); !apierrors.IsInvalid(err) {
 			return fmt.Errorf("the fence is not up: %w", err)
@@ -70,8 +70,8 @@ func TestFence(t *testing.T) {
 	}{
 		"it creates a client's Secret":             {func() error { return asOperator.Create(t.Context(), owned(secret("mine", own))) }, true},
 		"it updates its own Secret":                {func() error { return asOperator.Update(t.Context(), owned(secret("mine", own))) }, true},
-		"it gives its Secret the lost label back":  {func() error { return asOperator.Update(t.Context(), labelled(lost)) }, true},
-		"it takes the label off":                   {func() error { return asOperator.Update(t.Context(), owned(secret("mine", nil))) }, false},
+		"it restores the lost label of its Secret": {func() error { return asOperator.Update(t.Context(), labelled(lost)) }, true},
+		"it removes the label":                     {func() error { return asOperator.Update(t.Context(), owned(secret("mine", nil))) }, false},
 		"it creates a Secret without label":        {func() error { return asOperator.Create(t.Context(), owned(secret("other", nil))) }, false},
 		"it creates a ServiceAccount token":        {func() error { return asOperator.Create(t.Context(), accountToken) }, false},
 		"it overwrites another's Secret":           {func() error { return asOperator.Update(t.Context(), foreign) }, false},
@@ -100,8 +100,8 @@ func TestFence(t *testing.T) {
 	}
 }
 
-// fencedOperator returns a connection of the operator's ServiceAccount, which
-// may do everything save for what a fence of config/admission denies.
+// fencedOperator returns a connection of the operator's ServiceAccount, which may do
+// everything except what a fence of config/admission denies.
 func fencedOperator(t *testing.T, fence string) *rest.Config {
 	t.Helper()
 	applyFence(t, fence)
@@ -133,8 +133,7 @@ func applyFence(t *testing.T, fence string) {
 	}
 }
 
-// createForTest creates an object of the cluster and removes it when the test
-// ends.
+// createForTest creates a cluster-scoped object and deletes it when the test ends.
 func createForTest(t *testing.T, o client.Object) {
 	t.Helper()
 	operator.Create(t, o)

@@ -17,7 +17,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// follower is a lock that this replica does not get.
+// follower is a lock that this replica never gets.
 type follower struct{ resourcelock.Interface }
 
 func (follower) Get(context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
@@ -26,8 +26,8 @@ func (follower) Get(context.Context) (*resourcelock.LeaderElectionRecord, []byte
 func (follower) Identity() string { return "follower" }
 func (follower) Describe() string { return "a lock held elsewhere" }
 
-// TestCachesFillBeforeAReplicaLeads: also that of Secrets of others where a few
-// namespaces are watched.
+// TestCachesFillBeforeAReplicaLeads covers all caches, including that of foreign
+// Secrets if only some namespaces are watched.
 func TestCachesFillBeforeAReplicaLeads(t *testing.T) {
 	for name, namespaces := range map[string][]string{"all namespaces": nil, "two namespaces": {"default", "kube-system"}} {
 		t.Run(name, func(t *testing.T) {
@@ -56,7 +56,7 @@ func TestCachesFillBeforeAReplicaLeads(t *testing.T) {
 			patience, stop := context.WithTimeout(ctx, 20*time.Second)
 			defer stop()
 			if !r.Shared.Foreign.WaitForCacheSync(patience) {
-				t.Error("the cache of Secrets and ConfigMaps of others is not filled")
+				t.Error("the cache of foreign Secrets and ConfigMaps is not filled")
 			}
 		})
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestKindsAreFoundByCategory asks the API server what kubectl asks it: with
-// kubectl get m2m every kind is listed, and each has its short name.
+// TestKindsAreFoundByCategory sends the requests of kubectl: kubectl get m2m lists
+// every kind, and each kind has its short name.
 func TestKindsAreFoundByCategory(t *testing.T) {
 	d, err := discovery.NewDiscoveryClientForConfig(operator.RESTConfig)
 	if err != nil {
@@ -43,7 +43,7 @@ func TestKindsAreFoundByCategory(t *testing.T) {
 	}
 }
 
-// TestColumns reads the kinds as the API server prints them.
+// TestColumns compares the columns that the API server prints for each kind.
 func TestColumns(t *testing.T) {
 	w := operator.NewWorld(t)
 	api, cart := w.Story()
@@ -96,7 +96,7 @@ func TestColumns(t *testing.T) {
 	}
 }
 
-// printed returns an object's columns, as kubectl get -o wide shows them.
+// printed returns the columns of an object, as kubectl get -o wide shows them.
 func printed(t *testing.T, resource string, name types.NamespacedName) map[string]string {
 	t.Helper()
 	d, err := discovery.NewDiscoveryClientForConfig(operator.RESTConfig)

@@ -30,7 +30,7 @@ func (l *listing) List(_ context.Context, _ client.ObjectList, opts ...client.Li
 }
 
 // TestListsWaitForNoWrites: a list that waits for the operator's own writes waits for
-// those that it makes for every tenant, and one tenant can cause many.
+// the writes of all tenants, and one tenant can cause many.
 func TestListsWaitForNoWrites(t *testing.T) {
 	api := types.NamespacedName{Namespace: "payments", Name: "payment-api"}
 	for name, list := range map[string]func(context.Context, client.Client) error{
@@ -56,7 +56,7 @@ func TestListsWaitForNoWrites(t *testing.T) {
 				t.Fatal(err)
 			}
 			if l.lists == 0 || l.waits {
-				t.Errorf("of %d lists at least one waits", l.lists)
+				t.Errorf("at least one of %d lists waits", l.lists)
 			}
 		})
 	}

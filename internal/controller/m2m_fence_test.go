@@ -18,16 +18,16 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestFinalizerFence attacks with the operator's own ServiceAccount, which here
-// may do everything: of the operator's kinds it can change one finalizer and the
-// status, and nothing else.
+// TestFinalizerFence attacks with the operator's own ServiceAccount, which may do
+// everything here. On the operator's kinds it can change one finalizer and the status,
+// nothing else.
 func TestFinalizerFence(t *testing.T) {
 	asOperator, err := client.New(fencedOperator(t, "finalizers.yaml"), client.Options{Scheme: controller.Scheme()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ns := operator.NewNamespace(t, "fence", nil)
-	// The API server learns of a policy a moment after it was created.
+	// A new policy takes effect after a short delay.
 	operator.Eventually(t, func() error {
 		probe := manifestOf(t, ns, "api", "")
 		if err := asOperator.Create(t.Context(), probe, client.DryRunAll); err == nil || !strings.Contains(err.Error(), "'finalizer-fence'") {
@@ -40,7 +40,7 @@ func TestFinalizerFence(t *testing.T) {
 	}
 }
 
-// attackKind has the operator attack an object of a kind.
+// attackKind attacks an object of one kind as the operator.
 func attackKind(t *testing.T, asOperator client.Client, ns, kind string) {
 	const held = "example.com/held"
 	obj := manifestOf(t, ns, kind, map[string]string{"client": anAccess}[kind])
@@ -57,7 +57,7 @@ func attackKind(t *testing.T, asOperator client.Client, ns, kind string) {
 			return asOperator.Patch(t.Context(), obj.DeepCopy(), client.RawPatch(patchType, []byte(text)))
 		}
 	}
-	// also adds the finalizer and does something else in one go.
+	// also adds the finalizer and makes another change in the same request.
 	also := func(text string) func() error {
 		return patch(types.MergePatchType, `{"metadata":{"finalizers":["`+held+`","`+v1alpha1.ProvisioningFinalizer+`"]},`+text+`}`)
 	}
@@ -124,8 +124,8 @@ func attackKind(t *testing.T, asOperator client.Client, ns, kind string) {
 	}
 }
 
-// TestTheOperatorLetsGo: with nothing but the right to patch, the operator takes
-// its finalizer off an object that is being deleted, and the object is gone.
+// TestTheOperatorLetsGo: with only the right to patch, the operator removes its
+// finalizer from an object that is being deleted, and the object goes.
 func TestTheOperatorLetsGo(t *testing.T) {
 	asOperator, err := client.New(fencedOperator(t, "finalizers.yaml"), client.Options{Scheme: controller.Scheme()})
 	if err != nil {
@@ -136,7 +136,7 @@ func TestTheOperatorLetsGo(t *testing.T) {
 	c.Spec.Access = []v1alpha1.Access{{APIResourceRef: v1alpha1.APIResourceReference{Name: "payment-api"}}}
 	operator.Create(t, c)
 	operator.Remove(t, c)
-	// The API server learns of a policy a moment after it was created.
+	// A new policy takes effect after a short delay.
 	operator.Eventually(t, func() error {
 		if err := asOperator.Delete(t.Context(), c.DeepCopy(), client.DryRunAll); err == nil || !strings.Contains(err.Error(), "'finalizer-fence'") {
 			return fmt.Errorf("the fence is not up: %w", err)

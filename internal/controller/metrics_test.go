@@ -24,8 +24,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// measured are the operator's metrics about one world, and the growth of those
-// that are about all.
+// measured holds the operator's metrics about one world, and the growth of the global
+// ones.
 type measured struct {
 	op     *operator.Operator
 	w      *operator.World
@@ -38,7 +38,7 @@ func measure(op *operator.Operator, w *operator.World) *measured {
 	return m
 }
 
-// everywhere returns the metrics that carry no name of an object.
+// everywhere returns the metrics that carry no object's name.
 func (m *measured) everywhere() map[string]float64 {
 	found := map[string]float64{}
 	families, err := metrics.Registry.Gather()
@@ -58,8 +58,8 @@ func (m *measured) everywhere() map[string]float64 {
 	return found
 }
 
-// are compares the metrics with what they should be. Those that are not there
-// are left out, and so are global ones that did not grow.
+// are compares the metrics with the wanted ones. It skips metrics that do not exist
+// and global ones that did not grow.
 func (m *measured) are(what string, want map[string]float64) {
 	m.w.T.Helper()
 	server := "AuthorizationServer/" + m.w.Shop + "/auth"
@@ -367,7 +367,7 @@ func eventsAbout(t *testing.T, w *operator.World) map[string]int {
 	return found
 }
 
-// TestEvents: what happened is told once, when it happened.
+// TestEvents checks that each occurrence is reported by one event, when it happens.
 func TestEvents(t *testing.T) {
 	op := operator.StartStepped(t)
 	w := operator.NewWorld(t, func(o *oidc.Options) { o.Now = op.Clock.Now })
@@ -376,8 +376,8 @@ func TestEvents(t *testing.T) {
 	operator.Create(t, d)
 	defer operator.Remove(t, d)
 	want := map[string]int{}
-	// then settles and waits for the events; that nothing more comes is seen by
-	// the events that come after it.
+	// then settles and waits for the wanted events. Later comparisons show whether more
+	// events follow.
 	then := func(what string, events ...string) {
 		t.Helper()
 		op.Settle(w.Payments, w.Shop)
@@ -431,8 +431,8 @@ func TestEvents(t *testing.T) {
 	then("an outage of the JWKS", "Warning AuthorizationServer/auth: BadStatus", "Warning AuthorizationServer/auth: BadStatus")
 }
 
-// TestEventAboutManyKeys: what an event cannot hold is left out, and the event is
-// recorded all the same.
+// TestEventAboutManyKeys: the operator shortens a note that is too long for an event,
+// and still records the event.
 func TestEventAboutManyKeys(t *testing.T) {
 	op := operator.StartStepped(t)
 	w := operator.NewWorld(t, func(o *oidc.Options) { o.Now = op.Clock.Now })
@@ -448,7 +448,7 @@ func TestEventAboutManyKeys(t *testing.T) {
 	}
 	operator.Eventually(t, func() error {
 		if n := eventsAbout(t, w)["Normal AuthorizationServer/auth: KeysChanged"]; n != 2*rotations {
-			return fmt.Errorf("%d events of %d rotations, seen by two servers", n, rotations)
+			return fmt.Errorf("%d events for %d rotations, seen by two servers", n, rotations)
 		}
 		return nil
 	})

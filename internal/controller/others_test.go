@@ -29,13 +29,13 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// What is somebody else's decides nothing about an owner: these are attacks on
-// the conditions of an API's owner and on the tokens of his clients.
+// Objects of others decide nothing about an owner. These tests attack the conditions
+// of an API's owner and the tokens of his clients.
 
-// TestANamespaceThatIsNotAllowedClaimsNothing: the platform's server of an issuer
-// says which namespaces may use it. Another one makes a server of its own with
-// that issuer, takes the identifier first, and lies in wait for the owner's
-// APIResource to be made again.
+// TestANamespaceThatIsNotAllowedClaimsNothing: the platform's server says which
+// namespaces may use an issuer. Another namespace creates its own server with that
+// issuer, takes the identifier first, and waits until the owner's APIResource is
+// created again.
 func TestANamespaceThatIsNotAllowedClaimsNothing(t *testing.T) {
 	op := operator.StartStepped(t)
 	w := operator.NewWorld(t)
@@ -68,7 +68,7 @@ func TestANamespaceThatIsNotAllowedClaimsNothing(t *testing.T) {
 	operator.IsReady(t, cart)
 	getsNothingNow(t, evil.cart)
 
-	// Spelled otherwise it is the same server.
+	// The same server, spelled differently.
 	shouted := w.Server(evil.namespace)
 	shouted.Name, shouted.Spec.Issuer = "shouted", shout(w.AS.Issuer())
 	shouted.Spec.Endpoints = v1alpha1.AuthorizationServerEndpoints{
@@ -89,9 +89,9 @@ func shout(issuer string) string {
 	return scheme + "." + issuer[len(scheme):]
 }
 
-// TestAClaimThatIsHeldStays has an older APIResource turn to an issuer where its
-// identifier is another's already, by pointing it at another server. It gets
-// nothing, and takes nothing away, whatever the owner does meanwhile.
+// TestAClaimThatIsHeldStays points an older APIResource at another server, at whose
+// issuer another APIResource has its identifier already. The older one gets nothing
+// and takes nothing away, whatever the owner does meanwhile.
 func TestAClaimThatIsHeldStays(t *testing.T) {
 	op := operator.StartStepped(t)
 	w := operator.NewWorld(t)
@@ -115,7 +115,7 @@ func TestAClaimThatIsHeldStays(t *testing.T) {
 		operator.HasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
 		operator.IsReady(t, cart)
 		if operator.TokenIn(t, w.Shop, "cart-token", "payment-api") != token {
-			t.Errorf("%s: the token of the owner's client is another one or gone", what)
+			t.Errorf("%s: the token of the owner's client was replaced or removed", what)
 		}
 		getsNothingNow(t, evil.cart)
 	}
@@ -134,7 +134,7 @@ func TestAClaimThatIsHeldStays(t *testing.T) {
 	}
 	stays("the owner changes his APIResource")
 
-	// That the owner's server is gone may be a slip.
+	// The owner's server may be gone by mistake.
 	operator.Remove(t, w.Server(w.Payments))
 	stays("the owner's server is gone")
 	operator.Create(t, w.Server(w.Payments))
@@ -150,9 +150,9 @@ func getsNothingNow(t *testing.T, c *v1alpha1.M2MClient) {
 	}
 }
 
-// TestAGrantThatGoesDuringARequest withdraws a client's grants while the server
-// takes its time with the first of its requests. No other request is sent, and
-// what the server answers is not published for a moment.
+// TestAGrantThatGoesDuringARequest withdraws a client's grants while the server is
+// slow to answer the first request. The operator sends no other request, and never
+// publishes the server's answer.
 func TestAGrantThatGoesDuringARequest(t *testing.T) {
 	for name, tc := range map[string]struct {
 		withdraw func(*testing.T, *v1alpha1.APIResource)
@@ -214,14 +214,14 @@ func TestAGrantThatGoesDuringARequest(t *testing.T) {
 	}
 }
 
-// duringTheFirst makes a fault's Match of what happens during the first request.
+// duringTheFirst returns a fault's Match that acts during the first request.
 func duringTheFirst(during func()) func(*http.Request) bool {
 	once := sync.OnceFunc(during)
 	return func(*http.Request) bool { once(); return false }
 }
 
-// bundleOfAnother creates a ConfigMap that looks like a bundle of the stage's API
-// whose contents are not what the API's pods need.
+// bundleOfAnother creates a ConfigMap that looks like a bundle of the stage's API but
+// does not contain what the API's pods need.
 func bundleOfAnother(s *operator.Stage, namespace, name string) {
 	s.T.Helper()
 	operator.Create(s.T, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
@@ -233,9 +233,9 @@ func bundleOfAnother(s *operator.Stage, namespace, name string) {
 	}})
 }
 
-// TestOtherNamespacesDelayNoToken has another namespace do what it can to hold
-// back the tokens of an API's clients when the server signs with a new key. Only
-// the API's own namespace, and those that its owner names, are waited for.
+// TestOtherNamespacesDelayNoToken has another namespace do what it can to hold back
+// the tokens of an API's clients when the server signs with a new key. The operator
+// waits only for the API's own namespace and those that its owner names.
 func TestOtherNamespacesDelayNoToken(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, tc := range map[string]struct {
@@ -253,8 +253,8 @@ func TestOtherNamespacesDelayNoToken(t *testing.T) {
 			s.Settle()
 			op.Advance(2 * delivery.KubeletDelay)
 			bundleOfAnother(s, s.Payments, "forged")
-		}, held: true}, // for its pod alone, and no longer than that takes
-		"a pod that verifies and that nobody touches": {hinder: func(s *operator.Stage, evil string) {
+		}, held: true}, // only for its own pod, and no longer than that pod takes
+		"a pod that verifies and is never touched": {hinder: func(s *operator.Stage, evil string) {
 			operator.Create(s.T, operator.AnnotatedPod(evil, "x", v1alpha1.VerifyAnnotation, s.Payments+"/payment-api"))
 		}, brief: true},
 		"a pod that verifies, in a namespace that the owner names": {hinder: func(s *operator.Stage, evil string) {
@@ -293,8 +293,8 @@ func TestOtherNamespacesDelayNoToken(t *testing.T) {
 	}
 }
 
-// TestAMomentThatLiesAheadDelaysNoToken: nobody but the operator says since when
-// a key is in a bundle, and it never says tomorrow.
+// TestAMomentThatLiesAheadDelaysNoToken: only the operator says since when a bundle
+// has had a key, and it never names a time in the future.
 func TestAMomentThatLiesAheadDelaysNoToken(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -320,13 +320,13 @@ func TestAMomentThatLiesAheadDelaysNoToken(t *testing.T) {
 	old := s.Token()
 	s.Settle()
 	if s.Token() == old || s.AS.Count(oidc.Token) != 1 {
-		t.Error("the token waits for a moment that the operator did not write")
+		t.Error("the token waits for a time that the operator did not write")
 	}
 }
 
-// TestOtherNamespacesLeaveAnAPIReady has another namespace keep the bundle out:
-// by a ConfigMap of its name, and by a policy. The owner's conditions do not
-// change, and it is told where it happens.
+// TestOtherNamespacesLeaveAnAPIReady has another namespace block the bundle, by a
+// ConfigMap of the same name and by a policy. The owner's conditions stay, and events
+// report the problem where it occurs.
 func TestOtherNamespacesLeaveAnAPIReady(t *testing.T) {
 	op := operator.StartStepped(t)
 	events := operator.NoteEvents(op)
@@ -345,7 +345,7 @@ func TestOtherNamespacesLeaveAnAPIReady(t *testing.T) {
 		operator.Create(t, operator.AnnotatedPod(ns, "gateway", v1alpha1.VerifyAnnotation, w.Payments+"/payment-api"))
 	}
 	all := []string{w.Payments, w.Shop, evil, strict}
-	rounds := func() { // it does not come to rest: what is refused is tried again in each round
+	rounds := func() { // it never settles: each round tries again what was refused
 		t.Helper()
 		for range 3 {
 			op.CatchUp(all...)
@@ -388,7 +388,7 @@ func TestOtherNamespacesLeaveAnAPIReady(t *testing.T) {
 				return nil
 			}
 		}
-		return fmt.Errorf("no event in the namespace of the policy says so: %d events", len(list.Items))
+		return fmt.Errorf("no event in the policy's namespace reports it: %d events", len(list.Items))
 	})
 	lift()
 	op.Advance(write.RefusalWait)
@@ -396,12 +396,12 @@ func TestOtherNamespacesLeaveAnAPIReady(t *testing.T) {
 	operator.Remove(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: evil, Name: name}})
 	undelivered(0)
 
-	// In the API's own namespace it counts.
+	// A problem in the API's own namespace does count.
 	operator.Remove(t, operator.BundleIn(t, w.Payments, api))
 	operator.Create(t, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.Payments, Name: name}})
 	rounds()
 	operator.HasCondition(t, api, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonConfigMapNotOwned)
 	if got := api.Status.Bundle.Undelivered; got != 0 {
-		t.Errorf("the API's own namespace is counted among the others: %d", got)
+		t.Errorf("the API's own namespace counts as another one: %d", got)
 	}
 }

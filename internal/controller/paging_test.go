@@ -21,8 +21,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestCachesFillWithoutStreams starts the operator at an API server of which it does
-// not ask for streams, as one before Kubernetes 1.34 has none.
+// TestCachesFillWithoutStreams starts the operator without streaming lists, as API
+// servers before Kubernetes 1.34 require.
 func TestCachesFillWithoutStreams(t *testing.T) {
 	clientfeaturestesting.SetFeatureDuringTest(t, clientfeatures.WatchListClient, false)
 	shop := operator.NewNamespace(t, "shop", nil)
@@ -58,11 +58,11 @@ func TestCachesFillWithoutStreams(t *testing.T) {
 			continue
 		}
 		if q.Get("limit") != strconv.Itoa(cached.PageSize) || q.Get("resourceVersion") != "" {
-			t.Errorf("%s is not asked for in pages", r)
+			t.Errorf("%s is not listed in pages", r)
 		}
 		pages[path[strings.LastIndex(path, "/")+1:]]++
 	}
 	if pages["configmaps"] < 4 || pages["secrets"] < 4 || pages["m2mclients"] == 0 {
-		t.Errorf("the lists came in so many pages: %v", pages)
+		t.Errorf("pages of each list: %v", pages)
 	}
 }

@@ -32,8 +32,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestThePermissionToTouch: the role for prompt delivery grants what a touch
-// takes, and no more.
+// TestThePermissionToTouch: the role for prompt delivery grants exactly what a touch
+// requires.
 func TestThePermissionToTouch(t *testing.T) {
 	f, err := os.Open(filepath.Join("..", "..", "config", "rbac", "prompt_delivery.yaml"))
 	if err != nil {
@@ -62,7 +62,7 @@ func TestThePermissionToTouch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The API server learns of a role a moment after it was created.
+	// A new role takes effect after a short delay.
 	operator.Eventually(t, func() error {
 		return asOperator.Patch(t.Context(), pod.DeepCopy(), client.RawPatch(types.MergePatchType, []byte("{}")), client.DryRunAll)
 	})
@@ -75,8 +75,8 @@ func TestThePermissionToTouch(t *testing.T) {
 	})
 }
 
-// TestPodFence attacks with the operator's own ServiceAccount, which here may do
-// everything: of a pod it can change one annotation, and nothing else.
+// TestPodFence attacks with the operator's own ServiceAccount, which may do everything
+// here. On a pod it can change one annotation, nothing else.
 func TestPodFence(t *testing.T) {
 	cfg := fencedOperator(t, "pods.yaml")
 	asOperator, err := client.New(cfg, client.Options{Scheme: controller.Scheme()})
@@ -99,7 +99,7 @@ func TestPodFence(t *testing.T) {
 	operator.Create(t, pod, foreign)
 	defer operator.Change(t, pod, func(p *corev1.Pod) { p.Finalizers = nil })
 
-	// The API server learns of a policy a moment after it was created.
+	// A new policy takes effect after a short delay.
 	operator.Eventually(t, func() error {
 		if err := asOperator.Create(t.Context(), operator.AnnotatedPod(ns, "probe"), client.DryRunAll); !apierrors.IsInvalid(err) {
 			return fmt.Errorf("the fence is not up: %w", err)
@@ -108,7 +108,7 @@ func TestPodFence(t *testing.T) {
 	})
 
 	touch := func(p *corev1.Pod) { p.Annotations[v1alpha1.TouchedAtAnnotation] = delivery.Moment(time.Now()) }
-	// also touches a pod and does something else in one go.
+	// also touches a pod and makes another change in the same request.
 	also := func(mutate func(*corev1.Pod)) func() error {
 		return func() error {
 			p := pod.DeepCopy()
@@ -145,9 +145,9 @@ func TestPodFence(t *testing.T) {
 			}
 			return nil
 		}, true},
-		"it changes an image":             {also(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "evil" }), false},
-		"it changes nothing but an image": {raw(types.StrategicMergePatchType, `{"spec":{"containers":[{"name":"main","image":"evil"}]}}`), false},
-		"it shortens a pod's life":        {also(func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To[int64](1) }), false},
+		"it changes an image":      {also(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "evil" }), false},
+		"it changes only an image": {raw(types.StrategicMergePatchType, `{"spec":{"containers":[{"name":"main","image":"evil"}]}}`), false},
+		"it shortens a pod's life": {also(func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To[int64](1) }), false},
 		"it adds a toleration": {also(func(p *corev1.Pod) {
 			p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{Operator: corev1.TolerationOpExists})
 		}), false},
@@ -159,18 +159,18 @@ func TestPodFence(t *testing.T) {
 		"it changes what is injected":          {also(func(p *corev1.Pod) { p.Annotations[v1alpha1.InjectedAnnotation] = "secret/other" }), false},
 		"it removes another annotation":        {also(func(p *corev1.Pod) { delete(p.Annotations, "team") }), false},
 		"it removes all annotations":           {also(func(p *corev1.Pod) { p.Annotations = nil }), false},
-		"it writes something else than a time": {also(func(p *corev1.Pod) { p.Annotations[v1alpha1.TouchedAtAnnotation] = "now" }), false},
-		"it writes much more than a time":      {also(func(p *corev1.Pod) { p.Annotations[v1alpha1.TouchedAtAnnotation] += "\nand so on" }), false},
+		"it writes a value that is not a time": {also(func(p *corev1.Pod) { p.Annotations[v1alpha1.TouchedAtAnnotation] = "now" }), false},
+		"it writes a value longer than a time": {also(func(p *corev1.Pod) { p.Annotations[v1alpha1.TouchedAtAnnotation] += "\nand so on" }), false},
 		"it adds a finalizer":                  {also(func(p *corev1.Pod) { p.Finalizers = append(p.Finalizers, "example.com/forever") }), false},
 		"it removes the finalizers":            {also(func(p *corev1.Pod) { p.Finalizers = nil }), false},
 		"it adds an owner": {also(func(p *corev1.Pod) {
 			p.OwnerReferences = append(p.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "Pod", Name: "x", UID: "2"})
 		}), false},
-		"it removes the owners":           {also(func(p *corev1.Pod) { p.OwnerReferences = nil }), false},
-		"it adds a container to debug":    {raw(types.StrategicMergePatchType, `{"spec":{"ephemeralContainers":[{"name":"debug","image":"evil"}]}}`, "ephemeralcontainers"), false},
-		"it resizes a pod":                {raw(types.StrategicMergePatchType, `{"spec":{"containers":[{"name":"main","resources":{"requests":{"cpu":"1"}}}]}}`, "resize"), false},
-		"it changes a status":             {raw(types.MergePatchType, `{"status":{"phase":"Failed"}}`, "status"), false},
-		"it touches by way of the status": {raw(types.MergePatchType, `{"metadata":{"annotations":{"m2m-operator.io/touched-at":"2026-11-24T12:00:00Z"}}}`, "status"), false},
+		"it removes the owners":                     {also(func(p *corev1.Pod) { p.OwnerReferences = nil }), false},
+		"it adds a container to debug":              {raw(types.StrategicMergePatchType, `{"spec":{"ephemeralContainers":[{"name":"debug","image":"evil"}]}}`, "ephemeralcontainers"), false},
+		"it resizes a pod":                          {raw(types.StrategicMergePatchType, `{"spec":{"containers":[{"name":"main","resources":{"requests":{"cpu":"1"}}}]}}`, "resize"), false},
+		"it changes a status":                       {raw(types.MergePatchType, `{"status":{"phase":"Failed"}}`, "status"), false},
+		"it touches through the status subresource": {raw(types.MergePatchType, `{"metadata":{"annotations":{"m2m-operator.io/touched-at":"2026-11-24T12:00:00Z"}}}`, "status"), false},
 		"it touches a pod that is not injected": {func() error {
 			before := foreign.DeepCopy()
 			touch(foreign)

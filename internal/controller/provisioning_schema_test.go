@@ -14,7 +14,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// specs are the manifests around a spec that TestProvisioningSchema fills in.
+// specs are the manifests into which TestProvisioningSchema inserts a spec.
 var specs = map[string]string{
 	"server": `{apiVersion: m2m-operator.io/v1alpha1, kind: AuthorizationServer, metadata: {name: auth},
 spec: {issuer: "https://auth.example.com", %s}}`,
@@ -31,8 +31,8 @@ const (
 	logtoServer    = `logto: {endpoint: "https://auth.example.com", credentialsSecretRef: {name: management}}`
 )
 
-// TestProvisioningSchema: what of the fields for provisioning the API server
-// takes, and what it says to the rest.
+// TestProvisioningSchema checks which values of the provisioning fields the API server
+// accepts, and how it refuses the others.
 func TestProvisioningSchema(t *testing.T) {
 	ns := operator.NewNamespace(t, "schema", nil)
 	adopted := func(format string, entries ...string) string {
@@ -45,42 +45,42 @@ func TestProvisioningSchema(t *testing.T) {
 	}
 	for _, kind := range []string{"server", "cluster server"} {
 		judge(t, ns, kind, map[string]schemaCase{
-			"Logto":                             {`provisioning: {` + logtoServer + `}`, ""},
-			"Logto with all that can be said":   {`provisioning: {resyncInterval: 1m, logto: {endpoint: "https://t.logto.app", managementAPI: "https://t.logto.app/api", credentialsSecretRef: {name: a}}}`, ""},
-			"dynamic registration":              {`provisioning: {dynamicRegistration: {}}`, ""},
-			"dynamic registration, closed":      {`provisioning: {dynamicRegistration: {endpoint: "https://auth.example.com/register", authenticationMethod: Post, initialAccessTokenSecretRef: {name: a, key: b}}}`, ""},
-			"no driver":                         {`provisioning: {resyncInterval: 1m}`, "exactly one of the fields in [logto dynamicRegistration] must be set"},
-			"two drivers":                       {`provisioning: {dynamicRegistration: {}, ` + logtoServer + `}`, "exactly one of the fields in [logto dynamicRegistration] must be set"},
-			"Logto without an endpoint":         {`provisioning: {logto: {credentialsSecretRef: {name: a}}}`, "spec.provisioning.logto.endpoint: Required value"},
-			"Logto without a credential":        {`provisioning: {logto: {endpoint: "https://auth.example.com"}}`, "spec.provisioning.logto.credentialsSecretRef: Required value"},
-			"Logto at no URL":                   {`provisioning: {logto: {endpoint: auth.example.com, credentialsSecretRef: {name: a}}}`, "must be an absolute https:// URL"},
-			"an unknown way to authenticate":    {`provisioning: {dynamicRegistration: {authenticationMethod: None}}`, `supported values: "Basic", "Post"`},
-			"a resync too often":                {`provisioning: {resyncInterval: 9s, ` + logtoServer + `}`, "must be a duration from 10s to 24h"},
-			"a resync too rarely":               {`provisioning: {resyncInterval: 25h, ` + logtoServer + `}`, "must be a duration from 10s to 24h"},
-			"an API and a client adopted":       {adopted(apis+`, clients: [{clientID: "a b", namespace: shop, name: cart}]`, `{identifier: "https://a.example.com/", namespace: shop}`), ""},
-			"as many clients as can be adopted": {adopted(clients, many[:128]...), ""},
-			"one client too many":               {adopted(clients, many...), "Too many: 129: must have at most 128 items"},
-			"an API adopted by two":             {adopted(apis, `{identifier: "https://a.example.com/", namespace: shop}`, `{identifier: "https://a.example.com/", namespace: bank}`), "spec.provisioning.adoption.apiResources[1]: Duplicate value"},
-			"the administration API adopted":    {adopted(apis, `{identifier: "https://default.logto.app/api", namespace: shop}`), "is the administration API of a Logto server"},
-			"a client adopted by two":           {adopted(clients, `{clientID: a, namespace: shop, name: cart}`, `{clientID: a, namespace: shop, name: checkout}`), "only one M2MClient can take over a client"},
-			"two clients adopted by one":        {adopted(clients, `{clientID: a, namespace: shop, name: cart}`, `{clientID: b, namespace: shop, name: cart}`), "spec.provisioning.adoption.clients[1]: Duplicate value"},
-			"clients of one name adopted":       {adopted(clients, `{clientID: a, namespace: shop, name: cart}`, `{clientID: b, namespace: bank, name: cart}`), ""},
-			"a registration endpoint":           {`endpoints: {registration: "https://auth.example.com/register"}`, ""},
-			"a key ID as long as it can be":     {`jwks: {revokedKeyIDs: ["` + strings.Repeat("~", 128) + `"]}`, ""},
-			"a key ID too long":                 {`jwks: {revokedKeyIDs: ["` + strings.Repeat("k", 129) + `"]}`, "may not be more than 128"},
-			"a key ID with a line break":        {`jwks: {revokedKeyIDs: ["k\nReady"]}`, "should match '^[ -~]+$'"},
-			"a key ID with a delete character":  {`jwks: {revokedKeyIDs: ["k\x7f"]}`, "should match '^[ -~]+$'"},
-			"a registration endpoint at no URL": {`endpoints: {registration: /register}`, "must be an absolute https:// URL"},
+			"Logto":                                     {`provisioning: {` + logtoServer + `}`, ""},
+			"Logto with every field":                    {`provisioning: {resyncInterval: 1m, logto: {endpoint: "https://t.logto.app", managementAPI: "https://t.logto.app/api", credentialsSecretRef: {name: a}}}`, ""},
+			"dynamic registration":                      {`provisioning: {dynamicRegistration: {}}`, ""},
+			"dynamic registration, closed":              {`provisioning: {dynamicRegistration: {endpoint: "https://auth.example.com/register", authenticationMethod: Post, initialAccessTokenSecretRef: {name: a, key: b}}}`, ""},
+			"no driver":                                 {`provisioning: {resyncInterval: 1m}`, "exactly one of the fields in [logto dynamicRegistration] must be set"},
+			"two drivers":                               {`provisioning: {dynamicRegistration: {}, ` + logtoServer + `}`, "exactly one of the fields in [logto dynamicRegistration] must be set"},
+			"Logto without an endpoint":                 {`provisioning: {logto: {credentialsSecretRef: {name: a}}}`, "spec.provisioning.logto.endpoint: Required value"},
+			"Logto without a credential":                {`provisioning: {logto: {endpoint: "https://auth.example.com"}}`, "spec.provisioning.logto.credentialsSecretRef: Required value"},
+			"Logto with an endpoint that is not a URL":  {`provisioning: {logto: {endpoint: auth.example.com, credentialsSecretRef: {name: a}}}`, "must be an absolute https:// URL"},
+			"an unknown way to authenticate":            {`provisioning: {dynamicRegistration: {authenticationMethod: None}}`, `supported values: "Basic", "Post"`},
+			"a resync interval too short":               {`provisioning: {resyncInterval: 9s, ` + logtoServer + `}`, "must be a duration from 10s to 24h"},
+			"a resync interval too long":                {`provisioning: {resyncInterval: 25h, ` + logtoServer + `}`, "must be a duration from 10s to 24h"},
+			"an API and a client adopted":               {adopted(apis+`, clients: [{clientID: "a b", namespace: shop, name: cart}]`, `{identifier: "https://a.example.com/", namespace: shop}`), ""},
+			"as many clients as can be adopted":         {adopted(clients, many[:128]...), ""},
+			"one client too many":                       {adopted(clients, many...), "Too many: 129: must have at most 128 items"},
+			"an API adopted by two":                     {adopted(apis, `{identifier: "https://a.example.com/", namespace: shop}`, `{identifier: "https://a.example.com/", namespace: bank}`), "spec.provisioning.adoption.apiResources[1]: Duplicate value"},
+			"the administration API adopted":            {adopted(apis, `{identifier: "https://default.logto.app/api", namespace: shop}`), "is the administration API of a Logto server"},
+			"a client adopted by two":                   {adopted(clients, `{clientID: a, namespace: shop, name: cart}`, `{clientID: a, namespace: shop, name: checkout}`), "only one M2MClient can take over a client"},
+			"two clients adopted by one":                {adopted(clients, `{clientID: a, namespace: shop, name: cart}`, `{clientID: b, namespace: shop, name: cart}`), "spec.provisioning.adoption.clients[1]: Duplicate value"},
+			"clients of one name adopted":               {adopted(clients, `{clientID: a, namespace: shop, name: cart}`, `{clientID: b, namespace: bank, name: cart}`), ""},
+			"a registration endpoint":                   {`endpoints: {registration: "https://auth.example.com/register"}`, ""},
+			"a key ID as long as it can be":             {`jwks: {revokedKeyIDs: ["` + strings.Repeat("~", 128) + `"]}`, ""},
+			"a key ID too long":                         {`jwks: {revokedKeyIDs: ["` + strings.Repeat("k", 129) + `"]}`, "may not be more than 128"},
+			"a key ID with a line break":                {`jwks: {revokedKeyIDs: ["k\nReady"]}`, "should match '^[ -~]+$'"},
+			"a key ID with a delete character":          {`jwks: {revokedKeyIDs: ["k\x7f"]}`, "should match '^[ -~]+$'"},
+			"a registration endpoint that is not a URL": {`endpoints: {registration: /register}`, "must be an absolute https:// URL"},
 		})
 	}
 	judge(t, ns, "api", map[string]schemaCase{
-		"all that can be said":                 {`accessTokenLifetime: 1h30m, managementPolicy: Observe, deletionPolicy: Delete`, ""},
-		"tokens of the shortest life":          {`accessTokenLifetime: 1m`, ""},
-		"tokens too short":                     {`accessTokenLifetime: 59s`, "must be a duration of whole seconds from 1m to 24h"},
-		"tokens too long":                      {`accessTokenLifetime: 25h`, "must be a duration of whole seconds from 1m to 24h"},
-		"tokens of a fraction of a second":     {`accessTokenLifetime: 90500ms`, "must be a duration of whole seconds from 1m to 24h"},
-		"a management policy of other systems": {`managementPolicy: ObserveOnly`, `supported values: "Full", "Observe"`},
-		"a deletion policy of other systems":   {`deletionPolicy: Orphan`, `supported values: "Retain", "Delete"`},
+		"every field":                                  {`accessTokenLifetime: 1h30m, managementPolicy: Observe, deletionPolicy: Delete`, ""},
+		"tokens of the shortest lifetime":              {`accessTokenLifetime: 1m`, ""},
+		"a token lifetime too short":                   {`accessTokenLifetime: 59s`, "must be a duration of whole seconds from 1m to 24h"},
+		"a token lifetime too long":                    {`accessTokenLifetime: 25h`, "must be a duration of whole seconds from 1m to 24h"},
+		"a token lifetime with a fraction of a second": {`accessTokenLifetime: 90500ms`, "must be a duration of whole seconds from 1m to 24h"},
+		"a management policy of other systems":         {`managementPolicy: ObserveOnly`, `supported values: "Full", "Observe"`},
+		"a deletion policy of other systems":           {`deletionPolicy: Orphan`, `supported values: "Retain", "Delete"`},
 	})
 	judge(t, ns, "client", map[string]schemaCase{
 		"neither credentials nor a server":         {anAccess, ""},
@@ -90,17 +90,17 @@ func TestProvisioningSchema(t *testing.T) {
 		"a plain resource, with credentials":       {`access: [{resource: "https://a.example.com/", key: a}], authorizationServerRef: {name: auth}, ` + ownCredentials, ""},
 		"a rotation":                               {anAccess + `, credentialRotation: {every: 720h, overlap: 0s}`, ""},
 		"a rotation with credentials":              {anAccess + `, credentialRotation: {every: 720h}, authorizationServerRef: {name: auth}, ` + ownCredentials, "credentialRotation is only for clients that the operator registers"},
-		"a rotation without a word":                {anAccess + `, credentialRotation: {}`, "should have at least 1 properties"},
-		"a rotation too often":                     {anAccess + `, credentialRotation: {every: 59s}`, "must be a duration from 1m to 8760h"},
-		"a rotation too rarely":                    {anAccess + `, credentialRotation: {every: 8761h}`, "must be a duration from 1m to 8760h"},
+		"an empty rotation":                        {anAccess + `, credentialRotation: {}`, "should have at least 1 properties"},
+		"a rotation interval too short":            {anAccess + `, credentialRotation: {every: 59s}`, "must be a duration from 1m to 8760h"},
+		"a rotation interval too long":             {anAccess + `, credentialRotation: {every: 8761h}`, "must be a duration from 1m to 8760h"},
 		"an overlap too long":                      {anAccess + `, credentialRotation: {overlap: 721h}`, "must be a duration of at most 720h"},
 		"a client that stays when it is deleted":   {anAccess + `, deletionPolicy: Retain`, ""},
 		"a client with an unknown deletion policy": {anAccess + `, deletionPolicy: Keep`, `supported values: "Retain", "Delete"`},
 	})
 }
 
-// schemaCase is a part of a spec, and what the API server says to it: "" for
-// nothing.
+// schemaCase is a part of a spec and the error of the API server, "" if it accepts the
+// spec.
 type schemaCase struct{ spec, says string }
 
 func judge(t *testing.T, ns, kind string, cases map[string]schemaCase) {
@@ -130,7 +130,7 @@ func manifestOf(t *testing.T, ns, kind, spec string) *unstructured.Unstructured 
 	return o
 }
 
-// TestProvisioningDefaults: the API server itself says what unset policies mean.
+// TestProvisioningDefaults checks the defaults that the API server sets for policies.
 func TestProvisioningDefaults(t *testing.T) {
 	ns := operator.NewNamespace(t, "schema", nil)
 	for name, tc := range map[string]struct {

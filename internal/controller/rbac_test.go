@@ -29,8 +29,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// accessLog notes what rights a connection's requests take, and which of them
-// were refused.
+// accessLog records which rights the requests of a connection require, and which
+// requests were refused.
 type accessLog struct {
 	next            http.RoundTripper
 	mu              sync.Mutex
@@ -60,8 +60,7 @@ func (l *accessLog) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// rightOf returns what a request is to the authorizer, "" for what is no
-// resource.
+// rightOf returns a request in the authorizer's terms, "" if it is not for a resource.
 func rightOf(req *http.Request) string {
 	parts := strings.Split(strings.Trim(req.URL.Path, "/"), "/")
 	group := ""
@@ -96,7 +95,7 @@ func right(verb, group, resource string) string {
 	return strings.Join(strings.Fields(verb+" "+group+" "+resource), " ")
 }
 
-// rightsOf lists what a role grants, one by one.
+// rightsOf lists the rights of a role one by one.
 func rightsOf(role *rbacv1.ClusterRole) sets.Set[string] {
 	all := sets.New[string]()
 	for _, rule := range role.Rules {
@@ -111,15 +110,15 @@ func rightsOf(role *rbacv1.ClusterRole) sets.Set[string] {
 	return all
 }
 
-// needed are the rights that no request of a test shows.
+// needed are the rights that no request of a test requires.
 var needed = map[string]string{
 	"update m2m-operator.io m2mclients/finalizers": "the admission plugin OwnerReferencesPermissionEnforcement asks for it: a Secret blocks its owner's deletion",
 	"patch events.k8s.io events":                   "an event that occurs again within minutes becomes a series",
 }
 
-// TestTheRoleIsWhatTheOperatorUses plays the story, a rotation of credentials
-// and keys, a withdrawal and the end of everything with the rights of the role
-// alone: nothing is refused, and nothing is granted that was not used.
+// TestTheRoleIsWhatTheOperatorUses plays the story, a rotation of credentials and
+// keys, a withdrawal and the deletion of everything with only the rights of the role.
+// No request is refused, and every right is used.
 func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 	w := operator.NewWorld(t, func(o *oidc.Options) { o.TLS = true })
 	system := operator.NewNamespace(t, "m2m-operator-system", nil)
@@ -153,7 +152,7 @@ func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 	bundle := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.Payments, Name: render.ConfigMapName(w.Payments, "payment-api")}}
 	operator.Eventually(t, func() error { return operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(bundle), bundle) })
 
-	// What is registered at a server of either kind, and deleted there.
+	// Objects registered at servers of both kinds, and deleted there.
 	logto := operator.NewTenant(t)
 	provisioner, management := logto.ClusterServer(logto.Payments, logto.Shop)
 	management.Namespace = system
@@ -173,8 +172,8 @@ func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 		operator.IsGone(t, o)
 	}
 
-	// A rotated credential and a rotated signing key: the Secret and the bundle
-	// are updated.
+	// After rotations of the credential and of the signing key, the operator updates the
+	// Secret and the bundle.
 	token := operator.TokenIn(t, w.Shop, "cart-token", "payment-api")
 	kid, err := w.AS.RotateKey()
 	if err != nil {
@@ -196,16 +195,16 @@ func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 		return nil
 	})
 
-	// Another name for the Secret: the former one is deleted.
+	// If the Secret gets another name, the operator deletes the former one.
 	operator.Change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Secret.Name = "cart-tokens" })
 	operator.Eventually(t, func() error {
 		if operator.TokenIn(t, w.Shop, "cart-tokens", "payment-api") == "" || operator.TokenIn(t, w.Shop, "cart-token", "payment-api") != "" {
-			return fmt.Errorf("the token has not moved")
+			return fmt.Errorf("the token did not move to the new Secret")
 		}
 		return nil
 	})
 
-	// The end of the grant, and of everything.
+	// Remove the grant, and then everything.
 	operator.Change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
 	operator.HasCondition(t, cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonNotGranted)
 	if operator.TokenIn(t, w.Shop, "cart-tokens", "payment-api") != "" {
@@ -225,7 +224,7 @@ func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 	rights.mu.Lock()
 	defer rights.mu.Unlock()
 	if len(rights.forbidden) > 0 {
-		t.Errorf("the role lacks rights that were asked for: %q", sets.List(rights.forbidden))
+		t.Errorf("the role lacks rights that requests required: %q", sets.List(rights.forbidden))
 	}
 	granted, used := rightsOf(operator.ManagerRole(t)), rights.used.Clone()
 	for r := range rights.used {
@@ -235,17 +234,17 @@ func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 	}
 	for r := range needed {
 		if used.Has(r) {
-			t.Errorf("%q was seen after all: it needs no exception", r)
+			t.Errorf("%q was used: it needs no exception", r)
 		}
 		used.Insert(r)
 	}
 	unused := slices.Sorted(slices.Values(granted.Difference(used).UnsortedList()))
 	if diff := cmp.Diff([]string{}, append([]string{}, unused...)); diff != "" {
-		t.Errorf("the role grants what was never used (-want +got):\n%s", diff)
+		t.Errorf("the role grants rights that were never used (-want +got):\n%s", diff)
 	}
 }
 
-// verifier returns a Deployment that is annotated for an API's bundle.
+// verifier returns a Deployment with the annotation for an API's bundle.
 func verifier(namespace, apis string) *appsv1.Deployment {
 	labels := map[string]string{"app": "payment"}
 	return &appsv1.Deployment{

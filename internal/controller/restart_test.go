@@ -25,7 +25,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// status answers as an API server does that refuses.
+// status refuses with an answer of the API server.
 func status(code int, reason string) func(*http.Request, http.RoundTripper) (*http.Response, error) {
 	return func(req *http.Request, _ http.RoundTripper) (*http.Response, error) {
 		body := fmt.Sprintf(`{"kind":"Status","apiVersion":"v1","status":"Failure","reason":%q,"code":%d}`, reason, code)
@@ -36,13 +36,13 @@ func status(code int, reason string) func(*http.Request, http.RoundTripper) (*ht
 	}
 }
 
-// hang answers never, as long as the operator lives.
+// hang never answers while the operator lives.
 func hang(req *http.Request, _ http.RoundTripper) (*http.Response, error) {
 	<-req.Context().Done()
 	return nil, req.Context().Err()
 }
 
-// lost carries the request out and loses the answer.
+// lost executes the request and loses the answer.
 func lost(req *http.Request, next http.RoundTripper) (*http.Response, error) {
 	resp, err := next.RoundTrip(req)
 	if err != nil {
@@ -51,8 +51,8 @@ func lost(req *http.Request, next http.RoundTripper) (*http.Response, error) {
 	return nil, fmt.Errorf("the connection broke: %w", resp.Body.Close())
 }
 
-// TestARestartCostsNothing starts the operator anew beside a hundred clients
-// whose tokens are good.
+// TestARestartCostsNothing starts the operator again with a hundred clients whose
+// tokens are good.
 func TestARestartCostsNothing(t *testing.T) {
 	const clients = 100
 	w := operator.NewWorld(t)
@@ -105,7 +105,7 @@ func TestARestartCostsNothing(t *testing.T) {
 	if diff := cmp.Diff([]string{}, op.Requests.Writes()); diff != "" {
 		t.Errorf("a restart wrote (-want +got):\n%s", diff)
 	}
-	// What a cache lists and watches has a query. Beyond that nothing is read,
+	// The caches' lists and watches have a query. The operator reads nothing else,
 	// neither a client's Secret nor its credentials.
 	if diff := cmp.Diff([]string{}, slices.DeleteFunc(op.Requests.Reads(), func(r string) bool {
 		return strings.HasPrefix(r, "GET api") // the API server's groups and kinds
@@ -117,11 +117,11 @@ func TestARestartCostsNothing(t *testing.T) {
 	}
 }
 
-// TestKilledBeforeTheStatusIsWritten: the token is in the Secret and the status
-// says nothing of it. The next operator completes the status, and mints nothing.
+// TestKilledBeforeTheStatusIsWritten: the token is in the Secret, but the status does
+// not mention it. The next operator completes the status and mints nothing.
 func TestKilledBeforeTheStatusIsWritten(t *testing.T) {
 	for name, tc := range map[string]struct {
-		stepsBefore int // 1: the status of the first token is lost; 2: that of its successor
+		stepsBefore int // 1: the status write of the first token is lost; 2: that of its successor
 		answer      func(*http.Request, http.RoundTripper) (*http.Response, error)
 	}{
 		"the API server fails, first token":   {1, status(http.StatusInternalServerError, "InternalError")},
@@ -154,7 +154,7 @@ func TestKilledBeforeTheStatusIsWritten(t *testing.T) {
 			<-fault.Met
 			kill()
 			if err := <-killed; err == nil {
-				t.Error("the failed status write is no error")
+				t.Error("the failed status write caused no error")
 			}
 			w.TheRequest()
 			published := operator.TokenIn(t, w.Shop, "cart-token", "payment-api")
@@ -183,11 +183,11 @@ func TestKilledBeforeTheStatusIsWritten(t *testing.T) {
 	}
 }
 
-// TestAFailedSecretWriteKeepsTheToken: a token that was issued and could not be
-// stored is stored with the next attempt; no other is asked for.
+// TestAFailedSecretWriteKeepsTheToken: if a token was issued but could not be stored,
+// the next attempt stores it. The operator requests no other.
 func TestAFailedSecretWriteKeepsTheToken(t *testing.T) {
 	edit := func(req *http.Request, next http.RoundTripper) (*http.Response, error) {
-		// Somebody else is faster, so that the API server itself refuses.
+		// Another writer is faster, so the API server itself refuses.
 		parts := strings.Split(req.URL.Path, "/")
 		s := &corev1.Secret{}
 		name := client.ObjectKey{Namespace: parts[len(parts)-3], Name: parts[len(parts)-1]}
@@ -204,13 +204,13 @@ func TestAFailedSecretWriteKeepsTheToken(t *testing.T) {
 		first  bool // the write creates the Secret
 		answer func(*http.Request, http.RoundTripper) (*http.Response, error)
 	}{
-		"conflict with another writer":         {false, edit},
-		"conflict on update":                   {false, status(http.StatusConflict, "Conflict")},
-		"server error on update":               {false, status(http.StatusInternalServerError, "InternalError")},
-		"server error on creation":             {true, status(http.StatusInternalServerError, "InternalError")},
-		"already exists, says a stale replica": {true, status(http.StatusConflict, "AlreadyExists")},
-		"answer to an update is lost":          {false, lost},
-		"answer to a creation is lost":         {true, lost},
+		"conflict with another writer":           {false, edit},
+		"conflict on update":                     {false, status(http.StatusConflict, "Conflict")},
+		"server error on update":                 {false, status(http.StatusInternalServerError, "InternalError")},
+		"server error on creation":               {true, status(http.StatusInternalServerError, "InternalError")},
+		"a stale replica answers already exists": {true, status(http.StatusConflict, "AlreadyExists")},
+		"answer to an update is lost":            {false, lost},
+		"answer to a creation is lost":           {true, lost},
 	} {
 		t.Run(name, func(t *testing.T) {
 			clock := clocktesting.NewFakePassiveClock(time.Now().Truncate(time.Second))
@@ -233,7 +233,7 @@ func TestAFailedSecretWriteKeepsTheToken(t *testing.T) {
 			w.AS.ResetRequests()
 			fault.Armed.Store(1)
 			if err := op.ReconcileClient(cart); err == nil {
-				t.Fatal("the failed write of the Secret is no error")
+				t.Fatal("the failed write of the Secret caused no error")
 			}
 			operator.Eventually(t, func() error { return op.ReconcileClient(cart) }) // the cache may have to catch up
 			op.Settle(w.Payments, w.Shop)
@@ -246,7 +246,7 @@ func TestAFailedSecretWriteKeepsTheToken(t *testing.T) {
 				t.Error("the token in the Secret is not the one that was issued")
 			}
 
-			// Nothing of it is left over for the next refresh.
+			// The next refresh starts from a clean state.
 			op.Advance(45 * time.Minute)
 			op.Settle(w.Payments, w.Shop)
 			if n := len(w.AS.TokenRequests()); n != 2 {
@@ -259,8 +259,8 @@ func TestAFailedSecretWriteKeepsTheToken(t *testing.T) {
 	}
 }
 
-// TestAnEditedLabelMintsNothing: between two operators somebody labels the
-// credentials' Secret, which changes its resourceVersion and nothing else.
+// TestAnEditedLabelMintsNothing edits a label of the credentials' Secret between two
+// operators. Only its resourceVersion changes.
 func TestAnEditedLabelMintsNothing(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -274,7 +274,7 @@ func TestAnEditedLabelMintsNothing(t *testing.T) {
 	w.TheRequest()
 	operator.IsReady(t, cart)
 
-	// And while the operator runs.
+	// The same while the operator runs.
 	operator.Change(t, w.Secret("cart-credentials", "", ""), func(s *corev1.Secret) { s.Labels = nil })
 	op.Settle(w.Payments, w.Shop)
 	w.TheRequest()

@@ -26,14 +26,14 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// backedUp are the kinds of a backup.
+// backedUp are the kinds in a backup.
 var backedUp = []schema.GroupVersionKind{
 	corev1.SchemeGroupVersion.WithKind("Secret"), corev1.SchemeGroupVersion.WithKind("ConfigMap"), corev1.SchemeGroupVersion.WithKind("Pod"),
 	v1alpha1.GroupVersion.WithKind("APIResource"), v1alpha1.GroupVersion.WithKind("AuthorizationServer"), v1alpha1.GroupVersion.WithKind("M2MClient"),
 }
 
-// backUp returns everything in namespaces, and what the operator keeps for them in
-// its own.
+// backUp returns all objects of the namespaces, and the client secrets that the
+// operator keeps for them in its own.
 func backUp(t *testing.T, namespaces ...string) (all []*unstructured.Unstructured) {
 	t.Helper()
 	for _, kind := range backedUp {
@@ -54,7 +54,7 @@ func backUp(t *testing.T, namespaces ...string) (all []*unstructured.Unstructure
 	return all
 }
 
-// vanish deletes objects without anybody being asked.
+// vanish deletes objects at once, without running finalizers.
 func vanish(t *testing.T, objects []*unstructured.Unstructured) {
 	t.Helper()
 	for _, o := range objects {
@@ -72,8 +72,7 @@ func vanish(t *testing.T, objects []*unstructured.Unstructured) {
 	}
 }
 
-// restored returns an object as Velero creates it: without its identity, its owners
-// and its status.
+// restored returns an object as Velero creates it: without its UID, owners and status.
 func restored(o *unstructured.Unstructured) *unstructured.Unstructured {
 	o = o.DeepCopy()
 	metadata := o.Object["metadata"].(map[string]any)
@@ -88,7 +87,7 @@ func ofKind(objects []*unstructured.Unstructured, kinds ...string) []*unstructur
 	return slices.DeleteFunc(slices.Clone(objects), func(o *unstructured.Unstructured) bool { return !slices.Contains(kinds, o.GetKind()) })
 }
 
-// restore creates objects in an order of their kinds.
+// restore creates objects, ordered by kind.
 func restore(t *testing.T, objects []*unstructured.Unstructured, kinds ...string) {
 	t.Helper()
 	place := func(o *unstructured.Unstructured) int { return slices.Index(kinds, o.GetKind()) }
@@ -101,7 +100,7 @@ func restore(t *testing.T, objects []*unstructured.Unstructured, kinds ...string
 	}
 }
 
-// survivor is a client with all that belongs to it, at one kind of server.
+// survivor is a client with everything that belongs to it, at one kind of server.
 type survivor struct {
 	namespaces []string
 	as         client.Object
@@ -157,9 +156,9 @@ var survivors = map[string]func(*testing.T) survivor{
 	},
 }
 
-// TestRestore backs up all objects, empties the API server, and restores them
-// without owners, identities and statuses. Nobody gets another token, another
-// secret or another application for that.
+// TestRestore backs up all objects, empties the API server, and restores the objects
+// without owners, UIDs and statuses. The restore causes no new token, secret or
+// application.
 func TestRestore(t *testing.T) {
 	orders := map[string]struct {
 		kinds   []string
@@ -227,16 +226,16 @@ func TestRestore(t *testing.T) {
 				}
 				operator.ComesToRest(t, s.cart)
 				if s.cart.UID == uid {
-					t.Fatal("it is not another object")
+					t.Fatal("the object was not replaced")
 				}
 				if diff := gocmp.Diff(secret.Data, operator.TokensOf(t, s.cart).Data); diff != "" {
-					t.Error("the token is another one")
+					t.Error("the token was replaced")
 				}
 				if n := s.requests(); n != requests {
 					t.Errorf("%d token requests were sent", n-requests)
 				}
 				if diff := gocmp.Diff(registered, s.registered()); diff != "" {
-					t.Errorf("what the server has (-want +got):\n%s", diff)
+					t.Errorf("objects at the server (-want +got):\n%s", diff)
 				}
 				operator.Eventually(t, func() error {
 					now := distributedTo(t, s.namespaces[1], s.api)
@@ -265,8 +264,9 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// TestARestoreAfterADecision: while a cluster was away, the platform took a namespace
-// from a server. What its client has there goes, though no status says what that is.
+// TestARestoreAfterADecision: while a cluster was away, the platform withdrew a server
+// from a namespace. The operator removes what its client has there, although no status
+// names it.
 func TestARestoreAfterADecision(t *testing.T) {
 	w := operator.NewTenant(t)
 	op := operator.Start(t)
@@ -292,8 +292,8 @@ func TestARestoreAfterADecision(t *testing.T) {
 }
 
 // TestIdentifiersAfterARestore: a namespace that sorts before the owner's had its
-// claim refused, and comes first now. Without the status nobody has the
-// identifier, and no token is lost for that; with it, the owner.
+// claim refused, and now comes first. Without the status neither has the identifier,
+// and no token is lost; with the status, the owner has it.
 func TestIdentifiersAfterARestore(t *testing.T) {
 	for name, withStatus := range map[string]bool{"with the status": true, "without the status": false} {
 		t.Run(name, func(t *testing.T) {
@@ -327,7 +327,7 @@ func TestIdentifiersAfterARestore(t *testing.T) {
 			op.Settle(all...)
 
 			if got := operator.TokenIn(t, w.Shop, "cart-token", "payment-api"); got != token {
-				t.Error("the token of the owner's client is another one or gone")
+				t.Error("the token of the owner's client was replaced or removed")
 			}
 			w.SawRequests(t, 0)
 			getsNothingNow(t, evil.cart)
@@ -350,7 +350,7 @@ func TestIdentifiersAfterARestore(t *testing.T) {
 	}
 }
 
-// putStatus restores the status of an object, as Velero does where it is told to.
+// putStatus restores the status of an object, as Velero does if configured so.
 func putStatus(t *testing.T, o *unstructured.Unstructured) {
 	t.Helper()
 	if o.GroupVersionKind().Group != v1alpha1.GroupVersion.Group {
@@ -366,7 +366,8 @@ func putStatus(t *testing.T, o *unstructured.Unstructured) {
 	}
 }
 
-// TestASecretIsTakenOver deletes a client and not its Secret, and creates it again.
+// TestASecretIsTakenOver deletes a client but keeps its Secret, and creates the client
+// again.
 func TestASecretIsTakenOver(t *testing.T) {
 	for name, tc := range map[string]struct {
 		opaque    bool
@@ -419,13 +420,14 @@ func TestASecretIsTakenOver(t *testing.T) {
 			edited := string(s.Data["payment-api"])
 			w.AS.ResetRequests()
 
-			// What cannot be told stays while the server is down, and is not called ready.
+			// The operator keeps a token that it cannot check while the server is down, but
+			// does not call it ready.
 			w.AS.SetFault(oidc.Token, operator.Answer(503, ""))
 			cart = w.Cart()
 			operator.Create(t, cart)
 			op.Settle(w.Payments, w.Shop)
 			if got := operator.TokenIn(t, w.Shop, "cart-token", "payment-api"); got != edited && !tc.goes || got != "" && tc.goes {
-				t.Errorf("while the server is down, the token has gone or is another one: %t", got == "")
+				t.Errorf("the token was removed or replaced while the server was down: %t", got == "")
 			}
 			if ready := operator.HasToken(current(t, cart)); ready != (tc.wantMints == 0) {
 				t.Errorf("it is ready: %t", ready)
@@ -454,8 +456,8 @@ func current(t *testing.T, c *v1alpha1.M2MClient) *v1alpha1.M2MClient {
 	return c
 }
 
-// TestARestoreWhileATokenWaits: the token is published that waited, and its Secret
-// goes.
+// TestARestoreWhileATokenWaits: the operator publishes the waiting token and deletes
+// the Secret in which it waited.
 func TestARestoreWhileATokenWaits(t *testing.T) {
 	op := operator.StartStepped(t)
 	s, _ := operator.RotatedStage(t, op, true)
@@ -466,18 +468,18 @@ func TestARestoreWhileATokenWaits(t *testing.T) {
 	vanish(t, objects)
 	restore(t, objects)
 
-	// Its predecessor is due again when it is by the new client's UID, too.
+	// Its predecessor becomes due again also by the new client's UID.
 	s.Op = operator.StartStepped(t)
 	s.Op.Clock.SetTime(op.Clock.Now().Add(jitter))
 	s.Settle()
 	s.IsPublished()
 	if s.Token() != token {
-		t.Error("another token was published than the one that waited")
+		t.Error("the published token is not the one that waited")
 	}
 }
 
-// TestASecretThatComesLateIsTakenOver: its client is there before, and has no
-// credentials to ask for a token with.
+// TestASecretThatComesLateIsTakenOver restores the client before its Secret. The
+// client has no credentials for a token request.
 func TestASecretThatComesLateIsTakenOver(t *testing.T) {
 	w := operator.NewWorld(t)
 	operator.CreateNamespace(t)
@@ -494,6 +496,6 @@ func TestASecretThatComesLateIsTakenOver(t *testing.T) {
 	restore(t, slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetName() != "cart-token" }))
 	operator.IsReady(t, cart)
 	if operator.TokenIn(t, w.Shop, "cart-token", "payment-api") != token {
-		t.Error("the token is another one")
+		t.Error("the token was replaced")
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestStory is the main job: a client is applied, and a fresh, verified token
-// is in its Secret.
+// TestStory is the main job: after a client is applied, its Secret has a fresh,
+// verified token.
 func TestStory(t *testing.T) {
 	w := operator.NewWorld(t)
 	api, cart := w.Story()
@@ -24,8 +24,8 @@ func TestStory(t *testing.T) {
 	}
 }
 
-// TestRefreshCosts counts what a refresh costs at the API server and at the
-// authorization server, and that nothing else costs anything.
+// TestRefreshCosts counts the requests of a refresh at the API server and the
+// authorization server, and checks that nothing else costs anything.
 func TestRefreshCosts(t *testing.T) {
 	op := operator.StartStepped(t)
 	w := operator.NewWorld(t)
@@ -38,10 +38,10 @@ func TestRefreshCosts(t *testing.T) {
 	w.AS.ResetRequests()
 	op.Settle(w.Payments, w.Shop)
 	if diff := cmp.Diff([]string{}, op.Requests.Writes()); diff != "" {
-		t.Errorf("a pass without anything to do wrote (-want +got):\n%s", diff)
+		t.Errorf("a pass with nothing to do wrote (-want +got):\n%s", diff)
 	}
 	if n := len(w.AS.TokenRequests()); n != 0 {
-		t.Errorf("a pass without anything to do sent %d token requests", n)
+		t.Errorf("a pass with nothing to do sent %d token requests", n)
 	}
 
 	op.Advance(45 * time.Minute)
@@ -51,7 +51,7 @@ func TestRefreshCosts(t *testing.T) {
 		t.Errorf("a refresh wrote (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]string{}, op.Requests.Reads()); diff != "" {
-		t.Errorf("a refresh read past the cache (-want +got):\n%s", diff)
+		t.Errorf("a refresh bypassed the cache (-want +got):\n%s", diff)
 	}
 	if n := len(w.AS.TokenRequests()); n != 1 {
 		t.Errorf("a refresh sent %d token requests", n)

@@ -35,8 +35,8 @@ func forgedRecord(t *testing.T, s *corev1.Secret, members map[string]any) {
 	})
 }
 
-// forgedToken returns a token that says all that the payment API wants to hear
-// until the year 9999, signed by a key of the attacker's.
+// forgedToken returns a token signed by the attacker's key that satisfies every check
+// of the payment API until the year 9999, except for the signature.
 func forgedToken(w *operator.World, t *testing.T, keyID string) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -60,11 +60,11 @@ func forgedToken(w *operator.World, t *testing.T, keyID string) string {
 
 var eternal = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// TestForgedRecordsAreNotBelieved has somebody who can write the Secret, and
-// nothing else, write a token together with a record that vouches for it, to
-// have the operator present it as one that it issued, or keep it. The process
-// that wrote the Secret knows better; one that has just started checks the token
-// with the issuer's keys.
+// TestForgedRecordsAreNotBelieved has an attacker who can write the Secret, and
+// nothing else. He writes a token together with a record that vouches for it, so that
+// the operator presents it as one that it issued, or keeps it. The process that wrote
+// the Secret knows better; one that has just started checks the token with the
+// issuer's keys.
 func TestForgedRecordsAreNotBelieved(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -84,35 +84,35 @@ func TestForgedRecordsAreNotBelieved(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		forge func(s *corev1.Secret, genuine, keyID string)
-		// remembered: only the process that wrote the Secret can tell. A token
-		// that cannot be checked, or another good one, passes after a restart.
+		// remembered: only the process that wrote the Secret can tell. After a restart, a
+		// token that cannot be checked, or another good one, passes.
 		remembered bool
 	}{
-		"an own token for all times": {forge: func(s *corev1.Secret, _, keyID string) {
+		"an attacker's token that never expires": {forge: func(s *corev1.Secret, _, keyID string) {
 			put(s, forgedToken(w, t, keyID), map[string]any{"expiresAt": eternal})
 		}},
-		"an own token by an own key": {forge: func(s *corev1.Secret, _, _ string) {
+		"an attacker's token signed by the attacker's key": {forge: func(s *corev1.Secret, _, _ string) {
 			put(s, forgedToken(w, t, "own"), map[string]any{"expiresAt": eternal, "keyID": "own"})
 		}},
-		"the genuine token for all times": {forge: func(s *corev1.Secret, genuine, _ string) {
+		"the genuine token recorded as never expiring": {forge: func(s *corev1.Secret, genuine, _ string) {
 			put(s, genuine, map[string]any{"expiresAt": eternal})
 		}},
-		"the genuine token, issued in the future": {forge: func(s *corev1.Secret, genuine, _ string) {
+		"the genuine token recorded as issued in the future": {forge: func(s *corev1.Secret, genuine, _ string) {
 			put(s, genuine, map[string]any{"issuedAt": eternal.Add(-time.Hour)})
 		}},
-		"the genuine token under another key's name": {forge: func(s *corev1.Secret, genuine, _ string) {
+		"the genuine token under another key ID": {forge: func(s *corev1.Secret, genuine, _ string) {
 			put(s, genuine, map[string]any{"keyID": "own"})
 		}},
-		"the genuine token as one that cannot be checked": {forge: func(s *corev1.Secret, genuine, _ string) {
+		"the genuine token recorded as unverifiable": {forge: func(s *corev1.Secret, genuine, _ string) {
 			put(s, genuine, map[string]any{"opaque": true, "expiresAt": eternal})
 		}},
-		"the genuine token's claims under no signature": {forge: func(s *corev1.Secret, genuine, _ string) {
+		"the genuine token's claims without a signature": {forge: func(s *corev1.Secret, genuine, _ string) {
 			put(s, genuine[:strings.LastIndexByte(genuine, '.')+1], map[string]any{})
 		}},
-		"what is no token": {forge: func(s *corev1.Secret, _, _ string) {
+		"a value that is not a token": {forge: func(s *corev1.Secret, _, _ string) {
 			put(s, "token", map[string]any{"expiresAt": eternal})
 		}},
-		"what is no token, as one that cannot be checked": {remembered: true, forge: func(s *corev1.Secret, _, _ string) {
+		"a value that is not a token, recorded as unverifiable": {remembered: true, forge: func(s *corev1.Secret, _, _ string) {
 			put(s, "token", map[string]any{"opaque": true, "expiresAt": eternal})
 		}},
 		"a genuine token of another client": {remembered: true, forge: func(s *corev1.Secret, _, keyID string) {
@@ -156,8 +156,8 @@ func TestForgedRecordsAreNotBelieved(t *testing.T) {
 	}
 }
 
-// TestForgeryGoesWithoutReplacement forges a token while the authorization
-// server is down: the forgery does not stay until it is back.
+// TestForgeryGoesWithoutReplacement forges a token while the authorization server is
+// down. The operator does not wait for the server to remove it.
 func TestForgeryGoesWithoutReplacement(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -182,8 +182,8 @@ func TestForgeryGoesWithoutReplacement(t *testing.T) {
 	operator.IsReady(t, cart)
 }
 
-// TestSecretNameOfAnother has a client take the name of a Secret that it should
-// not write: its own credentials', another client's tokens', any other.
+// TestSecretNameOfAnother has a client name a Secret that it must not write: its own
+// credentials', another client's tokens', any other.
 func TestSecretNameOfAnother(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -236,8 +236,8 @@ func unchanged(t *testing.T, s *corev1.Secret) {
 	}
 }
 
-// TestForgedStatusDeletesNothing has somebody who can write a client's status
-// name another Secret there, to have it removed as the client's former one.
+// TestForgedStatusDeletesNothing has an attacker who can write a client's status name
+// another Secret there, so that the operator deletes it as the client's former one.
 func TestForgedStatusDeletesNothing(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -267,7 +267,7 @@ func TestForgedStatusDeletesNothing(t *testing.T) {
 	}
 }
 
-// TestTemplatesReachForNothingElse writes templates that want more than the
+// TestTemplatesReachForNothingElse writes templates that try to reach more than the
 // client's tokens. The message says what is wrong, and the tokens do not wait.
 func TestTemplatesReachForNothingElse(t *testing.T) {
 	w := operator.NewWorld(t)
@@ -308,7 +308,7 @@ func TestTemplatesReachForNothingElse(t *testing.T) {
 			}
 		})
 	}
-	// A client that begins with such a template has its tokens too.
+	// A new client with such a template gets its tokens, too.
 	late := w.Cart()
 	late.Name = "late"
 	late.Spec.Secret.Template = map[string]string{"file": `{{ env "HOME" }}`}
@@ -324,8 +324,8 @@ func TestTemplatesReachForNothingElse(t *testing.T) {
 	}
 }
 
-// TestNamesWithAPathAreRefused writes names that lead out of a namespace or a
-// directory. The API server refuses them.
+// TestNamesWithAPathAreRefused checks that the API server refuses names that lead out
+// of a namespace or a directory.
 func TestNamesWithAPathAreRefused(t *testing.T) {
 	w := operator.NewWorld(t)
 	clientWith := func(edit func(*v1alpha1.M2MClient, string)) func(string) client.Object {
@@ -382,7 +382,7 @@ func TestNamesWithAPathAreRefused(t *testing.T) {
 			}
 		})
 	}
-	// What else an object of another namespace could be named by does not exist.
+	// No other field can name an object of another namespace.
 	for _, field := range []string{"authorizationServerRef", "credentials.clientSecret.secretRef"} {
 		u := map[string]any{
 			"apiVersion": v1alpha1.GroupVersion.String(), "kind": "M2MClient", "metadata": map[string]any{"namespace": w.Shop, "name": "cart"},

@@ -22,18 +22,16 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// attacker is a tenant with a namespace, an application and an authorization
-// server of its own.
+// attacker is a tenant with its own namespace, application and authorization server.
 type attacker struct {
 	namespace string
 	as        *oidc.Server
 	cart      *v1alpha1.M2MClient
 }
 
-// newAttacker sets the attacker up. Its authorization server claims to be the
-// world's, and its client wants what the world's cart wants, from an APIResource
-// of its own namespace. The server that the client is to use is created by the
-// test.
+// newAttacker sets the attacker up. Its authorization server claims to be the world's,
+// and its client requests the access of the world's cart from an APIResource of its
+// own namespace. The test creates the server that the client uses.
 func newAttacker(w *operator.World) *attacker {
 	w.T.Helper()
 	as, err := oidc.Start(oidc.Options{Issuer: w.AS.Issuer()})
@@ -75,7 +73,7 @@ func verifyingPod(t *testing.T, namespace, name, ref string) {
 	})
 }
 
-// distributedTo returns an APIResource's bundle in a namespace, nil for none.
+// distributedTo returns an APIResource's bundle in a namespace, nil if there is none.
 func distributedTo(t *testing.T, namespace string, api *v1alpha1.APIResource) *corev1.ConfigMap {
 	t.Helper()
 	var m corev1.ConfigMap
@@ -89,8 +87,8 @@ func distributedTo(t *testing.T, namespace string, api *v1alpha1.APIResource) *c
 	return &m
 }
 
-// laterThan waits until the API server would give a new object a later creation
-// time, which has whole seconds.
+// laterThan waits until a new object would get a later creation time, which has second
+// precision.
 func laterThan(t *testing.T, o client.Object) {
 	t.Helper()
 	operator.Eventually(t, func() error {
@@ -101,8 +99,7 @@ func laterThan(t *testing.T, o client.Object) {
 	})
 }
 
-// getsNothing checks that a client is not served for a reason, without a token
-// request.
+// getsNothing checks that a client is refused for a reason, without a token request.
 func getsNothing(t *testing.T, c *v1alpha1.M2MClient, conditionType, reason string) metav1.Condition {
 	t.Helper()
 	condition := operator.HasCondition(t, c, conditionType, metav1.ConditionFalse, reason)
@@ -114,8 +111,8 @@ func getsNothing(t *testing.T, c *v1alpha1.M2MClient, conditionType, reason stri
 	return condition
 }
 
-// TestIdentifierHasOneOwner has another namespace declare an API that is
-// declared already, to grant itself its scopes and to hand out its bundle.
+// TestIdentifierHasOneOwner has another namespace declare an API that is declared
+// already, to grant itself its scopes and to distribute its own bundle.
 func TestIdentifierHasOneOwner(t *testing.T) {
 	w := operator.NewWorld(t)
 	api, cart := w.Story()
@@ -150,7 +147,7 @@ func TestIdentifierHasOneOwner(t *testing.T) {
 		t.Errorf("%d token requests for the attacker's client", n)
 	}
 
-	// A young one does not get older by being changed.
+	// A change does not make the younger one older.
 	operator.Change(t, claim, func(a *v1alpha1.APIResource) { a.Spec.Scopes[0].Description = "mine" })
 	operator.HasCondition(t, claim, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonIdentifierClaimed)
 
@@ -160,15 +157,15 @@ func TestIdentifierHasOneOwner(t *testing.T) {
 	operator.HasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonAPIResourceNotFound)
 	operator.Eventually(t, func() error {
 		if distributedTo(t, w.Shop, claim) == nil {
-			return fmt.Errorf("the one that is left has no bundle")
+			return fmt.Errorf("the remaining one has no bundle")
 		}
 		return nil
 	})
 }
 
-// TestClaimsMoveWithTheServer has an APIResource accepted at another issuer and
-// then pointed at the one where its identifier is taken. Its condition still
-// says that it is accepted; nothing may be asked for on that word.
+// TestClaimsMoveWithTheServer has an APIResource accepted at another issuer and then
+// points it at the one where its identifier is taken. Its condition still says that it
+// is accepted; the operator must not request a token because of it.
 func TestClaimsMoveWithTheServer(t *testing.T) {
 	w := operator.NewWorld(t)
 	api, _ := w.Story()
@@ -192,7 +189,7 @@ func TestClaimsMoveWithTheServer(t *testing.T) {
 
 	operator.Change(t, claim, func(a *v1alpha1.APIResource) { a.Spec.AuthorizationServerRef.Name = "auth" })
 	op.CatchUp(evil.namespace)
-	// The client comes before the APIResource.
+	// The client exists before the APIResource.
 	if err := op.ReconcileClient(evil.cart); err != nil {
 		t.Fatal(err)
 	}
@@ -204,8 +201,8 @@ func TestClaimsMoveWithTheServer(t *testing.T) {
 	}
 }
 
-// clusterServerOf returns a ClusterAuthorizationServer for the world's server,
-// which is deleted when the test ends.
+// clusterServerOf returns a ClusterAuthorizationServer for the world's server. It is
+// deleted when the test ends.
 func clusterServerOf(w *operator.World, t *testing.T, spec v1alpha1.ClusterAuthorizationServerSpec) *v1alpha1.ClusterAuthorizationServer {
 	t.Helper()
 	spec.Issuer = w.AS.Issuer()
@@ -225,8 +222,7 @@ func refTo(cas *v1alpha1.ClusterAuthorizationServer) v1alpha1.AuthorizationServe
 }
 
 // TestClusterServerServesAllowedNamespaces has a namespace use a
-// ClusterAuthorizationServer that does not allow it, for its client and for its
-// API.
+// ClusterAuthorizationServer that does not allow it, for its client and for its API.
 func TestClusterServerServesAllowedNamespaces(t *testing.T) {
 	w := operator.NewWorld(t)
 	evil := newAttacker(w)
@@ -251,8 +247,8 @@ func TestClusterServerServesAllowedNamespaces(t *testing.T) {
 		t.Errorf("%d token requests for the attacker's client", n)
 	}
 
-	// A client of an allowed namespace gets nothing for the API of one that is
-	// not.
+	// A client of an allowed namespace gets nothing for the API of a namespace that is
+	// not allowed.
 	operator.Change(t, cart, func(c *v1alpha1.M2MClient) {
 		c.Spec.Access[0].APIResourceRef.Namespace = v1alpha1.NamespaceName(evil.namespace)
 	})
@@ -261,7 +257,7 @@ func TestClusterServerServesAllowedNamespaces(t *testing.T) {
 		t.Error("the token for the former API is still there")
 	}
 
-	// The label decides, at once.
+	// A change of the label takes effect at once.
 	operator.WithLabels(t, evil.namespace, map[string]string{"m2m": w.Shop})
 	operator.IsReady(t, claim)
 	operator.Change(t, cart, func(c *v1alpha1.M2MClient) {
@@ -271,13 +267,13 @@ func TestClusterServerServesAllowedNamespaces(t *testing.T) {
 	operator.WithLabels(t, w.Shop, nil)
 	operator.HasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotAllowed)
 	if operator.TokenIn(t, w.Shop, "cart-token", "payment-api") != "" {
-		t.Error("the token of a server that does not allow the namespace any more is still there")
+		t.Error("the token is still there, but the server no longer allows the namespace")
 	}
 }
 
-// TestIdentifierClaims has a namespace declare APIs that the platform reserved
-// for others: at the ClusterAuthorizationServer, and at an AuthorizationServer
-// of its own for the same issuer, before the owner does.
+// TestIdentifierClaims has a namespace declare APIs that the platform reserved for
+// others: at the ClusterAuthorizationServer, and at an AuthorizationServer of its own
+// for the same issuer, before the owner does.
 func TestIdentifierClaims(t *testing.T) {
 	w := operator.NewWorld(t)
 	evil := newAttacker(w)
@@ -327,7 +323,7 @@ func TestIdentifierClaims(t *testing.T) {
 	}
 	getsNothing(t, evil.cart, v1alpha1.ConditionGranted, v1alpha1.ReasonAPIResourceNotAccepted)
 
-	// Without the claims whoever has it keeps it, though others came first.
+	// Without the claims, the current owner keeps it, although others came first.
 	claims := cas.Spec.IdentifierClaims
 	operator.Change(t, cas, func(c *v1alpha1.ClusterAuthorizationServer) { c.Spec.IdentifierClaims = nil })
 	for _, a := range refused[:2] {
@@ -355,7 +351,7 @@ func TestCredentialsGoToTheClientsServerOnly(t *testing.T) {
 	operator.Create(t, trap, w.Server(w.Shop), w.API(), w.Secret("cart-credentials", operator.CartID, secret), cart)
 	operator.Start(t)
 
-	// What the API would verify with are the attacker's keys: it gets no token.
+	// The API would verify with the attacker's keys, so it gets no token.
 	c := operator.HasCondition(t, cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, "UnknownKey")
 	operator.HasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenNotVerified)
 	if strings.Contains(c.Message, evil.as.TokenURL()) {
@@ -370,13 +366,13 @@ func TestCredentialsGoToTheClientsServerOnly(t *testing.T) {
 		t.Error("the client's own server was not asked")
 	}
 
-	// With the right keys the API is served, and the token endpoint still never
-	// asked.
+	// With the right keys the API is served, and its token endpoint still gets no
+	// request.
 	operator.Change(t, trap, func(s *v1alpha1.AuthorizationServer) { s.Spec.Endpoints.JWKS = v1alpha1.EndpointURL(w.AS.JWKSURL()) })
 	operator.IsReady(t, cart)
 	evil.received(t, 0)
 
-	// Another issuer is no issuer of this API.
+	// A different issuer is never an issuer of this API.
 	operator.Remove(t, trap)
 	trap = w.Server(w.Payments)
 	other, err := oidc.Start(oidc.Options{})
@@ -397,8 +393,8 @@ func TestCredentialsGoToTheClientsServerOnly(t *testing.T) {
 	evil.received(t, 0)
 }
 
-// TestReferencesStayInTheNamespace has a client name what only another
-// namespace has.
+// TestReferencesStayInTheNamespace has a client name objects that exist only in
+// another namespace.
 func TestReferencesStayInTheNamespace(t *testing.T) {
 	w := operator.NewWorld(t)
 	w.Story() // everything is in w.shop, under the very names
@@ -420,7 +416,7 @@ func TestReferencesStayInTheNamespace(t *testing.T) {
 	}
 	evil.received(t, 0)
 
-	// Nor a ServiceAccount, nor the certificates of a server.
+	// The same holds for a ServiceAccount and for the certificates of a server.
 	operator.Create(t, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: w.Shop, Name: "cart-account"}})
 	operator.Change(t, evil.cart, func(c *v1alpha1.M2MClient) {
 		c.Spec.Credentials = v1alpha1.ClientCredentials{ServiceAccount: v1alpha1.ServiceAccountCredentials{Name: "cart-account"}}
@@ -433,9 +429,8 @@ func TestReferencesStayInTheNamespace(t *testing.T) {
 	evil.received(t, 0)
 }
 
-// TestPlainResourceIsNobodys has another namespace claim the identifier that a
-// client names without an APIResource: that takes nothing from the client,
-// whose own credentials decide.
+// TestPlainResourceIsNobodys has another namespace claim the identifier that a client
+// names without an APIResource. The client loses nothing: its own credentials decide.
 func TestPlainResourceIsNobodys(t *testing.T) {
 	w := operator.NewWorld(t)
 	evil := newAttacker(w)
@@ -452,8 +447,8 @@ func TestPlainResourceIsNobodys(t *testing.T) {
 	evil.received(t, 0)
 }
 
-// TestBundleOfAPIThatIsNotAccepted has a pod of another namespace ask for the
-// bundle of an API that is not accepted, as its name says in three ways.
+// TestBundleOfAPIThatIsNotAccepted has a pod of another namespace ask for the bundle
+// of an API that is not accepted, by three spellings of its name.
 func TestBundleOfAPIThatIsNotAccepted(t *testing.T) {
 	w := operator.NewWorld(t)
 	evil := newAttacker(w)
@@ -468,7 +463,7 @@ func TestBundleOfAPIThatIsNotAccepted(t *testing.T) {
 	if c.Message == "" || ptr.Deref(claim.Status.Bundle.Namespaces, -1) != 0 {
 		t.Errorf("the status counts %v namespaces", claim.Status.Bundle.Namespaces)
 	}
-	// Its going and coming back is the last of what is to be done.
+	// Its deletion and return come last in the operator's queue.
 	operator.Create(t, w.Server(evil.namespace))
 	operator.IsReady(t, claim)
 	for _, ns := range []string{w.Shop, evil.namespace} {

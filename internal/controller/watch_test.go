@@ -23,8 +23,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// deploy creates a workload that verifies tokens of the world's API, until the
-// test ends.
+// deploy creates a workload that verifies tokens of the world's API. It is deleted
+// when the test ends.
 func deploy(w *operator.World, namespace string) {
 	w.T.Helper()
 	d := verifier(namespace, w.Payments+"/payment-api")
@@ -36,8 +36,8 @@ func deploy(w *operator.World, namespace string) {
 	})
 }
 
-// TestWatchedNamespaces: an operator that is limited to some namespaces does its
-// job there, and touches nothing elsewhere.
+// TestWatchedNamespaces: an operator that is limited to some namespaces does its job
+// there, and touches nothing elsewhere.
 func TestWatchedNamespaces(t *testing.T) {
 	for name, tc := range map[string]struct {
 		one bool // everything is in one namespace
@@ -99,8 +99,8 @@ func TestWatchedNamespaces(t *testing.T) {
 	}
 }
 
-// TestTwoNamespacesMintNothingTwice: the cache of several namespaces is several
-// caches, which makes it harder to read one's own writes.
+// TestTwoNamespacesMintNothingTwice: the cache of several namespaces consists of
+// several caches, so it is harder to read one's own writes.
 func TestTwoNamespacesMintNothingTwice(t *testing.T) {
 	const clients = 40
 	w := operator.NewWorld(t)
@@ -141,13 +141,13 @@ func TestTwoNamespacesMintNothingTwice(t *testing.T) {
 	}
 	all(clients)
 
-	// A rotated credential, which all of them share.
+	// Rotate a credential that all of them share.
 	secret := operator.NewSecret()
 	w.SetClient(operator.CartID, secret)
 	operator.Change(t, w.Secret("cart-credentials", "", ""), func(s *corev1.Secret) { s.Data[v1alpha1.ClientSecretKey] = []byte(secret) })
 	all(2 * clients)
 
-	// Every token is gone at once.
+	// Remove every token at once.
 	own := client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
 	if err := operator.Kube.DeleteAllOf(t.Context(), &corev1.Secret{}, client.InNamespace(w.Shop), own); err != nil {
 		t.Fatal(err)
@@ -155,11 +155,11 @@ func TestTwoNamespacesMintNothingTwice(t *testing.T) {
 	all(3 * clients)
 }
 
-// late lets the answers to some requests come as late as the test wants.
+// late delays the answers to some requests until the test releases them.
 type late struct {
 	next  http.RoundTripper
 	match func(*http.Request) bool
-	gate  sync.RWMutex // held for writing: nothing comes
+	gate  sync.RWMutex // locked for writing: no answer comes
 }
 
 func (l *late) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -183,8 +183,8 @@ func (b *lateBody) Read(p []byte) (int, error) {
 }
 
 // TestACacheThatLagsMintsNothing: the cache of one namespace has not seen the
-// operator's own write, and that of the other is ahead of it. Then a resource
-// version proves nothing, and the stale Secret says that its token is due.
+// operator's own write, and that of the other is ahead of it. Resource versions then
+// prove nothing, and by the stale Secret the token is due.
 func TestACacheThatLagsMintsNothing(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -238,8 +238,8 @@ func TestACacheThatLagsMintsNothing(t *testing.T) {
 	operator.IsReady(t, cart)
 }
 
-// TestAPIsThatAreNotWatched: what cannot be seen is said to be out of sight, and
-// nothing is taken away for it.
+// TestAPIsThatAreNotWatched: the operator reports objects that it cannot see, and
+// withdraws nothing because of them.
 func TestAPIsThatAreNotWatched(t *testing.T) {
 	for name, others := range map[string]int{"one namespace": 0, "two namespaces": 1} {
 		t.Run(name, func(t *testing.T) {

@@ -27,8 +27,8 @@ import (
 )
 
 // TestContentIsNotKeptForALabel fills a Secret and a ConfigMap and gives them the
-// operator's label: its cache knows that they are there and keeps no more of them.
-// Who asks for one to write it gets all of it.
+// operator's label. The cache knows that they exist and keeps nothing else of them. A
+// read before a write gets all of it.
 func TestContentIsNotKeptForALabel(t *testing.T) {
 	shop := operator.NewNamespace(t, "shop", nil)
 	filling := strings.Repeat("x", 1000<<10)
@@ -48,27 +48,27 @@ func TestContentIsNotKeptForALabel(t *testing.T) {
 				t.Errorf("%d bytes of it are in the cache (%v)", len(encoded), err)
 			}
 			if err := op.Client.Update(t.Context(), o); !apierrors.IsInvalid(err) {
-				t.Errorf("what is cut can be written back: %v", err)
+				t.Errorf("the cut object can be written back: %v", err)
 			}
 			whole := o.DeepCopyObject().(client.Object)
 			if err := op.Bundles.Client.Get(t.Context(), client.ObjectKeyFromObject(secret), whole); err != nil {
 				t.Fatal(err)
 			}
 			if encoded, _ := json.Marshal(whole); len(encoded) < len(filling) || cached.IsCut(whole) {
-				t.Errorf("who wants to write it gets %d bytes of it", len(encoded))
+				t.Errorf("a read before a write gets %d bytes of it", len(encoded))
 			}
 			op.Requests.Reset()
 			if err := op.Bundles.Client.Get(t.Context(), client.ObjectKeyFromObject(secret), o, client.UnsafeDisableDeepCopy); err != nil {
 				t.Fatal(err)
 			}
 			if reads := op.Requests.Reads(); len(reads) > 0 {
-				t.Errorf("a look at it costs %v", reads)
+				t.Errorf("a read from the cache costs %v", reads)
 			}
 		})
 	}
 }
 
-// fillingOf is what others have put on an object.
+// fillingOf returns what others have added to an object.
 func fillingOf(o client.Object) string {
 	encoded, err := json.Marshal([]any{o.GetLabels(), o.GetAnnotations(), o.GetFinalizers(), o.GetOwnerReferences()})
 	if err != nil {
@@ -78,8 +78,8 @@ func fillingOf(o client.Object) string {
 }
 
 // TestWhatOthersPutOnOurKindsStays fills the metadata of a client, an API and a
-// server, which the cache does not keep, and has the operator write all that it
-// writes: statuses, and its finalizer among many others.
+// server, which the cache does not keep. The operator then writes statuses and its
+// finalizer, and everything else stays.
 func TestWhatOthersPutOnOurKindsStays(t *testing.T) {
 	w := operator.NewWorld(t)
 	api, cart := w.Story()
@@ -141,18 +141,18 @@ func TestWhatOthersPutOnOurKindsStays(t *testing.T) {
 	}
 	stays("with ours,", len(finalizers)+1)
 	for _, o := range ours {
-		// Ours need not be the last one.
+		// The operator's finalizer need not be the last one.
 		operator.Change(t, o, func(o client.Object) { o.SetFinalizers(append(o.GetFinalizers(), "example.com/a-later-one")) })
 		c := fromCache(o)
 		if err := write.Hold(t.Context(), op.Bundles.Client, c.DeepCopyObject().(client.Object)); err != nil {
-			t.Errorf("it cannot be held twice: %v", err)
+			t.Errorf("adding the finalizer twice failed: %v", err)
 		}
 		stale := c.DeepCopyObject().(client.Object)
 		if err := write.Release(t.Context(), op.Bundles.Client, c); err != nil {
 			t.Fatal(err)
 		}
 		if err := write.Release(t.Context(), op.Bundles.Client, stale); err == nil {
-			t.Errorf("%T is released twice, the second time by what it was before", o)
+			t.Errorf("%T is released twice, the second time from its former state", o)
 		}
 		operator.Change(t, o, func(o client.Object) { controllerutil.RemoveFinalizer(o, "example.com/a-later-one") })
 	}
@@ -160,7 +160,8 @@ func TestWhatOthersPutOnOurKindsStays(t *testing.T) {
 }
 
 // TestFilledSecretAndBundleAreWrittenWhole fills a token Secret and a bundle beyond
-// what the cache keeps: they are kept up, and what others added stays.
+// what the cache keeps. The operator still updates them, and the additions of others
+// stay.
 func TestFilledSecretAndBundleAreWrittenWhole(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -208,8 +209,8 @@ func TestFilledSecretAndBundleAreWrittenWhole(t *testing.T) {
 	}
 }
 
-// TestFilledObjectsDoNotFillTheMemory starts the operator where tenants have filled what
-// they can: 50 MB, of which next to nothing is kept.
+// TestFilledObjectsDoNotFillTheMemory starts the operator where tenants have filled
+// objects to their limits: 50 MB, of which it keeps next to nothing.
 func TestFilledObjectsDoNotFillTheMemory(t *testing.T) {
 	w := operator.NewWorld(t)
 	filling := strings.Repeat("x", 1000<<10)
