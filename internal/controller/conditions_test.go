@@ -93,7 +93,8 @@ func transitions(t *testing.T, obj client.Object) map[string]time.Time {
 // kstatus judges an object as Flux, Argo CD and kubectl plugins do.
 func kstatus(t *testing.T, obj client.Object) string {
 	t.Helper()
-	// Convert the object to its JSON form: the type omits fields that may be there.
+	// Read the object once more without its type, which would hide fields that it does
+	// not know.
 	u := &unstructured.Unstructured{}
 	gvk, err := apiutil.GVKForObject(obj, operator.Kube.Scheme())
 	if err != nil {

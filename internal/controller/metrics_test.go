@@ -58,8 +58,8 @@ func (m *measured) everywhere() map[string]float64 {
 	return found
 }
 
-// are compares the metrics with the wanted ones. It skips metrics that do not exist
-// and global ones that did not grow.
+// are compares the metrics with the wanted ones. Metrics that do not exist and global
+// metrics that did not grow are left out.
 func (m *measured) are(what string, want map[string]float64) {
 	m.w.T.Helper()
 	server := "AuthorizationServer/" + m.w.Shop + "/auth"

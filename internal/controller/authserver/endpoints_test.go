@@ -30,14 +30,14 @@ func TestUsableEndpoints(t *testing.T) {
 		return v1alpha1.AuthorizationServerEndpoints{Token: url}
 	}
 	for name, tc := range map[string]struct{ spec, found, told, want v1alpha1.EndpointURL }{
-		"the spec has the last word":               {spec: "https://a.example.com/", found: "https://b.example.com/", told: "https://c.example.com/", want: "https://a.example.com/"},
-		"what was discovered is better than told":  {found: "https://b.example.com/", told: "https://auth.example.com/token", want: "https://b.example.com/"},
-		"told at the issuer's address":             {told: "https://auth.example.com/token", want: "https://auth.example.com/token"},
-		"told at another host":                     {told: "https://evil.example.com/token"},
-		"told at another port":                     {told: "https://auth.example.com:8443/token"},
-		"told in the clear":                        {told: "http://auth.example.com/token"},
-		"told at a host that begins as the issuer": {told: "https://auth.example.com.evil.example.com/token"},
-		"told with a user that looks as a host":    {told: "https://auth.example.com@evil.example.com/token"},
+		"the spec comes first":                                {spec: "https://a.example.com/", found: "https://b.example.com/", told: "https://c.example.com/", want: "https://a.example.com/"},
+		"a discovered endpoint comes before the status":       {found: "https://b.example.com/", told: "https://auth.example.com/token", want: "https://b.example.com/"},
+		"the status names one at the issuer's address":        {told: "https://auth.example.com/token", want: "https://auth.example.com/token"},
+		"the status names another host":                       {told: "https://evil.example.com/token"},
+		"the status names another port":                       {told: "https://auth.example.com:8443/token"},
+		"the status names an http URL":                        {told: "http://auth.example.com/token"},
+		"the status names a host that begins like the issuer": {told: "https://auth.example.com.evil.example.com/token"},
+		"the status names a user that looks like a host":      {told: "https://auth.example.com@evil.example.com/token"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := &v1alpha1.AuthorizationServerSpec{Issuer: "https://auth.example.com/oidc", Endpoints: token(tc.spec)}
@@ -48,7 +48,7 @@ func TestUsableEndpoints(t *testing.T) {
 	}
 }
 
-// thief is a token endpoint that nobody may send anything to.
+// thief is a token endpoint that must receive no request.
 func thief(t *testing.T) (url string, asked *atomic.Int32) {
 	t.Helper()
 	asked = &atomic.Int32{}
@@ -86,14 +86,14 @@ func seesEndpoint(op *operator.Operator, server client.Object, url string) {
 			return err
 		}
 		if got := record.StatusOf(server).Endpoints.Token; string(got) != url {
-			return fmt.Errorf("the status tells %q", got)
+			return fmt.Errorf("the status names %q", got)
 		}
 		return nil
 	})
 }
 
-// TestAnEditedEndpointIsNotUsed: what this process discovered stays in use while
-// somebody else's endpoint is in the status.
+// TestAnEditedEndpointIsNotUsed: the process keeps using the endpoint that it
+// discovered while somebody else's endpoint is in the status.
 func TestAnEditedEndpointIsNotUsed(t *testing.T) {
 	op, w := operator.StartStepped(t), operator.NewWorld(t)
 	_, cart := w.Story()
@@ -108,11 +108,12 @@ func TestAnEditedEndpointIsNotUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := asked.Load(); n > 0 || operator.TokenIn(t, w.Shop, "cart-token", "payment-api") == "" {
-		t.Errorf("the other endpoint was asked %d times, and the token is %q", n, operator.TokenIn(t, w.Shop, "cart-token", "payment-api"))
+		t.Errorf("the other endpoint got %d requests, and the token is %q", n, operator.TokenIn(t, w.Shop, "cart-token", "payment-api"))
 	}
 }
 
-// TestAnEditedEndpointIsPutRight: nobody waits for the next discovery.
+// TestAnEditedEndpointIsPutRight: the operator corrects the status before the next
+// discovery.
 func TestAnEditedEndpointIsPutRight(t *testing.T) {
 	w := operator.NewWorld(t)
 	op := operator.Start(t)
@@ -124,9 +125,9 @@ func TestAnEditedEndpointIsPutRight(t *testing.T) {
 	seesEndpoint(op, server, w.AS.TokenURL())
 }
 
-// TestAnEditedEndpointIsNotUsedAfterARestart: while the server's metadata cannot be
-// read, an endpoint that only the status tells is used where the issuer is, and
-// nowhere else.
+// TestAnEditedEndpointIsNotUsedAfterARestart: while the operator cannot read the
+// server's metadata, it uses an endpoint that only the status names if it is at the
+// issuer's address, and no other.
 func TestAnEditedEndpointIsNotUsedAfterARestart(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -152,7 +153,7 @@ func TestAnEditedEndpointIsNotUsedAfterARestart(t *testing.T) {
 	lose(t, cart, third.Client)
 	third.Settle(w.Shop, w.Payments)
 	if n := asked.Load(); n > 0 {
-		t.Errorf("the other endpoint was asked %d times", n)
+		t.Errorf("the other endpoint got %d requests", n)
 	}
 	operator.HasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotReady)
 
@@ -164,8 +165,8 @@ func TestAnEditedEndpointIsNotUsedAfterARestart(t *testing.T) {
 }
 
 // TestAnEndpointElsewhereWakesItsClients: a server whose token endpoint is at another
-// host than its issuer serves on after a restart, and in a shard, though no object
-// changes when the endpoint is discovered.
+// host than its issuer keeps serving after a restart, and in a shard, although no
+// object changes when the endpoint is discovered.
 func TestAnEndpointElsewhereWakesItsClients(t *testing.T) {
 	w := operator.NewWorld(t)
 	issuer, err := url.Parse(w.AS.TokenURL())
@@ -183,7 +184,7 @@ func TestAnEndpointElsewhereWakesItsClients(t *testing.T) {
 	operator.IsReady(t, cart)
 	first.Stop()
 	operator.Remove(t, w.Secret("cart-token", "", ""))
-	// The client is looked at before its server has answered.
+	// The client is reconciled before its server has answered.
 	looked := make(chan struct{})
 	w.AS.SetFault(oidc.Discovery, &oidc.Fault{Rewrite: func(m map[string]any) {
 		<-looked

@@ -17,8 +17,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// publicationFault is a fault of what a server publishes, and what the
-// AuthorizationServer says of it.
+// publicationFault is a fault in what a server publishes, and what the
+// AuthorizationServer's conditions then say.
 type publicationFault struct {
 	fault     *oidc.Fault
 	reason    string
@@ -27,19 +27,19 @@ type publicationFault struct {
 	impatient bool
 }
 
-// faultsOfPublication are those that discovery and JWKS have in common. Where
-// the answer itself is not replaced it is another one than before, so that a
-// conditional request has it sent.
+// faultsOfPublication are common to discovery and JWKS. Unless a fault replaces the
+// answer, the answer differs from the former one, so that a conditional request gets
+// it.
 func faultsOfPublication() map[string]publicationFault {
 	return map[string]publicationFault{
 		"status 500":                 {fault: operator.Answer(500, operator.Unheard), reason: v1alpha1.ReasonBadStatus, want: "answered with status 500"},
 		"status 404":                 {fault: operator.Answer(404, operator.Unheard), reason: v1alpha1.ReasonBadStatus, want: "answered with status 404"},
 		"status 403":                 {fault: operator.Answer(403, operator.Unheard), reason: v1alpha1.ReasonBadStatus, want: "answered with status 403"},
 		"a redirect":                 {fault: &oidc.Fault{Redirect: "https://elsewhere.example.com/" + operator.Unheard}, reason: v1alpha1.ReasonBadStatus, want: "a redirect, which is not followed"},
-		"an answer that is late":     {fault: &oidc.Fault{Delay: time.Hour}, reason: v1alpha1.ReasonUnreachable, want: "did not answer in time", requests: 1, impatient: true},
+		"a late answer":              {fault: &oidc.Fault{Delay: time.Hour}, reason: v1alpha1.ReasonUnreachable, want: "did not answer in time", requests: 1, impatient: true},
 		"no answer at all":           {fault: &oidc.Fault{Hang: true}, reason: v1alpha1.ReasonUnreachable, want: "did not answer in time", requests: 1, impatient: true},
-		"a connection that breaks":   {fault: &oidc.Fault{Cut: true, Rewrite: operator.Member("new", true)}, reason: v1alpha1.ReasonUnreachable, want: "closed the connection", requests: 1},
-		"JSON that breaks off":       {fault: &oidc.Fault{Malformed: true}, reason: v1alpha1.ReasonMalformed, want: "is not a JSON object"},
+		"a broken connection":        {fault: &oidc.Fault{Cut: true, Rewrite: operator.Member("new", true)}, reason: v1alpha1.ReasonUnreachable, want: "closed the connection", requests: 1},
+		"truncated JSON":             {fault: &oidc.Fault{Malformed: true}, reason: v1alpha1.ReasonMalformed, want: "is not a JSON object"},
 		"an empty body":              {fault: &oidc.Fault{Empty: true}, reason: v1alpha1.ReasonMalformed, want: "is not a JSON object"},
 		"a huge body":                {fault: &oidc.Fault{Huge: true, Rewrite: operator.Member("new", true)}, reason: v1alpha1.ReasonMalformed, want: "answered with more than"},
 		"a page instead of the JSON": {fault: &oidc.Fault{Body: "<html>" + operator.Unheard, ContentType: "text/html"}, reason: v1alpha1.ReasonMalformed, want: "is not a JSON object"},
@@ -54,19 +54,19 @@ func with(name string, value any) *oidc.Fault {
 	return &oidc.Fault{Rewrite: operator.Member(name, value)}
 }
 
-// TestDiscoveryFaults lets discovery fail for an hour, in which clients go on
-// with the endpoints that are known.
+// TestDiscoveryFaults makes discovery fail for an hour. Clients keep working with the
+// known endpoints.
 func TestDiscoveryFaults(t *testing.T) {
 	tests := faultsOfPublication()
 	for name, tc := range map[string]publicationFault{
-		"another issuer":               {fault: with("issuer", "https://other.example.com"), reason: v1alpha1.ReasonIssuerMismatch, want: `names the issuer "https://other.example.com"`},
-		"an issuer with a slash more":  {fault: &oidc.Fault{Rewrite: func(m map[string]any) { m["issuer"] = m["issuer"].(string) + "/" }}, reason: v1alpha1.ReasonIssuerMismatch, want: "names the issuer"},
-		"no issuer":                    {fault: without("issuer"), reason: v1alpha1.ReasonMalformed, want: "names no issuer"},
-		"a token_endpoint of no form":  {fault: with("token_endpoint", 7), reason: v1alpha1.ReasonMalformed, want: "token_endpoint that is not"},
-		"a jwks_uri that is relative":  {fault: with("jwks_uri", "/jwks"), reason: v1alpha1.ReasonMalformed, want: "jwks_uri that is not"},
-		"no token_endpoint any more":   {fault: without("token_endpoint"), reason: v1alpha1.ReasonEndpointMissing, want: "set spec.endpoints.token", requests: 1},
-		"no jwks_uri any more":         {fault: without("jwks_uri"), reason: v1alpha1.ReasonEndpointMissing, want: "set spec.endpoints.jwks", requests: 1},
-		"an issuer that is of no form": {fault: with("issuer", []string{operator.Unheard}), reason: v1alpha1.ReasonMalformed, want: "names no issuer"},
+		"another issuer":                     {fault: with("issuer", "https://other.example.com"), reason: v1alpha1.ReasonIssuerMismatch, want: `names the issuer "https://other.example.com"`},
+		"an issuer with an additional slash": {fault: &oidc.Fault{Rewrite: func(m map[string]any) { m["issuer"] = m["issuer"].(string) + "/" }}, reason: v1alpha1.ReasonIssuerMismatch, want: "names the issuer"},
+		"no issuer":                          {fault: without("issuer"), reason: v1alpha1.ReasonMalformed, want: "names no issuer"},
+		"a malformed token_endpoint":         {fault: with("token_endpoint", 7), reason: v1alpha1.ReasonMalformed, want: "token_endpoint that is not"},
+		"a jwks_uri that is relative":        {fault: with("jwks_uri", "/jwks"), reason: v1alpha1.ReasonMalformed, want: "jwks_uri that is not"},
+		"no token_endpoint any more":         {fault: without("token_endpoint"), reason: v1alpha1.ReasonEndpointMissing, want: "set spec.endpoints.token", requests: 1},
+		"no jwks_uri any more":               {fault: without("jwks_uri"), reason: v1alpha1.ReasonEndpointMissing, want: "set spec.endpoints.jwks", requests: 1},
+		"a malformed issuer":                 {fault: with("issuer", []string{operator.Unheard}), reason: v1alpha1.ReasonMalformed, want: "names no issuer"},
 	} {
 		tests[name] = tc
 	}
@@ -82,16 +82,16 @@ func TestDiscoveryFaults(t *testing.T) {
 	}
 }
 
-// TestJWKSFaults lets the key set fail for an hour, in which clients go on and
-// tokens are verified with the keys that are known.
+// TestJWKSFaults makes the key set fail for an hour. Clients keep working, and tokens
+// are verified with the known keys.
 func TestJWKSFaults(t *testing.T) {
 	tests := faultsOfPublication()
 	for name, tc := range map[string]publicationFault{
-		"an empty set":                  {fault: with("keys", []any{}), reason: v1alpha1.ReasonNoKeys, want: "has no keys"},
-		"a set of symmetric keys":       {fault: with("keys", []any{map[string]any{"kty": "oct", "kid": "s", "k": operator.Unheard}}), reason: v1alpha1.ReasonNoKeys, want: "is symmetric"},
-		"a set of keys that nobody has": {fault: with("keys", []any{map[string]any{"kty": "QC", "kid": "q"}}), reason: v1alpha1.ReasonNoKeys, want: "not supported"},
-		"no keys member":                {fault: without("keys"), reason: v1alpha1.ReasonMalformed, want: `with an array "keys"`},
-		"keys that are no list":         {fault: with("keys", operator.Unheard), reason: v1alpha1.ReasonMalformed, want: `with an array "keys"`},
+		"an empty set":              {fault: with("keys", []any{}), reason: v1alpha1.ReasonNoKeys, want: "has no keys"},
+		"a set of symmetric keys":   {fault: with("keys", []any{map[string]any{"kty": "oct", "kid": "s", "k": operator.Unheard}}), reason: v1alpha1.ReasonNoKeys, want: "is symmetric"},
+		"a set of unsupported keys": {fault: with("keys", []any{map[string]any{"kty": "QC", "kid": "q"}}), reason: v1alpha1.ReasonNoKeys, want: "not supported"},
+		"no keys member":            {fault: without("keys"), reason: v1alpha1.ReasonMalformed, want: `with an array "keys"`},
+		"keys that are not a list":  {fault: with("keys", operator.Unheard), reason: v1alpha1.ReasonMalformed, want: `with an array "keys"`},
 	} {
 		tests[name] = tc
 	}
@@ -127,10 +127,10 @@ func checkPublicationFault(t *testing.T, s *operator.Stage, tc publicationFault,
 	}
 	first := operator.HasCondition(t, server, conditionType, metav1.ConditionFalse, tc.reason)
 	if !strings.Contains(first.Message, tc.want) || strings.Contains(first.Message, operator.Unheard) {
-		t.Errorf("the message is %q, want %q in it", first.Message, tc.want)
+		t.Errorf("the message is %q, want one that contains %q", first.Message, tc.want)
 	}
 
-	// An hour of it, in which a token becomes due.
+	// Continue for an hour, in which a token becomes due.
 	if tc.impatient {
 		s.AS.SetFault(endpoint, operator.Answer(500, "")) // which is faster to wait for
 		s.Impatient(15 * time.Second)
@@ -142,7 +142,7 @@ func checkPublicationFault(t *testing.T, s *operator.Stage, tc publicationFault,
 	}
 	if !tc.impatient {
 		if last := operator.HasCondition(t, server, conditionType, metav1.ConditionFalse, tc.reason); last.Message != first.Message {
-			t.Errorf("the message went from %q to %q", first.Message, last.Message)
+			t.Errorf("the message changed from %q to %q", first.Message, last.Message)
 		}
 	}
 	operator.IsReady(t, server)
@@ -164,7 +164,8 @@ func checkPublicationFault(t *testing.T, s *operator.Stage, tc publicationFault,
 	operator.HasCondition(t, server, conditionType, metav1.ConditionTrue, good)
 }
 
-// TestPublicationHonoursRetryAfter: a server that asks to be left alone is.
+// TestPublicationHonoursRetryAfter checks that the operator sends no request before
+// the time that a server asks for.
 func TestPublicationHonoursRetryAfter(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, endpoint := range map[string]oidc.Endpoint{"discovery": oidc.Discovery, "JWKS": oidc.JWKS} {
@@ -180,14 +181,14 @@ func TestPublicationHonoursRetryAfter(t *testing.T) {
 			}
 			s.Until(op.Clock.Now().Add(4 * time.Minute))
 			if n := s.AS.Count(endpoint); n == asked {
-				t.Error("the server was not asked again")
+				t.Error("the server got no further request")
 			}
 		})
 	}
 }
 
-// TestServerIsUnknownAtFirst: without ever having been read, a faulty server
-// leaves nothing to work with, and everything heals when it answers.
+// TestServerIsUnknownAtFirst: a server that was never read and is faulty leaves
+// nothing to work with. Everything recovers when it answers.
 func TestServerIsUnknownAtFirst(t *testing.T) {
 	op := operator.StartStepped(t)
 	tests := map[string]struct {
@@ -227,7 +228,8 @@ func TestServerIsUnknownAtFirst(t *testing.T) {
 	}
 }
 
-// TestEgressIsRefused: what the operator's flags forbid is not asked.
+// TestEgressIsRefused: the operator sends no request to a destination that its flags
+// forbid.
 func TestEgressIsRefused(t *testing.T) {
 	for name, forbid := range map[string]func(*controller.Options){
 		"HTTP":     func(o *controller.Options) { o.Egress.AllowHTTP = false },
@@ -241,7 +243,7 @@ func TestEgressIsRefused(t *testing.T) {
 			server := w.Server(w.Shop)
 			c := operator.HasCondition(t, server, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonRefused)
 			if !strings.Contains(c.Message, "--allow-") {
-				t.Errorf("the message %q names no flag", c.Message)
+				t.Errorf("the message %q does not name the flag", c.Message)
 			}
 			operator.HasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonAuthorizationServerNotReady)
 			if n := w.AS.Count(oidc.Discovery) + w.AS.Count(oidc.Token); n != 0 {

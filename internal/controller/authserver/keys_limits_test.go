@@ -19,8 +19,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestMoreKeysThanAreKept: of a set with more keys than can be kept those stay that
-// tokens are signed with, wherever they are in it.
+// TestMoreKeysThanAreKept: if a set has more keys than the operator keeps, the keys
+// that tokens are signed with stay, at whatever position.
 func TestMoreKeysThanAreKept(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, count := range map[string]int{"more than are kept": 40, "more than are read": 90} {
@@ -46,8 +46,8 @@ func TestMoreKeysThanAreKept(t *testing.T) {
 				t.Errorf("the message %q does not say %q and why", c.Message, want)
 			}
 
-			// The set is fetched before a token names the new key, and then once more though
-			// it has not changed.
+			// The operator fetches the set before a token names the new key, and then once
+			// more, although the set has not changed.
 			kid, err := s.AS.RotateKey()
 			if err != nil {
 				t.Fatal(err)
@@ -68,8 +68,8 @@ func TestMoreKeysThanAreKept(t *testing.T) {
 	}
 }
 
-// TestKeysThatServersWriteOtherwise: keys that RFC 7518 would have written otherwise
-// are in the bundle, as it wants them.
+// TestKeysThatServersWriteOtherwise: keys whose encoding differs from RFC 7518 are in
+// the bundle in the form that it requires.
 func TestKeysThatServersWriteOtherwise(t *testing.T) {
 	op := operator.StartStepped(t)
 	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
@@ -87,8 +87,9 @@ func TestKeysThatServersWriteOtherwise(t *testing.T) {
 	}
 }
 
-// TestAKeyThatCannotBeUsed: the server signs with a key that it publishes and that
-// no verifier should accept. Both it and the client are told which and why.
+// TestAKeyThatCannotBeUsed: the server signs with a published key that no verifier
+// should accept. The conditions of the server and of the client say which key, and
+// why.
 func TestAKeyThatCannotBeUsed(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op, func(o *oidc.Options) { o.Algorithm = "RS256" })
@@ -106,7 +107,7 @@ func TestAKeyThatCannotBeUsed(t *testing.T) {
 		t.Errorf("the message is %q, want %q in it", c.Message, want)
 	}
 	if s.Token() != old {
-		t.Error("a token that nobody verifies was published")
+		t.Error("a token that no API can verify was published")
 	}
 	server := s.Server(s.Payments)
 	c = operator.HasCondition(t, server, v1alpha1.ConditionKeysFresh, metav1.ConditionTrue, v1alpha1.ReasonKeysFetched)

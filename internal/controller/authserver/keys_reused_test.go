@@ -16,8 +16,9 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestAKeyIsReplacedUnderItsID: the published key is the first of the bundle, tokens
-// that the other one signed are replaced, and it leaves when they have gone.
+// TestAKeyIsReplacedUnderItsID: the bundle lists the published key first. The operator
+// replaces the tokens that the former key signed, and removes that key when they are
+// gone.
 func TestAKeyIsReplacedUnderItsID(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, replace := range map[string]func(*oidc.Server) error{
@@ -60,7 +61,7 @@ func TestAKeyIsReplacedUnderItsID(t *testing.T) {
 					len(k), verified(fresh, k[:1]), verified(old, k))
 			}
 			if s.Token() != old || !isTold() {
-				t.Errorf("the token is the same: %v; it is told that the key was replaced: %v", s.Token() == old, isTold())
+				t.Errorf("the token is the same: %v; the condition says that the key was replaced: %v", s.Token() == old, isTold())
 			}
 			operator.IsReady(t, s.Cart)
 
@@ -77,7 +78,7 @@ func TestAKeyIsReplacedUnderItsID(t *testing.T) {
 			}
 			s.Until(op.Clock.Now().Add(2 * authserver.SupersededGrace))
 			if k := keys(); len(k) != 1 || !verified(s.Token(), k) || isTold() {
-				t.Errorf("the bundle has %d keys, the token verifies: %v, the replaced key is told of: %v", len(k), verified(s.Token(), k), isTold())
+				t.Errorf("the bundle has %d keys, the token verifies: %v, the condition mentions the replaced key: %v", len(k), verified(s.Token(), k), isTold())
 			}
 			if n := s.AS.Count(oidc.Token); n != 1 {
 				t.Errorf("%d token requests, want 1", n)

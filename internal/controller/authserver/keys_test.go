@@ -36,7 +36,7 @@ func keysOf(s *operator.Stage) []v1alpha1.SigningKey {
 	return server.Status.Keys
 }
 
-// TestOnlyPublicSigningKeysAreTaken gives the server every kind of odd key.
+// TestOnlyPublicSigningKeysAreTaken has the server publish every kind of unusual key.
 func TestOnlyPublicSigningKeysAreTaken(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -117,7 +117,7 @@ func TestOnlyPublicSigningKeysAreTaken(t *testing.T) {
 	}
 }
 
-// TestKeysAreAskedForConditionally: keys that did not change cost no write.
+// TestKeysAreAskedForConditionally: unchanged keys cause no write.
 func TestKeysAreAskedForConditionally(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -135,8 +135,8 @@ func TestKeysAreAskedForConditionally(t *testing.T) {
 	}
 }
 
-// TestUnknownKeyIsFetchedOnce: a fresh token that is signed by a key which is
-// not known has the keys fetched, and is published when the bundle has the key.
+// TestUnknownKeyIsFetchedOnce: a fresh token that is signed with an unknown key causes
+// one fetch of the keys, and is published when the bundle has the key.
 func TestUnknownKeyIsFetchedOnce(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -175,8 +175,8 @@ func TestUnknownKeyIsFetchedOnce(t *testing.T) {
 	}
 }
 
-// TestUnknownKeyWhereThereIsNoToken: nothing is called wrong while the keys are being
-// fetched, and what is wrong is told after keyPatience.
+// TestUnknownKeyWhereThereIsNoToken: no condition reports a failure while the keys are
+// being fetched; after keyPatience it says what is wrong.
 func TestUnknownKeyWhereThereIsNoToken(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, published := range map[string]bool{"the key is published": true, "the key is never published": false} {
@@ -211,8 +211,8 @@ func TestUnknownKeyWhereThereIsNoToken(t *testing.T) {
 	}
 }
 
-// TestKeyThatIsNeverPublished: the server signs with a key that is not in its
-// JWKS, and later with another one that is.
+// TestKeyThatIsNeverPublished: the server signs with a key that is not in its JWKS,
+// and later with another key that is.
 func TestKeyThatIsNeverPublished(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -252,8 +252,8 @@ func TestKeyThatIsNeverPublished(t *testing.T) {
 	}
 }
 
-// TestUnknownKeysAreFetchedSeldom: many clients with tokens of a key that nobody
-// knows do not have the keys fetched over and over.
+// TestUnknownKeysAreFetchedSeldom: many clients with tokens of an unknown key do not
+// cause repeated fetches of the keys.
 func TestUnknownKeysAreFetchedSeldom(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -273,8 +273,7 @@ func TestUnknownKeysAreFetchedSeldom(t *testing.T) {
 	}
 }
 
-// TestAnnouncedRotation: a key that was published before it signs makes nobody
-// wait.
+// TestAnnouncedRotation: if a key is published before it signs, no token waits.
 func TestAnnouncedRotation(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -307,8 +306,8 @@ func TestAnnouncedRotation(t *testing.T) {
 	}
 }
 
-// TestRetiredKeys: a key that the server no longer publishes stays for the
-// retention, over a restart.
+// TestRetiredKeys: a key that the server no longer publishes stays for the retention,
+// also across a restart.
 func TestRetiredKeys(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)

@@ -43,16 +43,16 @@ func TestServersThatAreOutOfBounds(t *testing.T) {
 		spec   func(*operator.World, *v1alpha1.AuthorizationServerSpec)
 		want   string
 	}{
-		"http in an installation as it is": {
+		"http with the default flags": {
 			want: "--allow-insecure-http",
 		},
-		"http, where loopback is allowed": {
+		"http, and loopback is allowed": {
 			policy: egress.Policy{AllowLoopback: true}, want: "--allow-insecure-http",
 		},
 		"a loopback address": {
 			tls: true, want: "--allow-loopback",
 		},
-		"a loopback address, where http is allowed": {
+		"a loopback address, and http is allowed": {
 			policy: egress.Policy{AllowHTTP: true}, want: "--allow-loopback",
 		},
 		"a name that resolves to a loopback address": {
@@ -102,16 +102,16 @@ func TestServersThatAreOutOfBounds(t *testing.T) {
 			operator.Says(t, server, v1alpha1.ConditionReady, v1alpha1.ReasonRefused, tc.want)
 			operator.Says(t, server, v1alpha1.ConditionDiscovered, v1alpha1.ReasonRefused, tc.want)
 			if n := w.AS.Count(oidc.Discovery) + w.AS.Count(oidc.JWKS) + w.AS.Count(oidc.Token); n != 0 {
-				t.Errorf("the server was asked %d times", n)
+				t.Errorf("the server got %d requests", n)
 			}
 			operator.Says(t, cart, v1alpha1.ConditionReady, v1alpha1.ReasonAuthorizationServerNotReady, `AuthorizationServer "auth" is not known; see its conditions`)
 		})
 	}
 }
 
-// TestEndpointsThatAreOutOfBounds: a server's metadata, or a spec, may name
-// endpoints elsewhere; what holds for the issuer holds for them. No credential
-// goes there.
+// TestEndpointsThatAreOutOfBounds: a server's metadata or a spec may name endpoints
+// elsewhere. The rules for the issuer apply to them, too, and no credential goes
+// there.
 func TestEndpointsThatAreOutOfBounds(t *testing.T) {
 	op := operator.StartStepped(t, withEgress(egress.Policy{AllowLoopback: true}))
 	w := operator.NewWorld(t, withTLS)
@@ -145,12 +145,12 @@ func TestEndpointsThatAreOutOfBounds(t *testing.T) {
 	operator.Says(t, astray, v1alpha1.ConditionKeysFresh, v1alpha1.ReasonRefused, "--allow-insecure-http")
 
 	if n := plain.AS.Count(oidc.Token) + plain.AS.Count(oidc.JWKS); n != 0 {
-		t.Errorf("%d requests went where none may go", n)
+		t.Errorf("%d requests went to forbidden destinations", n)
 	}
 }
 
-// TestAnswersThatAreOutOfBounds: redirects are not followed, and no answer is
-// read to an end that does not come.
+// TestAnswersThatAreOutOfBounds: the operator follows no redirects, and stops reading
+// an endless answer.
 func TestAnswersThatAreOutOfBounds(t *testing.T) {
 	for name, tc := range map[string]struct {
 		endpoint          oidc.Endpoint
@@ -220,8 +220,8 @@ func caSecret(namespace, key, ca string) *corev1.Secret {
 	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "ca", Namespace: namespace}, StringData: map[string]string{key: ca}}
 }
 
-// TestCABundles has a running operator follow a bundle from its absence to the
-// right one, to garbage, and on to a renewed one.
+// TestCABundles has a running operator follow a bundle from its absence to the right
+// one, to garbage, and to a renewed one.
 func TestCABundles(t *testing.T) {
 	system := operator.NewNamespace(t, "m2m-operator-system", nil)
 	operator.Start(t, withEgress(egress.Policy{AllowLoopback: true}), func(o *controller.Options) { o.OperatorNamespace = system })
@@ -284,7 +284,7 @@ func TestCABundles(t *testing.T) {
 			}
 			replace("-----BEGIN GARBAGE-----")
 			operator.Says(t, server, v1alpha1.ConditionDiscovered, v1alpha1.ReasonCABundleInvalid, "The CA bundle cannot be used: CA bundle contains no PEM certificate")
-			operator.IsReady(t, server) // what was known before stays good
+			operator.IsReady(t, server) // the known endpoints and keys stay valid
 
 			replace(string(another.AS.CAPEM()))
 			operator.Says(t, server, v1alpha1.ConditionKeysFresh, v1alpha1.ReasonUnreachable, "has a certificate from an unknown authority")
@@ -299,8 +299,8 @@ func TestCABundles(t *testing.T) {
 	}
 }
 
-// TestACABundleWithoutANamespace: an operator that was not told its namespace
-// cannot look into it.
+// TestACABundleWithoutANamespace: an operator that does not know its own namespace
+// cannot read a bundle there.
 func TestACABundleWithoutANamespace(t *testing.T) {
 	for name, watched := range map[string][]string{"all namespaces": nil, "some namespaces": {"one", "two"}} {
 		t.Run(name, func(t *testing.T) {
@@ -319,8 +319,8 @@ func TestACABundleWithoutANamespace(t *testing.T) {
 	}
 }
 
-// TestTokensOverTLS: token requests trust the bundle too, and a renewed one
-// reaches them without a restart.
+// TestTokensOverTLS: token requests trust the bundle, too, and use a renewed one
+// without a restart.
 func TestTokensOverTLS(t *testing.T) {
 	op := operator.StartStepped(t, withEgress(egress.Policy{AllowLoopback: true}))
 	w := operator.NewWorld(t, withTLS)
@@ -348,7 +348,7 @@ func TestTokensOverTLS(t *testing.T) {
 			operator.ConditionIs(cart, v1alpha1.ConditionFresh, metav1.ConditionFalse)
 	})
 	operator.Says(t, cart, v1alpha1.ConditionFresh, v1alpha1.ReasonTokenRequestRefused, "TLS certificate is from an unknown authority")
-	w.TheRequest() // the first; no credential went over a connection that is not trusted
+	w.TheRequest() // the first one; no credential went over an untrusted connection
 
 	operator.Change(t, caConfigMap(w.Shop, ""), func(m *corev1.ConfigMap) { m.Data[v1alpha1.CABundleKey] = string(w.AS.CAPEM()) })
 	op.Until(w, func() bool {

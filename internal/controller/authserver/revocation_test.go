@@ -19,8 +19,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/verdict"
 )
 
-// TestRevokedKey: one pass takes a revoked key out of every bundle and replaces
-// what it signed.
+// TestRevokedKey: one pass removes a revoked key from every bundle and replaces the
+// tokens that it signed.
 func TestRevokedKey(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -55,8 +55,7 @@ func TestRevokedKey(t *testing.T) {
 	operator.IsReady(t, s.API)
 }
 
-// TestOnlyKeyIsRevoked: nothing verifies any more, until the server has another
-// key.
+// TestOnlyKeyIsRevoked: no token verifies until the server has another key.
 func TestOnlyKeyIsRevoked(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, revokeAt := range map[string]func(*operator.Stage){
@@ -73,7 +72,7 @@ func TestOnlyKeyIsRevoked(t *testing.T) {
 			operator.HasCondition(t, s.Cart, v1alpha1.ConditionReady, metav1.ConditionFalse, string(refresh.KeyRevoked))
 			operator.HasCondition(t, s.Cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonTokenNotVerified)
 			if n := s.AS.Count(oidc.Token); n > 8 {
-				t.Errorf("%d token requests in ten minutes for tokens that nobody may trust", n)
+				t.Errorf("%d token requests in ten minutes for tokens that no API may trust", n)
 			}
 			if name != "at the client's server" {
 				if ids := operator.BundledKeys(t, s.Bundle()); len(ids) != 0 {
@@ -94,8 +93,8 @@ func TestOnlyKeyIsRevoked(t *testing.T) {
 	}
 }
 
-// TestTheBundleGoesAheadAfterARevocation has the client reconciled before the
-// bundle: its new token waits until the API is given the key, but not for long.
+// TestTheBundleGoesAheadAfterARevocation reconciles the client before the bundle. The
+// new token waits for a bounded time until the API gets the key.
 func TestTheBundleGoesAheadAfterARevocation(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, tc := range map[string]struct {
@@ -103,9 +102,9 @@ func TestTheBundleGoesAheadAfterARevocation(t *testing.T) {
 		after   time.Duration
 		waits   bool
 	}{
-		"the bundle has the key":          {bundles: true},
-		"the bundle does not come about":  {after: verdict.RevokedHold, waits: false},
-		"the bundle has not the key, yet": {after: verdict.RevokedHold - time.Second, waits: true},
+		"the bundle has the key":               {bundles: true},
+		"the bundle cannot be written":         {after: verdict.RevokedHold, waits: false},
+		"the bundle does not have the key yet": {after: verdict.RevokedHold - time.Second, waits: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := operator.NewStage(t, op)

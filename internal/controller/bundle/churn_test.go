@@ -22,8 +22,8 @@ import (
 )
 
 // TestAServerThatReplacesItsKeys publishes 31 new keys with each fetch for half an
-// hour: few of them are written, a revoked one goes at once, and when the server
-// comes to its senses all is well.
+// hour. The operator writes few of them and removes a revoked one at once. Everything
+// recovers when the server behaves again.
 func TestAServerThatReplacesItsKeys(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -76,8 +76,8 @@ func TestAServerThatReplacesItsKeys(t *testing.T) {
 	operator.IsReady(t, s.Cart)
 }
 
-// TestManyHonestRotations: twenty abrupt rotations within some minutes go out at
-// once, each of them.
+// TestManyHonestRotations: the operator distributes each of twenty abrupt rotations
+// within some minutes at once.
 func TestManyHonestRotations(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -97,8 +97,8 @@ func TestManyHonestRotations(t *testing.T) {
 	}
 }
 
-// TestABundleThatIsDeletedAgainAndAgain is restored at once for some time, and
-// then in ten seconds.
+// TestABundleThatIsDeletedAgainAndAgain: the operator restores a deleted bundle at
+// once for some time, and then after ten seconds.
 func TestABundleThatIsDeletedAgainAndAgain(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -131,15 +131,15 @@ func TestABundleThatIsDeletedAgainAndAgain(t *testing.T) {
 	}
 }
 
-// TestForgedTouches: what a pod or a Secret says of touches is forged, again and
-// again. The pod is touched a few times, and then comes to rest.
+// TestForgedTouches keeps forging the annotations about touches on a pod and a Secret.
+// The operator touches the pod a few times, and then stops.
 func TestForgedTouches(t *testing.T) {
 	op := operator.StartStepped(t)
 	ns := operator.NewNamespace(t, "touch", nil)
 	pod := operator.AnnotatedPod(ns, "forged", v1alpha1.InjectedAnnotation, "secret/cart-token")
 	operator.Create(t, pod)
 	op.Clock.SetTime(pod.CreationTimestamp.Add(10 * time.Second))
-	// Finer than what a touch can say, and ahead of the clock.
+	// The time is more precise than a touch can record, and ahead of the clock.
 	since := op.Clock.Now().Add(30*time.Second + 123456*time.Nanosecond).Format(time.RFC3339Nano)
 	operator.Create(t, operator.PromptObject(ns, watch.Mount{Kind: watch.MountedSecret, Name: "cart-token"}, since))
 	op.CatchUp(ns)
@@ -148,7 +148,7 @@ func TestForgedTouches(t *testing.T) {
 		op.CatchUp(ns)
 	}
 	if n := op.Touches(); n != 1 {
-		t.Errorf("a moment that is finer than a millisecond touches %d times", n)
+		t.Errorf("a time more precise than a millisecond causes %d touches", n)
 	}
 	for i := range 30 {
 		if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil {

@@ -32,8 +32,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// verifyHere has a pod of the API's own namespace verify, and makes it old enough to
-// be told what it waits for.
+// verifyHere has a pod of the API's own namespace verify, and makes it old enough for
+// an event about what it waits for.
 func verifyHere(s *operator.Stage) *corev1.Pod {
 	s.T.Helper()
 	pod := operator.PaymentPod(s, false)
@@ -42,8 +42,8 @@ func verifyHere(s *operator.Stage) *corev1.Pod {
 	return pod
 }
 
-// rounds reconciles everything several times, where that never comes to rest: what is
-// refused is offered again in each round.
+// rounds reconciles everything several times. Such a world never settles: each round
+// offers a refused object again.
 func rounds(s *operator.Stage, more ...string) {
 	s.T.Helper()
 	all := append([]string{s.Payments, s.Shop}, more...)
@@ -54,9 +54,9 @@ func rounds(s *operator.Stage, more ...string) {
 }
 
 // TestARefusedBundleIsTold: a policy refuses the bundle in the API's own namespace.
-// The API's owner and the pod that waits are told in the API server's words, a
-// process that has not tried yet takes nothing back, and the bundle comes as soon as
-// it may.
+// The API's condition and the event of the waiting pod contain the API server's
+// answer. A process that has not tried yet keeps the condition, and the bundle is
+// written as soon as the policy allows it.
 func TestARefusedBundleIsTold(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -70,7 +70,7 @@ func TestARefusedBundleIsTold(t *testing.T) {
 	operator.HasCondition(t, s.API, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonBundleRefused)
 	want := fmt.Sprintf("The API server refuses ConfigMap %q in namespace %q: configmaps %[1]q is forbidden: ", name, s.Payments)
 	if !strings.HasPrefix(c.Message, want) || !strings.Contains(c.Message, "every ConfigMap needs the label team aaa") {
-		t.Errorf("the condition says %q, want %q and the policy's words", c.Message, want)
+		t.Errorf("the condition says %q, want %q and the policy's message", c.Message, want)
 	}
 	if n := utf8.RuneCountInString(c.Message); n > len(want)+verification.MaxRefusal {
 		t.Errorf("the condition has %d characters", n)
@@ -102,9 +102,9 @@ func TestARefusedBundleIsTold(t *testing.T) {
 	}
 }
 
-// TestARefusedUpdateOfABundleIsTold: a bundle is there, and the API server does not
-// take a newer one. In another namespace that is a count for the API's owner, and is
-// told the pods there.
+// TestARefusedUpdateOfABundleIsTold: the API server refuses an update of an existing
+// bundle. In another namespace, the API's owner sees a count, and events tell the pods
+// there.
 func TestARefusedUpdateOfABundleIsTold(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -138,7 +138,8 @@ func TestARefusedUpdateOfABundleIsTold(t *testing.T) {
 	}
 }
 
-// TestPodsAreToldOfARefusedBundle in a running operator, by nothing but the refusal.
+// TestPodsAreToldOfARefusedBundle: in a running operator, the refusal alone causes the
+// events of the pods.
 func TestPodsAreToldOfARefusedBundle(t *testing.T) {
 	op := operator.Start(t)
 	w := operator.NewWorld(t)
@@ -162,8 +163,8 @@ func TestPodsAreToldOfARefusedBundle(t *testing.T) {
 	op.Stop()
 }
 
-// TestAWordyRefusalIsNotWrittenEachTime: what an admission webhook says may differ
-// each time, and a status that changes has the bundle offered again.
+// TestAWordyRefusalIsNotWrittenEachTime: the message of an admission webhook may
+// differ each time, and each change of the status offers the bundle again.
 func TestAWordyRefusalIsNotWrittenEachTime(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -184,12 +185,12 @@ func TestAWordyRefusalIsNotWrittenEachTime(t *testing.T) {
 	op.Advance(write.RefusalWait)
 	rounds(s)
 	if later := operator.HasCondition(t, s.API, v1alpha1.ConditionDistributed, metav1.ConditionFalse, v1alpha1.ReasonBundleRefused); later.Message == c.Message {
-		t.Error("after a while the condition still says the first thing")
+		t.Error("after a while the condition still has the first message")
 	}
 }
 
-// denyByWebhook has an admission webhook refuse the bundles of a namespace until the
-// test ends. It gives a message and no code, as many do.
+// denyByWebhook makes an admission webhook refuse the bundles of a namespace until the
+// test ends. Like many, it gives a message and no code.
 func denyByWebhook(t *testing.T, namespace string, message func() string) {
 	t.Helper()
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -237,7 +238,8 @@ func denyByWebhook(t *testing.T, namespace string, message func() string) {
 	})
 }
 
-// TestBundlesCarryLabelsAndAnnotations of the spec, in the API's own namespace only.
+// TestBundlesCarryLabelsAndAnnotations checks the labels and annotations of the spec,
+// which only the bundle in the API's own namespace gets.
 func TestBundlesCarryLabelsAndAnnotations(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -278,10 +280,10 @@ func TestBundlesCarryLabelsAndAnnotations(t *testing.T) {
 	op.Settle(all...)
 	carries(s.Payments, map[string]string{"backup": "daily"}, none)
 	if _, there := s.Bundle().Annotations[v1alpha1.MetadataAnnotation]; there {
-		t.Error("the bundle still says what was set on it")
+		t.Error("the bundle still has the former labels and annotations")
 	}
 
-	// What cannot be a label holds up nothing, and is told.
+	// An invalid label delays nothing, and the condition reports it.
 	operator.Change(t, s.API, func(a *v1alpha1.APIResource) {
 		a.Spec.Bundle.Labels = map[string]string{"team": "the payments"}
 		a.Spec.Verification.TokenType = "at+jwt"
@@ -297,7 +299,7 @@ func TestBundlesCarryLabelsAndAnnotations(t *testing.T) {
 	}
 }
 
-// TestALabelKeepsNoRevokedKey: a policy refuses a label that comes while a revoked
+// TestALabelKeepsNoRevokedKey: a policy refuses a label that is added while a revoked
 // key leaves the bundle. The key goes all the same, and the bundle stays.
 func TestALabelKeepsNoRevokedKey(t *testing.T) {
 	s := operator.NewStage(t, operator.StartStepped(t))

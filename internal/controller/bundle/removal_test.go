@@ -26,8 +26,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// refuseUpdates has the API server refuse what breaks an expression when it is
-// updated in a namespace, until the test ends.
+// refuseUpdates makes the API server refuse updates in a namespace that violate an
+// expression, until the test ends.
 func refuseUpdates(t *testing.T, namespace, resource, expression string) {
 	t.Helper()
 	name := fmt.Sprintf("refuse-%s-%s-%d", resource, namespace, time.Now().UnixNano())
@@ -76,7 +76,7 @@ func refuseUpdates(t *testing.T, namespace, resource, expression string) {
 	}
 }
 
-// adding has a key set hold one more key.
+// adding makes a key set contain one more key.
 func adding(key any) *oidc.Fault {
 	return &oidc.Fault{Rewrite: func(m map[string]any) { m["keys"] = append(slices.Clone(m["keys"].([]any)), key) }}
 }
@@ -99,14 +99,14 @@ func revokeKeys(s *operator.Stage, kid string) {
 	s.T.Helper()
 	s.Op.Advance(authserver.DefaultKeyRefreshInterval)
 	s.SetServers(operator.Revoke(kid))
-	for range 3 { // a refused write is offered again in each pass
+	for range 3 { // each pass tries a refused write again
 		s.Op.Round(s.Payments, s.Shop)
 	}
 }
 
-// TestAnOddKeyKeepsNothing: a server publishes a key under an ID that no YAML
-// can hold, or that would forge lines of a message. Its other keys are taken
-// over, it is told what was left out, and a key that is revoked goes.
+// TestAnOddKeyKeepsNothing: a server publishes a key whose ID no YAML can hold, or
+// that would forge lines of a message. The operator takes over its other keys, reports
+// what it left out, and removes a revoked key.
 func TestAnOddKeyKeepsNothing(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, kid := range map[string]string{
@@ -121,7 +121,7 @@ func TestAnOddKeyKeepsNothing(t *testing.T) {
 			server := s.Server(s.Payments)
 			c := operator.HasCondition(t, server, v1alpha1.ConditionKeysFresh, metav1.ConditionTrue, v1alpha1.ReasonKeysFetched)
 			if !strings.Contains(c.Message, "left out") || !strings.Contains(c.Message, "odd") {
-				t.Errorf("the message %q does not tell what was left out", c.Message)
+				t.Errorf("the message %q does not name what was left out", c.Message)
 			}
 			if strings.ContainsFunc(c.Message, func(r rune) bool { return r < ' ' || r == '\x7f' }) || len(c.Message) > 300 {
 				t.Errorf("the message is %q", c.Message)
@@ -140,7 +140,7 @@ func TestAnOddKeyKeepsNothing(t *testing.T) {
 	}
 }
 
-// holdGatewayConf has the bundle hold a file of the owner's that shows the keys.
+// holdGatewayConf adds an extra file that shows the keys to the bundle.
 func holdGatewayConf(s *operator.Stage, template string) {
 	s.T.Helper()
 	operator.Change(s.T, s.API, func(a *v1alpha1.APIResource) {
@@ -150,16 +150,16 @@ func holdGatewayConf(s *operator.Stage, template string) {
 	s.Settle()
 }
 
-// TestABrokenTemplateKeepsNoKey: the owner's template fails when a key is
-// revoked. All else of the bundle goes out; the file, which may show the key,
-// goes.
+// TestABrokenTemplateKeepsNoKey: the owner's template fails when a key is revoked. The
+// operator distributes the rest of the bundle, and removes the file, which may show
+// the key.
 func TestABrokenTemplateKeepsNoKey(t *testing.T) {
 	s := operator.NewStage(t, operator.StartStepped(t))
 	s.Verifies()
 	holdGatewayConf(s, "keys {{ .JWKS }}")
 	holdGatewayConf(s, "{{ .Nothing }}")
 	if s.Bundle().Data["gateway.conf"] == "" {
-		t.Error("a slip of the owner's took the file away")
+		t.Error("a mistake of the owner removed the file")
 	}
 	old, kid := revokeOne(s)
 	if diff := cmp.Diff([]string{kid}, operator.BundledKeys(t, s.Bundle())); diff != "" {
@@ -176,8 +176,8 @@ func TestABrokenTemplateKeepsNoKey(t *testing.T) {
 	}
 }
 
-// TestARefusedBundleKeepsNoKey: the API server does not take the bundle when a
-// key is revoked. A smaller one takes its place, or none.
+// TestARefusedBundleKeepsNoKey: the API server refuses the bundle when a key is
+// revoked. The operator writes a smaller one or deletes it.
 func TestARefusedBundleKeepsNoKey(t *testing.T) {
 	for name, tc := range map[string]struct {
 		expression string
@@ -185,7 +185,7 @@ func TestARefusedBundleKeepsNoKey(t *testing.T) {
 	}{
 		"for the owner's file": {expression: "!('gateway.conf' in object.data)"},
 		"for what is new":      {expression: "!object.data['jwks.json'].contains('$NEW')"},
-		"whatever it holds":    {expression: "!object.metadata.name.startsWith('m2m-verify')", deleted: true},
+		"whatever it contains": {expression: "!object.metadata.name.startsWith('m2m-verify')", deleted: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := operator.NewStage(t, operator.StartStepped(t))
@@ -219,13 +219,13 @@ func TestARefusedBundleKeepsNoKey(t *testing.T) {
 						return nil
 					}
 				}
-				return errors.New("it is not told")
+				return errors.New("no event reports it")
 			})
 		})
 	}
 }
 
-// notesOf returns what the events of a namespace say for a reason.
+// notesOf returns the notes of a namespace's events with a reason.
 func notesOf(t *testing.T, namespace, reason string) (notes []string) {
 	t.Helper()
 	var list eventsv1.EventList
@@ -240,8 +240,8 @@ func notesOf(t *testing.T, namespace, reason string) (notes []string) {
 	return notes
 }
 
-// TestARefusedSecretKeepsNoToken: an access is withdrawn while the API server
-// does not take the Secret as it should be. The token goes all the same.
+// TestARefusedSecretKeepsNoToken: an access is withdrawn while the API server refuses
+// the Secret in its new form. The operator removes the token all the same.
 func TestARefusedSecretKeepsNoToken(t *testing.T) {
 	for name, tc := range map[string]struct {
 		expression string
@@ -249,7 +249,7 @@ func TestARefusedSecretKeepsNoToken(t *testing.T) {
 	}{
 		"for a label that came with the withdrawal": {expression: "!has(object.metadata.labels) || !('tier' in object.metadata.labels)"},
 		"for a file that came with the withdrawal":  {expression: "!('more' in object.data)"},
-		"whatever it holds":                         {expression: "!object.metadata.name.startsWith('cart-token')", deleted: true},
+		"whatever it contains":                      {expression: "!object.metadata.name.startsWith('cart-token')", deleted: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			op := operator.StartStepped(t)
@@ -304,10 +304,10 @@ func TestARefusedSecretKeepsNoToken(t *testing.T) {
 				}
 			}
 			if string(secret.Data["refund-api"]) != stays {
-				t.Error("the token that is still granted went, too")
+				t.Error("the token that is still granted was removed, too")
 			}
 			if strings.Contains(secret.Annotations[v1alpha1.TokensAnnotation], "payment-api") {
-				t.Error("the record speaks of the withdrawn token")
+				t.Error("the record mentions the withdrawn token")
 			}
 			operator.HasCondition(t, s.Cart, v1alpha1.ConditionGranted, metav1.ConditionFalse, v1alpha1.ReasonNotGranted)
 		})

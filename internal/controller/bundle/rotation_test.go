@@ -22,9 +22,9 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestRotationHasNoGap rotates the signing key unannounced while a client is to
-// get another token, and replays every state of the token and of the bundles:
-// at no moment is there a bundle that does not verify the token.
+// TestRotationHasNoGap rotates the signing key unannounced while a client is due for
+// another token, and replays every state of the token and of the bundles. At no time
+// does a bundle fail to verify the token.
 func TestRotationHasNoGap(t *testing.T) {
 	operator.Start(t)
 	for name, rotate := range map[string]func(*oidc.Server) error{
@@ -77,7 +77,7 @@ func TestRotationHasNoGap(t *testing.T) {
 				}
 				for namespace, b := range bundles {
 					if err := operator.VerifyWithFiles(token, b); token != "" && err != nil {
-						t.Errorf("at %s the bundle of %s does not verify the token: %v", o.GetResourceVersion(), namespace, err)
+						t.Errorf("at %s, the bundle of %s does not verify the token: %v", o.GetResourceVersion(), namespace, err)
 					}
 				}
 			}
@@ -88,9 +88,9 @@ func TestRotationHasNoGap(t *testing.T) {
 	}
 }
 
-// record watches the token Secret and the bundles of namespaces from now on. The
-// function that it returns gives all their states, the present ones first, in
-// the order in which they were written.
+// record watches the token Secret and the bundles of namespaces from now on. It
+// returns a function that gives all their states, the present ones first, in the order
+// in which they were written.
 func recordingOf(t *testing.T, tokens string, namespaces []string) (history func() []client.Object) {
 	t.Helper()
 	watcher, err := client.NewWithWatch(operator.RESTConfig, client.Options{Scheme: controller.Scheme()})
@@ -110,7 +110,7 @@ func recordingOf(t *testing.T, tokens string, namespaces []string) (history func
 			for e := range w.ResultChan() {
 				o, ok := e.Object.(client.Object)
 				_, secret := e.Object.(*corev1.Secret)
-				// A token that waits lies in a Secret that no pod mounts.
+				// A waiting token is in a Secret that no pod mounts.
 				if secret && (o.GetNamespace() != tokens || strings.HasSuffix(o.GetName(), "-waiting")) {
 					continue
 				}
@@ -125,7 +125,7 @@ func recordingOf(t *testing.T, tokens string, namespaces []string) (history func
 	}
 	return func() []client.Object {
 		t.Helper()
-		// Both watches have come this far when they have shown these.
+		// Each watch is complete up to here once it has shown one of these.
 		marks := []client.Object{
 			&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: tokens}}, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: tokens}},
 		}

@@ -23,7 +23,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// counted waits until the status of an API counts its bundles, at least so many.
+// counted waits until the status of an API counts at least so many bundles.
 func counted(t *testing.T, api *v1alpha1.APIResource, least int32) {
 	t.Helper()
 	operator.Eventually(t, func() error {
@@ -39,7 +39,7 @@ func counted(t *testing.T, api *v1alpha1.APIResource, least int32) {
 	operator.HasCondition(t, api, v1alpha1.ConditionDistributed, metav1.ConditionTrue, v1alpha1.ReasonDistributed)
 }
 
-// TestDistribution is about which namespaces have a bundle.
+// TestDistribution checks which namespaces have a bundle.
 func TestDistribution(t *testing.T) {
 	operator.Start(t)
 	w := operator.NewWorld(t)
@@ -149,7 +149,7 @@ func bundles(t *testing.T, api *v1alpha1.APIResource) (n int32) {
 	return n
 }
 
-// TestBundleIsKept is about what others do to a bundle.
+// TestBundleIsKept changes a bundle as others might.
 func TestBundleIsKept(t *testing.T) {
 	operator.Start(t)
 	w := operator.NewWorld(t)
@@ -178,7 +178,7 @@ func TestBundleIsKept(t *testing.T) {
 	}
 	for name, harm := range map[string]func(*corev1.ConfigMap){
 		"edited":               func(m *corev1.ConfigMap) { m.Data["jwks.json"] = `{"keys":[]}` },
-		"a file taken away":    func(m *corev1.ConfigMap) { delete(m.Data, "issuer") },
+		"a file removed":       func(m *corev1.ConfigMap) { delete(m.Data, "issuer") },
 		"a file added":         func(m *corev1.ConfigMap) { m.Data["extra"] = "x" },
 		"a binary file added":  func(m *corev1.ConfigMap) { m.BinaryData = map[string][]byte{"extra": {0}} },
 		"emptied":              func(m *corev1.ConfigMap) { m.Data = nil },
@@ -246,8 +246,7 @@ func TestBundleIsKept(t *testing.T) {
 	})
 }
 
-// lacking waits until the status says that so many other namespaces lack the
-// bundle.
+// lacking waits until the status counts so many other namespaces that lack the bundle.
 func lacking(t *testing.T, api *v1alpha1.APIResource, want int32) {
 	t.Helper()
 	operator.Eventually(t, func() error {
@@ -261,7 +260,7 @@ func lacking(t *testing.T, api *v1alpha1.APIResource, want int32) {
 	})
 }
 
-// TestBundleFollowsItsSpec changes what a bundle is made of.
+// TestBundleFollowsItsSpec changes the inputs of a bundle.
 func TestBundleFollowsItsSpec(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -310,8 +309,8 @@ func TestBundleFollowsItsSpec(t *testing.T) {
 	}
 }
 
-// TestRotationReachesManyNamespaces: fifty namespaces cost one fetch of the
-// keys, and nothing when nothing changes.
+// TestRotationReachesManyNamespaces: fifty namespaces cost one fetch of the keys, and
+// nothing if nothing changes.
 func TestRotationReachesManyNamespaces(t *testing.T) {
 	const namespaces = 50
 	op := operator.StartStepped(t)
@@ -333,10 +332,10 @@ func TestRotationReachesManyNamespaces(t *testing.T) {
 	op.Advance(time.Second)
 	op.Settle(w.Payments)
 	if diff := cmp.Diff([]string{}, op.Requests.Writes()); diff != "" {
-		t.Errorf("a pass without anything to do wrote (-want +got):\n%s", diff)
+		t.Errorf("a pass with nothing to do wrote (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]string{}, op.Requests.Reads()); diff != "" {
-		t.Errorf("a pass without anything to do read past the cache (-want +got):\n%s", diff)
+		t.Errorf("a pass with nothing to do bypassed the cache (-want +got):\n%s", diff)
 	}
 
 	kid, err := w.AS.RotateKey()

@@ -83,7 +83,7 @@ func TestSlimObjectsSayTheSame(t *testing.T) {
 		})
 	}
 	if kept, err := SlimClient(runtime.Object(nil)); err != nil || kept != nil {
-		t.Errorf("what is no object becomes %v, %v", kept, err)
+		t.Errorf("a value that is not an object becomes %v, %v", kept, err)
 	}
 }
 

@@ -11,7 +11,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// accountToken returns a token with a payload, as the operator has one mounted.
+// accountToken returns a token with a payload, like the one that the operator has
+// mounted.
 func accountToken(payload string) string {
 	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".c2ln"
 }
@@ -37,9 +38,9 @@ func TestClusterAudiences(t *testing.T) {
 		"another issuer of the same cloud":         {eks, "https://oidc.eks.eu.amazonaws.com/id/2", false},
 		"one that this API server has":             {eks, "internal", true},
 		"one audience instead of a list":           {accountToken(`{"iss":"i","aud":"only"}`), "only", true},
-		"the operator's token is no JWT":           {"opaque", "opaque", false},
-		"the operator's token is no JSON":          {accountToken(`x`), "x", false},
-		"the operator's token says nothing":        {accountToken(`{}`), "", false},
+		"the operator's token is not a JWT":        {"opaque", "opaque", false},
+		"the operator's token is not JSON":         {accountToken(`x`), "x", false},
+		"the operator's token has no claims":       {accountToken(`{}`), "", false},
 		"the operator's token has an odd audience": {accountToken(`{"aud":[1]}`), "1", false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -50,12 +51,12 @@ func TestClusterAudiences(t *testing.T) {
 	}
 }
 
-// The token is read where it is mounted, each time anew: it is replaced every hour.
+// The token is read from its file each time, because it is replaced every hour.
 func TestClusterAudiencesAreReadFromTheMountedToken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	a := newClusterAudiences(&rest.Config{BearerTokenFile: file, BearerToken: accountToken(`{"iss":"at the start"}`)})
 	if !a.include("at the start") {
-		t.Error("without the file, the token that the process began with does not count")
+		t.Error("without the file, the token that the process started with does not count")
 	}
 	for _, issuer := range []string{"first", "second"} {
 		if err := os.WriteFile(file, []byte(accountToken(`{"iss":"`+issuer+`"}`)+"\n"), 0o600); err != nil {

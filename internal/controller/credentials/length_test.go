@@ -16,7 +16,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
 )
 
-// TestATooLongCredentialIsTold looks for a client's secret in what is too long.
+// TestATooLongCredentialIsTold reads a client's secret from a value that is too long.
 func TestATooLongCredentialIsTold(t *testing.T) {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "credentials"}, Data: map[string][]byte{
 		v1alpha1.ClientIDKey: []byte("cart"), v1alpha1.ClientSecretKey: bytes.Repeat([]byte("x"), foreign.MaxCredential+1)}}

@@ -19,7 +19,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// claims is a fault that signs tokens with some claims changed, or without them.
+// claims returns a fault that signs tokens with some claims changed or removed.
 func claims(changes map[string]any) *oidc.Fault {
 	return &oidc.Fault{Claims: func(m map[string]any) {
 		for name, value := range changes {
@@ -30,9 +30,9 @@ func claims(changes map[string]any) *oidc.Fault {
 	}}
 }
 
-// TestScopesThatAreCarriedElsewhere: a server puts scopes into another claim, or
-// into none. That is told, and what the API's owner declares then counts, for the
-// operator and for the API's pods.
+// TestScopesThatAreCarriedElsewhere: a server puts scopes into another claim, or into
+// none. The condition says so. The declaration of the API's owner then applies to the
+// operator and to the API's pods.
 func TestScopesThatAreCarriedElsewhere(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, tc := range map[string]struct {
@@ -89,7 +89,7 @@ func TestScopesThatAreCarriedElsewhere(t *testing.T) {
 			if s.Token() == old {
 				t.Error("the token was not published")
 			}
-			s.Until(op.Clock.Now().Add(delivery.HoldMax)) // the API's pods get other terms after the client's pods the token
+			s.Until(op.Clock.Now().Add(delivery.HoldMax)) // the API's pods get the new terms after the client's pods get the token
 			s.Settle()
 			operator.IsReady(t, s.Cart)
 			if diff := cmp.Diff(tc.want, claimsInBundle(t, s)["payments:write"]); diff != "" {
@@ -113,7 +113,7 @@ func TestScopesThatAreCarriedElsewhere(t *testing.T) {
 	}
 }
 
-// claimsInBundle returns the claims of each scope that the API's pods are told.
+// claimsInBundle returns the claim of each scope in the API's bundle.
 func claimsInBundle(t *testing.T, s *operator.Stage) map[string][]string {
 	t.Helper()
 	var rules struct {
@@ -132,9 +132,9 @@ func claimsInBundle(t *testing.T, s *operator.Stage) map[string][]string {
 	return byName
 }
 
-// TestTokensWithoutAnAudience: a server puts no aud into its tokens. What the
-// API's owner says instead counts, for the operator and for the API's pods; what
-// could not check it is not rendered, and that is told.
+// TestTokensWithoutAnAudience: a server puts no aud into its tokens. The rule of the
+// API's owner applies instead, to the operator and to the API's pods. Files that
+// cannot express it are not rendered, and the condition says so.
 func TestTokensWithoutAnAudience(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, tc := range map[string]struct {
@@ -186,7 +186,7 @@ func TestTokensWithoutAnAudience(t *testing.T) {
 				t.Errorf("audienceIn (-want +got):\n%s", diff)
 			}
 			if _, there := s.Bundle().Data["envoy-jwt-authn.yaml"]; there {
-				t.Error("Envoy would take every token of the issuer")
+				t.Error("Envoy would accept every token of the issuer")
 			}
 			c = operator.HasCondition(t, s.API, v1alpha1.ConditionDistributed, metav1.ConditionTrue, v1alpha1.ReasonDistributed)
 			if !strings.HasSuffix(c.Message, ", without envoy-jwt-authn.yaml, which cannot express spec.verification.audience") {
@@ -200,8 +200,8 @@ func TestTokensWithoutAnAudience(t *testing.T) {
 	}
 }
 
-// TestPlainResourceWhoseTokensAreOdd: what an APIResource would say, the client
-// says itself of an API that none describes.
+// TestPlainResourceWhoseTokensAreOdd: for an API without an APIResource, the client
+// itself declares what an APIResource would.
 func TestPlainResourceWhoseTokensAreOdd(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, tc := range map[string]struct {

@@ -19,7 +19,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// claim is a fault that signs tokens with one claim changed, or without it.
+// claim returns a fault that signs tokens with one claim changed or removed.
 func claim(name string, value any) func(*operator.Stage) *oidc.Fault {
 	return func(*operator.Stage) *oidc.Fault {
 		return &oidc.Fault{Claims: func(m map[string]any) {
@@ -30,13 +30,13 @@ func claim(name string, value any) func(*operator.Stage) *oidc.Fault {
 	}
 }
 
-// in is a fault that signs tokens with a time some way from now.
+// in returns a fault that signs tokens with a time at some distance from now.
 func in(name string, d time.Duration) func(*operator.Stage) *oidc.Fault {
 	return func(s *operator.Stage) *oidc.Fault { return claim(name, s.Op.Clock.Now().Add(d).Unix())(s) }
 }
 
-// TestTokenThatTheAPIWouldRefuse: it is not published, not over a token that
-// works and not where there is none.
+// TestTokenThatTheAPIWouldRefuse: such a token is not published, whether or not there
+// is one that works.
 func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 	op := operator.StartStepped(t)
 	good := func(s *operator.Stage) map[string]any {
@@ -59,22 +59,22 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 		demand func(*v1alpha1.Verification) // by the API, from when the fault begins
 		reason string
 	}{
-		"another audience":          {fault: claim("aud", "https://other.example.com"), reason: jwks.ReasonWrongAudience},
-		"audience of another case":  {fault: claim("aud", "https://PAYMENT.example.com/api"), reason: jwks.ReasonWrongAudience},
-		"no audience":               {fault: claim("aud", nil), reason: jwks.ReasonWrongAudience},
-		"another issuer":            {fault: claim("iss", "https://other.example.com"), reason: jwks.ReasonWrongIssuer},
-		"no issuer":                 {fault: claim("iss", nil), reason: jwks.ReasonWrongIssuer},
-		"expired":                   {fault: in("exp", -time.Hour), reason: jwks.ReasonExpired},
-		"no expiry":                 {fault: claim("exp", nil), reason: jwks.ReasonMalformed},
-		"an expiry that is a text":  {fault: claim("exp", "tomorrow"), reason: jwks.ReasonMalformed},
-		"not valid yet":             {fault: in("nbf", 3*time.Hour), reason: jwks.ReasonNotYetValid},
-		"issued in the future":      {fault: in("iat", 3*time.Hour), reason: jwks.ReasonNotYetValid},
-		"another scope":             {fault: claim("scope", "payments:read"), reason: jwks.ReasonMissingScopes},
-		"a part of the scope":       {fault: claim("scope", "payments:writer payments"), reason: jwks.ReasonMissingScopes},
-		"no scope":                  {fault: claim("scope", nil), reason: jwks.ReasonMissingScopes},
-		"a forged signature":        {fault: signed((*oidc.Server).ForgeToken), reason: jwks.ReasonBadSignature},
-		"no signature":              {fault: unsigned, reason: jwks.ReasonAlgorithm},
-		"a type that is not wanted": {fault: noFault, demand: func(v *v1alpha1.Verification) { v.TokenType = "JWT" }, reason: jwks.ReasonWrongType},
+		"another audience":         {fault: claim("aud", "https://other.example.com"), reason: jwks.ReasonWrongAudience},
+		"audience of another case": {fault: claim("aud", "https://PAYMENT.example.com/api"), reason: jwks.ReasonWrongAudience},
+		"no audience":              {fault: claim("aud", nil), reason: jwks.ReasonWrongAudience},
+		"another issuer":           {fault: claim("iss", "https://other.example.com"), reason: jwks.ReasonWrongIssuer},
+		"no issuer":                {fault: claim("iss", nil), reason: jwks.ReasonWrongIssuer},
+		"expired":                  {fault: in("exp", -time.Hour), reason: jwks.ReasonExpired},
+		"no expiry":                {fault: claim("exp", nil), reason: jwks.ReasonMalformed},
+		"an expiry that is a text": {fault: claim("exp", "tomorrow"), reason: jwks.ReasonMalformed},
+		"not valid yet":            {fault: in("nbf", 3*time.Hour), reason: jwks.ReasonNotYetValid},
+		"issued in the future":     {fault: in("iat", 3*time.Hour), reason: jwks.ReasonNotYetValid},
+		"another scope":            {fault: claim("scope", "payments:read"), reason: jwks.ReasonMissingScopes},
+		"a part of the scope":      {fault: claim("scope", "payments:writer payments"), reason: jwks.ReasonMissingScopes},
+		"no scope":                 {fault: claim("scope", nil), reason: jwks.ReasonMissingScopes},
+		"a forged signature":       {fault: signed((*oidc.Server).ForgeToken), reason: jwks.ReasonBadSignature},
+		"no signature":             {fault: unsigned, reason: jwks.ReasonAlgorithm},
+		"another type":             {fault: noFault, demand: func(v *v1alpha1.Verification) { v.TokenType = "JWT" }, reason: jwks.ReasonWrongType},
 		"an algorithm that is not allowed": {
 			fault: noFault, demand: func(v *v1alpha1.Verification) { v.Algorithms = []v1alpha1.SignatureAlgorithm{"RS256", "PS256"} },
 			reason: jwks.ReasonAlgorithm,
@@ -175,7 +175,7 @@ func TestTokenThatTheAPIWouldRefuse(t *testing.T) {
 	}
 }
 
-// unsigned is a fault that hands out tokens with alg none.
+// unsigned is a fault that issues tokens with alg none.
 func unsigned(s *operator.Stage) *oidc.Fault {
 	return &oidc.Fault{Rewrite: func(m map[string]any) {
 		_, payload, _ := strings.Cut(m["access_token"].(string), ".")
@@ -184,7 +184,7 @@ func unsigned(s *operator.Stage) *oidc.Fault {
 	}}
 }
 
-// TestServersDiffer: the manners of servers that a token must survive.
+// TestServersDiffer covers differences between servers that tokens must survive.
 func TestServersDiffer(t *testing.T) {
 	op := operator.StartStepped(t)
 	const lives = 30 * time.Minute
@@ -290,7 +290,7 @@ func TestServersDiffer(t *testing.T) {
 				want = lives
 			}
 			if got := status.ExpiresAt.Sub(status.IssuedAt.Time); got != want {
-				t.Errorf("the token is said to live for %s, want %s", got, want)
+				t.Errorf("the status gives the token a lifetime of %s, want %s", got, want)
 			}
 			if diff := cmp.Diff([]v1alpha1.ScopeName{"payments:write"}, status.Scopes); diff != "" {
 				t.Errorf("scopes in the status (-want +got):\n%s", diff)
@@ -310,7 +310,7 @@ func TestServersDiffer(t *testing.T) {
 	}
 }
 
-// TestScopeIsDroppedSilently: the server answers 200 and leaves a scope out.
+// TestScopeIsDroppedSilently: the server answers with status 200 and omits a scope.
 func TestScopeIsDroppedSilently(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, opaque := range map[string]bool{"JWT": false, "opaque": true} {
@@ -358,7 +358,7 @@ func TestPlainResource(t *testing.T) {
 	if first == "" {
 		t.Fatal("there is no token")
 	}
-	// It is verified as well.
+	// The operator verifies this token, too.
 	w.AS.SetFault(oidc.Token, claim("aud", "https://other.example.com")(s))
 	s.Due()
 	s.Settle()

@@ -60,7 +60,7 @@ func TestClientSecrets(t *testing.T) {
 		"Post with special characters": {
 			oidc.SecretPost, special, v1alpha1.ClientSecretCredentials{SecretRef: ref, Method: v1alpha1.ClientSecretPost}, fromSecret(special),
 		},
-		"newlines at the end are no part of it": {
+		"newlines at the end are not part of it": {
 			oidc.SecretBasic, plain, v1alpha1.ClientSecretCredentials{SecretRef: ref},
 			map[string]string{v1alpha1.ClientIDKey: operator.CartID + "\n", v1alpha1.ClientSecretKey: plain + "\r\n"},
 		},
@@ -89,7 +89,7 @@ func TestClientSecrets(t *testing.T) {
 			op.Settle(w.Payments, w.Shop)
 			operator.IsReady(t, cart)
 			if got := w.TheRequest(); got.Method != tc.method || got.ClientID != operator.CartID || got.CredentialID != oidc.Hash(tc.secret) {
-				t.Errorf("the server saw client %q by %s, or another secret", got.ClientID, got.Method)
+				t.Errorf("the server saw client %q by %s, or with another secret", got.ClientID, got.Method)
 			}
 			if cart.Status.ClientID != operator.CartID {
 				t.Errorf("the status names client %q", cart.Status.ClientID)
@@ -98,8 +98,8 @@ func TestClientSecrets(t *testing.T) {
 	}
 }
 
-// TestUnusableSecrets: what cannot work is told without asking the server, and
-// works once the Secret is mended.
+// TestUnusableSecrets: the operator reports what cannot work without a request to the
+// server. It works once the Secret is corrected.
 func TestUnusableSecrets(t *testing.T) {
 	op := operator.StartStepped(t)
 	good := operator.NewSecret()
@@ -114,7 +114,7 @@ func TestUnusableSecrets(t *testing.T) {
 			map[string]string{v1alpha1.ClientIDKey: operator.CartID, "password": good},
 			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret"; add the key, or name another in secretRef.key`,
 		},
-		"nothing but a newline": {
+		"only a newline": {
 			map[string]string{v1alpha1.ClientIDKey: operator.CartID, v1alpha1.ClientSecretKey: "\n"},
 			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret"; add the key, or name another in secretRef.key`,
 		},
@@ -122,7 +122,7 @@ func TestUnusableSecrets(t *testing.T) {
 			map[string]string{v1alpha1.ClientSecretKey: good},
 			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-id", and the spec names no clientID; set clientID, or name a key of the Secret in clientIDKey`,
 		},
-		"a secret that is no text": {
+		"a secret that is not text": {
 			map[string]string{v1alpha1.ClientIDKey: operator.CartID, v1alpha1.ClientSecretKey: operator.Sentinel + "\x00\x01"},
 			v1alpha1.ReasonCredentialsInvalid, `Secret "cart-credentials" holds a client secret with characters that RFC 6749 does not allow`,
 		},
@@ -197,7 +197,7 @@ func TestPrivateKeyJWT(t *testing.T) {
 		}
 		for name, tc := range cases {
 			t.Run(alg+"/"+name, func(t *testing.T) {
-				// Where the issuer is named, the server insists on it and nothing else.
+				// If the issuer is named, the server requires exactly that.
 				toEndpoint := tc.spec.Audience == v1alpha1.AssertionAudienceTokenEndpoint
 				w := operator.NewWorld(t, func(o *oidc.Options) { o.IssuerAudienceOnly = !toEndpoint })
 				register(w, oidc.Client{Method: oidc.PrivateKeyJWT, PublicJWKS: public, AssertionAlg: alg})
@@ -236,8 +236,8 @@ func TestPrivateKeyJWT(t *testing.T) {
 	}
 }
 
-// TestUnusablePrivateKeys: the condition says what to change, and nothing of
-// the key.
+// TestUnusablePrivateKeys: the condition says what to change, and shows nothing of the
+// key.
 func TestUnusablePrivateKeys(t *testing.T) {
 	op := operator.StartStepped(t)
 	pemKey, jwkKey, public, err := oidc.NewKeyPair("ES384")
@@ -283,18 +283,18 @@ func TestUnusablePrivateKeys(t *testing.T) {
 			key: string(pemKey), spec: v1alpha1.PrivateKeyJWTCredentials{Algorithm: "ES256"},
 			want: "private key cannot sign with ES256, only with ES384",
 		},
-		"an algorithm that the JWK denies": {
+		"an algorithm other than the JWK's": {
 			key: string(jwkKey), spec: v1alpha1.PrivateKeyJWTCredentials{Algorithm: "ES256"},
 			want: "the JWK's alg differs from the requested algorithm ES256",
 		},
-		"a key ID that the JWK denies": {
+		"a key ID other than the JWK's": {
 			key: string(jwkKey), spec: v1alpha1.PrivateKeyJWTCredentials{KeyID: "another"},
 			want: "the JWK's kid differs from the requested key ID, remove one of them",
 		},
 		"garbage": {
 			key: operator.Sentinel + " is no key", want: "private key is neither PEM nor a JWK",
 		},
-		"a PEM that breaks off": {
+		"a truncated PEM": {
 			key: string(pemKey[:len(pemKey)/2]), want: "private key has no line -----END, it was cut off",
 		},
 	} {
@@ -312,7 +312,7 @@ func TestUnusablePrivateKeys(t *testing.T) {
 			if n := len(w.AS.TokenRequests()); n != 0 {
 				t.Errorf("%d token requests were sent without a key", n)
 			}
-			// Mended, it works at once: nothing waits for a retry.
+			// A corrected key works at once, without waiting for a retry.
 			operator.Change(t, cart, func(c *v1alpha1.M2MClient) {
 				c.Spec.Credentials.PrivateKeyJWT = v1alpha1.PrivateKeyJWTCredentials{SecretRef: ref}
 			})
@@ -323,7 +323,8 @@ func TestUnusablePrivateKeys(t *testing.T) {
 	}
 }
 
-// TestAKeyThatTheServerDoesNotKnow is refused there, retried slowly, and named.
+// TestAKeyThatTheServerDoesNotKnow: the server refuses the key, the operator retries
+// slowly, and the message names the key's Secret.
 func TestAKeyThatTheServerDoesNotKnow(t *testing.T) {
 	op := operator.StartStepped(t)
 	w := operator.NewWorld(t)
@@ -347,13 +348,13 @@ func TestAKeyThatTheServerDoesNotKnow(t *testing.T) {
 		}
 	}
 	if n := len(w.AS.TokenRequests()); n != 1 {
-		t.Errorf("%d token requests were sent, want 1 and a pause", n)
+		t.Errorf("%d token requests were sent, want 1 and then a pause", n)
 	}
 }
 
-// TestServiceAccountAsCredential has the operator, which holds no more rights
-// than its role, request a real token of the API server; the authorization
-// server verifies it with the API server's own keys.
+// TestServiceAccountAsCredential has the operator, with only the rights of its role,
+// request a real token from the API server. The authorization server verifies it with
+// the API server's own keys.
 func TestServiceAccountAsCredential(t *testing.T) {
 	op := operator.StartSteppedOver(t, operator.Restricted(t))
 	issuer, keys := operator.ClusterIssuer(t)
@@ -386,7 +387,7 @@ func TestServiceAccountAsCredential(t *testing.T) {
 				t.Errorf("%d token requests were sent without an assertion", n)
 			}
 
-			// Exactly what the message asks for.
+			// Allow exactly what the message asks for.
 			operator.Create(t, &rbacv1.Role{
 				ObjectMeta: metav1.ObjectMeta{Name: "cart-token", Namespace: w.Shop},
 				Rules: []rbacv1.PolicyRule{{

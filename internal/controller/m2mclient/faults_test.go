@@ -22,15 +22,15 @@ import (
 // echo stands for the client's own secret in an answer.
 const echo = "{{secret}}"
 
-// The classes of failures, as in metrics.
+// Classes of failures, as in metrics.
 const (
 	retryable = "retryable"
 	slowRetry = "slowretry"
 	terminal  = "terminal"
 )
 
-// TestTokenEndpointFaults lets a token become due while the token endpoint has
-// a fault, and expire, and then clears the fault.
+// TestTokenEndpointFaults has a token become due and expire while the token endpoint
+// has a fault, and then clears the fault.
 func TestTokenEndpointFaults(t *testing.T) {
 	op := operator.StartStepped(t)
 	oauthError := func(status int, code string) *oidc.Fault {
@@ -60,19 +60,19 @@ func TestTokenEndpointFaults(t *testing.T) {
 		"unsupported_grant_type":               {fault: oauthError(400, "unsupported_grant_type"), class: terminal, want: "unsupported_grant_type"},
 		"a redirect":                           {fault: &oidc.Fault{Redirect: "https://elsewhere.example.com/" + operator.Unheard}, class: terminal, want: "answered with a redirect, which is not followed"},
 		"a redirect by 302":                    {fault: &oidc.Fault{Status: 302, Redirect: "https://elsewhere.example.com/" + operator.Unheard}, class: terminal, want: "answered with a redirect, which is not followed"},
-		"an answer that is late":               {fault: &oidc.Fault{Delay: time.Hour}, class: retryable, want: "no answer within 100ms", impatient: true},
+		"a late answer":                        {fault: &oidc.Fault{Delay: time.Hour}, class: retryable, want: "no answer within 100ms", impatient: true},
 		"no answer at all":                     {fault: &oidc.Fault{Hang: true}, class: retryable, want: "no answer within 100ms", impatient: true},
-		"a connection that breaks":             {fault: &oidc.Fault{Cut: true}, class: retryable, want: "answer broke off"},
-		"an error that breaks off":             {fault: &oidc.Fault{Status: 400, Body: `{"error":"invalid_client"}`, Cut: true}, class: slowRetry, want: "answer broke off"},
-		"JSON that breaks off":                 {fault: &oidc.Fault{Malformed: true}, class: retryable, want: "answer is not JSON"},
+		"a broken connection":                  {fault: &oidc.Fault{Cut: true}, class: retryable, want: "answer broke off"},
+		"a truncated error":                    {fault: &oidc.Fault{Status: 400, Body: `{"error":"invalid_client"}`, Cut: true}, class: slowRetry, want: "answer broke off"},
+		"truncated JSON":                       {fault: &oidc.Fault{Malformed: true}, class: retryable, want: "answer is not JSON"},
 		"an empty body":                        {fault: &oidc.Fault{Empty: true}, class: retryable, want: "answer is empty"},
 		"a huge body":                          {fault: &oidc.Fault{Huge: true}, class: retryable, want: "answer is larger than"},
-		"a body that is no object":             {fault: operator.Answer(200, `["`+operator.Unheard+`"]`), class: retryable, want: "answer is not a JSON object"},
+		"a body that is not an object":         {fault: operator.Answer(200, `["`+operator.Unheard+`"]`), class: retryable, want: "answer is not a JSON object"},
 		"no access_token":                      {fault: &oidc.Fault{Rewrite: func(m map[string]any) { delete(m, "access_token") }}, class: retryable, want: "answer has no access_token"},
 		"an access_token that is a number":     {fault: &oidc.Fault{Rewrite: operator.Member("access_token", 1)}, class: slowRetry, want: "access_token in the answer is not a string"},
 		"an access_token with a line break":    {fault: &oidc.Fault{Rewrite: operator.Member("access_token", operator.Unheard+"\nx: y")}, class: slowRetry, want: "characters that are not allowed in a token"},
 		"a scope that is an object":            {fault: &oidc.Fault{Rewrite: operator.Member("scope", map[string]any{operator.Unheard: 1})}, class: slowRetry, want: "scope in the answer is neither a string nor a list of strings"},
-		"a token_type that nobody can use":     {fault: &oidc.Fault{Rewrite: operator.Member("token_type", "DPoP")}, class: terminal, want: "token type DPoP is not supported"},
+		"an unusable token_type":               {fault: &oidc.Fault{Rewrite: operator.Member("token_type", "DPoP")}, class: terminal, want: "token type DPoP is not supported"},
 	}
 	s := operator.NewStage(t, op, operator.Lifetime(10*time.Minute))
 	for name, tc := range tests {
@@ -94,7 +94,7 @@ func TestTokenEndpointFaults(t *testing.T) {
 			op.Requests.Reset()
 			s.Due()
 
-			// The first failure, and that nothing happens while no time passes.
+			// The first failure. Nothing more happens while no time passes.
 			for range 3 {
 				s.Settle()
 			}
@@ -115,7 +115,7 @@ func TestTokenEndpointFaults(t *testing.T) {
 			}
 			failure := s.Status().Failure
 			if failure.Reason == "" {
-				t.Fatal("the status tells of no failure")
+				t.Fatal("the status shows no failure")
 			}
 			if wait := failure.NextAttemptAt.Sub(op.Clock.Now()); wait < least || wait > most {
 				t.Errorf("the next attempt is in %s, want within %s to %s", wait, least, most)
@@ -125,14 +125,14 @@ func TestTokenEndpointFaults(t *testing.T) {
 			}
 			for _, message := range []string{fresh.Message, failure.Message} {
 				if !strings.Contains(message, tc.want) {
-					t.Errorf("the message is %q, want %q in it", message, tc.want)
+					t.Errorf("the message is %q, want one that contains %q", message, tc.want)
 				}
 				if strings.Contains(message, operator.Unheard) {
 					t.Errorf("the server's answer is in the message %q", message)
 				}
 			}
 
-			// On to the expiry: bounded, the working token in its place.
+			// Until the token expires, requests are bounded and the working token stays.
 			s.Until(expires.Add(-time.Second))
 			// Each attempt is written once. That there is ever less time left is not.
 			if n, attempts := statusWrites(op), s.AS.Count(oidc.Token); n != attempts {
@@ -142,7 +142,7 @@ func TestTokenEndpointFaults(t *testing.T) {
 				t.Errorf("the message of Ready went from %q to %q", ready.Message, again.Message)
 			}
 			if again := operator.HasCondition(t, s.Cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, reason); again.Message != fresh.Message {
-				t.Errorf("the message went from %q to %q", fresh.Message, again.Message)
+				t.Errorf("the message changed from %q to %q", fresh.Message, again.Message)
 			}
 			if s.Token() != old {
 				t.Error("the working token is gone")
@@ -156,7 +156,7 @@ func TestTokenEndpointFaults(t *testing.T) {
 				t.Error("the expired token was taken out of the Secret")
 			}
 
-			// And back.
+			// The server recovers.
 			s.AS.ClearFaults()
 			if tc.impatient {
 				s.Impatient(15 * time.Second)
@@ -166,7 +166,7 @@ func TestTokenEndpointFaults(t *testing.T) {
 			operator.IsReady(t, s.Cart)
 			operator.HasCondition(t, s.Cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
 			if s.Status().Failure.Reason != "" {
-				t.Error("the status still tells of the failure")
+				t.Error("the status still shows the failure")
 			}
 			if n := s.AS.Count(oidc.Token); n != 1 {
 				t.Errorf("%d token requests to recover, want 1", n)
@@ -212,8 +212,8 @@ func TestAnHourOfFaults(t *testing.T) {
 	}
 }
 
-// TestRetryAfterBindsWhomItWasTold: what a server asks of one client holds for that
-// one only, and it is asked again when it said.
+// TestRetryAfterBindsWhomItWasTold: a server's Retry-After binds only the client that
+// received it, and that client tries again at the given time.
 func TestRetryAfterBindsWhomItWasTold(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, value := range map[string]func() string{
@@ -254,8 +254,8 @@ func TestRetryAfterBindsWhomItWasTold(t *testing.T) {
 	}
 }
 
-// TestBreaker counts the requests of many clients to a server that is down, by
-// the clock of the simulation.
+// TestBreaker counts the requests of many clients to a server that is down, by the
+// simulated clock.
 func TestBreaker(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -266,7 +266,7 @@ func TestBreaker(t *testing.T) {
 	}
 	operator.EventuallyCached(t, op, clients[49])
 	s.Until(op.Clock.Now().Add(10 * time.Minute))
-	// Five failures open it. Then there is one probe after 1, 2, 4, 8, 16 and
+	// Five failures open the breaker. Then there is one probe after 1, 2, 4, 8, 16 and
 	// every 30 seconds.
 	if n := s.AS.Count(oidc.Token); n < 15 || n > 35 {
 		t.Errorf("50 clients sent %d token requests in ten minutes", n)
@@ -282,8 +282,8 @@ func TestBreaker(t *testing.T) {
 	}
 }
 
-// TestOperatorRestartsInAnOutage: what is known of the server outlives the
-// process, and so do the attempts.
+// TestOperatorRestartsInAnOutage: the known keys and endpoints of the server outlive
+// the process, and so do the attempts.
 func TestOperatorRestartsInAnOutage(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -309,7 +309,7 @@ func TestOperatorRestartsInAnOutage(t *testing.T) {
 		t.Errorf("the new process sent %d token requests before their time", n)
 	}
 	if diff := cmp.Diff(failure, s.Status().Failure); diff != "" {
-		t.Errorf("the restart changed what is known of the failure:\n%s", diff)
+		t.Errorf("the restart changed the recorded failure:\n%s", diff)
 	}
 	operator.HasCondition(t, server, v1alpha1.ConditionDiscovered, metav1.ConditionFalse, v1alpha1.ReasonBadStatus)
 	operator.HasCondition(t, server, v1alpha1.ConditionKeysFresh, metav1.ConditionFalse, v1alpha1.ReasonBadStatus)

@@ -24,8 +24,8 @@ func grantTo(name v1alpha1.ObjectName, g v1alpha1.Grant) v1alpha1.Grant {
 	return g
 }
 
-// TestGrants is the matrix of who may ask an API for what. Every row has an API
-// and a client of its own; all of them stand side by side.
+// TestGrants is the matrix of who may ask an API for what. Every row has its own API
+// and client; all of them exist at the same time.
 func TestGrants(t *testing.T) {
 	const read, write, unknown = v1alpha1.ScopeName("payments:read"), v1alpha1.ScopeName("payments:write"), v1alpha1.ScopeName("payments:all")
 	w := operator.NewWorld(t)
@@ -111,16 +111,16 @@ func TestGrants(t *testing.T) {
 			}
 			for _, r := range w.AS.TokenRequests() {
 				if r.Resource == string(api.Spec.Identifier) {
-					t.Errorf("a token was asked for: %+v", r)
+					t.Errorf("a token was requested: %+v", r)
 				}
 			}
 		})
 	}
 }
 
-// TestGrantsFollowChanges takes what a token rests on away and gives it back
-// while the operator runs. Each time the token is withdrawn: its key leaves the
-// Secret, what belongs to other accesses stays, and the status says why.
+// TestGrantsFollowChanges removes what a token depends on and restores it while the
+// operator runs. Each time the token is withdrawn: its key leaves the Secret, the
+// tokens of other accesses stay, and the status says why.
 func TestGrantsFollowChanges(t *testing.T) {
 	w := operator.NewWorld(t)
 	operator.WithLabels(t, w.Shop, map[string]string{"team": "shop"})
@@ -209,7 +209,7 @@ func TestGrantsFollowChanges(t *testing.T) {
 			}
 			for _, s := range cart.Status.Tokens {
 				if (s.ExpiresAt != nil) != (s.Key == "orders-api") {
-					t.Errorf("the status says of %s that it expires at %v", s.Key, s.ExpiresAt)
+					t.Errorf("the status says that %s expires at %v", s.Key, s.ExpiresAt)
 				}
 			}
 			operator.ComesToRest(t, cart)

@@ -28,8 +28,8 @@ func credentialsOf(w *operator.World, t *testing.T) *corev1.Secret {
 	return &s
 }
 
-// rotateSecret gives the cart application another secret, at the authorization
-// server first: the old one is worth nothing from then on.
+// rotateSecret gives the cart application another secret, at the authorization server
+// first: from then on the old one is worthless.
 func rotateSecret(w *operator.World, t *testing.T) string {
 	t.Helper()
 	secret := operator.NewSecret()
@@ -39,9 +39,9 @@ func rotateSecret(w *operator.World, t *testing.T) string {
 	return secret
 }
 
-// TestChangedInputsMintOnce changes what a token is minted from: it is replaced,
-// by one request, and a restart does not ask again. What does not matter to the
-// token costs no request at all.
+// TestChangedInputsMintOnce changes an input of a token. One request replaces the
+// token, and a restart sends none. Changes that do not matter to the token cause no
+// request.
 func TestChangedInputsMintOnce(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*testing.T, *operator.World, *v1alpha1.M2MClient)
@@ -65,7 +65,7 @@ func TestChangedInputsMintOnce(t *testing.T) {
 				operator.Change(t, s, func(s *corev1.Secret) { s.Data["comment"] = []byte("new") })
 			},
 		},
-		"the credentials are written anew as they were": {
+		"the credentials are written again unchanged": {
 			change: func(t *testing.T, w *operator.World, _ *v1alpha1.M2MClient) {
 				s := credentialsOf(w, t)
 				operator.Remove(t, s)
@@ -122,7 +122,7 @@ func TestChangedInputsMintOnce(t *testing.T) {
 			},
 			want: &oidc.Request{ClientID: "till-app", Resource: operator.PaymentAPI, Scope: "payments:write"},
 		},
-		"a parameter more": {
+		"an additional parameter": {
 			change: func(t *testing.T, _ *operator.World, c *v1alpha1.M2MClient) {
 				operator.Change(t, c, func(c *v1alpha1.M2MClient) {
 					c.Spec.Access[0].Parameters = []v1alpha1.RequestParameter{{Name: "organization_id", Value: "shop"}, {Name: "audience", Value: "payments"}}
@@ -137,7 +137,7 @@ func TestChangedInputsMintOnce(t *testing.T) {
 			},
 			want: &oidc.Request{ClientID: "till-app", Resource: operator.PaymentAPI, Scope: "payments:write"},
 		},
-		"the client identifier's key, said as it is": {
+		"the client identifier's key, named explicitly": {
 			change: func(t *testing.T, _ *operator.World, c *v1alpha1.M2MClient) {
 				operator.Change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Credentials.ClientSecret.ClientIDKey = v1alpha1.ClientIDKey })
 			},
@@ -147,12 +147,12 @@ func TestChangedInputsMintOnce(t *testing.T) {
 				operator.Change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Credentials.ClientSecret.ClientID = operator.CartID })
 			},
 		},
-		"another time to refresh, not yet come": {
+		"another refresh time, not reached yet": {
 			change: func(t *testing.T, _ *operator.World, c *v1alpha1.M2MClient) {
 				operator.Change(t, c, func(c *v1alpha1.M2MClient) { c.Spec.Refresh.AtPercent = 90 })
 			},
 		},
-		"another grant, which gives more": {
+		"another grant, which allows more": {
 			change: func(t *testing.T, w *operator.World, _ *v1alpha1.M2MClient) {
 				api := w.API()
 				operator.Change(t, api, func(a *v1alpha1.APIResource) {
@@ -169,7 +169,7 @@ func TestChangedInputsMintOnce(t *testing.T) {
 			operator.Change(t, credentials, func(s *corev1.Secret) { s.Data["TILL"] = []byte("till-app") })
 			secret := string(credentials.Data[v1alpha1.ClientSecretKey])
 			for _, id := range []string{operator.CartID, "till-app"} {
-				// The server finds the right API whatever the request says.
+				// The server finds the right API whatever the request names.
 				err := w.AS.SetClient(oidc.Client{ID: id, Secret: secret, DefaultResource: operator.PaymentAPI, Scopes: map[string][]string{
 					operator.PaymentAPI: {"payments:read", "payments:write"},
 				}})
@@ -216,8 +216,8 @@ func TestChangedInputsMintOnce(t *testing.T) {
 	}
 }
 
-// TestBadSecretKeepsTheToken puts a secret into the credentials that the server
-// does not know. The working token stays, and the status says what is wrong.
+// TestBadSecretKeepsTheToken writes a secret that the server does not know into the
+// credentials. The working token stays, and the status says what is wrong.
 func TestBadSecretKeepsTheToken(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -255,14 +255,14 @@ func TestBadSecretKeepsTheToken(t *testing.T) {
 	op.Settle(w.Payments, w.Shop)
 	stillWorks(1)
 
-	put(good) // what the token was minted with: it is as good as new
+	put(good) // the secret that the token was minted with: the token is fresh again
 	operator.IsReady(t, cart)
 	operator.HasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
 	w.SawRequests(t, 0)
 
 	put(bad)
 	stillWorks(1)
-	w.SetClient(operator.CartID, string(bad)) // the server catches up
+	w.SetClient(operator.CartID, string(bad)) // the server learns the new secret
 	op.Advance(15 * time.Second)
 	op.Settle(w.Payments, w.Shop)
 	operator.IsReady(t, cart)
@@ -281,7 +281,7 @@ func TestBadSecretKeepsTheToken(t *testing.T) {
 	w.SawRequests(t, 1)
 }
 
-// TestRotatedSecretIsNoticed rotates the secret under the running operator.
+// TestRotatedSecretIsNoticed rotates the secret while the operator runs.
 func TestRotatedSecretIsNoticed(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()

@@ -21,7 +21,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// demand changes what the payment API demands of tokens.
+// demand changes what the payment API requires of tokens.
 func demand(s *operator.Stage, set func(*v1alpha1.Verification)) {
 	s.T.Helper()
 	operator.Change(s.T, s.API, func(a *v1alpha1.APIResource) { set(&a.Spec.Verification) })
@@ -35,8 +35,8 @@ func demandRSA(v *v1alpha1.Verification) {
 	v.Algorithms = []v1alpha1.SignatureAlgorithm{"RS256"}
 }
 
-// signWithRSA has the server sign with an RSA key from now on, and the operator learn
-// that key while the cart's token, signed with another one, is good for long.
+// signWithRSA makes the server sign with an RSA key from now on, and the operator
+// learn that key. The cart's token, signed with another key, is still good for long.
 func signWithRSA(s *operator.Stage) {
 	s.T.Helper()
 	s.AS.SetAlgorithm("RS256")
@@ -50,7 +50,7 @@ func signWithRSA(s *operator.Stage) {
 	s.AS.ResetRequests()
 }
 
-// keepNoKeys has keys leave the operator as soon as the server no longer publishes
+// keepNoKeys makes the operator drop keys as soon as the server no longer publishes
 // them.
 func keepNoKeys(s *operator.Stage) {
 	s.T.Helper()
@@ -60,7 +60,8 @@ func keepNoKeys(s *operator.Stage) {
 	s.Settle()
 }
 
-// TestATokenInUseIsJudgedAgain: when what its API is given changes, and then once.
+// TestATokenInUseIsJudgedAgain: the operator judges a token again when its API's
+// bundle changes, and then once.
 func TestATokenInUseIsJudgedAgain(t *testing.T) {
 	op := operator.StartStepped(t)
 	replaced := func(s *operator.Stage, old string) {
@@ -77,7 +78,7 @@ func TestATokenInUseIsJudgedAgain(t *testing.T) {
 		return func(s *operator.Stage, old string) {
 			s.T.Helper()
 			if s.Token() != old {
-				s.T.Error("the token was taken away, or replaced by one that is no better")
+				s.T.Error("the token was removed, or replaced by one that is no better")
 			}
 			s.Requested(1)
 			operator.HasCondition(s.T, s.Cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenNotVerified)
@@ -91,7 +92,7 @@ func TestATokenInUseIsJudgedAgain(t *testing.T) {
 		restart         bool
 		check           func(s *operator.Stage, old string)
 	}{
-		"an algorithm that the server uses by now": {
+		"an algorithm that the server now uses": {
 			prepare: signWithRSA, change: func(s *operator.Stage) { demand(s, demandRSA) }, check: replaced,
 		},
 		"an algorithm, while the operator was away": {
@@ -101,7 +102,7 @@ func TestATokenInUseIsJudgedAgain(t *testing.T) {
 			change: func(s *operator.Stage) { demand(s, demandRSA) }, check: refused(jwks.ReasonAlgorithm),
 		},
 		"another type": {change: func(s *operator.Stage) { demand(s, demandAnotherType) }, check: refused(jwks.ReasonWrongType)},
-		"its key has gone": {
+		"its key is gone": {
 			prepare: keepNoKeys,
 			change: func(s *operator.Stage) {
 				if err := s.AS.RotateKeyHard(); err != nil {
@@ -162,7 +163,7 @@ func TestATokenInUseIsJudgedAgain(t *testing.T) {
 	}
 }
 
-// TestATokenThatIsGoodAgainIsKept: the API's owner takes back what he demanded.
+// TestATokenThatIsGoodAgainIsKept: the API's owner withdraws his new requirement.
 func TestATokenThatIsGoodAgainIsKept(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -184,8 +185,8 @@ func TestATokenThatIsGoodAgainIsKept(t *testing.T) {
 	}
 }
 
-// TestAnAPIsOwnerCausesFewRequests whatever he does to the terms of his API: they are
-// made in the names of others.
+// TestAnAPIsOwnerCausesFewRequests: changes of an API's terms cause token requests in
+// the names of its clients, so their number is bounded.
 func TestAnAPIsOwnerCausesFewRequests(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op, operator.Lifetime(12*time.Hour))
@@ -203,7 +204,7 @@ func TestAnAPIsOwnerCausesFewRequests(t *testing.T) {
 }
 
 // termsStage is a stage whose API has a pod that verifies, at a server that has begun
-// to sign with RSA: the cart's token is from before.
+// to sign with RSA. The cart's token is older.
 func termsStage(t *testing.T, op *operator.Operator) *operator.Stage {
 	t.Helper()
 	s := operator.NewStage(t, op, operator.Lifetime(12*time.Hour))
@@ -213,7 +214,8 @@ func termsStage(t *testing.T, op *operator.Operator) *operator.Stage {
 	return s
 }
 
-// termsGiven returns what the API's pods are given besides the keys, by its short name.
+// termsGiven returns the API's terms in its bundle, everything except the keys, under
+// a short name.
 func termsGiven(s *operator.Stage) string {
 	s.T.Helper()
 	var bundle corev1.ConfigMap
@@ -225,8 +227,8 @@ func termsGiven(s *operator.Stage) string {
 	return contents.Terms
 }
 
-// TestTermsWaitForTheTokensInUse: those are replaced before the API's pods are told to
-// refuse them.
+// TestTermsWaitForTheTokensInUse: the operator replaces those tokens before the API's
+// pods get terms that refuse them.
 func TestTermsWaitForTheTokensInUse(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := termsStage(t, op)
@@ -256,7 +258,8 @@ func TestTermsWaitForTheTokensInUse(t *testing.T) {
 	}
 }
 
-// TestTermsThatNoTokenMeetsAreNotHeldUp: once that is known.
+// TestTermsThatNoTokenMeetsAreNotHeldUp: once the operator knows that no token meets
+// them, it publishes the terms.
 func TestTermsThatNoTokenMeetsAreNotHeldUp(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := termsStage(t, op)
@@ -269,8 +272,8 @@ func TestTermsThatNoTokenMeetsAreNotHeldUp(t *testing.T) {
 	operator.HasCondition(t, s.Cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, jwks.ReasonWrongType)
 }
 
-// TestTermsWaitOnlySoLong for a client that nobody looks at, and not at all where
-// nothing in them concerns tokens, or a key is revoked.
+// TestTermsWaitOnlySoLong: the wait for a client that is never reconciled is bounded.
+// Terms do not wait at all if they do not concern tokens, or if a key is revoked.
 func TestTermsWaitOnlySoLong(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, tc := range map[string]struct {

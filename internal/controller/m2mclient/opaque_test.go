@@ -14,13 +14,13 @@ import (
 )
 
 // TestOpaqueTokens: a server whose tokens only it can judge is ready without keys,
-// whatever its tokens look like, and nobody waits for a bundle.
+// whatever its tokens look like, and no pod waits for a bundle.
 func TestOpaqueTokens(t *testing.T) {
 	noKeys := &oidc.Fault{Rewrite: func(m map[string]any) { delete(m, "jwks_uri") }}
 	for name, tc := range map[string]struct {
 		metadata *oidc.Fault
 		spec     func(*v1alpha1.AuthorizationServerSpec, *operator.World)
-		jwt      bool // the tokens are JWTs all the same
+		jwt      bool // the tokens are JWTs nevertheless
 		reason   string
 	}{
 		"the metadata names no JWKS": {metadata: noKeys, reason: v1alpha1.ReasonDiscovered},
@@ -62,7 +62,7 @@ func TestOpaqueTokens(t *testing.T) {
 				}
 			}
 			if n := w.AS.Count(oidc.JWKS); n != 0 {
-				t.Errorf("the JWKS was asked for %d times", n)
+				t.Errorf("the JWKS was requested %d times", n)
 			}
 			operator.IsReady(t, cart)
 			c := operator.HasCondition(t, cart, v1alpha1.ConditionVerified, metav1.ConditionUnknown, v1alpha1.ReasonOpaqueToken)
@@ -87,8 +87,8 @@ func TestOpaqueTokens(t *testing.T) {
 	}
 }
 
-// TestTokensBecomeOpaque and JWTs again: keys and bundles follow what the server's
-// owner says.
+// TestTokensBecomeOpaque switches a server to opaque tokens and back to JWTs. Keys and
+// bundles follow.
 func TestTokensBecomeOpaque(t *testing.T) {
 	w := operator.NewWorld(t)
 	api, cart := w.Story()

@@ -18,8 +18,8 @@ import (
 
 const paymentAPI = "https://payment.example.com/api"
 
-// TestAccessesAreNamedOnce in a message: what a client waits for may be of one of its
-// accesses.
+// TestAccessesAreNamedOnce checks that a message names the access that the client
+// waits for, once.
 func TestAccessesAreNamedOnce(t *testing.T) {
 	wait := &rules.Problem{Reason: v1alpha1.ReasonProvisioning, Unknown: true, Message: `Access "cb": AuthorizationServer "logto" is being provisioned`}
 	own := &rules.Problem{Reason: v1alpha1.ReasonTokenRequestFailed, Message: "the server did not answer"}
@@ -41,7 +41,8 @@ func TestAccessesAreNamedOnce(t *testing.T) {
 	}
 }
 
-// TestAnAttemptDependsOnWhatTheServerGrants: what a token lacked may be there by then.
+// TestAnAttemptDependsOnWhatTheServerGrants: a scope that a token lacked may be
+// granted since.
 func TestAnAttemptDependsOnWhatTheServerGrants(t *testing.T) {
 	basis := func(own bool, granted ...v1alpha1.ScopeName) string {
 		c := &v1alpha1.M2MClient{}
@@ -54,15 +55,15 @@ func TestAnAttemptDependsOnWhatTheServerGrants(t *testing.T) {
 		return (&pass{Client: c}).basis(&access{subject: subject{resource: paymentAPI}}, "inputs", jwks.ReasonMissingScopes)
 	}
 	if basis(false, "payments:read") == basis(false, "payments:read", "payments:write") {
-		t.Error("nothing depends on the scopes that the server grants")
+		t.Error("the attempt does not depend on the scopes that the server grants")
 	}
 	if basis(true, "payments:read") != basis(true) {
-		t.Error("what the status says of a client with credentials of its own counts")
+		t.Error("the attempt of a client with its own credentials depends on granted scopes in the status")
 	}
 }
 
-// TestScopesThatAnAnswerLacks: what the server did say shows its mistake, such as
-// commas in the place of blanks.
+// TestScopesThatAnAnswerLacks: the message quotes the server's answer, which shows its
+// mistake, such as commas instead of spaces.
 func TestScopesThatAnAnswerLacks(t *testing.T) {
 	now := time.Date(2026, time.March, 1, 12, 0, 0, 0, time.UTC)
 	srv := &rules.Server{Spec: &v1alpha1.AuthorizationServerSpec{}, Status: &v1alpha1.AuthorizationServerStatus{}}
@@ -89,9 +90,9 @@ func TestScopesThatAnAnswerLacks(t *testing.T) {
 	}
 }
 
-// TestRegisteredClientsNeedAnAudience: an API's owner says what its scopes are and
-// how it is named. Were that enough, he could declare another API's scopes, have a
-// client registered for them, and its tokens published.
+// TestRegisteredClientsNeedAnAudience: an API's owner declares its scopes and how
+// tokens name it. If that were enough, he could declare another API's scopes, have a
+// client registered for them, and have its tokens published.
 func TestRegisteredClientsNeedAnAudience(t *testing.T) {
 	by := v1alpha1.TokenAudience{ScopePrefix: "payments:"}
 	want := jwks.Named{Claims: []string{"scope", "scp"}, Prefix: "payments:"}

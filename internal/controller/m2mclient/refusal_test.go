@@ -13,15 +13,16 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestARefusedSecretIsTold: a policy of the cluster refuses the token Secret.
-// The client says so, the token is not asked for again and again, what is there
-// stays, and it is published as soon as it may be.
+// TestARefusedSecretIsTold: a policy of the cluster refuses the token Secret. The
+// client's condition says so, the operator does not request the token again and again,
+// the existing Secret stays, and the token is published as soon as the policy allows
+// it.
 func TestARefusedSecretIsTold(t *testing.T) {
 	op := operator.StartStepped(t)
 	w := operator.NewWorld(t)
 	lift := refuseSecrets(t, w.Shop)
 	_, cart := w.Story()
-	passes := func() { // it does not come to rest: each pass offers the Secret again
+	passes := func() { // it never settles: each pass offers the Secret again
 		for range 4 {
 			op.Round(w.Payments, w.Shop)
 		}
@@ -29,7 +30,7 @@ func TestARefusedSecretIsTold(t *testing.T) {
 	passes()
 	c := operator.HasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonSecretRefused)
 	if !strings.Contains(c.Message, "no token Secrets here") {
-		t.Errorf("the condition does not say what the policy says: %s", c.Message)
+		t.Errorf("the condition does not contain the policy's message: %s", c.Message)
 	}
 	if strings.Contains(c.Message, "eyJ") || !strings.Contains(c.Message, "(removed)") {
 		t.Error("the condition shows the token that the policy showed")
@@ -58,15 +59,15 @@ func TestARefusedSecretIsTold(t *testing.T) {
 	operator.HasCondition(t, cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonSecretRefused)
 	operator.IsReady(t, cart)
 	if operator.TokenIn(t, w.Shop, "cart-token", "payment-api") != first {
-		t.Error("the token that works did not stay")
+		t.Error("the working token did not stay")
 	}
 	op.Advance(20 * time.Minute)
 	passes()
 	operator.HasCondition(t, cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonTokenExpired)
 }
 
-// refuseSecrets has the API server refuse the Secret cart-token of a namespace
-// until lift is called or the test ends.
+// refuseSecrets makes the API server refuse the Secret cart-token of a namespace until
+// lift is called or the test ends.
 func refuseSecrets(t *testing.T, namespace string) (lift func()) {
 	t.Helper()
 	// A careless policy shows what it saw.

@@ -43,7 +43,7 @@ func TestEditedSecretIsRestored(t *testing.T) {
 		"the annotation removed":               {func(s *corev1.Secret) { delete(s.Annotations, v1alpha1.TokensAnnotation) }, 1},
 		"the annotation garbled":               {func(s *corev1.Secret) { s.Annotations[v1alpha1.TokensAnnotation] = `{"tokens": [` }, 1},
 		"the annotation emptied":               {func(s *corev1.Secret) { s.Annotations[v1alpha1.TokensAnnotation] = `{}` }, 1},
-		"an annotation of no form":             {func(s *corev1.Secret) { s.Annotations[v1alpha1.TokensAnnotation] = `{"tokens":{"payment-api":7}}` }, 1},
+		"a malformed annotation":               {func(s *corev1.Secret) { s.Annotations[v1alpha1.TokensAnnotation] = `{"tokens":{"payment-api":7}}` }, 1},
 		"the owner removed":                    {func(s *corev1.Secret) { s.OwnerReferences = nil }, 0},
 		"the label and the annotation removed": {func(s *corev1.Secret) { s.Annotations, s.Labels = nil, nil }, 1},
 		"made immutable":                       {func(s *corev1.Secret) { s.Immutable = ptr.To(true) }, 0},
@@ -76,8 +76,8 @@ func TestEditedSecretIsRestored(t *testing.T) {
 	}
 }
 
-// TestSecretFollowsItsSpec changes what spec.secret says, beside what somebody
-// else has put there. The token is not touched by any of it.
+// TestSecretFollowsItsSpec changes spec.secret while others have added to the Secret.
+// The token stays the same.
 func TestSecretFollowsItsSpec(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -152,9 +152,9 @@ func TestSecretFollowsItsSpec(t *testing.T) {
 	w.SawRequests(t, 0)
 }
 
-// TestOthersSecretIsRefused has a Secret of the client's Secret name there
-// before. Nothing is asked for that could not be stored, the Secret stays as it
-// is to the byte, and when it goes the client gets its own.
+// TestOthersSecretIsRefused creates a foreign Secret of the client's Secret name
+// first. The operator requests no token that it could not store, and does not change a
+// byte of the Secret. When it is deleted, the client gets its own.
 func TestOthersSecretIsRefused(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -177,7 +177,7 @@ func TestOthersSecretIsRefused(t *testing.T) {
 		"one with our label":             func(s *corev1.Secret) { s.Labels = ours.Labels },
 		"another client's":               func(s *corev1.Secret) { s.Labels, s.OwnerReferences = ours.Labels, owner("M2MClient", "pay", "1234") },
 		"a former client's of this name": func(s *corev1.Secret) { s.Labels, s.OwnerReferences = ours.Labels, owner("M2MClient", "cart", "1234") },
-		"one that we own beside others": func(s *corev1.Secret) {
+		"one that the operator owns beside others": func(s *corev1.Secret) {
 			s.Labels, s.OwnerReferences = ours.Labels, owner("M2MClient", cart.Name, cart.UID)
 			s.OwnerReferences[0].Controller = nil
 		},
@@ -202,7 +202,7 @@ func TestOthersSecretIsRefused(t *testing.T) {
 		"a copy of ours of another type": func(s *corev1.Secret) {
 			s.Labels, s.Annotations, s.Type = ours.Labels, ours.Annotations, "example.com/theirs"
 		},
-		// The fence would keep the operator from writing it.
+		// The fence would stop the operator from writing it.
 		"one of ours that lost label and owner": func(s *corev1.Secret) { s.Annotations = ours.Annotations },
 		"an immutable one":                      func(s *corev1.Secret) { s.Immutable = ptr.To(true) },
 	}
@@ -263,8 +263,8 @@ func TestRenamedSecret(t *testing.T) {
 	w.SawRequests(t, 1)
 }
 
-// TestAccessesShareASecret adds and removes accesses: each has its key, and the
-// others' tokens stay as they are.
+// TestAccessesShareASecret adds and removes accesses. Each has its key, and the tokens
+// of the others stay the same.
 func TestAccessesShareASecret(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()

@@ -36,8 +36,7 @@ func TestATokenWaitsForThePodsOfItsAPI(t *testing.T) {
 	s.Settle()
 	s.IsPublished()
 
-	// The key is everywhere now: what comes after it waits for nothing and
-	// touches nobody.
+	// The key is everywhere now: later tokens wait for nothing and touch no pod.
 	s.Due()
 	s.AS.ResetRequests()
 	s.Settle()
@@ -47,8 +46,8 @@ func TestATokenWaitsForThePodsOfItsAPI(t *testing.T) {
 	}
 }
 
-// TestATokenWaitsForAKubelet: where nobody touches the pods, their kubelets show
-// the change in time.
+// TestATokenWaitsForAKubelet: if nothing touches the pods, their kubelets show the
+// change in time.
 func TestATokenWaitsForAKubelet(t *testing.T) {
 	off := operator.StartStepped(t, func(o *controller.Options) { o.PromptDelivery = false })
 	on := operator.StartStepped(t)
@@ -75,13 +74,13 @@ func TestATokenWaitsForAKubelet(t *testing.T) {
 	}
 }
 
-// TestNoTokenExpiresForWaiting: half of what is left to the old token is the
-// longest that the new one waits.
+// TestNoTokenExpiresForWaiting: the new token waits at most half of the old token's
+// remaining lifetime.
 func TestNoTokenExpiresForWaiting(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, hinder := range map[string]func(*operator.Stage, *corev1.Pod){
-		"a pod that nobody touches": func(*operator.Stage, *corev1.Pod) {},
-		"a pod that says it will be touched in a year": func(s *operator.Stage, pod *corev1.Pod) {
+		"a pod that is never touched": func(*operator.Stage, *corev1.Pod) {},
+		"a pod whose annotation says that it was touched a year ahead": func(s *operator.Stage, pod *corev1.Pod) {
 			operator.Change(s.T, pod, func(p *corev1.Pod) {
 				p.Annotations[v1alpha1.TouchedAtAnnotation] = delivery.Moment(op.Clock.Now().Add(365 * 24 * time.Hour))
 			})
@@ -99,7 +98,7 @@ func TestNoTokenExpiresForWaiting(t *testing.T) {
 			old := s.Status()
 			left := old.ExpiresAt.Sub(old.Pending.Since.Time)
 			if at := old.Pending.PublishAt.Sub(old.Pending.Since.Time); at > left/2+time.Second || at < left/2-time.Second {
-				t.Errorf("the token may wait for %v, of %v that are left", at, left)
+				t.Errorf("the token may wait for %v of the remaining %v", at, left)
 			}
 			op.Clock.SetTime(old.Pending.PublishAt.Add(-2 * time.Second))
 			s.Settle()
@@ -111,8 +110,7 @@ func TestNoTokenExpiresForWaiting(t *testing.T) {
 	}
 }
 
-// TestPodsThatStartedSinceAreNotWaitedFor has all of a story happen before the
-// pod is created.
+// TestPodsThatStartedSinceAreNotWaitedFor creates the pod after the whole story.
 func TestPodsThatStartedSinceAreNotWaitedFor(t *testing.T) {
 	op := operator.StartStepped(t)
 	op.Advance(-2 * time.Hour)
@@ -123,8 +121,8 @@ func TestPodsThatStartedSinceAreNotWaitedFor(t *testing.T) {
 	}
 }
 
-// TestARestartWhileATokenWaits changes nothing: the token is the same, and no
-// other is asked for.
+// TestARestartWhileATokenWaits: a restart changes nothing. The token is the same, and
+// the operator requests no other.
 func TestARestartWhileATokenWaits(t *testing.T) {
 	op := operator.StartStepped(t)
 	s, pod := operator.RotatedStage(t, op, true)
@@ -141,15 +139,15 @@ func TestARestartWhileATokenWaits(t *testing.T) {
 	s.Settle()
 	s.IsPublished()
 	if s.Token() != token {
-		t.Error("another token was published than the one that waited")
+		t.Error("the published token is not the one that waited")
 	}
 	if again := operator.TouchedAt(t, pod); again != touched {
 		t.Errorf("the pod was touched again at %s", again)
 	}
 }
 
-// TestTheSecretIsRenamedWhileATokenWaits: the token goes on waiting, and nothing of
-// it is left behind.
+// TestTheSecretIsRenamedWhileATokenWaits: the token continues to wait, and nothing is
+// left behind.
 func TestTheSecretIsRenamedWhileATokenWaits(t *testing.T) {
 	op := operator.StartStepped(t)
 	s, _ := operator.RotatedStage(t, op, true)
@@ -175,7 +173,8 @@ func TestTheSecretIsRenamedWhileATokenWaits(t *testing.T) {
 	}
 }
 
-// TestATokenIsLookedAtWhenItsWaitEnds lets the operator come back by itself.
+// TestATokenIsLookedAtWhenItsWaitEnds: the operator reconciles the client by itself
+// when the wait ends.
 func TestATokenIsLookedAtWhenItsWaitEnds(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, touched := range map[string]time.Duration{
@@ -197,8 +196,8 @@ func TestATokenIsLookedAtWhenItsWaitEnds(t *testing.T) {
 	}
 }
 
-// TestScopesWaitForThePodsOfTheirAPI: the API's pods must know a scope before a
-// token carries it.
+// TestScopesWaitForThePodsOfTheirAPI: the API's pods must know a scope before a token
+// carries it.
 func TestScopesWaitForThePodsOfTheirAPI(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -233,7 +232,8 @@ func TestScopesWaitForThePodsOfTheirAPI(t *testing.T) {
 	}
 }
 
-// TestARevokedKeyLeavesPodsAtOnce: nothing waits, and both sides see it.
+// TestARevokedKeyLeavesPodsAtOnce: nothing waits, and the pods of both sides see the
+// change.
 func TestARevokedKeyLeavesPodsAtOnce(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -262,8 +262,8 @@ func TestARevokedKeyLeavesPodsAtOnce(t *testing.T) {
 	}
 }
 
-// TestAnOldKeyThatIsRevokedLeavesPodsAtOnce: also one that signs no token any
-// more, for whoever has stolen it signs some.
+// TestAnOldKeyThatIsRevokedLeavesPodsAtOnce: the same holds for a key that signs no
+// more tokens, because whoever has stolen it can sign some.
 func TestAnOldKeyThatIsRevokedLeavesPodsAtOnce(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -278,7 +278,7 @@ func TestAnOldKeyThatIsRevokedLeavesPodsAtOnce(t *testing.T) {
 	op.Advance(2 * delivery.KubeletDelay)
 	s.Settle()
 	if at := operator.TouchedAt(t, pod); at != "" || s.SignedBy() == stolen {
-		t.Fatalf("nothing has happened, and the pod was touched at %q; the token is signed by %q", at, s.SignedBy())
+		t.Fatalf("nothing happened, but the pod was touched at %q; the token is signed by %q", at, s.SignedBy())
 	}
 	for _, ns := range []string{s.Payments, s.Shop} {
 		operator.Change(t, s.Server(ns), func(a *v1alpha1.AuthorizationServer) { a.Spec.JWKS.RevokedKeyIDs = []string{stolen} })
@@ -289,7 +289,7 @@ func TestAnOldKeyThatIsRevokedLeavesPodsAtOnce(t *testing.T) {
 	}
 }
 
-// TestWhenATokenSecretIsPrompt goes through what changes a token Secret.
+// TestWhenATokenSecretIsPrompt covers the changes of a token Secret.
 func TestWhenATokenSecretIsPrompt(t *testing.T) {
 	op := operator.StartStepped(t)
 	off := operator.StartStepped(t, func(o *controller.Options) { o.PromptDelivery = false })
@@ -305,7 +305,7 @@ func TestWhenATokenSecretIsPrompt(t *testing.T) {
 		"another scope": {change: func(s *operator.Stage) {
 			operator.Change(s.T, s.Cart, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Scopes = []v1alpha1.ScopeName{"payments:read"} })
 		}, want: true},
-		"another scope, and it is switched off": {op: off, change: func(s *operator.Stage) {
+		"another scope, with prompt delivery off": {op: off, change: func(s *operator.Stage) {
 			operator.Change(s.T, s.Cart, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Scopes = []v1alpha1.ScopeName{"payments:read"} })
 		}},
 		"a withdrawal": {change: func(s *operator.Stage) {
@@ -358,8 +358,8 @@ func promptSince(s *operator.Stage) string {
 	return secret.Annotations[v1alpha1.PromptSinceAnnotation]
 }
 
-// TestTheSecretOfWaitingTokensIsNotTrusted: what somebody else puts there is not
-// published, and another's Secret of that name is left alone.
+// TestTheSecretOfWaitingTokensIsNotTrusted: the operator does not publish what
+// somebody else puts there, and does not touch a foreign Secret of that name.
 func TestTheSecretOfWaitingTokensIsNotTrusted(t *testing.T) {
 	t.Run("an opaque token put in by hand", func(t *testing.T) {
 		op := operator.StartStepped(t)
@@ -399,7 +399,7 @@ func TestTheSecretOfWaitingTokensIsNotTrusted(t *testing.T) {
 		}
 	})
 	for name, labels := range map[string]map[string]string{
-		"another's Secret of the name":                            nil,
+		"a foreign Secret of the name":                            nil,
 		"another's Secret of the name, with the operator's label": {v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue},
 	} {
 		t.Run(name, func(t *testing.T) {
