@@ -19,7 +19,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
 )
 
-// countedEvents counts what would be recorded, and keeps the last note.
+// countedEvents counts the recorded events and keeps the last note.
 type countedEvents struct {
 	recorder.EventRecorder
 	counts map[string]int
@@ -31,8 +31,8 @@ func (c *countedEvents) Eventf(regarding, _ runtime.Object, _, _, _, note string
 	c.last = fmt.Sprintf(note, args...)
 }
 
-// TestEventsAreFew records events again and again: about one object, and about ever new ones
-// in one namespace.
+// TestEventsAreFew records events again and again: about one object, and about ever
+// new objects in one namespace.
 func TestEventsAreFew(t *testing.T) {
 	clock := clocktesting.NewFakePassiveClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 	counted := &countedEvents{counts: map[string]int{}}

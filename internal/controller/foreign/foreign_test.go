@@ -19,7 +19,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
 )
 
-// secretsThere is an API server with Secrets that counts the reads.
+// secretsThere is an API server with Secrets. It counts the reads.
 type secretsThere struct {
 	client.Reader
 	all   map[types.NamespacedName]*corev1.Secret
@@ -103,17 +103,17 @@ func TestForeignContentsAreForgotten(t *testing.T) {
 		}
 		f.remove(name)
 		if o, err := f.Get(t.Context(), "Secret", name, MaxCredential, "client-secret"); o != nil || err != nil {
-			t.Fatalf("what is gone is %+v, %v", o, err)
+			t.Fatalf("a deleted Secret reads as %+v, %v", o, err)
 		}
 	}
 	f.check(t)
 	if f.contents.kept.Len() != 0 {
-		t.Errorf("%d objects that are gone are kept", f.contents.kept.Len())
+		t.Errorf("%d deleted objects are kept", f.contents.kept.Len())
 	}
 }
 
-// TestForeignContentsAreBounded looks up more than the cache keeps. The least recently used
-// contents are read again, the rest are not.
+// TestForeignContentsAreBounded looks up more than the cache keeps. The cache forgets
+// the least recently used contents, and only those are read again.
 func TestForeignContentsAreBounded(t *testing.T) {
 	f := newForeignFixture(1 << 20)
 	lookUp := func(name types.NamespacedName) (reads int) {
@@ -140,7 +140,7 @@ func TestForeignContentsAreBounded(t *testing.T) {
 		t.Errorf("%d Secrets of 40 KiB are kept in 1 MiB", n)
 	}
 	if lookUp(types.NamespacedName{Namespace: "shop", Name: "s-1"}) != 1 || lookUp(types.NamespacedName{Namespace: "shop", Name: "s-100"}) != 0 {
-		t.Error("not the oldest are forgotten")
+		t.Error("others than the oldest are forgotten")
 	}
 }
 
@@ -176,9 +176,9 @@ func TestForeignContents(t *testing.T) {
 	looksUp(1, MaxCredential, none, []string{"long"}, "long")
 	looksUp(0, MaxCredential, id, []string{"long"}, "id", "long")
 	if f.contents.bytes > 4096 {
-		t.Errorf("%d bytes are kept of what is too long", f.contents.bytes)
+		t.Errorf("%d bytes of a value that is too long are kept", f.contents.bytes)
 	}
-	looksUp(1, MaxCABundle, map[string][]byte{"long": long}, nil, "long") // more is asked for
+	looksUp(1, MaxCABundle, map[string][]byte{"long": long}, nil, "long") // a larger value is allowed
 	looksUp(0, MaxCABundle, map[string][]byte{"long": long}, nil, "long")
 	looksUp(0, MaxCredential, none, []string{"long"}, "long")
 	f.set("credentials", map[string][]byte{"id": []byte("2")})

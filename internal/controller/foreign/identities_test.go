@@ -70,7 +70,7 @@ func TestIdentities(t *testing.T) {
 		t.Errorf("the version is %q", got)
 	}
 	if got := version("shop", "c"); got != "" {
-		t.Errorf("what is not there has the version %q", got)
+		t.Errorf("an object that does not exist has the version %q", got)
 	}
 
 	must(shop.Update(secret("shop", "a", "4")))
@@ -90,7 +90,7 @@ func TestIdentities(t *testing.T) {
 		t.Error("an empty namespace is kept")
 	}
 	if err := shop.Add(&metav1.Status{}); err == nil {
-		t.Error("what is no metadata is taken for an object")
+		t.Error("a value that is not metadata is taken for an object")
 	}
 }
 

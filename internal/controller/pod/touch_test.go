@@ -13,8 +13,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// TestTouchBudget: an urgent change each second for half a minute touches 600 pods
-// of one namespace few times, and those of another at once.
+// TestTouchBudget: an urgent change each second for half a minute causes few touches
+// of 600 pods of one namespace, and those of another namespace are touched at once.
 func TestTouchBudget(t *testing.T) {
 	b := newTouchBudget()
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

@@ -24,8 +24,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestWhichPodsAreTouched goes by a pod's creation and last touch, by since when
-// it must see what it mounts, and by the clock.
+// TestWhichPodsAreTouched varies a pod's creation and last touch, the time since when
+// the pod must see what it mounts, and the clock.
 func TestWhichPodsAreTouched(t *testing.T) {
 	op := operator.StartStepped(t)
 	ns := operator.NewNamespace(t, "touch", nil)
@@ -42,33 +42,33 @@ func TestWhichPodsAreTouched(t *testing.T) {
 		foreign  bool // the Secret is not the operator's
 		ends     bool // the pod is being deleted
 		now      time.Duration
-		want     time.Duration // when it is touched, as now, after the creation; zero: it is not
+		want     time.Duration // the present, after the creation, if the pod is touched; zero: it is not
 	}{
-		"the change came after the pod":                       {since: after(4 * time.Second), now: 5 * time.Second, want: 5 * time.Second},
-		"the change came in the second of the pod's birth":    {since: after(300 * time.Millisecond), now: time.Second, want: time.Second},
-		"the change came at the full second of its birth":     {since: after(0), now: time.Second, want: time.Second},
-		"the pod came with the change, as far as clocks tell": {since: after(-delivery.ClockSkew), now: time.Second, want: time.Second},
-		"the pod came after the change":                       {since: after(-delivery.ClockSkew - time.Millisecond), now: time.Second},
-		"it was touched after the change":                     {since: after(4 * time.Second), touched: after(5 * time.Second), now: 6 * time.Second},
-		"it was touched at the very moment":                   {since: after(4 * time.Second), touched: after(4 * time.Second), now: 6 * time.Second},
-		"it was touched before the change":                    {since: after(4 * time.Second), touched: after(3999 * time.Millisecond), now: 6 * time.Second, want: 6 * time.Second},
-		"the kubelet has shown the change by now":             {since: after(4 * time.Second), now: 4*time.Second + delivery.KubeletDelay},
-		"the kubelet may not have shown the change yet":       {since: after(4 * time.Second), now: 3*time.Second + delivery.KubeletDelay, want: 3*time.Second + delivery.KubeletDelay},
-		"nothing must be seen at once":                        {now: time.Second},
-		"the moment cannot be read":                           {since: always("yesterday"), now: time.Second},
-		"the moment has no time":                              {since: always("2026-11-24"), now: time.Second},
-		"the former leader's clock is a little ahead":         {since: after(9 * time.Second), now: 5 * time.Second, want: 9 * time.Second},
-		"the moment lies far ahead":                           {since: always("2999-01-01T00:00:00Z"), now: time.Second},
-		"the last touch cannot be read":                       {since: after(4 * time.Second), touched: always("often"), now: 5 * time.Second, want: 5 * time.Second},
-		"the last touch lies far ahead":                       {since: after(4 * time.Second), touched: always("2999-01-01T00:00:00Z"), now: 5 * time.Second, want: 5 * time.Second},
-		"the Secret is not the operator's":                    {since: after(4 * time.Second), foreign: true, now: 5 * time.Second},
-		"the pod is being deleted":                            {since: after(4 * time.Second), ends: true, now: 5 * time.Second},
-		"the pod mounts another Secret":                       {injected: "secret/other", since: after(4 * time.Second), now: 5 * time.Second},
-		"the pod mounts a ConfigMap of the Secret's name":     {injected: "configmap/token", since: after(4 * time.Second), now: 5 * time.Second},
-		"what is mounted cannot be read":                      {injected: "secret, /token,token,volume/token,", since: after(4 * time.Second), now: 5 * time.Second},
-		"the ConfigMap of two changed":                        {injected: "secret/token,configmap/bundle", other: after(4 * time.Second), now: 5 * time.Second, want: 5 * time.Second},
-		"both changed":                                        {injected: "secret/token, configmap/bundle", since: after(3 * time.Second), other: after(4 * time.Second), now: 5 * time.Second, want: 5 * time.Second},
-		"one of both was seen":                                {injected: "configmap/bundle,secret/token", since: after(3 * time.Second), other: after(5 * time.Second), touched: after(4 * time.Second), now: 6 * time.Second, want: 6 * time.Second},
+		"the change came after the pod":                                     {since: after(4 * time.Second), now: 5 * time.Second, want: 5 * time.Second},
+		"the change came in the second of the pod's creation":               {since: after(300 * time.Millisecond), now: time.Second, want: time.Second},
+		"the change came at the full second of its creation":                {since: after(0), now: time.Second, want: time.Second},
+		"the pod came at the time of the change, as far as clocks can tell": {since: after(-delivery.ClockSkew), now: time.Second, want: time.Second},
+		"the pod came after the change":                                     {since: after(-delivery.ClockSkew - time.Millisecond), now: time.Second},
+		"it was touched after the change":                                   {since: after(4 * time.Second), touched: after(5 * time.Second), now: 6 * time.Second},
+		"it was touched at the same time":                                   {since: after(4 * time.Second), touched: after(4 * time.Second), now: 6 * time.Second},
+		"it was touched before the change":                                  {since: after(4 * time.Second), touched: after(3999 * time.Millisecond), now: 6 * time.Second, want: 6 * time.Second},
+		"the kubelet must have shown the change by now":                     {since: after(4 * time.Second), now: 4*time.Second + delivery.KubeletDelay},
+		"the kubelet may not have shown the change yet":                     {since: after(4 * time.Second), now: 3*time.Second + delivery.KubeletDelay, want: 3*time.Second + delivery.KubeletDelay},
+		"no change is urgent":                                               {now: time.Second},
+		"the change has an unreadable time":                                 {since: always("yesterday"), now: time.Second},
+		"the change has an empty time":                                      {since: always("2026-11-24"), now: time.Second},
+		"the former leader's clock is a little ahead":                       {since: after(9 * time.Second), now: 5 * time.Second, want: 9 * time.Second},
+		"the change lies far in the future":                                 {since: always("2999-01-01T00:00:00Z"), now: time.Second},
+		"the last touch is unreadable":                                      {since: after(4 * time.Second), touched: always("often"), now: 5 * time.Second, want: 5 * time.Second},
+		"the last touch lies far in the future":                             {since: after(4 * time.Second), touched: always("2999-01-01T00:00:00Z"), now: 5 * time.Second, want: 5 * time.Second},
+		"the Secret is not the operator's":                                  {since: after(4 * time.Second), foreign: true, now: 5 * time.Second},
+		"the pod is being deleted":                                          {since: after(4 * time.Second), ends: true, now: 5 * time.Second},
+		"the pod mounts another Secret":                                     {injected: "secret/other", since: after(4 * time.Second), now: 5 * time.Second},
+		"the pod mounts a ConfigMap of the Secret's name":                   {injected: "configmap/token", since: after(4 * time.Second), now: 5 * time.Second},
+		"the annotation about mounts is unreadable":                         {injected: "secret, /token,token,volume/token,", since: after(4 * time.Second), now: 5 * time.Second},
+		"of two objects, the ConfigMap changed":                             {injected: "secret/token,configmap/bundle", other: after(4 * time.Second), now: 5 * time.Second, want: 5 * time.Second},
+		"both changed":                                                      {injected: "secret/token, configmap/bundle", since: after(3 * time.Second), other: after(4 * time.Second), now: 5 * time.Second, want: 5 * time.Second},
+		"the pod has seen one of both changes":                              {injected: "configmap/bundle,secret/token", since: after(3 * time.Second), other: after(5 * time.Second), touched: after(4 * time.Second), now: 6 * time.Second, want: 6 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			injected := tc.injected
@@ -131,8 +131,8 @@ func TestWhichPodsAreTouched(t *testing.T) {
 	}
 }
 
-// TestATouchForEachPromptChange: every pod that mounts the object is touched
-// once for each change that must be seen at once, and no pod for any other one.
+// TestATouchForEachPromptChange: each change that pods must see at once touches every
+// pod that mounts the object once, and other changes touch no pod.
 func TestATouchForEachPromptChange(t *testing.T) {
 	op := operator.StartStepped(t)
 	ns, elsewhere := operator.NewNamespace(t, "touch", nil), operator.NewNamespace(t, "touch", nil)
@@ -196,7 +196,7 @@ func TestATouchForEachPromptChange(t *testing.T) {
 	then("a change after one pod lost its annotation", two)
 }
 
-// TestARestartBeforeAllPodsAreTouched: the next process touches the others.
+// TestARestartBeforeAllPodsAreTouched: the next process touches the remaining pods.
 func TestARestartBeforeAllPodsAreTouched(t *testing.T) {
 	op := operator.StartStepped(t)
 	ns := operator.NewNamespace(t, "touch", nil)
@@ -264,7 +264,7 @@ func TestAFloodOfPods(t *testing.T) {
 	seen := operator.Reconciled(t, "pod")
 	operator.Eventually(t, func() error {
 		if n := operator.Reconciled(t, "pod") - seen; n < replicas {
-			return fmt.Errorf("%d pods were looked at", n)
+			return fmt.Errorf("%d pods were reconciled", n)
 		}
 		return operator.Idle(t, operator.EveryController...)
 	})
@@ -299,8 +299,8 @@ func TestAFloodOfPods(t *testing.T) {
 	}
 }
 
-// TestAChangeOfAnObjectTouchesItsPods: it is the object's own event that has a
-// running operator touch the pods, its creation's too.
+// TestAChangeOfAnObjectTouchesItsPods: in a running operator, the event of the object
+// itself causes the touches, also when the object is created.
 func TestAChangeOfAnObjectTouchesItsPods(t *testing.T) {
 	operator.Start(t)
 	for _, kind := range []string{watch.MountedSecret, watch.MountedConfigMap} {
@@ -332,8 +332,8 @@ func TestAChangeOfAnObjectTouchesItsPods(t *testing.T) {
 	}
 }
 
-// TestWhatPodsAreNotLookedAtFor: reports of kubelets, foreign pods, and routine
-// refreshes of what pods mount cost no work.
+// TestWhatPodsAreNotLookedAtFor: status updates of kubelets, foreign pods, and routine
+// refreshes of mounted objects cause no work.
 func TestWhatPodsAreNotLookedAtFor(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -358,21 +358,21 @@ func TestWhatPodsAreNotLookedAtFor(t *testing.T) {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.Shop, Name: "cart-token"}}
 	operator.Change(t, secret, func(s *corev1.Secret) { s.Labels["team"] = "shop" })
 	operator.Change(t, cart, func(c *v1alpha1.M2MClient) { c.Labels = map[string]string{"team": "shop"} })
-	// What comes after all that is looked at.
+	// A later change of interest does cause work.
 	operator.Change(t, pod, func(p *corev1.Pod) { p.Annotations[v1alpha1.TouchedAtAnnotation] = "now" })
 	operator.Eventually(t, func() error {
 		if n := operator.Reconciled(t, "pod") - before; n < 1 {
-			return fmt.Errorf("the pod was not looked at")
+			return fmt.Errorf("the pod was not reconciled")
 		}
 		return operator.Idle(t, operator.EveryController...)
 	})
 	if n := operator.Reconciled(t, "pod") - before; n != 1 {
-		t.Errorf("pods were looked at %d times, not once", n)
+		t.Errorf("pods were reconciled %d times, not once", n)
 	}
 }
 
-// TestPromptDeliveryCanBeSwitchedOff: without it and without the permission
-// nothing is touched, and all else works.
+// TestPromptDeliveryCanBeSwitchedOff: without the flag and without the permission no
+// pod is touched, and everything else works.
 func TestPromptDeliveryCanBeSwitchedOff(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -384,7 +384,7 @@ func TestPromptDeliveryCanBeSwitchedOff(t *testing.T) {
 	operator.IsReady(t, cart)
 	operator.Eventually(t, func() error {
 		if operator.Reconciled(t, "pod") == seen {
-			return errors.New("the pod was not looked at")
+			return errors.New("the pod was not reconciled")
 		}
 		return operator.Idle(t, operator.EveryController...)
 	})
@@ -394,8 +394,8 @@ func TestPromptDeliveryCanBeSwitchedOff(t *testing.T) {
 	}
 }
 
-// TestARefusedTouchIsNotRepeated: where the permission is missing, pods see the
-// change when their kubelets look again, and the log says so once.
+// TestARefusedTouchIsNotRepeated: if the permission is missing, pods see the change
+// when their kubelets look again. The log says so once.
 func TestARefusedTouchIsNotRepeated(t *testing.T) {
 	ns := operator.NewNamespace(t, "touch", nil)
 	for i := range 5 {
@@ -424,8 +424,8 @@ func TestARefusedTouchIsNotRepeated(t *testing.T) {
 	}
 }
 
-// TestWhatIsKeptOfPods: of pods without annotations of ours the cache holds
-// hardly more than the name, and of those that have finished nothing.
+// TestWhatIsKeptOfPods: the cache keeps little more than the name of pods without our
+// annotations, and nothing of finished pods.
 func TestWhatIsKeptOfPods(t *testing.T) {
 	op := operator.StartStepped(t)
 	ns := operator.NewNamespace(t, "kept", nil)

@@ -24,7 +24,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestWhatPodsAreTold: one line says what a pod waits for and why.
+// TestWhatPodsAreTold: a one-line event says what a pod waits for, and why.
 func TestWhatPodsAreTold(t *testing.T) {
 	cart := []string{v1alpha1.ClientAnnotation, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token"}
 	payment := []string{v1alpha1.VerifyAnnotation, "$PAYMENTS/payment-api"}
@@ -32,7 +32,7 @@ func TestWhatPodsAreTold(t *testing.T) {
 	const bundleFor = `VerificationNotReady: Waiting for ConfigMap "m2m-verify.$PAYMENTS.payment-api": `
 	for name, tc := range map[string]struct {
 		set         func(*testing.T, *operator.World)
-		watched     bool // only the pod's namespace is
+		watched     bool // only the pod's namespace is watched
 		inPayments  bool // the pod is in the API's namespace
 		annotations []string
 		want        []string
@@ -60,14 +60,14 @@ func TestWhatPodsAreTold(t *testing.T) {
 			set:         func(_ *testing.T, w *operator.World) { w.Story() },
 			annotations: append([]string{v1alpha1.VerifyAnnotation, "$PAYMENTS/payment-api"}, cart...),
 		},
-		"another's Secret is mounted": {
+		"a foreign Secret is mounted": {
 			set: func(t *testing.T, w *operator.World) {
 				operator.Create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.Shop, Name: "cart-token"}})
 			},
 			annotations: cart,
 		},
 		"nothing was injected for the M2MClient": {annotations: []string{v1alpha1.ClientAnnotation, "cart"}},
-		"nobody says which M2MClient it was":     {annotations: []string{v1alpha1.InjectedAnnotation, "secret/cart-token"}},
+		"no annotation names the M2MClient":      {annotations: []string{v1alpha1.InjectedAnnotation, "secret/cart-token"}},
 		"there is no APIResource": {
 			annotations: payment,
 			want:        []string{bundleFor + `there is no APIResource "payment-api" in namespace "$PAYMENTS"`},
@@ -107,7 +107,7 @@ func TestWhatPodsAreTold(t *testing.T) {
 			annotations: payment,
 			want:        []string{bundleFor + `the operator does not watch namespace "$PAYMENTS" (--watch-namespaces)`},
 		},
-		"names that cannot be": {
+		"impossible names": {
 			annotations: []string{v1alpha1.VerifyAnnotation, "Payment, a/b/c,"},
 			want:        []string{`VerificationNotReady: The annotation m2m-operator.io/verify names APIResources that cannot exist: ["Payment" "a/b/c"]`},
 		},
@@ -144,7 +144,7 @@ func TestWhatPodsAreTold(t *testing.T) {
 			notes := operator.NoteEvents(op)
 			op.Settle(settled...)
 			if early := notes.Take(); early != nil && op.Clock.Now().Before(pod.CreationTimestamp.Add(podcontroller.WaitGrace)) {
-				t.Errorf("it was told at once: %q", early)
+				t.Errorf("it got an event at once: %q", early)
 			}
 			op.Advance(podcontroller.WaitGrace)
 			op.Settle(settled...)
@@ -171,9 +171,9 @@ func TestWhatPodsAreTold(t *testing.T) {
 	}
 }
 
-// TestWhenPodsAreTold follows a pod that waits: it is told of each cause when it
-// has waited for a moment, not again while that is the same, and again before
-// the API server forgets it.
+// TestWhenPodsAreTold follows a waiting pod. It gets an event for each cause after it
+// has waited for a moment, no other while the cause is the same, and another before
+// the API server forgets the event.
 func TestWhenPodsAreTold(t *testing.T) {
 	w := operator.NewWorld(t)
 	op := operator.StartStepped(t)
@@ -217,7 +217,7 @@ func TestWhenPodsAreTold(t *testing.T) {
 	op.Until(w, func() bool { return len(notes.Notes) > 0 })
 	is("the client's creation", podcontroller.TellEvery, noCredentials)
 	operator.Remove(t, w.Cart())
-	is("the client's quick deletion", podcontroller.TellEvery) // it was told a moment ago
+	is("the client's quick deletion", podcontroller.TellEvery) // it got an event a moment ago
 	op.Advance(podcontroller.ForgetAfter)
 	is("more of that", podcontroller.TellEvery-podcontroller.ForgetAfter)
 	operator.Create(t, w.Cart())
@@ -250,8 +250,8 @@ func TestWhenPodsAreTold(t *testing.T) {
 	operator.Change(t, pod, func(p *corev1.Pod) { p.Finalizers = nil })
 }
 
-// TestPodsAreNotToldOfWhatIsOnItsWay: a client that is ready or waits for its
-// turn is about to write its Secret, and a bundle is being distributed.
+// TestPodsAreNotToldOfWhatIsOnItsWay: a client that is ready, or waits for its turn,
+// will write its Secret soon, and so will an APIResource its bundle.
 func TestPodsAreNotToldOfWhatIsOnItsWay(t *testing.T) {
 	w := operator.NewWorld(t)
 	cart, api := w.Cart(), w.API()
@@ -265,7 +265,7 @@ func TestPodsAreNotToldOfWhatIsOnItsWay(t *testing.T) {
 		ready, distributed conditions.Condition
 		want               int
 	}{
-		"nobody has looked at them": {},
+		"they are not reconciled yet": {},
 		"they are ready": {
 			ready:       conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "Ready"),
 			distributed: conditions.True(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, "Distributed"),
@@ -302,8 +302,7 @@ func TestPodsAreNotToldOfWhatIsOnItsWay(t *testing.T) {
 	}
 }
 
-// TestANoteFitsIntoAnEvent: whoever writes a long name into an annotation is
-// told of it as well.
+// TestANoteFitsIntoAnEvent: a long name in an annotation still causes an event.
 func TestANoteFitsIntoAnEvent(t *testing.T) {
 	w := operator.NewWorld(t)
 	op := operator.StartStepped(t)
@@ -319,8 +318,8 @@ func TestANoteFitsIntoAnEvent(t *testing.T) {
 	})
 }
 
-// TestPodsAreToldBySomebodysChange: a running operator tells a pod when what it
-// waits for goes, and is quiet about one whose objects come with it.
+// TestPodsAreToldBySomebodysChange: a running operator reports to a pod that what it
+// waits for was deleted, and creates no event for a pod whose objects arrive with it.
 func TestPodsAreToldBySomebodysChange(t *testing.T) {
 	w := operator.NewWorld(t)
 	op := operator.Start(t)
@@ -335,7 +334,7 @@ func TestPodsAreToldBySomebodysChange(t *testing.T) {
 			return fmt.Errorf("there is no bundle")
 		}
 		if time.Now().Before(pod.CreationTimestamp.Add(podcontroller.WaitGrace + time.Second)) {
-			return fmt.Errorf("the pod is too young to be told anything")
+			return fmt.Errorf("the pod is too young for an event")
 		}
 		return operator.Idle(t, operator.EveryController...)
 	})

@@ -19,14 +19,15 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestWhatIsMisplaced: an annotation on a workload that belongs on its pods, or one as
-// a label, is known from the cache, and nothing else of it is kept.
+// TestWhatIsMisplaced: the cache knows about an annotation on a workload that belongs
+// on its pods, and about a label that should be an annotation. It keeps nothing else
+// of the workload.
 func TestWhatIsMisplaced(t *testing.T) {
 	const clientKey, containersKey, verifyKey = v1alpha1.ClientAnnotation, v1alpha1.ContainersAnnotation, v1alpha1.VerifyAnnotation
 	cart := map[string]string{clientKey: "cart"}
 	for name, tc := range map[string]struct {
 		labels, annotations, template map[string]string
-		onWorkload, onPod             string // what is found if these are a workload's, or a pod's
+		onWorkload, onPod             string // what is found on a workload, or on a pod
 	}{
 		"nothing":                                  {},
 		"others' labels and annotations":           {labels: map[string]string{"app": "cart"}, annotations: map[string]string{"team": "shop"}},
@@ -55,7 +56,7 @@ func TestWhatIsMisplaced(t *testing.T) {
 				if kind == "Pod" {
 					strip, want = cached.StripPod, tc.onPod
 				}
-				for range 2 { // what is in a cache may be prepared once more
+				for range 2 { // the cache may transform an object twice
 					if _, err := strip(o); err != nil {
 						t.Fatal(err)
 					}
@@ -68,8 +69,8 @@ func TestWhatIsMisplaced(t *testing.T) {
 	}
 }
 
-// TestMisplacedAnnotationsAreTold in a running operator, on the workload or pod that
-// has them, until they are put right.
+// TestMisplacedAnnotationsAreTold: in a running operator, an event about the workload
+// or pod reports them until they are corrected.
 func TestMisplacedAnnotationsAreTold(t *testing.T) {
 	op := operator.Start(t)
 	ns := operator.NewVerifiers(t)
@@ -118,8 +119,8 @@ func TestMisplacedAnnotationsAreTold(t *testing.T) {
 	op.Stop()
 }
 
-// TestMisplacedAnnotationsAreNotToldForEver: once is enough, and what was put right is
-// forgotten.
+// TestMisplacedAnnotationsAreNotToldForEver: each is reported once, and forgotten when
+// it is corrected.
 func TestMisplacedAnnotationsAreNotToldForEver(t *testing.T) {
 	op := operator.StartStepped(t)
 	ns := operator.NewVerifiers(t)
@@ -133,7 +134,7 @@ func TestMisplacedAnnotationsAreNotToldForEver(t *testing.T) {
 		op.CatchUp(ns)
 		result, err := r.Reconcile(t.Context(), operator.RequestOf(client.ObjectKeyFromObject(o)))
 		if err != nil || result.RequeueAfter != want {
-			t.Errorf("it is looked at again after %v (%v), want %v", result.RequeueAfter, err, want)
+			t.Errorf("it is reconciled again after %v (%v), want %v", result.RequeueAfter, err, want)
 		}
 		if got := notes.Take(); len(got) != told {
 			t.Errorf("it was told %q, want %d", got, told)
@@ -158,8 +159,8 @@ func TestMisplacedAnnotationsAreNotToldForEver(t *testing.T) {
 	}
 }
 
-// TestContainersThatNeverComeAreTold: what the webhook noted at admission is told the
-// pod by an event.
+// TestContainersThatNeverComeAreTold: an event of the pod reports what the webhook
+// noted at admission.
 func TestContainersThatNeverComeAreTold(t *testing.T) {
 	op := operator.StartStepped(t)
 	notes := operator.NoteEvents(op)

@@ -26,7 +26,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
-// newAdministrationFixture returns what provisions at servers, without an API server.
+// newAdministrationFixture returns an Administration without an API server.
 func newAdministrationFixture(f *foreign.Objects) *Administration {
 	l, c := servers.NewLives(), clock.RealClock{}
 	return NewAdministration(AdministrationConfig{
@@ -35,9 +35,8 @@ func newAdministrationFixture(f *foreign.Objects) *Administration {
 	})
 }
 
-// TestServersThatAreGoneAreForgotten makes authorization servers with a driver and
-// deletes them over and over. What is left behind at the last of them can still be
-// removed.
+// TestServersThatAreGoneAreForgotten creates and deletes authorization servers with a
+// driver over and over. Objects at the last of them can still be removed.
 func TestServersThatAreGoneAreForgotten(t *testing.T) {
 	s := newAdministrationFixture(&foreign.Objects{})
 	auth := func(i int) *v1alpha1.AuthorizationServer {
@@ -63,13 +62,14 @@ func TestServersThatAreGoneAreForgotten(t *testing.T) {
 		t.Errorf("of %d servers there are %d states, %d connections and %d drivers", last+1, s.of.Len(), s.Connections.To.Len(), s.drivers.Len())
 	}
 	if driverOf(0) == nil || driverOf(last) == nil || driverOf(1) != nil {
-		t.Errorf("there are drivers of the one that exists: %t, of the last: %t, of the one that is long gone: %t",
+		t.Errorf("drivers exist for the present server: %t, for the last: %t, for one that is long gone: %t",
 			driverOf(0) != nil, driverOf(last) != nil, driverOf(1) != nil)
 	}
 }
 
-// TestServersStayForgotten looks up a server that is gone, as a pass does that began
-// before: nothing is kept of it, nor is that of a new one of its name lost.
+// TestServersStayForgotten looks up a deleted server, as a pass does that began
+// earlier. Nothing of it is kept, and the state of a new server of the same name
+// stays.
 func TestServersStayForgotten(t *testing.T) {
 	s := newAdministrationFixture(&foreign.Objects{})
 	auth := func(uid types.UID) *v1alpha1.AuthorizationServer {
@@ -85,13 +85,13 @@ func TestServersStayForgotten(t *testing.T) {
 	s.Lives.Forget(rules.ServerKeyOf(auth("1")))
 	passBegan()
 	if s.Connections.To.Len() != 0 {
-		t.Errorf("%d connections are kept of what is gone", s.Connections.To.Len())
+		t.Errorf("%d connections of the deleted server are kept", s.Connections.To.Len())
 	}
 	srv := &rules.Server{Object: auth("1")}
 	if ticket, wait, bad, err := s.Admission.Admit(t.Context(), srv, traffic.Need{}); ticket != nil || wait == 0 || bad == nil || !bad.Unknown || err != nil {
 		t.Errorf("a request to it is let through: %v, %v, %+v, %v", ticket, wait, bad, err)
 	}
-	// Something may still be removed at it. Its series are deleted.
+	// Something may still be removed at it. Its metrics are deleted.
 	s.drifted(srv, 1)
 	(&pacedTransport{server: srv, a: s}).observe(200)
 	if sum, series := kubetest.Metric(t, "m2m_provisioning_requests_total", map[string]string{"server": srv.Key().String()}); series > 0 {
@@ -103,17 +103,17 @@ func TestServersStayForgotten(t *testing.T) {
 	is := s.of.Get(auth("2"))
 	passBegan()
 	if s.of.Find(rules.ServerKeyOf(auth("1"))) != is {
-		t.Error("the new one of its name has lost what was kept of it")
+		t.Error("the new server of its name has lost its state")
 	}
 	after := s.of.Get(auth("3")) // the deletion of the second was missed
 	s.of.Get(auth("2"))
 	if s.of.Find(rules.ServerKeyOf(auth("1"))) != after {
-		t.Error("the third one has lost what was kept of it")
+		t.Error("the third server has lost its state")
 	}
 }
 
-// TestObjectsThatMoveAreForgotten begins to move ever more objects that go before they
-// have moved.
+// TestObjectsThatMoveAreForgotten begins to move ever more objects, which are deleted
+// before the move ends.
 func TestObjectsThatMoveAreForgotten(t *testing.T) {
 	r, now := &remover{since: lru.New(maxMoving)}, time.Unix(0, 0)
 	cart := func(uid int) *v1alpha1.M2MClient {
@@ -126,11 +126,12 @@ func TestObjectsThatMoveAreForgotten(t *testing.T) {
 		t.Errorf("%d are kept", r.since.Len())
 	}
 	if got := r.begun(cart(2*maxMoving-1), now.Add(time.Hour)); got != now {
-		t.Errorf("the last one begins anew at %s", got)
+		t.Errorf("the last one starts again at %s", got)
 	}
 }
 
-// TestATooLongProvisioningCredentialIsTold looks for one in what is too long.
+// TestATooLongProvisioningCredentialIsTold reads a credential from a value that is too
+// long.
 func TestATooLongProvisioningCredentialIsTold(t *testing.T) {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "credentials"}, Data: map[string][]byte{
 		v1alpha1.ClientIDKey: []byte("cart"), v1alpha1.ClientSecretKey: bytes.Repeat([]byte("x"), foreign.MaxCredential+1)}}

@@ -17,7 +17,7 @@ import (
 )
 
 // TestADeletedAPIIsForgotten deletes an API without a finalizer: the reconciler only
-// sees that it is gone.
+// sees that it no longer exists.
 func TestADeletedAPIIsForgotten(t *testing.T) {
 	scheme := runtime.NewScheme()
 	if err := v1alpha1.AddToScheme(scheme); err != nil {

@@ -29,9 +29,8 @@ func hasNoScopes(w *operator.Tenant, api *v1alpha1.APIResource) {
 	})
 }
 
-// TestAdoptionEnds takes an API out of the list of those that may be taken over:
-// what it gave is withdrawn, in the cluster and at the server, and it gives
-// nothing to a client that comes later.
+// TestAdoptionEnds removes an API from the list of those that may be adopted. Access
+// to it is withdrawn in the cluster and at the server, and a later client gets none.
 func TestAdoptionEnds(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -61,9 +60,9 @@ func TestAdoptionEnds(t *testing.T) {
 	operator.IsReady(t, late)
 }
 
-// TestNamespaceIsNoLongerAllowed takes a client's namespace out of those that may
-// use a server: its token, application and role go, also where the server could
-// not be asked at first and the client is to be retained.
+// TestNamespaceIsNoLongerAllowed removes a client's namespace from those that may use
+// a server. The token, application and role are deleted, even if the server was down
+// at first and the client's policy is Retain.
 func TestNamespaceIsNoLongerAllowed(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t, func(o *controller.Options) { o.DeletionTimeout = time.Second })
@@ -115,8 +114,8 @@ func TestNamespaceIsNoLongerAllowed(t *testing.T) {
 	})
 }
 
-// TestClientWithoutAnAPIHasNoAccess deletes the only API of a client, which stays
-// at the server: the client's role loses its scopes.
+// TestClientWithoutAnAPIHasNoAccess deletes the only API of a client, which stays at
+// the server. The client's role loses its scopes.
 func TestClientWithoutAnAPIHasNoAccess(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)

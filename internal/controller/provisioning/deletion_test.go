@@ -15,8 +15,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestRotationOf asks for a replacement by each value of the annotation, and for
-// none without it: taking it away again is no request.
+// TestRotationOf: each value of the annotation requests one replacement. A missing
+// annotation requests none, so removing it does not, either.
 func TestRotationOf(t *testing.T) {
 	request := func(annotations map[string]string) string {
 		c := &v1alpha1.M2MClient{}
@@ -24,18 +24,18 @@ func TestRotationOf(t *testing.T) {
 		return provisioning.RotationOf(c).Request
 	}
 	if got := request(nil); got != "" {
-		t.Errorf("without the annotation %q is asked for", got)
+		t.Errorf("without the annotation, %q is requested", got)
 	}
 	one := request(map[string]string{v1alpha1.RotateCredentialAnnotation: "1"})
 	two := request(map[string]string{v1alpha1.RotateCredentialAnnotation: "2"})
 	if one == "" || one == two {
-		t.Errorf("the values 1 and 2 ask for %q and %q", one, two)
+		t.Errorf("the values 1 and 2 request %q and %q", one, two)
 	}
 }
 
-// TestDeletionWaitsForItsTurn deletes more clients at once than the server's
-// budget lets be removed within the deletion timeout: waiting for others is no
-// reason to leave something behind.
+// TestDeletionWaitsForItsTurn deletes more clients at once than the server's budget
+// allows within the deletion timeout. An object that waits for others is not left
+// behind.
 func TestDeletionWaitsForItsTurn(t *testing.T) {
 	const clients = 10
 	w := operator.NewTenant(t)

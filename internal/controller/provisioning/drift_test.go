@@ -27,14 +27,16 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// TestDriftIsToldOnce lets the write of a client's status fail around the correction of a drift. The next pass finds
-// no drift where one was put back, so the event comes before the last write, or it would be lost. While the driver
-// cannot keep its state, its work is not done, and nothing is told: the next pass carries it on, and tells.
+// TestDriftIsToldOnce makes a write of a client's status fail around the correction of
+// a drift. The next pass finds no drift where one was put back, so the event comes
+// before the last write, or it would be lost. If the driver cannot store its state,
+// its work is not done and no event reports it: the next pass continues the work, and
+// then reports it.
 func TestDriftIsToldOnce(t *testing.T) {
 	const told = `DriftCorrected: Put back at AuthorizationServer "auth": The role was missing`
 	for name, tc := range map[string]struct {
-		keeps bool // the driver has something to keep
-		fails int  // which write of the status fails, from 1; 0 for none
+		keeps bool // the driver has state to store
+		fails int  // the number of the status write that fails; 0: none
 		want  []string
 	}{
 		"no write fails":              {want: []string{told, "written"}},
@@ -47,7 +49,7 @@ func TestDriftIsToldOnce(t *testing.T) {
 			w := newDriftWorld(t)
 			w.pass(true)
 			w.journal, w.fails = nil, tc.fails
-			missing := true // until the driver has put it back, and could keep what it made
+			missing := true // until the driver has put it back and stored its state
 			w.driver.sync = func(ctx context.Context, state *provision.ClientState, keep provision.Keep) ([]provision.Drift, error) {
 				if !missing {
 					return nil, nil
@@ -71,7 +73,7 @@ func TestDriftIsToldOnce(t *testing.T) {
 			if diff := cmp.Diff(tc.want, w.journal); diff != "" {
 				t.Errorf("events and writes (-want +got):\n%s", diff)
 			}
-			// Compared, and at rest: another pass does nothing.
+			// The comparison is done: another pass does nothing.
 			w.journal = nil
 			if w.pass(true); len(w.journal) > 0 {
 				t.Errorf("a pass after all is done: %q", w.journal)
@@ -80,7 +82,7 @@ func TestDriftIsToldOnce(t *testing.T) {
 	}
 }
 
-// driftWorld is a client that is provisioned at a server, and the reconciler that does it.
+// driftWorld is a client that is provisioned at a server, and its reconciler.
 type driftWorld struct {
 	*testing.T
 	recorder.EventRecorder
@@ -88,9 +90,10 @@ type driftWorld struct {
 	clock      *clocktesting.FakePassiveClock
 	driver     *syncDriver
 
-	// journal has the events about the client and the writes of its status, in their order.
+	// journal records the events about the client and the writes of its status, in
+	// order.
 	journal []string
-	fails   int // which of the next writes fails; 0 for none
+	fails   int // the number of the next writes that fails; 0: none
 }
 
 func newDriftWorld(t *testing.T) *driftWorld {
@@ -122,7 +125,7 @@ func newDriftWorld(t *testing.T) *driftWorld {
 		Client: c, Live: c, Clock: w.clock, Events: w, Servers: servers,
 		Access: rules.Resolver{Reader: c, Watches: func(string) bool { return true }},
 	})
-	// The driver takes the place of the one that the configuration makes.
+	// Use the fake driver in place of the one that the configuration makes.
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(auth), auth); err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +142,7 @@ func newDriftWorld(t *testing.T) *driftWorld {
 	return w
 }
 
-// pass reconciles the client once, and compares whether that succeeds.
+// pass reconciles the client once, and checks whether that succeeds.
 func (w *driftWorld) pass(succeeds bool) {
 	w.Helper()
 	_, err := w.reconciler.Reconcile(w.Context(), reconcile.Request{NamespacedName: client.ObjectKey{Namespace: "shop", Name: "cart"}})

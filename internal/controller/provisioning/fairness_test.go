@@ -19,8 +19,8 @@ func clientOf(namespace string, i int) *v1alpha1.M2MClient {
 	return &v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(namespace, i))}}
 }
 
-// TestFailuresOfOneNamespaceStopNobodyElsesProvisioning: objects that the administration
-// answers with 500 have those of their own namespace wait.
+// TestFailuresOfOneNamespaceStopNobodyElsesProvisioning: if the administration answers
+// with 500 to the objects of a namespace, only objects of that namespace wait.
 func TestFailuresOfOneNamespaceStopNobodyElsesProvisioning(t *testing.T) {
 	s, wake := newAdministrationFixture(nil), make(chan event.GenericEvent, 100)
 	platform := clusterAt("idp", "https://idp", "https://idp/token", 100)
@@ -40,8 +40,8 @@ func TestFailuresOfOneNamespaceStopNobodyElsesProvisioning(t *testing.T) {
 	exit(context.Background(), nil)
 }
 
-// TestNamespacesAreProvisionedInTurn: whoever came last is woken second where all others
-// are one namespace's.
+// TestNamespacesAreProvisionedInTurn: an object that comes last is woken second if all
+// others belong to one other namespace.
 func TestNamespacesAreProvisionedInTurn(t *testing.T) {
 	s, wake := newAdministrationFixture(nil), make(chan event.GenericEvent, 100)
 	platform := clusterAt("idp", "https://idp", "https://idp/token", 2) // one at a time

@@ -11,8 +11,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// TestADecisionOutlastsUnknowns lets a server fail after it was decided that an API is
-// not the APIResource's. The failure does not undo the decision.
+// TestADecisionOutlastsUnknowns makes a server fail after the decision that an API
+// does not belong to the APIResource. The failure does not undo the decision.
 func TestADecisionOutlastsUnknowns(t *testing.T) {
 	var st v1alpha1.ProvisioningRecord
 	srv := rules.ServerOf(&v1alpha1.AuthorizationServer{})

@@ -17,8 +17,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestRegistrationStory has a client registered at a server that knows neither
-// it nor its API, changes its access, replaces its secret, and deletes it.
+// TestRegistrationStory has a client registered at a server that knows neither the
+// client nor its API, changes its access, replaces its secret, and deletes it.
 func TestRegistrationStory(t *testing.T) {
 	initial := strings.ReplaceAll(operator.NewSecret(), " ", "-")
 	w := operator.NewWorld(t, func(o *oidc.Options) {
@@ -66,7 +66,7 @@ func TestRegistrationStory(t *testing.T) {
 		c.Spec.Access[0].Scopes = []v1alpha1.ScopeName{"payments:read", "payments:write"}
 	})
 	if id := registered("payments:read", "payments:write"); id != first {
-		t.Error("the client was registered anew for a scope")
+		t.Error("the client was registered again for a scope")
 	}
 	operator.IsReady(t, cart)
 
@@ -75,10 +75,10 @@ func TestRegistrationStory(t *testing.T) {
 	})
 	operator.Told(t, cart, v1alpha1.ReasonCredentialRotated, "new client secret")
 	if id := registered("payments:read", "payments:write"); id == first {
-		t.Error("the client was not registered anew")
+		t.Error("the client was not registered again")
 	}
 	operator.IsReady(t, cart)
-	for _, r := range w.AS.TokenRequests() { // those that try a new secret, too
+	for _, r := range w.AS.TokenRequests() { // including those that try a new secret
 		if diff := cmp.Diff(map[string]string{"organization_id": "shop"}, r.Parameters); diff != "" {
 			t.Errorf("a token request had the parameters (-want +got):\n%s", diff)
 		}
@@ -91,8 +91,9 @@ func TestRegistrationStory(t *testing.T) {
 	}
 }
 
-// TestRegistrationWhoseAnswerIsLost cannot find again what it registered: it is
-// told, and listed at the server when the client is gone.
+// TestRegistrationWhoseAnswerIsLost: the operator cannot find such a registration
+// again. An event reports it, and the server's status lists it when the client is
+// gone.
 func TestRegistrationWhoseAnswerIsLost(t *testing.T) {
 	w := operator.NewWorld(t, func(o *oidc.Options) { o.DynamicRegistration = &oidc.DynamicRegistration{} })
 	t.Cleanup(func() { operator.LetGo(t, w.Shop, w.Payments) })

@@ -40,10 +40,10 @@ func credentialSecretOf(c client.Object) types.NamespacedName {
 	return types.NamespacedName{Namespace: operator.Namespace, Name: record.CredentialSecretName(client.ObjectKeyFromObject(c))}
 }
 
-// TestProvisioningStory has an API and a client that nobody registered: a
-// verified token with the granted scope is in the client's Secret, its client
-// secret lies in the operator's namespace only, and what is deleted in
-// Kubernetes leaves the server.
+// TestProvisioningStory has an API and a client that are not registered. The client's
+// Secret gets a verified token with the granted scope, its client secret is only in
+// the operator's namespace, and objects that are deleted in Kubernetes are removed
+// from the server.
 func TestProvisioningStory(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -82,7 +82,7 @@ func TestProvisioningStory(t *testing.T) {
 		}
 	}
 	if found != 1 {
-		t.Errorf("the client secret lies in %d Secrets", found)
+		t.Errorf("the client secret is in %d Secrets", found)
 	}
 
 	for _, o := range []client.Object{cart, api, as} {
@@ -110,8 +110,8 @@ func TestProvisioningStory(t *testing.T) {
 	operator.IsGone(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: credentialSecretOf(cart).Name}})
 }
 
-// TestProvisioningInWatchedNamespaces works where the operator sees a few
-// namespaces only, its own not being one of them.
+// TestProvisioningInWatchedNamespaces works if the operator watches only a few
+// namespaces, and its own is not one of them.
 func TestProvisioningInWatchedNamespaces(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t, func(o *controller.Options) { o.WatchNamespaces = []string{w.Payments, w.Shop} })
@@ -119,7 +119,7 @@ func TestProvisioningInWatchedNamespaces(t *testing.T) {
 	operator.IsReady(t, cart)
 	app, _ := w.Granted(api, "payments:write")
 
-	// The Secret with its credentials is noticed there when it goes.
+	// The operator notices there that the Secret with its credentials is gone.
 	lost := w.Logto.SecretValue(app.ID, app.Secrets[0])
 	operator.Remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: credentialSecretOf(cart).Name}})
 	operator.Eventually(t, func() error {
@@ -139,8 +139,8 @@ func TestProvisioningInWatchedNamespaces(t *testing.T) {
 	}
 }
 
-// TestProvisionedGrantIsWithdrawn takes a scope, and then everything, out of the
-// API's grants: it leaves the server, the token, and then there is no token.
+// TestProvisionedGrantIsWithdrawn removes a scope from the API's grants, and then
+// everything. The server and the token lose the scope, and then there is no token.
 func TestProvisionedGrantIsWithdrawn(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -175,8 +175,8 @@ func TestProvisionedGrantIsWithdrawn(t *testing.T) {
 	})
 }
 
-// TestProvisioningDrift changes things in the console: they are put back and
-// told.
+// TestProvisioningDrift changes objects in the console. The operator puts them back
+// and reports it.
 func TestProvisioningDrift(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -210,8 +210,9 @@ func TestProvisioningDrift(t *testing.T) {
 	operator.ProvisionedIs(t, cart, metav1.ConditionTrue, v1alpha1.ReasonProvisioned)
 }
 
-// TestProvisioningRotation asks for a new client secret by the annotation: it
-// is tried and taken into use, and with no overlap the old one is gone at once.
+// TestProvisioningRotation requests a new client secret by the annotation. The
+// operator tries it and takes it into use; without an overlap, the old one is removed
+// at once.
 func TestProvisioningRotation(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -232,14 +233,14 @@ func TestProvisioningRotation(t *testing.T) {
 			return fmt.Errorf("the application has the secrets %q", a.Secrets)
 		}
 		if token := operator.TokenIn(t, w.Shop, "cart-token", "payment-api"); token == first || token == "" {
-			return fmt.Errorf("the token was not asked for with the new secret")
+			return fmt.Errorf("the token was not requested with the new secret")
 		}
 		return nil
 	})
 }
 
-// TestProvisioningAdoption meets an API that exists: it is refused until the
-// server's owner lists it, and then keeps what was not declared.
+// TestProvisioningAdoption meets an API that exists already. It is refused until the
+// server's owner lists it, and keeps what the APIResource does not declare.
 func TestProvisioningAdoption(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -283,7 +284,7 @@ func TestProvisioningAdoption(t *testing.T) {
 	t.Error("the adopted API was deleted")
 }
 
-// TestProvisioningObserve changes nothing, and says what differs.
+// TestProvisioningObserve changes nothing, and reports differences.
 func TestProvisioningObserve(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -307,8 +308,8 @@ func TestProvisioningObserve(t *testing.T) {
 	}
 }
 
-// TestProvisioningLetsGo deletes what cannot be removed: it waits for a bounded
-// time, and then says what was left behind.
+// TestProvisioningLetsGo deletes an object that cannot be removed from the server. The
+// operator waits for a bounded time, and then reports what it left behind.
 func TestProvisioningLetsGo(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t, func(o *controller.Options) { o.DeletionTimeout = 3 * time.Second })
@@ -334,7 +335,8 @@ func TestProvisioningLetsGo(t *testing.T) {
 	})
 	operator.IsGone(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: credentialSecretOf(cart).Name}})
 
-	// A new client of the same name takes over what the old one left.
+	// A new client of the same name takes over the application that the old one left
+	// behind.
 	w.Logto.SetDown(false)
 	operator.Remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.Shop, Name: "cart-token"}}) // as garbage collection does
 	again := w.Cart()
@@ -345,8 +347,8 @@ func TestProvisioningLetsGo(t *testing.T) {
 	}
 }
 
-// TestProvisioningSurvivesItsCredential deletes everything after the Secret with
-// the server's credential: what is in memory suffices to clean up.
+// TestProvisioningSurvivesItsCredential deletes everything after the Secret with the
+// server's credential. The credential in memory is sufficient to clean up.
 func TestProvisioningSurvivesItsCredential(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -367,8 +369,8 @@ func TestProvisioningSurvivesItsCredential(t *testing.T) {
 	}
 }
 
-// TestProvisioningWithoutAPlaceForSecrets has an operator whose namespace takes
-// no Secret: the client's owner learns that it is not their fault.
+// TestProvisioningWithoutAPlaceForSecrets: the operator's namespace accepts no Secret.
+// The condition tells the client's owner that the operator is at fault.
 func TestProvisioningWithoutAPlaceForSecrets(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t, func(o *controller.Options) { o.OperatorNamespace = "does-not-exist" })
@@ -378,6 +380,6 @@ func TestProvisioningWithoutAPlaceForSecrets(t *testing.T) {
 		t.Errorf("the condition says: %s", c.Message)
 	}
 	if app, _ := w.Granted(api, "payments:write"); slices.ContainsFunc(app.Secrets, func(s string) bool { return strings.HasPrefix(s, "m2m-") }) {
-		t.Errorf("a secret was made that could not be stored: %q", app.Secrets)
+		t.Errorf("a secret was created that could not be stored: %q", app.Secrets)
 	}
 }

@@ -23,9 +23,9 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestProvisioningAtAClusterServer registers at a server of the whole cluster,
-// and only clients of namespaces that it allows: the API's namespace being
-// allowed does not let others in.
+// TestProvisioningAtAClusterServer registers clients at a ClusterAuthorizationServer
+// only if it allows their own namespaces. It is not sufficient that it allows the
+// API's namespace.
 func TestProvisioningAtAClusterServer(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -55,8 +55,8 @@ func TestProvisioningAtAClusterServer(t *testing.T) {
 	}
 }
 
-// TestProvisionedClientHasOneServer names APIs of two servers: what does not
-// belong to the first one is refused.
+// TestProvisionedClientHasOneServer names APIs of two servers. Accesses to APIs of the
+// second one are refused.
 func TestProvisionedClientHasOneServer(t *testing.T) {
 	w, other := operator.NewTenant(t), operator.NewTenant(t)
 	operator.Start(t)
@@ -84,8 +84,8 @@ func TestProvisionedClientHasOneServer(t *testing.T) {
 	}
 }
 
-// TestProvisioningNeedsConfiguration has a client without credentials at a
-// server that is not provisioned, and at one whose credential is missing.
+// TestProvisioningNeedsConfiguration has a client without credentials at a server that
+// is not provisioned, and at one whose credential is missing.
 func TestProvisioningNeedsConfiguration(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -109,8 +109,8 @@ func TestProvisioningNeedsConfiguration(t *testing.T) {
 	operator.IsReady(t, as)
 }
 
-// TestProvisionedClientTakesOwnCredentials gives a registered client credentials
-// of its own: its registration ends.
+// TestProvisionedClientTakesOwnCredentials gives a registered client its own
+// credentials. Its registration ends.
 func TestProvisionedClientTakesOwnCredentials(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -164,8 +164,8 @@ func TestProvisionedClientTakesOwnCredentials(t *testing.T) {
 	}
 }
 
-// TestProvisioningSeesWhatTheServerDropped has a server that says that it
-// granted a scope and did not: the token shows it.
+// TestProvisioningSeesWhatTheServerDropped: the server claims that it granted a scope,
+// but the token shows that it did not.
 func TestProvisioningSeesWhatTheServerDropped(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -193,8 +193,8 @@ func TestProvisioningSeesWhatTheServerDropped(t *testing.T) {
 		t.Error("a token without the scope was published")
 	}
 	w.Logto.SetFault(nil)
-	// The first attempt after that may come before the scope was put back, and the
-	// one after it comes 16 to 24 s later.
+	// The next attempt may come before the scope was put back, and the one after it
+	// comes 16 to 24 s later.
 	kubetest.Within(t, 90*time.Second, func() error {
 		if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(cart), cart); err != nil {
 			return err
@@ -206,8 +206,8 @@ func TestProvisioningSeesWhatTheServerDropped(t *testing.T) {
 	})
 }
 
-// TestAForcedDeletionLeavesNoSecret takes the finalizer of a client away: at
-// least its secret does not stay in the operator's namespace.
+// TestAForcedDeletionLeavesNoSecret removes the finalizer of a client. At least its
+// secret does not stay in the operator's namespace.
 func TestAForcedDeletionLeavesNoSecret(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -220,8 +220,8 @@ func TestAForcedDeletionLeavesNoSecret(t *testing.T) {
 	operator.IsGone(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: credentialSecretOf(cart).Name}})
 }
 
-// TestProvisioningOfWhatIsOutOfSight has an operator that no longer watches the
-// API's namespace: nothing is taken away at the server for that.
+// TestProvisioningOfWhatIsOutOfSight has an operator that no longer watches the API's
+// namespace. Nothing is withdrawn at the server because of that.
 func TestProvisioningOfWhatIsOutOfSight(t *testing.T) {
 	w := operator.NewTenant(t)
 	first := operator.Start(t, operator.Watching(w.Payments, w.Shop))
@@ -254,8 +254,9 @@ func TestProvisioningOfWhatIsOutOfSight(t *testing.T) {
 	})
 }
 
-// TestProvisioningByAnotherDriver changes how a server is provisioned: what the
-// former driver made is listed as left behind, and not taken for the new one's.
+// TestProvisioningByAnotherDriver changes how a server is provisioned. The status
+// lists what the former driver made as left behind, and the new driver does not take
+// it for its own.
 func TestProvisioningByAnotherDriver(t *testing.T) {
 	w := operator.NewTenant(t)
 	op := operator.Start(t, func(o *controller.Options) { o.DeletionTimeout = 2 * time.Second })
@@ -278,6 +279,6 @@ func TestProvisioningByAnotherDriver(t *testing.T) {
 		}
 		return nil
 	})
-	op.Stop()                  // it tries on
+	op.Stop()                  // it keeps trying
 	w.Logto.ForgetViolations() // Logto has no dynamic registration
 }

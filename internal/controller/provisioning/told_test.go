@@ -17,7 +17,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestWhatBecomesOfAReplacedSecret: the server may have lost it.
+// TestWhatBecomesOfAReplacedSecret: the event says whether the replaced secret is
+// still valid. The server may have lost it.
 func TestWhatBecomesOfAReplacedSecret(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 500, time.UTC)
 	retiring := func(at time.Time) provision.Credential {
@@ -40,7 +41,8 @@ func TestWhatBecomesOfAReplacedSecret(t *testing.T) {
 	}
 }
 
-// TestASecretThatTheServerLost is replaced, and the event does not say that it is valid.
+// TestASecretThatTheServerLost: the secret is replaced, and the event does not say
+// that the old one is valid.
 func TestASecretThatTheServerLost(t *testing.T) {
 	w := operator.NewTenant(t)
 	operator.Start(t)
@@ -53,8 +55,8 @@ func TestASecretThatTheServerLost(t *testing.T) {
 	operator.Told(t, cart, v1alpha1.ReasonCredentialRotated, "the old one is no longer valid")
 }
 
-// TestARecoveredServerIsTold as soon as something is provisioned at it, and not when
-// its next check is due.
+// TestARecoveredServerIsTold: the server's condition changes as soon as something is
+// provisioned there, before its next check is due.
 func TestARecoveredServerIsTold(t *testing.T) {
 	w := operator.NewTenant(t)
 	op := operator.StartStepped(t)
@@ -67,7 +69,7 @@ func TestARecoveredServerIsTold(t *testing.T) {
 	operator.HasCondition(t, as, v1alpha1.ConditionProvisioningReady, metav1.ConditionFalse, v1alpha1.ReasonProvisioningFailed)
 	w.Logto.SetFault(nil)
 	operator.HasCondition(t, cart, v1alpha1.ConditionProvisioned, metav1.ConditionFalse, v1alpha1.ReasonProvisioningFailed)
-	// Only the client comes back.
+	// Only the client is reconciled again.
 	op.Clock.SetTime(cart.Status.Provisioning.Failure.NextAttemptAt.Time)
 	if _, err := op.ClientProvisioning.Reconcile(t.Context(), operator.RequestOf(client.ObjectKeyFromObject(cart))); err != nil {
 		t.Fatal(err)
@@ -78,7 +80,7 @@ func TestARecoveredServerIsTold(t *testing.T) {
 			t.Fatal(err)
 		}
 	default:
-		t.Error("the server is not looked at")
+		t.Error("the server is not reconciled")
 	}
 	operator.HasCondition(t, as, v1alpha1.ConditionProvisioningReady, metav1.ConditionTrue, v1alpha1.ReasonProvisioningReady)
 }

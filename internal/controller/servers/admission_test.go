@@ -35,7 +35,7 @@ func (c clusterServers) List(_ context.Context, list client.ObjectList, _ ...cli
 
 var turnsStart = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// turnstile is the admission to token endpoints, with a clock of its own.
+// turnstile is the admission to token endpoints, with its own clock.
 type turnstile struct {
 	*Admission
 	t     *testing.T
@@ -80,17 +80,17 @@ func newcomer(who string) traffic.Need {
 	return traffic.Need{Asker: traffic.Asker{Tenant: "shop", Client: who}}
 }
 
-// admitted asks for a client that must be admitted.
+// admitted makes a request of a client, which must be admitted.
 func (s *turnstile) admitted(srv *rules.Server, n traffic.Need) *traffic.Ticket {
 	s.t.Helper()
 	ticket, wait, p, err := s.Admit(s.t.Context(), srv, n)
 	if err != nil || p != nil {
-		s.t.Fatalf("%s is to wait %s: %v, %v", n.Client, wait, p, err)
+		s.t.Fatalf("%s must wait %s: %v, %v", n.Client, wait, p, err)
 	}
 	return ticket
 }
 
-// waits asks for a client that must wait.
+// waits makes a request of a client, which must wait.
 func (s *turnstile) waits(srv *rules.Server, n traffic.Need) {
 	s.t.Helper()
 	if ticket, wait, p, err := s.Admit(s.t.Context(), srv, n); ticket != nil || err != nil || wait <= 0 || p.Reason != v1alpha1.ReasonWaitingForBudget {
@@ -148,14 +148,14 @@ func TestWhatAFailureSaysOfTheServer(t *testing.T) {
 		failure oauth.Error
 		want    traffic.Outcome
 	}{
-		"no answer":                        {oauth.Error{Class: oauth.ClassRetryable}, traffic.Unanswered},
-		"a certificate of somebody else":   {oauth.Error{Class: oauth.ClassSlowRetry}, traffic.Failed},
-		"an answer that cannot be read":    {oauth.Error{Class: oauth.ClassRetryable, Status: 200}, traffic.Failed},
-		"status 500":                       {oauth.Error{Class: oauth.ClassRetryable, Status: 500}, traffic.Failed},
-		"invalid_client":                   {oauth.Error{Class: oauth.ClassSlowRetry, Status: 401, Code: "invalid_client"}, traffic.Refused},
-		"a redirect":                       {oauth.Error{Class: oauth.ClassTerminal, Status: 302}, traffic.Refused},
-		"an address that flags forbid":     {oauth.Error{Class: oauth.ClassTerminal}, ""},
-		"a token type that nobody can use": {oauth.Error{Class: oauth.ClassTerminal, Status: 200}, traffic.Refused},
+		"no answer":                      {oauth.Error{Class: oauth.ClassRetryable}, traffic.Unanswered},
+		"a certificate for another host": {oauth.Error{Class: oauth.ClassSlowRetry}, traffic.Failed},
+		"an answer that cannot be read":  {oauth.Error{Class: oauth.ClassRetryable, Status: 200}, traffic.Failed},
+		"status 500":                     {oauth.Error{Class: oauth.ClassRetryable, Status: 500}, traffic.Failed},
+		"invalid_client":                 {oauth.Error{Class: oauth.ClassSlowRetry, Status: 401, Code: "invalid_client"}, traffic.Refused},
+		"a redirect":                     {oauth.Error{Class: oauth.ClassTerminal, Status: 302}, traffic.Refused},
+		"an address that flags forbid":   {oauth.Error{Class: oauth.ClassTerminal}, ""},
+		"an unusable token type":         {oauth.Error{Class: oauth.ClassTerminal, Status: 200}, traffic.Refused},
 	} {
 		if got := outcome(&tc.failure); got != tc.want {
 			t.Errorf("%s is %q, want %q", name, got, tc.want)
@@ -195,12 +195,12 @@ func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
 			synctest.Wait()
 			select {
 			case a := <-answers:
-				t.Fatalf("it is to ask again after %s, want it to wait", a.wait)
+				t.Fatalf("it must ask again after %s, want it to wait", a.wait)
 			default:
 			}
 			s.Done(under[0], nil)
 			if a := <-answers; a.p != nil {
-				t.Errorf("it is to wait %s: %s", a.wait, a.p.Message)
+				t.Errorf("it must wait %s: %s", a.wait, a.p.Message)
 			}
 		})
 	})
@@ -212,7 +212,7 @@ func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
 				t.Error("an eleventh request was let through")
 			}
 			if took := time.Since(started); took != turnover {
-				t.Errorf("it held a worker up for %s, want %s", took, turnover)
+				t.Errorf("it blocked a worker for %s, want %s", took, turnover)
 			}
 		})
 	})
@@ -225,7 +225,7 @@ func TestAWorkerWaitsForAPlaceAtAQuickServer(t *testing.T) {
 				t.Error("an eleventh request was let through")
 			}
 			if took := time.Since(started); took != 0 {
-				t.Errorf("it held a worker up for %s", took)
+				t.Errorf("it blocked a worker for %s", took)
 			}
 		})
 	})
@@ -261,7 +261,8 @@ func TestAnotherServerOfTheSameNameStartsAfresh(t *testing.T) {
 	s.admitted(again, newcomer("third"))
 }
 
-// TestADeletedClientLeavesEveryLine: another client gets its place at a server.
+// TestADeletedClientLeavesEveryLine: another client gets its place in the queue of a
+// server.
 func TestADeletedClientLeavesEveryLine(t *testing.T) {
 	s, srv := newTurnstile(t), serverAt("shop", "auth", "https://idp", "https://idp/token", 1, 1)
 	s.Done(s.admitted(srv, newcomer("a-first")), nil)
@@ -272,7 +273,7 @@ func TestADeletedClientLeavesEveryLine(t *testing.T) {
 	s.admitted(srv, newcomer("c-third"))
 }
 
-// TestABudgetIsShared lets many clients come at once to one of several instances.
+// TestABudgetIsShared sends many clients at once to one of several instances.
 func TestABudgetIsShared(t *testing.T) {
 	for name, tc := range map[string]struct {
 		perSecond, burst int32
@@ -280,13 +281,13 @@ func TestABudgetIsShared(t *testing.T) {
 		want             int // admitted at once
 		next             time.Duration
 	}{
-		"one instance, the default budget":    {0, 0, 1, 100, time.Second / 100},
-		"two instances, the default budget":   {0, 0, 2, 50, time.Second / 50},
-		"three instances":                     {30, 60, 3, 20, time.Second / 10},
-		"a rate that cannot be divided":       {10, 10, 4, 2, 400 * time.Millisecond},
-		"a burst that cannot be divided":      {10, 1, 2, 1, 200 * time.Millisecond},
-		"more instances than requests":        {2, 2, 5, 1, time.Second},
-		"an instance that was not told of it": {10, 10, 0, 10, 100 * time.Millisecond},
+		"one instance, the default budget":            {0, 0, 1, 100, time.Second / 100},
+		"two instances, the default budget":           {0, 0, 2, 50, time.Second / 50},
+		"three instances":                             {30, 60, 3, 20, time.Second / 10},
+		"a rate that cannot be divided":               {10, 10, 4, 2, 400 * time.Millisecond},
+		"a burst that cannot be divided":              {10, 1, 2, 1, 200 * time.Millisecond},
+		"more instances than requests":                {2, 2, 5, 1, time.Second},
+		"an instance without the number of instances": {10, 10, 0, 10, 100 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newTurnstileFor(t, 1000, max(1, tc.instances), 100)
@@ -303,7 +304,7 @@ func TestABudgetIsShared(t *testing.T) {
 				t.Errorf("%d clients are let through at once, want %d", n-1, tc.want)
 			}
 			if wait.Round(time.Millisecond) != tc.next.Round(time.Millisecond) {
-				t.Errorf("the next one is to wait %s, want %s", wait, tc.next)
+				t.Errorf("the next one must wait %s, want %s", wait, tc.next)
 			}
 		})
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 )
 
-// TestATooLongCABundleIsTold: a CA bundle that is too long is reported as such.
+// TestATooLongCABundleIsTold: the problem says that a CA bundle is too long.
 func TestATooLongCABundleIsTold(t *testing.T) {
 	ca := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "ca"}, Data: map[string][]byte{v1alpha1.CABundleKey: bytes.Repeat([]byte("x"), foreign.MaxCABundle+1)}}
 	c := NewConnections(NewLives(), egress.Policy{}, foreign.Of(fake.NewClientBuilder().WithObjects(ca).Build()), "")

@@ -29,8 +29,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// statusesOf returns the names of the clients whose status an operator has
-// written.
+// statusesOf returns the names of the clients whose status an operator has written.
 func statusesOf(op *operator.Operator) []string {
 	names := map[string]bool{}
 	for _, r := range op.Requests.Sent() {
@@ -44,8 +43,8 @@ func statusesOf(op *operator.Operator) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// TestEachClientIsServedByExactlyOne runs three instances beside clients of
-// theirs, and of a shard that nobody runs.
+// TestEachClientIsServedByExactlyOne runs three instances with clients of their
+// shards, and with clients of a shard without an instance.
 func TestEachClientIsServedByExactlyOne(t *testing.T) {
 	w := operator.NewWorld(t)
 	operator.Create(t, w.Server(w.Payments), w.Server(w.Shop), w.API())
@@ -59,7 +58,7 @@ func TestEachClientIsServedByExactlyOne(t *testing.T) {
 			secret, name := operator.NewSecret(), fmt.Sprintf("of%s-%d", shard, i)
 			w.SetClient(name, secret)
 			c := w.Cart()
-			c.Name, c.Labels = name, map[string]string{v1alpha1.ShardLabel: shard} // empty is none
+			c.Name, c.Labels = name, map[string]string{v1alpha1.ShardLabel: shard} // empty: no shard
 			c.Spec.Credentials.ClientSecret.SecretRef.Name = v1alpha1.ObjectName(name)
 			operator.Create(t, w.Secret(name, name, secret), c)
 			clients[shard] = append(clients[shard], c)
@@ -89,7 +88,7 @@ func TestEachClientIsServedByExactlyOne(t *testing.T) {
 		}
 		seen := func(c metav1.Condition) bool { return c.Reason != v1alpha1.ReasonPending }
 		if slices.ContainsFunc(c.Status.Conditions, seen) || w.RequestsOf(c.Name) > 0 {
-			t.Errorf("somebody serves %q", c.Name)
+			t.Errorf("an instance serves %q", c.Name)
 		}
 	}
 	for _, shard := range []string{"a", "b"} {
@@ -107,15 +106,14 @@ func TestEachClientIsServedByExactlyOne(t *testing.T) {
 		all := strings.Join(op.Requests.Filter(func(string, string) bool { return true }), " ")
 		for _, kind := range []string{"deployments", "statefulsets", "daemonsets", "jobs", "cronjobs"} {
 			if strings.Contains(all, kind) {
-				t.Errorf("shard %q looks at %s, which it does not need", shard, kind)
+				t.Errorf("shard %q reads %s, which it does not need", shard, kind)
 			}
 		}
 	}
 }
 
-// TestAHandedOverClientGoesOn labels a client from one running instance to
-// another: the new one restores a Secret that is deleted, and the old one does
-// not.
+// TestAHandedOverClientGoesOn moves a client's label from one running instance to
+// another. The new one restores a deleted Secret, and the old one does not.
 func TestAHandedOverClientGoesOn(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -145,7 +143,7 @@ func TestAHandedOverClientGoesOn(t *testing.T) {
 		if n := len(w.AS.TokenRequests()); n != 1 {
 			t.Errorf("step %d: %d token requests", i, n)
 		}
-		// Within the same second its status stays as it was.
+		// Within the same second its status does not change.
 		secrets := slices.DeleteFunc(to.Requests.Writes(), func(r string) bool { return r == "PATCH m2mclients/status" })
 		if diff := cmp.Diff([]string{"POST secrets"}, secrets); diff != "" {
 			t.Errorf("step %d: the new instance wrote (-want +got):\n%s", i, diff)
@@ -157,8 +155,7 @@ func TestAHandedOverClientGoesOn(t *testing.T) {
 	}
 }
 
-// startInstances runs the instance without a shard and shard a, stepped by one
-// clock.
+// startInstances runs the main instance and shard a, stepped by one clock.
 func startInstances(t *testing.T, cfg *rest.Config) (main, a *operator.Operator) {
 	t.Helper()
 	clock := clocktesting.NewFakePassiveClock(time.Now().Truncate(time.Second))
@@ -168,7 +165,7 @@ func startInstances(t *testing.T, cfg *rest.Config) (main, a *operator.Operator)
 	return main, a
 }
 
-// instances are a stage with a second instance, shard a.
+// instances is a stage with a second instance, shard a.
 type instances struct {
 	*operator.Stage
 	main, a *operator.Operator
@@ -180,7 +177,7 @@ func newInstances(t *testing.T, cfg *rest.Config) *instances {
 	return &instances{Stage: operator.NewStage(t, main), main: main, a: a}
 }
 
-// handOver labels the cart from the one to the other, and returns when both know.
+// handOver labels the cart from one instance to the other, and returns when both know.
 func (s *instances) handOver(shard string) {
 	s.T.Helper()
 	operator.Label(s.T, s.Cart, shard)
@@ -189,7 +186,7 @@ func (s *instances) handOver(shard string) {
 	follow(s.a, s.World)
 }
 
-// follow waits until a shard's cache has what the others have written.
+// follow waits until a shard's cache has the writes of the others.
 func follow(op *operator.Operator, w *operator.World) {
 	op.T.Helper()
 	own := client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
@@ -200,7 +197,7 @@ func follow(op *operator.Operator, w *operator.World) {
 	}
 }
 
-// reconciles has an operator reconcile the cart.
+// reconciles makes an operator reconcile the cart.
 func (s *instances) reconciles(op *operator.Operator) {
 	s.T.Helper()
 	if err := op.ReconcileClient(s.Cart); err != nil {
@@ -208,7 +205,7 @@ func (s *instances) reconciles(op *operator.Operator) {
 	}
 }
 
-// quiet checks that nothing was written and no token asked for.
+// quiet checks that nothing was written and no token was requested.
 func (s *instances) quiet(what string) {
 	s.T.Helper()
 	for name, op := range map[string]*operator.Operator{"the main instance": s.main, "the shard": s.a} {
@@ -223,8 +220,9 @@ func (s *instances) quiet(what string) {
 	s.AS.ResetRequests()
 }
 
-// TestAHandOverCostsNothing: no token and no write, forth and back; what is due
-// afterwards the new instance refreshes, and the old one remembers nothing.
+// TestAHandOverCostsNothing: moving a client back and forth costs no token and no
+// write. The new instance then refreshes the token when it is due, and the old one
+// remembers nothing.
 func TestAHandOverCostsNothing(t *testing.T) {
 	s := newInstances(t, rest.CopyConfig(operator.RESTConfig))
 	series := func() int {
@@ -236,21 +234,21 @@ func TestAHandOverCostsNothing(t *testing.T) {
 	at := ""
 	for _, to := range []string{"a", "", "a", ""} {
 		if series() != 1 {
-			t.Fatalf("there are %d series of the cart's token", series())
+			t.Fatalf("the cart's token has %d series", series())
 		}
 		s.handOver(to)
 		from := instancesOf[at]
 		s.reconciles(from)
 		if n := series(); n != 0 {
-			t.Errorf("the instance that has lost the client publishes %d series of it", n)
+			t.Errorf("the former instance publishes %d series of the client", n)
 		}
 		s.reconciles(instancesOf[to])
 		if series() != 1 {
-			t.Error("the instance that has got the client does not publish its token's expiry")
+			t.Error("the new instance does not publish the expiry of the client's token")
 		}
 		s.quiet(fmt.Sprintf("from %q to %q", at, to))
 
-		// An hour's token is due after 40 minutes.
+		// A token for an hour is due after 40 minutes.
 		before := s.Token()
 		s.main.Advance(45 * time.Minute)
 		s.reconciles(from)
@@ -270,8 +268,8 @@ func TestAHandOverCostsNothing(t *testing.T) {
 	}
 }
 
-// TestOthersDoNotWakeAnInstance: what happens to the clients of one instance
-// costs the others next to nothing.
+// TestOthersDoNotWakeAnInstance: changes of one instance's clients cost the others
+// next to nothing.
 func TestOthersDoNotWakeAnInstance(t *testing.T) {
 	s := newInstances(t, rest.CopyConfig(operator.RESTConfig))
 	s.handOver("a")
@@ -301,17 +299,17 @@ func TestOthersDoNotWakeAnInstance(t *testing.T) {
 			gone = nil
 		}
 		for what, got := range map[string][2]bool{
-			"its Secret is there":              {owned.Create(event.CreateEvent{Object: &secret}), mine},
-			"its Secret changes":               {owned.Update(event.UpdateEvent{ObjectOld: &secret, ObjectNew: &secret}), mine},
-			"its Secret loses its owner":       {owned.Update(event.UpdateEvent{ObjectOld: &secret, ObjectNew: orphan}), mine},
-			"its Secret is deleted":            {owned.Delete(event.DeleteEvent{Object: &secret}), mine},
-			"somebody else's Secret":           {owned.Update(event.UpdateEvent{ObjectOld: orphan, ObjectNew: orphan}), false},
-			"the client is there":              {events.Create(event.CreateEvent{Object: s.Cart}), mine},
-			"its spec changes":                 {events.Update(event.UpdateEvent{ObjectOld: s.Cart, ObjectNew: after}), mine},
-			"nothing of it changes":            {events.Update(event.UpdateEvent{ObjectOld: s.Cart, ObjectNew: s.Cart}), false},
-			"it is handed over":                {events.Update(event.UpdateEvent{ObjectOld: after, ObjectNew: unlabelled}), true},
-			"it is deleted":                    {of.Of(always).Delete(event.DeleteEvent{Object: s.Cart}), mine},
-			"clients are listed, and it is it": {len(of.Clients(t.Context(), op.Client, client.InNamespace(s.Shop))) > 0, mine},
+			"its Secret is there":                       {owned.Create(event.CreateEvent{Object: &secret}), mine},
+			"its Secret changes":                        {owned.Update(event.UpdateEvent{ObjectOld: &secret, ObjectNew: &secret}), mine},
+			"its Secret loses its owner":                {owned.Update(event.UpdateEvent{ObjectOld: &secret, ObjectNew: orphan}), mine},
+			"its Secret is deleted":                     {owned.Delete(event.DeleteEvent{Object: &secret}), mine},
+			"somebody else's Secret":                    {owned.Update(event.UpdateEvent{ObjectOld: orphan, ObjectNew: orphan}), false},
+			"the client is there":                       {events.Create(event.CreateEvent{Object: s.Cart}), mine},
+			"its spec changes":                          {events.Update(event.UpdateEvent{ObjectOld: s.Cart, ObjectNew: after}), mine},
+			"nothing of it changes":                     {events.Update(event.UpdateEvent{ObjectOld: s.Cart, ObjectNew: s.Cart}), false},
+			"it is handed over":                         {events.Update(event.UpdateEvent{ObjectOld: after, ObjectNew: unlabelled}), true},
+			"it is deleted":                             {of.Of(always).Delete(event.DeleteEvent{Object: s.Cart}), mine},
+			"clients are listed, and it is one of them": {len(of.Clients(t.Context(), op.Client, client.InNamespace(s.Shop))) > 0, mine},
 		} {
 			if got[0] != got[1] {
 				t.Errorf("shard %q: %s: %t, want %t", of, what, got[0], got[1])
@@ -330,9 +328,9 @@ func TestOthersDoNotWakeAnInstance(t *testing.T) {
 	}
 }
 
-// TestAHandOverInTheMiddleOfARefresh: the old instance has a token and is about
-// to write it when the new one takes over. That costs the one token, no more, and
-// what the new one has written stays.
+// TestAHandOverInTheMiddleOfARefresh: the old instance has a token and is about to
+// write it when the new one takes over. That costs one token, no more, and what the
+// new one has written stays.
 func TestAHandOverInTheMiddleOfARefresh(t *testing.T) {
 	release := make(chan struct{})
 	cfg, fault := operator.Broken(http.MethodPut, "/secrets/cart-token", 0, func(req *http.Request, next http.RoundTripper) (*http.Response, error) {
@@ -351,7 +349,7 @@ func TestAHandOverInTheMiddleOfARefresh(t *testing.T) {
 	published := s.Token()
 	close(release)
 	if err := <-late; err == nil {
-		t.Error("the late write of the Secret is no error")
+		t.Error("the late write of the Secret caused no error")
 	}
 	s.reconciles(s.main) // as the queue does after an error
 	s.reconciles(s.a)
@@ -369,8 +367,8 @@ func TestAHandOverInTheMiddleOfARefresh(t *testing.T) {
 	}
 }
 
-// TestALatePassWritesNoStatus: a token request of the old instance fails after
-// the client was handed over. That is no news about the client any more.
+// TestALatePassWritesNoStatus: a token request of the old instance fails after the
+// client was handed over. The old instance no longer reports it.
 func TestALatePassWritesNoStatus(t *testing.T) {
 	s := newInstances(t, rest.CopyConfig(operator.RESTConfig))
 	s.main.Advance(45 * time.Minute)
@@ -395,8 +393,8 @@ func TestALatePassWritesNoStatus(t *testing.T) {
 	}
 }
 
-// TestATokenThatWaitsIsHandedOver: it is in a Secret of its own, and the new
-// instance asks for no other.
+// TestATokenThatWaitsIsHandedOver: the token is in its own Secret, and the new
+// instance requests no other.
 func TestATokenThatWaitsIsHandedOver(t *testing.T) {
 	s := newInstances(t, rest.CopyConfig(operator.RESTConfig))
 	s.Rarely()

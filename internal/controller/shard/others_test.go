@@ -19,7 +19,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// asks has the main instance look at what the cart waits for.
+// asks makes the main instance check what the cart waits for.
 func (s *instances) asks() time.Duration {
 	s.T.Helper()
 	s.main.Agrees(s.main.Client, &v1alpha1.M2MClientList{}, client.InNamespace(s.Shop))
@@ -31,8 +31,8 @@ func (s *instances) asks() time.Duration {
 	return result.RequeueAfter
 }
 
-// TestAKeyThatAShardDoesNotKnow: only the instance without a shard fetches keys.
-// It finds in the status of a shard's client that they are wanted.
+// TestAKeyThatAShardDoesNotKnow: only the main instance fetches keys. The status of a
+// shard's client tells it that they are needed.
 func TestAKeyThatAShardDoesNotKnow(t *testing.T) {
 	for name, tc := range map[string]struct {
 		withoutToken bool // no predecessor works
@@ -71,7 +71,7 @@ func TestAKeyThatAShardDoesNotKnow(t *testing.T) {
 			}
 			if tc.tooSoon {
 				if again := s.asks(); again != servers.KeyRefetchInterval || s.AS.Count(oidc.JWKS) != 0 {
-					t.Errorf("it asks again after %s, and the keys were fetched %d times", again, s.AS.Count(oidc.JWKS))
+					t.Errorf("it checks again after %s, and the keys were fetched %d times", again, s.AS.Count(oidc.JWKS))
 				}
 				s.main.Advance(servers.KeyRefetchInterval)
 			}
@@ -87,7 +87,7 @@ func TestAKeyThatAShardDoesNotKnow(t *testing.T) {
 			operator.IsReady(t, s.Cart)
 			s.main.Advance(servers.KeyRefetchInterval)
 			if again := s.asks(); again != 0 || s.AS.Count(oidc.JWKS) != 1 {
-				t.Errorf("with the key it asks again after %s, and the keys were fetched %d times", again, s.AS.Count(oidc.JWKS))
+				t.Errorf("with the key, it checks again after %s, and the keys were fetched %d times", again, s.AS.Count(oidc.JWKS))
 			}
 			if n := s.AS.Count(oidc.Token); n != 1 {
 				t.Errorf("%d token requests, want 1", n)
@@ -96,8 +96,8 @@ func TestAKeyThatAShardDoesNotKnow(t *testing.T) {
 	}
 }
 
-// TestARefusalInAShardHasTheAPICompared: somebody may have changed it at its
-// server, and only the instance without a shard compares APIs.
+// TestARefusalInAShardHasTheAPICompared: somebody may have changed the API at its
+// server, and only the main instance compares APIs.
 func TestARefusalInAShardHasTheAPICompared(t *testing.T) {
 	for name, tc := range map[string]struct {
 		failure v1alpha1.TokenFailure
@@ -128,7 +128,7 @@ func TestARefusalInAShardHasTheAPICompared(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := op.APIProvisioning.Wishes.Wanted(client.ObjectKeyFromObject(api)); got != tc.want {
-				t.Errorf("the API is to be compared: %t, want %t", got, tc.want)
+				t.Errorf("a comparison of the API is requested: %t, want %t", got, tc.want)
 			}
 		})
 	}

@@ -24,10 +24,11 @@ import (
 )
 
 // TestARegisteredClientIsHandedOver: its application and the credentials in the
-// operator's namespace stay, whoever looks at them, and go with the client.
+// operator's namespace stay, whichever instance reconciles them, and are removed with
+// the client.
 func TestARegisteredClientIsHandedOver(t *testing.T) {
 	w := operator.NewTenant(t)
-	operator.Start(t, operator.OfShard("")) // the APIs are its own
+	operator.Start(t, operator.OfShard("")) // it serves the APIs
 	a := operator.StartStepped(t, operator.OfShard("a"))
 	as, api, cart := w.Server(), w.API(), w.Cart()
 	cart.Labels = map[string]string{v1alpha1.ShardLabel: "a"}
@@ -75,7 +76,7 @@ func TestARegisteredClientIsHandedOver(t *testing.T) {
 	a.ServedBy("a", cart, false)
 	provision(a.ClientProvisioning)
 	kept("the shard has lost the client")
-	late := *a.ClientProvisioning // knows no more than the shard, and cleans up
+	late := *a.ClientProvisioning // the main instance with the shard's cache: it cleans up
 	late.Shard, late.Clock = "", clocktesting.NewFakePassiveClock(a.Clock.Now().Add(2*provisioning.RestoreGrace))
 	provision(&late)
 	kept("an instance does not have the client in its cache yet")
@@ -84,7 +85,7 @@ func TestARegisteredClientIsHandedOver(t *testing.T) {
 		c.Spec.Access[0].Scopes = append(c.Spec.Access[0].Scopes, "payments:read")
 	})
 	if again, _ := w.Granted(api, "payments:read", "payments:write"); again.ID != app.ID {
-		t.Error("the new instance has registered the client anew")
+		t.Error("the new instance has registered the client again")
 	}
 	operator.IsReady(t, cart)
 	operator.Remove(t, cart)
@@ -99,8 +100,8 @@ func TestARegisteredClientIsHandedOver(t *testing.T) {
 	})
 }
 
-// TestCredentialsOfAShardsClientGoWithIt: somebody took the finalizer away from a
-// client that another instance served.
+// TestCredentialsOfAShardsClientGoWithIt removes the finalizer of a client that
+// another instance serves.
 func TestCredentialsOfAShardsClientGoWithIt(t *testing.T) {
 	w := operator.NewTenant(t)
 	op := operator.StartStepped(t, operator.OfShard(""))
@@ -115,13 +116,13 @@ func TestCredentialsOfAShardsClientGoWithIt(t *testing.T) {
 		}
 		err = operator.Kube.Get(t.Context(), types.NamespacedName{Namespace: operator.Namespace, Name: record.CredentialSecretName(name)}, &corev1.Secret{})
 		if (err == nil) != (result.RequeueAfter > 0) {
-			t.Errorf("it is looked at again after %s, and its credentials: %v", result.RequeueAfter, err)
+			t.Errorf("it is reconciled again after %s, and its credentials: %v", result.RequeueAfter, err)
 		}
 		return err
 	}
-	// It may be a backup that is being restored.
+	// A backup may be restoring the client at this moment.
 	if err := credentials(); err != nil {
-		t.Errorf("the credentials of a client that may come: %v", err)
+		t.Errorf("the credentials of a client that may still come: %v", err)
 	}
 	op.Advance(provisioning.RestoreGrace + time.Second)
 	if err := credentials(); !apierrors.IsNotFound(err) {
@@ -129,9 +130,9 @@ func TestCredentialsOfAShardsClientGoWithIt(t *testing.T) {
 	}
 }
 
-// TestAHandOverInTheMiddleOfARegistration: the old instance has made the
-// application and is about to store its first credential when the new one takes
-// over. There is one application in the end, and a credential that works.
+// TestAHandOverInTheMiddleOfARegistration: the old instance has created the
+// application and is about to store its first credential when the new one takes over.
+// In the end there is one application, with a credential that works.
 func TestAHandOverInTheMiddleOfARegistration(t *testing.T) {
 	w := operator.NewTenant(t)
 	main := operator.Start(t, operator.OfShard(""))
@@ -160,7 +161,7 @@ func TestAHandOverInTheMiddleOfARegistration(t *testing.T) {
 	operator.IsReady(t, cart)
 	close(release)
 	if err := <-late; err == nil {
-		t.Error("that the credentials are there already is no error")
+		t.Error("existing credentials caused no error")
 	}
 	a.ServedBy("a", cart, false)
 	if _, err := a.ClientProvisioning.Reconcile(t.Context(), operator.RequestOf(client.ObjectKeyFromObject(cart))); err != nil {

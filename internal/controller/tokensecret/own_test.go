@@ -14,8 +14,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// TestOwnWritesWakeNobody looks at the events of a client's Secret: only that of
-// what this process wrote is left out.
+// TestOwnWritesWakeNobody checks which events of a client's Secret cause work: only
+// the event of this process's own write does not.
 func TestOwnWritesWakeNobody(t *testing.T) {
 	cart := &v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart", UID: "1"}}
 	secret := func(change func(*corev1.Secret)) *corev1.Secret {
@@ -40,15 +40,15 @@ func TestOwnWritesWakeNobody(t *testing.T) {
 		change func(*corev1.Secret)
 		passes bool
 	}{
-		"what was written":                    {func(*corev1.Secret) {}, false},
-		"an edited token":                     {func(s *corev1.Secret) { s.Data["payment-api"] = []byte("edited") }, true},
-		"a key more":                          {func(s *corev1.Secret) { s.Data["more"] = nil }, true},
-		"an edited record":                    {func(s *corev1.Secret) { s.Annotations[v1alpha1.TokensAnnotation] = "" }, true},
-		"a label more":                        {func(s *corev1.Secret) { s.Labels["more"] = "" }, true},
-		"an immutable one":                    {func(s *corev1.Secret) { s.Immutable = new(true) }, true},
-		"what another namespace's client has": {func(s *corev1.Secret) { s.Data = another.Data }, true},
-		"one that has lost its owner":         {func(s *corev1.Secret) { s.OwnerReferences = nil }, true},
-		"another's":                           {func(s *corev1.Secret) { s.OwnerReferences[0].UID = "2" }, true},
+		"what was written":                         {func(*corev1.Secret) {}, false},
+		"an edited token":                          {func(s *corev1.Secret) { s.Data["payment-api"] = []byte("edited") }, true},
+		"an additional key":                        {func(s *corev1.Secret) { s.Data["more"] = nil }, true},
+		"an edited record":                         {func(s *corev1.Secret) { s.Annotations[v1alpha1.TokensAnnotation] = "" }, true},
+		"an additional label":                      {func(s *corev1.Secret) { s.Labels["more"] = "" }, true},
+		"an immutable one":                         {func(s *corev1.Secret) { s.Immutable = new(true) }, true},
+		"the Secret of another namespace's client": {func(s *corev1.Secret) { s.Data = another.Data }, true},
+		"one that has lost its owner":              {func(s *corev1.Secret) { s.OwnerReferences = nil }, true},
+		"another's":                                {func(s *corev1.Secret) { s.OwnerReferences[0].UID = "2" }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, now := store.ChangedByOthers(), secret(tc.change)

@@ -16,7 +16,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// TestRefusalsAreBounded in number and length.
+// TestRefusalsAreBounded checks their number and length.
 func TestRefusalsAreBounded(t *testing.T) {
 	r := NewRefusals(clock.RealClock{})
 	api := &v1alpha1.APIResource{}

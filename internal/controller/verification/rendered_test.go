@@ -46,11 +46,11 @@ func TestABundleIsRenderedOnce(t *testing.T) {
 	}
 	r.last[api].files = map[string]string{"kept": "x"}
 	if got, err := r.Files(api, other, map[string]string{"extra": "{{ .None"}); err == nil || got["kept"] != "x" {
-		t.Errorf("it was rendered once more: %v, %v", got, err)
+		t.Errorf("it was rendered again: %v, %v", got, err)
 	}
 	r.Forget(api)
 	if len(r.last) != 0 || r.size != 0 {
-		t.Error("an API that is gone is remembered")
+		t.Error("a deleted API is remembered")
 	}
 }
 

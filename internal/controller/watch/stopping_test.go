@@ -22,10 +22,10 @@ func TestBeingStoppedIsNoError(t *testing.T) {
 		err  error
 		want error
 	}{
-		"a failure while the operator is being stopped": {stopped, failed, nil},
-		"a failure while it runs":                       {t.Context(), failed, failed},
-		"a reconcile that takes too long":               {late, failed, failed},
-		"no failure":                                    {stopped, nil, nil},
+		"a failure while the operator stops": {stopped, failed, nil},
+		"a failure while it runs":            {t.Context(), failed, failed},
+		"a reconcile that takes too long":    {late, failed, failed},
+		"no failure":                         {stopped, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := Reconciler(reconcile.TypedFunc[string](func(context.Context, string) (reconcile.Result, error) {
@@ -44,11 +44,11 @@ func TestWhatIsNotWatchedIsDropped(t *testing.T) {
 		namespaces []string
 		want       bool
 	}{
-		"every namespace is watched": {nil, []string{"payments"}, true},
-		"it is watched":              {Namespaces{"shop", "payments"}, []string{"payments"}, true},
-		"it is not watched":          {Namespaces{"shop"}, []string{"payments"}, false},
-		"one of two is not watched":  {Namespaces{"shop"}, []string{"shop", "payments"}, false},
-		"what no namespace holds":    {Namespaces{"shop"}, []string{""}, true},
+		"every namespace is watched":    {nil, []string{"payments"}, true},
+		"it is watched":                 {Namespaces{"shop", "payments"}, []string{"payments"}, true},
+		"it is not watched":             {Namespaces{"shop"}, []string{"payments"}, false},
+		"one of two is not watched":     {Namespaces{"shop"}, []string{"shop", "payments"}, false},
+		"an object without a namespace": {Namespaces{"shop"}, []string{""}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			called := false
