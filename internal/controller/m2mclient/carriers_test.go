@@ -106,7 +106,7 @@ func TestScopesThatAreCarriedElsewhere(t *testing.T) {
 			s.Due()
 			s.Settle()
 			c = operator.HasCondition(t, s.Cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, jwks.ReasonMissingScopes)
-			if !strings.Contains(c.Message, "no claim "+tc.want[0]) {
+			if !strings.Contains(c.Message, "claim "+tc.want[0]+" is missing") {
 				t.Errorf("message %q", c.Message)
 			}
 		})

@@ -15,11 +15,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-// Main is a suite's TestMain. It starts the control plane, calls the suite,
-// stops the control plane and exits the process with the code that the suite
-// returned. The path root leads from the suite's folder to the repository's. A
-// suite may change the environment before it starts the control plane. The
-// environment's Config has no limit on requests.
+// Main is a suite's TestMain. It starts the control plane, calls the suite, stops the
+// control plane and exits the process with the code that the suite returned. root is
+// the path from the suite's folder to the repository's. A suite may change the
+// environment before it starts the control plane. The environment's Config has no
+// limit on requests.
 func Main(root string, suite func(*envtest.Environment) (code int, err error), change ...func(*envtest.Environment) error) {
 	os.Exit(run(os.Stderr, root, suite, change...))
 }

@@ -8,8 +8,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 )
 
-// Metric returns the sum of a metric's series with these labels, and how many
-// they are. Of a histogram it is the number of observations.
+// Metric returns the sum of a metric's series with these labels, and the number of
+// these series. For a histogram, the sum is the number of observations.
 func Metric(t *testing.T, name string, labels map[string]string) (sum float64, series int) {
 	t.Helper()
 	families, err := metrics.Registry.Gather()

@@ -45,8 +45,8 @@ func Every(t *testing.T, every, patience time.Duration, check func() error) {
 	}
 }
 
-// Log keeps everything that is written to it, and copies it to standard error
-// where M2M_TEST_LOG is set. Its zero value is empty.
+// Log keeps everything that is written to it, and copies it to standard error if
+// M2M_TEST_LOG is set. Its zero value is empty.
 type Log struct {
 	mu sync.Mutex
 	b  bytes.Buffer

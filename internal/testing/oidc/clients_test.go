@@ -34,21 +34,21 @@ func TestSecrets(t *testing.T) {
 		want       int
 		wantMethod string
 	}{
-		"basic with id and secret form-encoded":   {oidc.SecretBasic, form(), basic(encodedID, encoded), 200, oidc.SecretBasic},
-		"basic without the encoding":              {oidc.SecretBasic, form(), basic(id, secret), 401, oidc.SecretBasic},
-		"basic with an encoding that is none":     {oidc.SecretBasic, form(), basic(encodedID, "%zz"), 401, oidc.SecretBasic},
-		"basic with another secret":               {oidc.SecretBasic, form(), basic(encodedID, "guess"), 401, oidc.SecretBasic},
-		"basic with no secret":                    {oidc.SecretBasic, form(), basic(encodedID, ""), 401, oidc.SecretBasic},
-		"basic for another client":                {oidc.SecretBasic, form(), basic("nobody", encoded), 401, oidc.SecretBasic},
-		"post":                                    {oidc.SecretPost, form("client_id", id, "client_secret", secret), nil, 200, oidc.SecretPost},
-		"post with another secret":                {oidc.SecretPost, form("client_id", id, "client_secret", "guess"), nil, 401, oidc.SecretPost},
-		"post where basic is registered":          {oidc.SecretBasic, form("client_id", id, "client_secret", secret), nil, 401, oidc.SecretPost},
-		"basic where post is registered":          {oidc.SecretPost, form(), basic(encodedID, encoded), 401, oidc.SecretBasic},
-		"both at once":                            {oidc.SecretBasic, form("client_secret", secret), basic(encodedID, encoded), 401, "several"},
-		"the id alone":                            {oidc.SecretBasic, form("client_id", id), nil, 401, ""},
-		"nothing":                                 {oidc.SecretBasic, form(), nil, 401, ""},
-		"a secret where an assertion is due":      {oidc.PrivateKeyJWT, form(), basic(encodedID, encoded), 401, oidc.SecretBasic},
-		"an assertion that is none, in its place": {oidc.SecretBasic, form("client_id", id, "client_assertion", "x"), nil, 401, oidc.PrivateKeyJWT},
+		"basic with id and secret form-encoded": {oidc.SecretBasic, form(), basic(encodedID, encoded), 200, oidc.SecretBasic},
+		"basic without the encoding":            {oidc.SecretBasic, form(), basic(id, secret), 401, oidc.SecretBasic},
+		"basic with an invalid encoding":        {oidc.SecretBasic, form(), basic(encodedID, "%zz"), 401, oidc.SecretBasic},
+		"basic with another secret":             {oidc.SecretBasic, form(), basic(encodedID, "guess"), 401, oidc.SecretBasic},
+		"basic with no secret":                  {oidc.SecretBasic, form(), basic(encodedID, ""), 401, oidc.SecretBasic},
+		"basic for another client":              {oidc.SecretBasic, form(), basic("nobody", encoded), 401, oidc.SecretBasic},
+		"post":                                  {oidc.SecretPost, form("client_id", id, "client_secret", secret), nil, 200, oidc.SecretPost},
+		"post with another secret":              {oidc.SecretPost, form("client_id", id, "client_secret", "guess"), nil, 401, oidc.SecretPost},
+		"post where basic is registered":        {oidc.SecretBasic, form("client_id", id, "client_secret", secret), nil, 401, oidc.SecretPost},
+		"basic where post is registered":        {oidc.SecretPost, form(), basic(encodedID, encoded), 401, oidc.SecretBasic},
+		"both at once":                          {oidc.SecretBasic, form("client_secret", secret), basic(encodedID, encoded), 401, "several"},
+		"the id alone":                          {oidc.SecretBasic, form("client_id", id), nil, 401, ""},
+		"nothing":                               {oidc.SecretBasic, form(), nil, 401, ""},
+		"a secret in place of an assertion":     {oidc.PrivateKeyJWT, form(), basic(encodedID, encoded), 401, oidc.SecretBasic},
+		"a malformed assertion in its place":    {oidc.SecretBasic, form("client_id", id, "client_assertion", "x"), nil, 401, oidc.PrivateKeyJWT},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, oidc.Options{})
@@ -130,27 +130,27 @@ func TestAssertionsOfTheClientsOwn(t *testing.T) {
 		clientID string
 		refused  bool
 	}{
-		"RS256":                           {alg: "RS256"},
-		"PS256":                           {alg: "PS256"},
-		"ES256":                           {alg: "ES256"},
-		"ES384":                           {alg: "ES384"},
-		"EdDSA":                           {alg: "EdDSA"},
-		"the algorithm agreed on":         {accepted: "ES256"},
-		"another than that":               {accepted: "RS256", refused: true},
-		"no kid":                          {noKid: true},
-		"the client's id beside it":       {clientID: "payroll"},
-		"another client's id beside it":   {clientID: cart.ID, refused: true},
-		"another key under the same kid":  {other: true, refused: true},
-		"for the issuer alone, strictly":  {strict: true},
-		"for the token endpoint":          {change: func(s *oidc.Server, c claims) { c["aud"] = s.TokenURL() }},
-		"for it, where that is forbidden": {strict: true, change: func(s *oidc.Server, c claims) { c["aud"] = []string{s.Issuer(), s.TokenURL()} }, refused: true},
-		"for another server":              {change: func(_ *oidc.Server, c claims) { c["aud"] = "https://other.example.com" }, refused: true},
-		"about another client":            {change: func(_ *oidc.Server, c claims) { c["sub"] = cart.ID }, refused: true},
-		"without an id":                   {change: func(_ *oidc.Server, c claims) { delete(c, "jti") }, refused: true},
-		"without an expiry":               {change: func(_ *oidc.Server, c claims) { delete(c, "exp") }, refused: true},
-		"expired":                         {change: func(_ *oidc.Server, c claims) { c["iat"], c["exp"] = at(-2*time.Minute), at(-time.Minute) }, refused: true},
-		"from the future":                 {change: func(_ *oidc.Server, c claims) { c["iat"] = at(time.Minute) }, refused: true},
-		"living too long":                 {change: func(_ *oidc.Server, c claims) { c["exp"] = at(time.Hour) }, refused: true},
+		"RS256":                          {alg: "RS256"},
+		"PS256":                          {alg: "PS256"},
+		"ES256":                          {alg: "ES256"},
+		"ES384":                          {alg: "ES384"},
+		"EdDSA":                          {alg: "EdDSA"},
+		"the algorithm agreed on":        {accepted: "ES256"},
+		"another algorithm":              {accepted: "RS256", refused: true},
+		"no kid":                         {noKid: true},
+		"the client's id beside it":      {clientID: "payroll"},
+		"another client's id beside it":  {clientID: cart.ID, refused: true},
+		"another key under the same kid": {other: true, refused: true},
+		"for the issuer alone, strictly": {strict: true},
+		"for the token endpoint":         {change: func(s *oidc.Server, c claims) { c["aud"] = s.TokenURL() }},
+		"for the token endpoint, if that is forbidden": {strict: true, change: func(s *oidc.Server, c claims) { c["aud"] = []string{s.Issuer(), s.TokenURL()} }, refused: true},
+		"for another server":                           {change: func(_ *oidc.Server, c claims) { c["aud"] = "https://other.example.com" }, refused: true},
+		"about another client":                         {change: func(_ *oidc.Server, c claims) { c["sub"] = cart.ID }, refused: true},
+		"without an id":                                {change: func(_ *oidc.Server, c claims) { delete(c, "jti") }, refused: true},
+		"without an expiry":                            {change: func(_ *oidc.Server, c claims) { delete(c, "exp") }, refused: true},
+		"expired":                                      {change: func(_ *oidc.Server, c claims) { c["iat"], c["exp"] = at(-2*time.Minute), at(-time.Minute) }, refused: true},
+		"from the future":                              {change: func(_ *oidc.Server, c claims) { c["iat"] = at(time.Minute) }, refused: true},
+		"living too long":                              {change: func(_ *oidc.Server, c claims) { c["exp"] = at(time.Hour) }, refused: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if tc.alg == "" {
@@ -240,16 +240,16 @@ func TestAssertionsOfAForeignIssuer(t *testing.T) {
 		wantID  string
 		wantWay string
 	}{
-		"a ServiceAccount's token":               {want: 200, wantID: "sa", wantWay: oidc.ServiceAccount},
-		"with the client's id beside it":         {form: []string{"client_id", "sa"}, want: 200, wantID: "sa", wantWay: oidc.ServiceAccount},
-		"without a kid":                          {noKid: true, want: 200, wantID: "sa", wantWay: oidc.ServiceAccount},
-		"with another client's id beside it":     {form: []string{"client_id", cart.ID}, want: 401, wantID: cart.ID, wantWay: oidc.PrivateKeyJWT},
-		"of another account":                     {change: claims{"sub": "system:serviceaccount:evil:cart"}, want: 401, wantID: cluster, wantWay: oidc.PrivateKeyJWT},
-		"of another cluster":                     {change: claims{"iss": "https://evil.example.com"}, want: 401, wantID: "https://evil.example.com", wantWay: oidc.PrivateKeyJWT},
-		"for another audience":                   {change: claims{"aud": []string{"vault"}}, want: 401, wantID: "sa", wantWay: oidc.ServiceAccount},
-		"expired":                                {change: claims{"exp": now - 60}, want: 401, wantID: "sa", wantWay: oidc.ServiceAccount},
-		"signed with a key nobody has published": {key: strange, want: 401, wantID: "sa", wantWay: oidc.ServiceAccount},
-		"that key and no kid":                    {key: strange, noKid: true, want: 401, wantID: "sa", wantWay: oidc.ServiceAccount},
+		"a ServiceAccount's token":           {want: 200, wantID: "sa", wantWay: oidc.ServiceAccount},
+		"with the client's id beside it":     {form: []string{"client_id", "sa"}, want: 200, wantID: "sa", wantWay: oidc.ServiceAccount},
+		"without a kid":                      {noKid: true, want: 200, wantID: "sa", wantWay: oidc.ServiceAccount},
+		"with another client's id beside it": {form: []string{"client_id", cart.ID}, want: 401, wantID: cart.ID, wantWay: oidc.PrivateKeyJWT},
+		"of another account":                 {change: claims{"sub": "system:serviceaccount:evil:cart"}, want: 401, wantID: cluster, wantWay: oidc.PrivateKeyJWT},
+		"of another cluster":                 {change: claims{"iss": "https://evil.example.com"}, want: 401, wantID: "https://evil.example.com", wantWay: oidc.PrivateKeyJWT},
+		"for another audience":               {change: claims{"aud": []string{"vault"}}, want: 401, wantID: "sa", wantWay: oidc.ServiceAccount},
+		"expired":                            {change: claims{"exp": now - 60}, want: 401, wantID: "sa", wantWay: oidc.ServiceAccount},
+		"signed with an unpublished key":     {key: strange, want: 401, wantID: "sa", wantWay: oidc.ServiceAccount},
+		"that key and no kid":                {key: strange, noKid: true, want: 401, wantID: "sa", wantWay: oidc.ServiceAccount},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, oidc.Options{})
@@ -283,7 +283,7 @@ func TestAssertionsOfAForeignIssuer(t *testing.T) {
 			sa.AssertionSubject += "-2"
 			set(t, s, sa)
 			if got := mustRequest(t, s, "", "", v); got.status != 401 {
-				t.Errorf("the client is another account's now, and the old one was answered with %d", got.status)
+				t.Errorf("the client now belongs to another account, but the old one was answered with %d", got.status)
 			}
 			sa.AssertionSubject = account
 			set(t, s, sa)

@@ -11,9 +11,10 @@ import (
 	"time"
 )
 
-// Fault says how a request goes wrong. Its members combine where that makes sense: a Status with a Retry-After header
-// after a Delay, a Cut through a body that was rewritten. Without Status, Body, Malformed, Empty or Redirect the
-// server carries the request out as usual, and only the answer suffers: a token whose answer is cut off has been
+// Fault says how a request goes wrong. Its members combine if that makes sense: a
+// Status with a Retry-After header after a Delay, a Cut through a rewritten body.
+// Without Status, Body, Malformed, Empty or Redirect, the server executes the request
+// as usual, and only the answer suffers: a token whose answer is cut off has been
 // issued.
 type Fault struct {
 	// Status, Body and ContentType replace the answer; 200 and application/json are the defaults.

@@ -86,7 +86,8 @@ func (s *Server) ReuseKeyID() error {
 	return nil
 }
 
-// ChangeKeyAlgorithm makes the current key sign with another algorithm, under the same kid.
+// ChangeKeyAlgorithm makes the current key sign with another algorithm, under the same
+// kid.
 func (s *Server) ChangeKeyAlgorithm(alg string) {
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()

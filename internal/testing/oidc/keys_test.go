@@ -65,7 +65,7 @@ func TestRotation(t *testing.T) {
 	old := asCart(t, s).token()
 	expect("at the start", first, first)
 	if err := s.PromoteKey(); err == nil {
-		t.Error("a key was promoted that nobody announced")
+		t.Error("a key was promoted that was not announced")
 	}
 	second := must(s.RotateKey())
 	expect("rotated", second, second, first)
@@ -101,17 +101,17 @@ func TestRotation(t *testing.T) {
 	s.SetAlgorithm("none")
 	kid := s.KeyID()
 	if _, err := s.RotateKey(); err == nil {
-		t.Error("rotated to an algorithm that is none")
+		t.Error("rotated to an unknown algorithm")
 	}
 	if _, err := s.AnnounceKey(); err == nil {
-		t.Error("announced a key for an algorithm that is none")
+		t.Error("announced a key for an unknown algorithm")
 	}
 	if err := s.RotateKeyHard(); err == nil {
-		t.Error("cut to an algorithm that is none")
+		t.Error("cut to an unknown algorithm")
 	}
 	expect("after what failed", kid, kid)
 	if _, _, _, err := oidc.NewKeyPair("none"); err == nil {
-		t.Error("made a key pair for an algorithm that is none")
+		t.Error("made a key pair for an unknown algorithm")
 	}
 }
 
@@ -183,7 +183,7 @@ func TestTokensOnOrder(t *testing.T) {
 		t.Errorf("the forged token has kid %s and verifies with %v", header.KeyID, err)
 	}
 	if _, err := s.SignToken(map[string]any{"x": func() {}}); err == nil {
-		t.Error("signed what is not JSON")
+		t.Error("signed a payload that is not JSON")
 	}
 }
 

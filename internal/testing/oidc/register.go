@@ -17,9 +17,10 @@ import (
 	"github.com/luikyv/go-oidc/pkg/provider"
 )
 
-// DynamicRegistration lets clients register themselves (RFC 7591) and manage their registrations (RFC 7592). Such a
-// client holds the scopes of its registration at every resource: at one of [Server.SetResource] those that exist
-// there, at any other all of them.
+// DynamicRegistration lets clients register themselves (RFC 7591) and manage their
+// registrations (RFC 7592). Such a client has the scopes of its registration at every
+// resource: at one of [Server.SetResource] those that exist there, at any other all of
+// them.
 type DynamicRegistration struct {
 	// InitialAccessToken is required to register. Default: no token is.
 	InitialAccessToken string
@@ -137,8 +138,8 @@ func (s *Server) serveRegistration(w http.ResponseWriter, r *http.Request) {
 	a.send(w, f)
 }
 
-// register lets go-oidc answer and adds what go-oidc does not do: it allows any scope, and it holds an update to RFC
-// 7592 §2.2.
+// register lets go-oidc answer and adds what go-oidc does not do: it allows any scope,
+// and holds an update to RFC 7592 §2.2.
 func (s *Server) register(w http.ResponseWriter, r *http.Request, id string) *answer {
 	e := &registering{server: s}
 	q := r.WithContext(context.WithValue(r.Context(), registeringKey{}, e))
@@ -194,16 +195,16 @@ func (e *registering) forGoOIDC(members map[string]any) []byte {
 		e.method = orDefault(method, SecretBasic)
 		members["token_endpoint_auth_method"] = secretJWT
 	case string(secretJWT):
-		members["token_endpoint_auth_method"] = "unknown" // known to go-oidc only: no client may ask for it
+		members["token_endpoint_auth_method"] = "unknown" // known only to go-oidc: no client may request it
 	}
 	body, err := json.Marshal(members)
 	if err != nil {
-		return nil // which is no JSON
+		return nil // which is not JSON
 	}
 	return body
 }
 
-// finishRegistration puts back into go-oidc's answer what was hidden from go-oidc.
+// finishRegistration restores in go-oidc's answer what was hidden from go-oidc.
 func (s *Server) finishRegistration(members map[string]any) {
 	id, _ := members["client_id"].(string)
 	s.registry.mu.RLock()

@@ -106,11 +106,11 @@ func TestRegisteredClientHoldsItsScopesAtAnyResource(t *testing.T) {
 		status                  int
 		granted                 string
 	}{
-		"its scopes at an API that nobody declared": {secret, "https://any.example.com", "read write", 200, "read write"},
-		"another scope":                                {secret, "https://any.example.com", "read delete", 400, ""},
-		"a scope that the API does not have":           {secret, "https://known.example.com", "write", 400, ""},
-		"a scope that the API has":                     {secret, "https://known.example.com", "read", 200, "read"},
-		"another secret, which nobody was ever issued": {secret + "x", "https://any.example.com", "read", 401, ""},
+		"its scopes at an undeclared API":        {secret, "https://any.example.com", "read write", 200, "read write"},
+		"another scope":                          {secret, "https://any.example.com", "read delete", 400, ""},
+		"a scope that the API does not have":     {secret, "https://known.example.com", "write", 400, ""},
+		"a scope that the API has":               {secret, "https://known.example.com", "read", 200, "read"},
+		"another secret, which was never issued": {secret + "x", "https://any.example.com", "read", 401, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			status, granted := grantedTo(t, s, id, tc.secret, tc.resource, tc.scope)
@@ -135,15 +135,15 @@ func TestUpdateOfARegistration(t *testing.T) {
 		body   map[string]any
 		status int
 	}{
-		"all of it":                     {with("scope", "read write"), 200},
-		"with the secret":               {with("client_secret", "SECRET"), 200},
-		"with another secret":           {with("client_secret", "x"), 400},
-		"without the client":            {wish("read"), 400},
-		"of another client":             {with("client_id", "x"), 400},
-		"with its token":                {with("registration_access_token", "x"), 400},
-		"with its time of issue":        {with("client_id_issued_at", 1), 400},
-		"with a method of go-oidc only": {with("token_endpoint_auth_method", "client_secret_jwt"), 400},
-		"with keys for a method":        {with("token_endpoint_auth_method", "private_key_jwt"), 400},
+		"all of it":                           {with("scope", "read write"), 200},
+		"with the secret":                     {with("client_secret", "SECRET"), 200},
+		"with another secret":                 {with("client_secret", "x"), 400},
+		"without the client":                  {wish("read"), 400},
+		"of another client":                   {with("client_id", "x"), 400},
+		"with its token":                      {with("registration_access_token", "x"), 400},
+		"with its time of issue":              {with("client_id_issued_at", 1), 400},
+		"with a method that only go-oidc has": {with("token_endpoint_auth_method", "client_secret_jwt"), 400},
+		"with keys for a method":              {with("token_endpoint_auth_method", "private_key_jwt"), 400},
 	} {
 		for _, rotate := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {

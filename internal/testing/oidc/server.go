@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package oidc is an OAuth 2.0 authorization server in the caller's own process, for tests, the demo and the
-// benchmark. Start one with [Start] and stop it with [Server.Close]; declare the APIs it knows with
-// [Server.SetResource] and the applications with [Server.SetClient], each holding only the scopes it is granted; rotate
-// its signing keys with [Server.RotateKey] and its relatives; order it to misbehave with [Server.SetFault]; and read what
-// it was asked from [Server.TokenRequests] and [Server.Count]. The protocol is go-oidc's: it judges the grant type and
-// private_key_jwt, and makes and signs the tokens. What would be slow there (secrets), what it does not know (assertions
-// of a foreign issuer) and what differs from one real server to the next (which parameter names the API, what becomes of
-// scopes that are not granted, odd answers) is laid around it here.
+// Package oidc is an OAuth 2.0 authorization server in the caller's own process, for
+// tests, the demo and the benchmark. Start one with [Start] and stop it with
+// [Server.Close]. Declare its APIs with [Server.SetResource] and the applications with
+// [Server.SetClient], each with only the scopes it is granted. Rotate its signing keys
+// with [Server.RotateKey] and related methods, make it misbehave with
+// [Server.SetFault], and read its requests from [Server.TokenRequests] and
+// [Server.Count].
+//
+// The protocol is go-oidc's: it judges the grant type and private_key_jwt, and makes
+// and signs the tokens. This package adds what would be slow there (secrets), what
+// go-oidc does not know (assertions of a foreign issuer), and what differs between
+// real servers: which parameter names the API, what happens to scopes that are not
+// granted, odd answers.
 package oidc
 
 import (
@@ -63,8 +68,9 @@ type Options struct {
 	Algorithm string
 	// OmitKeyAlgorithm publishes keys without their "alg".
 	OmitKeyAlgorithm bool
-	// LooseKeys publishes keys as some servers do and RFC 7518 does not allow: numbers in standard base64 with padding,
-	// EC coordinates without leading zeros, and "Ed25519" (RFC 9864) for "EdDSA".
+	// LooseKeys publishes keys as some servers do although RFC 7518 does not allow it:
+	// numbers in standard base64 with padding, EC coordinates without leading zeros, and
+	// "Ed25519" (RFC 9864) for "EdDSA".
 	LooseKeys bool
 	// JWKSMaxAge is the max-age of JWKS answers. Default: none, they say no-cache.
 	JWKSMaxAge time.Duration
@@ -72,10 +78,12 @@ type Options struct {
 	// AudienceParameter is the request parameter that names the API: "resource" (RFC 8707; the default) or
 	// "audience". The server ignores the other one.
 	AudienceParameter string
-	// DropUngrantedScopes silently leaves scopes that are not granted out of the token, and the scope member too if
-	// none is left. Default: such a request fails with invalid_scope.
+	// DropUngrantedScopes silently omits scopes that are not granted from the token, and
+	// also the scope member if none is left. Default: such a request fails with
+	// invalid_scope.
 	DropUngrantedScopes bool
-	// OmitScope leaves scope out of the answer, OmitExpiresIn leaves expires_in out, ExpiresInString sends it as a string.
+	// OmitScope omits scope from the answer, OmitExpiresIn omits expires_in,
+	// ExpiresInString sends it as a string.
 	OmitScope, OmitExpiresIn, ExpiresInString bool
 
 	// IssuerAudienceOnly refuses client assertions whose aud is anything but the issuer identifier alone
@@ -170,7 +178,7 @@ func Start(o Options) (*Server, error) {
 	s.issuer = orDefault(o.Issuer, s.base)
 	s.http = &http.Server{
 		Handler: s.routes(),
-		// Many tests have clients that go away in the middle of a handshake.
+		// In many tests clients disconnect in the middle of a handshake.
 		ErrorLog:          log.New(io.Discard, "", 0),
 		ReadHeaderTimeout: time.Minute,
 	}
@@ -221,9 +229,9 @@ func (s *Server) JWKSURL() string { return s.base + "/jwks" }
 // CAPEM returns the certificate of the CA that signed the server's own, in PEM, and nil without TLS.
 func (s *Server) CAPEM() []byte { return s.caPEM }
 
-// provider returns go-oidc, set up to look up what can change while the server runs (clients, keys, resources) in the
-// request's context. [Server.serveToken] puts it there, so that one request sees one state of the server from end to
-// end.
+// provider returns go-oidc, configured to look up what can change while the server
+// runs (clients, keys, resources) in the request's context. [Server.serveToken] puts
+// it there, so that one request sees one state of the server from beginning to end.
 func (s *Server) provider() (http.Handler, error) {
 	// go-oidc has no clock hook. Its own check of an assertion's times always passes; ours, in
 	// [Server.assertionTimes], judges them by Options.Now. [Server.grant] sets the tokens' times.
@@ -249,7 +257,8 @@ func (s *Server) provider() (http.Handler, error) {
 	return op.Handler(), nil
 }
 
-// jwks answers go-oidc's two questions: what to sign a token with, and what to publish.
+// jwks answers go-oidc's two questions: which key signs a token, and which keys to
+// publish.
 func (s *Server) jwks(ctx context.Context) (goidc.JSONWebKeySet, error) {
 	if e, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
 		return goidc.JSONWebKeySet{Keys: []jose.JSONWebKey{e.key}}, nil
@@ -332,7 +341,7 @@ func (s *Server) conditional(r *http.Request, a *answer) {
 	}
 }
 
-// ask lets go-oidc answer the request, as if it had come for path.
+// ask lets go-oidc answer the request as if it had come for path.
 func (s *Server) ask(r *http.Request, path string) *answer {
 	q := *r
 	q.URL = &url.URL{Path: path}

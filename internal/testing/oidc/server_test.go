@@ -227,7 +227,7 @@ func TestOptionsShapeTheAnswer(t *testing.T) {
 		"the lifetime can be the server's":   {options: oidc.Options{TokenLifetime: time.Hour}, form: one, want: with(func(o *outcome) { o.ExpiresIn, o.Lifetime = 3600.0, 3600.0 })},
 		"the lifetime can be the client's":   {client: func(c *oidc.Client) { c.TokenLifetime = 2 * time.Second }, form: one, want: with(func(o *outcome) { o.ExpiresIn, o.Lifetime = 2.0, 2.0 })},
 		"aud can hold the client's id too":   {options: oidc.Options{ClientIDInAudience: true}, form: one, want: with(func(o *outcome) { o.Aud = []any{payments, cart.ID} })},
-		"an opaque token is no JWT":          {client: func(c *oidc.Client) { c.Opaque = true }, form: one, want: with(func(o *outcome) { o.Typ, o.ClaimScope, o.Aud, o.Lifetime = nil, nil, nil, nil })},
+		"an opaque token is not a JWT":       {client: func(c *oidc.Client) { c.Opaque = true }, form: one, want: with(func(o *outcome) { o.Typ, o.ClaimScope, o.Aud, o.Lifetime = nil, nil, nil, nil })},
 		"no resource and no scope: no claim": {form: form(), want: with(func(o *outcome) { o.Scope, o.ClaimScope, o.Aud = nil, nil, nil })},
 		"nor a scope member if all are dropped": {
 			options: oidc.Options{DropUngrantedScopes: true}, form: form("resource", payments, "scope", "payments:read"),
@@ -236,7 +236,7 @@ func TestOptionsShapeTheAnswer(t *testing.T) {
 		"a default resource stands in": {
 			client: func(c *oidc.Client) { c.DefaultResource = payments }, form: form("scope", "payments:write"), want: usual,
 		},
-		"a scope without a resource is granted apart": {
+		"a scope without a resource is granted separately": {
 			client: func(c *oidc.Client) { c.Scopes = map[string][]string{"": {"payments:write"}} }, form: form("scope", "payments:write"),
 			want: with(func(o *outcome) { o.Aud = nil }),
 		},
@@ -361,7 +361,7 @@ func TestStartRefusesWhatItCannotDo(t *testing.T) {
 		"a path prefix that ends with a slash":  {PathPrefix: "/oidc/"},
 		"an algorithm that it does not know":    {Algorithm: "HS256"},
 		"an address that is not its own":        {Addr: "192.0.2.1:1"},
-		"an issuer that is no URL, with TLS":    {TLS: true, Issuer: "://"},
+		"an issuer that is not a URL, with TLS": {TLS: true, Issuer: "://"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if s, err := oidc.Start(options); err == nil {

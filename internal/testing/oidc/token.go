@@ -50,8 +50,8 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	a.send(w, f)
 }
 
-// forGoOIDC returns the request as go-oidc has to see it: where the credentials have been judged already, the verdict
-// replaces them.
+// forGoOIDC returns the request in the form that go-oidc must see. If the credentials
+// are judged already, the verdict replaces them.
 func (s *Server) forGoOIDC(r *http.Request, c credentials, e *exchange) *http.Request {
 	q := r.WithContext(context.WithValue(r.Context(), exchangeKey{}, e))
 	if c.client == nil {
@@ -142,7 +142,7 @@ func tokenOptions(info goidc.GrantInfo, _ *goidc.Client) goidc.TokenOptions {
 	return info.Store["options"].(goidc.TokenOptions)
 }
 
-// finishToken changes go-oidc's answer to that of the server being played.
+// finishToken changes go-oidc's answer to that of the simulated server.
 func (s *Server) finishToken(a *answer, e *exchange, f *Fault) {
 	if a.status != http.StatusOK {
 		return
@@ -189,7 +189,7 @@ func (s *Server) reshape(token string, e *exchange, f *Fault) (string, error) {
 	return sign(e.key, s.opts.TokenType, claims)
 }
 
-// grantStorage records the token's id. Nothing here asks for a grant again.
+// grantStorage records the token's id. Nothing here reads a grant again.
 type grantStorage struct{}
 
 func (grantStorage) Save(ctx context.Context, session *goidc.GrantSession) error {

@@ -9,8 +9,9 @@ import (
 	"net/http"
 )
 
-// Transport answers requests to any host in the caller's goroutine, without a connection, for tests that make very
-// many of them. An answer that is cut off ends as it does on a connection.
+// Transport answers requests to any host in the caller's goroutine, without a
+// connection, for tests that make very many of them. A truncated answer ends as it
+// does on a connection.
 func (s *Server) Transport() http.RoundTripper { return transport{s.http.Handler} }
 
 type transport struct{ handler http.Handler }

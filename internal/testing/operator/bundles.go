@@ -81,8 +81,7 @@ func BundledKeys(t *testing.T, bundle *corev1.ConfigMap) []string {
 	return ids
 }
 
-// VerifyWithFiles checks a token as a workload would, with nothing but the
-// files that it is given.
+// VerifyWithFiles checks a token as a workload would, using only the given files.
 func VerifyWithFiles(token string, bundle *corev1.ConfigMap) error {
 	keys, _, err := jwks.Parse([]byte(bundle.Data["jwks.json"]))
 	if err != nil {

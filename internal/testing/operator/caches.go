@@ -26,7 +26,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 )
 
-// CatchUp waits until the operator's caches have seen what was written before.
+// CatchUp waits until the operator's caches have seen everything written so far.
 func (op *Operator) CatchUp(namespaces ...string) {
 	op.T.Helper()
 	for _, list := range clusterKinds() {
@@ -48,8 +48,8 @@ func namespacedKinds() []client.ObjectList {
 		&corev1.SecretList{}, &corev1.ConfigMapList{})
 }
 
-// fill starts the caches of a stepped operator all at once. They would otherwise start one
-// after the other, each when it is first read.
+// fill starts the caches of a stepped operator all at once. Otherwise they would start
+// one after the other, each at its first read.
 func (op *Operator) fill() {
 	op.T.Helper()
 	for _, list := range append(clusterKinds(), namespacedKinds()...) {
@@ -75,8 +75,8 @@ func (op *Operator) fill() {
 	}
 }
 
-// catchUp waits until the operator's cache has seen a kind in a namespace as it is, unless
-// it was seen so before.
+// catchUp waits until the operator's cache has the present state of a kind in a
+// namespace. It returns at once if nothing was written since it last did.
 func (op *Operator) catchUp(namespace string, list client.ObjectList) {
 	op.T.Helper()
 	kind := strings.TrimSuffix(reflect.TypeOf(list).Elem().Name(), "List")
@@ -90,7 +90,7 @@ func (op *Operator) catchUp(namespace string, list client.ObjectList) {
 	}
 	in := client.InNamespace(namespace)
 	switch kind {
-	case "Secret", "ConfigMap": // of the others, the operator knows the metadata
+	case "Secret", "ConfigMap": // for foreign objects, the operator caches the metadata
 		op.Agrees(versionsOf{op.Shared.Foreign.OfKind(kind), namespace}, metadata(kind), in, notOurs)
 		op.Agrees(op.Client, list, in, ours)
 	default:
@@ -105,7 +105,7 @@ func metadata(kind string) client.ObjectList {
 	return l
 }
 
-// The operator's own objects, and those of others.
+// The operator's own objects, and foreign ones.
 var (
 	ours    = client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
 	notOurs = client.MatchingLabelsSelector{Selector: labels.NewSelector().Add(
@@ -144,7 +144,7 @@ func (op *Operator) Agrees(cache client.Reader, list client.ObjectList, opts ...
 	})
 }
 
-// versionsOf lists what is known of the objects of a namespace.
+// versionsOf lists the resource versions of a namespace's objects.
 type versionsOf struct {
 	*foreign.Identities
 	namespace string
@@ -161,17 +161,17 @@ func (v versionsOf) List(_ context.Context, list client.ObjectList, _ ...client.
 	return nil
 }
 
-// Get implements client.Reader. Nobody calls it.
+// Get implements client.Reader. Nothing calls it.
 func (v versionsOf) Get(context.Context, client.ObjectKey, client.Object, ...client.GetOption) error {
 	panic("nobody asks for one")
 }
 
 // AwaitBundles waits until the cache has the bundles that the operator has just
-// written. Its own lists do not wait for them, and the clock of a test must not
+// written. The operator's lists do not wait for them, and the clock of a test must not
 // run ahead of the caches.
 func (op *Operator) AwaitBundles() { op.T.Helper(); op.await(&corev1.ConfigMapList{}) }
 
-// awaitClients is AwaitBundles for the statuses of clients.
+// awaitClients does the same for the statuses of clients.
 func (op *Operator) awaitClients() { op.T.Helper(); op.await(&v1alpha1.M2MClientList{}) }
 
 func (op *Operator) await(written client.ObjectList) {
@@ -181,8 +181,8 @@ func (op *Operator) await(written client.ObjectList) {
 	}
 }
 
-// ServedBy waits until an operator's cache says that it serves a client, or does
-// not.
+// ServedBy waits until an operator's cache says that it serves a client, or that it
+// does not.
 func (op *Operator) ServedBy(mine watch.Shard, c *v1alpha1.M2MClient, want bool) {
 	op.T.Helper()
 	Eventually(op.T, func() error {
@@ -194,10 +194,10 @@ func (op *Operator) ServedBy(mine watch.Shard, c *v1alpha1.M2MClient, want bool)
 	})
 }
 
-// ErrNotCached says that a cache has not seen a change yet.
+// ErrNotCached means that a cache has not seen a change yet.
 var ErrNotCached = errors.New("the cache is behind")
 
-// FromCache waits until the operator's cache has an object as it is.
+// FromCache waits until the operator's cache has the present state of an object.
 func FromCache(t *testing.T, op *Operator, obj client.Object) {
 	t.Helper()
 	have := obj.DeepCopyObject().(client.Object)

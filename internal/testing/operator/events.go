@@ -13,26 +13,26 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 )
 
-// NotedEvents notes events on their way to the API server.
+// NotedEvents records events on their way to the API server.
 type NotedEvents struct {
 	recorder.EventRecorder
 	Notes []string // "pod: reason: note"
 }
 
-// Eventf notes an event and sends it on.
+// Eventf records an event and sends it on.
 func (n *NotedEvents) Eventf(regarding, related runtime.Object, eventType, reason, action, note string, args ...any) {
 	n.Notes = append(n.Notes, regarding.(client.Object).GetName()+": "+reason+": "+fmt.Sprintf(note, args...))
 	n.EventRecorder.Eventf(regarding, related, eventType, reason, action, note, args...)
 }
 
-// NoteEvents has a stepped operator's events about pods noted.
+// NoteEvents records a stepped operator's events about pods.
 func NoteEvents(op *Operator) *NotedEvents {
 	n := &NotedEvents{EventRecorder: op.Pods.Events}
 	op.Pods.Events = n
 	return n
 }
 
-// Take returns what was noted since the last time.
+// Take returns the events since the last call.
 func (n *NotedEvents) Take() []string {
 	notes := n.Notes
 	n.Notes = nil
@@ -40,8 +40,7 @@ func (n *NotedEvents) Take() []string {
 	return notes
 }
 
-// EventsOfPod returns the events about a pod that the API server has, as
-// "type reason: note".
+// EventsOfPod returns the API server's events about a pod, as "type reason: note".
 func EventsOfPod(t *testing.T, pod client.Object) []string {
 	t.Helper()
 	var list eventsv1.EventList

@@ -26,7 +26,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
-// Unheard is in the answers of faulty servers and must be in no status.
+// Unheard is part of faulty servers' answers and must appear in no status.
 const Unheard = "not-for-your-eyes"
 
 // Answer is a fault that answers with a status and a body.
@@ -39,12 +39,12 @@ func AskLater(value string) *oidc.Fault {
 	return &oidc.Fault{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {value}}}
 }
 
-// Member returns a change of an answer: a member gets another value.
+// Member returns a change of an answer that sets a member to another value.
 func Member(name string, value any) func(map[string]any) {
 	return func(m map[string]any) { m[name] = value }
 }
 
-// OddKey is a sound key under an ID as a hostile server may choose it.
+// OddKey returns a valid key under an ID that a hostile server may choose.
 func OddKey(t *testing.T, kid string) any {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -54,13 +54,13 @@ func OddKey(t *testing.T, kid string) any {
 	return jose.JSONWebKey{Key: key.Public(), KeyID: kid, Algorithm: "ES256", Use: "sig"}
 }
 
-// Revoke returns a change of a server: these keys are revoked.
+// Revoke returns a change of a server that revokes these keys.
 func Revoke(kids ...string) func(*v1alpha1.AuthorizationServerSpec) {
 	return func(a *v1alpha1.AuthorizationServerSpec) { a.JWKS.RevokedKeyIDs = kids }
 }
 
-// Refuse has the API server refuse the Secrets or ConfigMaps of a namespace
-// whose names begin so, until lift is called or the test ends.
+// Refuse makes the API server refuse the Secrets or ConfigMaps of a namespace whose
+// names have a prefix, until lift is called or the test ends.
 func Refuse(t *testing.T, namespace, resource, prefix, message string) (lift func()) {
 	t.Helper()
 	name := "refuse-" + namespace + "-" + strings.ToLower(time.Now().Format("150405.000000"))
@@ -116,17 +116,17 @@ func Refuse(t *testing.T, namespace, resource, prefix, message string) (lift fun
 	}
 }
 
-// Breakdown stands between the operator and the API server, and lets one request
-// fail.
+// Breakdown is a transport between the operator and the API server that makes chosen
+// requests fail.
 type Breakdown struct {
 	next   http.RoundTripper
 	method string
-	path   string // how the path of the request ends
-	// Armed is how many requests are still to fail.
+	path   string // the suffix of the request's path
+	// Armed is the number of requests that will still fail.
 	Armed atomic.Int32
 	// Met receives a value for each request that fails.
 	Met chan struct{}
-	// answer fails the request; it may carry it out first.
+	// answer fails the request. It may execute the request first.
 	answer func(*http.Request, http.RoundTripper) (*http.Response, error)
 }
 
@@ -142,7 +142,7 @@ func Broken(method, path string, times int32, answer func(*http.Request, http.Ro
 	return cfg, b
 }
 
-// RoundTrip sends a request, or lets it fail.
+// RoundTrip sends a request or makes it fail.
 func (b *Breakdown) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Method != b.method || !strings.HasSuffix(req.URL.Path, b.path) || b.Armed.Add(-1) < 0 {
 		return b.next.RoundTrip(req)

@@ -12,7 +12,8 @@ import (
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
-// MetricOf returns the sum of a metric's series with some labels, and how many they are.
+// MetricOf returns the sum of a metric's series with some labels, and the number of
+// these series.
 var MetricOf = kubetest.Metric
 
 // Metric returns the value of one of the operator's counters or gauges.
@@ -47,7 +48,7 @@ func Reconciled(t *testing.T, controller string) int {
 	return int(n)
 }
 
-// EveryController holds the names of the operator's controllers, as in metrics.
+// EveryController lists the names of the operator's controllers, as in metrics.
 var EveryController = []string{"authorizationserver", "clusterauthorizationserver", "apiresource", "verificationbundle", "m2mclient", "shardedclient", "pod",
 	"apiresource-provisioning", "m2mclient-provisioning"}
 

@@ -28,7 +28,7 @@ func Create(t *testing.T, objects ...client.Object) {
 	}
 }
 
-// Change updates an object, again if somebody else was faster.
+// Change updates an object, and retries on a conflict.
 func Change[T client.Object](t *testing.T, obj T, mutate func(T)) {
 	t.Helper()
 	for range 20 {
@@ -55,7 +55,7 @@ func Remove(t *testing.T, obj client.Object) {
 	}
 }
 
-// IsGone waits until an object does not exist any more.
+// IsGone waits until an object no longer exists.
 func IsGone(t *testing.T, obj client.Object) {
 	t.Helper()
 	Eventually(t, func() error {
@@ -87,7 +87,7 @@ func WithLabels(t *testing.T, namespace string, labels map[string]string) {
 	Change(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, func(ns *corev1.Namespace) { ns.Labels = labels })
 }
 
-// Label hands a client over to a shard, "" for none.
+// Label moves a client to a shard, "" for none.
 func Label(t *testing.T, c *v1alpha1.M2MClient, shard string) {
 	t.Helper()
 	Change(t, c, func(c *v1alpha1.M2MClient) {
@@ -117,14 +117,14 @@ func HasCondition(t *testing.T, obj client.Object, conditionType string, status 
 			return fmt.Errorf("%s is %s, %s: %s; want %s, %s", conditionType, c.Status, c.Reason, c.Message, status, reason)
 		}
 		if c.ObservedGeneration != obj.GetGeneration() {
-			return fmt.Errorf("%s speaks of generation %d, not %d", conditionType, c.ObservedGeneration, obj.GetGeneration())
+			return fmt.Errorf("%s is about generation %d, want %d", conditionType, c.ObservedGeneration, obj.GetGeneration())
 		}
 		return nil
 	})
 	return *c
 }
 
-// Says checks an object's condition and that its message has these parts.
+// Says checks an object's condition, and that its message contains these parts.
 func Says(t *testing.T, obj client.Object, conditionType, reason string, parts ...string) {
 	t.Helper()
 	c := HasCondition(t, obj, conditionType, metav1.ConditionFalse, reason)
@@ -141,7 +141,7 @@ func IsReady(t *testing.T, obj client.Object) {
 	HasCondition(t, obj, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonReady)
 }
 
-// ConditionIs reports whether a condition of an object that was read has a status.
+// ConditionIs reports whether a condition of a fetched object has a status.
 func ConditionIs(obj client.Object, conditionType string, status metav1.ConditionStatus) bool {
 	for _, c := range ConditionsOf(obj) {
 		if c.Type == conditionType {
@@ -151,7 +151,7 @@ func ConditionIs(obj client.Object, conditionType string, status metav1.Conditio
 	return false
 }
 
-// ConditionsOf returns the conditions of an object of any of our kinds.
+// ConditionsOf returns the conditions of an object of any of the operator's kinds.
 func ConditionsOf(obj client.Object) []metav1.Condition {
 	switch o := obj.(type) {
 	case *v1alpha1.M2MClient:

@@ -26,12 +26,13 @@ import (
 // Operator is the operator under test.
 type Operator struct {
 	T *testing.T
-	// Client is the operator's own: it reads from the cache, and it sees its own writes.
+	// Client is the operator's own client: it reads from the cache, and it sees its own
+	// writes.
 	Client   client.Client
 	Requests *Requests
-	// Reconcilers are those of a stepped operator, nil of one that runs by itself.
+	// Reconcilers are those of a stepped operator, nil for one that runs by itself.
 	*controller.Reconcilers
-	// Clock is that of a stepped operator.
+	// Clock is the clock of a stepped operator.
 	Clock *clocktesting.FakePassiveClock
 	// Stop stops the operator before the test ends.
 	Stop func()
@@ -40,10 +41,11 @@ type Operator struct {
 	seen map[resource]int // the writes that the caches have seen
 }
 
-// running is how many operators run.
+// running is the number of operators that run.
 var running atomic.Int32
 
-// DefaultOptions returns options with what the authorization servers of tests need.
+// DefaultOptions returns options that allow what the tests' authorization servers
+// need.
 func DefaultOptions() controller.Options {
 	return controller.Options{Egress: egress.Policy{AllowHTTP: true, AllowLoopback: true}, OperatorNamespace: Namespace, PromptDelivery: true}
 }
@@ -53,20 +55,20 @@ func Watching(namespaces ...string) func(*controller.Options) {
 	return func(o *controller.Options) { o.WatchNamespaces = namespaces }
 }
 
-// OfShard makes an operator one of three instances: a shard, or with "" the one that has
-// everything else.
+// OfShard makes an operator one of three instances: a shard, or the main instance for
+// "".
 func OfShard(name string) func(*controller.Options) {
 	return func(o *controller.Options) { o.Shard, o.Shards = name, 3 }
 }
 
-// Start runs the operator as it runs in production, on the real clock, until the test ends
-// or Stop is called.
+// Start runs the operator as in production, on the real clock, until the test ends or
+// Stop is called.
 func Start(t *testing.T, change ...func(*controller.Options)) *Operator {
 	t.Helper()
 	return StartOver(t, rest.CopyConfig(RESTConfig), change...)
 }
 
-// StartOver is Start over a connection of its own.
+// StartOver is Start with another connection.
 func StartOver(t *testing.T, cfg *rest.Config, change ...func(*controller.Options)) *Operator {
 	t.Helper()
 	op, o := newOperator(t, cfg, change...)
@@ -77,14 +79,14 @@ func StartOver(t *testing.T, cfg *rest.Config, change ...func(*controller.Option
 	return op
 }
 
-// StartStepped runs the operator's caches only. The test calls the reconcilers, with
-// Settle for instance, and moves the clock: nothing happens by itself.
+// StartStepped runs only the operator's caches. The test calls the reconcilers, for
+// instance with Settle, and moves the clock: nothing happens by itself.
 func StartStepped(t *testing.T, change ...func(*controller.Options)) *Operator {
 	t.Helper()
 	return StartSteppedOver(t, rest.CopyConfig(RESTConfig), change...)
 }
 
-// StartSteppedOver is StartStepped over a connection of its own.
+// StartSteppedOver is StartStepped with another connection.
 func StartSteppedOver(t *testing.T, cfg *rest.Config, change ...func(*controller.Options)) *Operator {
 	t.Helper()
 	clock := clocktesting.NewFakePassiveClock(time.Now().Truncate(time.Second))
@@ -155,7 +157,8 @@ func (op *Operator) ReconcileClient(c *v1alpha1.M2MClient) error {
 	return err
 }
 
-// ReconcilePod reconciles one pod of a stepped operator, and returns when it wants to be reconciled again.
+// ReconcilePod reconciles one pod of a stepped operator, and returns the time until
+// its next reconcile.
 func (op *Operator) ReconcilePod(pod client.Object) (time.Duration, error) {
 	result, err := op.Pods.Reconcile(op.T.Context(), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(pod)})
 	return result.RequeueAfter, err

@@ -16,7 +16,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// NewVerifiers creates a namespace whose workloads go when the test ends.
+// NewVerifiers creates a namespace whose workloads are deleted when the test ends.
 func NewVerifiers(t *testing.T) string {
 	t.Helper()
 	ns := NewNamespace(t, "verifier", nil)
@@ -26,8 +26,8 @@ func NewVerifiers(t *testing.T) string {
 	return ns
 }
 
-// Workload returns an object of a kind that verifies, annotated on itself and on
-// its pod template.
+// Workload returns a verifying object of a kind, annotated on itself and on its pod
+// template.
 func Workload(kind, namespace string, self, template map[string]string) client.Object {
 	meta := metav1.ObjectMeta{Namespace: namespace, Name: "payment", Annotations: self}
 	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "payment"}}
@@ -51,7 +51,7 @@ func Workload(kind, namespace string, self, template map[string]string) client.O
 	return &corev1.Pod{ObjectMeta: meta, Spec: pods.Spec}
 }
 
-// VerifyWith returns a Deployment that asks for verification bundles.
+// VerifyWith returns a Deployment that requests verification bundles.
 func VerifyWith(namespace, name, refs string) *appsv1.Deployment {
 	return &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Annotations: map[string]string{v1alpha1.VerifyAnnotation: refs}},
@@ -93,8 +93,8 @@ func PaymentPod(s *Stage, injected bool) *corev1.Pod {
 	return pod
 }
 
-// PromptObject returns a Secret or ConfigMap of the operator that must be seen
-// since a moment.
+// PromptObject returns a Secret or ConfigMap of the operator that pods must see at
+// once since a given time.
 func PromptObject(namespace string, m watch.Mount, since string) client.Object {
 	o := m.Object()
 	o.SetNamespace(namespace)
@@ -106,7 +106,8 @@ func PromptObject(namespace string, m watch.Mount, since string) client.Object {
 	return o
 }
 
-// TouchedAt returns the annotation that tells when the operator touched a pod.
+// TouchedAt returns the annotation with the time of the operator's last touch of a
+// pod.
 func TouchedAt(t *testing.T, pod *corev1.Pod) string {
 	t.Helper()
 	if err := Kube.Get(t.Context(), client.ObjectKeyFromObject(pod), pod); err != nil {

@@ -9,14 +9,14 @@ import (
 	"sync"
 )
 
-// Requests counts what the operator asks the API server for.
+// Requests records the operator's requests to the API server.
 type Requests struct {
 	next http.RoundTripper
 	mu   sync.Mutex
 	all  []string // "PATCH /apis/…"
 }
 
-// RoundTrip sends a request and notes it.
+// RoundTrip records a request and sends it.
 func (c *Requests) RoundTrip(req *http.Request) (*http.Response, error) {
 	c.mu.Lock()
 	c.all = append(c.all, req.Method+" "+req.URL.Path+"?"+req.URL.RawQuery)
@@ -30,7 +30,7 @@ func (c *Requests) Writes() []string {
 	return c.Filter(func(method, _ string) bool { return method != http.MethodGet })
 }
 
-// Reads returns the reads so far that are no watches and no lists of caches.
+// Reads returns the reads so far, except watches and the lists of caches.
 func (c *Requests) Reads() []string {
 	return c.Filter(func(method, query string) bool { return method == http.MethodGet && query == "" })
 }
@@ -42,7 +42,7 @@ func (c *Requests) Sent() []string {
 	return slices.Clone(c.all)
 }
 
-// Filter returns the requests that a function keeps, without events and leases, as
+// Filter returns the requests that a function selects, without events and leases, as
 // "PATCH m2mclients/status".
 func (c *Requests) Filter(keep func(method, query string) bool) []string {
 	out := []string{}

@@ -19,7 +19,8 @@ import (
 // RestrictedUser has the operator's ClusterRole and nothing else.
 const RestrictedUser = "m2m-operator-restricted"
 
-// ManagerRole reads the roles that the installation gives to the operator, as one.
+// ManagerRole reads the roles that the installation gives to the operator, merged into
+// one.
 func ManagerRole(t *testing.T) *rbacv1.ClusterRole {
 	t.Helper()
 	file := filepath.Join(root, "config", "rbac", "role.yaml")

@@ -18,8 +18,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 )
 
-// Settle reconciles everything in the namespaces again and again until a round
-// writes nothing more.
+// Settle reconciles everything in the namespaces repeatedly, until a round writes
+// nothing.
 func (op *Operator) Settle(namespaces ...string) {
 	op.T.Helper()
 	op.CatchUp(namespaces...)
@@ -30,10 +30,10 @@ func (op *Operator) Settle(namespaces ...string) {
 			return
 		}
 	}
-	op.T.Fatal("the operator does not come to rest")
+	op.T.Fatal("the operator does not settle")
 }
 
-// SettleServers settles the story's servers and APIs, and no client.
+// SettleServers settles the story's servers and APIs, but no client.
 func (op *Operator) SettleServers(w *World) {
 	op.T.Helper()
 	for _, ns := range []string{w.Payments, w.Shop} {
@@ -48,13 +48,13 @@ func (op *Operator) SettleServers(w *World) {
 	}
 }
 
-// Round reconciles everything in the namespaces once: servers, APIs, bundles,
-// clients, pods.
+// Round reconciles everything in the namespaces once: servers, APIs, bundles, clients,
+// pods.
 func (op *Operator) Round(namespaces ...string) {
 	op.T.Helper()
 	ctx := op.T.Context()
-	// The bundles' own list of the clients does not wait for what was just written to
-	// their statuses: a watch would tell of it.
+	// The bundles' list of the clients does not wait for recent writes of their
+	// statuses, which a watch would report.
 	if err := op.Client.List(ctx, &v1alpha1.M2MClientList{}); err != nil {
 		op.T.Fatal(err)
 	}
@@ -109,8 +109,8 @@ func (op *Operator) Round(namespaces ...string) {
 	})
 }
 
-// Until settles again and again, as watches would have it, until something is
-// so. The clock stands still.
+// Until settles repeatedly, as watches would, until a condition holds. The clock
+// stands still.
 func (op *Operator) Until(w *World, so func() bool) {
 	op.T.Helper()
 	Eventually(op.T, func() error {
@@ -122,10 +122,10 @@ func (op *Operator) Until(w *World, so func() bool) {
 	})
 }
 
-// live has a stepped operator live for a time: it reconciles everything in the
-// namespaces, and again what asks for it, at the moment that it asks for, with
-// the clock jumping from one to the next. What a server or an API writes wakes
-// the others, as their watches would.
+// live simulates a stepped operator for some time. It reconciles everything in the
+// namespaces, and then each object at the time that it asks for; the clock jumps from
+// one time to the next. A write of a server or an API wakes the others, as their
+// watches would.
 func (op *Operator) live(t *testing.T, d time.Duration, namespaces ...string) {
 	t.Helper()
 	end := op.Clock.Now().Add(d)
@@ -165,12 +165,12 @@ func (op *Operator) live(t *testing.T, d time.Duration, namespaces ...string) {
 	t.Fatal("a hot loop: there is always something to reconcile")
 }
 
-// simulated is an object with the moment of its next reconcile.
+// simulated is an object with the time of its next reconcile.
 type simulated struct {
 	name      string
 	reconcile func() (ctrl.Result, error)
 	at        time.Time
-	watched   client.Object // of its kind and name, if others watch it
+	watched   client.Object // kind and name, if others watch it
 }
 
 // versionOf returns the version of an object that others watch.
@@ -229,7 +229,7 @@ func (op *Operator) objectsOf(t *testing.T, namespaces []string) []*simulated {
 	return objects
 }
 
-// wakeServers has the servers reconciled now whose keys are wanted.
+// wakeServers reconciles the servers whose keys a client needs at once.
 func (op *Operator) wakeServers(objects []*simulated) {
 	for {
 		select {

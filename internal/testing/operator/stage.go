@@ -16,8 +16,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
-// Stage is a story that plays by a stepped operator's clock, the authorization
-// server included.
+// Stage is a story that runs by a stepped operator's clock. The authorization server
+// uses the same clock.
 type Stage struct {
 	*World
 	Op   *Operator
@@ -25,7 +25,7 @@ type Stage struct {
 	Cart *v1alpha1.M2MClient
 }
 
-// NewStage creates a story and brings it to rest.
+// NewStage creates a story and settles it.
 func NewStage(t *testing.T, op *Operator, change ...func(*oidc.Options)) *Stage {
 	t.Helper()
 	byClock := func(o *oidc.Options) { o.Now = op.Clock.Now }
@@ -37,8 +37,8 @@ func NewStage(t *testing.T, op *Operator, change ...func(*oidc.Options)) *Stage 
 	return s
 }
 
-// RotatedStage is a stage with a pod that verifies, at the moment when the
-// cart's token is due and the server has just begun to sign with another key.
+// RotatedStage is a stage with a pod that verifies, at the time when the cart's token
+// is due and the server has just begun to sign with another key.
 func RotatedStage(t *testing.T, op *Operator, injected bool, change ...func(*oidc.Options)) (s *Stage, pod *corev1.Pod) {
 	t.Helper()
 	s = NewStage(t, op, change...)
@@ -54,25 +54,25 @@ func RotatedStage(t *testing.T, op *Operator, injected bool, change ...func(*oid
 	return s, pod
 }
 
-// Lifetime sets how long the tokens of a server live.
+// Lifetime sets the lifetime of a server's tokens.
 func Lifetime(d time.Duration) func(*oidc.Options) {
 	return func(o *oidc.Options) { o.TokenLifetime = d }
 }
 
-// Settle brings the stage to rest.
+// Settle settles the stage.
 func (s *Stage) Settle() { s.T.Helper(); s.Op.Settle(s.Payments, s.Shop) }
 
-// Due moves the clock to the moment when the cart's token is due.
+// Due moves the clock to the time when the cart's token is due.
 func (s *Stage) Due() { s.Op.Clock.SetTime(s.Status().RefreshAt.Time) }
 
-// Until lets the stage's objects live to a moment.
+// Until lets the stage's objects live until a given time.
 func (s *Stage) Until(at time.Time) {
 	s.T.Helper()
 	s.Op.live(s.T, at.Sub(s.Op.Clock.Now()), s.Payments, s.Shop)
 }
 
-// Renew brings a stage on which something has been played before to where a new
-// one begins: everything works, and the cart has just got its token.
+// Renew returns a used stage to the state of a new one: everything works, and the cart
+// has just got its token.
 func (s *Stage) Renew() {
 	s.T.Helper()
 	s.AS.ClearFaults()
@@ -84,7 +84,7 @@ func (s *Stage) Renew() {
 	s.AS.ResetRequests()
 }
 
-// Impatient lets the operator wait for the stage's server only so long.
+// Impatient limits how long the operator waits for the stage's server.
 func (s *Stage) Impatient(d time.Duration) {
 	s.T.Helper()
 	for _, namespace := range []string{s.Payments, s.Shop} {
@@ -117,7 +117,8 @@ func (s *Stage) SetServer(namespace string, mutate func(*v1alpha1.AuthorizationS
 	FromCache(s.T, s.Op, server)
 }
 
-// Rarely has the servers' keys polled so rarely that a test does not see it.
+// Rarely makes the operator poll the servers' keys so rarely that a test does not see
+// it.
 func (s *Stage) Rarely() {
 	s.T.Helper()
 	s.SetServers(func(a *v1alpha1.AuthorizationServerSpec) { a.JWKS.RefreshInterval = "24h" })
@@ -125,7 +126,7 @@ func (s *Stage) Rarely() {
 	s.AS.ResetRequests()
 }
 
-// Verifies has a workload of the API's namespace ask for the bundle.
+// Verifies has a workload of the API's namespace request the bundle.
 func (s *Stage) Verifies() {
 	s.T.Helper()
 	payment := VerifyWith(s.Payments, "payment", "payment-api")
@@ -149,14 +150,14 @@ func (s *Stage) Credential() string {
 	return TokenIn(s.T, s.Shop, "cart-credentials", v1alpha1.ClientSecretKey)
 }
 
-// Status returns what the cart's status says of its token now.
+// Status returns the cart's present token in its status.
 func (s *Stage) Status() v1alpha1.TokenStatus {
 	s.T.Helper()
 	if err := Kube.Get(s.T.Context(), client.ObjectKeyFromObject(s.Cart), s.Cart); err != nil {
 		s.T.Fatal(err)
 	}
 	if len(s.Cart.Status.Tokens) != 1 {
-		s.T.Fatalf("the status tells of %d tokens", len(s.Cart.Status.Tokens))
+		s.T.Fatalf("the status has %d tokens", len(s.Cart.Status.Tokens))
 	}
 	return s.Cart.Status.Tokens[0]
 }
@@ -167,8 +168,7 @@ func (s *Stage) Bundle() *corev1.ConfigMap {
 	return BundleIn(s.T, s.Payments, s.API)
 }
 
-// Waiting returns the Secret with the cart's tokens that wait, nil if there is
-// none.
+// Waiting returns the Secret with the cart's waiting tokens, nil if there is none.
 func (s *Stage) Waiting() *corev1.Secret {
 	s.T.Helper()
 	var secret corev1.Secret
@@ -206,8 +206,8 @@ func (s *Stage) IsHeld() {
 	HasCondition(s.T, s.Cart, v1alpha1.ConditionFresh, metav1.ConditionTrue, v1alpha1.ReasonTokensFresh)
 }
 
-// IsPublished fails unless the token with the new key is in the Secret, by one
-// token request, and nothing waits.
+// IsPublished fails unless one token request brought the token with the new key into
+// the Secret, and nothing waits.
 func (s *Stage) IsPublished() {
 	s.T.Helper()
 	if s.SignedBy() != s.AS.KeyID() {

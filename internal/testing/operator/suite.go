@@ -28,21 +28,20 @@ var (
 	// RESTConfig connects to the control plane of the package's tests: a real
 	// kube-apiserver and etcd.
 	RESTConfig *rest.Config
-	// Kube is the test's own client. It reads past every cache.
+	// Kube is the test's own client. It bypasses every cache.
 	Kube client.Client
-	// Logs holds what all operators of the package's tests have logged.
+	// Logs holds everything that the operators of the package's tests have logged.
 	Logs = &kubetest.Log{}
 
-	root string // the repository, from the package under test
+	root string // path from the package under test to the repository
 )
 
 // Sentinel is in every client secret of the suite. Nothing that the operator
 // writes anywhere may contain it.
 const Sentinel = "s3ntinel"
 
-// Main runs a package's tests against a control plane of their own, and then looks for
-// secrets that have leaked. TestMain calls it with the path from the package to the
-// repository.
+// Main runs a package's tests against their own control plane, and then looks for
+// leaked secrets. TestMain calls it with the path from the package to the repository.
 func Main(m *testing.M, repository string) {
 	root = repository
 	ctrl.SetLogger(zap.New(zap.WriteTo(Logs), zap.UseDevMode(true)))
@@ -62,12 +61,13 @@ func Main(m *testing.M, repository string) {
 
 var (
 	sentinels = regexp.MustCompile(regexp.QuoteMeta(Sentinel))
-	// tokens finds how every JWT begins, which is not the middle of a certificate.
+	// tokens matches the beginning of every JWT, but nothing in the middle of a
+	// certificate.
 	tokens = regexp.MustCompile(`(^|[^A-Za-z0-9+/])eyJ`)
 )
 
-// findSentinel looks for the sentinel secret, and for anything that looks like
-// a token, wherever the operator writes: logs, events, statuses, metrics,
+// findSentinel looks for the sentinel secret, and for anything that looks like a
+// token, in everything that the operator writes: logs, events, statuses, metrics,
 // ConfigMaps, and the annotations of Secrets.
 func findSentinel() (leaks []string) {
 	suspect := func(where, what string) {

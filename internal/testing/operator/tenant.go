@@ -19,8 +19,8 @@ import (
 	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
-// Tenant is what a test of provisioning plays in: a Logto, and the namespaces of
-// an API and a client. Nothing exists at the server beforehand.
+// Tenant is the setting of a provisioning test: a Logto, and the namespaces of an API
+// and a client. The server has no objects at first.
 type Tenant struct {
 	T              *testing.T
 	Logto          *logtotest.Server
@@ -58,8 +58,8 @@ func CreateNamespace(t *testing.T) {
 	}
 }
 
-// LetGo takes the finalizers away that no operator is left to remove, and what it
-// would keep of the credentials for a while.
+// LetGo removes the finalizers that no operator will remove, and the credentials that
+// the operator would keep for a while.
 func LetGo(t *testing.T, namespaces ...string) {
 	t.Helper()
 	ctx := context.Background()
@@ -135,8 +135,8 @@ func (w *Tenant) Server() *v1alpha1.AuthorizationServer {
 	}
 }
 
-// ClusterServer returns the tenant's server for the whole cluster. Its
-// credential lies in the operator's namespace.
+// ClusterServer returns the tenant's server for the whole cluster. Its credential is
+// in the operator's namespace.
 func (w *Tenant) ClusterServer(allowed ...string) (*v1alpha1.ClusterAuthorizationServer, *corev1.Secret) {
 	w.T.Helper()
 	secret := w.Management()
@@ -190,7 +190,7 @@ func (w *Tenant) Cart() *v1alpha1.M2MClient {
 	}
 }
 
-// Story creates the whole.
+// Story creates all of them.
 func (w *Tenant) Story() (*v1alpha1.AuthorizationServer, *v1alpha1.APIResource, *v1alpha1.M2MClient) {
 	w.T.Helper()
 	as, api, cart := w.Server(), w.API(), w.Cart()
@@ -198,8 +198,8 @@ func (w *Tenant) Story() (*v1alpha1.AuthorizationServer, *v1alpha1.APIResource, 
 	return as, api, cart
 }
 
-// Granted waits until Logto has exactly one application of the client's, with
-// one role, with exactly these scopes.
+// Granted waits until Logto has exactly one application of the client, with one role,
+// with exactly these scopes.
 func (w *Tenant) Granted(api *v1alpha1.APIResource, scopes ...string) (app logtotest.Application, role logtotest.Role) {
 	w.T.Helper()
 	Eventually(w.T, func() error {
@@ -211,7 +211,7 @@ func (w *Tenant) Granted(api *v1alpha1.APIResource, scopes ...string) (app logto
 			}
 		}
 		if len(apps) != 1 || len(apps[0].Roles) != 1 {
-			return fmt.Errorf("there are %d applications of cart's: %+v", len(apps), apps)
+			return fmt.Errorf("the cart has %d applications: %+v", len(apps), apps)
 		}
 		app = apps[0]
 		i := slices.IndexFunc(s.Roles, func(r logtotest.Role) bool { return slices.Contains(r.Applications, app.ID) })
@@ -242,7 +242,7 @@ func (w *Tenant) ApplicationsOf(name string) int {
 	return n
 }
 
-// HasNoToken waits until a client's Secret holds no token of the payment API.
+// HasNoToken waits until a client's Secret has no token for the payment API.
 func (w *Tenant) HasNoToken(secret string) {
 	w.T.Helper()
 	Eventually(w.T, func() error {
@@ -259,7 +259,7 @@ func ProvisionedIs(t *testing.T, obj client.Object, status metav1.ConditionStatu
 	return HasCondition(t, obj, v1alpha1.ConditionProvisioned, status, reason)
 }
 
-// Told waits until an event of an object has a reason and holds a text.
+// Told waits for an event of an object with a reason and a text in its note.
 func Told(t *testing.T, obj client.Object, reason, text string) {
 	t.Helper()
 	Eventually(t, func() error {

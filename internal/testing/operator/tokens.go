@@ -27,7 +27,7 @@ import (
 // OrdersAPI is the identifier of a second API.
 const OrdersAPI = "https://orders.example.com/api"
 
-// HasToken reports whether a client is ready by its status.
+// HasToken reports whether a client's status says that it is ready.
 func HasToken(c *v1alpha1.M2MClient) bool {
 	for _, cond := range c.Status.Conditions {
 		if cond.Type == v1alpha1.ConditionReady {
@@ -37,7 +37,7 @@ func HasToken(c *v1alpha1.M2MClient) bool {
 	return false
 }
 
-// TokenIn returns what lies under a key of a Secret, "" for nothing.
+// TokenIn returns the value of a key of a Secret, "" if there is none.
 func TokenIn(t *testing.T, namespace, secret, key string) string {
 	t.Helper()
 	var s corev1.Secret
@@ -71,7 +71,7 @@ func KeysIn(t *testing.T, c *v1alpha1.M2MClient) []string {
 	return nil
 }
 
-// Intact says what of a client's Secret is not as the operator wrote it.
+// Intact reports how a client's Secret differs from what the operator wrote.
 func Intact(t *testing.T, c *v1alpha1.M2MClient, keys ...string) error {
 	t.Helper()
 	s := TokensOf(t, c)
@@ -101,7 +101,7 @@ func Intact(t *testing.T, c *v1alpha1.M2MClient, keys ...string) error {
 	return nil
 }
 
-// ForgeRecord returns the annotation of a token Secret, changed.
+// ForgeRecord returns the annotation of a token Secret with changes.
 func ForgeRecord(t *testing.T, s *corev1.Secret, edit func(map[string]any)) string {
 	t.Helper()
 	var records map[string]any
@@ -116,8 +116,8 @@ func ForgeRecord(t *testing.T, s *corev1.Secret, edit func(map[string]any)) stri
 	return string(b)
 }
 
-// ComesToRest has the client reconciled once more, after all that happened
-// before: what is counted now is final.
+// ComesToRest reconciles the client once more after everything that happened before,
+// so that counts are final.
 func ComesToRest(t *testing.T, c *v1alpha1.M2MClient) {
 	t.Helper()
 	Change(t, c, func(c *v1alpha1.M2MClient) {
@@ -128,7 +128,7 @@ func ComesToRest(t *testing.T, c *v1alpha1.M2MClient) {
 			return err
 		}
 		if c.Status.ObservedGeneration != c.Generation {
-			return fmt.Errorf("the status speaks of generation %d, not %d", c.Status.ObservedGeneration, c.Generation)
+			return fmt.Errorf("the status is about generation %d, want %d", c.Status.ObservedGeneration, c.Generation)
 		}
 		return nil
 	})
@@ -144,8 +144,8 @@ func KeyOfToken(t *testing.T, token string) string {
 	return claims.KeyID
 }
 
-// ClusterIssuer returns the issuer of the API server's ServiceAccount tokens and
-// its keys, as the API server publishes them.
+// ClusterIssuer returns the issuer and the keys of the API server's ServiceAccount
+// tokens, as the API server publishes them.
 func ClusterIssuer(t *testing.T) (issuer string, keys []byte) {
 	t.Helper()
 	cs, err := kubernetes.NewForConfig(RESTConfig)

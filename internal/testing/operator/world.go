@@ -22,8 +22,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
-// World is what a test plays in: an authorization server with an API and a
-// client, and the namespaces of both.
+// World is the setting of a test: an authorization server with an API and a client,
+// and the namespaces of both.
 type World struct {
 	T        *testing.T
 	AS       *oidc.Server
@@ -57,13 +57,13 @@ func NewWorld(t *testing.T, change ...func(*oidc.Options)) *World {
 	return w
 }
 
-// NewSecret returns a client secret with the sentinel in it.
+// NewSecret returns a client secret that contains the sentinel.
 func NewSecret() string { return Sentinel + oidc.NewSecret() }
 
 var namespaceCount int
 
-// NewNamespace creates a namespace with a name of its own, and empties it when
-// the test ends.
+// NewNamespace creates a namespace with a unique name, and empties it when the test
+// ends.
 func NewNamespace(t *testing.T, base string, labels map[string]string) string {
 	t.Helper()
 	namespaceCount++
@@ -108,8 +108,8 @@ func (w *World) SetClient(id, secret string) {
 	}
 }
 
-// AlsoKnows has the authorization server know another API, and the cart
-// application hold its scopes there.
+// AlsoKnows declares another API at the authorization server, and grants its scopes to
+// the cart application.
 func (w *World) AlsoKnows(resources ...string) {
 	w.T.Helper()
 	scopes := map[string][]string{}
@@ -178,7 +178,7 @@ func (w *World) Cart() *v1alpha1.M2MClient {
 	}
 }
 
-// Story creates the whole: servers, API, credentials and client.
+// Story creates all of them: server, API, credentials and client.
 func (w *World) Story() (*v1alpha1.APIResource, *v1alpha1.M2MClient) {
 	w.T.Helper()
 	secret := NewSecret()
@@ -188,7 +188,7 @@ func (w *World) Story() (*v1alpha1.APIResource, *v1alpha1.M2MClient) {
 	return api, cart
 }
 
-// Fixture creates the story with credentials of the test's choice.
+// Fixture creates the story with the test's own credentials.
 func (w *World) Fixture(credentials v1alpha1.ClientCredentials, stored map[string]string) *v1alpha1.M2MClient {
 	w.T.Helper()
 	cart := w.Cart()
@@ -199,8 +199,7 @@ func (w *World) Fixture(credentials v1alpha1.ClientCredentials, stored map[strin
 	return cart
 }
 
-// Another creates one more client of the payment API, with an application of
-// its own.
+// Another creates one more client of the payment API, with its own application.
 func (w *World) Another(name string) *v1alpha1.M2MClient {
 	w.T.Helper()
 	secret := NewSecret()
@@ -212,7 +211,7 @@ func (w *World) Another(name string) *v1alpha1.M2MClient {
 	return c
 }
 
-// TheRequest returns the one token request that was sent, which was granted.
+// TheRequest returns the only token request that was sent. It must have been granted.
 func (w *World) TheRequest() oidc.Request {
 	w.T.Helper()
 	all := w.AS.TokenRequests()
@@ -225,8 +224,8 @@ func (w *World) TheRequest() oidc.Request {
 	return all[0]
 }
 
-// SawRequests checks how many token requests reached the authorization server
-// since the last look.
+// SawRequests checks how many token requests reached the authorization server since
+// the last check.
 func (w *World) SawRequests(t *testing.T, want int) {
 	t.Helper()
 	if got := w.AS.TokenRequests(); len(got) != want {
@@ -235,8 +234,7 @@ func (w *World) SawRequests(t *testing.T, want int) {
 	w.AS.ResetRequests()
 }
 
-// RequestsOf returns how many token requests the world's server had from an
-// application.
+// RequestsOf returns how many token requests of an application the world's server got.
 func (w *World) RequestsOf(id string) (n int) {
 	for _, r := range w.AS.TokenRequests() {
 		if r.ClientID == id {
@@ -246,8 +244,8 @@ func (w *World) RequestsOf(id string) (n int) {
 	return n
 }
 
-// BundleIn returns the verification bundle of a world's API in a namespace, nil
-// if it is not there.
+// BundleIn returns the verification bundle of a world's API in a namespace, nil if
+// there is none.
 func (w *World) BundleIn(namespace string) *corev1.ConfigMap {
 	w.T.Helper()
 	var m corev1.ConfigMap

@@ -10,8 +10,8 @@ import (
 // resource is a kind of object in a namespace, by its plural as in paths.
 type resource struct{ namespace, plural string }
 
-// writes counts what anybody has written over RESTConfig, the test and every operator, so
-// that nobody looks for changes where there were none.
+// writes counts all writes over RESTConfig, by the test and by every operator, so that
+// tests check for changes only where something was written.
 type writes struct {
 	mu sync.Mutex
 	n  map[resource]int
@@ -27,7 +27,7 @@ func (w *writes) count(r resource) int {
 	return w.n[r]
 }
 
-// observed returns a transport whose writes are counted once they are answered.
+// observed returns a transport that counts writes once they are answered.
 func (w *writes) observed(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
 		if req.Method == http.MethodGet {

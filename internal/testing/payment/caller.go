@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// Call is the outcome of one call of the payment API. It holds nothing of the token.
+// Call is the outcome of one call of the payment API. It contains nothing of the
+// token.
 type Call struct {
 	Status int    `json:"status,omitempty"` // 0 if there was no answer
 	Result string `json:"result"`
@@ -29,7 +30,7 @@ func (c Call) String() string {
 	return s
 }
 
-// Pay makes one call with the token that the file holds now.
+// Pay makes one call with the present token in the file.
 func Pay(url, file string) Call {
 	token, err := Token(file)
 	if err != nil {
@@ -38,11 +39,11 @@ func Pay(url, file string) Call {
 	return Request(http.MethodPost, url, token)
 }
 
-// Token returns the token that the file holds now.
+// Token returns the present token in the file.
 func Token(file string) (string, error) {
 	token, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		token, err = os.ReadFile(file) // somebody may be replacing it at this moment
+		token, err = os.ReadFile(file) // a writer may be replacing it at this moment
 	}
 	return string(token), err
 }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package payment is the payment API of the story, for the demo, the end-to-end
-// suite and their tests: [API] lets those in whose token a [Verifier] accepts with
-// nothing but the files of a verification bundle, and [Pay] calls it with the token
-// of a file.
+// Package payment is the payment API of the story, for the demo, the end-to-end suite
+// and their tests. [API] admits callers whose token a [Verifier] accepts with only the
+// files of a verification bundle, and [Pay] calls it with the token of a file.
 package payment
 
 import (
@@ -28,7 +27,7 @@ type reply struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-// API shows payments to callers who may read, and takes new ones from those who
+// API shows payments to callers who may read, and accepts new ones from callers who
 // may write.
 func API(v *Verifier) http.Handler {
 	mux := http.NewServeMux()
@@ -68,7 +67,7 @@ func (v *Verifier) protect(scope, result string) http.Handler {
 	})
 }
 
-// ErrBundle means that the bundle cannot be read: the token is not to blame.
+// ErrBundle means that the bundle cannot be read, so the token is not at fault.
 var ErrBundle = errors.New("the verification bundle cannot be used")
 
 // verification is the part of verification.json that a verifier needs;
@@ -120,16 +119,15 @@ func (a audienceIn) names(token map[string]any) bool {
 	return false
 }
 
-// Claims are the claims that the payment API looks at.
+// Claims are the claims that the payment API reads.
 type Claims struct {
 	jwt.Claims
 	ClientID string `json:"client_id"`
-	// Scopes are those of the API's scopes that the token has.
+	// Scopes are the API's scopes that the token has.
 	Scopes []string `json:"-"`
 }
 
-// Verifier checks tokens with the files of a verification bundle, and with
-// nothing else.
+// Verifier checks tokens with only the files of a verification bundle.
 type Verifier struct {
 	// Dir is the mounted bundle.
 	Dir string
@@ -137,20 +135,18 @@ type Verifier struct {
 	Now func() time.Time
 
 	mu     sync.Mutex
-	loaded string // the state of the directory that the fields below come from
+	loaded string // the directory's state from which the fields below come
 	rules  verification
 	keys   jose.JSONWebKeySet
 }
 
-// dataLink is the link in a mounted volume that points to the directory with the
-// present files.
+// dataLink is the link in a mounted volume to the directory with the present files.
 const dataLink = "..data"
 
-// bundle returns the bundle, and reads it again if it has changed. A kubelet
-// replaces all files of a mounted volume at once, by pointing the link ..data
-// to another directory, so the link's target alone tells whether anything is
-// new. Both files are read below that target: a change in between cannot mix
-// two bundles.
+// bundle returns the bundle, and reads it again if it has changed. A kubelet replaces
+// all files of a mounted volume at once by changing the target of the link ..data, so
+// the target alone shows whether anything is new. Both files are read below that
+// target: a change in between cannot mix two bundles.
 func (v *Verifier) bundle() (verification, jose.JSONWebKeySet, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -169,7 +165,7 @@ func (v *Verifier) bundle() (verification, jose.JSONWebKeySet, error) {
 		}
 		if now, gone := os.Readlink(filepath.Join(v.Dir, dataLink)); gone != nil || now == current {
 			return v.rules, v.keys, fmt.Errorf("%w: %w", ErrBundle, err)
-		} // else it was replaced during the read
+		} // otherwise it was replaced during the read
 	}
 }
 
@@ -197,8 +193,8 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 	if err != nil {
 		return nil, err
 	}
-	// An algorithm that is not on the list is refused here, before any key is
-	// looked at. An empty list allows none.
+	// An algorithm that is not on the list is refused here, before any key is examined.
+	// An empty list allows none.
 	parsed, err := jwt.ParseSigned(token, rules.Algorithms)
 	if err != nil {
 		return nil, errors.New("not a JWT that is signed with an allowed algorithm")
@@ -235,8 +231,8 @@ func (v *Verifier) Verify(token string) (*Claims, error) {
 	return &claims, nil
 }
 
-// carries reports whether the first of these claims that the token has contains
-// a value, as a word of a string or as an item of a list.
+// carries reports whether the first of these claims that the token has contains a
+// value, as a word of a string or as an item of a list.
 func carries(token map[string]any, claims []string, value string) bool {
 	for _, name := range claims {
 		switch claim := token[name].(type) {
@@ -252,8 +248,8 @@ func carries(token map[string]any, claims []string, value string) bool {
 	return false
 }
 
-// verifySignature tries the keys with the token's kid. A key that states its
-// purpose is used for nothing else.
+// verifySignature tries the keys with the token's kid. A key that states its purpose
+// is used for nothing else.
 func verifySignature(parsed *jwt.JSONWebToken, candidates []jose.JSONWebKey, claims ...any) error {
 	if len(candidates) == 0 {
 		return errors.New("signed with a key that is not in the bundle")
@@ -263,7 +259,7 @@ func verifySignature(parsed *jwt.JSONWebToken, candidates []jose.JSONWebKey, cla
 			return nil
 		}
 	}
-	return errors.New("the signature is not that of the key it names")
+	return errors.New("the key that the token names does not verify the signature")
 }
 
 // mediaType completes a typ header (RFC 7515 section 4.1.9).

@@ -158,7 +158,7 @@ func TestPayment(t *testing.T) {
 		"expired within the skew":                    {token: signed(with("exp", at(-29*time.Second))), want: 200},
 		"the other scope for the other method":       {method: http.MethodGet, token: signed(with("scope", "payments:read")), want: 200},
 		"a token without the scope":                  {token: signed(with("scope", "payments:read")), want: 403},
-		"a scope that only begins alike":             {token: signed(with("scope", "payments:write.all")), want: 403},
+		"a scope that only has the same beginning":   {token: signed(with("scope", "payments:write.all")), want: 403},
 		"no scope at all":                            {token: signed(with("scope", nil)), want: 403},
 		"the scope in scp, a list":                   {token: signed(both(nil, []string{"a", "payments:write"})), want: 200},
 		"the scope in scp, a string":                 {token: signed(both(nil, "a payments:write")), want: 200},
@@ -166,7 +166,7 @@ func TestPayment(t *testing.T) {
 		"scp where there is a scope":                 {token: signed(both("payments:read", "payments:write")), want: 403},
 		"a scope claim that is a number":             {token: signed(with("scope", 7)), want: 403},
 		"no token":                                   {want: 401},
-		"no JWT":                                     {token: "opaque", want: 401},
+		"not a JWT":                                  {token: "opaque", want: 401},
 		"a forged signature under a known kid":       {token: other.sign(t, "at+jwt", goodClaims()), want: 401},
 		"claims that were changed":                   {token: parts[0] + "." + strings.Split(signed(with("scope", "x")), ".")[1] + "." + parts[2], want: 401},
 		"an unknown kid":                             {token: newSigner(t, "ES256", "k9").sign(t, "at+jwt", goodClaims()), want: 401},
@@ -200,9 +200,8 @@ func TestPayment(t *testing.T) {
 	}
 }
 
-// TestPaymentThatIsNamedOtherwise: tokens without aud, as Amazon Cognito issues
-// them, are accepted if they name the API in the way its bundle says, and only
-// then.
+// TestPaymentThatIsNamedOtherwise: tokens without aud, as Amazon Cognito issues them,
+// are accepted only if they name the API in the way that its bundle says.
 func TestPaymentThatIsNamedOtherwise(t *testing.T) {
 	key := newSigner(t, "ES256", "k1")
 	byClaim := map[string]any{"claims": []string{"apis"}, "values": []string{"till", "cart"}}
@@ -212,17 +211,17 @@ func TestPaymentThatIsNamedOtherwise(t *testing.T) {
 		claims map[string]any // in place of aud
 		ok     bool
 	}{
-		"one of the values":             {byClaim, map[string]any{"apis": "cart"}, true},
-		"a list with one of the values": {byClaim, map[string]any{"apis": []string{"x", "cart"}}, true},
-		"another value":                 {byClaim, map[string]any{"apis": "bill"}, false},
-		"a value with a word more":      {byClaim, map[string]any{"apis": "cart evil"}, false},
-		"a number":                      {byClaim, map[string]any{"apis": 7}, false},
-		"no claim":                      {byClaim, map[string]any{"apis": nil}, false},
-		"no claim, and the right aud":   {byClaim, map[string]any{"apis": nil, "aud": testAudience}, false},
-		"a scope that begins so":        {byScope, map[string]any{"scope": "x payments:write"}, true},
-		"a scope that begins so in scp": {byScope, map[string]any{"scope": nil, "scp": []string{"payments:write"}}, true},
-		"no scope that begins so":       {byScope, map[string]any{"scope": "ledger:payments:write"}, false},
-		"a rule that says nothing":      {map[string]any{}, map[string]any{"aud": testAudience}, false},
+		"one of the values":               {byClaim, map[string]any{"apis": "cart"}, true},
+		"a list with one of the values":   {byClaim, map[string]any{"apis": []string{"x", "cart"}}, true},
+		"another value":                   {byClaim, map[string]any{"apis": "bill"}, false},
+		"a value with an additional word": {byClaim, map[string]any{"apis": "cart evil"}, false},
+		"a number":                        {byClaim, map[string]any{"apis": 7}, false},
+		"no claim":                        {byClaim, map[string]any{"apis": nil}, false},
+		"no claim, and the right aud":     {byClaim, map[string]any{"apis": nil, "aud": testAudience}, false},
+		"a scope with the prefix":         {byScope, map[string]any{"scope": "x payments:write"}, true},
+		"a scope with the prefix in scp":  {byScope, map[string]any{"scope": nil, "scp": []string{"payments:write"}}, true},
+		"no scope with the prefix":        {byScope, map[string]any{"scope": "ledger:payments:write"}, false},
+		"a rule that says nothing":        {map[string]any{}, map[string]any{"aud": testAudience}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := newVerifier(t, bundleFiles(t, map[string]any{"audienceIn": tc.in}, key))

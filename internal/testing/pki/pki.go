@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pki makes the keys and certificates of tests, of the servers that tests run against, and of the node. An
-// Authority issues certificates for servers and for clients. All are valid by the real clock, which TLS uses.
+// Package pki makes the keys and certificates for tests, for the servers that tests
+// run against, and for the test node. An Authority issues certificates for servers and
+// for clients. All are valid by the real clock, which TLS uses.
 package pki
 
 import (
@@ -26,14 +27,14 @@ type Pair struct{ Certificate, Key []byte }
 // TLS returns the pair as a server or a client presents it.
 func (p Pair) TLS() (tls.Certificate, error) { return tls.X509KeyPair(p.Certificate, p.Key) }
 
-// Authority issues certificates. Its own is the pair.
+// Authority issues certificates. Its own certificate is the pair.
 type Authority struct {
 	Pair
 	cert *x509.Certificate
 	key  crypto.Signer
 }
 
-// NewAuthority makes an authority with a certificate of its own.
+// NewAuthority makes an authority with its own certificate.
 func NewAuthority(name string) (*Authority, error) {
 	a := &Authority{}
 	return a, a.sign(&a.Pair, &x509.Certificate{
@@ -66,7 +67,8 @@ func (a *Authority) Client(subject pkix.Name) (p Pair, err error) {
 	})
 }
 
-// sign makes a key and, from a template, a certificate. The first one that it makes is the authority's own.
+// sign makes a key and, from a template, a certificate. The first certificate is the
+// authority's own.
 func (a *Authority) sign(p *Pair, template *x509.Certificate) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

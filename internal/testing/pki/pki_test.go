@@ -84,7 +84,7 @@ func TestServerAt(t *testing.T) {
 		}
 	}
 	if _, _, err := pki.ServerAt("server", "https://a b"); err == nil {
-		t.Error("what is no URL is accepted")
+		t.Error("a string that is not a URL is accepted")
 	}
 }
 

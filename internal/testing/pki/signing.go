@@ -16,7 +16,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// Algorithms are those that NewSigningKey makes keys for.
+// Algorithms are the algorithms that NewSigningKey makes keys for.
 var Algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.PS256, jose.ES256, jose.ES384, jose.EdDSA}
 
 // NewSigningKey makes a private key for one of the Algorithms. An RSA key has rsaBits, 0 for 2048. The kid is the key's
