@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// ownApplication is a violation: nobody should change an application through the access to the Management API that
-// it gives them.
+// ownApplication is a violation: an application must not be changed through its own
+// access to the Management API.
 const ownApplication = "the application of the Management API's user is changed"
 
 func (s *Server) showApplication(a *application) map[string]any {

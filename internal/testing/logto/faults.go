@@ -13,15 +13,16 @@ import (
 
 // Fault says how one request goes wrong. The zero value is no fault.
 type Fault struct {
-	// Status is the answer's status. The request is not carried out, unless Apply is set.
+	// Status is the answer's status. The request is not executed unless Apply is set.
 	Status int
 	// Body, ContentType and Header go with Status. The default is a text/plain body with the status's name.
 	Body, ContentType string
 	Header            http.Header
-	// Drop breaks the connection instead of answering. The request is not carried out, unless
-	// Apply is set.
+	// Drop breaks the connection instead of answering. The request is not executed
+	// unless Apply is set.
 	Drop bool
-	// Apply carries the request out before its answer is replaced or dropped: only the answer is lost.
+	// Apply executes the request before its answer is replaced or dropped: only the
+	// answer is lost.
 	Apply bool
 	// Delay passes by the real clock before anything else happens, or until the request's context ends.
 	Delay time.Duration

@@ -31,14 +31,14 @@ func TestFaults(t *testing.T) {
 		header string // of Content-Type
 		done   bool
 	}{
-		"none":                {logto.Fault{}, 200, "", "application/json; charset=utf-8", true},
-		"a status":            {logto.Fault{Status: 503}, 503, "Service Unavailable", "text/plain; charset=utf-8", false},
-		"a body":              {logto.Fault{Status: 500, Body: "{}", ContentType: "application/json"}, 500, "{}", "application/json", false},
-		"done and a status":   {logto.Fault{Status: 500, Apply: true}, 500, "Internal Server Error", "text/plain; charset=utf-8", true},
-		"no answer":           {logto.Fault{Drop: true}, 0, "", "", false},
-		"done and no answer":  {logto.Fault{Drop: true, Apply: true}, 0, "", "", true},
-		"only delayed":        {logto.Fault{Delay: time.Millisecond}, 200, "", "application/json; charset=utf-8", true},
-		"a race without prey": {logto.Fault{LoseRace: true}, 200, "", "application/json; charset=utf-8", true},
+		"none":                      {logto.Fault{}, 200, "", "application/json; charset=utf-8", true},
+		"a status":                  {logto.Fault{Status: 503}, 503, "Service Unavailable", "text/plain; charset=utf-8", false},
+		"a body":                    {logto.Fault{Status: 500, Body: "{}", ContentType: "application/json"}, 500, "{}", "application/json", false},
+		"done and a status":         {logto.Fault{Status: 500, Apply: true}, 500, "Internal Server Error", "text/plain; charset=utf-8", true},
+		"no answer":                 {logto.Fault{Drop: true}, 0, "", "", false},
+		"done and no answer":        {logto.Fault{Drop: true, Apply: true}, 0, "", "", true},
+		"only delayed":              {logto.Fault{Delay: time.Millisecond}, 200, "", "application/json; charset=utf-8", true},
+		"a race that nothing loses": {logto.Fault{LoseRace: true}, 200, "", "application/json; charset=utf-8", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -72,7 +72,7 @@ func TestAFaultCarriesHeaders(t *testing.T) {
 	}
 }
 
-// A client that goes away while it sends violates nothing.
+// A client that disconnects while it sends violates nothing.
 func TestABodyThatBreaksOff(t *testing.T) {
 	w := newWorld(t)
 	r := w.request("POST", "/api/applications", "{}")

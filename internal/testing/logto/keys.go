@@ -29,7 +29,7 @@ type signingKey struct {
 	signer jose.Signer
 }
 
-// The first keys are shared by all servers of a process, because they are slow to make.
+// All servers of a process share the first keys, because making keys is slow.
 var (
 	firstKey      = sync.OnceValue(func() *signingKey { return newKey(jose.ES384) })
 	firstCheapKey = sync.OnceValue(func() *signingKey { return newKey(jose.ES256) })

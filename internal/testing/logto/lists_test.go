@@ -134,7 +134,7 @@ func TestSearch(t *testing.T) {
 		"by default _ matches any": {"search.name=shop_a", []string{"Shop_A", "shop_a", "shopXa"}},
 		"by default % matches all": {"search.name=shop_a%25", []string{"Shop_A", "shop_a", "shopXa", "shop_a extra"}},
 		"like with a backslash":    {"search.name=shop%5C_a&isCaseSensitive=true", []string{"shop_a"}},
-		"nothing of that name":     {"search.name=none&mode.name=exact", nil},
+		"no match":                 {"search.name=none&mode.name=exact", nil},
 	} {
 		for _, path := range []string{"/api/applications", "/api/roles", w.at("applications", w.app, "roles")} {
 			t.Run(name+" at "+path[4:8], func(t *testing.T) {
@@ -152,7 +152,8 @@ func TestSearch(t *testing.T) {
 	w.wantNoViolations()
 }
 
-// TestSearchOfEverything: a search that names no field looks at names and descriptions, and never at custom data.
+// TestSearchOfEverything: a search that names no field covers names and descriptions,
+// and never custom data.
 func TestSearchOfEverything(t *testing.T) {
 	w := newWorld(t)
 	must(t, w.SetCustomData(w.CreateApplication("by its custom data", ""), map[string]any{"mark": "shop/cart"}))

@@ -217,7 +217,7 @@ func TestResourcesAndScopes(t *testing.T) {
 				return w.do("PATCH", w.at("resources", w.api, "scopes", w.read), object{"name": "payments:write"})
 			}, status: 422, code: "scope.name_exists",
 		},
-		"Deleting a scope takes it from roles": {
+		"Deleting a scope removes it from roles": {
 			prepare: func(w *world) { w.grant(w.read, w.write) }, send: removeScope, status: 204,
 			check: func(t *testing.T, w *world, got result) {
 				if diff := cmp.Diff([]string{"payments:write"}, w.granted()); diff != "" {
@@ -226,7 +226,7 @@ func TestResourcesAndScopes(t *testing.T) {
 			},
 		},
 		"A scope is not deleted twice": {prepare: again(removeScope), send: removeScope, status: 404, code: "entity.not_found"},
-		"Deleting a resource takes its scopes and their grants along": {
+		"Deleting a resource removes its scopes and their grants": {
 			prepare: func(w *world) { w.grant(w.read) }, send: remove, status: 204,
 			check: func(t *testing.T, w *world, got result) {
 				if s := w.Snapshot(); len(s.Resources) > 0 || s.Roles[0].Scopes != nil {
@@ -371,7 +371,7 @@ func TestApplicationsAndSecrets(t *testing.T) {
 				return w.do("PATCH", w.at("applications", w.app), object{"customData": object{"b": "2"}})
 			}, status: 200, check: customIs(object{"b": "2"}),
 		},
-		"Renaming leaves the rest": {
+		"Renaming keeps the rest": {
 			prepare: custom(object{"a": "1"}),
 			send:    func(w *world) result { return w.do("PATCH", w.at("applications", w.app), object{"name": "n"}) },
 			status:  200, check: customIs(object{"a": "1"}),

@@ -64,8 +64,8 @@ func (s *Server) createResource(c *call) answer {
 	return reply(http.StatusCreated, s.showWithScopes(r))
 }
 
-// collision answers a request to create what exists. If it came to exist between the request's check and its
-// insertion, the database reports it.
+// collision answers a request to create an object that exists. If it came into
+// existence between the request's check and its insertion, the database reports it.
 func (c *call) collision(code string) answer {
 	if c.fault.LoseRace {
 		return uniqueViolation()

@@ -67,7 +67,7 @@ func TestRoles(t *testing.T) {
 		"A description of 128 is not too long": {
 			send: post(object{"name": "shop", "description": strings.Repeat("ä", 128)}), status: 200,
 		},
-		"A description of 129 is": {
+		"A description of 129 is too long": {
 			send: post(object{"name": "shop", "description": strings.Repeat("ä", 129)}), status: 400, code: "guard.invalid_input",
 		},
 		"An unknown scope fails the creation and leaves the role behind": {
@@ -80,11 +80,11 @@ func TestRoles(t *testing.T) {
 			},
 		},
 		"Scopes are added with 201": {send: both, status: 201, check: grants("payments:read", "payments:write")},
-		"One that is there spoils all": {
+		"One that exists fails the whole request": {
 			prepare: func(w *world) { w.grant(w.read) }, send: both, status: 422, code: "role.scope_exists",
 			check: grants("payments:read"),
 		},
-		"An unknown scope spoils all too": {
+		"An unknown scope fails the whole request, too": {
 			send: grant(func(w *world) []string { return []string{w.read, "nothing"} }), status: 404,
 			code: "entity.not_exists_with_id", check: grants(),
 		},
@@ -105,8 +105,8 @@ func TestRoles(t *testing.T) {
 		"No scopes are refused": {
 			send: grant(func(*world) []string { return []string{} }), status: 400, code: "guard.invalid_input",
 		},
-		"A scope is taken":           {prepare: again(both), send: revoke, status: 204, check: grants("payments:write")},
-		"A scope is not taken twice": {send: revoke, status: 404, code: "entity.not_found"},
+		"A scope is removed":           {prepare: again(both), send: revoke, status: 204, check: grants("payments:write")},
+		"A scope is not removed twice": {send: revoke, status: 404, code: "entity.not_found"},
 		"Scopes cannot be put": {
 			send: func(w *world) result {
 				return w.do("PUT", w.at("roles", w.role, "scopes"), object{"scopeIds": []string{w.read}})
@@ -143,7 +143,7 @@ func TestRoles(t *testing.T) {
 				return w.do("POST", w.at("applications", w.app, "roles"), object{"roleIds": []string{id}})
 			}, status: 422, code: "application.invalid_role_type",
 		},
-		"Putting roles fails where nothing is to be added": {
+		"Putting roles fails if there is nothing to add": {
 			prepare: assign, send: putRoles(func(w *world) []string { return []string{w.role} }), status: 422,
 			code: "entity.invalid_input", check: assignments(1),
 		},

@@ -190,7 +190,7 @@ func (s *Server) serve(r *http.Request, route *route, values map[string]string, 
 	}
 	raw, err := io.ReadAll(io.LimitReader(r.Body, requestLimit+1))
 	if err != nil {
-		panic(http.ErrAbortHandler) // the client is gone: there is nobody left to answer
+		panic(http.ErrAbortHandler) // the client has disconnected
 	}
 	if len(raw) > requestLimit {
 		return breach("the body is larger than %d bytes", requestLimit)
@@ -228,7 +228,7 @@ func (a answer) send(w http.ResponseWriter, f Fault) {
 	body := []byte(a.text)
 	contentType := "text/plain; charset=utf-8"
 	if a.value != nil {
-		body, _ = json.Marshal(a.value) // of values made here
+		body, _ = json.Marshal(a.value) // of generated values
 		contentType = "application/json; charset=utf-8"
 	}
 	maps.Copy(w.Header(), a.header)
@@ -375,8 +375,9 @@ func paging[T any](c *call, list []T, optional bool, show func(T) any) answer {
 	return answer{status: http.StatusOK, value: shown, header: header}
 }
 
-// matcher returns the filter for search and search.name, their modes and isCaseSensitive. One of the searches has to
-// match. The one without a field looks at id, name and description.
+// matcher returns the filter for search and search.name, their modes and
+// isCaseSensitive. One of the searches has to match. The one without a field covers
+// id, name and description.
 func (c *call) matcher() (func(id, name, description string) bool, *answer) {
 	fold := strings.ToLower
 	switch sensitive := c.query.Get("isCaseSensitive"); sensitive {

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package logto is a double of Logto in the caller's own process, for tests: its Management API, token endpoint,
-// discovery and keys, as a running Logto was observed to behave, quirks included. [Start] listens, [New] does not and is
-// cheap enough for thousands of servers, reached through [Server.Transport]. The methods that a console would offer
-// ([Server.CreateResource], [Server.RenameApplication], [Server.RevokeScope] and so on) change the state past the API,
-// [Server.Snapshot] shows it, [Server.SetFault] makes requests fail and [Server.Count] says how many there were. It
-// is strict: whatever it was not told to do it answers with 501 and remembers, see [Server.Violations].
+// Package logto is a double of Logto in the caller's own process, for tests: its
+// Management API, token endpoint, discovery and keys, with the observed behaviour of a
+// running Logto, quirks included. [Start] listens. [New] does not, and is cheap enough
+// for thousands of servers, reached through [Server.Transport]. The methods that a
+// console would offer ([Server.CreateResource], [Server.RenameApplication],
+// [Server.RevokeScope] and so on) change the state without the API, [Server.Snapshot]
+// shows it, [Server.SetFault] makes requests fail, and [Server.Count] counts them. It
+// is strict: it answers with 501 to any request that it does not know, and remembers
+// it, see [Server.Violations].
 package logto
 
 import (
@@ -75,8 +78,9 @@ func WithClock(now func() time.Time) Option { return func(o *options) { o.now = 
 // must not be.
 func WithSecretPrefix(prefix string) Option { return func(o *options) { o.secretPrefix = prefix } }
 
-// WithCheapKey makes the server sign with ES256 until its key is rotated, unlike a real Logto, which has ES384. A signature
-// then costs a twentieth: for thousands of servers whose tokens are read and not verified.
+// WithCheapKey makes the server sign with ES256 until its key is rotated, unlike a
+// real Logto, which signs with ES384. A signature then costs a twentieth, for tests
+// with thousands of servers whose tokens are read and not verified.
 func WithCheapKey() Option { return func(o *options) { o.cheapKey = true } }
 
 // WithIdleTimeout sets how long idle connections stay open. Default: [IdleTimeout].
@@ -197,7 +201,8 @@ func (s *Server) scheme() string {
 // now returns the time in whole milliseconds, the precision of Logto's database.
 func (s *Server) now() time.Time { return s.opts.now().Truncate(time.Millisecond) }
 
-// bootstrap makes what every Logto has: its Management API, the role for it, and an application with that role.
+// bootstrap creates what every Logto has: its Management API, the role for it, and an
+// application with that role.
 func (s *Server) bootstrap() {
 	api := s.insertResource("Logto Management API", ManagementAPI, defaultTTL)
 	all := s.insertScope(api.id, "all", nil)

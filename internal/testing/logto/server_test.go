@@ -17,7 +17,7 @@ import (
 
 const payments = "https://payment.example.com/api"
 
-// clock starts at a fixed moment and moves only when a test moves it.
+// clock starts at a fixed time and moves only when a test moves it.
 type clock struct{ at time.Time }
 
 func newClock() *clock                   { return &clock{time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)} }

@@ -22,11 +22,12 @@ type state struct {
 	applications  map[string]*application
 	roles         map[string]*role
 	organizations map[string]map[string]bool // application ids by organization
-	created       int                        // how many rows were ever made
-	secrets       []string                   // every value ever made
+	created       int                        // number of rows ever created
+	secrets       []string                   // every value ever created
 }
 
-// row is what all rows have. An update moves a row to another place in an unordered list.
+// row has what all rows have. An update moves a row to another place in an unordered
+// list.
 type row struct {
 	id       string
 	sequence int

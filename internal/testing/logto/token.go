@@ -244,7 +244,8 @@ func unverified(token string) (claims map[string]any) {
 	return claims
 }
 
-// Sensitive returns every secret and every token that the server ever made: none of them may show up anywhere.
+// Sensitive returns every secret and every token that the server ever made. None of
+// them may appear anywhere.
 func (s *Server) Sensitive() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

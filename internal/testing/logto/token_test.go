@@ -97,7 +97,7 @@ func TestTokenRequests(t *testing.T) {
 			},
 			want: outcome{status: 200, scope: "payments:write", expires: 3600},
 		},
-		"If none remains there is no scope": {
+		"If none remains, there is no scope": {
 			send: func(w *world, secret string) result {
 				return w.token(w.app, secret, "resource", payments, "scope", "payments:read")
 			},
@@ -107,7 +107,7 @@ func TestTokenRequests(t *testing.T) {
 			send: func(w *world, secret string) result { return w.token(w.app, secret, "resource", payments) },
 			want: outcome{status: 200, expires: 3600},
 		},
-		"An application with no role gets a token all the same": {
+		"An application with no role still gets a token": {
 			change: func(w *world) { must(w.t, w.UnassignRole(w.role, w.app)) },
 			send: func(w *world, secret string) result {
 				return w.token(w.app, secret, "resource", payments, "scope", "payments:write")
@@ -150,7 +150,7 @@ func TestTokenRequests(t *testing.T) {
 			},
 			want: outcome{status: 400, err: "invalid_target"},
 		},
-		"An indicator that is no URI": {
+		"An indicator that is not a URI": {
 			change: func(w *world) { w.do("POST", "/api/resources", object{"name": "x", "indicator": "not a uri"}) },
 			send:   func(w *world, secret string) result { return w.token(w.app, secret, "resource", "not a uri") },
 			want:   outcome{status: 400, err: "invalid_target"},

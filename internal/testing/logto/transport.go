@@ -10,8 +10,9 @@ import (
 	"strings"
 )
 
-// Transport reaches the server without a network: it carries out a request to the server's endpoint in the caller's
-// goroutine. Requests to any other address fail, as if nothing listened there.
+// Transport reaches the server without a network: it executes a request to the
+// server's endpoint in the caller's goroutine. Requests to any other address fail, as
+// if nothing listened there.
 func (s *Server) Transport() http.RoundTripper { return transport{s} }
 
 type transport struct{ server *Server }

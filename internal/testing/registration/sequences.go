@@ -15,11 +15,13 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// Sequences runs random sequences. Each changes what is wanted, lets time pass, has people change registrations at
-// the server's console, makes the server fail and answers get lost, and kills the operator at every kind of boundary.
-// When all that is over, there is one registration with exactly the right scopes that gives tokens, and every other
-// registration is announced. M2M_REGISTRATION_SEED runs one sequence. fresh returns a world that has done nothing
-// yet; its first access says which APIs and scopes there are.
+// Sequences runs random sequences. Each sequence changes the wanted scopes, lets time
+// pass, has administrators change registrations at the server's console, makes the
+// server fail and answers get lost, and kills the operator at every kind of boundary.
+// In the end there is one registration with exactly the right scopes, which can get
+// tokens, and every other registration has been reported. M2M_REGISTRATION_SEED runs
+// one sequence. fresh returns an unused world; its first access says which APIs and
+// scopes exist.
 func Sequences(t *testing.T, n int, fresh func(t *testing.T, seed uint64) *World) {
 	first := rand.Uint64() // printed, so that a failed run can be repeated
 	seeds := []uint64{}
@@ -43,7 +45,7 @@ func Sequences(t *testing.T, n int, fresh func(t *testing.T, seed uint64) *World
 	t.Logf("calls and sequences: %v", counts)
 	for _, must := range []string{"killed", "failed", "left behind", "drift"} {
 		if counts[must] == 0 && len(seeds) > 1 {
-			t.Errorf("%q never happened: the sequences do not test what they should", must)
+			t.Errorf("%q never happened: the sequences miss what they should test", must)
 		}
 	}
 }
@@ -82,9 +84,9 @@ func run(w *World, seed uint64, counts map[string]int) {
 		t.Errorf("%s\n%s\nleft behind: %q", wrong, join(log), state.LeftBehind)
 	}
 	if s.calm && len(state.LeftBehind) > 0 {
-		t.Errorf("nothing failed, and something was left behind: %q\n%s", state.LeftBehind, join(log))
+		t.Errorf("nothing failed, but something was left behind: %q\n%s", state.LeftBehind, join(log))
 	}
-	// A registration that is already right is read once and left alone.
+	// A correct registration is read once and not changed.
 	before := string(w.stored)
 	if drift := w.MustSync(); len(drift) > 0 || before != string(w.stored) || len(w.Requests) > 1 {
 		t.Errorf("one more call made %q, drift %q, and of the state\n%s\n%s", w.Requests, drift, before, w.stored)
@@ -137,7 +139,7 @@ func (s *sequence) act() string {
 		}
 		return "console deletes"
 	case 6:
-		// A registration that nobody knows any more can be found only by its name.
+		// An unknown registration can be found only by its name.
 		credentials := s.State().Credentials
 		clients = slices.DeleteFunc(clients, func(c Registered) bool {
 			return !slices.ContainsFunc(credentials, func(k provision.Credential) bool { return k.ClientID == c.ID })
@@ -177,7 +179,7 @@ func (s *sequence) note(drift []provision.Drift, err error) {
 	}
 }
 
-// settle calls until nothing changes any more.
+// settle calls until nothing changes.
 func (s *sequence) settle(log *[]string) {
 	s.t.Helper()
 	for range 8 {
@@ -188,10 +190,11 @@ func (s *sequence) settle(log *[]string) {
 			return
 		}
 	}
-	s.t.Errorf("it does not come to rest:\n%s\n%s", join(*log), s.stored)
+	s.t.Errorf("it does not settle:\n%s\n%s", join(*log), s.stored)
 }
 
-// removeAll deletes the client, with kills and faults, and checks that whatever is left over is announced.
+// removeAll deletes the client, with kills and faults, and checks that everything left
+// over was reported.
 func (s *sequence) removeAll(log *[]string) {
 	s.t.Helper()
 	s.Want.Access = nil

@@ -11,16 +11,17 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// Behaviour is what a server was observed to do.
+// Behaviour is the observed behaviour of a server.
 type Behaviour struct {
-	// UpdateReplacesSecret and UpdateReplacesToken report that an update returns another client secret, or
-	// another registration access token.
+	// UpdateReplacesSecret and UpdateReplacesToken report that an update returns another
+	// client secret, or another registration access token.
 	UpdateReplacesSecret, UpdateReplacesToken bool
 }
 
-// Story registers a client, changes its scopes, rotates its credential, puts right what somebody did to it, and
-// deletes it, with a token request after each step. The world must have done nothing yet, and its first access must
-// have two scopes or more. If console is false, the server has no console, and nobody changes anything there.
+// Story registers a client, changes its scopes, rotates its credential, corrects
+// changes of others, and deletes it, with a token request after each step. The world
+// must be unused, and its first access must have two scopes or more. If console is
+// false, the server has no console, and that part is skipped.
 func Story(w *World, console bool) Behaviour {
 	w.t.Helper()
 	w.t.Cleanup(func() { w.tidy() })
@@ -58,7 +59,8 @@ type story struct {
 	scopes   []string // of the resource
 }
 
-// good syncs. It checks that a token with everything wanted can be had, and that nothing but drift was reported.
+// good syncs. It checks that it can get a token with everything wanted, and that only
+// drift was reported.
 func (s *story) good(drift ...provision.Drift) *provision.Credential {
 	s.t.Helper()
 	if got := s.MustSync(); !slices.Equal(got, drift) {
@@ -72,7 +74,7 @@ func (s *story) good(drift ...provision.Drift) *provision.Credential {
 	return s.State().Current()
 }
 
-// registered checks how many clients the server has.
+// registered checks the number of clients at the server.
 func (s *story) registered(n int) {
 	s.t.Helper()
 	if all := s.Server.Registered(); s.console && len(all) != n {
@@ -96,10 +98,10 @@ func (s *story) update() Behaviour {
 	s.Want.Access = []provision.Access{{Resource: s.resource, Scopes: s.scopes[:1]}}
 	after := s.good()
 	if after.ClientID != before.ClientID {
-		s.t.Error("the client was registered anew for an update")
+		s.t.Error("the client was registered again for an update")
 	}
 	if err := s.Token(s.resource, s.scopes...); err == nil {
-		s.t.Error("a scope that was withdrawn is still in tokens")
+		s.t.Error("a withdrawn scope is still in tokens")
 	}
 	s.Want.Access = s.all
 	s.good()
@@ -126,7 +128,7 @@ func (s *story) rotate() {
 	s.registered(1)
 }
 
-// changed is what happens at the console.
+// changed makes changes at the console.
 func (s *story) changed() {
 	s.t.Helper()
 	c := s.Server.Registered()[0]
@@ -159,7 +161,7 @@ func (s *story) deleted() {
 	}
 	after := s.good("The client's registration was missing")
 	if before.ClientID == after.ClientID {
-		s.t.Error("the client was not registered anew")
+		s.t.Error("the client was not registered again")
 	}
 	s.good()
 	s.registered(1)
@@ -197,7 +199,7 @@ func (s *story) remove() {
 		s.t.Fatalf("remove: %v", err)
 	}
 	if err := s.Remove(); err != nil || len(s.Requests) > 0 {
-		s.t.Errorf("removing once more: %v, with %q", err, s.Requests)
+		s.t.Errorf("removing again: %v, with %q", err, s.Requests)
 	}
 	s.registered(0)
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package registration plays the operator to a driver of package registration, against any authorization server that
-// a Server stands for. The operator has a clock of its own, meets faults, dies at every boundary, and has a state
-// that survives all of this. For tests only.
+// Package registration tests a driver of package registration against any
+// authorization server that implements Server. It plays the operator, which has its
+// own clock, meets faults, dies at every boundary, and has a state that survives all
+// of this. For tests only.
 package registration
 
 import (
@@ -32,7 +33,7 @@ type Server interface {
 	Transport() http.RoundTripper
 	// Registered returns the clients that registered themselves and were not deleted.
 	Registered() []Registered
-	// Change changes name and scopes of one of them, Delete deletes it.
+	// Change changes the name and scopes of one of them, Delete deletes it.
 	Change(Registered)
 	Delete(id string)
 }
@@ -43,20 +44,21 @@ type Registered struct {
 	Scopes   []string // sorted
 }
 
-// Config is what makes a World.
+// Config configures a World.
 type Config struct {
 	Server             Server
 	InitialAccessToken string
-	// Access is what the client wants first; its scopes exist at the server.
+	// Access is what the client requests first; its scopes exist at the server.
 	Access []provision.Access
 	// AuthenticationMethod is that of registration.Config.
 	AuthenticationMethod string
-	// Audience is that of registration.Config; if set, token requests name an API by this parameter too.
+	// Audience is that of registration.Config. If set, token requests also name an API
+	// by this parameter.
 	Audience bool
 }
 
-// World is an operator with one client. Its state is JSON, written only by keep, and read again for each call, as
-// after a restart.
+// World is an operator with one client. Its state is JSON, written only by keep, and
+// read again for each call, as after a restart.
 type World struct {
 	Config
 	Want     provision.Client
@@ -71,13 +73,14 @@ type World struct {
 	faults []*fault
 
 	steps   int // the boundaries at which the operator can die, from 1
-	killAt  int // 0 for never; the call of Sync or Remove then ends
+	killAt  int // 0: never; at a boundary, the call of Sync or Remove ends
 	killed  bool
 	secrets map[string]bool // everything ever kept
 	shown   []string        // everything that others may read
 }
 
-// fault makes requests of a method fail: with status 500 and undone, or done but without an answer.
+// fault makes requests of a method fail: with status 500 and no effect, or with the
+// effect but no answer.
 type fault struct {
 	method string
 	times  int
@@ -86,7 +89,7 @@ type fault struct {
 
 var errKilled = errors.New("killed")
 
-// NewWorld makes an operator that has done nothing yet.
+// NewWorld creates an unused operator.
 func NewWorld(t *testing.T, config Config) *World {
 	t.Helper()
 	w := &World{
@@ -216,7 +219,7 @@ func (w *World) Remove() error {
 	return err
 }
 
-// show records what others may read, and checks that the errors obey the contract.
+// show records what others may read, and checks that errors follow the contract.
 func (w *World) show(drift []provision.Drift, err error) {
 	w.t.Helper()
 	for _, d := range drift {
@@ -280,9 +283,9 @@ func (w *World) token(ctx context.Context, hc *http.Client, c *provision.Credent
 	return nil
 }
 
-// Wrong returns what is not as it should be once nothing is left to do. It wants one registration with the right
-// scopes, which gives tokens, and no other one unless that is announced. The client's other credentials must be
-// gone or past their overlap.
+// Wrong reports what is wrong once nothing is left to do. It expects one registration
+// with the right scopes, which gets tokens, and no other one unless it was reported.
+// The client's other credentials must be gone or past their overlap.
 func (w *World) Wrong() string {
 	state := w.State()
 	announced := func(c Registered) bool {
