@@ -23,15 +23,15 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
-// patience is how long a tenant may have to wait for something new: a token, a key
-// in a bundle, a pod. Before the operator was hardened, hostile tenants made others
-// wait a minute and more on an otherwise idle machine; this machine may be busy
-// with other tests.
+// patience is how long a tenant may have to wait for something new: a token, a key in
+// a bundle, a pod. Before the operator was hardened, hostile tenants made others wait
+// a minute and more on an otherwise idle machine; this machine may be busy with other
+// tests.
 const patience = 30 * time.Second
 
-// breaker is how long a client without a token may have to wait beyond that while
-// the endpoint fails for different namespaces in a row, which two hostile ones can
-// bring about.
+// breaker is how much longer a client without a token may have to wait while the
+// endpoint fails for different namespaces in a row, which two hostile tenants can
+// cause.
 const breaker = 30 * time.Second
 
 // figure is something that was counted or measured, with its bounds.
@@ -46,7 +46,8 @@ func (f figure) wrong() bool {
 	return f.AtMost != 0 && f.Value > f.AtMost || f.Value < f.AtLeast
 }
 
-// TestOthersStayOnTime runs all attacks at once, and watches how everybody else fares.
+// TestOthersStayOnTime runs all attacks at once, and checks that all other tenants are
+// served in time.
 func TestOthersStayOnTime(t *testing.T) {
 	s := wanted()
 	h := startHealthy(t, s)
@@ -85,7 +86,7 @@ func TestOthersStayOnTime(t *testing.T) {
 	for i, a := range hostile {
 		t.Logf("%s: %d done, %d refused (%.200v)", attacks[i].name, a.done, a.refused, a.last)
 		if a.done == 0 {
-			t.Errorf("%s: nothing came of it, so that it shows nothing: %v", attacks[i].name, a.last)
+			t.Errorf("%s: no attempt succeeded, so the attack proves nothing: %v", attacks[i].name, a.last)
 		}
 	}
 	for _, e := range h.expired {
@@ -94,14 +95,14 @@ func TestOthersStayOnTime(t *testing.T) {
 	judge(t, append(h.figures(s, elapsed, seconds), costs(t, o, s, elapsed, before)...))
 }
 
-// How long a tenant waits, by the names of figures.
+// Names of the figures for how long a tenant waits.
 const (
 	newClient = "seconds to a new client's token"
 	newServer = "seconds until a new server is ready"
 	newKey    = "seconds from a new key to all bundles"
 )
 
-// figures are those of the tenants who did nothing wrong.
+// figures are those of the healthy tenants.
 func (h *healthy) figures(s sizes, elapsed time.Duration, seconds map[string]float64) []figure {
 	theirs := 0
 	for _, r := range h.issuer.TokenRequests() {
@@ -123,7 +124,7 @@ func (h *healthy) figures(s sizes, elapsed time.Duration, seconds map[string]flo
 	}
 }
 
-// costs are what the operator and the API server had to do for it.
+// costs are what the operator and the API server had to do because of it.
 // docs/operations.md states the bounds.
 func costs(t *testing.T, o *operator, s sizes, elapsed time.Duration, before map[string]float64) []figure {
 	t.Helper()
@@ -153,7 +154,7 @@ func costs(t *testing.T, o *operator, s sizes, elapsed time.Duration, before map
 	return figures
 }
 
-// judge logs and keeps the figures, and fails the test for those out of bounds.
+// judge logs and keeps the figures, and fails the test if one is out of bounds.
 func judge(t *testing.T, figures []figure) {
 	t.Helper()
 	var table strings.Builder
@@ -181,13 +182,14 @@ func judge(t *testing.T, figures []figure) {
 	}
 }
 
-// What the API server counts, by the names of figures.
+// Names of the figures that the API server counts.
 const (
 	patchedPods    = "patches of pods"
 	reviewedTokens = "reviews of tokens"
 )
 
-// served returns how often the API server did what only the operator requests.
+// served returns how often the API server served requests that only the operator
+// makes.
 func served(t *testing.T) map[string]float64 {
 	t.Helper()
 	raw, err := cluster.Clientset.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(t.Context())

@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	company    = "company" // the ClusterAuthorizationServer that everybody shares
+	company    = "company" // the ClusterAuthorizationServer that all tenants share
 	payments   = "payments"
 	paymentAPI = "payment-api"
 	identifier = "https://payment.example.com/api"
@@ -41,7 +41,7 @@ const (
 
 func shop(i int) string { return fmt.Sprintf("shop-%d", i) }
 
-// healthy are the tenants who do nothing wrong, and what was seen of them.
+// healthy are the tenants who do nothing wrong, and what the test saw of them.
 type healthy struct {
 	issuer *oidc.Server
 
@@ -181,7 +181,7 @@ func token(ctx context.Context, namespace, name string) (string, time.Time, erro
 	return value, time.Unix(claims.Exp, 0), err
 }
 
-// bundleHas returns an error until a shop's bundle holds a key.
+// bundleHas returns an error until a shop's bundle has a key.
 func bundleHas(ctx context.Context, namespace, keyID string) error {
 	var bundle corev1.ConfigMap
 	key := client.ObjectKey{Namespace: namespace, Name: render.ConfigMapName(payments, paymentAPI)}
@@ -189,7 +189,7 @@ func bundleHas(ctx context.Context, namespace, keyID string) error {
 		return err
 	}
 	if !strings.Contains(bundle.Data["jwks.json"], keyID) {
-		return fmt.Errorf("the bundle of %s has not got the new key", namespace)
+		return fmt.Errorf("the bundle of %s does not have the new key", namespace)
 	}
 	return nil
 }
@@ -204,7 +204,7 @@ func (h *healthy) served(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// watch looks at the tokens every second, and creates a pod now and then.
+// watch checks the tokens every second, and creates a pod from time to time.
 func (h *healthy) watch(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -240,8 +240,8 @@ func (h *healthy) look(ctx context.Context, namespace string) {
 	}
 }
 
-// createPod creates a pod as a ReplicaSet does, again and again until it is
-// admitted with the mounts that its annotations request.
+// createPod creates a pod as a ReplicaSet does, repeatedly until it is admitted with
+// the mounts that its annotations request.
 func (h *healthy) createPod(ctx context.Context) {
 	started := time.Now()
 	for ctx.Err() == nil {

@@ -23,7 +23,7 @@ import (
 
 const reviewPath = "/inject-pod"
 
-// anyCertificate skips verification: the attacker knows whom he talks to.
+// anyCertificate skips verification: the attacker knows whom he connects to.
 var anyCertificate = &tls.Config{InsecureSkipVerify: true}
 
 // fromPod is an HTTP client with a pod's address.
@@ -45,8 +45,8 @@ func answered(c *http.Client, req *http.Request) error {
 	return nil
 }
 
-// largeReviews sends the webhook as much as it may ever read, from somebody other
-// than the API server.
+// largeReviews sends the webhook the largest requests that it may ever read, from a
+// caller other than the API server.
 func largeReviews(ctx context.Context, a *attacker) {
 	p := pod(a.namespace, "large", map[string]string{v1alpha1.ClientAnnotation: cart, "example.com/padding": strings.Repeat("x", 6<<20)})
 	raw, err := json.Marshal(p)
@@ -80,8 +80,8 @@ func largeReviews(ctx context.Context, a *attacker) {
 	})
 }
 
-// slowConnections opens connections to the webhook, announces large bodies, and
-// sends a little now and then. It reopens connections that are closed.
+// slowConnections opens connections to the webhook, announces large bodies, and sends
+// a few bytes from time to time. It reopens connections that are closed.
 func slowConnections(ctx context.Context, a *attacker) {
 	together(a.sizes.connections, func(i int) {
 		often(ctx, 2*time.Second, func(int) { a.did(slowReview(ctx, i)) })
@@ -107,8 +107,8 @@ func slowReview(ctx context.Context, i int) error {
 	return nil
 }
 
-// largePods makes the API server ask the webhook about pods as large as etcd
-// accepts them, and larger than their namespace could ever hold.
+// largePods makes the API server ask the webhook about the largest pods that etcd
+// accepts, and more of them than their namespace could ever hold.
 func largePods(ctx context.Context, a *attacker) {
 	together(a.sizes.pods, func(i int) {
 		often(ctx, 500*time.Millisecond, func(int) {

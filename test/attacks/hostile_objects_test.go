@@ -41,7 +41,7 @@ func deployments(ctx context.Context, a *attacker) {
 		d.Spec.Template.Annotations = map[string]string{v1alpha1.VerifyAnnotation: names}
 		a.create(ctx, d)
 	}
-	// Each change makes the operator look at all of them again.
+	// Each change makes the operator examine all of them again.
 	often(ctx, 2*time.Second, func(round int) {
 		d := verifier(a.namespace, "names-0", manyNames(round))
 		a.did(a.client.Patch(ctx, d, client.Merge))

@@ -25,8 +25,8 @@ import (
 // timeout.
 const slowness = 9 * time.Second
 
-// newKeys returns a key set with as many new keys as a server may have, each with
-// the longest allowed ID. Nobody can see that no one could sign with them.
+// newKeys returns a key set with as many new keys as a server may have, each with an
+// ID of the greatest length. No check can tell that nothing signs with them.
 func newKeys() []byte {
 	type key struct {
 		Kty string `json:"kty"`
@@ -55,8 +55,8 @@ func newKeys() []byte {
 	return b
 }
 
-// largeKeys declares a server whose keys are all new on each fetch, and several
-// APIs whose bundles hold them, in many namespaces.
+// largeKeys declares a server that has only new keys on each fetch, and several APIs
+// whose bundles hold them, in many namespaces.
 func largeKeys(ctx context.Context, a *attacker) {
 	var server *httptest.Server
 	server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -100,8 +100,8 @@ func (a *attacker) closeLater(server *httptest.Server) {
 	})
 }
 
-// slowTokens makes clients request tokens for 16 APIs each, which live no longer
-// than a second, from a slow server of their own.
+// slowTokens makes clients request tokens for 16 APIs each from a slow server of their
+// own. The tokens live no longer than a second.
 func slowTokens(ctx context.Context, a *attacker) {
 	server, err := oidc.Start(oidc.Options{TokenLifetime: time.Second})
 	if err != nil {
@@ -148,8 +148,8 @@ func slowDiscovery(ctx context.Context, a *attacker) {
 	<-ctx.Done()
 }
 
-// failedClients are clients of the shared issuer that it asks to stay away, fails
-// for, answers oddly, or does not know.
+// failedClients are clients of the shared issuer for which it answers with
+// Retry-After, with failures or with odd answers, or which it does not know.
 func failedClients(ctx context.Context, a *attacker) {
 	faults := map[string]*oidc.Fault{
 		"failed":  {Status: http.StatusInternalServerError},

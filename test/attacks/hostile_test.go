@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// attack is something that a hostile tenant does for as long as the test lets him.
+// attack is something that a hostile tenant does while the test runs.
 type attack struct {
 	name string
 	run  func(context.Context, *attacker)
@@ -78,7 +78,7 @@ func (a *attacker) create(ctx context.Context, objects ...client.Object) {
 	}
 }
 
-// often calls a function again and again until the attacks are over.
+// often calls a function repeatedly until the attacks are over.
 func often(ctx context.Context, every time.Duration, f func(round int)) {
 	for round := 0; ; round++ {
 		f(round)

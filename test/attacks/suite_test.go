@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package attacks lets hostile tenants do their worst, all at once, against the
-// operator as it is shipped: a process of its own in 512 MiB, with its
-// ServiceAccount's rights and the installation's policies, beside a real API
-// server. Meanwhile other tenants' tokens, bundles and pods must stay on time.
-// make attacks runs it in full size.
+// Package attacks runs the attacks of hostile tenants, all at once, against the
+// operator as it is shipped: a separate process in 512 MiB, with its ServiceAccount's
+// rights and the installation's policies, beside a real API server. Meanwhile other
+// tenants' tokens, bundles and pods must stay on time. make attacks runs it in full
+// size.
 package attacks
 
 import (
@@ -89,8 +89,8 @@ type operator struct {
 	limited bool // by the kernel
 }
 
-// startOperator starts the operator with the memory of its container, if this
-// machine can limit it; peak reports the use in any case.
+// startOperator starts the operator with the memory of its container, if this machine
+// can limit it. peak always reports the use.
 func startOperator(t *testing.T) *operator {
 	t.Helper()
 	o := &operator{logPath: filepath.Join(outDir, "attacks-operator.log")}
@@ -157,8 +157,8 @@ func binding(namespace string) *rbacv1.RoleBinding {
 	}
 }
 
-// dialFrom connects from another of this machine's addresses than the API server
-// does, as another pod would.
+// dialFrom connects from an address of this machine other than the API server's, as
+// another pod would.
 func dialFrom(ctx context.Context, n int, address string) (net.Conn, error) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+n%250))}, Timeout: 10 * time.Second}
 	return d.DialContext(ctx, "tcp", address)

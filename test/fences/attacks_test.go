@@ -28,8 +28,8 @@ import (
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
-// operator returns a client with the operator's ServiceAccount, and the writes
-// that a policy has refused it.
+// operator returns a client with the operator's ServiceAccount, and the writes that a
+// policy has refused.
 func operator(t *testing.T) (client.Client, sets.Set[string]) {
 	t.Helper()
 	refusals := &refusals{writes: sets.New[string]()}
@@ -43,7 +43,7 @@ func operator(t *testing.T) (client.Client, sets.Set[string]) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The API server learns of a policy a moment after its creation.
+	// A new policy takes effect after a short delay.
 	for _, o := range []client.Object{
 		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "probe"}},
 		&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "probe"}},
@@ -87,8 +87,8 @@ func (r *refusals) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// refusedByPolicy reports whether one of the installation's policies made a
-// write fail.
+// refusedByPolicy reports whether one of the installation's policies caused the
+// failure of a write.
 func refusedByPolicy(err error) bool {
 	return (apierrors.IsInvalid(err) || apierrors.IsForbidden(err)) && strings.Contains(err.Error(), "ValidatingAdmissionPolicy 'm2m-operator-")
 }
@@ -99,9 +99,9 @@ type attempt struct {
 	allowed bool
 }
 
-// attack uses the operator's ServiceAccount to try everything that the
-// installation's policies must refuse, and everything that it must be able to
-// do. It returns which writes were refused.
+// attack uses the operator's ServiceAccount to try everything that the installation's
+// policies must refuse, and everything that they must allow. It returns the refused
+// writes.
 func attack(t *testing.T) sets.Set[string] {
 	t.Helper()
 	c, writes := operator(t)
@@ -540,7 +540,7 @@ func statuses(t *testing.T) []attempt {
 }
 
 // TestNothingIsReachedByTheFinalizers: only an admission plugin checks the right to
-// update m2mclients/finalizers; no request needs it.
+// update m2mclients/finalizers; no request uses it.
 func TestNothingIsReachedByTheFinalizers(t *testing.T) {
 	o := kinds(newNamespace(t, "finalizers"))["M2MClient"]
 	create(t, o)

@@ -14,15 +14,15 @@ import (
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
-// An annotation of atBound characters, with its key, has the largest size that all annotations
-// together may have.
+// An annotation of atBound characters, including its key, has the largest size that
+// all annotations together may have.
 const (
 	noteKey = "example.com/note"
 	atBound = 64<<10 - len(noteKey)
 )
 
-// filled is a client whose metadata exceeds every bound. It exists before the
-// policies do.
+// filled is a client whose metadata exceeds every bound. It is created before the
+// policies.
 func filled() *v1alpha1.M2MClient {
 	c := plainClient("filled")
 	c.Annotations = map[string]string{noteKey: strings.Repeat("x", atBound+1)}
@@ -44,8 +44,8 @@ func plainClient(name string) *v1alpha1.M2MClient {
 	}
 }
 
-// TestMetadataIsBounded: nobody's metadata makes what the API server sends to the
-// operator much longer than specs can.
+// TestMetadataIsBounded: no writer's metadata can make the objects that the API server
+// sends to the operator much larger than specs can.
 func TestMetadataIsBounded(t *testing.T) {
 	probe := filled()
 	probe.Name = "probe"
@@ -80,7 +80,8 @@ func TestMetadataIsBounded(t *testing.T) {
 	}
 }
 
-// TestWhatWasThereBeforeTheBounds: it can be changed and deleted, but must not grow.
+// TestWhatWasThereBeforeTheBounds: an older object that exceeds the bounds can be
+// changed and deleted, but must not grow.
 func TestWhatWasThereBeforeTheBounds(t *testing.T) {
 	c := &v1alpha1.M2MClient{}
 	update := func(change func()) error {
@@ -97,12 +98,12 @@ func TestWhatWasThereBeforeTheBounds(t *testing.T) {
 		t.Errorf("lengthen an annotation: %.300v", err)
 	}
 	if err := update(func() { c.Finalizers = c.Finalizers[:32] }); err != nil {
-		t.Errorf("take a finalizer off: %.300v", err)
+		t.Errorf("remove a finalizer: %.300v", err)
 	}
 	if err := kube.Delete(t.Context(), c); err != nil {
 		t.Error(err)
 	}
 	if err := update(func() { c.Finalizers = nil }); err != nil {
-		t.Errorf("take the finalizers off: %.300v", err)
+		t.Errorf("remove the finalizers: %.300v", err)
 	}
 }

@@ -13,8 +13,8 @@ import (
 // oldest is the oldest Kubernetes that docs/install.md names.
 const oldest = "1.30"
 
-// TestTheFencesHoldOnTheOldestKubernetes compiles every expression with the features of
-// CEL that an API server of that version has.
+// TestTheFencesHoldOnTheOldestKubernetes compiles every expression with the CEL
+// features of an API server of that version.
 func TestTheFencesHoldOnTheOldestKubernetes(t *testing.T) {
 	manifests, err := exec.Command(kustomize, "build", filepath.Join(root, "config", "default")).Output()
 	if err != nil {
@@ -26,7 +26,7 @@ func TestTheFencesHoldOnTheOldestKubernetes(t *testing.T) {
 	const newer = "object.metadata.labels.all(k, v, v == 'one')"
 	manifests = bytes.Replace(manifests, []byte("request.operation != 'DELETE'"), []byte(newer), 1)
 	if out, err := compile(manifests); err == nil || !strings.Contains(string(out), "m2m-operator-event-fence") {
-		t.Errorf("what CEL learned after that version compiles: %s", out)
+		t.Errorf("an expression with newer CEL features compiles: %s", out)
 	}
 }
 

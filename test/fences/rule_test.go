@@ -15,18 +15,18 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 )
 
-// boundsPolicy is not a fence: it bounds what anybody may write.
+// boundsPolicy is not a fence: it bounds what any user may write.
 const boundsPolicy = "m2m-operator-metadata-bounds"
 
-// harmless are the writes that no policy narrows, and why they need none.
+// harmless are the writes that no policy narrows, and the reasons why none is needed.
 var harmless = map[string]string{
 	"create authentication.k8s.io tokenreviews":        "a question whose answer is not stored: who a token is",
 	"create authorization.k8s.io subjectaccessreviews": "a question whose answer is not stored: what somebody may do",
 	"update m2m-operator.io m2mclients/finalizers":     "no request reaches it: the admission plugin OwnerReferencesPermissionEnforcement asks for the right only; what sets an owner is a write of the Secret",
 }
 
-// TestEveryWriteIsFenced: for every right to write that an installation gives to
-// the operator's ServiceAccounts there is a policy, and an attack that it refuses.
+// TestEveryWriteIsFenced: for every right to write that an installation gives to the
+// operator's ServiceAccounts, there is a policy and an attack that it refuses.
 func TestEveryWriteIsFenced(t *testing.T) {
 	refused := attack(t)
 	unused := sets.KeySet(harmless)
@@ -64,7 +64,7 @@ func TestTheFencesKnowTheOperator(t *testing.T) {
 			for _, p := range policiesOf(t, objects) {
 				_, suffix, _ := strings.Cut(strings.TrimPrefix(account, "system:serviceaccount:"), ":")
 				if len(p.Spec.MatchConditions) != 1 || !strings.Contains(p.Spec.MatchConditions[0].Expression, "':"+suffix+"'") {
-					t.Errorf("%s: %s does not know %s", name, p.Name, account)
+					t.Errorf("%s: %s does not apply to %s", name, p.Name, account)
 				}
 			}
 		}
@@ -118,7 +118,7 @@ func policiesOf(t *testing.T, objects []*unstructured.Unstructured) []*admission
 		case "ValidatingAdmissionPolicy":
 			p := as[admissionregistrationv1.ValidatingAdmissionPolicy](t, o)
 			if p.Spec.FailurePolicy == nil || *p.Spec.FailurePolicy != admissionregistrationv1.Fail {
-				t.Errorf("%s lets pass what it cannot judge", p.Name)
+				t.Errorf("%s allows requests that it cannot evaluate", p.Name)
 			}
 			policies = append(policies, p)
 		case "ValidatingAdmissionPolicyBinding":
@@ -185,7 +185,7 @@ func expand(t *testing.T, rule rbacv1.PolicyRule) []write {
 	return all
 }
 
-// requested returns the write that a request is, as the authorizer sees it.
+// requested returns the write that a request makes, in the authorizer's terms.
 func requested(req *http.Request) write {
 	parts := strings.Split(strings.Trim(req.URL.Path, "/"), "/")
 	var w write

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package fences attacks with the operator's own ServiceAccount. The
-// installation's roles let it write certain objects; the admission policies of
-// config/admission narrow this to what the operator writes, and an attack here
-// proves each of them.
+// Package fences attacks with the operator's own ServiceAccount. The installation's
+// roles let it write certain objects; the admission policies of config/admission
+// narrow this to what the operator writes, and an attack here proves each of them.
 package fences
 
 import (
@@ -67,9 +66,8 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// install creates what config/default has, except what needs nodes, and lets
-// the operator's ServiceAccount do everything: only the policies stand in its
-// way.
+// install creates the objects of config/default, except those that need nodes, and
+// lets the operator's ServiceAccount do everything: only the policies restrict it.
 func install() error {
 	objects, err := build(filepath.Join(root, "config", "default"))
 	if err != nil {
@@ -106,7 +104,7 @@ func install() error {
 	return nil
 }
 
-// build returns what kustomize makes of a folder.
+// build returns the output of kustomize for a folder.
 func build(dir string) ([]*unstructured.Unstructured, error) {
 	var stderr bytes.Buffer
 	cmd := exec.Command(kustomize, "build", dir)

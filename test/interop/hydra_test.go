@@ -38,7 +38,7 @@ var hydraManner = manner{
 	neverDrops:        true,
 }
 
-// Hydra's sets of keys, by the names of its admin API.
+// Names of Hydra's key sets, as in its admin API.
 const (
 	hydraTokenKeys   = "hydra.jwt.access-token"
 	hydraIDTokenKeys = "hydra.openid.id-token"
@@ -51,7 +51,7 @@ type hydra struct {
 	t         *testing.T
 	cmd       *exec.Cmd
 	ended     chan error
-	output    bytes.Buffer // to be read only once the process has ended
+	output    bytes.Buffer // read only after the process has ended
 	proxy     *httptest.Server
 	admin     *http.Client
 	issuer    string
@@ -64,9 +64,9 @@ type hydra struct {
 }
 
 var (
-	// hydraProgram is the path of Hydra, "" if it is not to be tested.
+	// hydraProgram is the path of Hydra, "" if it is not tested.
 	hydraProgram string
-	// hydraTables is the directory of the database that all others are copies of.
+	// hydraTables is the directory of the database that all others are copied from.
 	hydraTables string
 )
 
@@ -76,8 +76,8 @@ func startHydra(t *testing.T, o serverOptions) authorizationServer {
 	return newHydra(t, o.path, o.algorithm, o.lifetime)
 }
 
-// migrated returns the path of a database with Hydra's tables, of which each process gets a copy: creating the
-// tables takes longer than everything else.
+// migrated returns the path of a database with Hydra's tables. Each process gets a
+// copy, because creating the tables takes longer than everything else.
 var migrated = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "hydra")
 	if err != nil {
@@ -160,7 +160,8 @@ func onSocket(path string) *http.Transport {
 	}}
 }
 
-// begin waits for the process and gives it keys before it makes some of its own, which takes long.
+// begin waits for the process and gives it keys before it makes its own, which takes
+// long.
 func (h *hydra) begin() error {
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		err := h.do(http.MethodGet, "/health/ready", nil, nil)

@@ -48,7 +48,7 @@ var core = []struct {
 func TestInterop(t *testing.T) {
 	for _, s := range subjects {
 		t.Run("server="+s.name, func(t *testing.T) {
-			t.Parallel() // most of the time goes into waiting until keys are fetched again
+			t.Parallel() // most of the time is spent waiting for the next fetch of the keys
 			for _, tc := range core {
 				if s.named != nil && (tc.control || t.Failed()) {
 					continue // the rest would fail as well, but take long to do so
@@ -117,7 +117,8 @@ func testToken(t *testing.T, w *world) {
 	}
 }
 
-// asClaims leaves out scopes that are requested and never appear in a token: Entra's "<API>/.default".
+// asClaims leaves out scopes that are requested but never appear in a token: Entra's
+// "<API>/.default".
 func asClaims(scopes []string) []string {
 	return slices.DeleteFunc(slices.Clone(scopes), func(s string) bool { return strings.HasSuffix(s, "/.default") })
 }
@@ -149,7 +150,8 @@ func testLostToken(t *testing.T, w *world) {
 	w.isReady(cart)
 }
 
-// longestWait is the longest token lifetime for which we wait for a named server's regular refresh.
+// longestWait is the longest token lifetime for which the test waits for a named
+// server's regular refresh.
 const longestWait = 90 * time.Second
 
 func testRefresh(t *testing.T, w *world) {
@@ -289,8 +291,9 @@ func testRotation(t *testing.T, w *world) {
 	}
 }
 
-// calls plays a client that calls and an API that verifies, each with the files that it has at that moment. It makes
-// a call every 50 ms, and as soon as there is another token.
+// calls simulates a client that calls and an API that verifies, each with the files
+// that it has at that moment. It makes a call every 50 ms, and as soon as there is
+// another token.
 type calls struct {
 	mu     sync.Mutex
 	made   int
@@ -368,7 +371,7 @@ func testWrongSecret(t *testing.T, w *world) {
 	setSecret(newSecret())
 	message := w.hasCondition(cart, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonTokenRequestRefused)
 	if !strings.Contains(message, "invalid_client") || !strings.Contains(message, "cart-credentials") {
-		t.Errorf("the condition names neither the error nor what to mend: %s", message)
+		t.Errorf("the condition does not name the error or what to correct: %s", message)
 	}
 	w.isReady(cart) // the token still works
 	if got := w.mustToken("cart", "payment-api"); got != first {
@@ -409,7 +412,8 @@ func (w *world) hasNoToken(c client.Object) {
 	}
 }
 
-// limited creates a client that requests a scope which the API has and the server does not grant it.
+// limited creates a client that requests a scope which the API has and the server does
+// not grant.
 func (w *world) limited() *v1alpha1.M2MClient {
 	w.t.Helper()
 	_, cart := w.story()
@@ -436,7 +440,7 @@ func testScopeDropped(t *testing.T, w *world) {
 	w.hasCondition(reader, v1alpha1.ConditionVerified, metav1.ConditionFalse, "MissingScopes")
 	w.hasCondition(reader, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonTokenNotVerified)
 	w.hasNoToken(reader)
-	// Once only what the server grants is requested, the token is there.
+	// The token is issued once the client requests only what the server grants.
 	change(w, reader, func(c *v1alpha1.M2MClient) { c.Spec.Access[0].Scopes = scopeNames([]string{readPayment}) })
 	w.isReady(reader)
 	w.mustVerify("payment-api", w.mustToken("reader", "payment-api"), readPayment)

@@ -39,7 +39,8 @@ type namedServer struct {
 
 const prefix = "M2M_INTEROP_"
 
-// parseNamedServer reads M2M_INTEROP_ISSUER and its relatives. An error names the variable to correct.
+// parseNamedServer reads M2M_INTEROP_ISSUER and the related variables. An error names
+// the variable to correct.
 func parseNamedServer(getenv func(string) string, readFile func(string) ([]byte, error)) (*namedServer, error) {
 	var bad []error
 	fail := func(name, format string, args ...any) {
@@ -192,7 +193,7 @@ func TestNamedServerVariables(t *testing.T) {
 		"an unknown audience of the assertion": {complete(map[string]string{"ASSERTION_AUDIENCE": "me"}), "M2M_INTEROP_ASSERTION_AUDIENCE"},
 		"a file that is not there":             {complete(map[string]string{"CA_FILE": "missing"}), "M2M_INTEROP_CA_FILE names a file that cannot be read"},
 		"a flag that is neither":               {complete(map[string]string{"ALLOW_HTTP": "yes"}), "M2M_INTEROP_ALLOW_HTTP must be 1 or 0"},
-		"all is missing":                       {nil, "M2M_INTEROP_CLIENT_ID"},
+		"everything is missing":                {nil, "M2M_INTEROP_CLIENT_ID"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := parseNamedServer(

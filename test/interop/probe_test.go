@@ -84,7 +84,7 @@ func noteKeys(t *testing.T, note noteFunc, hc *http.Client, url string) {
 	}
 	switch again, err := jwks.Fetch(t.Context(), hc, url, fetched.ETag, fetched.LastModified); {
 	case err != nil:
-		t.Errorf("fetch the keys once more: %v", err)
+		t.Errorf("fetch the keys again: %v", err)
 	case again.NotModified:
 		note("keys, asked again", "304 Not Modified")
 	case fetched.ETag == "" && fetched.LastModified == "":
@@ -116,7 +116,7 @@ func noteToken(t *testing.T, note noteFunc, hc *http.Client, w *world, endpoint 
 	}
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(answer.body, &members); err != nil {
-		t.Fatalf("the answer is no JSON object: %v", err)
+		t.Fatalf("the answer is not a JSON object: %v", err)
 	}
 	said := func(name string) string { return orElse(string(members[name]), "absent") }
 	note("token_type in the answer", "%s", said("token_type"))
@@ -178,9 +178,9 @@ func TestUnfit(t *testing.T) {
 		payload string // "" for an opaque token
 		want    string // how it begins
 	}{
-		"all is there":               {`{"aud":"https://api","scope":"read write more"}`, ""},
+		"nothing is missing":         {`{"aud":"https://api","scope":"read write more"}`, ""},
 		"several audiences, and scp": {`{"aud":["x","https://api"],"scp":["write","read"]}`, ""},
-		"a slash more":               {`{"aud":"https://api/","scope":"read write"}`, `aud is ["https://api/"] and does not name "https://api"`},
+		"an additional slash":        {`{"aud":"https://api/","scope":"read write"}`, `aud is ["https://api/"] and does not name "https://api"`},
 		"no audience":                {`{"scope":"read write"}`, `aud is [] and does not name "https://api"`},
 		"a scope is missing":         {`{"aud":"https://api","scope":"read"}`, `the token has the scopes ["read"] and lacks ["write"]: `},
 		"no scope at all":            {`{"aud":"https://api"}`, `the token has no claim that says its scopes, and was asked to have ["read" "write"]: `},
@@ -268,7 +268,7 @@ func (l *lastAnswer) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// report is what a server does, and which tests it passed.
+// report describes a server's behaviour and which tests it passed.
 type report struct {
 	Server    string     `json:"server"`
 	Behaviour []property `json:"behaviour"`
@@ -286,7 +286,7 @@ type check struct {
 	Seconds float64 `json:"seconds"`
 }
 
-// reports are those of all servers, which are tested at the same time.
+// reports are the reports of all servers, which are tested at the same time.
 type reports struct {
 	mu       sync.Mutex
 	byServer map[string]*report

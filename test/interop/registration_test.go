@@ -28,8 +28,8 @@ const (
 // registrationSequences is how many random sequences run against oidc-provider.
 const registrationSequences = 60
 
-// registrar is a server with dynamic registration as its metadata describes it. Without a console, changes at the
-// console do nothing.
+// registrar is a server with dynamic registration as its metadata describes it.
+// Without a console, changes at the console have no effect.
 type registrar struct {
 	metadata  *jwks.Metadata
 	transport http.RoundTripper
@@ -242,7 +242,8 @@ type namedRegistration struct {
 	caPEM         []byte
 }
 
-// parseRegistrationServer reads M2M_PROVISION_REGISTRATION_ISSUER and its relatives, nil if it is not set.
+// parseRegistrationServer reads M2M_PROVISION_REGISTRATION_ISSUER and the related
+// variables. It returns nil if that is not set.
 func parseRegistrationServer(getenv func(string) string, readFile func(string) ([]byte, error)) (*namedRegistration, error) {
 	get := func(name string) string { return strings.TrimSpace(getenv("M2M_PROVISION_REGISTRATION_" + name)) }
 	if get("ISSUER") == "" {

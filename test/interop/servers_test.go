@@ -43,7 +43,7 @@ type serverOptions struct {
 	dropUngranted bool          // scopes that are not granted are left out, else refused
 }
 
-// subject is a server to test: one that starts for each test, or one that exists.
+// subject is a server to test: one that is started for each test, or an existing one.
 type subject struct {
 	name   string
 	start  func(*testing.T, serverOptions) authorizationServer
@@ -51,7 +51,8 @@ type subject struct {
 	named  *namedServer
 }
 
-// manner is how a server of ours differs from the others. The zero value is what most do.
+// manner is how one of our servers differs from the others. The zero value is what
+// most do.
 type manner struct {
 	audienceParameter v1alpha1.AudienceParameter
 	assertionAudience v1alpha1.AssertionAudience // the only one that it accepts
@@ -60,7 +61,8 @@ type manner struct {
 	neverDrops        bool                       // it refuses requests for scopes that are not granted, and never leaves the scopes out
 }
 
-// chooseSubjects returns the servers to test. If a requested server cannot be had, that is an error.
+// chooseSubjects returns the servers to test. If a requested server is not available,
+// that is an error.
 func chooseSubjects(getenv func(string) string) ([]subject, error) {
 	if getenv("M2M_INTEROP_NAMED") == "1" {
 		named, err := parseNamedServer(getenv, os.ReadFile)
@@ -73,10 +75,10 @@ func chooseSubjects(getenv func(string) string) ([]subject, error) {
 	all := []subject{{name: "oidctest", start: startOIDCTest}}
 	if getenv("M2M_INTEROP_NODE") == "1" {
 		if _, err := exec.LookPath("node"); err != nil {
-			return nil, fmt.Errorf("M2M_INTEROP_NODE is set, and there is no Node.js: %w", err)
+			return nil, fmt.Errorf("M2M_INTEROP_NODE is set, but Node.js is missing: %w", err)
 		}
 		if _, err := os.Stat(filepath.Join(providerDir, "node_modules", "oidc-provider")); err != nil {
-			return nil, errors.New("M2M_INTEROP_NODE is set, and the npm package is not installed: run make interop-local, or npm ci in test/interop/oidc-provider")
+			return nil, errors.New("M2M_INTEROP_NODE is set, but the npm package is not installed: run make interop-local, or npm ci in test/interop/oidc-provider")
 		}
 		all = append(all, subject{name: "oidc-provider", start: startOIDCProvider})
 	}
@@ -95,7 +97,7 @@ func startOIDCTest(t *testing.T, o serverOptions) authorizationServer {
 	return s
 }
 
-// providerDir is where the npm package is.
+// providerDir is the directory of the npm package.
 const providerDir = "oidc-provider"
 
 // oidcProvider is a process of test/interop/oidc-provider/server.mjs. Its whole state is in its latest configuration.

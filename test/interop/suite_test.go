@@ -34,7 +34,8 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	// Before anything starts: a user should not have to wait half a minute to learn what to correct.
+	// This comes before anything starts: a user should not have to wait half a minute to
+	// learn what to correct.
 	var err error
 	if subjects, err = chooseSubjects(os.Getenv); err != nil {
 		fmt.Fprintln(os.Stderr, "interop:", err)
@@ -121,7 +122,7 @@ func (l *logs) leak() string {
 	return ""
 }
 
-// eventually waits as long as a server elsewhere may take.
+// eventually waits as long as a remote server may take.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	kubetest.Within(t, time.Minute, check)

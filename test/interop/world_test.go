@@ -34,7 +34,8 @@ const (
 	writePayment = "payments:write"
 )
 
-// world is what a test works with: an authorization server, and the namespaces of a client and of the API it calls.
+// world is the setting of a test: an authorization server, and the namespaces of a
+// client and of the API it calls.
 type world struct {
 	t        *testing.T
 	server   string              // its name in the report
@@ -176,7 +177,8 @@ func (w *world) api(name, identifier string, scopes ...string) *v1alpha1.APIReso
 	return a
 }
 
-// cart creates a client that calls the API of a name with the credentials in the Secret "<client>-credentials".
+// cart creates a client that calls the API of a given name with the credentials in the
+// Secret "<client>-credentials".
 func (w *world) cart(name, api string, credentials v1alpha1.ClientCredentials, scopes ...string) *v1alpha1.M2MClient {
 	w.t.Helper()
 	c := &v1alpha1.M2MClient{
@@ -327,8 +329,8 @@ type verified struct {
 	expiresAt           time.Time
 }
 
-// verifyWithFiles is what an API can do that has nothing but verification.json and jwks.json. It shares no code with
-// the operator's own check.
+// verifyWithFiles does what an API can do that has only verification.json and
+// jwks.json. It shares no code with the operator's own check.
 func verifyWithFiles(files map[string]string, token string, now time.Time, scopes ...string) (*verified, error) {
 	var want struct {
 		Issuer, Audience, TokenType string
@@ -346,7 +348,7 @@ func verifyWithFiles(files map[string]string, token string, now time.Time, scope
 		return nil, fmt.Errorf("read the files: %w", err)
 	}
 	if want.AudienceIn != nil {
-		return nil, errors.New("the files name the API otherwise than by aud, which this test never asks for")
+		return nil, errors.New("the files name the API by something other than aud, which this test never configures")
 	}
 	parsed, err := jwt.ParseSigned(token, want.Algorithms)
 	if err != nil {

@@ -24,8 +24,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// crowd is a thousand clients whose objects have the same names in each of fifty
-// namespaces, and whose applications differ.
+// crowd is a thousand clients in fifty namespaces. Their objects have the same names
+// in each namespace, and each has its own application.
 type crowd struct {
 	*operator.World
 	namespaces []string
@@ -97,8 +97,8 @@ func newCrowd(t *testing.T) *crowd {
 	return c
 }
 
-// await waits until so many token requests were sent, all clients are ready
-// and the operator is idle.
+// await waits until a number of token requests were sent, all clients are ready and
+// the operator is idle.
 func (c *crowd) await(op *operator.Operator, requests int) {
 	c.T.Helper()
 	operator.Eventually(c.T, func() error {
@@ -125,8 +125,8 @@ func (c *crowd) await(op *operator.Operator, requests int) {
 	})
 }
 
-// check compares what the server saw, and what lies in every Secret, with whose
-// it is.
+// check compares the requests that the server got, and the content of every Secret,
+// with the clients they belong to.
 func (c *crowd) check(sent []oidc.Request, expected map[types.NamespacedName]bool) {
 	c.T.Helper()
 	issued := map[string]string{} // the hash of a token, by application
@@ -137,16 +137,16 @@ func (c *crowd) check(sent []oidc.Request, expected map[types.NamespacedName]boo
 		case r.Status != http.StatusOK:
 			c.T.Fatalf("the request of %s was answered with %d %s", id, r.Status, r.Error)
 		case !expected[id]:
-			c.T.Fatalf("a token was asked for by %s, which needed none", id)
+			c.T.Fatalf("%s requested a token, which it did not need", id)
 		case r.CredentialID != oidc.Hash(c.secrets[id]):
-			c.T.Fatalf("the request of %s carried another client's credential, or a former one", id)
+			c.T.Fatalf("the request of %s carried another client's credential or a former one", id)
 		case issued[r.ClientID] != "":
-			c.T.Fatalf("%s asked twice", id)
+			c.T.Fatalf("%s requested two tokens", id)
 		}
 		issued[r.ClientID] = r.TokenHash
 	}
 	if len(issued) != len(expected) {
-		c.T.Fatalf("%d clients asked for tokens, want %d", len(issued), len(expected))
+		c.T.Fatalf("%d clients requested tokens, want %d", len(issued), len(expected))
 	}
 	c.inParallel(func(ctx context.Context, name types.NamespacedName) error {
 		var s corev1.Secret
@@ -158,7 +158,7 @@ func (c *crowd) check(sent []oidc.Request, expected map[types.NamespacedName]boo
 			return fmt.Errorf("the Secret of %s holds a token of %q", name, id)
 		}
 		if expected[name] && oidc.Hash(token) != issued[appOf(name)] {
-			return fmt.Errorf("the Secret of %s holds another token than the one issued last", name)
+			return fmt.Errorf("the token in the Secret of %s is not the one issued last", name)
 		}
 		return nil
 	})
@@ -181,9 +181,9 @@ func claimOf(token, name string) any {
 	return claims[name]
 }
 
-// TestAThousandClientsKeepTheirCredentialsApart has a running operator with
-// twenty workers meet a thousand clients in fifty namespaces, and then a third
-// of them rotate their secrets.
+// TestAThousandClientsKeepTheirCredentialsApart has a running operator with twenty
+// workers serve a thousand clients in fifty namespaces. Then a third of them rotate
+// their secrets.
 func TestAThousandClientsKeepTheirCredentialsApart(t *testing.T) {
 	op := operator.Start(t)
 	start := time.Now()

@@ -40,7 +40,8 @@ func isEvil(r *http.Request) bool {
 }
 
 // TestTroubleOfOneNamespaceIsItsOwn: however the server answers twenty clients of one
-// namespace, another's token is refreshed in time, and its new client gets one.
+// namespace, another namespace's token is refreshed in time, and its new client gets a
+// token.
 func TestTroubleOfOneNamespaceIsItsOwn(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, fault := range map[string]*oidc.Fault{
@@ -70,8 +71,8 @@ func TestTroubleOfOneNamespaceIsItsOwn(t *testing.T) {
 	}
 }
 
-// TestRefusalsOfANamespaceAreFew: the server locks out whoever is refused often, and
-// that would be everybody's clients.
+// TestRefusalsOfANamespaceAreFew: a server may lock out clients that are refused
+// often, and such a lockout would hit all tenants.
 func TestRefusalsOfANamespaceAreFew(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -102,7 +103,7 @@ func TestRefusalsOfANamespaceAreFew(t *testing.T) {
 }
 
 // TestSlowServersDelayNoOther has forty servers of one namespace that do not answer,
-// and then one of another.
+// and then one of another namespace.
 func TestSlowServersDelayNoOther(t *testing.T) {
 	w := operator.NewWorld(t)
 	slow, err := oidc.Start(oidc.Options{})
@@ -120,7 +121,7 @@ func TestSlowServersDelayNoOther(t *testing.T) {
 	}
 	operator.Eventually(t, func() error {
 		if n := slow.Count(oidc.Discovery); n < 4 {
-			return fmt.Errorf("%d of the slow servers are asked", n)
+			return fmt.Errorf("%d of the slow servers got a request", n)
 		}
 		return nil
 	})
@@ -129,12 +130,12 @@ func TestSlowServersDelayNoOther(t *testing.T) {
 	operator.Create(t, good)
 	operator.IsReady(t, good)
 	if n := slow.Count(oidc.Discovery); n > before+4 {
-		t.Errorf("%d slow servers were asked before the other", n)
+		t.Errorf("%d slow servers got a request before the other", n)
 	}
 }
 
-// TestAPassThatWaitedLeavesTheRestToAnother: a client of many accesses at a slow server
-// holds a worker for one answer at a time.
+// TestAPassThatWaitedLeavesTheRestToAnother: a client with many accesses at a slow
+// server occupies a worker for one answer at a time.
 func TestAPassThatWaitedLeavesTheRestToAnother(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -165,8 +166,8 @@ func TestAPassThatWaitedLeavesTheRestToAnother(t *testing.T) {
 	operator.IsReady(t, s.Cart)
 }
 
-// TestACorrectedServerIsAskedAtOnce: what a client waits for an hour for begins anew when
-// its server's spec changes.
+// TestACorrectedServerIsAskedAtOnce: a client that would wait for an hour tries again
+// at once when its server's spec changes.
 func TestACorrectedServerIsAskedAtOnce(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)

@@ -21,7 +21,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// living creates a client whose tokens live so long.
+// living creates a client whose tokens have a given lifetime.
 func living(w *operator.World, name string, lifetime time.Duration) *v1alpha1.M2MClient {
 	w.T.Helper()
 	c := w.Another(name)
@@ -39,7 +39,7 @@ func living(w *operator.World, name string, lifetime time.Duration) *v1alpha1.M2
 	return c
 }
 
-// askers returns who sent token requests, in this order.
+// askers returns the senders of token requests, in order.
 func askers(w *operator.World) (ids []string) {
 	for _, r := range w.AS.TokenRequests() {
 		ids = append(ids, r.ClientID)
@@ -47,8 +47,8 @@ func askers(w *operator.World) (ids []string) {
 	return ids
 }
 
-// TestAFloodOfNewClientsDelaysNoRefresh has three tokens fall due at a server of
-// one request per second for which new clients wait.
+// TestAFloodOfNewClientsDelaysNoRefresh has three tokens become due at a server of one
+// request per second, for which new clients wait.
 func TestAFloodOfNewClientsDelaysNoRefresh(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -93,8 +93,8 @@ func TestAFloodOfNewClientsDelaysNoRefresh(t *testing.T) {
 	}
 }
 
-// TestRankInTheQueue: the sooner a token expires, the lower, and it is always below
-// that of clients without one.
+// TestRankInTheQueue: the sooner a token expires, the lower is its client's rank. A client
+// with a token always has a lower rank than one without.
 func TestRankInTheQueue(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -131,8 +131,8 @@ func TestRankInTheQueue(t *testing.T) {
 	}
 }
 
-// TestTheQueueGoesByNeed keeps the only worker of a running operator busy, has
-// new clients queue, and then two whose tokens are lost.
+// TestTheQueueGoesByNeed keeps the only worker of a running operator busy, queues new
+// clients, and then two clients whose tokens are lost.
 func TestTheQueueGoesByNeed(t *testing.T) {
 	w := operator.NewWorld(t)
 	operator.Start(t, func(o *controller.Options) { o.Workers = 1 })

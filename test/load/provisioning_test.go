@@ -25,12 +25,12 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// fastClock is a clock that goes by itself: at the real pace, and faster while
-// somebody waits for it. What is requeued waits by the real clock, and so comes
-// later by this one than it should, never sooner.
+// fastClock runs by itself: at the real pace, and faster while a caller waits for it.
+// Requeued objects wait by the real clock, so they come later by this one than they
+// should, never sooner.
 type fastClock struct {
 	*clocktesting.FakeClock
-	pace atomic.Int64 // while somebody waits
+	pace atomic.Int64 // while a caller waits
 }
 
 const (
@@ -52,7 +52,7 @@ func startFastClock(t *testing.T) *fastClock {
 			case <-done:
 				return
 			case now := <-tick.C:
-				// No leaps after a moment without a processor.
+				// Do not leap after a moment without a processor.
 				elapsed := min(now.Sub(last), 5*time.Millisecond)
 				last = now
 				if c.HasWaiters() {
@@ -66,8 +66,8 @@ func startFastClock(t *testing.T) *fastClock {
 	return c
 }
 
-// arrivals are when requests came to a server that count against its budget, by
-// the operator's clock.
+// arrivals are the times, by the operator's clock, of the requests to a server that
+// count against its budget.
 type arrivals struct {
 	mu sync.Mutex
 	at []time.Time
@@ -90,10 +90,10 @@ func (a *arrivals) all() []time.Time {
 	return slices.Clone(a.at)
 }
 
-// TestFiveHundredClientsKeepTheBudget has 500 clients appear at once at a server
-// that allows 20 requests per second: the budget holds, they become ready one
-// after the other at a steady rate, nothing exists twice, and a client that was
-// there before still gets its token in time.
+// TestFiveHundredClientsKeepTheBudget creates 500 clients at once at a server that
+// allows 20 requests per second. The budget holds, the clients become ready one after
+// the other at a steady rate, nothing exists twice, and an older client still gets its
+// token in time.
 func TestFiveHundredClientsKeepTheBudget(t *testing.T) {
 	const clients, perSecond, burst = 500, 20, 20
 	start := time.Now()
@@ -135,7 +135,7 @@ func TestFiveHundredClientsKeepTheBudget(t *testing.T) {
 				readyAt[name] = clock.Since(began)
 			}
 		}
-		// In the middle of each fifth, a token is lost.
+		// A token is lost in the middle of each fifth.
 		if n := len(refreshed); n < 5 && len(readyAt) >= clients*n/5+clients/10 {
 			clock.pace.Store(realPace)
 			refreshed = append(refreshed, refreshes(w, clock))
@@ -146,9 +146,9 @@ func TestFiveHundredClientsKeepTheBudget(t *testing.T) {
 	took := clock.Since(began)
 	op.Stop()
 
-	// The budget is of what is sent, and the server sees what comes: in any time
-	// that is what was sent in it, and what was under way when it began. Half of
-	// the 20 workers each may be under way with provisioning and with tokens.
+	// The budget limits what the operator sends, but the server sees what arrives. In
+	// any interval, that is what was sent in it, and what was in flight when it began.
+	// Half of the 20 workers may be busy with provisioning, and half with tokens.
 	const underWay = 10 + 10
 	at := came.all()
 	for _, seconds := range []int{1, 10, 60} {
@@ -164,13 +164,13 @@ func TestFiveHundredClientsKeepTheBudget(t *testing.T) {
 		share := float64(end-previous) / float64(took)
 		fifths = append(fifths, fmt.Sprintf("%.0f%%", 100*share))
 		if share < .1 || share > .35 {
-			t.Errorf("fifth number %d of the clients took %.0f%% of the time", i, 100*share)
+			t.Errorf("number %d of the five parts of the clients took %.0f%% of the time", i, 100*share)
 		}
 		previous = end
 	}
 	for _, d := range refreshed {
 		if d > 3*time.Second {
-			t.Errorf("while others were provisioned, a lost token was replaced after %s", d)
+			t.Errorf("a lost token was replaced after %s while others were provisioned", d)
 		}
 	}
 	onceEach(w, clients+1)
@@ -215,8 +215,8 @@ func readyClients(w *operator.Tenant, op *operator.Operator) map[string]bool {
 	return ready
 }
 
-// refreshes has cart lose its token, and returns after what time of the
-// operator's clock it has another one.
+// refreshes removes the cart's token, and returns the time until it has another, by
+// the operator's clock.
 func refreshes(w *operator.Tenant, clock *fastClock) time.Duration {
 	w.T.Helper()
 	operator.Change(w.T, tokenSecretOf(w), func(s *corev1.Secret) { delete(s.Data, "payment-api") })
@@ -230,8 +230,8 @@ func refreshes(w *operator.Tenant, clock *fastClock) time.Duration {
 	return clock.Since(lost)
 }
 
-// onceEach checks that the server has each client once, with one role, the one
-// scope, and one secret.
+// onceEach checks that the server has each client once, with one role, one scope, and
+// one secret.
 func onceEach(w *operator.Tenant, clients int) {
 	w.T.Helper()
 	s := w.Logto.Snapshot()
@@ -241,7 +241,7 @@ func onceEach(w *operator.Tenant, clients int) {
 	names := map[string]bool{}
 	for _, a := range s.Applications {
 		if names[a.Name] || len(a.Secrets) != 1 || len(a.Roles) != 1 {
-			w.T.Errorf("application %q is there twice, or has the secrets %q and the roles %q", a.Name, a.Secrets, a.Roles)
+			w.T.Errorf("application %q exists twice, or has the secrets %q and the roles %q", a.Name, a.Secrets, a.Roles)
 		}
 		names[a.Name] = true
 	}
@@ -257,7 +257,7 @@ func onceEach(w *operator.Tenant, clients int) {
 	}
 }
 
-// countRequests says what the clients cost, and holds it to what they should.
+// countRequests logs the cost of the clients, and checks it.
 func countRequests(w *operator.Tenant, clients int) (total int) {
 	w.T.Helper()
 	counted := w.Logto.Requests()

@@ -20,12 +20,13 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestNoStampede has 200 clients ask a server that has ten faults at once, each
-// for another tenth of the requests, and counts what comes to it when it recovers.
+// TestNoStampede has 200 clients send requests at once to a server with ten faults,
+// each for another tenth of the requests, and counts what arrives when it recovers.
 func TestNoStampede(t *testing.T) {
 	const clients, perSecond, burst = 200, 40, 40
 	w := operator.NewWorld(t)
-	// No five in a row, of the first ten, have the breaker open before all are met.
+	// The first ten faults have no five failures in a row that would open the breaker
+	// before all of them are met.
 	faults := []*oidc.Fault{
 		operator.Answer(500, ""),
 		operator.Answer(503, `{"error":"temporarily_unavailable"}`),
@@ -38,8 +39,8 @@ func TestNoStampede(t *testing.T) {
 		{Hang: true},
 		operator.AskLater("2"),
 	}
-	// Each request meets the next fault, so that ten requests meet all: how many
-	// are sent is the breaker's decision.
+	// Each request meets the next fault, so ten requests meet all of them. The breaker
+	// decides how many are sent.
 	var requests atomic.Int64
 	var numbers sync.Map // request → number
 	var met [10]atomic.Bool
@@ -70,7 +71,7 @@ func TestNoStampede(t *testing.T) {
 	kubetest.Within(t, 2*time.Minute, func() error {
 		for i := range met {
 			if !met[i].Load() {
-				return fmt.Errorf("nobody met the fault %d", i)
+				return fmt.Errorf("no request met the fault %d", i)
 			}
 		}
 		return nil
@@ -114,7 +115,7 @@ func TestNoStampede(t *testing.T) {
 	}
 }
 
-// busiest returns the most moments that lie within a window of time.
+// busiest returns the largest number of times within a window.
 func busiest(at []time.Time, window time.Duration) (most int) {
 	slices.SortFunc(at, time.Time.Compare)
 	first := 0

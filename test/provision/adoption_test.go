@@ -29,8 +29,9 @@ func (w *world) changeRegistration(c credential, _ metadata) bool {
 	})
 }
 
-// testAdoptAPI uses an API that exists at the server. The operator refuses it until the server's owner lists it,
-// keeps what is not declared, and leaves it there when its object is deleted.
+// testAdoptAPI uses an API that exists at the server. The operator refuses it until
+// the server's owner lists it, keeps what is not declared, and leaves the API there
+// when its object is deleted.
 func testAdoptAPI(t *testing.T, w *world) {
 	as, api, cart := w.authServer(), w.api(paymentAPI, w.read(), w.write()), w.calls("cart", paymentAPI, w.write())
 	const admin = "payments:admin"
@@ -48,7 +49,7 @@ func testAdoptAPI(t *testing.T, w *world) {
 	}
 	w.hasCondition(cart, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonExistsAtServer)
 	if diff := cmp.Diff(before, w.resource(paymentAPI)); diff != "" {
-		t.Errorf("the API was changed all the same (-before +after):\n%s", diff)
+		t.Errorf("the API was changed nevertheless (-before +after):\n%s", diff)
 	}
 
 	w.measure("adoption", func() {
@@ -96,10 +97,10 @@ func testAdoptApplication(t *testing.T, w *world) {
 	var role logtoRole
 	w.do(http.MethodPost, "/roles", map[string]any{"name": "Cart's, " + w.id, "description": "Made by hand", "type": "MachineToMachine"}, &role)
 	w.do(http.MethodPost, "/applications/"+app.ID+"/roles", map[string]any{"roleIds": []string{role.ID}}, nil)
-	// Before anybody takes it over: the secrets that it has.
+	// The secrets of the application before it is taken over.
 	h, err := w.console.holdings(t.Context(), w.id)
 	if err != nil || len(h.Applications) != 1 {
-		t.Fatalf("there is not the one application made by hand: %s %v", h.describe(), err)
+		t.Fatalf("the application made by hand is not the only one: %s %v", h.describe(), err)
 	}
 	before := h.Applications[0]
 

@@ -59,7 +59,8 @@ func (s *secondCluster) stop() error {
 	return s.environment.Stop()
 }
 
-// neighbour is another cluster at the same server, with namespaces of the same names, and an operator of its own.
+// neighbour is another cluster at the same server, with namespaces of the same names,
+// and its own operator.
 func (w *world) neighbour() *world {
 	w.t.Helper()
 	if err := second.start(); err != nil {
@@ -73,8 +74,9 @@ func (w *world) neighbour() *world {
 	return &n
 }
 
-// testTwoClusters makes two clusters declare the same names at one server. The one that came first keeps an API with
-// the same identifier. Each has its own client of the same name, and neither touches the other's.
+// testTwoClusters makes two clusters declare the same names at one server. The first
+// one keeps an API with the same identifier. Each has its own client of the same name,
+// and does not change the other's.
 func testTwoClusters(t *testing.T, w *world) {
 	other := w.neighbour()
 	_, api, cart := w.story()
@@ -111,7 +113,7 @@ func testTwoClusters(t *testing.T, w *world) {
 	w.hasToken(cart, paymentAPI, w.write())
 	other.hasToken(theirs, orderAPI, w.write())
 
-	// The one deletes; the other keeps what it has.
+	// One cluster deletes its objects; the other keeps its own.
 	other.delete(theirs, own, shared)
 	other.isGone(theirs, own, shared)
 	w.takesAnew(cart)

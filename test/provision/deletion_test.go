@@ -14,7 +14,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// clean waits until nothing of the scenario is at the server, and the operator keeps nothing of the client.
+// clean waits until nothing of the scenario is at the server, and the operator keeps
+// nothing of the client.
 func (w *world) clean(cart *v1alpha1.M2MClient) {
 	w.t.Helper()
 	w.atServer(expected{})
@@ -59,8 +60,8 @@ func testAllDeletedAtOnce(_ *testing.T, w *world) {
 	w.clean(cart)
 }
 
-// testCredentialDeletedFirst deletes the operator's credential for the server first: what the operator remembers
-// suffices to clean up.
+// testCredentialDeletedFirst deletes the operator's credential for the server first.
+// What the operator remembers is sufficient to clean up.
 func testCredentialDeletedFirst(_ *testing.T, w *world) {
 	as, api, cart := w.story()
 	if s := w.credential(); s != nil {
@@ -84,8 +85,9 @@ func testOwnSecretDeletedFirst(t *testing.T, w *world) {
 	w.clean(cart)
 }
 
-// testLetGo deletes the client when the operator has no way to remove anything, and has no credential in memory. It
-// lets go after its time limit, and reports what it leaves behind.
+// testLetGo deletes the client when the operator cannot remove anything, and has no
+// credential in memory. The operator lets go after its time limit, and reports what it
+// leaves behind.
 func testLetGo(_ *testing.T, w *world) {
 	w.options.DeletionTimeout = 5 * time.Second
 	_, api, cart := w.story()
@@ -106,7 +108,8 @@ func testLetGo(_ *testing.T, w *world) {
 	w.clean(cart)
 }
 
-// testRetain: the API and the application, without our secret, stay where the objects say so.
+// testRetain: the API and the application, without our secret, stay if the objects say
+// so.
 func testRetain(t *testing.T, w *world) {
 	as, api, cart := w.authServer(), w.api(paymentAPI, w.read(), w.write()), w.calls("cart", paymentAPI, w.write())
 	api.Spec.DeletionPolicy, cart.Spec.DeletionPolicy = v1alpha1.DeletionRetain, v1alpha1.DeletionRetain

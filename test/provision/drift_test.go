@@ -16,7 +16,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// situation is what a drift starts from.
+// situation is the initial state of a drift.
 type situation struct {
 	app  logtoApplication
 	role logtoRole
@@ -31,7 +31,7 @@ type drifted struct {
 	sameApplication bool
 }
 
-// drift makes somebody change something at the server. The next comparison puts it back and reports it.
+// drift makes a change at the server. The next comparison puts it back and reports it.
 func drift(change func(*world, situation) drifted) func(*testing.T, *world) {
 	return func(t *testing.T, w *world) {
 		w.lifetime = "20m"
@@ -51,18 +51,18 @@ func drift(change func(*world, situation) drifted) func(*testing.T, *world) {
 		})
 		// By the next comparison, or by the one after it if the API was compared after the client.
 		if took := w.figures["put_back_seconds"]; took > 30 {
-			t.Errorf("it was put back after %.1f s; the server is looked at every 10 s", took)
+			t.Errorf("it was put back after %.1f s; the operator compares every 10 s", took)
 		}
 		w.isReady(cart, api)
 		w.hasToken(cart, paymentAPI, w.write())
 		after, _ := w.current("cart")
 		if want.sameApplication && (after.ID != now.app.ID || after.Name != now.app.Name) {
-			t.Errorf("the application is %s %q now, not %s %q", after.ID, after.Name, now.app.ID, now.app.Name)
+			t.Errorf("the application is now %s %q, not %s %q", after.ID, after.Name, now.app.ID, now.app.Name)
 		}
 		if ttl := w.resource(paymentAPI).TTL; ttl != now.api.TTL {
 			t.Errorf("the API's tokens live for %d s, not %d", ttl, now.api.TTL)
 		}
-		// The application works: a new token can be had.
+		// The application works: it gets a new token.
 		w.takesAnew(cart)
 	}
 }
@@ -207,7 +207,8 @@ func testLifetime(t *testing.T, w *world) {
 	}
 }
 
-// testRegistrationDeleted deletes the registration at the server: the operator registers the client again.
+// testRegistrationDeleted deletes the registration at the server. The operator
+// registers the client again.
 func testRegistrationDeleted(t *testing.T, w *world) {
 	_, _, cart := w.story()
 	old, _, err := w.registrationOf("cart")
@@ -230,9 +231,9 @@ func testRegistrationDeleted(t *testing.T, w *world) {
 	w.takesAnew(cart)
 }
 
-// testRegistrationChanged changes the registration's scopes and name: the operator puts both back. If an update
-// returns another registration access token, only the operator may make one; the test then changes the server's state
-// itself.
+// testRegistrationChanged changes the registration's scopes and name. The operator
+// puts both back. If an update returns another registration access token, only the
+// operator may make one; the test then changes the server's state itself.
 func testRegistrationChanged(t *testing.T, w *world) {
 	_, _, cart := w.story()
 	w.atServer(w.storyAtServer())

@@ -129,7 +129,7 @@ func (w *world) rotate(as *v1alpha1.AuthorizationServer, cart *v1alpha1.M2MClien
 		})
 		eventually(w.t, func() error {
 			if token, err := w.token("cart", paymentAPI); err != nil || token == before || token == "" {
-				return fmt.Errorf("the token was not asked for with the new secret: %w", err)
+				return fmt.Errorf("the token was not requested with the new secret: %w", err)
 			}
 			return nil
 		})
@@ -144,7 +144,7 @@ func (w *world) takes(as *v1alpha1.AuthorizationServer, c credential, want bool)
 	eventually(w.t, func() error {
 		got, err := w.accepted(as, c.ClientID, c.Secret, paymentAPI, w.write())
 		if err == nil && got != want {
-			err = fmt.Errorf("the server takes the secret %s: %t, want %t", c.Name, got, want)
+			err = fmt.Errorf("the server accepts the secret %s: %t, want %t", c.Name, got, want)
 		}
 		return err
 	})
@@ -171,7 +171,7 @@ func testRotationWithOverlap(_ *testing.T, w *world) {
 	w.isReady(cart, api, as)
 	old := w.rotate(as, cart)
 	if good, err := w.accepted(as, old.ClientID, old.Secret, paymentAPI, w.write()); err != nil || !good {
-		w.t.Errorf("the server takes the replaced secret: %t (%v), want so for 12 s", good, err)
+		w.t.Errorf("the server accepts the replaced secret: %t (%v), want so for 12 s", good, err)
 	}
 	w.takes(as, old, false)
 	w.atServer(w.storyAtServer())
@@ -206,7 +206,7 @@ func testRestart(_ *testing.T, w *world) {
 	w.start()
 	eventually(w.t, func() error { return w.comparedAgain(cart, api) })
 	if after, _ := w.token("cart", paymentAPI); after != before {
-		w.t.Error("the restarted operator asked for another token")
+		w.t.Error("the restarted operator requested another token")
 	}
 	w.atServer(want)
 	for _, o := range []client.Object{cart, api} {
@@ -237,7 +237,8 @@ func syncedAt(o client.Object) *metav1.Time {
 	return o.(*v1alpha1.APIResource).Status.Provisioning.SyncedAt
 }
 
-// testKilled kills operators while they create some clients, each after a few more requests.
+// testKilled kills operators while they create some clients, each after a few more
+// requests.
 func testKilled(t *testing.T, w *world) {
 	const kills = 6
 	clients, span := 5, 12 // requests that a client takes, roughly
@@ -260,7 +261,8 @@ func testKilled(t *testing.T, w *world) {
 		until := w.requests() + 1 + random.IntN(span)
 		w.start()
 		looks := 0
-		// Not by the clock: the request after the last one that was counted is probably in flight.
+		// Do not kill by the clock: the request after the last counted one is probably in
+		// flight.
 		kubetest.Every(t, 2*time.Millisecond, time.Minute, func() error {
 			if looks++; w.requests() >= until || looks%100 == 0 && w.allReady(all) {
 				return nil
@@ -274,7 +276,7 @@ func testKilled(t *testing.T, w *world) {
 	}
 	w.figures["killed_before_the_end"] = float64(killed)
 	if killed < 2 {
-		t.Errorf("the operator was killed %d times before all was done, too few to say anything", killed)
+		t.Errorf("the operator was killed only %d times before it finished, too few to prove anything", killed)
 	}
 	w.start()
 	w.isReady(all...)
@@ -288,7 +290,7 @@ func testKilled(t *testing.T, w *world) {
 	}
 	w.figures["registrations_lost_and_told"] = float64(len(lost))
 	if w.console != nil && len(lost) > 0 {
-		t.Errorf("at a Logto everything can be found again, and this is said to be lost: %q", lost)
+		t.Errorf("a Logto lets the operator find everything again, but it reports as lost: %q", lost)
 	}
 }
 

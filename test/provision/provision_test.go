@@ -12,8 +12,9 @@ import (
 type scenario struct {
 	name string
 	run  func(*testing.T, *world)
-	// losesAnswers is set if the scenario kills the operator while it waits for answers. Nobody can find again what a
-	// registration's answer would have said, so such a scenario spares a server that others use.
+	// losesAnswers is set if the scenario kills the operator while it waits for answers.
+	// A registration whose answer was lost cannot be found again, so such a scenario
+	// does not run on a server that others use.
 	losesAnswers bool
 }
 
@@ -35,7 +36,7 @@ var common = []scenario{
 	{name: "deleted after the server's credential", run: testCredentialDeletedFirst},
 }
 
-// ofLogto are those for a Logto only.
+// ofLogto are those only for a Logto.
 var ofLogto = []scenario{
 	{name: "drift: a scope is removed from the API", run: drift(driftScopeRemoved)},
 	{name: "drift: a scope is taken from the role", run: drift(driftScopeRevoked)},
@@ -58,17 +59,17 @@ var ofLogto = []scenario{
 	{name: "deleted when nothing can be removed any more", run: testLetGo},
 }
 
-// ofRegistration are those for dynamic registration only.
+// ofRegistration are those only for dynamic registration.
 var ofRegistration = []scenario{
 	{name: "drift: the registration is deleted", run: testRegistrationDeleted},
 	{name: "drift: the registration is changed", run: testRegistrationChanged},
 }
 
-// seed is the seed for the moments at which operators are killed.
+// seed is the seed for the times at which operators are killed.
 var seed = rand.Uint64()
 
-// TestProvision runs all scenarios against each server, several at a time: most of the time they wait for the
-// operator to look at the server again.
+// TestProvision runs all scenarios against each server, several at a time: most of the
+// time they wait for the operator's next comparison with the server.
 func TestProvision(t *testing.T) {
 	t.Logf("seed %d", seed)
 	for _, s := range subjects {

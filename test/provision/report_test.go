@@ -19,7 +19,7 @@ type provisionReport struct {
 	Date    string         `json:"date"`
 	OK      bool           `json:"ok"`
 	Seconds float64        `json:"seconds"`
-	Seed    uint64         `json:"seed"` // seed of the moments at which operators are killed
+	Seed    uint64         `json:"seed"` // seed of the times at which operators are killed
 	Servers []serverReport `json:"servers"`
 	Checks  []checkReport  `json:"checks"`
 
@@ -31,8 +31,8 @@ type serverReport struct {
 	Server string `json:"server"`
 	What   string `json:"what"` // "named by the environment" or the stand-in
 	Issuer string `json:"issuer,omitempty"`
-	// Left are objects that the scenarios should have deleted through the operator, and that were found at the server
-	// by the run's ID.
+	// Left are objects that the scenarios should have deleted through the operator, but
+	// that were found at the server by the run's ID.
 	Left []string `json:"left"`
 }
 

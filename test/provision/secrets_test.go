@@ -43,13 +43,14 @@ func (s *secrets) neverShow(values ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, v := range values {
-		if len(v) >= 8 { // a word would be found where it means nothing
+		if len(v) >= 8 { // a plain word would match harmless text
 			s.values[v] = true
 		}
 	}
 }
 
-// watch collects what the operator writes into its credential Secrets, which may be gone when a test needs it.
+// watch collects what the operator writes into its credential Secrets, which may be
+// gone when a test needs it.
 func (s *secrets) watch(ctx context.Context, cluster client.WithWatch) error {
 	w, err := cluster.Watch(ctx, &corev1.SecretList{}, client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
 	if err != nil {
@@ -101,7 +102,7 @@ func credentialsIn(secret *corev1.Secret) ([]credential, error) {
 	return store.Credentials, err
 }
 
-// token matches the beginning of a JWT, and not the middle of a certificate.
+// token matches the beginning of a JWT, but nothing in the middle of a certificate.
 var token = regexp.MustCompile(`(^|[^A-Za-z0-9+/])eyJ`)
 
 // findIn returns an error if a text contains a secret or a token, with the text before it.

@@ -94,7 +94,7 @@ func (w *world) application(h holdings, name string) (logtoApplication, logtoRol
 	}
 	i := slices.IndexFunc(h.Roles, func(r logtoRole) bool { return r.ID == a.Roles[0] })
 	if i < 0 {
-		return a, logtoRole{}, fmt.Errorf("the application of %s has another's role %q", name, a.Roles)
+		return a, logtoRole{}, fmt.Errorf("the application of %s has another client's role %q", name, a.Roles)
 	}
 	return a, h.Roles[i], nil
 }
@@ -159,7 +159,7 @@ func (w *world) do(method, path string, body, into any) {
 	}
 }
 
-// metadata is a client's, in the form of a registration endpoint's answer.
+// metadata is a client's metadata, in the form of a registration endpoint's answer.
 type metadata map[string]any
 
 func (m metadata) scopes() []string {
@@ -167,7 +167,7 @@ func (m metadata) scopes() []string {
 	return sorted(strings.Fields(text))
 }
 
-// manage makes a request of a registration, with its access token (RFC 7592).
+// manage makes a request about a registration, with its access token (RFC 7592).
 func (w *world) manage(ctx context.Context, method string, c credential, body metadata) (metadata, error) {
 	encoded, err := json.Marshal(body)
 	if err != nil {
@@ -237,12 +237,12 @@ func (w *world) registrationsDiffer(want expected) error {
 	if w.registration == nil {
 		return errors.Join(errs...)
 	}
-	// The server's own list must have no more than these, except those whose answers never arrived and which the
-	// operator announces.
+	// The server's own list must have no more than these, except those whose answers
+	// never arrived and which the operator reports.
 	lost, err := w.toldAsLost()
 	for _, r := range w.registration.RegisteredClients() {
 		if !known[r.ID] && !slices.ContainsFunc(lost, func(line string) bool { return strings.Contains(line, r.Name) }) {
-			errs = append(errs, fmt.Errorf("the server has one more client, %s; told as lost are %q", r.Name, lost))
+			errs = append(errs, fmt.Errorf("the server has one more client, %s; reported as lost are %q", r.Name, lost))
 		}
 	}
 	return errors.Join(append(errs, err)...)

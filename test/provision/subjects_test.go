@@ -39,7 +39,7 @@ type subject struct {
 // tenant is the server of a scenario.
 type tenant struct {
 	issuer, caPEM string
-	stated        bool // in the environment: others may use it too
+	stated        bool // from the environment: others may use it, too
 
 	// of a Logto
 	endpoint, managementAPI string
@@ -156,7 +156,7 @@ func (s *subject) state(t *tenant, address, ca string, fail func(name, format st
 	}
 	t.caPEM, t.stated = ca, true
 	s.what, s.issuer = "named by the environment", t.issuer
-	// Whoever names such an address means it.
+	// A user who names such an address means it.
 	s.policy = egress.Policy{AllowHTTP: u.Scheme == "http", AllowLoopback: true}
 	s.open = func(*testing.T) *tenant { return t }
 }
@@ -215,13 +215,13 @@ func TestVariables(t *testing.T) {
 		issuer              string // of the Logto
 		wantErr             string
 	}{
-		"nothing: two stand-ins":                 {nil, standIns, standIns, "", ""},
+		"no variables: two stand-ins":            {nil, standIns, standIns, "", ""},
 		"a Logto":                                {realLogto, named, standIns, "https://auth.example.com/oidc", ""},
 		"a Logto with a domain of its own":       {with(realLogto, "LOGTO_ISSUER", "https://id.example.com/oidc"), named, standIns, "https://id.example.com/oidc", ""},
 		"a server with registration":             {with(nil, "REGISTRATION_ISSUER", "http://localhost:3000"), standIns, named, "", ""},
 		"a Logto without a secret":               {with(realLogto, "LOGTO_CLIENT_SECRET", " "), "", "", "", "M2M_PROVISION_LOGTO_CLIENT_SECRET is not set"},
 		"a Logto's issuer alone":                 {with(nil, "LOGTO_ISSUER", "https://a"), "", "", "", "M2M_PROVISION_LOGTO_ENDPOINT is not set"},
-		"an endpoint that is no URL":             {with(realLogto, "LOGTO_ENDPOINT", "auth.example.com"), "", "", "", "M2M_PROVISION_LOGTO_ENDPOINT is no http or https URL"},
+		"an endpoint that is not a URL":          {with(realLogto, "LOGTO_ENDPOINT", "auth.example.com"), "", "", "", "M2M_PROVISION_LOGTO_ENDPOINT is no http or https URL"},
 		"an initial access token without issuer": {with(nil, "REGISTRATION_INITIAL_ACCESS_TOKEN", "x"), "", "", "", "M2M_PROVISION_REGISTRATION_ISSUER is not set"},
 		"one API only":                           {with(nil, "REGISTRATION_ISSUER", "https://a", "REGISTRATION_RESOURCES", "a"), "", "", "", "M2M_PROVISION_REGISTRATION_RESOURCES names 1 APIs"},
 		"one scope only":                         {with(nil, "REGISTRATION_ISSUER", "https://a", "REGISTRATION_SCOPES", "a"), "", "", "", "M2M_PROVISION_REGISTRATION_SCOPES names 1 scopes"},

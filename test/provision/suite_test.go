@@ -27,14 +27,15 @@ import (
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
-// What all tests share: one control plane. Each scenario runs an operator of its own, for its namespaces.
+// All tests share one control plane. Each scenario runs its own operator, for its
+// namespaces.
 var (
 	kubeConfig   *rest.Config
 	kube         client.WithWatch // bypasses every cache
 	subjects     []*subject       // the servers to test
 	operatorLogs = &kubetest.Log{}
 
-	// runID is in the name of everything that the run makes at a server.
+	// runID is part of the name of everything that the run creates at a server.
 	runID = "m2m" + strings.ToLower(rand.Text()[:8])
 )
 
@@ -43,7 +44,8 @@ var (
 const sideBySide = "8"
 
 func TestMain(m *testing.M) {
-	// Before anything starts: a user should not have to wait half a minute to learn what to correct.
+	// This comes before anything starts: a user should not have to wait half a minute to
+	// learn what to correct.
 	var err error
 	if subjects, err = chooseSubjects(os.Getenv, os.ReadFile); err == nil {
 		err = flag.Set("test.parallel", sideBySide)
@@ -113,7 +115,7 @@ func operatorOptions(policy egress.Policy, system string, watched ...string) con
 	}
 }
 
-// eventually waits as long as a server elsewhere and a resync every 10 s may take.
+// eventually waits as long as a remote server and a resync every 10 s may take.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	kubetest.Every(t, 100*time.Millisecond, time.Minute, check)

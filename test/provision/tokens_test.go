@@ -22,7 +22,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// claims are the claims of a token that the tests look at.
+// claims are the claims of a token that the tests check.
 type claims struct {
 	scopes   []string // sorted
 	audience []string
@@ -46,11 +46,11 @@ func (w *words) UnmarshalJSON(b []byte) error {
 func decode(token string) (claims, error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
-		return claims{}, errors.New("the token is no JWT")
+		return claims{}, errors.New("the token is not a JWT")
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil {
-		return claims{}, errors.New("the token is no JWT")
+		return claims{}, errors.New("the token is not a JWT")
 	}
 	var c struct {
 		Scope    words   `json:"scope"`
@@ -60,7 +60,7 @@ func decode(token string) (claims, error) {
 		Issued   float64 `json:"iat"`
 	}
 	if err := json.Unmarshal(payload, &c); err != nil {
-		return claims{}, errors.New("the token is no JWT")
+		return claims{}, errors.New("the token is not a JWT")
 	}
 	all := append(c.Scope, c.SCP...)
 	slices.Sort(all)

@@ -23,8 +23,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 )
 
-// world is what a scenario works with: a server, an operator, and the namespaces of a client, of the API it calls,
-// and of the operator.
+// world is the setting of a scenario: a server, an operator, and the namespaces of a
+// client, of the API it calls, and of the operator.
 type world struct {
 	*tenant
 	t       *testing.T
@@ -44,7 +44,8 @@ type world struct {
 
 var worlds atomic.Int32 // made so far
 
-// newWorld prepares a scenario, and undoes this when the test ends, also after a failure.
+// newWorld prepares a scenario, and cleans up when the test ends, also after a
+// failure.
 func newWorld(t *testing.T, s *subject) *world {
 	t.Helper()
 	w := &world{
@@ -62,8 +63,8 @@ func newWorld(t *testing.T, s *subject) *world {
 	return w
 }
 
-// furnish creates what a cluster has before anything is provisioned: the namespaces, the CA, and the credential for
-// the server.
+// furnish creates what a cluster has before anything is provisioned: the namespaces,
+// the CA, and the credential for the server.
 func (w *world) furnish() {
 	w.t.Helper()
 	for _, ns := range []string{w.shop, w.payments, w.system} {
@@ -130,8 +131,8 @@ func (w *world) end() {
 	w.kill()
 }
 
-// deleteAll deletes all objects of a kind, and waits until they are gone. It removes the finalizers of objects that
-// stay: nobody else would.
+// deleteAll deletes all objects of a kind, and waits until they are gone. It removes
+// the finalizers of objects that stay, because nothing else would.
 func (w *world) deleteAll(ctx context.Context, list client.ObjectList) {
 	namespaces := []string{w.shop, w.payments}
 	each := func(do func(client.Object) error) (left []string) {
@@ -301,8 +302,8 @@ func (w *world) read() string   { return w.scopes[0] }
 func (w *world) write() string  { return w.scopes[1] }
 func (w *world) refund() string { return w.scopes[2] }
 
-// story starts the operator, and makes cart call the payment API with the scope to write, of the scopes to read and
-// to write.
+// story starts the operator, and makes cart call the payment API with the scope to
+// write, of the scopes to read and to write.
 func (w *world) story() (*v1alpha1.AuthorizationServer, *v1alpha1.APIResource, *v1alpha1.M2MClient) {
 	w.t.Helper()
 	as, api, cart := w.authServer(), w.api(paymentAPI, w.read(), w.write()), w.calls("cart", paymentAPI, w.write())

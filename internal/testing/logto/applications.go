@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// ownApplication is a violation: an application must not be changed through its own
+// ownApplication is a violation: an application must not change itself through its own
 // access to the Management API.
 const ownApplication = "the application of the Management API's user is changed"
 
