@@ -102,12 +102,12 @@ func TestWhatAnybodyWritesIsKeptWithinBounds(t *testing.T) {
 		}()), cached.StripPod, 1024},
 		"a pod that mounts many": {partial("Pod", metav1.ObjectMeta{
 			Name: "pod", Annotations: map[string]string{v1alpha1.InjectedAnnotation: strings.Repeat("secret/a,", 1000)}}), cached.StripPod, 1024},
-		"a namespace":                  {partial("Namespace", anothersMeta("shop")), cached.StripNamespace, 1024},
-		"an M2MClient":                 {&v1alpha1.M2MClient{ObjectMeta: anothersMeta("cart")}, cached.SlimClient, 1024},
-		"one with our annotation":      {&v1alpha1.M2MClient{ObjectMeta: labelled("cart", map[string]string{v1alpha1.RotateCredentialAnnotation: long})}, cached.SlimClient, 1024},
-		"an AuthorizationServer":       {&v1alpha1.AuthorizationServer{ObjectMeta: anothersMeta("auth")}, cached.SlimServer, 1024},
-		"a ClusterAuthorizationServer": {&v1alpha1.ClusterAuthorizationServer{ObjectMeta: anothersMeta("auth")}, cached.SlimServer, 1024},
-		"an APIResource":               {&v1alpha1.APIResource{ObjectMeta: anothersMeta("api"), Spec: v1alpha1.APIResourceSpec{Grants: grants}}, cached.SlimAPIResource, 2048},
+		"a namespace":                            {partial("Namespace", anothersMeta("shop")), cached.StripNamespace, 1024},
+		"an M2MClient":                           {&v1alpha1.M2MClient{ObjectMeta: anothersMeta("cart")}, cached.SlimClient, 1024},
+		"one with the annotation for a rotation": {&v1alpha1.M2MClient{ObjectMeta: labelled("cart", map[string]string{v1alpha1.RotateCredentialAnnotation: long})}, cached.SlimClient, 1024},
+		"an AuthorizationServer":                 {&v1alpha1.AuthorizationServer{ObjectMeta: anothersMeta("auth")}, cached.SlimServer, 1024},
+		"a ClusterAuthorizationServer":           {&v1alpha1.ClusterAuthorizationServer{ObjectMeta: anothersMeta("auth")}, cached.SlimServer, 1024},
+		"an APIResource":                         {&v1alpha1.APIResource{ObjectMeta: anothersMeta("api"), Spec: v1alpha1.APIResourceSpec{Grants: grants}}, cached.SlimAPIResource, 2048},
 		"a ConfigMap with our label": {&corev1.ConfigMap{
 			ObjectMeta: labelled("settings", map[string]string{v1alpha1.ContentsAnnotation: long, v1alpha1.APIResourceAnnotation: "payments/payment-api"}),
 			Data:       map[string]string{"filled": string(filled["filled"])}, BinaryData: filled}, cached.SlimConfigMap, 1024},
@@ -179,7 +179,7 @@ func TestWhatIsOursIsKept(t *testing.T) {
 		"a Deployment": {&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "cart", Annotations: verify},
 			Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Annotations: verify}}}}, cached.StripWorkload},
 		"the labels of a namespace": {partial("Namespace", metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"team": "shop"}}), cached.StripNamespace},
-		"the shard, our annotation and the finalizers of a client": {&v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{
+		"the shard, the rotation annotation and the finalizers of a client": {&v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{
 			Labels: map[string]string{v1alpha1.ShardLabel: "a"}, Annotations: map[string]string{v1alpha1.RotateCredentialAnnotation: "1"},
 			Finalizers: []string{"example.com/theirs", v1alpha1.ProvisioningFinalizer}, Generation: 3}}, cached.SlimClient},
 		"a selector": {api, cached.SlimAPIResource},

@@ -167,7 +167,7 @@ func (s *clientSync) removeRoles(ctx context.Context) error {
 		if r.ID == s.role.ID {
 			continue
 		}
-		if err := s.d.logto.Delete(ctx, "take another role from the application", s.app.path()+"/roles/"+url.PathEscape(r.ID)); err != nil {
+		if err := s.d.logto.Delete(ctx, "remove another role from the application", s.app.path()+"/roles/"+url.PathEscape(r.ID)); err != nil {
 			return err
 		}
 		if !s.want.Owner.Owns(r.Description) {
@@ -214,7 +214,7 @@ func (s *clientSync) assigned(ctx context.Context) (assigned bool, err error) {
 			assigned = true
 			continue
 		}
-		if err := s.d.logto.Delete(ctx, "take the role from another application", s.rolePath()+"/applications/"+url.PathEscape(a.ID)); err != nil {
+		if err := s.d.logto.Delete(ctx, "remove the role from another application", s.rolePath()+"/applications/"+url.PathEscape(a.ID)); err != nil {
 			return false, err
 		}
 		s.changed("The role had been assigned to another application")

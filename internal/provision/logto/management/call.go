@@ -189,7 +189,7 @@ func (a *API) refusal(r Request, resp *http.Response, raw []byte) error {
 	}
 	switch {
 	case e.Status == http.StatusUnauthorized:
-		e.Kind, said = provision.Refused, said+"; it does not take the token of the Management API's application"
+		e.Kind, said = provision.Refused, said+"; it does not accept the token of the operator's application"
 	case e.Status == http.StatusForbidden && (code == "" || strings.HasPrefix(code, "auth.")):
 		e.Kind, said = provision.Refused, said+"; "+roleNeeded
 	case e.Status/100 == 3:
