@@ -160,7 +160,7 @@ func TestTokensWithoutAnAudience(t *testing.T) {
 			s.Due()
 			s.Settle()
 			c := operator.HasCondition(t, s.Cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, jwks.ReasonWrongAudience)
-			if !strings.Contains(c.Message, "see spec.verification.audience") {
+			if !strings.Contains(c.Message, "set spec.verification.audience") {
 				t.Errorf("message %q", c.Message)
 			}
 			say := func(by v1alpha1.TokenAudience) {
@@ -230,7 +230,7 @@ func TestPlainResourceWhoseTokensAreOdd(t *testing.T) {
 			s.Settle()
 			reason, hint := jwks.ReasonMissingScopes, "or set verification.carriedIn of the access to where its tokens carry them"
 			if _, changed := tc.token["aud"]; changed {
-				reason, hint = jwks.ReasonWrongAudience, "if its tokens have no aud, see spec.verification.audience"
+				reason, hint = jwks.ReasonWrongAudience, "if its tokens have no aud, set spec.verification.audience of the APIResource, or verification.audience of an access with a plain resource"
 			}
 			c := operator.HasCondition(t, cart, v1alpha1.ConditionVerified, metav1.ConditionFalse, reason)
 			if !strings.HasSuffix(c.Message, hint) {

@@ -34,7 +34,7 @@ var verificationHints = map[string]string{
 	jwks.ReasonNotYetValid:   "compare the clocks of the server and the cluster",
 	jwks.ReasonUnknownKey:    "check that the JWKS endpoint in the server's status serves the keys that the server signs with",
 	jwks.ReasonUnusableKey:   "configure the server to sign with another key",
-	jwks.ReasonWrongAudience: "compare the API's identifier with the one at the server, and check the server's spec.audienceParameter; if its tokens have no aud, set the APIResource's spec.verification.audience",
+	jwks.ReasonWrongAudience: "compare the API's identifier with the one at the server, and check the server's spec.audienceParameter; if its tokens have no aud, set spec.verification.audience of the APIResource, or verification.audience of an access with a plain resource",
 	jwks.ReasonWrongIssuer:   "configure the server to name the same issuer in its metadata and its tokens",
 	jwks.ReasonWrongType:     "change the APIResource's spec.verification.tokenType, or the type that the server issues",
 }
