@@ -111,7 +111,7 @@ func TestWhatAnybodyWritesIsKeptWithinBounds(t *testing.T) {
 		"a ConfigMap with our label": {&corev1.ConfigMap{
 			ObjectMeta: labelled("settings", map[string]string{v1alpha1.ContentsAnnotation: long, v1alpha1.APIResourceAnnotation: "payments/payment-api"}),
 			Data:       map[string]string{"filled": string(filled["filled"])}, BinaryData: filled}, cached.SlimConfigMap, 1024},
-		"a bundle that somebody has filled": {&corev1.ConfigMap{
+		"a bundle filled to the limit": {&corev1.ConfigMap{
 			ObjectMeta: labelled(render.ConfigMapName("payments", "payment-api"), map[string]string{v1alpha1.ContentsAnnotation: "{}", v1alpha1.APIResourceAnnotation: "payments/payment-api"}),
 			Data:       map[string]string{"filled": string(filled["filled"])}}, cached.SlimConfigMap, 1024},
 		"a Secret with our label":         {&corev1.Secret{ObjectMeta: labelled("settings", nil), Data: filled, Type: corev1.SecretType(long)}, secrets, 1024},
@@ -218,8 +218,8 @@ func TestBundlesAreKeptAsDigests(t *testing.T) {
 		change func(*corev1.ConfigMap)
 		same   bool
 	}{
-		"what was written":            {func(*corev1.ConfigMap) {}, true},
-		"what the API server answers": {func(c *corev1.ConfigMap) { c.BinaryData = map[string][]byte{} }, true},
+		"the bundle as written":       {func(*corev1.ConfigMap) {}, true},
+		"the API server's answer":     {func(c *corev1.ConfigMap) { c.BinaryData = map[string][]byte{} }, true},
 		"an edited file":              {func(c *corev1.ConfigMap) { c.Data["issuer"] = "https://evil.example.com" }, false},
 		"an additional file":          {func(c *corev1.ConfigMap) { c.Data["more"] = "" }, false},
 		"a missing file":              {func(c *corev1.ConfigMap) { c.Data = nil }, false},

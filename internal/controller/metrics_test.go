@@ -235,8 +235,8 @@ func seriesOf(t *testing.T, labels map[string]string, names ...string) map[strin
 	return found
 }
 
-// TestMetricsOfConditions follows what the metrics say of objects that fail, and of the
-// traffic to their server.
+// TestMetricsOfConditions follows the metrics of objects that fail, and of the traffic
+// to their server.
 func TestMetricsOfConditions(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
@@ -314,8 +314,8 @@ func TestMetricsOfConditions(t *testing.T) {
 	is("the end of all", map[string]float64{})
 }
 
-// TestMetricsOfInstances: an instance says that it is active, and counts the clients of
-// shards, which nobody serves here.
+// TestMetricsOfInstances: an instance reports that it is active, and counts the
+// clients of shards. No instance serves them here.
 func TestMetricsOfInstances(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()

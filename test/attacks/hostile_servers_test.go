@@ -129,7 +129,7 @@ func slowTokens(ctx context.Context, a *attacker) {
 	}
 	<-ctx.Done()
 	if server.Count(oidc.Token) == 0 {
-		a.t.Error("the slow server was asked for no token")
+		a.t.Error("the slow server got no token request")
 	}
 }
 

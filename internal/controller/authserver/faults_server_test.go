@@ -64,8 +64,8 @@ func TestDiscoveryFaults(t *testing.T) {
 		"no issuer":                          {fault: without("issuer"), reason: v1alpha1.ReasonMalformed, want: "names no issuer"},
 		"a malformed token_endpoint":         {fault: with("token_endpoint", 7), reason: v1alpha1.ReasonMalformed, want: "token_endpoint that is not"},
 		"a jwks_uri that is relative":        {fault: with("jwks_uri", "/jwks"), reason: v1alpha1.ReasonMalformed, want: "jwks_uri that is not"},
-		"no token_endpoint any more":         {fault: without("token_endpoint"), reason: v1alpha1.ReasonEndpointMissing, want: "set spec.endpoints.token", requests: 1},
-		"no jwks_uri any more":               {fault: without("jwks_uri"), reason: v1alpha1.ReasonEndpointMissing, want: "set spec.endpoints.jwks", requests: 1},
+		"token_endpoint is removed":          {fault: without("token_endpoint"), reason: v1alpha1.ReasonEndpointMissing, want: "set spec.endpoints.token", requests: 1},
+		"jwks_uri is removed":                {fault: without("jwks_uri"), reason: v1alpha1.ReasonEndpointMissing, want: "set spec.endpoints.jwks", requests: 1},
 		"a malformed issuer":                 {fault: with("issuer", []string{operator.Unheard}), reason: v1alpha1.ReasonMalformed, want: "names no issuer"},
 	} {
 		tests[name] = tc

@@ -11,7 +11,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
 )
 
-// TestReadySaysThatAServerCannotBeAsked while what is known of it stays in use.
+// TestReadySaysThatAServerCannotBeAsked: the message of Ready reports it while the
+// known endpoints and keys stay in use.
 func TestReadySaysThatAServerCannotBeAsked(t *testing.T) {
 	found := conditions.True(v1alpha1.ConditionDiscovered, v1alpha1.ReasonDiscovered, "found")
 	fetched := conditions.True(v1alpha1.ConditionKeysFresh, v1alpha1.ReasonKeysFetched, "fetched")
@@ -23,13 +24,13 @@ func TestReadySaysThatAServerCannotBeAsked(t *testing.T) {
 		ready                          metav1.ConditionStatus
 		want                           string
 	}{
-		"all is well":     {found, fetched, conditions.Condition{}, metav1.ConditionTrue, "The token endpoint and the signing keys are known"},
-		"no metadata":     {unreachable, fetched, conditions.Condition{}, metav1.ConditionTrue, "The endpoints and signing keys known so far stay in use, but cannot be brought up to date: no metadata"},
-		"no keys":         {found, stale, conditions.Condition{}, metav1.ConditionTrue, "The endpoints and signing keys known so far stay in use, but cannot be brought up to date: no keys"},
-		"neither":         {unreachable, stale, conditions.Condition{}, metav1.ConditionTrue, "The endpoints and signing keys known so far stay in use, but cannot be brought up to date: no keys"},
-		"opaque":          {found, conditions.Condition{}, conditions.Condition{}, metav1.ConditionTrue, "The token endpoint is known; tokens are opaque and not checked"},
-		"opaque and down": {unreachable, conditions.Condition{}, conditions.Condition{}, metav1.ConditionTrue, "The endpoints known so far stay in use, but cannot be brought up to date: no metadata"},
-		"no provisioning": {unreachable, stale, refused, metav1.ConditionFalse, "not allowed"},
+		"everything works": {found, fetched, conditions.Condition{}, metav1.ConditionTrue, "The token endpoint and the signing keys are known"},
+		"no metadata":      {unreachable, fetched, conditions.Condition{}, metav1.ConditionTrue, "The endpoints and signing keys known so far stay in use, but cannot be brought up to date: no metadata"},
+		"no keys":          {found, stale, conditions.Condition{}, metav1.ConditionTrue, "The endpoints and signing keys known so far stay in use, but cannot be brought up to date: no keys"},
+		"neither":          {unreachable, stale, conditions.Condition{}, metav1.ConditionTrue, "The endpoints and signing keys known so far stay in use, but cannot be brought up to date: no keys"},
+		"opaque":           {found, conditions.Condition{}, conditions.Condition{}, metav1.ConditionTrue, "The token endpoint is known; tokens are opaque and not checked"},
+		"opaque and down":  {unreachable, conditions.Condition{}, conditions.Condition{}, metav1.ConditionTrue, "The endpoints known so far stay in use, but cannot be brought up to date: no metadata"},
+		"no provisioning":  {unreachable, stale, refused, metav1.ConditionFalse, "not allowed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			obj := &v1alpha1.AuthorizationServer{Status: v1alpha1.AuthorizationServerStatus{Keys: []v1alpha1.SigningKey{{KeyID: "a"}}}}

@@ -77,7 +77,7 @@ func TestARefusedBundleIsTold(t *testing.T) {
 	}
 	wantNote := fmt.Sprintf("payment: VerificationNotReady: Waiting for ConfigMap %q: the API server refuses it in namespace %q: configmaps %[1]q is forbidden: ", name, s.Payments)
 	if notes := events.Take(); len(notes) != 1 || !strings.HasPrefix(notes[0], wantNote) {
-		t.Errorf("the pod was told %q, want %q once", notes, wantNote)
+		t.Errorf("the pod got the event %q, want %q once", notes, wantNote)
 	}
 	operator.IsReady(t, s.Cart)
 
@@ -115,7 +115,7 @@ func TestARefusedUpdateOfABundleIsTold(t *testing.T) {
 	rounds(s, gateway)
 	operator.IsReady(t, s.API)
 	if notes := events.Take(); notes != nil {
-		t.Errorf("pods with a bundle were told %q", notes)
+		t.Errorf("pods with a bundle got the events %q", notes)
 	}
 	lift := operator.Refuse(t, gateway, "configmaps", "m2m-verify", "'not here'")
 	operator.Change(t, s.API, func(a *v1alpha1.APIResource) { a.Spec.Verification.TokenType = "at+jwt" })
@@ -127,7 +127,7 @@ func TestARefusedUpdateOfABundleIsTold(t *testing.T) {
 	want := fmt.Sprintf("gateway: VerificationNotReady: ConfigMap %q is not up to date: the API server refuses it in namespace %q: ",
 		render.ConfigMapName(s.Payments, "payment-api"), gateway)
 	if notes := events.Take(); len(notes) != 1 || !strings.HasPrefix(notes[0], want) || !strings.Contains(notes[0], "not here") {
-		t.Errorf("the pods were told %q, want %q once", notes, want)
+		t.Errorf("the pods got the events %q, want %q once", notes, want)
 	}
 	lift()
 	op.Advance(write.RefusalWait)
@@ -150,7 +150,7 @@ func TestPodsAreToldOfARefusedBundle(t *testing.T) {
 	operator.Create(t, pod)
 	operator.Eventually(t, func() error {
 		if told := operator.EventsOfPod(t, pod); len(told) != 1 || !strings.Contains(told[0], "the API server refuses it") || !strings.Contains(told[0], "not here") {
-			return fmt.Errorf("the pod was told %q", told)
+			return fmt.Errorf("the pod got the event %q", told)
 		}
 		return nil
 	})

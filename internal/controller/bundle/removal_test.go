@@ -184,7 +184,7 @@ func TestARefusedBundleKeepsNoKey(t *testing.T) {
 		deleted    bool
 	}{
 		"for the owner's file": {expression: "!('gateway.conf' in object.data)"},
-		"for what is new":      {expression: "!object.data['jwks.json'].contains('$NEW')"},
+		"for a new key":        {expression: "!object.data['jwks.json'].contains('$NEW')"},
 		"whatever it contains": {expression: "!object.metadata.name.startsWith('m2m-verify')", deleted: true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -16,8 +16,8 @@ import (
 	"k8s.io/client-go/tools/pager"
 )
 
-// filledConfigMaps is an API server with ConfigMaps that somebody has filled. Like a real one,
-// it ignores the page size if a request accepts a cached state.
+// filledConfigMaps is an API server with large ConfigMaps. Like a real one, it ignores
+// the page size if a request accepts a cached state.
 type filledConfigMaps struct {
 	toolscache.ListerWatcherWithContext
 	left, largest int

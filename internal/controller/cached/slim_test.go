@@ -18,8 +18,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
 
-// TestSlimObjectsSayTheSame prepares objects for the caches. Only what nobody reads is removed,
-// and two objects share equal strings.
+// TestSlimObjectsSayTheSame prepares objects for the caches. Only fields that nothing
+// reads are removed, and two objects share equal strings.
 func TestSlimObjectsSayTheSame(t *testing.T) {
 	named := func(format string, args ...any) string { return fmt.Sprintf(format, args...) } // equal constants would be shared anyway
 	meta := func(i int) metav1.ObjectMeta {
@@ -44,7 +44,7 @@ func TestSlimObjectsSayTheSame(t *testing.T) {
 	for name, tc := range map[string]struct {
 		object func(int) client.Object
 		slim   func(any) (any, error)
-		unread func(client.Object) // removes what nobody reads
+		unread func(client.Object) // removes fields that nothing reads
 		shared func(client.Object) []string
 	}{
 		"an M2MClient": {m2mClient, SlimClient, func(o client.Object) {

@@ -36,7 +36,7 @@ func claims(changes map[string]any) *oidc.Fault {
 func TestScopesThatAreCarriedElsewhere(t *testing.T) {
 	op := operator.StartStepped(t)
 	for name, tc := range map[string]struct {
-		token map[string]any // what it has instead
+		token map[string]any // the token's claims instead
 		told  string
 		scope v1alpha1.Scope
 		want  []string // the claims in verification.json

@@ -18,8 +18,8 @@ import (
 )
 
 // TestFormerAccessesAreForgotten renames the access of a client over and over: nothing
-// is kept of the names that it had. Nothing is kept either of a client that another
-// instance serves, or that is gone.
+// is kept of its former names. Nothing is kept of a client that another instance serves,
+// or that was deleted, either.
 func TestFormerAccessesAreForgotten(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()
@@ -52,8 +52,8 @@ func TestFormerAccessesAreForgotten(t *testing.T) {
 	isRemembered()
 }
 
-// TestAForgedRecordBringsNobodyForward: the record in a Secret that says its token expired
-// long ago is not believed by the process that wrote another one.
+// TestAForgedRecordBringsNobodyForward: a record in a Secret says that its token expired
+// long ago. The process that wrote another record does not believe it.
 func TestAForgedRecordBringsNobodyForward(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)

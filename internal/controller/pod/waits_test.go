@@ -154,12 +154,12 @@ func TestWhatPodsAreTold(t *testing.T) {
 				recorded = append(recorded, "Warning "+namespaces.Replace(n))
 			}
 			if diff := cmp.Diff(want, notes.Take()); diff != "" {
-				t.Errorf("it was told (-want +got):\n%s", diff)
+				t.Errorf("its events (-want +got):\n%s", diff)
 			}
 			op.Advance(time.Second)
 			op.Settle(settled...)
 			if again := notes.Take(); again != nil {
-				t.Errorf("it was told again: %q", again)
+				t.Errorf("it got another event: %q", again)
 			}
 			operator.Eventually(t, func() error {
 				if diff := cmp.Diff(recorded, operator.EventsOfPod(t, pod)); diff != "" {
@@ -189,14 +189,14 @@ func TestWhenPodsAreTold(t *testing.T) {
 			want[i] = `pod: TokenNotReady: Waiting for Secret "cart-token": ` + want[i]
 		}
 		if diff := cmp.Diff(want, notes.Take()); diff != "" {
-			t.Errorf("after %s it was told (-want +got):\n%s", what, diff)
+			t.Errorf("events after %s (-want +got):\n%s", what, diff)
 		}
 		after, err := op.ReconcilePod(pod)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if after != wait {
-			t.Errorf("after %s it is looked at again after %v, want %v", what, after, wait)
+			t.Errorf("after %s, it is reconciled again after %v, want %v", what, after, wait)
 		}
 	}
 	none := fmt.Sprintf("there is no M2MClient %q in namespace %q", "cart", w.Shop)
@@ -296,7 +296,7 @@ func TestPodsAreNotToldOfWhatIsOnItsWay(t *testing.T) {
 				t.Fatal(err)
 			}
 			if told := notes.Take(); len(told) != tc.want {
-				t.Errorf("it was told %q", told)
+				t.Errorf("it got the events %q", told)
 			}
 		})
 	}
@@ -339,7 +339,7 @@ func TestPodsAreToldBySomebodysChange(t *testing.T) {
 		return operator.Idle(t, operator.EveryController...)
 	})
 	if events := operator.EventsOfPod(t, pod); events != nil {
-		t.Errorf("a pod that waits for nothing was told %q", events)
+		t.Errorf("a pod that waits for nothing got the events %q", events)
 	}
 	operator.Remove(t, api)
 	operator.Remove(t, cart)

@@ -101,7 +101,7 @@ func TestMisplacedAnnotationsAreTold(t *testing.T) {
 		}
 		operator.Eventually(t, func() error {
 			if diff := cmp.Diff(want, told(kind)); diff != "" {
-				return fmt.Errorf("%s was told (-want +got):\n%s", kind, diff)
+				return fmt.Errorf("events of %s (-want +got):\n%s", kind, diff)
 			}
 			return nil
 		})
@@ -112,7 +112,7 @@ func TestMisplacedAnnotationsAreTold(t *testing.T) {
 	operator.Eventually(t, func() error {
 		notes := told("Pod")
 		if diff := cmp.Diff([]string{"Warning Misplaced: No effect here: label m2m-operator.io/client; write an annotation on the pod template"}, notes); diff != "" {
-			return fmt.Errorf("the pod was told (-want +got):\n%s", diff)
+			return fmt.Errorf("events of the pod (-want +got):\n%s", diff)
 		}
 		return nil
 	})
@@ -137,7 +137,7 @@ func TestMisplacedAnnotationsAreNotToldForEver(t *testing.T) {
 			t.Errorf("it is reconciled again after %v (%v), want %v", result.RequeueAfter, err, want)
 		}
 		if got := notes.Take(); len(got) != told {
-			t.Errorf("it was told %q, want %d", got, told)
+			t.Errorf("it got the events %q, want %d", got, told)
 		}
 	}
 	again(podcontroller.TellEvery, 1)
@@ -174,6 +174,6 @@ func TestContainersThatNeverComeAreTold(t *testing.T) {
 	}
 	want := []string{`pod: ContainersNotFound: The annotation m2m-operator.io/containers names containers that the pod did not have when it was created, so nothing was injected into them: ["mesh-proxy" "late"]`}
 	if diff := cmp.Diff(want, notes.Take()); diff != "" {
-		t.Errorf("the pod was told (-want +got):\n%s", diff)
+		t.Errorf("events of the pod (-want +got):\n%s", diff)
 	}
 }

@@ -303,7 +303,7 @@ func TestOthersDoNotWakeAnInstance(t *testing.T) {
 			"its Secret changes":                        {owned.Update(event.UpdateEvent{ObjectOld: &secret, ObjectNew: &secret}), mine},
 			"its Secret loses its owner":                {owned.Update(event.UpdateEvent{ObjectOld: &secret, ObjectNew: orphan}), mine},
 			"its Secret is deleted":                     {owned.Delete(event.DeleteEvent{Object: &secret}), mine},
-			"somebody else's Secret":                    {owned.Update(event.UpdateEvent{ObjectOld: orphan, ObjectNew: orphan}), false},
+			"a foreign Secret":                          {owned.Update(event.UpdateEvent{ObjectOld: orphan, ObjectNew: orphan}), false},
 			"the client is there":                       {events.Create(event.CreateEvent{Object: s.Cart}), mine},
 			"its spec changes":                          {events.Update(event.UpdateEvent{ObjectOld: s.Cart, ObjectNew: after}), mine},
 			"nothing of it changes":                     {events.Update(event.UpdateEvent{ObjectOld: s.Cart, ObjectNew: s.Cart}), false},

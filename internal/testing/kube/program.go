@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 )
 
-// BuildOperator builds the operator and writes its program to path. The path root
-// leads to the repository's root.
+// BuildOperator builds the operator and writes its program to path. root is the path
+// to the repository's root.
 func BuildOperator(root, path string) error {
 	path, err := filepath.Abs(path)
 	if err != nil {

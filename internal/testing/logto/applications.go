@@ -95,7 +95,7 @@ func (s *Server) getApplication(c *call) answer {
 		return notFound("entity.not_exists_with_id")
 	}
 	shown := s.showApplication(a)
-	shown["isAdmin"] = false // an internal role, which no console assigns any more
+	shown["isAdmin"] = false // an internal role, which consoles no longer assign
 	return reply(http.StatusOK, shown)
 }
 

@@ -125,8 +125,8 @@ func (s *Server) PromoteKey() error {
 	return nil
 }
 
-// RevokeKey removes a key from the JWKS. If it is the current key, the server goes on signing with it, and no
-// verifier accepts what it signs.
+// RevokeKey removes a key from the JWKS. If it is the current key, the server keeps signing with it, and no verifier
+// accepts its signatures.
 func (s *Server) RevokeKey(kid string) {
 	s.keys.mu.Lock()
 	defer s.keys.mu.Unlock()

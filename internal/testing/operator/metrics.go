@@ -52,15 +52,16 @@ func Reconciled(t *testing.T, controller string) int {
 var EveryController = []string{"authorizationserver", "clusterauthorizationserver", "apiresource", "verificationbundle", "m2mclient", "shardedclient", "pod",
 	"apiresource-provisioning", "m2mclient-provisioning"}
 
-// work is what the metrics say of the controllers' queues and workers, by controller.
+// work is the state of the controllers' queues and workers in the metrics, by
+// controller.
 type work struct {
 	queued   map[string]float64
 	underWay map[string]float64
 	done     float64 // reconciles so far, of all controllers
 }
 
-// abandoned is the work that operators left in the metrics which were stopped in the
-// middle of it.
+// abandoned is the work in the metrics that operators left unfinished when they
+// stopped.
 var abandoned work
 
 // noteAbandoned is called while no operator runs.
@@ -69,15 +70,16 @@ func noteAbandoned(t *testing.T) {
 	abandoned = workNow(t)
 }
 
-// quiet is since when nothing was reconciled, as far as Idle has seen.
+// quiet records since when Idle has seen no reconcile.
 var quiet struct {
 	since time.Time
 	done  float64
 }
 
-// Idle reports whether a running operator has nothing to do at this moment. The depth of
-// controller-runtime's priority queue can stay above what is in it, where an item is added
-// while it is taken out; so two seconds without a reconcile count as idle, too.
+// Idle reports whether a running operator has nothing to do at this moment. The depth
+// of controller-runtime's priority queue can stay above its number of items if an item
+// is added while it is taken out. So two seconds without a reconcile also count as
+// idle.
 func Idle(t *testing.T, controllers ...string) error {
 	t.Helper()
 	now := workNow(t)
@@ -101,8 +103,8 @@ func Queued(t *testing.T, controller string) int {
 	return int(workNow(t).queued[controller] - abandoned.queued[controller])
 }
 
-// workNow reads the metrics. It leaves out controller_runtime_active_workers: every operator
-// that starts sets it to zero, whatever the others are doing.
+// workNow reads the metrics. It leaves out controller_runtime_active_workers: every
+// operator that starts sets it to zero, whatever the others do.
 func workNow(t *testing.T) work {
 	t.Helper()
 	families, err := metrics.Registry.Gather()
