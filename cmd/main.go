@@ -95,15 +95,7 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	flags.IntVar(&o.RequestsPerSecond, "default-requests-per-second", 100, "Requests per second to an authorization server that sets no budget of its own.")
 	flags.BoolVar(&o.PromptDelivery, "prompt-delivery", true, "Touch pods that must see a change at once. Needs permission to patch pods.")
 	flags.BoolVar(&o.controllers, "controllers", true, "Run the controllers. Without them the instance serves only the webhook and needs no lease.")
-	flags.BoolVar(&o.inject, "webhook", true, "Serve the webhook that injects tokens and verification bundles into annotated pods.")
-	flags.StringVar(&webhookAddress, "webhook-bind-address", ":9443", "Address of the webhook.")
-	flags.StringVar(&o.webhook.CertDir, "webhook-cert-dir", "",
-		"Directory with the webhook's tls.crt and tls.key, which another tool such as cert-manager renews. Empty: the operator makes and renews a certificate itself.")
-	flags.StringVar(&o.webhook.Service, "webhook-service", "m2m-operator-webhook", "Name of the webhook's Service. Its certificate is made for that name.")
-	flags.StringVar(&o.webhook.Configuration, "webhook-configuration", "m2m-operator-pod-injection", "Name of the MutatingWebhookConfiguration in which the operator writes the caBundle.")
-	flags.StringVar(&o.webhook.ClientCA, "webhook-client-ca", "",
-		"File with the certificate authority that signed the client certificate of the API server, if the API server presents one to webhooks. Only its clients may then call the webhook. Empty: anybody may.")
-	flags.StringVar(&clientNames, "webhook-client-names", "", "Comma-separated common names that the client certificate may have. Empty: any.")
+	bindWebhook(flags, o, &webhookAddress, &clientNames)
 	flags.Float64Var(&o.qps, "kube-api-qps", 500, "Requests per second to the Kubernetes API server.")
 	flags.IntVar(&o.burst, "kube-api-burst", 1000, "Largest burst of requests to the Kubernetes API server.")
 	flags.BoolVar(&o.Egress.AllowHTTP, "allow-insecure-http", false, "Allow authorization servers with http:// URLs. Secrets and tokens then cross the network unencrypted. Meant for development.")
@@ -133,6 +125,19 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	var err error
 	o.webhook.Host, o.webhook.Port, err = hostPort(webhookAddress)
 	return o, err
+}
+
+// bindWebhook defines the flags of the webhook.
+func bindWebhook(flags *flag.FlagSet, o *options, address, clientNames *string) {
+	flags.BoolVar(&o.inject, "webhook", true, "Serve the webhook that injects tokens and verification bundles into annotated pods.")
+	flags.StringVar(address, "webhook-bind-address", ":9443", "Address of the webhook.")
+	flags.StringVar(&o.webhook.CertDir, "webhook-cert-dir", "",
+		"Directory with the webhook's tls.crt and tls.key, which another tool such as cert-manager renews. Empty: the operator makes and renews a certificate itself.")
+	flags.StringVar(&o.webhook.Service, "webhook-service", "m2m-operator-webhook", "Name of the webhook's Service. Its certificate is made for that name.")
+	flags.StringVar(&o.webhook.Configuration, "webhook-configuration", "m2m-operator-pod-injection", "Name of the MutatingWebhookConfiguration in which the operator writes the caBundle.")
+	flags.StringVar(&o.webhook.ClientCA, "webhook-client-ca", "",
+		"File with the certificate authority that signed the client certificate of the API server, if the API server presents one to webhooks. Only its clients may then call the webhook. Empty: anybody may.")
+	flags.StringVar(clientNames, "webhook-client-names", "", "Comma-separated common names that the client certificate may have. Empty: any.")
 }
 
 // listed splits a comma-separated list.
@@ -243,9 +248,21 @@ func run() error {
 	stdlog.SetFlags(0)
 	stdlog.SetOutput(toLogger{})
 
+	mgr, err := newManager(o)
+	if err != nil {
+		return err
+	}
+	if err := add(mgr, o); err != nil {
+		return err
+	}
+	return mgr.Start(ctrl.SetupSignalHandler())
+}
+
+// newManager makes a manager that nothing runs in yet.
+func newManager(o *options) (ctrl.Manager, error) {
 	config, err := ctrl.GetConfig()
 	if err != nil {
-		return fmt.Errorf("find the Kubernetes API server: %w", err)
+		return nil, fmt.Errorf("find the Kubernetes API server: %w", err)
 	}
 	config.QPS, config.Burst = float32(o.qps), o.burst
 
@@ -264,8 +281,13 @@ func run() error {
 
 	mgr, err := ctrl.NewManager(config, mo)
 	if err != nil {
-		return fmt.Errorf("make the manager: %w", err)
+		return nil, fmt.Errorf("make the manager: %w", err)
 	}
+	return mgr, nil
+}
+
+// add adds to the manager what the options ask for.
+func add(mgr ctrl.Manager, o *options) error {
 	if o.controllers {
 		if err := controller.Setup(mgr, o.Options); err != nil {
 			return err
@@ -292,10 +314,7 @@ func run() error {
 	if err := mgr.Add(&filled); err != nil {
 		return err
 	}
-	if err := mgr.AddReadyzCheck("caches", filled.check); err != nil {
-		return err
-	}
-	return mgr.Start(ctrl.SetupSignalHandler())
+	return mgr.AddReadyzCheck("caches", filled.check)
 }
 
 // toLogger turns the lines of Go's own logger into structured ones.
