@@ -113,6 +113,7 @@ test: ## Run all tests but those of provision-test against a real API server; co
 	packages="$(if $(filter ./...,$(PKG)),$$(go list ./... | grep -v '/test/provision$$'),$(PKG))"; \
 	hack/gotest.sh test -p=$(TEST_PACKAGES) -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $$packages
 	$(if $(filter ./...,$(PKG)),@cd hack/image && GOWORK=off ../gotest.sh image ./...)
+	$(if $(filter ./...,$(PKG)),@cd test/alerts && GOWORK=off ../../hack/gotest.sh alerts ./...)
 
 .PHONY: test-race
 test-race: ## Run all tests with the race detector (needs a C compiler).

@@ -143,6 +143,10 @@ var rules = map[string][]edit{
 		set("spec.podSelector.matchLabels[app.kubernetes.io/component]", servedBy),
 		add("spec.ingress[0]", "{{- with $.Values.networkPolicy.webhookFrom }}\nfrom:\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"),
 	},
+	"PrometheusRule/alerts": {
+		when("and $.Values.metrics.enabled $.Values.metrics.prometheusRule.enabled"),
+		add("metadata.labels", "{{- with $.Values.metrics.prometheusRule.labels }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
+	},
 	"ServiceMonitor/metrics": {
 		when(metricsServe + " $.Values.metrics.serviceMonitor.enabled"),
 		add("metadata.labels", "{{- with $.Values.metrics.serviceMonitor.labels }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),

@@ -32,7 +32,9 @@ egress: {allow: ["auth.example.com:8443", "*.example.org", 10.1.0.0/16]}
 credentials: {requireLabel: true}
 webhook: {failurePolicy: Ignore, timeoutSeconds: 10, certManager: {enabled: true, issuerRef: {kind: ClusterIssuer, name: internal}}}
 promptDelivery: {enabled: false}
-metrics: {serviceMonitor: {enabled: true, interval: 30s, labels: {release: prometheus}}}
+metrics:
+  serviceMonitor: {enabled: true, interval: 30s, labels: {release: prometheus}}
+  prometheusRule: {enabled: true, labels: {release: prometheus}}
 podDisruptionBudget: {maxUnavailable: 50%}
 networkPolicy: {metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}], webhookFrom: [{ipBlock: {cidr: 10.0.0.0/28}}], egress: {enabled: true, to: [{ipBlock: {cidr: 192.0.2.0/24}}]}}
 priorityClassName: system-cluster-critical
@@ -87,6 +89,7 @@ func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
 		"without network policies": {"networkPolicy: {enabled: false}", "no-network-policy"},
 		"with limits on egress":    {"networkPolicy: {egress: {enabled: true}}", "egress-policy"},
 		"with a service monitor":   {"metrics: {serviceMonitor: {enabled: true}}", "service-monitor"},
+		"with alerts":              {"metrics: {prometheusRule: {enabled: true}}", "alerts"},
 		"with cert-manager":        {"webhook: {certManager: {enabled: true}}", "cert-manager"},
 		"without the webhook":      {"webhook: {enabled: false}", "no-webhook"},
 		"without prompt delivery":  {"promptDelivery: {enabled: false}", "no-prompt-delivery"},
@@ -276,7 +279,7 @@ func TestServicesFindTheirPods(t *testing.T) {
 
 // TestReleasesDoNotCollide installs two releases in one cluster.
 func TestReleasesDoNotCollide(t *testing.T) {
-	const shared = "crds: {enabled: false}\nmetrics: {serviceMonitor: {enabled: true}}\n"
+	const shared = "crds: {enabled: false}\nmetrics: {serviceMonitor: {enabled: true}, prometheusRule: {enabled: true}}\n"
 	first := render(t, "first", "one", shared+"watchNamespaces: [shop]")
 	second := render(t, "second", "two", shared+"watchNamespaces: [shop, payments]")
 	var ids []string

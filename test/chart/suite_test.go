@@ -64,7 +64,7 @@ func TestMain(m *testing.M) {
 		restConfig = environment.Config
 		if _, err := envtest.InstallCRDs(restConfig, envtest.CRDInstallOptions{CRDs: []*apiextensionsv1.CustomResourceDefinition{
 			ofOthers("cert-manager.io", "v1", "Certificate"), ofOthers("cert-manager.io", "v1", "Issuer"),
-			ofOthers("monitoring.coreos.com", "v1", "ServiceMonitor"),
+			ofOthers("monitoring.coreos.com", "v1", "ServiceMonitor"), ofOthers("monitoring.coreos.com", "v1", "PrometheusRule"),
 		}}); err != nil {
 			return 1, err
 		}

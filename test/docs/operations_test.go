@@ -62,8 +62,8 @@ func TestFlags(t *testing.T) {
 	sameSet(t, "flag", documented, flags)
 }
 
-// TestMetrics compares the table of metrics with the registry.
-func TestMetrics(t *testing.T) {
+// registered returns labels and help of the operator's metrics.
+func registered() map[string][2]string {
 	descriptions := make(chan *prometheus.Desc)
 	go func() {
 		metrics.Registry.(prometheus.Collector).Describe(descriptions)
@@ -76,6 +76,12 @@ func TestMetrics(t *testing.T) {
 			existing[m[1]] = [2]string{m[3], m[2]}
 		}
 	}
+	return existing
+}
+
+// TestMetrics compares the table of metrics with the registry.
+func TestMetrics(t *testing.T) {
+	existing := registered()
 	var documented, names []string
 	for _, r := range rowsOf(t, operationsPage, "## Metrics") {
 		documented = append(documented, r.id)

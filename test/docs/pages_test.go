@@ -274,13 +274,20 @@ func TestExamplesOfVerification(t *testing.T) {
 	}
 }
 
-// TestPagesAreIndexed requires that docs/README.md lists every page.
+// TestPagesAreIndexed requires that docs/README.md, or the README.md of its directory, lists every page.
 func TestPagesAreIndexed(t *testing.T) {
-	index := read(t, filepath.Join(root, "docs/README.md"))
 	for _, p := range pages(t) {
-		name, below := strings.CutPrefix(p.path, "docs/")
-		if below && name != "README.md" && !strings.Contains(index, "("+name+")") {
-			t.Errorf("docs/README.md does not name %s", name)
+		if !strings.HasPrefix(p.path, "docs/") || p.path == "docs/README.md" {
+			continue
+		}
+		// A directory with an index of its own is named by that.
+		dir, index := path.Dir(p.path), "docs"
+		if _, err := os.Stat(filepath.Join(root, dir, "README.md")); err == nil && path.Base(p.path) != "README.md" {
+			index = dir
+		}
+		name := strings.TrimPrefix(p.path, index+"/")
+		if !strings.Contains(read(t, filepath.Join(root, index, "README.md")), "("+name+")") {
+			t.Errorf("%s/README.md does not name %s", index, name)
 		}
 	}
 }

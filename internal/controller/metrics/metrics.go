@@ -92,6 +92,7 @@ func ObserveProvisioning(server fmt.Stringer, status int) {
 		code = strconv.Itoa(status/100) + "xx"
 	}
 	provisioningRequests.WithLabelValues(server.String(), code).Inc()
+	provisioningDrift.WithLabelValues(server.String()) // increase() does not see a series begin
 }
 
 // ObserveDrift counts differences that were put right at a server.
