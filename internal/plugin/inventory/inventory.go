@@ -263,3 +263,35 @@ func Metadata(kind string) *metav1.PartialObjectMetadata {
 	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind))
 	return m
 }
+
+// APIResource returns an APIResource, nil if the inventory does not have it.
+func (v *View) APIResource(name types.NamespacedName) *v1alpha1.APIResource {
+	return Find(v.inv.APIs, name)
+}
+
+// Object returns the object that a field belongs to, nil if the inventory does not have it.
+func (v *View) Object(f access.Field) client.Object {
+	name := types.NamespacedName{Namespace: f.Namespace, Name: f.Name}
+	switch f.Kind {
+	case "APIResource":
+		return present(Find(v.inv.APIs, name))
+	case "M2MClient":
+		return present(Find(v.inv.Clients, name))
+	case string(v1alpha1.KindAuthorizationServer):
+		return present(Find(v.inv.Servers, name))
+	case string(v1alpha1.KindClusterAuthorizationServer):
+		return present(Find(v.inv.ClusterServers, name))
+	}
+	return nil
+}
+
+// present returns no object for a nil pointer.
+func present[T any, P interface {
+	*T
+	client.Object
+}](o P) client.Object {
+	if o == nil {
+		return nil
+	}
+	return o
+}
