@@ -165,7 +165,7 @@ func waiting(why traffic.Cause, srv *rules.Server, namespace string) *rules.Prob
 		p.Reason, p.Unknown = v1alpha1.ReasonAuthorizationServerUnavailable, false
 		p.Message = fmt.Sprintf("%s fails for several clients of namespace %q; one of them at a time tries again, within half a minute, or within a minute if the server asks for it", name, namespace)
 	case traffic.CauseRefusals:
-		p.Message = fmt.Sprintf("%s refused many clients of namespace %q; until it issues a token to one, clients that never had one try one at a time, every half minute", name, namespace)
+		p.Message = fmt.Sprintf("%s refused many clients of namespace %q; until it serves one of them, clients that it never served try one at a time, every half minute", name, namespace)
 	case traffic.CausePlaces:
 		p.Message = fmt.Sprintf("The limit of concurrent token requests is reached, for namespace %q or for slow servers such as %s", namespace, name)
 	default:
