@@ -88,9 +88,7 @@ func (o *observer) follow(ctx context.Context) error {
 	if err := o.client.List(ctx, &list, ours); err != nil {
 		return fmt.Errorf("list the token Secrets: %w", err)
 	}
-	for i := range list.Items {
-		o.saw(&list.Items[i], time.Now())
-	}
+	o.listed(list.Items, time.Now())
 	w, err := o.client.Watch(ctx, &corev1.SecretList{}, ours, &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
 	if err != nil {
 		return fmt.Errorf("watch the token Secrets: %w", err)
@@ -110,6 +108,19 @@ func (o *observer) follow(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// listed records all Secrets that there are at a moment. Those that were deleted while
+// nobody watched are forgotten.
+func (o *observer) listed(all []corev1.Secret, at time.Time) {
+	exists := map[client.ObjectKey]bool{}
+	for i := range all {
+		exists[client.ObjectKeyFromObject(&all[i])] = true
+		o.saw(&all[i], at)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	maps.DeleteFunc(o.tokens, func(key client.ObjectKey, _ sighting) bool { return !exists[key] })
 }
 
 // saw records a Secret as it is at a moment.
