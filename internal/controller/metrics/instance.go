@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"cmp"
 	"runtime"
 	"runtime/debug"
 	"sync/atomic"
@@ -26,25 +27,34 @@ func ObserveInstance(shard string, active bool) {
 	instanceActive.WithLabelValues(shard).Set(value)
 }
 
+// Version and Revision are set by a release, with -ldflags=-X. Without them, what Go recorded
+// in the program counts; an image records nothing, so that it is the same in every checkout.
+var Version, Revision string
+
 // buildInfo returns the constant metric that says which program this is.
 func buildInfo() prometheus.Collector {
-	version, revision := "unknown", "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		if info.Main.Version != "" {
-			version = info.Main.Version
-		}
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				revision = s.Value
-			}
-		}
-	}
 	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "m2m_build_info",
 		Help: "1, with the version of the operator, the commit that it was built from, and the version of Go.",
 	}, []string{"version", "revision", "goversion"})
+	info, _ := debug.ReadBuildInfo()
+	version, revision := built(info)
 	g.WithLabelValues(version, revision, runtime.Version()).Set(1)
 	return g
+}
+
+// built returns the version of the program, and the commit that it was built from.
+func built(info *debug.BuildInfo) (version, revision string) {
+	version, revision = Version, Revision
+	if info != nil {
+		version = cmp.Or(version, info.Main.Version)
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				revision = cmp.Or(revision, s.Value)
+			}
+		}
+	}
+	return cmp.Or(version, "unknown"), cmp.Or(revision, "unknown")
 }
 
 // reader publishes what a function returns when the metrics are read.
