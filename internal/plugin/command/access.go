@@ -127,6 +127,7 @@ func (p *plugin) why() *cobra.Command {
 			}
 			return oneOf(format, "", "json", "yaml")
 		},
+		ValidArgsFunction: p.complete(clientNames, apiNames, scopeNames),
 		RunE: func(c *cobra.Command, args []string) error {
 			ns, err := p.namespace()
 			if err != nil {

@@ -68,6 +68,7 @@ func (p *plugin) status() *cobra.Command {
 			}
 			return oneOf(format, "", "json", "yaml")
 		},
+		ValidArgsFunction: p.complete(refs),
 		RunE: func(c *cobra.Command, args []string) error {
 			q := statusQuestion{}
 			if !all || len(args) > 0 {

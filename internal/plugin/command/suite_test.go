@@ -27,7 +27,7 @@ import (
 func TestMain(m *testing.M) { operator.Main(m, "../../..") }
 
 // kubeconfig writes a file that leads to the control plane.
-func kubeconfig(t *testing.T) string {
+func kubeconfig(t testing.TB) string {
 	t.Helper()
 	c := api.NewConfig()
 	c.Clusters["c"] = &api.Cluster{Server: operator.RESTConfig.Host, CertificateAuthorityData: operator.RESTConfig.CAData}
@@ -55,15 +55,39 @@ type answer struct {
 func run(t *testing.T, now time.Time, args ...string) answer {
 	t.Helper()
 	a := runRaw(t.Context(), t, now, "", args...)
-	for _, s := range []string{a.out, a.err, a.message} {
-		if strings.Contains(s, operator.Sentinel) || regexp.MustCompile(`eyJ[A-Za-z0-9]`).MatchString(s) {
-			t.Errorf("kubectl m2m %s shows a secret:\n%s", strings.Join(args, " "), s)
-		}
-	}
+	hidesSecrets(t, a)
 	return a
 }
 
-func runRaw(ctx context.Context, t *testing.T, now time.Time, stdin string, args ...string) answer {
+// hidesSecrets fails if an answer shows anything that looks like a secret or a token.
+func hidesSecrets(t *testing.T, a answer) {
+	t.Helper()
+	for _, s := range []string{a.out, a.err, a.message} {
+		if strings.Contains(s, operator.Sentinel) || regexp.MustCompile(`eyJ[A-Za-z0-9]`).MatchString(s) {
+			t.Errorf("it shows a secret:\n%s", s)
+		}
+	}
+}
+
+// silent is a test that does not log what a command writes.
+type silent struct{ testing.TB }
+
+// Logf logs nothing.
+func (silent) Logf(string, ...any) {}
+
+// runCompletion runs kubectl m2m __complete, which wants the flags after the command.
+func runCompletion(t *testing.T, now time.Time, args ...string) answer {
+	t.Helper()
+	t.Setenv("KUBECONFIG", kubeconfig(t))
+	var out, errOut bytes.Buffer
+	c := command.New(genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &errOut}, func() time.Time { return now })
+	c.SetArgs(args)
+	code, message := command.Code(c.ExecuteContext(t.Context()))
+	return answer{out.String(), errOut.String(), code, message}
+}
+
+// runRaw runs kubectl m2m with a standard input.
+func runRaw(ctx context.Context, t testing.TB, now time.Time, stdin string, args ...string) answer {
 	t.Helper()
 	var out, errOut bytes.Buffer
 	c := command.New(genericiooptions.IOStreams{In: strings.NewReader(stdin), Out: &out, ErrOut: &errOut}, func() time.Time { return now })
@@ -121,7 +145,7 @@ func reader(t *testing.T, user, namespace string) {
 func normal(text string, w *operator.World) string {
 	text = strings.NewReplacer(w.AS.Issuer(), "https://auth.example.com", w.Shop, "shop", w.Payments, "payments").Replace(text)
 	text = regexp.MustCompile(`\d\d:\d\d:\d\dZ`).ReplaceAllString(text, "hh:mm:ssZ")
-	text = regexp.MustCompile(`\d{4}-\d\d-\d\d hh`).ReplaceAllString(text, "hh")
+	text = regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]hh`).ReplaceAllString(text, "hh")
 	text = regexp.MustCompile(`\((in [0-9smh]+|[0-9smh]+ ago)\)`).ReplaceAllString(text, "(…)")
 	text = regexp.MustCompile(`(! Fresh: \w+: ).*`).ReplaceAllString(text, "$1…") // the operator's own words
 	return regexp.MustCompile(`key "[^"]*"`).ReplaceAllString(text, `key "K"`)

@@ -197,7 +197,7 @@ func (d *drawer) at(t *metav1.Time) string {
 	}
 	text := t.UTC().Format(layout)
 	left := t.Sub(d.style.Now)
-	if left < 0 {
+	if left <= 0 {
 		return text + " (" + duration.HumanDuration(-left) + " ago)"
 	}
 	return text + " (in " + duration.HumanDuration(left) + ")"
