@@ -16,10 +16,11 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	clientgo "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -89,7 +90,7 @@ Exit codes: 0 yes, 1 failed, 2 wrong usage, 3 no, 4 cannot tell, because rights 
 	root.SetErr(streams.ErrOut)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	p.config.AddFlags(root.PersistentFlags())
-	root.AddCommand(p.status(), p.access(), p.why(), p.token(), p.verify())
+	root.AddCommand(p.status(), p.access(), p.why(), p.token(), p.verify(), p.check())
 	return root
 }
 
@@ -112,7 +113,7 @@ func noArguments(c *cobra.Command, args []string) error {
 // scheme has the kinds that the plugin reads.
 func scheme() *runtime.Scheme {
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{v1alpha1.AddToScheme, corev1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{v1alpha1.AddToScheme, clientgo.AddToScheme, apiextensionsv1.AddToScheme} {
 		if err := add(s); err != nil {
 			panic(err) // the types are compiled in
 		}

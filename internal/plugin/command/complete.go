@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/internal/plugin/cluster"
@@ -84,7 +83,7 @@ func scopeNames(inv *inventory.Inventory, namespace string, before []string) (al
 	if err != nil {
 		return nil
 	}
-	if a := inventory.Find(inv.APIs, types.NamespacedName(name)); a != nil {
+	if a := inventory.Find(inv.APIs, name); a != nil {
 		for _, s := range a.Spec.Scopes {
 			all = append(all, string(s.Name))
 		}

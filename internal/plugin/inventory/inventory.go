@@ -71,10 +71,15 @@ func (r Right) String() string {
 	switch {
 	case r.Namespace != "":
 		s += fmt.Sprintf(" in namespace %q", r.Namespace)
-	case r.Resource != ClusterServers && r.Resource != Namespaces:
+	case r.Resource.namespaced():
 		s += " in all namespaces"
 	}
 	return s
+}
+
+// namespaced reports whether objects of a resource are in namespaces.
+func (r Resource) namespaced() bool {
+	return slices.Contains([]Resource{Servers, APIs, Clients, Pods, ConfigMaps}, r)
 }
 
 // Hidden is the error of a question whose answer depends on something unreadable.

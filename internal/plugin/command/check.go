@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package command
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/internal/plugin/installation"
+	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
+)
+
+func (p *plugin) check() *cobra.Command {
+	var namespace, format string
+	c := &cobra.Command{
+		Use:   "check",
+		Short: "Say whether the operator is installed soundly",
+		Args: func(c *cobra.Command, args []string) error {
+			if err := noArguments(c, args); err != nil {
+				return err
+			}
+			return oneOf(format, "", "json", "yaml")
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return p.showCheck(c.Context(), namespace, format) },
+	}
+	c.Flags().StringVar(&namespace, "operator-namespace", "m2m-operator-system", "The operator's namespace.")
+	c.Flags().StringVarP(&format, "output", "o", "", "json or yaml instead of text.")
+	return c
+}
+
+func (p *plugin) showCheck(ctx context.Context, namespace, format string) error {
+	found, err := p.find(ctx, namespace)
+	if err != nil {
+		return err
+	}
+	all := installation.Check(found, p.now())
+	if format != "" {
+		err = write(p.Out, format, map[string]any{"findings": all})
+	} else {
+		t := tabwriter.NewWriter(p.Out, 0, 0, 2, ' ', 0)
+		for _, f := range all {
+			_, _ = fmt.Fprintf(t, "%s\t%s\t%s\n", f.Check, f.Result, f.Detail)
+			if f.Advice != "" {
+				_, _ = fmt.Fprintf(t, "\t\t→ %s\n", f.Advice)
+			}
+		}
+		err = t.Flush()
+	}
+	has := func(r installation.Result) bool {
+		return slices.ContainsFunc(all, func(f installation.Finding) bool { return f.Result == r })
+	}
+	switch {
+	case err != nil:
+		return err
+	case has(installation.Failed):
+		return &Exit{CodeNo}
+	case has(installation.Unknown):
+		return &Exit{CodeUnknown}
+	}
+	return nil
+}
+
+// ours selects what the installation consists of.
+var ours = client.MatchingLabels{"app.kubernetes.io/name": "m2m-operator"}
+
+// find reads what an installation consists of.
+func (p *plugin) find(ctx context.Context, namespace string) (installation.Found, error) {
+	f := installation.Found{Hidden: map[string]inventory.Right{}}
+	cfg, err := p.config.ToRESTConfig()
+	if err != nil {
+		return f, fmt.Errorf("no cluster to ask: %w; set --kubeconfig or --context", err)
+	}
+	disco, err := discovery.NewDiscoveryClientForConfig(cfg)
+	if err != nil {
+		return f, fmt.Errorf("connect to %s: %w", cfg.Host, err)
+	}
+	version, err := disco.ServerVersion()
+	if err != nil {
+		return f, fmt.Errorf("the API server does not answer: %w", err)
+	}
+	f.Version = version.GitVersion
+	c, err := p.client()
+	if err != nil {
+		return f, err
+	}
+	for _, name := range installation.Names {
+		var crd apiextensionsv1.CustomResourceDefinition
+		right := inventory.Right{Verb: "get", Resource: "customresourcedefinitions.apiextensions.k8s.io", Name: name}
+		if err := c.Get(ctx, types.NamespacedName{Name: name}, &crd); hides(&f, installation.Kinds, right, err) {
+			continue
+		} else if err == nil {
+			f.Kinds = append(f.Kinds, crd)
+		} else if !apierrors.IsNotFound(err) {
+			return f, fmt.Errorf("%s: %w", right, err)
+		}
+	}
+	var lease coordinationv1.Lease
+	right := inventory.Right{Verb: "get", Resource: "leases.coordination.k8s.io", Namespace: namespace, Name: "m2m-operator"}
+	err = c.Get(ctx, types.NamespacedName{Namespace: namespace, Name: right.Name}, &lease)
+	if !hides(&f, installation.Leader, right, err) && err == nil {
+		f.Lease = &lease
+	} else if client.IgnoreNotFound(err) != nil && !apierrors.IsForbidden(err) {
+		return f, fmt.Errorf("%s: %w", right, err)
+	}
+	if err := findLists(ctx, c, &f, namespace); err != nil {
+		return f, err
+	}
+	if len(f.Kinds) == len(installation.Names) {
+		inv, missing, err := p.read(ctx)
+		if err != nil {
+			return f, err
+		}
+		f.Objects = inv
+		if len(missing) > 0 {
+			f.Hidden[installation.Watched] = missing[0]
+		}
+	} else {
+		f.Objects = &inventory.Inventory{}
+	}
+	return f, nil
+}
+
+// hides notes that a right is missing for a check.
+func hides(f *installation.Found, check string, right inventory.Right, err error) bool {
+	if !apierrors.IsForbidden(err) {
+		return false
+	}
+	f.Hidden[check] = right
+	return true
+}
+
+// findLists reads what an installation has several of.
+func findLists(ctx context.Context, c client.Client, f *installation.Found, namespace string) error {
+	var deployments appsv1.DeploymentList
+	var webhooks admissionv1.MutatingWebhookConfigurationList
+	var slicesOf discoveryv1.EndpointSliceList
+	var policies admissionv1.ValidatingAdmissionPolicyList
+	var bindings admissionv1.ValidatingAdmissionPolicyBindingList
+	var roles rbacv1.ClusterRoleBindingList
+	for _, l := range []struct {
+		check, resource string
+		list            client.ObjectList
+		opts            []client.ListOption
+	}{
+		{installation.Operator, "deployments.apps", &deployments, []client.ListOption{ours, client.InNamespace(namespace)}},
+		{installation.Roles, "clusterrolebindings.rbac.authorization.k8s.io", &roles, []client.ListOption{ours}},
+		{installation.Webhook, "mutatingwebhookconfigurations.admissionregistration.k8s.io", &webhooks, []client.ListOption{ours}},
+		{installation.Endpoints, "endpointslices.discovery.k8s.io", &slicesOf, []client.ListOption{client.InNamespace(namespace)}},
+		{installation.Policies, "validatingadmissionpolicies.admissionregistration.k8s.io", &policies, []client.ListOption{ours}},
+		{installation.Policies, "validatingadmissionpolicybindings.admissionregistration.k8s.io", &bindings, []client.ListOption{ours}},
+	} {
+		right := inventory.Right{Verb: "list", Resource: inventory.Resource(l.resource)}
+		if l.check == installation.Operator || l.check == installation.Endpoints {
+			right.Namespace = namespace
+		}
+		err := c.List(ctx, l.list, l.opts...)
+		if err != nil && !hides(f, l.check, right, err) {
+			return fmt.Errorf("%s: %w", right, err)
+		}
+	}
+	f.Deployments, f.Webhooks, f.Policies, f.Bindings, f.Roles = deployments.Items, webhooks.Items, policies.Items, bindings.Items, roles.Items
+	for _, s := range slicesOf.Items {
+		if strings.HasSuffix(s.Labels[discoveryv1.LabelServiceName], "webhook") {
+			f.Endpoints = append(f.Endpoints, s)
+		}
+	}
+	if right, ok := f.Hidden[installation.Webhook]; ok {
+		f.Hidden[installation.Endpoints] = right
+	}
+	if right, ok := f.Hidden[installation.Operator]; ok {
+		f.Hidden[installation.Roles], f.Hidden[installation.Watched] = right, right
+	}
+	return nil
+}

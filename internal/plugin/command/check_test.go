@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package command_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
+)
+
+// TestCheckCommand looks at an installation without a webhook and without policies, first
+// while no pod runs.
+func TestCheckCommand(t *testing.T) {
+	op := operator.StartStepped(t)
+	ns := operator.NewNamespace(t, "system", nil)
+	labels := map[string]string{"app.kubernetes.io/name": "m2m-operator"}
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "manager", Labels: labels}}
+	d.Spec.Selector = &metav1.LabelSelector{MatchLabels: labels}
+	d.Spec.Template.Labels = labels
+	d.Spec.Template.Spec.Containers = []corev1.Container{{Name: "manager", Image: "m2m-operator:v1"}}
+	now := metav1.NewMicroTime(op.Clock.Now())
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "m2m-operator"}}
+	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds, lease.Spec.RenewTime = new("pod-1"), new(int32(15)), &now
+	operator.Create(t, d, lease)
+	t.Cleanup(func() {
+		if err := operator.Kube.Delete(context.Background(), d); err != nil {
+			t.Error(err)
+		}
+	})
+	a := run(t, op.Clock.Now(), "check", "--operator-namespace", ns)
+	a.ends(t, 3)
+	says(t, a.out, "0 of 1 replicas are ready, image m2m-operator:v1", "4 kinds are established", "pod-1 leads", "there is no webhook", "there is no policy", "the operator watches all")
+	says(t, run(t, op.Clock.Now().Add(time.Hour), "check", "--operator-namespace", ns, "-o", "yaml").out, "result: Failed", "has not renewed the lease")
+
+	reader(t, "dora", ns)
+	a = run(t, op.Clock.Now(), "check", "--operator-namespace", ns, "--as", "dora")
+	a.ends(t, 4)
+	says(t, a.out, "you may not list deployments.apps in namespace", "you may not get leases.coordination.k8s.io", "you may not list validatingadmissionpolicy")
+}
