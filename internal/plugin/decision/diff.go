@@ -7,6 +7,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -72,11 +73,9 @@ func Compare(ctx context.Context, inv *inventory.Inventory, objects []client.Obj
 		d.add(a, nil)
 	}
 	slices.SortFunc(d.Changes, func(a, b Change) int { return cmp.Or(cmp.Compare(a.Client, b.Client), cmp.Compare(a.Key, b.Key)) })
-	unusedBefore, unusedAfter := Unused(inv, before), Unused(next, after)
-	d.NewGrants, d.FormerGrants = without(unusedAfter, unusedBefore), without(unusedBefore, unusedAfter)
-	// A grant that a client of the files begins to use has not gone.
-	d.FormerGrants = slices.DeleteFunc(d.FormerGrants, func(g Grant) bool { return stillThere(next, g) })
-	d.NewGrants = slices.DeleteFunc(d.NewGrants, func(g Grant) bool { return stillThere(inv, g) })
+	// A grant that a client begins to use has not gone, and one that a client leaves is not new.
+	d.NewGrants = without(Unused(next, after), Unused(inv, nil))
+	d.FormerGrants = without(Unused(inv, before), Unused(next, nil))
 	return d, nil
 }
 
@@ -112,19 +111,14 @@ func minus(a, b []string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
 }
 
-func sameGrant(a, b Grant) bool {
-	return a.API == b.API && a.Who == b.Who && slices.Equal(a.Scopes, b.Scopes)
-}
-
+// without returns the grants that are not among others, wherever they stand in their API.
 func without(grants, others []Grant) []Grant {
-	return slices.DeleteFunc(slices.Clone(grants), func(g Grant) bool {
-		return slices.ContainsFunc(others, func(o Grant) bool { return sameGrant(g, o) })
-	})
-}
-
-// stillThere reports whether an inventory has a grant, used or not.
-func stillThere(inv *inventory.Inventory, g Grant) bool {
-	return slices.ContainsFunc(Unused(inv, nil), func(o Grant) bool { return sameGrant(g, o) })
+	id := func(g Grant) string { return strings.Join(append([]string{g.API, g.Who}, g.Scopes...), "\n") }
+	known := map[string]bool{}
+	for _, g := range others {
+		known[id(g)] = true
+	}
+	return slices.DeleteFunc(grants, func(g Grant) bool { return known[id(g)] })
 }
 
 // applied returns objects of files as the API server would have them: those that exist keep

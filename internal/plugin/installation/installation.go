@@ -5,6 +5,7 @@
 package installation
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -173,7 +174,7 @@ func roles(f Found, _ time.Time) Finding {
 	}
 	for i := range f.Deployments {
 		d := &f.Deployments[i]
-		account := d.Spec.Template.Spec.ServiceAccountName
+		account := cmp.Or(d.Spec.Template.Spec.ServiceAccountName, "default")
 		var names []string
 		for _, b := range f.Roles {
 			if slices.ContainsFunc(b.Subjects, func(s rbacv1.Subject) bool {

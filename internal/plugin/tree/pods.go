@@ -41,11 +41,12 @@ func (b *builder) clientPods(c *v1alpha1.M2MClient) []*Node {
 	secret := "secret/" + c.SecretName()
 	for _, pod := range b.podsIn[c.Namespace] {
 		mounts := injected(pod)
-		n := b.podNode(pod)
-		itself := slices.ContainsFunc(n.Mounts, func(m Mount) bool { return m.From == "Secret/"+c.SecretName() })
+		itself := slices.Contains(mounts, secret) ||
+			b.isOnly(pod) && slices.ContainsFunc(b.o.Mounts, func(m Mount) bool { return m.From == "Secret/"+c.SecretName() })
 		if pod.Annotations[v1alpha1.ClientAnnotation] != c.Name && !itself {
 			continue
 		}
+		n := b.podNode(pod)
 		i := slices.IndexFunc(mounts, func(m string) bool { return strings.HasPrefix(m, "secret/") })
 		switch {
 		case slices.Contains(mounts, secret):
@@ -119,10 +120,7 @@ func (b *builder) filesOf(namespace, from string) []string {
 		return nil
 	}
 	var files []string
-	for _, c := range b.inv.Clients {
-		if c.Namespace != namespace || c.SecretName() != name {
-			continue
-		}
+	for _, c := range b.bySecret[types.NamespacedName{Namespace: namespace, Name: name}] {
 		for _, t := range c.Status.Tokens {
 			if t.ExpiresAt != nil {
 				files = append(files, string(t.Key))
@@ -196,7 +194,10 @@ func (b *builder) index() {
 			b.podsIn[pod.Namespace] = append(b.podsIn[pod.Namespace], pod)
 		}
 	}
+	b.bySecret = map[types.NamespacedName][]*v1alpha1.M2MClient{}
 	for _, c := range b.inv.Clients {
+		secret := types.NamespacedName{Namespace: c.Namespace, Name: c.SecretName()}
+		b.bySecret[secret] = append(b.bySecret[secret], c)
 		for i := range c.Spec.Access {
 			a := &c.Spec.Access[i]
 			t := slices.IndexFunc(c.Status.Tokens, func(t v1alpha1.TokenStatus) bool { return string(t.Key) == access.KeyOf(a) })

@@ -191,6 +191,7 @@ type builder struct {
 	podsIn   map[string][]*metav1.PartialObjectMetadata               // by namespace, the pods that may be clients'
 	podsOf   map[types.NamespacedName][]*metav1.PartialObjectMetadata // by API, the pods that verify
 	signers  map[types.NamespacedName][]signer                        // by API
+	bySecret map[types.NamespacedName][]*v1alpha1.M2MClient           // by the Secret with the tokens
 	contents map[*metav1.PartialObjectMetadata]render.Contents        // by bundle
 }
 

@@ -4,6 +4,7 @@ package tree
 
 import (
 	"encoding/json"
+	"fmt"
 	"testing"
 	"time"
 
@@ -317,5 +318,26 @@ func TestMountsOf(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, MountsOf(p, inv)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// BenchmarkBuild draws up 1,000 clients of one API in one namespace, each with 3 pods.
+func BenchmarkBuild(b *testing.B) {
+	objects := []client.Object{server("shop"), server("payments"), paymentAPI(), bundle("k1", time.Hour)}
+	for i := range 1000 {
+		c := cart()
+		c.Name = fmt.Sprintf("cart-%d", i)
+		objects = append(objects, c)
+		for j := range 3 {
+			objects = append(objects, pod("shop", fmt.Sprintf("cart-%d-%d", i, j), time.Hour, v1alpha1.ClientAnnotation, c.Name, v1alpha1.InjectedAnnotation, "secret/"+c.Name+"-token"))
+		}
+	}
+	for range 50 {
+		objects = append(objects, pod("payments", "payment", time.Hour, v1alpha1.VerifyAnnotation, "payment-api"))
+	}
+	for b.Loop() {
+		if got := build(Options{}, objects...); got.Worst() != Ready {
+			b.Fatal("it is not ready")
+		}
 	}
 }
