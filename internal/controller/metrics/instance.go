@@ -27,9 +27,12 @@ func ObserveInstance(shard string, active bool) {
 	instanceActive.WithLabelValues(shard).Set(value)
 }
 
-// Version and Revision are set by a release, with -ldflags=-X. Without them, what Go recorded
-// in the program counts; an image records nothing, so that it is the same in every checkout.
-var Version, Revision string
+// Version is set by a release, with -ldflags=-X. If it is empty, what Go recorded in the
+// program counts; an image records nothing, so that it is the same in every checkout.
+var Version string
+
+// Revision is the commit, set like Version.
+var Revision string
 
 // buildInfo returns the constant metric that says which program this is.
 func buildInfo() prometheus.Collector {
