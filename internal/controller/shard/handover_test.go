@@ -52,6 +52,13 @@ func TestEachClientIsServedByExactlyOne(t *testing.T) {
 	for name := range instances {
 		instances[name] = operator.Start(t, operator.OfShard(name))
 	}
+	// A token that comes before its key is known waits in a Secret, which is a write more.
+	for _, ns := range []string{w.Payments, w.Shop} {
+		operator.IsReady(t, w.Server(ns))
+		for _, op := range instances {
+			op.Agrees(op.Client, &v1alpha1.AuthorizationServerList{}, client.InNamespace(ns))
+		}
+	}
 	clients := map[string][]*v1alpha1.M2MClient{}
 	for _, shard := range []string{"", "a", "b", "nobody"} {
 		for i := range 4 {

@@ -8,12 +8,12 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -59,11 +59,14 @@ func Revoke(kids ...string) func(*v1alpha1.AuthorizationServerSpec) {
 	return func(a *v1alpha1.AuthorizationServerSpec) { a.JWKS.RevokedKeyIDs = kids }
 }
 
+// refusals counts the policies that Refuse has made, for their names.
+var refusals atomic.Int32
+
 // Refuse makes the API server refuse the Secrets or ConfigMaps of a namespace whose
 // names have a prefix, until lift is called or the test ends.
 func Refuse(t *testing.T, namespace, resource, prefix, message string) (lift func()) {
 	t.Helper()
-	name := "refuse-" + namespace + "-" + strings.ToLower(time.Now().Format("150405.000000"))
+	name := fmt.Sprintf("refuse-%s-%d", namespace, refusals.Add(1))
 	policy := &admissionv1.ValidatingAdmissionPolicy{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: admissionv1.ValidatingAdmissionPolicySpec{

@@ -5,7 +5,6 @@ package operator
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
@@ -57,7 +56,6 @@ var EveryController = []string{"authorizationserver", "clusterauthorizationserve
 type work struct {
 	queued   map[string]float64
 	underWay map[string]float64
-	done     float64 // reconciles so far, of all controllers
 }
 
 // abandoned is the work in the metrics that operators left unfinished when they
@@ -70,28 +68,14 @@ func noteAbandoned(t *testing.T) {
 	abandoned = workNow(t)
 }
 
-// quiet records since when Idle has seen no reconcile.
-var quiet struct {
-	since time.Time
-	done  float64
-}
-
-// Idle reports whether a running operator has nothing to do at this moment. The depth
-// of controller-runtime's priority queue can stay above its number of items if an item
-// is added while it is taken out. So two seconds without a reconcile also count as
-// idle.
+// Idle returns an error while a running operator has something to do.
 func Idle(t *testing.T, controllers ...string) error {
 	t.Helper()
 	now := workNow(t)
-	if quiet.since.IsZero() || now.done != quiet.done {
-		quiet.since, quiet.done = time.Now(), now.done
-	}
 	for _, c := range controllers {
-		if n := now.underWay[c] - abandoned.underWay[c]; n > 0 {
-			return fmt.Errorf("controller %s has %v requests under way", c, n)
-		}
-		if n := now.queued[c] - abandoned.queued[c]; n > 0 && time.Since(quiet.since) < 2*time.Second {
-			return fmt.Errorf("controller %s has %v requests waiting", c, n)
+		queued, underWay := now.queued[c]-abandoned.queued[c], now.underWay[c]-abandoned.underWay[c]
+		if queued > 0 || underWay > 0 {
+			return fmt.Errorf("controller %s has %v requests waiting and %v under way", c, queued, underWay)
 		}
 	}
 	return nil
@@ -127,8 +111,6 @@ func workNow(t *testing.T) work {
 				w.underWay[controller] += float64(m.GetHistogram().GetSampleCount())
 			case "workqueue_work_duration_seconds": // observed when it is done
 				w.underWay[controller] -= float64(m.GetHistogram().GetSampleCount())
-			case "controller_runtime_reconcile_total":
-				w.done += m.GetCounter().GetValue()
 			}
 		}
 	}
