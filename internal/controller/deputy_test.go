@@ -19,7 +19,7 @@ import (
 
 func requireLabel(o *controller.Options) { o.RequireCredentialLabel = true }
 
-// TestOnlyCredentialsThatOptInAreSent has an attacker who may write M2MClients and
+// TestOnlyCredentialsThatOptInAreSent: an attacker may write M2MClients and
 // AuthorizationServers, but may not read Secrets. He names a Secret of the namespace
 // as the client secret for his own server.
 func TestOnlyCredentialsThatOptInAreSent(t *testing.T) {
@@ -106,8 +106,8 @@ func TestOnlyProvisioningCredentialsThatOptInAreSent(t *testing.T) {
 	operator.IsReady(t, as)
 }
 
-// TestTheClustersAudienceIsNeverSent has a tenant request a token for the API server
-// itself and send it to his own server, which could then act as the ServiceAccount.
+// TestTheClustersAudienceIsNeverSent: a tenant requests a token for the API server itself
+// and sends it to his own server, which could then act as the ServiceAccount.
 func TestTheClustersAudienceIsNeverSent(t *testing.T) {
 	op := operator.StartStepped(t)
 	issuer, _ := operator.ClusterIssuer(t)

@@ -233,8 +233,8 @@ func bundleOfAnother(s *operator.Stage, namespace, name string) {
 	}})
 }
 
-// TestOtherNamespacesDelayNoToken has another namespace do what it can to hold back
-// the tokens of an API's clients when the server signs with a new key. The operator
+// TestOtherNamespacesDelayNoToken rotates the signing key. Another namespace does what it
+// can to hold back the tokens of an API's clients. The operator
 // waits only for the API's own namespace and those that its owner names.
 func TestOtherNamespacesDelayNoToken(t *testing.T) {
 	op := operator.StartStepped(t)
@@ -324,7 +324,7 @@ func TestAMomentThatLiesAheadDelaysNoToken(t *testing.T) {
 	}
 }
 
-// TestOtherNamespacesLeaveAnAPIReady has another namespace block the bundle, by a
+// TestOtherNamespacesLeaveAnAPIReady blocks the bundle in another namespace, by a
 // ConfigMap of the same name and by a policy. The owner's conditions stay, and events
 // report the problem where it occurs.
 func TestOtherNamespacesLeaveAnAPIReady(t *testing.T) {

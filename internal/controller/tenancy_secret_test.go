@@ -182,7 +182,7 @@ func TestForgeryGoesWithoutReplacement(t *testing.T) {
 	operator.IsReady(t, cart)
 }
 
-// TestSecretNameOfAnother has a client name a Secret that it must not write: its own
+// TestSecretNameOfAnother creates a client that names a Secret which it must not write: its own
 // credentials', another client's tokens', any other.
 func TestSecretNameOfAnother(t *testing.T) {
 	w := operator.NewWorld(t)
@@ -236,8 +236,8 @@ func unchanged(t *testing.T, s *corev1.Secret) {
 	}
 }
 
-// TestForgedStatusDeletesNothing has an attacker who can write a client's status name
-// another Secret there, so that the operator deletes it as the client's former one.
+// TestForgedStatusDeletesNothing: an attacker writes another Secret's name into a client's
+// status, so that the operator deletes it as the client's former one.
 func TestForgedStatusDeletesNothing(t *testing.T) {
 	w := operator.NewWorld(t)
 	_, cart := w.Story()

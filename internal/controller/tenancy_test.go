@@ -111,8 +111,8 @@ func getsNothing(t *testing.T, c *v1alpha1.M2MClient, conditionType, reason stri
 	return condition
 }
 
-// TestIdentifierHasOneOwner has another namespace declare an API that is declared
-// already, to grant itself its scopes and to distribute its own bundle.
+// TestIdentifierHasOneOwner declares an API again in another namespace, which wants to
+// grant itself the API's scopes and to distribute its own bundle.
 func TestIdentifierHasOneOwner(t *testing.T) {
 	w := operator.NewWorld(t)
 	api, cart := w.Story()
@@ -163,8 +163,8 @@ func TestIdentifierHasOneOwner(t *testing.T) {
 	})
 }
 
-// TestClaimsMoveWithTheServer has an APIResource accepted at another issuer and then
-// points it at the one where its identifier is taken. Its condition still says that it
+// TestClaimsMoveWithTheServer moves an APIResource that was accepted at another issuer to
+// the issuer where its identifier is taken. Its condition still says that it
 // is accepted; the operator must not request a token because of it.
 func TestClaimsMoveWithTheServer(t *testing.T) {
 	w := operator.NewWorld(t)
@@ -221,8 +221,8 @@ func refTo(cas *v1alpha1.ClusterAuthorizationServer) v1alpha1.AuthorizationServe
 	return v1alpha1.AuthorizationServerReference{Kind: v1alpha1.KindClusterAuthorizationServer, Name: v1alpha1.ObjectName(cas.Name)}
 }
 
-// TestClusterServerServesAllowedNamespaces has a namespace use a
-// ClusterAuthorizationServer that does not allow it, for its client and for its API.
+// TestClusterServerServesAllowedNamespaces uses a ClusterAuthorizationServer in a
+// namespace that it does not allow, for a client and for an API.
 func TestClusterServerServesAllowedNamespaces(t *testing.T) {
 	w := operator.NewWorld(t)
 	evil := newAttacker(w)
@@ -271,8 +271,8 @@ func TestClusterServerServesAllowedNamespaces(t *testing.T) {
 	}
 }
 
-// TestIdentifierClaims has a namespace declare APIs that the platform reserved for
-// others: at the ClusterAuthorizationServer, and at an AuthorizationServer of its own
+// TestIdentifierClaims declares APIs in a namespace for which the platform did not reserve
+// them: at the ClusterAuthorizationServer, and at an AuthorizationServer of its own
 // for the same issuer, before the owner does.
 func TestIdentifierClaims(t *testing.T) {
 	w := operator.NewWorld(t)
@@ -335,9 +335,9 @@ func TestIdentifierClaims(t *testing.T) {
 	getsNothing(t, evil.cart, v1alpha1.ConditionGranted, v1alpha1.ReasonAPIResourceNotAccepted)
 }
 
-// TestCredentialsGoToTheClientsServerOnly has the API's team point its
-// AuthorizationServer, of the same issuer, at a server of theirs, to collect the
-// secrets of its clients.
+// TestCredentialsGoToTheClientsServerOnly points the AuthorizationServer of the API's team,
+// which has the same issuer, at a server of theirs. They want to collect the secrets of
+// their clients.
 func TestCredentialsGoToTheClientsServerOnly(t *testing.T) {
 	w := operator.NewWorld(t)
 	evil := newAttacker(w)
@@ -393,7 +393,7 @@ func TestCredentialsGoToTheClientsServerOnly(t *testing.T) {
 	evil.received(t, 0)
 }
 
-// TestReferencesStayInTheNamespace has a client name objects that exist only in
+// TestReferencesStayInTheNamespace creates a client that names objects which exist only in
 // another namespace.
 func TestReferencesStayInTheNamespace(t *testing.T) {
 	w := operator.NewWorld(t)
@@ -429,7 +429,7 @@ func TestReferencesStayInTheNamespace(t *testing.T) {
 	evil.received(t, 0)
 }
 
-// TestPlainResourceIsNobodys has another namespace claim the identifier that a client
+// TestPlainResourceIsNobodys claims, in another namespace, the identifier that a client
 // names without an APIResource. The client loses nothing: its own credentials decide.
 func TestPlainResourceIsNobodys(t *testing.T) {
 	w := operator.NewWorld(t)
@@ -447,8 +447,8 @@ func TestPlainResourceIsNobodys(t *testing.T) {
 	evil.received(t, 0)
 }
 
-// TestBundleOfAPIThatIsNotAccepted has a pod of another namespace ask for the bundle
-// of an API that is not accepted, by three spellings of its name.
+// TestBundleOfAPIThatIsNotAccepted creates a pod in another namespace that requests the
+// bundle of an API that is not accepted, by three spellings of its name.
 func TestBundleOfAPIThatIsNotAccepted(t *testing.T) {
 	w := operator.NewWorld(t)
 	evil := newAttacker(w)

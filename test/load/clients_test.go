@@ -181,8 +181,8 @@ func claimOf(token, name string) any {
 	return claims[name]
 }
 
-// TestAThousandClientsKeepTheirCredentialsApart has a running operator with twenty
-// workers serve a thousand clients in fifty namespaces. Then a third of them rotate
+// TestAThousandClientsKeepTheirCredentialsApart: a running operator with twenty workers
+// serves a thousand clients in fifty namespaces. Then a third of them rotate
 // their secrets.
 func TestAThousandClientsKeepTheirCredentialsApart(t *testing.T) {
 	op := operator.Start(t)

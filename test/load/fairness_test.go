@@ -102,8 +102,8 @@ func TestRefusalsOfANamespaceAreFew(t *testing.T) {
 	}
 }
 
-// TestSlowServersDelayNoOther has forty servers of one namespace that do not answer,
-// and then one of another namespace.
+// TestSlowServersDelayNoOther: forty servers of one namespace do not answer, and one of
+// another namespace does.
 func TestSlowServersDelayNoOther(t *testing.T) {
 	w := operator.NewWorld(t)
 	slow, err := oidc.Start(oidc.Options{})

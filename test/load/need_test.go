@@ -47,8 +47,8 @@ func askers(w *operator.World) (ids []string) {
 	return ids
 }
 
-// TestAFloodOfNewClientsDelaysNoRefresh has three tokens become due at a server of one
-// request per second, for which new clients wait.
+// TestAFloodOfNewClientsDelaysNoRefresh: three tokens become due at a server that allows
+// one request per second, and new clients wait for it, too.
 func TestAFloodOfNewClientsDelaysNoRefresh(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)

@@ -20,8 +20,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// TestNoStampede has 200 clients send requests at once to a server with ten faults,
-// each for another tenth of the requests, and counts what arrives when it recovers.
+// TestNoStampede: 200 clients send requests at once to a server with ten faults, each for
+// another tenth of the requests. The test counts what arrives when the server recovers.
 func TestNoStampede(t *testing.T) {
 	const clients, perSecond, burst = 200, 40, 40
 	w := operator.NewWorld(t)

@@ -36,7 +36,7 @@ func keysOf(s *operator.Stage) []v1alpha1.SigningKey {
 	return server.Status.Keys
 }
 
-// TestOnlyPublicSigningKeysAreTaken has the server publish every kind of unusual key.
+// TestOnlyPublicSigningKeysAreTaken publishes every kind of unusual key.
 func TestOnlyPublicSigningKeysAreTaken(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)

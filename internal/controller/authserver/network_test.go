@@ -220,8 +220,8 @@ func caSecret(namespace, key, ca string) *corev1.Secret {
 	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "ca", Namespace: namespace}, StringData: map[string]string{key: ca}}
 }
 
-// TestCABundles has a running operator follow a bundle from its absence to the right
-// one, to garbage, and to a renewed one.
+// TestCABundles changes the bundle of a running operator: there is none, then the right
+// one, garbage, and a renewed one.
 func TestCABundles(t *testing.T) {
 	system := operator.NewNamespace(t, "m2m-operator-system", nil)
 	operator.Start(t, withEgress(egress.Policy{AllowLoopback: true}), func(o *controller.Options) { o.OperatorNamespace = system })

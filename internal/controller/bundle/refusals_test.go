@@ -32,7 +32,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
-// verifyHere has a pod of the API's own namespace verify, and makes it old enough for
+// verifyHere creates a verifying pod in the API's own namespace. The pod is old enough for
 // an event about what it waits for.
 func verifyHere(s *operator.Stage) *corev1.Pod {
 	s.T.Helper()

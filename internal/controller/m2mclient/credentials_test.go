@@ -352,9 +352,9 @@ func TestAKeyThatTheServerDoesNotKnow(t *testing.T) {
 	}
 }
 
-// TestServiceAccountAsCredential has the operator, with only the rights of its role,
-// request a real token from the API server. The authorization server verifies it with
-// the API server's own keys.
+// TestServiceAccountAsCredential runs the operator with only the rights of its role. It
+// requests a real token from the API server, and the authorization server verifies the
+// token with the API server's own keys.
 func TestServiceAccountAsCredential(t *testing.T) {
 	op := operator.StartSteppedOver(t, operator.Restricted(t))
 	issuer, keys := operator.ClusterIssuer(t)

@@ -29,8 +29,8 @@ const (
 	terminal  = "terminal"
 )
 
-// TestTokenEndpointFaults has a token become due and expire while the token endpoint
-// has a fault, and then clears the fault.
+// TestTokenEndpointFaults gives the token endpoint a fault. The token becomes due and
+// expires. Then the fault goes.
 func TestTokenEndpointFaults(t *testing.T) {
 	op := operator.StartStepped(t)
 	oauthError := func(status int, code string) *oidc.Fault {

@@ -126,7 +126,7 @@ func (s *Stage) Rarely() {
 	s.AS.ResetRequests()
 }
 
-// Verifies has a workload of the API's namespace request the bundle.
+// Verifies creates a workload in the API's namespace that requests the bundle.
 func (s *Stage) Verifies() {
 	s.T.Helper()
 	payment := VerifyWith(s.Payments, "payment", "payment-api")
