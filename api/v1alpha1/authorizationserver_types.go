@@ -224,6 +224,14 @@ type AuthorizationServerStatus struct {
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
+	// lastHandledRefreshAt is the last value of the annotation
+	// m2m-operator.io/refresh-requested-at that the operator has acted on.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	LastHandledRefreshAt string `json:"lastHandledRefreshAt,omitempty"`
+
 	// endpoints are the endpoints in use: those of the spec, or else the last
 	// discovered ones.
 	//

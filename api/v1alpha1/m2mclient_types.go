@@ -270,6 +270,15 @@ type M2MClientStatus struct {
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
+	// lastHandledRefreshAt is the last value of the annotation
+	// m2m-operator.io/refresh-requested-at for which the operator has tried to
+	// replace every token. The condition Fresh says whether it could.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	LastHandledRefreshAt string `json:"lastHandledRefreshAt,omitempty"`
+
 	// clientID is the client identifier in use.
 	//
 	// +optional

@@ -96,6 +96,15 @@ type ProvisioningRecord struct {
 	// +kubebuilder:validation:MaxLength=64
 	Inputs string `json:"inputs,omitempty"`
 
+	// lastHandledRefreshAt is the last value of the annotation
+	// m2m-operator.io/refresh-requested-at that the operator has acted on with
+	// a comparison, whether or not it succeeded.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	LastHandledRefreshAt string `json:"lastHandledRefreshAt,omitempty"`
+
 	// failure describes the failed attempts. Unset if the last one succeeded.
 	//
 	// +optional
@@ -173,6 +182,15 @@ type M2MClientProvisioning struct {
 	//
 	// +optional
 	Credential ProvisionedCredential `json:"credential,omitzero"`
+
+	// lastHandledRotation is the value of the annotation
+	// m2m-operator.io/rotate-credential, cut off after 64 characters, for which
+	// the secret in use was issued.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	LastHandledRotation string `json:"lastHandledRotation,omitempty"`
 
 	// leftBehind lists what may exist at the server that the operator can no
 	// longer find.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
@@ -97,6 +98,14 @@ const (
 	// secret once.
 	RotateCredentialAnnotation = "m2m-operator.io/rotate-credential"
 
+	// RefreshRequestedAnnotation is set by users on an M2MClient, an APIResource or
+	// an authorization server. Each new value makes the operator do once, now, what
+	// it would do later: request new tokens for the client, compare what it
+	// provisioned with the server, discover a server's endpoints and fetch its keys.
+	// The value is the time of the request (RFC 3339), but only tells one request
+	// from another. Values of more than RefreshRequestMaxBytes have no effect.
+	RefreshRequestedAnnotation = "m2m-operator.io/refresh-requested-at"
+
 	// OwnerAnnotation names an M2MClient as "namespace/name". It is on the
 	// Secret with the client's tokens and, in the operator's namespace, on the
 	// Secret with a registered client's credentials.
@@ -129,6 +138,19 @@ const (
 	VerifyMaxBytes = 4096
 	VerifyMaxNames = 64
 )
+
+// RefreshRequestMaxBytes bounds the value of RefreshRequestedAnnotation, which the
+// status repeats.
+const RefreshRequestMaxBytes = 64
+
+// RefreshRequest returns the value of RefreshRequestedAnnotation on an object, empty
+// for none and for one that is too long.
+func RefreshRequest(o metav1.Object) string {
+	if v := o.GetAnnotations()[RefreshRequestedAnnotation]; len(v) <= RefreshRequestMaxBytes {
+		return v
+	}
+	return ""
+}
 
 // Placeholders for a value beyond the bounds. Neither can be a name.
 var (

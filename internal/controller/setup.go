@@ -302,7 +302,7 @@ func (r *Reconcilers) addServers(mgr ctrl.Manager, o Options, c client.Client, e
 		r.AuthorizationServers = append(r.AuthorizationServers, authserver.New(authserver.Config{
 			Kind: kind, Client: c, Clock: o.Clock, Events: events("m2m-authorizationserver"), Lives: s.Lives, Endpoints: s.Endpoints, Connections: s.Connections,
 			Requests: s.KeyRequests, Wakes: s.Wakes, Foreign: s.Foreign, Watched: watched, OperatorNamespace: o.OperatorNamespace,
-			Check: s.Administration.CheckProvisioning, CheckIsDue: s.Administration.CheckIsDue,
+			Check: s.Administration.CheckProvisioning, CheckIsDue: s.Administration.CheckIsDue, ForgetCheck: s.Administration.ForgetCheck,
 		}))
 		r.Endpoints = append(r.Endpoints, authserver.NewEndpointReconciler(kind, mgr.GetClient(), s.Endpoints, s.Connections, watched))
 	}

@@ -50,6 +50,9 @@ type Input struct {
 	// verification bundle.
 	Refused bool
 
+	// Requested means that somebody asked for a new token.
+	Requested bool
+
 	// Now is the present time.
 	Now time.Time
 }
@@ -89,6 +92,10 @@ const (
 	// Due: it is time to refresh the token. This causes a mint but never makes a
 	// token unusable: a refresh that fails leaves a working token ready.
 	Due Reason = "Due"
+
+	// Requested: somebody asked for a new token. Like Due, this never makes a token
+	// unusable.
+	Requested Reason = "Requested"
 )
 
 // check is one rule of a chain. Its message is a sentence for a condition, the same
@@ -151,7 +158,10 @@ func due(in Input) (Reason, string, bool) {
 	if in.Superseded {
 		return KeyReplaced, "The key that signed the token was replaced under its ID", true
 	}
-	return Due, "The token is due for its refresh", !in.Now.Before(in.RefreshAt)
+	if !in.Now.Before(in.RefreshAt) {
+		return Due, "The token is due for its refresh", true
+	}
+	return Requested, "Somebody asked for a new token", in.Requested
 }
 
 func expired(in Input) (Reason, string, bool) {

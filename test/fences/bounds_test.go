@@ -80,6 +80,29 @@ func TestMetadataIsBounded(t *testing.T) {
 	}
 }
 
+// TestRefreshRequestsAreTimes: the operator takes any value of the annotation for a
+// request, so a typing error would only be noticed by what does not happen.
+func TestRefreshRequestsAreTimes(t *testing.T) {
+	probe := plainClient("probe")
+	probe.Annotations = map[string]string{v1alpha1.RefreshRequestedAnnotation: "now"}
+	kubetest.Eventually(t, func() error {
+		if err := kube.Create(t.Context(), probe.DeepCopy(), client.DryRunAll); !refusedByPolicy(err) || !strings.Contains(err.Error(), "must be a time") {
+			return fmt.Errorf("the value is not checked yet: %w", err)
+		}
+		return nil
+	})
+	for value, good := range map[string]bool{
+		"2026-11-29T17:00:00Z": true, "2026-11-29T17:00:00.123456789+01:00": true, "": true,
+		"2026-11-29": false, "2026-11-29T17:00:00": false, "2026-11-29 17:00:00Z": false, "1764435600": false, "2026-11-29T17:00:00Z,": false,
+	} {
+		c := plainClient("asks")
+		c.Annotations = map[string]string{v1alpha1.RefreshRequestedAnnotation: value}
+		if err := kube.Create(t.Context(), c, client.DryRunAll); good != (err == nil) {
+			t.Errorf("%q: %v", value, err)
+		}
+	}
+}
+
 // TestWhatWasThereBeforeTheBounds: an older object that exceeds the bounds can be
 // changed and deleted, but must not grow.
 func TestWhatWasThereBeforeTheBounds(t *testing.T) {

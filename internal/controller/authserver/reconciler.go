@@ -61,6 +61,9 @@ const (
 	DiscoveryInterval = 10 * time.Minute
 )
 
+// refreshInterval is the least time between two requests to ask a server now.
+const refreshInterval = 10 * time.Second
+
 // newKeyRate limits how many new keys of one server are accepted. Each is written to the
 // server's status, and to a bundle in every namespace that verifies.
 var newKeyRate = pace.Rate{Every: time.Minute, Burst: 64}
@@ -86,6 +89,8 @@ type Config struct {
 	// CheckIsDue reports whether that time has come.
 	Check      func(context.Context, client.Object, time.Time) (*rules.Problem, time.Time, error)
 	CheckIsDue func(client.Object, time.Time) bool
+	// ForgetCheck makes the next check due.
+	ForgetCheck func(client.Object)
 }
 
 // Reconciler keeps the endpoints and signing keys of one kind of authorization server
@@ -93,7 +98,8 @@ type Config struct {
 type Reconciler struct {
 	Config
 
-	states *servers.Each[fetchState]
+	states   *servers.Each[fetchState]
+	requests *pace.Requests[rules.ServerKey] // of people who want the server asked now
 	places *traffic.Places // shares the workers among servers that are being asked
 }
 
@@ -101,6 +107,7 @@ type Reconciler struct {
 func New(c Config) *Reconciler {
 	return &Reconciler{
 		Config: c, states: servers.NewEach(c.Lives, func(client.Object) *fetchState { return &fetchState{} }, nil), places: traffic.NewPlaces(serverWorkers),
+		requests: pace.NewRequests[rules.ServerKey](refreshInterval),
 	}
 }
 
@@ -140,6 +147,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 		if client.IgnoreNotFound(err) == nil {
 			r.Lives.Forget(key)
 			r.places.Forget(key.String())
+			r.requests.Forget(key)
 			metrics.ForgetServerMetrics(key)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
@@ -177,7 +185,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 // when to come back.
 func (r *Reconciler) reconcile(ctx context.Context, obj client.Object) (time.Duration, error) {
 	spec, status, now := record.SpecOf(obj), record.StatusOf(obj), r.Clock.Now()
+	request, requestDue := r.requests.Current(rules.ServerKeyOf(obj), v1alpha1.RefreshRequest(obj), status.LastHandledRefreshAt, now)
 	state := r.state(obj)
+	if request != status.LastHandledRefreshAt {
+		state.discoveryDue, state.keysDue = time.Time{}, time.Time{}
+		r.ForgetCheck(obj)
+	}
 	known, told := r.Endpoints.Discovered(obj), status.Endpoints
 	found := known
 
@@ -217,7 +230,7 @@ func (r *Reconciler) reconcile(ctx context.Context, obj client.Object) (time.Dur
 	conditions.SetOrRemove(&status.Conditions, obj.GetGeneration(), v1alpha1.ConditionProvisioningReady, provisioning)
 	conditions.SetOrRemove(&status.Conditions, obj.GetGeneration(), v1alpha1.ConditionKeysFresh, keys)
 	conditions.Set(&status.Conditions, obj.GetGeneration(), discovered, serverReady(obj, record.UsableEndpoints(spec, found, status.Endpoints).Token, discovered, keys, provisioning))
-	status.ObservedGeneration = obj.GetGeneration()
+	status.ObservedGeneration, status.LastHandledRefreshAt = obj.GetGeneration(), request
 
 	*r.states.Get(obj) = *state
 	r.Endpoints.Learn(obj, found)
@@ -225,7 +238,7 @@ func (r *Reconciler) reconcile(ctx context.Context, obj client.Object) (time.Dur
 		r.Endpoints.Tell(ctx, obj)
 	}
 	prune := jwks.NextPrune(records, spec.JWKS.Retention.Or(defaultKeyRetention))
-	return refresh.Soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), until(prune, now), until(checkDue, now), until(supersededDue, now)), nil
+	return refresh.Soonest(time.Second, state.discoveryDue.Sub(now), state.keysDue.Sub(now), until(prune, now), until(checkDue, now), until(supersededDue, now), requestDue), nil
 }
 
 // until returns how long it is until a moment, at least a second; zero for the zero time.
@@ -259,7 +272,8 @@ func (r *Reconciler) place(obj client.Object) (giveBack func(), wait time.Durati
 // isDue reports whether there is something to ask a server for now.
 func (r *Reconciler) isDue(obj client.Object, now time.Time) bool {
 	s := r.states.Get(obj)
-	return s.generation != obj.GetGeneration() || r.Requests.IsPending(obj) || !now.Before(s.discoveryDue) || !now.Before(s.keysDue) ||
+	asked := v1alpha1.RefreshRequest(obj)
+	return asked != "" && asked != record.StatusOf(obj).LastHandledRefreshAt || s.generation != obj.GetGeneration() || r.Requests.IsPending(obj) || !now.Before(s.discoveryDue) || !now.Before(s.keysDue) ||
 		r.CheckIsDue(obj, now)
 }
 

@@ -94,15 +94,17 @@ func identityMeta(m *metav1.ObjectMeta) metav1.ObjectMeta {
 }
 
 // slimMeta reduces the metadata of one of the operator's kinds to what is read: one label,
-// one annotation and the finalizers. A patch compares two objects that both lack the rest,
+// some annotations and the finalizers. A patch compares two objects that both lack the rest,
 // so the rest stays as it is at the API server.
-func slimMeta(m *metav1.ObjectMeta, label, annotation string) {
+func slimMeta(m *metav1.ObjectMeta, label string, annotations ...string) {
 	kept := identityMeta(m)
 	if v, ok := m.Labels[label]; ok {
 		kept.Labels = map[string]string{label: v}
 	}
-	if v, ok := m.Annotations[annotation]; ok {
-		kept.Annotations = map[string]string{annotation: brief(v)}
+	for _, key := range annotations {
+		if v, ok := m.Annotations[key]; ok {
+			kept.Annotations = plus(kept.Annotations, key, brief(v))
+		}
 	}
 	kept.Finalizers = m.Finalizers
 	if v, ok := m.Annotations[CutMark]; ok { // already cut
@@ -135,9 +137,9 @@ func brief(v string) string {
 func SlimServer(in any) (any, error) {
 	switch s := in.(type) {
 	case *v1alpha1.AuthorizationServer:
-		slimMeta(&s.ObjectMeta, "", "")
+		slimMeta(&s.ObjectMeta, "", v1alpha1.RefreshRequestedAnnotation)
 	case *v1alpha1.ClusterAuthorizationServer:
-		slimMeta(&s.ObjectMeta, "", "")
+		slimMeta(&s.ObjectMeta, "", v1alpha1.RefreshRequestedAnnotation)
 	}
 	return in, nil
 }
@@ -149,7 +151,7 @@ func SlimAPIResource(in any) (any, error) {
 	if !ok {
 		return in, nil // a tombstone
 	}
-	slimMeta(&api.ObjectMeta, "", "")
+	slimMeta(&api.ObjectMeta, "", v1alpha1.RefreshRequestedAnnotation)
 	left := maxSelectors
 	for i := range api.Spec.Grants {
 		selector := &api.Spec.Grants[i].Clients.Namespaces.Selector
@@ -181,7 +183,7 @@ func SlimClient(in any) (any, error) {
 	if !ok {
 		return in, nil // a tombstone
 	}
-	slimMeta(&c.ObjectMeta, v1alpha1.ShardLabel, v1alpha1.RotateCredentialAnnotation)
+	slimMeta(&c.ObjectMeta, v1alpha1.ShardLabel, v1alpha1.RotateCredentialAnnotation, v1alpha1.RefreshRequestedAnnotation)
 	Share(&c.Spec.AuthorizationServerRef.Kind)
 	Share(&c.Spec.AuthorizationServerRef.Name)
 	Share(&c.Spec.DeletionPolicy)

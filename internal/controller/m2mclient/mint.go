@@ -196,10 +196,13 @@ func (p *pass) failed(a *access, inputs, reason, message string, retryAt time.Ti
 
 // basis stands for everything that an attempt depends on. When any of it changes,
 // the next attempt is made at once, and the back-off begins anew: also what a server is
-// known to grant a client that the operator registers. Of the server's keys only the
+// known to grant a client that the operator registers, and a request. Of the server's keys only the
 // verdict on a token depends.
 func (p *pass) basis(a *access, inputs, reason string) string {
 	parts := []string{inputs, string(p.Client.UID), strconv.FormatInt(p.Client.Generation, 10)}
+	if p.request.value != "" {
+		parts = append(parts, "requested", p.request.value)
+	}
 	for _, srv := range []*rules.Server{p.server, a.server} {
 		if srv != nil {
 			parts = append(parts, string(srv.Object.GetUID()), strconv.FormatInt(srv.Object.GetGeneration(), 10), servers.TokenAddress(srv.Spec, srv.Status))

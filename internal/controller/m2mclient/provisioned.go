@@ -26,6 +26,7 @@ var comparedClient = watch.Updates(func(before, after client.Object) bool {
 		return true
 	}
 	was.SyncedAt, is.SyncedAt = nil, nil
+	was.LastHandledRefreshAt, is.LastHandledRefreshAt = "", ""
 	return !equality.Semantic.DeepEqual(was, is)
 })
 

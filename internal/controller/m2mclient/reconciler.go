@@ -90,6 +90,7 @@ type Reconciler struct {
 	recipients *recipients.Recipients
 	judgements *memory.PerAccess[judgement]
 	rejudged   *pace.Buckets[string] // of the requests that a judgement causes, by access
+	requests   *pace.Requests[types.NamespacedName]
 }
 
 // New returns a reconciler that knows nothing yet.
@@ -99,6 +100,7 @@ func New(c Config) *Reconciler {
 		recipients: &recipients.Recipients{Client: c.Client, Access: c.Access, Prompt: c.Prompt},
 		held:       memory.New[tokensecret.Token](), written: memory.New[cached.Digest](),
 		judgements: memory.New[judgement](), rejudged: pace.New[string](RejudgedRate),
+		requests: pace.NewRequests[types.NamespacedName](RefreshInterval),
 	}
 }
 
@@ -108,6 +110,7 @@ type pass struct {
 	Client *v1alpha1.M2MClient
 	Now    time.Time
 
+	request request
 	origin
 	identity
 	storage
@@ -206,6 +209,7 @@ func (p *pass) observe(c *v1alpha1.M2MClient) {
 // returns when to come back.
 func (r *Reconciler) reconcile(ctx context.Context, c *v1alpha1.M2MClient) (*pass, time.Duration, error) {
 	p := &pass{Client: c, Now: r.Clock.Now()}
+	r.readRequest(p)
 	for _, step := range []func(context.Context, *pass) error{
 		r.resolve, r.judgeProvisioning, r.readSecret, r.readWaiting, r.resolveCredentials, r.refreshTokens, r.writeSecret, r.writeWaiting,
 	} {
@@ -235,6 +239,9 @@ func (p *pass) next() time.Duration {
 	if p.written.Refused != nil {
 		waits = append(waits, write.RefusalWait)
 	}
+	if !p.request.later.IsZero() {
+		waits = append(waits, p.request.later.Sub(p.Now))
+	}
 	for _, a := range p.Accesses {
 		if !a.wakeAt.IsZero() {
 			waits = append(waits, max(time.Millisecond, a.wakeAt.Sub(p.Now)))
@@ -263,6 +270,7 @@ func (r *Reconciler) forget(name types.NamespacedName, uid types.UID) {
 	r.written.Forget(name)
 	r.judgements.Forget(name)
 	r.secrets.Forget(name)
+	r.requests.Forget(name)
 	if uid != "" {
 		r.Admission.Leave(uid)
 	}
@@ -313,7 +321,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 	gone := r.Shard.Departures(func(o client.Object) { r.forget(client.ObjectKeyFromObject(o), o.GetUID()) })
 	b := ctrl.NewControllerManagedBy(mgr).
 		Named("m2mclient").
-		For(&v1alpha1.M2MClient{}, builder.WithPredicates(r.Shard.Of(predicate.Or(predicate.GenerationChangedPredicate{}, comparedClient)))).
+		For(&v1alpha1.M2MClient{}, builder.WithPredicates(r.Shard.Of(predicate.Or(predicate.GenerationChangedPredicate{}, comparedClient, refreshRequested)))).
 		Watches(&v1alpha1.M2MClient{}, gone).
 		Owns(&corev1.Secret{}, builder.WithPredicates(r.secrets.ChangedByOthers(), r.Shard.OwnedBy(r.Client))).
 		Watches(&corev1.Secret{}, room).

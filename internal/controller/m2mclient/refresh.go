@@ -93,6 +93,7 @@ func (r *Reconciler) present(p *pass, a *access) refresh.Input {
 			a.token = stored
 		}
 	}
+	in.Requested = p.requested(a)
 	a.refused = r.refusedByNow(p, a, in)
 	in.Refused = a.refused != nil
 	return in
@@ -324,6 +325,7 @@ func (p *pass) working(in refresh.Input) bool {
 // publish puts a token into the Secret that is about to be written.
 func (r *Reconciler) publish(ctx context.Context, p *pass, a *access, h tokensecret.Token, claims *jwks.Claims, reason refresh.Reason) {
 	wasShort := a.Record != nil && a.plan.ShortLived
+	h.Record.Request = p.request.value
 	h.Record.Opaque = claims == nil
 	if claims != nil {
 		h.Record.KeyID, h.Record.Thumbprint, h.Record.Algorithm = claims.KeyID, claims.KeyThumbprint, claims.Algorithm

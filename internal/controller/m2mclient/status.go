@@ -65,6 +65,7 @@ func summarize(p *pass) {
 	conditions.SetOrRemove(&status.Conditions, p.Client.Generation, v1alpha1.ConditionProvisioned, p.provisioned)
 	conditions.Set(&status.Conditions, p.Client.Generation, p.isReady(granted, fresh), granted, fresh, verified)
 	status.ObservedGeneration = p.Client.Generation
+	p.noteRequest()
 	if p.credentials != nil {
 		status.ClientID = v1alpha1.ClientID(p.credentials.ClientID)
 	}

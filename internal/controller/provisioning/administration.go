@@ -437,6 +437,17 @@ func (a *Administration) CheckIsDue(obj client.Object, now time.Time) bool {
 	return !now.Before(rt.checkDue)
 }
 
+// ForgetCheck makes the next check of a server's credential due.
+func (a *Administration) ForgetCheck(obj client.Object) {
+	if rules.Driver(record.SpecOf(obj)) == "" {
+		return
+	}
+	rt := a.of.Get(obj)
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.checkDue = time.Time{}
+}
+
 // CheckProvisioning reports whether the credential works that a server is
 // provisioned with, and when to look again. It asks the server rarely.
 func (a *Administration) CheckProvisioning(ctx context.Context, obj client.Object, now time.Time) (*rules.Problem, time.Time, error) {

@@ -45,7 +45,7 @@ func (r *APIReconciler) Reconcile(ctx context.Context, req reconcile.Request) (c
 	var api v1alpha1.APIResource
 	err := r.Client.Get(ctx, req.NamespacedName, &api)
 	if apierrors.IsNotFound(err) {
-		r.Wishes.forget(req.NamespacedName) // without the finalizer, this is all that is seen of a deletion
+		r.forget(req.NamespacedName) // without the finalizer, this is all that is seen of a deletion
 		return ctrl.Result{}, nil
 	}
 	if err != nil {

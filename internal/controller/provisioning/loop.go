@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -17,7 +18,9 @@ import (
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
 // loop compares the objects of one kind with their servers when that is due, and
@@ -25,14 +28,18 @@ import (
 type loop struct {
 	Config
 
-	kind    string
-	remover *remover
-	Wishes  *wishes
+	kind     string
+	remover  *remover
+	Wishes   *wishes
+	requests *pace.Requests[types.NamespacedName] // of people who want an object compared now
 }
+
+// refreshInterval is the least time between two comparisons of an object on request.
+const refreshInterval = 10 * time.Second
 
 func newLoop(c Config, kind string) loop {
 	w := newWishes(c.Clock)
-	return loop{Config: c, kind: kind, remover: newRemover(c, w), Wishes: w}
+	return loop{Config: c, kind: kind, remover: newRemover(c, w), Wishes: w, requests: pace.NewRequests[types.NamespacedName](refreshInterval)}
 }
 
 // Compare requests a comparison of an object with its server, at most once per
@@ -77,6 +84,7 @@ type comparison struct {
 	server  *rules.Server
 	driver  provision.Driver
 	version string // of the configuration that the driver was made from
+	request string // that the comparison handles
 	plan    provision.Plan
 	now     time.Time
 }
@@ -114,9 +122,11 @@ func (l *loop) sync(ctx context.Context, s subject) (time.Duration, error) {
 	if declared, err := s.declare(ctx, srv); !declared || err != nil {
 		return 0, err
 	}
-	c := comparison{server: srv, driver: driver, version: version, plan: l.plan(s, srv, version), now: l.Clock.Now()}
+	c := comparison{server: srv, driver: driver, version: version, now: l.Clock.Now()}
+	later := l.request(s, &c)
+	c.plan = l.plan(s, c)
 	if wait := c.plan.Wait(c.now); wait > 0 {
-		return wait, l.observe(ctx, s, c.plan)
+		return refresh.Soonest(time.Millisecond, wait, later), l.observe(ctx, s, c.plan)
 	}
 	exit, wait, busy := l.Servers.enter(srv.Object, s.object(), l.Wishes.wake)
 	if busy != nil {
@@ -125,12 +135,24 @@ func (l *loop) sync(ctx context.Context, s subject) (time.Duration, error) {
 	return l.apply(ctx, s, c, exit)
 }
 
-// plan returns when to compare an object, by what its status holds now.
-func (l *loop) plan(s subject, srv *rules.Server, version string) provision.Plan {
-	p := planOf(s.record(), s.object().GetUID(), srv)
-	p.Requested = l.Wishes.Wanted(client.ObjectKeyFromObject(s.object()))
+// request puts into a comparison the request that it handles, and returns how long a newer
+// one has to wait.
+func (l *loop) request(s subject, c *comparison) (later time.Duration) {
+	name := client.ObjectKeyFromObject(s.object())
+	c.request, later = l.requests.Current(name, v1alpha1.RefreshRequest(s.object()), s.record().LastHandledRefreshAt, c.now)
+	return later
+}
+
+// plan returns when to compare an object, by what its status holds now. A request is one
+// of the things that an attempt depends on: after a failure, a new one is handled at once.
+func (l *loop) plan(s subject, c comparison) provision.Plan {
+	p := planOf(s.record(), s.object().GetUID(), c.server)
+	p.Requested = l.Wishes.Wanted(client.ObjectKeyFromObject(s.object())) || c.request != s.record().LastHandledRefreshAt
 	s.plan(&p)
-	p.Tries = provision.Hash(p.Wants, version)
+	p.Tries = provision.Hash(p.Wants, c.version)
+	if c.request != "" {
+		p.Tries = provision.Hash(p.Tries, c.request)
+	}
 	return p
 }
 
@@ -158,6 +180,7 @@ func (l *loop) apply(ctx context.Context, s subject, c comparison, exit func(con
 			"Put back at %s %q: %s", c.server.Key().Kind, c.server.Key().Name, strings.Join(record.StringsOf(drift), "; "))
 	}
 	st := s.record()
+	st.LastHandledRefreshAt = c.request
 	if failure != nil {
 		st.Failure = failureAfter(c.plan, st.Failure, c.now, failure)
 	} else {
@@ -169,7 +192,7 @@ func (l *loop) apply(ctx context.Context, s subject, c comparison, exit func(con
 	if failure == nil {
 		l.Wishes.granted(client.ObjectKeyFromObject(s.object()))
 	}
-	return max(time.Millisecond, s.done(l.plan(s, c.server, c.version), c.now)), nil
+	return max(time.Millisecond, s.done(l.plan(s, c), c.now)), nil
 }
 
 // keeper returns what a driver calls to have the state persisted before it goes on.
@@ -198,7 +221,7 @@ func (l *loop) write(ctx context.Context, before, o client.Object) error {
 
 // finish removes what an object has at its server, and lets the object go.
 func (l *loop) finish(ctx context.Context, s subject) (time.Duration, error) {
-	l.Wishes.forget(client.ObjectKeyFromObject(s.object()))
+	l.forget(client.ObjectKeyFromObject(s.object()))
 	if !controllerutil.ContainsFinalizer(s.object(), v1alpha1.ProvisioningFinalizer) {
 		return 0, nil
 	}
@@ -231,6 +254,12 @@ func (l *loop) removeAs(ctx context.Context, o client.Object, rm removal) (time.
 	}
 	rm.kind, rm.object, rm.owner = l.kind, o, owner
 	return l.remover.run(ctx, rm, l.Clock.Now())
+}
+
+// forget drops what is remembered of an object.
+func (l *loop) forget(name types.NamespacedName) {
+	l.Wishes.forget(name)
+	l.requests.Forget(name)
 }
 
 func copyOf(o client.Object) client.Object { return o.DeepCopyObject().(client.Object) }

@@ -32,6 +32,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // defaultOverlap is how long a replaced client secret stays valid.
@@ -71,7 +72,7 @@ func (r *ClientReconciler) Reconcile(ctx context.Context, req reconcile.Request)
 		r.seen.Store(req.NamespacedName, nil)
 	}
 	if !r.Shard.Serves(&c) {
-		r.Wishes.forget(req.NamespacedName)
+		r.forget(req.NamespacedName)
 		r.remover.since.Remove(c.UID)
 		return ctrl.Result{}, nil
 	}
@@ -86,7 +87,7 @@ const RestoreGrace = time.Hour
 // if there are any: somebody took its finalizer away. It returns how long to wait
 // with that.
 func (r *ClientReconciler) gone(ctx context.Context, name types.NamespacedName) (time.Duration, error) {
-	r.Wishes.forget(name)
+	r.forget(name)
 	if r.Shard != "" || r.Servers.OperatorNamespace == "" {
 		return 0, nil // to a shard that is what a client looks like that was handed over
 	}
@@ -335,6 +336,9 @@ func (s *clientSubject) keep(ctx context.Context) (err error) {
 		}
 	}
 	record.ShowClientState(&s.client.Status.Provisioning, s.state, s.rotation)
+	if s.rotation.Request != "" && s.state.Rotation == s.rotation.Request {
+		s.client.Status.Provisioning.LastHandledRotation = text.CutRunes(s.client.Annotations[v1alpha1.RotateCredentialAnnotation], 64)
+	}
 	return nil
 }
 

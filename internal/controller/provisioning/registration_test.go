@@ -78,6 +78,9 @@ func TestRegistrationStory(t *testing.T) {
 		t.Error("the client was not registered again")
 	}
 	operator.IsReady(t, cart)
+	if got := cart.Status.Provisioning.LastHandledRotation; got != "now" {
+		t.Errorf("the status says that the rotation %q was handled", got)
+	}
 	for _, r := range w.AS.TokenRequests() { // including those that try a new secret
 		if diff := cmp.Diff(map[string]string{"organization_id": "shop"}, r.Parameters); diff != "" {
 			t.Errorf("a token request had the parameters (-want +got):\n%s", diff)

@@ -43,6 +43,7 @@ type Record struct {
 	Algorithm  string    `json:"algorithm,omitempty"`
 	Scopes     []string  `json:"scopes,omitempty"`
 	Opaque     bool      `json:"opaque,omitempty"`
+	Request    string    `json:"request,omitempty"` // the last one for a refresh that the token fulfils
 }
 
 // AsToken returns what decides when the token is replaced.

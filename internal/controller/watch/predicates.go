@@ -66,11 +66,13 @@ var NotJustCompared = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool
 	before, after := e.ObjectOld.(*v1alpha1.APIResource), e.ObjectNew.(*v1alpha1.APIResource)
 	was, is := before.Status, after.Status
 	was.Provisioning.SyncedAt, is.Provisioning.SyncedAt = nil, nil
+	was.Provisioning.LastHandledRefreshAt, is.Provisioning.LastHandledRefreshAt = "", ""
 	return before.Generation != after.Generation || provisionedDiffers(before, after) || !equality.Semantic.DeepEqual(was, is)
 }}
 
 func provisionedDiffers(before, after *v1alpha1.APIResource) bool {
 	was, is := before.Status.Provisioning, after.Status.Provisioning
 	was.SyncedAt, is.SyncedAt = nil, nil
+	was.LastHandledRefreshAt, is.LastHandledRefreshAt = "", ""
 	return (before.Status.Provisioning.SyncedAt == nil) != (after.Status.Provisioning.SyncedAt == nil) || !equality.Semantic.DeepEqual(was, is)
 }
