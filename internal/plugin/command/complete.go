@@ -4,6 +4,7 @@ package command
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,6 +54,15 @@ func (p *plugin) complete(of ...names) cobra.CompletionFunc {
 			}
 		}
 		return found, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeAll completes any number of arguments of one sort.
+func (p *plugin) completeAll(of names) cobra.CompletionFunc {
+	one := p.complete(of)
+	return func(c *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		found, directive := one(c, nil, begun)
+		return slices.DeleteFunc(found, func(name string) bool { return slices.Contains(args, name) }), directive
 	}
 }
 

@@ -29,9 +29,19 @@ var kinds = []struct {
 }{
 	{"M2MClient", []string{"m2mclient", "m2mclients", "m2mc", "client"}},
 	{"APIResource", []string{"apiresource", "apiresources", "apires", "api"}},
-	{"AuthorizationServer", []string{"authorizationserver", "authorizationservers", "as"}},
+	{"AuthorizationServer", []string{"authorizationserver", "authorizationservers", "as", "server"}},
 	{"ClusterAuthorizationServer", []string{"clusterauthorizationserver", "clusterauthorizationservers", "cas"}},
 	{tree.KindPod, []string{"pod", "pods", "po"}},
+}
+
+// isKind reports whether a command line names a kind so.
+func isKind(name string) bool {
+	return slices.ContainsFunc(kinds, func(k struct {
+		kind    string
+		aliases []string
+	}) bool {
+		return slices.Contains(k.aliases, strings.ToLower(name))
+	})
 }
 
 // parseRef reads KIND/NAME.

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package command_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
+)
+
+// TestRefreshCommand has tokens replaced by an operator that runs by itself.
+func TestRefreshCommand(t *testing.T) {
+	w := operator.NewWorld(t)
+	_, cart := w.Story()
+	stock := w.Another("stock")
+	op := operator.Start(t)
+	operator.IsReady(t, cart)
+	operator.IsReady(t, stock)
+	old := operator.TokenIn(t, w.Shop, "cart-token", "payment-api")
+
+	a := run(t, time.Now(), "refresh", "-n", w.Shop, "cart")
+	a.ends(t, 0)
+	says(t, a.out, "M2MClient "+w.Shop+"/cart: requested\n", "a new token is in Secret cart-token until ", "no injected pod mounts it")
+	if operator.TokenIn(t, w.Shop, "cart-token", "payment-api") == old {
+		t.Error("the token is the old one")
+	}
+	a = run(t, time.Now(), "refresh", "-n", w.Shop, "server/auth", "--wait=false")
+	a.ends(t, 0)
+	a = run(t, time.Now(), "refresh", "-n", w.Payments, "as/auth")
+	a.ends(t, 0)
+	says(t, a.out, "AuthorizationServer "+w.Payments+"/auth: the server was asked")
+
+	w.AS.SetFault(oidc.Token, operator.Answer(400, `{"error":"invalid_scope"}`))
+	a = run(t, time.Now(), "refresh", w.Shop+"/stock")
+	a.ends(t, 3)
+	says(t, a.out, "TokenRequestRefused: ", "invalid_scope", "  → ")
+
+	reader(t, "dora", w.Shop)
+	a = run(t, time.Now(), "refresh", "-n", w.Shop, "cart", "--as", "dora")
+	a.ends(t, 4)
+	says(t, a.err, `You may not patch m2mclients.m2m-operator.io "cart" in namespace "`+w.Shop+`"`)
+
+	op.Stop()
+	a = run(t, time.Now(), "refresh", "-n", w.Shop, "--all", "--timeout", "1500ms")
+	a.ends(t, 3)
+	says(t, a.out, "/cart: gave up after 1.5s: ", "/stock: gave up after 1.5s: ", "the operator has not acted on it yet", "kubectl m2m check")
+}
+
+// TestRefreshRefuses what makes no sense.
+func TestRefreshRefuses(t *testing.T) {
+	op := operator.StartStepped(t)
+	s := operator.NewStage(t, op)
+	for _, tc := range []struct {
+		code int
+		want string
+		args []string
+	}{
+		{2, "name what to refresh", []string{"refresh"}},
+		{2, "not both", []string{"refresh", "cart", "--all"}},
+		{2, "is not provisioned", []string{"refresh", "-n", s.Payments, "api/payment-api"}},
+		{2, "has nothing to refresh", []string{"refresh", "pod/x"}},
+		{1, "not found", []string{"refresh", "-n", s.Shop, "nobody"}},
+		{1, "there is no M2MClient", []string{"refresh", "-n", s.Payments, "--all"}},
+		{2, "credentials of its own", []string{"rotate", "-n", s.Shop, "cart"}},
+		{2, "only M2MClients", []string{"rotate", "-n", s.Shop, "server/auth"}},
+		{2, "name the M2MClient", []string{"rotate"}},
+	} {
+		a := run(t, op.Clock.Now(), tc.args...)
+		a.ends(t, tc.code)
+		says(t, a.message, tc.want)
+	}
+}
+
+// TestRotateCommand has a registered client's secret replaced.
+func TestRotateCommand(t *testing.T) {
+	w := operator.NewTenant(t)
+	_, api, cart := w.Story()
+	operator.Start(t)
+	operator.IsReady(t, cart)
+	app, _ := w.Granted(api, "payments:write")
+	a := run(t, time.Now(), "rotate", "-n", w.Shop, "cart")
+	a.ends(t, 0)
+	says(t, a.out, "/cart: requested\n", "is in use; a new token is in Secret cart-token until ")
+	if now, _ := w.Granted(api, "payments:write"); len(now.Secrets) != len(app.Secrets)+1 {
+		t.Errorf("the application has %d secrets, and had %d", len(now.Secrets), len(app.Secrets))
+	}
+	a = run(t, time.Now(), "refresh", "-n", w.Payments, "api/payment-api")
+	a.ends(t, 0)
+	says(t, a.out, "it was compared with its server")
+	a = run(t, time.Now(), "refresh", "-n", w.Shop, "m2mclient/cart")
+	a.ends(t, 0)
+}
