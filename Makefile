@@ -114,6 +114,7 @@ test: ## Run all tests but those of provision-test against a real API server; co
 	hack/gotest.sh test -p=$(TEST_PACKAGES) -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $$packages
 	$(if $(filter ./...,$(PKG)),@cd hack/image && GOWORK=off ../gotest.sh image ./...)
 	$(if $(filter ./...,$(PKG)),@cd test/alerts && GOWORK=off ../../hack/gotest.sh alerts ./...)
+	$(if $(filter ./...,$(PKG)),@cd test/gitops/health && GOWORK=off ../../../hack/gotest.sh gitops-health -count=1 ./...)
 
 .PHONY: test-race
 test-race: ## Run all tests with the race detector (needs a C compiler).
