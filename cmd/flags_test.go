@@ -165,6 +165,9 @@ func TestFlagErrors(t *testing.T) {
 			[]string{elsewhere, "--cluster-id=EU 1"},
 			`--cluster-id: "EU 1" must have at most 63 lowercase letters, digits, '-' and '.', with a letter or digit at both ends`,
 		},
+		"a flag with a mistake":         {[]string{elsewhere, "--wrokers=40"}, "there is no flag --wrokers; did you mean --workers?"},
+		"a flag of an older convention": {[]string{elsewhere, "-enable-leader-election"}, "there is no flag --enable-leader-election; --help lists all flags"},
+		"a flag with a wrong value":     {[]string{elsewhere, "--workers=many"}, `invalid value "many" for flag -workers: parse error`},
 		"profiles for everybody": {
 			[]string{elsewhere, "--pprof-bind-address=:6060"},
 			`--pprof-bind-address: ":6060" is not a loopback address with a port, such as 127.0.0.1:6060; profiles must not be reachable from the network`,
@@ -213,7 +216,7 @@ func TestFlagErrors(t *testing.T) {
 			[]string{elsewhere, "run"}, `unexpected argument "run": every option is a flag`,
 		},
 		"an unknown flag": {
-			[]string{"--watch-namespace=shop"}, "flag provided but not defined: -watch-namespace",
+			[]string{"--watch-namespace=shop"}, "there is no flag --watch-namespace; did you mean --watch-namespaces?",
 		},
 		"namespaces with another separator": {
 			[]string{elsewhere, "--watch-namespaces=shop;payments"}, `--watch-namespaces: "shop;payments" is not the name of a namespace; separate several by commas`,

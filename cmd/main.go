@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	stdlog "log"
 	"net"
 	"net/http"
@@ -108,7 +109,7 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 		o.allowEgress)
 	o.log.BindFlags(flags)
 	if err := flags.Parse(args); err != nil {
-		return nil, err
+		return nil, mistaken(flags, err)
 	}
 	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q: every option is a flag", flags.Arg(0))
@@ -125,6 +126,46 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	var err error
 	o.webhook.Host, o.webhook.Port, err = hostPort(webhookAddress)
 	return o, err
+}
+
+// mistaken adds to an unknown flag's error the flag that was probably meant.
+func mistaken(flags *flag.FlagSet, err error) error {
+	unknown, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+	if !ok {
+		return err
+	}
+	unknown = strings.TrimPrefix(unknown, "-")
+	nearest, distance := "", 3
+	flags.VisitAll(func(f *flag.Flag) {
+		if d := edits(unknown, f.Name); d < distance {
+			nearest, distance = f.Name, d
+		}
+	})
+	if nearest == "" {
+		return fmt.Errorf("there is no flag --%s; --help lists all flags", unknown)
+	}
+	return fmt.Errorf("there is no flag --%s; did you mean --%s?", unknown, nearest)
+}
+
+// edits counts the characters to insert, delete or replace to turn one text into another.
+func edits(from, to string) int {
+	row := make([]int, len(to)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(from) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(to) {
+			replaced := diagonal
+			if from[i] != to[j] {
+				replaced++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(to)]
 }
 
 // bindWebhook defines the flags of the webhook.
@@ -232,8 +273,16 @@ func hostPort(address string) (host string, port int, err error) {
 }
 
 func run() error {
+	// The error comes last: after the list of all flags nobody would find it in a pod's log.
+	flag.CommandLine.Init(os.Args[0], flag.ContinueOnError)
+	flag.CommandLine.SetOutput(io.Discard)
 	// controller-runtime has registered --kubeconfig.
 	o, err := parse(flag.CommandLine, os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		flag.CommandLine.SetOutput(os.Stdout)
+		flag.Usage()
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -509,14 +509,22 @@ func TestNotReadyWithoutCaches(t *testing.T) {
 }
 
 func TestBadFlagsEndAtOnce(t *testing.T) {
-	out, err := exec.Command(binary, "--leader-elect").CombinedOutput()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
-		t.Errorf("it ended with %v, want exit code 1", err)
+	for flags, want := range map[string]string{
+		"--leader-elect": "--operator-namespace is needed for the webhook's certificate; set it, or POD_NAMESPACE, or --webhook=false",
+		"--wrokers=40":   "there is no flag --wrokers; did you mean --workers?",
+	} {
+		out, err := exec.Command(binary, flags).CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+			t.Errorf("%s: it ended with %v, want exit code 1", flags, err)
+		}
+		if diff := cmp.Diff("m2m-operator: "+want+"\n", string(out)); diff != "" {
+			t.Errorf("%s: output (-want +got):\n%s", flags, diff)
+		}
 	}
-	want := "m2m-operator: --operator-namespace is needed for the webhook's certificate; set it, or POD_NAMESPACE, or --webhook=false\n"
-	if diff := cmp.Diff(want, string(out)); diff != "" {
-		t.Errorf("output (-want +got):\n%s", diff)
+	out, err := exec.Command(binary, "--help").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "-watch-namespaces") {
+		t.Errorf("--help: %v: %.500s", err, out)
 	}
 }
 
