@@ -274,11 +274,7 @@ func (r Resolver) grant(ctx context.Context, c *v1alpha1.M2MClient, api *v1alpha
 	if len(missing) == 0 {
 		return nil
 	}
-	what, path := "does not grant this client the scopes %s; its owner can add them to a grant", "spec.grants"
-	if api.Namespace == c.Namespace {
-		what, path = "does not have the scopes %s in its spec.scopes", "spec.scopes"
-	}
-	refusal := problemf(v1alpha1.ReasonScopeNotGranted, "APIResource %q "+what, a.API, strings.Join(missing, ", ")).at(api, path)
+	refusal := scopeProblem(api, c, a.API, missing, granted)
 	if !Registered(c) || len(missing) == len(a.Scopes) {
 		a.Denied = refusal
 		return nil
@@ -287,6 +283,47 @@ func (r Resolver) grant(ctx context.Context, c *v1alpha1.M2MClient, api *v1alpha
 	a.Reduced = refusal
 	a.Scopes = slices.DeleteFunc(a.Scopes, func(s string) bool { return slices.Contains(missing, s) })
 	return nil
+}
+
+// scopeProblem returns why an API does not give a client scopes: it does not have them, or does
+// not grant them. The message lists the scopes that the client may request and no others, because
+// the API may belong to another namespace.
+func scopeProblem(api *v1alpha1.APIResource, c *v1alpha1.M2MClient, name types.NamespacedName, missing, granted []string) *Problem {
+	unknown := slices.DeleteFunc(slices.Clone(missing), func(s string) bool {
+		return slices.ContainsFunc(api.Spec.Scopes, func(has v1alpha1.Scope) bool { return string(has.Name) == s })
+	})
+	kept := slices.DeleteFunc(slices.Clone(missing), func(s string) bool { return slices.Contains(unknown, s) })
+	var what string
+	switch {
+	case api.Namespace == c.Namespace:
+		what = fmt.Sprintf("does not have the scopes %s in its spec.scopes; it has %s", strings.Join(missing, ", "), some(granted))
+	case len(unknown) == 0:
+		what = fmt.Sprintf("does not grant this client the scopes %s; its owner can add them to a grant", strings.Join(missing, ", "))
+	case len(kept) == 0:
+		what = fmt.Sprintf("does not have the scopes %s; this client may request %s", strings.Join(unknown, ", "), some(granted))
+	default:
+		what = fmt.Sprintf("does not have the scopes %s, and does not grant this client %s; this client may request %s",
+			strings.Join(unknown, ", "), strings.Join(kept, ", "), some(granted))
+	}
+	path := "spec.grants"
+	if len(unknown) > 0 {
+		path = "spec.scopes"
+	}
+	return problemf(v1alpha1.ReasonScopeNotGranted, "APIResource %q %s", name, what).at(api, path)
+}
+
+// mostNames is how many names a message lists.
+const mostNames = 8
+
+// some lists the first of some names.
+func some(names []string) string {
+	switch n := len(names); {
+	case n == 0:
+		return "none"
+	case n > mostNames:
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:mostNames], ", "), n-mostNames)
+	}
+	return strings.Join(names, ", ")
 }
 
 // granted returns the scopes of an API that a client may request, and whether it may request

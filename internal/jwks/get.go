@@ -93,7 +93,7 @@ func failure(u *url.URL, err error) *Error {
 	if why == egress.TooLarge {
 		return &Error{Reason: Malformed, Message: fmt.Sprintf("%s answered with more than %d bytes", shown(u), egress.MaxBody)}
 	}
-	return &Error{Reason: Unreachable, Message: shown(u) + " " + cmp.Or(failures[why], "could not be reached")}
+	return &Error{Reason: Unreachable, Cause: why, Message: shown(u) + " " + cmp.Or(failures[why], "could not be reached")}
 }
 
 // seconds reads a number of seconds as HTTP writes it (RFC 9111 §1.2.2): digits

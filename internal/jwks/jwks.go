@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4/json"
 
+	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
@@ -44,6 +45,8 @@ type Error struct {
 	// failure. It holds no times and no ephemeral ports, and of a response's body
 	// only an issuer or a key ID, quoted and cut.
 	Message string
+	// Cause is why there was no answer; empty if there was one.
+	Cause egress.Cause
 	// RetryAfter is how long the server asked to be left alone (RFC 9110
 	// §10.2.3), at most an hour; 0 if it did not ask.
 	RetryAfter time.Duration

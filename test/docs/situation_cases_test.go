@@ -166,6 +166,9 @@ metadata: {name: m2m-verify.$PAYMENTS.payment-api, namespace: $PAYMENTS}
 	"scope-not-granted": {set: map[string]string{
 		"cart": `spec: {access: [{apiResourceRef: {name: payment-api, namespace: $PAYMENTS}, scopes: ["payments:read"]}]}`,
 	}},
+	"scope-misspelled": {set: map[string]string{
+		"cart": `spec: {access: [{apiResourceRef: {name: payment-api, namespace: $PAYMENTS}, scopes: ["payments:wirte"]}]}`,
+	}},
 	"scope-unknown": {
 		also:    strings.ReplaceAll(strings.ReplaceAll(story["payment-api"], "$PAYMENTS", "$SHOP"), "payment-api}", "payment-api}"),
 		set:     map[string]string{"cart": `spec: {access: [{apiResourceRef: {name: payment-api}, scopes: ["payments:refund"]}]}`},

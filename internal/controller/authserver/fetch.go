@@ -47,7 +47,7 @@ func (r *Reconciler) fetchKeys(ctx context.Context, hc *http.Client, obj client.
 		fetched, err := jwks.Fetch(ctx, hc, url, state.etag, state.lastModified, append(knownIDs(status), named...)...)
 		if err != nil {
 			state.keysFailures++
-			state.keysResult = fetchProblem("The signing keys cannot be fetched", err)
+			state.keysResult = fetchProblem("The signing keys cannot be fetched", spec, err)
 			state.keysDue = now.Add(refresh.RetryBackoff.Next(state.keysFailures, retryAfter(err), url))
 		} else {
 			state.keysFailures, state.keysResult = 0, nil

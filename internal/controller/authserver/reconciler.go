@@ -42,6 +42,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
@@ -319,7 +320,7 @@ func (r *Reconciler) discover(ctx context.Context, hc *http.Client, spec *v1alph
 	if !now.Before(state.discoveryDue) {
 		metadata, err := jwks.Discover(ctx, hc, spec.Issuer)
 		if err != nil {
-			state.discovered = fetchProblem("The server's metadata cannot be used", err)
+			state.discovered = fetchProblem("The server's metadata cannot be used", spec, err)
 		} else {
 			state.discovered = adopt(found, spec, metadata)
 		}
@@ -408,12 +409,20 @@ func (r *Reconciler) tell(ctx context.Context, before, after client.Object) {
 }
 
 // fetchProblem returns the problem that a failed discovery or fetch means.
-func fetchProblem(what string, err error) *rules.Problem {
+func fetchProblem(what string, spec *v1alpha1.AuthorizationServerSpec, err error) *rules.Problem {
 	var e *jwks.Error
 	if !errors.As(err, &e) {
 		return &rules.Problem{Reason: v1alpha1.ReasonUnreachable, Message: what}
 	}
-	return &rules.Problem{Reason: e.Reason, Message: fmt.Sprintf("%s: %s", what, e.Message)}
+	p := &rules.Problem{Reason: e.Reason, Message: fmt.Sprintf("%s: %s", what, e.Message)}
+	switch {
+	case e.Cause != egress.CertificateAuthority:
+	case spec.CABundle == (v1alpha1.CABundleSource{}):
+		p.Message += "; name a bundle with that authority's certificate in spec.caBundle"
+	default:
+		p.Message += "; the bundle of spec.caBundle lacks that authority's certificate"
+	}
+	return p
 }
 
 func retryAfter(err error) time.Duration {

@@ -16,6 +16,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -67,6 +69,7 @@ type Content struct {
 	Version string // UID and resourceVersion
 	Data    map[string][]byte
 	TooLong []string // keys that hold more than the caller accepts
+	Others  []string // some of the keys that are there, sorted, if one is missing
 	optedIn bool     // it carries v1alpha1.CredentialsLabel
 }
 
@@ -83,6 +86,7 @@ type keptObject struct {
 	version string
 	optedIn bool
 	keys    map[string]keptContent
+	others  []string // as in Content
 }
 
 // keptContent is the content of a key, or only its length if it was too long.
@@ -103,6 +107,9 @@ func sizeOfKept(key foreignKey, o *keptObject) int {
 	for k, v := range o.keys {
 		n += len(k) + cap(v.all) + cached.PerEntry
 	}
+	for _, k := range o.others {
+		n += len(k) + cached.PerEntry
+	}
 	return n
 }
 
@@ -114,7 +121,7 @@ func (c *contentCache) get(key foreignKey, version string, most int, keys []stri
 	if !ok || value.(*keptObject).version != version {
 		return nil, false
 	}
-	o := &Content{Version: version, Data: map[string][]byte{}, optedIn: value.(*keptObject).optedIn}
+	o := &Content{Version: version, Data: map[string][]byte{}, optedIn: value.(*keptObject).optedIn, Others: value.(*keptObject).others}
 	for _, k := range keys {
 		switch content, known := value.(*keptObject).keys[k]; {
 		case !known || content.all == nil && 0 < content.length && content.length <= most:
@@ -129,13 +136,16 @@ func (c *contentCache) get(key foreignKey, version string, most int, keys []stri
 }
 
 // put keeps the contents of keys, in addition to those known of the same version.
-func (c *contentCache) put(key foreignKey, version string, optedIn bool, keys map[string]keptContent) {
+func (c *contentCache) put(key foreignKey, o *keptObject) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	o := &keptObject{version: version, optedIn: optedIn, keys: keys}
-	if value, ok := c.kept.Get(key); ok && value.(*keptObject).version == version {
-		o.keys = maps.Clone(value.(*keptObject).keys)
-		maps.Copy(o.keys, keys)
+	if value, ok := c.kept.Get(key); ok && value.(*keptObject).version == o.version {
+		known := maps.Clone(value.(*keptObject).keys)
+		maps.Copy(known, o.keys)
+		o.keys = known
+		if o.others == nil {
+			o.others = value.(*keptObject).others
+		}
 	}
 	c.kept.Remove(key)
 	c.kept.Add(key, o)
@@ -246,46 +256,83 @@ func (f *Objects) Get(ctx context.Context, kind string, name types.NamespacedNam
 	if kept, ok := f.contents.get(foreignKey{kind, name}, version, most, keys); ok {
 		return kept, nil
 	}
-	version, optedIn, content, err := f.read(ctx, kind, name)
+	object, err := f.read(ctx, kind, name)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s %q: %w", kind, name, err)
 	}
-	o, kept := &Content{Version: version, Data: map[string][]byte{}, optedIn: optedIn}, map[string]keptContent{}
+	o := &Content{Version: object.version, Data: map[string][]byte{}, optedIn: object.optedIn}
+	kept := &keptObject{version: object.version, optedIn: object.optedIn, keys: map[string]keptContent{}}
 	for _, k := range keys {
 		// Copy the content, so that the object as a whole does not stay in memory.
-		switch all, length := content(k); {
+		switch all, length := object.content(k); {
 		case length > most:
-			kept[k], o.TooLong = keptContent{length: length}, append(o.TooLong, k)
+			kept.keys[k], o.TooLong = keptContent{length: length}, append(o.TooLong, k)
 		case length > 0:
 			o.Data[k] = bytes.Clone(all)
-			kept[k] = keptContent{o.Data[k], length}
+			kept.keys[k] = keptContent{o.Data[k], length}
 		default:
-			kept[k] = keptContent{}
+			kept.keys[k] = keptContent{}
+			o.Others = object.names()
 		}
 	}
-	f.contents.put(foreignKey{kind, name}, version, optedIn, kept)
+	kept.others = o.Others
+	f.contents.put(foreignKey{kind, name}, kept)
 	return o, nil
 }
 
-// read reads an object from the API server. It returns the object's version, whether it
-// carries the opt-in label, and a function that returns a key's content and its length.
-func (f *Objects) read(ctx context.Context, kind string, name types.NamespacedName) (version string, optedIn bool, content func(key string) ([]byte, int), err error) {
+// readObject is an object as read from the API server.
+type readObject struct {
+	version string
+	optedIn bool                           // it carries the opt-in label
+	content func(key string) ([]byte, int) // and its length
+	names   func() []string                // of some keys that are not empty, sorted
+}
+
+// maxOthers bounds the names of keys that are kept for a message.
+const maxOthers = 8
+
+// read reads an object from the API server.
+func (f *Objects) read(ctx context.Context, kind string, name types.NamespacedName) (o readObject, err error) {
 	if kind == "Secret" {
 		var s corev1.Secret
 		err = f.live.Get(ctx, name, &s)
-		return versionOf(&s), s.Labels[v1alpha1.CredentialsLabel] == v1alpha1.CredentialsOptIn, func(k string) ([]byte, int) { return s.Data[k], len(s.Data[k]) }, err
+		return readObject{
+			versionOf(&s), s.Labels[v1alpha1.CredentialsLabel] == v1alpha1.CredentialsOptIn,
+			func(k string) ([]byte, int) { return s.Data[k], len(s.Data[k]) },
+			func() []string { return first(s.Data) },
+		}, err
 	}
 	var m corev1.ConfigMap
 	err = f.live.Get(ctx, name, &m)
-	return versionOf(&m), false, func(k string) ([]byte, int) {
+	return readObject{versionOf(&m), false, func(k string) ([]byte, int) {
 		if text, ok := m.Data[k]; ok {
 			return []byte(text), len(text)
 		}
 		return m.BinaryData[k], len(m.BinaryData[k])
-	}, err
+	}, func() []string { return first(m.Data) }}, err
+}
+
+// first returns the names of some keys that are not empty.
+func first[V string | []byte](data map[string]V) []string {
+	names := []string{}
+	for _, k := range slices.Sorted(maps.Keys(data)) {
+		if len(data[k]) > 0 && len(names) < maxOthers {
+			names = append(names, strings.Clone(k))
+		}
+	}
+	return names
+}
+
+// Instead says which keys an object has, for a message about one that it does not have. Names of
+// keys are shown only to people of the object's own namespace.
+func (c *Content) Instead() string {
+	if len(c.Others) == 0 {
+		return "it has none"
+	}
+	return "it has " + strings.Join(c.Others, ", ")
 }
 
 // Revision identifies a credential by its content, so that a changed label on its Secret

@@ -192,3 +192,44 @@ func partial(kind string, meta metav1.ObjectMeta) *metav1.PartialObjectMetadata 
 	o.ObjectMeta = meta
 	return o
 }
+
+// TestKeysThatAreThereInstead: if a key is missing, a message names some of those that are there,
+// without their content, whether they were read just now or kept.
+func TestKeysThatAreThereInstead(t *testing.T) {
+	many := map[string][]byte{}
+	for i := range 20 {
+		many[fmt.Sprintf("k%02d", i)] = []byte("hidden")
+	}
+	for name, tc := range map[string]struct {
+		data map[string][]byte
+		want string
+	}{
+		"others":               {map[string][]byte{"secret": []byte("hidden"), "id": []byte("hidden")}, "it has id, secret"},
+		"none":                 {nil, "it has none"},
+		"an empty one":         {map[string][]byte{"client-secret": nil, "id": []byte("hidden")}, "it has id"},
+		"more than are listed": {many, "it has k00, k01, k02, k03, k04, k05, k06, k07"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newForeignFixture(maxContents)
+			secret := f.set("cart-credentials", tc.data)
+			for range 2 {
+				o, err := f.Get(t.Context(), "Secret", secret, MaxCredential, "client-secret")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := o.Instead(); got != tc.want {
+					t.Errorf("got %q, want %q", got, tc.want)
+				}
+			}
+			if f.there.reads != 1 {
+				t.Errorf("the Secret was read %d times", f.there.reads)
+			}
+			f.check(t)
+		})
+	}
+	f := newForeignFixture(maxContents)
+	o, err := f.Get(t.Context(), "Secret", f.set("cart-credentials", map[string][]byte{"client-secret": []byte("s"), "other": []byte("hidden")}), MaxCredential, "client-secret")
+	if err != nil || o.Others != nil {
+		t.Errorf("names of keys are kept although none is missing: %v, %v", o.Others, err)
+	}
+}

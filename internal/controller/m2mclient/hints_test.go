@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
@@ -29,6 +31,8 @@ func TestRefusalHint(t *testing.T) {
 		inputs      refresh.Inputs
 		status      int
 		code        string
+		detail      string
+		bundle      v1alpha1.ObjectName // the server's spec.caBundle names it
 		want        string
 	}{
 		"the client is not known, by Basic": {credentials: basic, status: 401, code: "invalid_client",
@@ -49,6 +53,20 @@ func TestRefusalHint(t *testing.T) {
 			want: `allow the audience "https://payment.example.com/api" for the client there, and check the server's spec.audienceParameter`},
 		"a secret that has expired, at Logto": {credentials: basic, inputs: refresh.Inputs{Resource: "https://payment.example.com/api"}, status: 400, code: "invalid_request",
 			want: "check whether the credentials have expired there and whether the server requires more parameters (spec.access[].parameters), and check the server's spec.audienceParameter"},
+		"a scope that is not granted": {credentials: basic, inputs: refresh.Inputs{ClientID: "cart-app", Scopes: []string{"payments:read", "payments:write"}}, status: 400, code: "invalid_scope",
+			want: `register there the scopes payments:read, payments:write of the API "https://payment.example.com/api", and grant them to the client "cart-app"`},
+		"no scope, where one is needed": {credentials: basic, inputs: refresh.Inputs{ClientID: "cart-app"}, status: 400, code: "invalid_scope",
+			want: `the request names no scope; name in spec.access[].scopes those that the server requires for the API "https://payment.example.com/api"`},
+		"an API that is not known": {credentials: basic, inputs: refresh.Inputs{Resource: "https://payment.example.com/api"}, status: 400, code: "invalid_target",
+			want: `register the API there as "https://payment.example.com/api"`},
+		"an API that is not known by its audience": {credentials: basic, inputs: refresh.Inputs{Audience: "https://payment.example.com/api"}, status: 400, code: "invalid_target",
+			want: `register the API there as "https://payment.example.com/api"`},
+		"an API that the request does not name": {credentials: basic, status: 400, code: "invalid_target",
+			want: "the request names no API (the server's spec.audienceParameter is None); set Resource or Audience there if the server wants to be told, or look up at the server which API it chooses for this client"},
+		"a certificate of an unknown authority": {credentials: basic, detail: string(egress.CertificateAuthority),
+			want: "name a bundle with that authority's certificate in the server's spec.caBundle"},
+		"a certificate of an authority that the bundle lacks": {credentials: basic, detail: string(egress.CertificateAuthority), bundle: "company-ca",
+			want: "the bundle of the server's spec.caBundle lacks that authority's certificate"},
 		"another address":                                     {credentials: basic, status: 404, want: endpoint},
 		"another address of a Logto":                          {credentials: basic, status: 404, code: "invalid_request", want: endpoint},
 		"another address, of a client that is registered":     {status: 404, want: endpoint},
@@ -61,7 +79,10 @@ func TestRefusalHint(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := &pass{Client: &v1alpha1.M2MClient{Spec: v1alpha1.M2MClientSpec{Credentials: tc.credentials}}}
-			got := refusalHint(p, &access{present: present{inputs: tc.inputs}}, &oauth.Error{Status: tc.status, Code: tc.code})
+			p.server = &rules.Server{Spec: &v1alpha1.AuthorizationServerSpec{}}
+			p.server.Spec.CABundle.ConfigMapRef.Name = tc.bundle
+			a := &access{subject: subject{resource: "https://payment.example.com/api"}, present: present{inputs: tc.inputs}}
+			got := refusalHint(p, a, &oauth.Error{Status: tc.status, Code: tc.code, Detail: tc.detail})
 			if got != tc.want {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}

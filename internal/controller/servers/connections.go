@@ -118,10 +118,16 @@ func (s *Connections) caBundle(ctx context.Context, obj client.Object) (version 
 		}, nil
 	}
 	if content == nil || len(content.Data[key]) == 0 {
-		return "", nil, &rules.Problem{
+		p := &rules.Problem{
 			Reason:  v1alpha1.ReasonCABundleInvalid,
 			Message: fmt.Sprintf("The CA bundle does not exist: key %q of %s %q in namespace %q", key, kind, name, namespace),
-		}, nil
+		}
+		// The condition of a cluster's server can be read by everybody, and a Secret's keys only by
+		// those who may name it as a credential.
+		if content != nil && obj.GetNamespace() == namespace && (kind == "ConfigMap" || s.foreign.MayBeSent(types.NamespacedName{Namespace: namespace, Name: name}, content) == nil) {
+			p.Message += ", " + content.Instead()
+		}
+		return "", nil, p, nil
 	}
 	return content.Version + "/" + key, content.Data[key], nil, nil
 }
