@@ -20,6 +20,10 @@ const (
 const (
 	fullname = `{{ include "m2m-operator.fullname" $ }}-`
 	instance = `{{ $.Release.Name | quote }}`
+
+	releaseNamespace  = `include "m2m-operator.namespace" $`
+	commonAnnotations = "$.Values.commonAnnotations"
+	commonLabels      = "$.Values.commonLabels"
 )
 
 // object is one of config's objects, on its way into the chart.
@@ -176,6 +180,7 @@ func general(o *object, names map[string]bool) error {
 	}
 	labels.sub = slices.DeleteFunc(labels.sub, func(n *node) bool { return n.key == "app.kubernetes.io/name" })
 	labels.sub = append([]*node{{kind: template, text: `{{- include "m2m-operator.labels" $ | nindent <indent> }}`}}, labels.sub...)
+	annotate(metadata)
 	if o.unprefixed() {
 		return nil
 	}
@@ -184,12 +189,70 @@ func general(o *object, names map[string]bool) error {
 		case n.child("app.kubernetes.io/name") != nil:
 			n.sub = append(n.sub, &node{key: "app.kubernetes.io/instance", text: instance})
 		case n.value() == namespace:
-			n.text = "{{ $.Release.Namespace | quote }}"
+			n.text = "{{ " + releaseNamespace + " | quote }}"
 		case names[n.value()]:
 			n.text = fullname + strings.TrimPrefix(n.value(), prefix)
 		}
 	})
 	return nil
+}
+
+// annotate gives an object the annotations that all get. Without these an object
+// that has none of its own gets no annotations.
+func annotate(metadata *node) {
+	annotations := metadata.child("annotations")
+	if annotations == nil {
+		annotations = &node{key: "annotations", kind: mapping, when: commonAnnotations}
+		metadata.sub = append(metadata.sub, annotations)
+	}
+	annotations.sub = append(annotations.sub, &node{kind: template, text: withValues(commonAnnotations)})
+}
+
+// annotated adds an annotation, the lines of a template, under a condition.
+func annotated(condition, text string) edit {
+	return annotations(condition, &node{kind: template, text: "{{- if " + condition + " }}\n" + text + "\n{{- end }}"})
+}
+
+// annotatedWith adds annotations of a value. They win over those that all get.
+func annotatedWith(value string) edit {
+	return annotations(value, &node{kind: template, text: withValues(merged(value, commonAnnotations))})
+}
+
+func annotations(condition string, added *node) edit {
+	return func(o *object) error {
+		n, err := o.at("metadata.annotations")
+		if err != nil {
+			return err
+		}
+		if n.when != "" {
+			n.when = "or (" + n.when + ") (" + condition + ")"
+		}
+		if strings.Contains(added.text, commonAnnotations) {
+			n.sub = slices.DeleteFunc(n.sub, func(s *node) bool { return s.text == withValues(commonAnnotations) })
+		}
+		n.sub = append(n.sub, added)
+		return nil
+	}
+}
+
+// labelledWith adds labels of a value. They win over those that all get.
+func labelledWith(value string) edit {
+	return func(o *object) error {
+		labels, err := o.at("metadata.labels")
+		if err != nil {
+			return err
+		}
+		labels.sub[0].text = `{{- include "m2m-operator.labelsWith" (list $ ` + value + `) | nindent <indent> }}`
+		return nil
+	}
+}
+
+// merged are the entries of two values; the first wins.
+func merged(first, second string) string { return "(merge (dict) " + first + " " + second + ")" }
+
+// withValues are the entries of a mapping, if it has any.
+func withValues(mapping string) string {
+	return "{{- with " + mapping + " }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"
 }
 
 // leftover reports names that no rule has replaced with the release's.

@@ -77,6 +77,13 @@ func TestObjectsBecomeTemplates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	const common = `  {{- if $.Values.commonAnnotations }}
+  annotations:
+    {{- with $.Values.commonAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- end }}
+`
 	const notice = "{{- /* Made from config/ by make chart. Change it there, or in hack/chart. */}}\n"
 	binding := func(kind, namespace string) string {
 		return `apiVersion: rbac.authorization.k8s.io/v1
@@ -85,7 +92,7 @@ metadata:
   labels:
     {{- include "m2m-operator.labels" $ | nindent 4 }}
   name: {{ include "m2m-operator.fullname" $ }}-manager
-` + namespace + `roleRef:
+` + common + namespace + `roleRef:
   name: {{ include "m2m-operator.fullname" $ }}-webhook
 `
 	}
@@ -97,8 +104,8 @@ metadata:
   labels:
     {{- include "m2m-operator.labels" $ | nindent 4 }}
   name: {{ include "m2m-operator.fullname" $ }}-webhook
-  namespace: {{ $.Release.Namespace | quote }}
-spec:
+  namespace: {{ include "m2m-operator.namespace" $ | quote }}
+` + common + `spec:
   description: |-
       It says {{ "{{" }} this }},
         and "that".
@@ -138,7 +145,7 @@ metadata:
     {{- include "m2m-operator.labels" $ | nindent 4 }}
     m2m-operator.io/shard: {{ $shard | quote }}
   name: {{ include "m2m-operator.fullname" $ }}-shard-{{ $shard }}
-spec:
+` + common + `spec:
   selector:
     app.kubernetes.io/component: shard
     app.kubernetes.io/name: m2m-operator

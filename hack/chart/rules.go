@@ -30,11 +30,11 @@ var rules = map[string][]edit{
 
 	"CustomResourceDefinition": {
 		when("$.Values.crds.enabled"),
-		add("metadata.annotations", "{{- if $.Values.crds.keep }}\nhelm.sh/resource-policy: keep\n{{- end }}"),
+		annotated("$.Values.crds.keep", "helm.sh/resource-policy: keep"),
 	},
 
 	"ServiceAccount/controller-manager": {
-		add("metadata", "{{- with $.Values.serviceAccount.annotations }}\nannotations:\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"),
+		annotatedWith("$.Values.serviceAccount.annotations"),
 	},
 	"ClusterRole/manager-cluster-role":               {},
 	"ClusterRoleBinding/manager-cluster-rolebinding": {},
@@ -81,7 +81,7 @@ var rules = map[string][]edit{
 		set(webhook+"failurePolicy", "{{ $.Values.webhook.failurePolicy }}"),
 		set(webhook+"timeoutSeconds", "{{ $.Values.webhook.timeoutSeconds }}"),
 		add(webhook+"namespaceSelector.matchExpressions", onlyWatched),
-		add("metadata", "{{- if "+certManager+" }}\nannotations:\n  cert-manager.io/inject-ca-from: {{ $.Release.Namespace }}/"+fullname+"webhook\n{{- end }}"),
+		annotated(certManager, "cert-manager.io/inject-ca-from: {{ "+releaseNamespace+" }}/"+fullname+"webhook"),
 	},
 	"Service/webhook":                        {when(webhookOn), set("spec.selector[app.kubernetes.io/component]", servedBy)},
 	"ClusterRole/webhook-certificate":        {when(selfManaged)},
@@ -95,7 +95,7 @@ var rules = map[string][]edit{
 	"Issuer/webhook": {when(ownIssuer), set("spec.ca.secretName", fullname+"webhook-ca")},
 	"Certificate/webhook": {
 		when(certManager),
-		set("spec.dnsNames[0]", fullname+"webhook.{{ $.Release.Namespace }}.svc"),
+		set("spec.dnsNames[0]", fullname+"webhook.{{ "+releaseNamespace+" }}.svc"),
 		set("spec.secretName", fullname+"webhook-tls"),
 		block("spec.issuerRef", issuerRef),
 	},
@@ -104,9 +104,9 @@ var rules = map[string][]edit{
 	"Service/shard-metrics": {when("and (" + metricsServe + ") $.Values.shards")},
 	"Deployment/controller-manager": slices.Concat(replicas(selector), controllers, []edit{
 		add(manager+"args", "{{- if "+sharedPods+" }}\n"+webhookArgs+"\n{{- else }}\n- --webhook=false\n{{- end }}"),
-		add(manager+"args", extraArgs),
+		add(manager+"args", withValues("$.Values.extraArgs")),
 		only(manager+"ports[name=webhook]", sharedPods),
-	}, certificateFrom("and ("+sharedPods+") $.Values.webhook.certManager.enabled")),
+	}, volumes("and ("+sharedPods+") $.Values.webhook.certManager.enabled")),
 
 	"ServiceAccount/webhook":                  {when(ownPods)},
 	"ClusterRole/webhook-reader":              {when(ownPods)},
@@ -122,11 +122,15 @@ var rules = map[string][]edit{
 		block(manager+"resources", "{{- toYaml $.Values.webhook.deployment.resources | nindent <indent> }}"),
 		add(manager+"args", watchArgs),
 		add(manager+"args", webhookArgs),
-		add(manager+"args", "{{- with $.Values.webhook.deployment.extraArgs }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
-	}, certificateFrom(certManager)),
+		add(manager+"args", withValues("$.Values.webhook.deployment.extraArgs")),
+	}, volumes(certManager)),
 	"PodDisruptionBudget/controller-manager": {when("$.Values.podDisruptionBudget.enabled"), set("spec.maxUnavailable", "{{ $.Values.podDisruptionBudget.maxUnavailable }}")},
 
-	"Deployment/shard": slices.Concat([]edit{perShard}, replicas(shardSelector), controllers, []edit{add(manager+"args", extraArgs)}),
+	"Deployment/shard": slices.Concat([]edit{perShard}, replicas(shardSelector), controllers, []edit{
+		add(manager+"args", withValues("$.Values.extraArgs")),
+		add("spec.template.spec.containers[name=manager]", from("volumeMounts", "$.Values.extraVolumeMounts")),
+		add("spec.template.spec", from("volumes", "$.Values.extraVolumes")),
+	}),
 	"PodDisruptionBudget/shard": {
 		perShard, when("$.Values.podDisruptionBudget.enabled"), set("spec.maxUnavailable", "{{ $.Values.podDisruptionBudget.maxUnavailable }}"),
 	},
@@ -145,11 +149,11 @@ var rules = map[string][]edit{
 	},
 	"PrometheusRule/alerts": {
 		when("and $.Values.metrics.enabled $.Values.metrics.prometheusRule.enabled"),
-		add("metadata.labels", "{{- with $.Values.metrics.prometheusRule.labels }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
+		labelledWith("$.Values.metrics.prometheusRule.labels"),
 	},
 	"ServiceMonitor/metrics": {
 		when(metricsServe + " $.Values.metrics.serviceMonitor.enabled"),
-		add("metadata.labels", "{{- with $.Values.metrics.serviceMonitor.labels }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
+		labelledWith("$.Values.metrics.serviceMonitor.labels"),
 		add("spec.endpoints[port=https]", "{{- with $.Values.metrics.serviceMonitor.interval }}\ninterval: {{ . | quote }}\n{{- end }}"),
 	},
 }
@@ -163,14 +167,23 @@ const (
 // some of the labels that select them.
 func replicas(selector string) []edit {
 	return []edit{
-		add("spec.template.metadata.annotations", "{{- with $.Values.podAnnotations }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
-		add("spec.template.metadata.labels", "{{- with $.Values.podLabels }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"),
+		add("spec", "{{- if ne $.Values.revisionHistoryLimit nil }}\nrevisionHistoryLimit: {{ $.Values.revisionHistoryLimit }}\n{{- end }}"),
+		add("spec", updateStrategy),
+		add("spec.template.metadata.annotations", withValues("$.Values.podAnnotations")),
+		add("spec.template.metadata.labels", withValues(merged("$.Values.podLabels", commonLabels))),
 		block("spec.template.spec.topologySpreadConstraints", fmt.Sprintf(topologySpread, selector)),
 		only("spec.template.spec.topologySpreadConstraints", "$.Values.topologySpreadConstraints"),
 		set(manager+"image", `{{ include "m2m-operator.image" $ | quote }}`),
 		set(manager+"imagePullPolicy", "{{ $.Values.image.pullPolicy }}"),
 		set(manager+"args[--metrics-bind-address]", "--metrics-bind-address={{ if $.Values.metrics.enabled }}:8443{{ else }}0{{ end }}"),
 		only(manager+"ports[name=metrics]", metricsOn),
+		add(manager+"env", withValues("$.Values.extraEnv")),
+		block(manager+"securityContext", "{{- toYaml $.Values.securityContext | nindent <indent> }}"),
+		only(manager+"securityContext", "$.Values.securityContext"),
+		block("spec.template.spec.securityContext", "{{- toYaml $.Values.podSecurityContext | nindent <indent> }}"),
+		only("spec.template.spec.securityContext", "$.Values.podSecurityContext"),
+		add("spec.template.spec", hostNetwork),
+		add("spec.template.spec", optional("dnsConfig")),
 		add("spec.template.spec", optional("imagePullSecrets")),
 		add("spec.template.spec", optional("nodeSelector")),
 		add("spec.template.spec", optional("affinity")),
@@ -192,16 +205,43 @@ var controllers = []edit{
 	block(manager+"resources", "{{- toYaml $.Values.resources | nindent <indent> }}"),
 }
 
-// certificateFrom are the edits of a Deployment whose pods serve the webhook with
-// cert-manager's certificate, under a condition.
-func certificateFrom(condition string) []edit {
+// volumes are the edits of a Deployment whose pods serve the webhook with
+// cert-manager's certificate, under a condition, and have the volumes of the
+// values.
+func volumes(condition string) []edit {
+	certificate := func(lines string) string { return "{{- if " + condition + " }}\n" + lines + "\n{{- end }}" }
 	return []edit{
-		add("spec.template.spec.containers[name=manager]", "{{- if "+condition+" }}\nvolumeMounts:\n- name: webhook-certificate\n  mountPath: "+certDir+"\n  readOnly: true\n{{- end }}"),
-		add("spec.template.spec", "{{- if "+condition+" }}\nvolumes:\n- name: webhook-certificate\n  secret:\n    secretName: "+fullname+"webhook-tls\n{{- end }}"),
+		add("spec.template.spec.containers[name=manager]", listed("volumeMounts", condition, "$.Values.extraVolumeMounts",
+			certificate("- name: webhook-certificate\n  mountPath: "+certDir+"\n  readOnly: true"))),
+		add("spec.template.spec", listed("volumes", condition, "$.Values.extraVolumes",
+			certificate("- name: webhook-certificate\n  secret:\n    secretName: "+fullname+"webhook-tls"))),
 	}
 }
 
-const extraArgs = "{{- with $.Values.extraArgs }}\n{{- toYaml . | nindent <indent> }}\n{{- end }}"
+// listed is a list of own items, which exist under a condition, and those of a value.
+func listed(field, condition, value, own string) string {
+	return "{{- if or (" + condition + ") " + value + " }}\n" + field + ":\n" + own + "\n" + withValues(value) + "\n{{- end }}"
+}
+
+// With the node's network, pods of the same ports cannot share a node, so a new
+// replica may have to wait for a former one's place.
+const updateStrategy = `{{- if $.Values.updateStrategy }}
+strategy:
+  {{- toYaml $.Values.updateStrategy | nindent <deeper> }}
+{{- else if $.Values.hostNetwork }}
+strategy:
+  rollingUpdate:
+    maxSurge: 0
+    maxUnavailable: 1
+{{- end }}`
+
+// A pod in the node's network finds the cluster's names only if it is told to.
+const hostNetwork = `{{- if $.Values.hostNetwork }}
+hostNetwork: true
+{{- end }}
+{{- with $.Values.dnsPolicy | default (ternary "ClusterFirstWithHostNet" "" $.Values.hostNetwork) }}
+dnsPolicy: {{ . }}
+{{- end }}`
 
 // Where cert-manager's certificate is mounted.
 const certDir = "/var/run/m2m-operator/webhook"
@@ -238,7 +278,7 @@ func theOperator(o *object) error {
 	const account = "request.userInfo.username.endsWith(':%s')"
 	main := fmt.Sprintf(account, fullname+"controller-manager")
 	for _, e := range []edit{
-		replace(path, "'system:serviceaccount:'", "'system:serviceaccount:{{ $.Release.Namespace }}:'"),
+		replace(path, "'system:serviceaccount:'", "'system:serviceaccount:{{ "+releaseNamespace+" }}:'"),
 		replace(path, fmt.Sprintf(account, prefix+"controller-manager"),
 			"{{ if "+ownPods+" }}("+main+" || "+fmt.Sprintf(account, fullname+"webhook")+"){{ else }}"+main+"{{ end }}"),
 	} {
@@ -249,9 +289,12 @@ func theOperator(o *object) error {
 	return nil
 }
 
-// optional is a field of the pod that only values set.
-func optional(field string) string {
-	return "{{- with $.Values." + field + " }}\n" + field + ":\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"
+// optional is a field of the pod that only the value of its name sets.
+func optional(field string) string { return from(field, "$.Values."+field) }
+
+// from is a field that only a value sets.
+func from(field, value string) string {
+	return "{{- with " + value + " }}\n" + field + ":\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"
 }
 
 // servedBy is the component whose pods serve the webhook, and its account's name.
@@ -269,7 +312,7 @@ const (
 const topologySpread = `{{- range $.Values.topologySpreadConstraints }}
 -
   {{- toYaml . | nindent <deeper> }}
-  {{- if not .labelSelector }}
+  {{- if not (hasKey . "labelSelector") }}
   labelSelector:
     matchLabels:
       %s

@@ -50,6 +50,19 @@ serviceAccount: {annotations: {example.com/role: operator}}
 userRoles: {aggregate: false}
 crds: {keep: false}
 fullnameOverride: tokens
+extraEnv: [{name: HTTPS_PROXY, value: "http://proxy.example.com:3128"}]
+extraVolumes: [{name: company-ca, configMap: {name: company-ca}}]
+extraVolumeMounts: [{name: company-ca, mountPath: /etc/ssl/certs, readOnly: true}]
+podSecurityContext: {runAsUser: null, fsGroup: 2000}
+securityContext: {runAsNonRoot: true}
+hostNetwork: true
+dnsPolicy: Default
+dnsConfig: {options: [{name: ndots, value: "1"}]}
+updateStrategy: {type: Recreate}
+revisionHistoryLimit: 2
+commonLabels: {cost-center: "42"}
+commonAnnotations: {example.com/owner: identity}
+namespaceOverride: m2m-operator-system
 `
 
 // installations are values to try the chart with.
@@ -213,7 +226,7 @@ func TestEveryInstallationIsTaken(t *testing.T) {
 
 // TestEverythingIsInThere looks for every value of everything in the objects.
 func TestEverythingIsInThere(t *testing.T) {
-	all := render(t, "any", namespace, everything)
+	all := render(t, "any", "of-the-release", everything)
 	var text string
 	for _, o := range all {
 		text += fmt.Sprintln(o.Object)
@@ -227,13 +240,15 @@ func TestEverythingIsInThere(t *testing.T) {
 		"tolerations:[map[effect:NoSchedule key:infra", "affinity:map[nodeAffinity:", "team:identity", "example.com/note:a: note", "example.com/role:operator",
 		"name:tokens-controller-manager", "dnsNames:[tokens-webhook." + namespace + ".svc]", "inject-ca-from:" + namespace + "/tokens-webhook",
 		"operator:In values:[shop payments]",
+		"value:http://proxy.example.com:3128", "configMap:map[name:company-ca]", "mountPath:/etc/ssl/certs", "fsGroup:2000", "securityContext:map[allowPrivilegeEscalation:false capabilities:map[drop:[ALL]] readOnlyRootFilesystem:true runAsNonRoot:true]",
+		"hostNetwork:true", "dnsPolicy:Default", "dnsConfig:map[options:[map[name:ndots value:1]]]", "strategy:map[type:Recreate]", "revisionHistoryLimit:2", "cost-center:42", "example.com/owner:identity",
 		"name:tokens-shard-eu-1", "m2m-operator.io/shard:2", "--shard=$(SHARD) --shards=3 --watch-namespaces", "--leader-elect --shards=3", "resourceNames:[m2m-operator m2m-operator-eu-1 m2m-operator-2]",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is nowhere", want)
 		}
 	}
-	for _, unwanted := range []string{"aggregate-to", "resource-policy", "kind:Issuer ", "prompt-delivery]", "webhook-certificate-"} {
+	for _, unwanted := range []string{"aggregate-to", "resource-policy", "kind:Issuer ", "prompt-delivery]", "webhook-certificate-", "runAsUser", "of-the-release"} {
 		if strings.Contains(text, unwanted) {
 			t.Errorf("%q is there", unwanted)
 		}
@@ -316,11 +331,27 @@ func TestBadValuesAreExplained(t *testing.T) {
 		"egress to nowhere":               {"networkPolicy: {egress: {to: []}}", "'/networkPolicy/egress/to'"},
 		"a truth in quotes":               {`crds: {keep: "false"}`, "'/crds/keep': got string, want boolean"},
 		"a label that is a number":        {"podLabels: {version: 1}", "'/podLabels/version'"},
+		"a variable that is a number":     {"extraEnv: [{name: GOGC, value: 50}]", "'/extraEnv/0/value': got number, want string"},
+		"a variable of the operator":      {"extraEnv: [{name: POD_NAMESPACE, value: other}]", "'/extraEnv/0/name'"},
+		"a variable in two ways":          {"extraEnv: [{name: TOKEN, value: a, valueFrom: {secretKeyRef: {name: a, key: b}}}]", "'/extraEnv/0'"},
+		"a volume without its source":     {"extraVolumes: [{name: company-ca}]", "'/extraVolumes/0': minProperties: got 1, want 2"},
+		"a mount without its path":        {"extraVolumeMounts: [{name: company-ca}]", "'/extraVolumeMounts/0': missing property 'mountPath'"},
+		"a mount below no root":           {"extraVolumeMounts: [{name: company-ca, mountPath: etc/ssl}]", "'/extraVolumeMounts/0/mountPath'"},
+		"root as user":                    {"podSecurityContext: {runAsUser: 0}", "'/podSecurityContext/runAsUser': minimum: got 0, want 1"},
+		"a DNS policy that is none":       {"dnsPolicy: Host", "'/dnsPolicy': value must be one of '', 'ClusterFirst', 'ClusterFirstWithHostNet', 'Default', 'None'"},
+		"an option that is a number":      {"dnsConfig: {options: [{name: ndots, value: 1}]}", "'/dnsConfig/options/0/value': got number, want string"},
+		"a strategy that is none":         {"updateStrategy: {type: BlueGreen}", "'/updateStrategy/type': value must be one of 'RollingUpdate', 'Recreate'"},
+		"a negative history":              {"revisionHistoryLimit: -1", "'/revisionHistoryLimit': minimum: got -1, want 0"},
+		"a label that the chart sets":     {"commonLabels: {app.kubernetes.io/name: other}", "commonLabels: the chart sets app.kubernetes.io/name itself; remove it"},
+		"a label with a space":            {"commonLabels: {team: the team}", "'/commonLabels/team'"},
+		"an annotation of Helm":           {"commonAnnotations: {helm.sh/resource-policy: keep}", "commonAnnotations: the chart sets helm.sh/resource-policy itself; remove it"},
+		"a pod's label that selects it":   {"podLabels: {app.kubernetes.io/component: other}", "podLabels: the chart sets app.kubernetes.io/component itself; remove it"},
+		"a namespace for all in capitals": {"namespaceOverride: Platform", "'/namespaceOverride'"},
 		"a constraint without its limits": {"topologySpreadConstraints: [{topologyKey: zone}]", "'/topologySpreadConstraints/0'"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			out, err := exec.Command(helm, "template", chartDir, "--values", valuesFile(t, tc.values)).CombinedOutput()
+			out, err := exec.Command(helm, "template", chartDir, "--values", valuesFile(t, image), "--values", valuesFile(t, tc.values)).CombinedOutput()
 			if err == nil || !strings.Contains(string(out), tc.want) {
 				t.Errorf("helm said\n%.500s\nwant %q in it", out, tc.want)
 			}

@@ -19,6 +19,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,8 +29,10 @@ import (
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
-// cluster runs helm against the API server.
-func cluster(t *testing.T) func(args ...string) {
+// cluster runs helm and kubectl against the API server.
+type cluster struct{ kubeconfig, kubectl string }
+
+func newCluster(t *testing.T) cluster {
 	t.Helper()
 	c := clientcmdapi.NewConfig()
 	c.Clusters["c"] = &clientcmdapi.Cluster{Server: restConfig.Host, CertificateAuthorityData: restConfig.CAData}
@@ -40,12 +43,34 @@ func cluster(t *testing.T) func(args ...string) {
 	if err := clientcmd.WriteToFile(*c, kubeconfig); err != nil {
 		t.Fatal(err)
 	}
-	return func(args ...string) {
-		t.Helper()
-		if out, err := exec.Command(helm, append(args, "--kubeconfig", kubeconfig)...).CombinedOutput(); err != nil {
-			t.Fatalf("helm %s: %v\n%s", strings.Join(args, " "), err, out)
-		}
+	return cluster{kubeconfig, filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kubectl")}
+}
+
+// run runs a command line as a page or Helm's notes show it.
+func (c cluster) run(line string) (string, error) {
+	args := strings.Fields(line)
+	tool := map[string]string{"helm": helm, "kubectl": c.kubectl}[args[0]]
+	if args[0] == "kubectl" { // which remembers what the API server serves
+		args = append(args, "--cache-dir", filepath.Join(filepath.Dir(c.kubeconfig), "cache"))
 	}
+	out, err := exec.Command(tool, append(args[1:], "--kubeconfig", c.kubeconfig)...).CombinedOutput()
+	return string(out), err
+}
+
+// must runs a command line that has to succeed.
+func (c cluster) must(t *testing.T, line string) string {
+	t.Helper()
+	out, err := c.run(line)
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", line, err, out)
+	}
+	return out
+}
+
+// helm runs helm, which has to succeed.
+func (c cluster) helm(t *testing.T, args ...string) string {
+	t.Helper()
+	return c.must(t, "helm "+strings.Join(args, " "))
 }
 
 // formerChart is the chart as an earlier version could have been: without a short name of a
@@ -75,7 +100,8 @@ func formerChart(t *testing.T) string {
 // TestUpgradeAndUninstall follows a release from one version to the next,
 // through its removal, and to the removal of what it deliberately leaves behind.
 func TestUpgradeAndUninstall(t *testing.T) {
-	helm := cluster(t)
+	c := newCluster(t)
+	helm := func(args ...string) string { return c.helm(t, args...) }
 	crds := extensions(t)
 	gone := func() error {
 		var left apiextensionsv1.CustomResourceDefinitionList
@@ -111,8 +137,11 @@ func TestUpgradeAndUninstall(t *testing.T) {
 		}
 	})
 
-	helm("install", "m2m-operator", formerChart(t), "--namespace", "lifecycle", "--create-namespace")
+	values := valuesFile(t, image)
+	c.must(t, "kubectl get namespaces") // so that it remembers an API server without our kinds
+	notes := helm("install", "m2m-operator", formerChart(t), "--namespace", "lifecycle", "--create-namespace", "--values", values)
 	shortNames()
+	theNotesHelp(t, c, notes)
 	create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "tenant"}})
 	left := cart("tenant")
 	create(t, left)
@@ -123,7 +152,7 @@ func TestUpgradeAndUninstall(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	helm("upgrade", "m2m-operator", chartDir, "--namespace", "lifecycle")
+	helm("upgrade", "m2m-operator", chartDir, "--namespace", "lifecycle", "--values", values)
 	shortNames("m2mc")
 
 	helm("uninstall", "m2m-operator", "--namespace", "lifecycle")
@@ -144,10 +173,85 @@ func TestUpgradeAndUninstall(t *testing.T) {
 	}
 
 	// A release of another name, which takes everything along when it is removed.
-	helm("install", "other-m2m-operator", chartDir, "--namespace", "lifecycle", "--take-ownership", "--set", "crds.keep=false")
+	helm("install", "other-m2m-operator", chartDir, "--namespace", "lifecycle", "--take-ownership", "--set", "crds.keep=false", "--values", values)
 	helm("uninstall", "other-m2m-operator", "--namespace", "lifecycle")
 	// The API server checks every few seconds whether a CRD's objects are gone.
 	kubetest.Within(t, 2*time.Minute, gone)
+}
+
+// theNotesHelp runs the commands that Helm prints after an installation. They work at once.
+func theNotesHelp(t *testing.T, c cluster, notes string) {
+	t.Helper()
+	if !strings.Contains(notes, "Its image is registry.example.com/m2m-operator:") {
+		t.Errorf("the notes do not name the image:\n%s", notes)
+	}
+	ran := 0
+	for _, m := range regexp.MustCompile(`(?m)^  (kubectl .+)$`).FindAllStringSubmatch(notes, -1) {
+		line := m[1]
+		if strings.HasPrefix(line, "kubectl m2m ") {
+			continue // the plugin's own tests run it
+		}
+		// No kubelet starts the pods here, so there is nothing to wait for.
+		c.must(t, strings.Replace(line, "--timeout=2m", "--watch=false", 1))
+		ran++
+	}
+	if ran < 2 {
+		t.Errorf("there are %d commands in the notes:\n%s", ran, notes)
+	}
+}
+
+// TestFromKubectlToHelm moves an installation by kubectl to Helm with the commands of the page.
+func TestFromKubectlToHelm(t *testing.T) {
+	c := newCluster(t)
+	manifests := valuesFile(t, string(output(t, kustomize, "build", root+"/config/default")))
+	c.must(t, "kubectl apply --server-side --force-conflicts -f "+manifests)
+	for _, flag := range []string{"", " --take-ownership", " --force-conflicts"} {
+		line := "helm install m2m-operator " + chartDir + " --namespace m2m-operator-system --values " + valuesFile(t, image) + flag
+		if out, err := c.run(line); err == nil {
+			t.Errorf("%s works, so the page says too much:\n%s", line, out)
+		}
+	}
+	page := string(read(t, root+"/docs/install.md"))
+	_, section, ok := strings.Cut(page, "\n### From kubectl to Helm\n")
+	block := regexp.MustCompile("(?s)```sh\n(.*?)```").FindStringSubmatch(section)
+	if !ok || block == nil {
+		t.Fatal("the page does not say how to move from kubectl to Helm")
+	}
+	for line := range strings.Lines(strings.ReplaceAll(block[1], "\\\n", " ")) {
+		line = strings.NewReplacer(" --wait", "", " charts/", " "+root+"/charts/").Replace(strings.TrimSpace(line))
+		if strings.Contains(line, "--cascade=orphan") {
+			c.must(t, line+" --wait=false")
+			c.orphan(t)
+			continue
+		}
+		c.must(t, line)
+	}
+	var d appsv1.Deployment
+	if err := kube.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: "m2m-operator-controller-manager"}, &d); err != nil {
+		t.Fatal(err)
+	}
+	if d.Labels["app.kubernetes.io/managed-by"] != "Helm" || d.Spec.Selector.MatchLabels["app.kubernetes.io/instance"] != "m2m-operator" {
+		t.Errorf("the Deployment is not the release's: %v, %v", d.Labels, d.Spec.Selector)
+	}
+	c.helm(t, "upgrade", "m2m-operator", chartDir, "--namespace", namespace, "--reuse-values", "--set", "replicas=3")
+	c.helm(t, "uninstall", "m2m-operator", "--namespace", namespace)
+}
+
+// orphan does what the garbage collector, which does not run here, does with Deployments that are
+// deleted without their ReplicaSets.
+func (c cluster) orphan(t *testing.T) {
+	t.Helper()
+	var all appsv1.DeploymentList
+	if err := kube.List(t.Context(), &all, client.InNamespace(namespace)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range all.Items {
+		if d := &all.Items[i]; d.DeletionTimestamp != nil {
+			if err := kube.Patch(t.Context(), d, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }
 
 // TestThePageOnInstallingNamesEverything compares docs/install.md with what is installed.

@@ -106,10 +106,17 @@ func valuesFile(t *testing.T, values string) string {
 	return file
 }
 
+// image are the values of the image, which has no default before a release.
+const image = "image: {repository: registry.example.com/m2m-operator}"
+
 // render returns the objects of a release.
-func render(t *testing.T, release, namespace, values string) []*unstructured.Unstructured {
+func render(t *testing.T, release, namespace string, values ...string) []*unstructured.Unstructured {
 	t.Helper()
-	return objects(t, output(t, helm, "template", release, chartDir, "--namespace", namespace, "--values", valuesFile(t, values)))
+	args := []string{"template", release, chartDir, "--namespace", namespace, "--values", valuesFile(t, image)}
+	for _, v := range values {
+		args = append(args, "--values", valuesFile(t, v))
+	}
+	return objects(t, output(t, helm, args...))
 }
 
 // output runs a tool that must succeed and print nothing but its result.

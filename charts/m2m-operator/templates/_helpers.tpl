@@ -11,12 +11,28 @@
 {{- end -}}
 {{- end }}
 
+{{- /* The namespace of this release's objects. */}}
+{{- define "m2m-operator.namespace" -}}
+{{- .Values.namespaceOverride | default .Release.Namespace -}}
+{{- end }}
+
 {{- define "m2m-operator.labels" -}}
+{{- include "m2m-operator.labelsWith" (list . dict) -}}
+{{- end }}
+
+{{- /* The labels of an object: of the root and labels that win over those of all objects. */}}
+{{- define "m2m-operator.labelsWith" -}}
+{{- $more := index . 1 -}}
+{{- with index . 0 -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/name: m2m-operator
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with merge (dict) $more .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- /* What the operator's pods are found by. */}}
@@ -41,8 +57,23 @@ app.kubernetes.io/component: shard
 m2m-operator.io/shard: {{ index . 1 | quote }}
 {{- end }}
 
+{{- /* Values that the chart or the operator sets itself. */}}
+{{- define "m2m-operator.check" -}}
+{{- range $name := list "commonLabels" "podLabels" "commonAnnotations" "podAnnotations" -}}
+{{- range $key, $_ := index $.Values $name -}}
+{{- if regexMatch "^(app\\.kubernetes\\.io/(name|instance|component|version|managed-by)$|helm\\.sh/|m2m-operator\\.io/|cert-manager\\.io/inject-ca-from|controller-gen\\.kubebuilder\\.io/|kubectl\\.kubernetes\\.io/default-container)" $key -}}
+{{- fail (printf "\n\n%s: the chart sets %s itself; remove it\n" $name $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- define "m2m-operator.image" -}}
+{{- include "m2m-operator.check" . -}}
 {{- with .Values.image -}}
+{{- if not .repository -}}
+{{- fail "\n\nimage.repository is empty. The chart of a release names the release's image; this chart is not of a release, so you build the image and push it to a registry that your cluster can pull from:\n\n  make image IMG=registry.example.com/m2m-operator:dev PUSH=1\n\nThen install with --set image.repository=registry.example.com/m2m-operator --set image.tag=dev\n" -}}
+{{- end -}}
 {{- if .digest -}}
 {{ .repository }}@{{ .digest }}
 {{- else -}}
@@ -54,7 +85,7 @@ m2m-operator.io/shard: {{ index . 1 | quote }}
 {{- /* Where permissions are granted one by one, as a JSON list: empty if everywhere. */}}
 {{- define "m2m-operator.namespaces" -}}
 {{- if .Values.watchNamespaces -}}
-{{- append .Values.watchNamespaces .Release.Namespace | uniq | sortAlpha | toJson -}}
+{{- append .Values.watchNamespaces (include "m2m-operator.namespace" .) | uniq | sortAlpha | toJson -}}
 {{- else -}}
 []
 {{- end -}}
