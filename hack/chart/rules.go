@@ -59,6 +59,10 @@ var rules = map[string][]edit{
 		only("metadata.labels[rbac.authorization.k8s.io/aggregate-to-admin]", "$.Values.userRoles.aggregate"),
 	},
 
+	"ValidatingAdmissionPolicy/advice": {
+		when("$.Values.advice.enabled"), add("spec.matchConstraints.namespaceSelector.matchExpressions", onlyWatched),
+	},
+	"ValidatingAdmissionPolicyBinding/advice":          {when("$.Values.advice.enabled")},
 	"ValidatingAdmissionPolicy/metadata-bounds":        {},
 	"ValidatingAdmissionPolicyBinding/metadata-bounds": {},
 	"ValidatingAdmissionPolicy/fence":                  {theOperator},

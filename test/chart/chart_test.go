@@ -48,6 +48,7 @@ podLabels: {team: identity}
 podAnnotations: {example.com/note: "a: note"}
 serviceAccount: {annotations: {example.com/role: operator}}
 userRoles: {aggregate: false}
+advice: {enabled: false}
 crds: {keep: false}
 fullnameOverride: tokens
 extraEnv: [{name: HTTPS_PROXY, value: "http://proxy.example.com:3128"}]
@@ -69,7 +70,7 @@ namespaceOverride: m2m-operator-system
 var installations = map[string]string{
 	"as it is":                     "",
 	"with everything":              everything,
-	"without what it can do":       "{webhook: {enabled: false}, promptDelivery: {enabled: false}, metrics: {enabled: false}, podDisruptionBudget: {enabled: false}, networkPolicy: {enabled: false}, userRoles: {enabled: false}, crds: {enabled: false}, topologySpreadConstraints: [], resources: {}}",
+	"without what it can do":       "{webhook: {enabled: false}, advice: {enabled: false}, promptDelivery: {enabled: false}, metrics: {enabled: false}, podDisruptionBudget: {enabled: false}, networkPolicy: {enabled: false}, userRoles: {enabled: false}, crds: {enabled: false}, topologySpreadConstraints: [], resources: {}}",
 	"closed with nobody to let in": "{webhook: {enabled: false}, metrics: {enabled: false}}",
 	"without a metrics service":    "{metrics: {service: {enabled: false}, serviceMonitor: {enabled: true}}}",
 	"with cert-manager":            "{webhook: {certManager: {enabled: true}}}",
@@ -106,6 +107,7 @@ func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
 		"with cert-manager":        {"webhook: {certManager: {enabled: true}}", "cert-manager"},
 		"without the webhook":      {"webhook: {enabled: false}", "no-webhook"},
 		"without prompt delivery":  {"promptDelivery: {enabled: false}", "no-prompt-delivery"},
+		"without advice":           {"advice: {enabled: false}", "no-advice"},
 		"with the webhook apart":   {"webhook: {deployment: {enabled: true}}", "webhook-deployment"},
 		"credentials opt in":       {"credentials: {requireLabel: true}", "require-credential-label"},
 		"with two shards":          {"shards: [a, b]", "shards"},

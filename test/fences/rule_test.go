@@ -116,11 +116,7 @@ func policiesOf(t *testing.T, objects []*unstructured.Unstructured) []*admission
 	for _, o := range objects {
 		switch o.GetKind() {
 		case "ValidatingAdmissionPolicy":
-			p := as[admissionregistrationv1.ValidatingAdmissionPolicy](t, o)
-			if p.Spec.FailurePolicy == nil || *p.Spec.FailurePolicy != admissionregistrationv1.Fail {
-				t.Errorf("%s allows requests that it cannot evaluate", p.Name)
-			}
-			policies = append(policies, p)
+			policies = append(policies, as[admissionregistrationv1.ValidatingAdmissionPolicy](t, o))
 		case "ValidatingAdmissionPolicyBinding":
 			b := as[admissionregistrationv1.ValidatingAdmissionPolicyBinding](t, o)
 			if b.Spec.MatchResources == nil && b.Spec.ParamRef == nil && slices.Contains(b.Spec.ValidationActions, admissionregistrationv1.Deny) {
@@ -128,9 +124,15 @@ func policiesOf(t *testing.T, objects []*unstructured.Unstructured) []*admission
 			}
 		}
 	}
-	return slices.DeleteFunc(policies, func(p *admissionregistrationv1.ValidatingAdmissionPolicy) bool {
+	policies = slices.DeleteFunc(policies, func(p *admissionregistrationv1.ValidatingAdmissionPolicy) bool {
 		return !enforced.Has(p.Name) || p.Name == boundsPolicy
 	})
+	for _, p := range policies {
+		if p.Spec.FailurePolicy == nil || *p.Spec.FailurePolicy != admissionregistrationv1.Fail {
+			t.Errorf("%s allows requests that it cannot evaluate", p.Name)
+		}
+	}
+	return policies
 }
 
 // writesOf returns the rights to write that the installation's bindings give to a
