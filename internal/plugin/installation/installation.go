@@ -260,11 +260,15 @@ func policies(f Found, _ time.Time) Finding {
 		return bad(Warning, "Apply the installation's ValidatingAdmissionPolicies: they limit what the operator may change", "there is no policy")
 	}
 	for _, p := range f.Policies {
+		action := admissionv1.Deny
+		if p.Spec.FailurePolicy != nil && *p.Spec.FailurePolicy == admissionv1.Ignore {
+			action = admissionv1.Warn // it gives advice
+		}
 		bound := slices.ContainsFunc(f.Bindings, func(b admissionv1.ValidatingAdmissionPolicyBinding) bool {
-			return b.Spec.PolicyName == p.Name && slices.Contains(b.Spec.ValidationActions, admissionv1.Deny)
+			return b.Spec.PolicyName == p.Name && slices.Contains(b.Spec.ValidationActions, action)
 		})
 		if !bound {
-			return bad(Failed, "Apply the installation's ValidatingAdmissionPolicyBindings again", "ValidatingAdmissionPolicy %q is not bound with Deny", p.Name)
+			return bad(Failed, "Apply the installation's ValidatingAdmissionPolicyBindings again", "ValidatingAdmissionPolicy %q is not bound with %s", p.Name, action)
 		}
 	}
 	return ok("%d policies are bound", len(f.Policies))

@@ -67,6 +67,16 @@ func sound(t *testing.T) Found {
 	return f
 }
 
+// advise adds a policy that refuses nothing.
+func advise(f *Found, action admissionv1.ValidationAction) {
+	p := admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "advice"}}
+	p.Spec.FailurePolicy = new(admissionv1.Ignore)
+	f.Policies = append(f.Policies, p)
+	f.Bindings = append(f.Bindings, admissionv1.ValidatingAdmissionPolicyBinding{
+		Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{PolicyName: "advice", ValidationActions: []admissionv1.ValidationAction{action}},
+	})
+}
+
 func TestCheck(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*Found)
@@ -92,6 +102,8 @@ func TestCheck(t *testing.T) {
 		"nobody serves":           {func(f *Found) { f.Endpoints[0].Endpoints = f.Endpoints[0].Endpoints[1:] }, Endpoints, Failed, "no pod serves"},
 		"no webhook":              {func(f *Found) { f.Webhooks, f.Endpoints = nil, nil }, Webhook, Warning, "start without tokens"},
 		"a policy is not bound":   {func(f *Found) { f.Bindings[0].Spec.ValidationActions[0] = admissionv1.Audit }, Policies, Failed, `"fence"`},
+		"advice is given":         {change: func(f *Found) { advise(f, admissionv1.Warn) }},
+		"advice is not given":     {func(f *Found) { advise(f, admissionv1.Audit) }, Policies, Failed, `"advice" is not bound with Warn`},
 		"no policies":             {func(f *Found) { f.Policies = nil }, Policies, Warning, "there is no policy"},
 		"objects that nobody sees": {func(f *Found) {
 			f.Deployments[0].Spec.Template.Spec.Containers[0].Args = []string{"--watch-namespaces=shop,payments"}
