@@ -3,6 +3,7 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -111,8 +112,13 @@ func (r *Reconciler) tokenWait(ctx context.Context, pod client.Object) (*wait, e
 		return w, nil
 	}
 	there, existsErr := r.exists(ctx, "Secret", &corev1.Secret{}, secret)
-	if there || existsErr != nil {
+	switch {
+	case existsErr != nil:
 		return nil, existsErr
+	case there && err == nil:
+		return withoutToken(&c), nil
+	case there:
+		return nil, nil
 	}
 	if apierrors.IsNotFound(err) {
 		c.Namespace, c.Name = pod.GetNamespace(), name
@@ -127,6 +133,28 @@ func (r *Reconciler) tokenWait(ctx context.Context, pod client.Object) (*wait, e
 	w.cause = ready.Reason
 	w.message = fmt.Sprintf("Waiting for Secret %q: M2MClient %q is not ready: %s", secret.Name, name, ready.Message)
 	return w, nil
+}
+
+// withoutToken returns what keeps tokens out of a client's Secret, nil if nothing does. The Secret
+// stays when a token is withdrawn, because pods keep the files of a Secret that is deleted. So a
+// pod starts without the file instead of waiting for it.
+func withoutToken(c *v1alpha1.M2MClient) *wait {
+	var missing []string
+	for _, a := range c.Spec.Access {
+		key := cmp.Or(string(a.Key), string(a.APIResourceRef.Name))
+		if !slices.ContainsFunc(c.Status.Tokens, func(t v1alpha1.TokenStatus) bool { return string(t.Key) == key && t.IssuedAt != nil }) {
+			missing = append(missing, key)
+		}
+	}
+	ready := meta.FindStatusCondition(c.Status.Conditions, v1alpha1.ConditionReady)
+	if len(missing) == 0 || ready == nil || ready.Status != metav1.ConditionFalse || ready.ObservedGeneration != c.Generation {
+		return nil
+	}
+	return &wait{
+		reason: v1alpha1.ReasonTokenNotReady, about: c, cause: "without " + ready.Reason,
+		message: fmt.Sprintf("Secret %q has no token %s, and the pod runs without: M2MClient %q is not ready: %s",
+			c.SecretName(), strings.Join(missing, ", "), c.Name, ready.Message),
+	}
 }
 
 // verificationWait returns what keeps a namespace from the bundle of an APIResource, nil if

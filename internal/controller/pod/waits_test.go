@@ -171,6 +171,42 @@ func TestWhatPodsAreTold(t *testing.T) {
 	}
 }
 
+// TestPodsAreToldOfAWithdrawnToken: the Secret stays when a grant is withdrawn, so pods neither wait
+// for the token nor have it. Those that run and those that start later are told.
+func TestPodsAreToldOfAWithdrawnToken(t *testing.T) {
+	w := operator.NewWorld(t)
+	api, _ := w.Story()
+	running := operator.AnnotatedPod(w.Shop, "running", v1alpha1.ClientAnnotation, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token")
+	operator.Create(t, running)
+	op := operator.StartStepped(t)
+	notes := operator.NoteEvents(op)
+	advance := func() {
+		op.Settle(w.Shop, w.Payments)
+		op.Advance(podcontroller.WaitGrace)
+		op.Settle(w.Shop, w.Payments)
+	}
+	advance()
+	if got := notes.Take(); got != nil {
+		t.Fatalf("with its token, a pod was told %q", got)
+	}
+	operator.Change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
+	advance()
+	told := `: TokenNotReady: Secret "cart-token" has no token payment-api, and the pod runs without: M2MClient "cart" is not ready: ` +
+		`APIResource "` + w.Payments + `/payment-api" grants nothing to M2MClient "cart" of namespace "` + w.Shop + `"; its owner can add a grant`
+	if diff := cmp.Diff([]string{"running" + told}, notes.Take()); diff != "" {
+		t.Errorf("the running pod (-want +got):\n%s", diff)
+	}
+	var secret corev1.Secret
+	if err := operator.Kube.Get(t.Context(), client.ObjectKey{Namespace: w.Shop, Name: "cart-token"}, &secret); err != nil || len(secret.Data) != 0 {
+		t.Errorf("the Secret has %d keys: %v", len(secret.Data), err)
+	}
+	operator.Create(t, operator.AnnotatedPod(w.Shop, "new", v1alpha1.ClientAnnotation, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token"))
+	advance()
+	if diff := cmp.Diff([]string{"new" + told}, notes.Take()); diff != "" {
+		t.Errorf("the new pod (-want +got):\n%s", diff)
+	}
+}
+
 // TestWhenPodsAreTold follows a waiting pod. It gets an event for each cause after it
 // has waited for a moment, no other while the cause is the same, and another before
 // the API server forgets the event.
