@@ -124,7 +124,7 @@ func (b *breaker) isBehind(now time.Time, rank int) bool {
 // of it.
 func (b *breaker) entry(now time.Time, n Need) (*entry, int) {
 	b.waiting = slices.DeleteFunc(b.waiting, func(p *entry) bool {
-		return p.Asker == n.Asker && p.compare(n) != 0 || now.After(p.comesAt.Add(turnSlack))
+		return p.Asker == n.Asker && p.Compare(n) != 0 || now.After(p.comesAt.Add(turnSlack))
 	})
 	i, found := b.find(n)
 	if !found {
@@ -141,7 +141,7 @@ func (b *breaker) compare(n, m Need) int {
 	return cmp.Or(
 		cmp.Compare(b.failed[tenantOf(n)], b.failed[tenantOf(m)]),
 		cmp.Compare(b.failed[clientOf(n)], b.failed[clientOf(m)]),
-		n.compare(m),
+		n.Compare(m),
 	)
 }
 

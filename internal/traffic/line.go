@@ -39,7 +39,9 @@ type Need struct {
 	Proven bool
 }
 
-func (n Need) compare(m Need) int {
+// Compare returns a negative number if n is greater than m, so that it comes first, a
+// positive one if m is, and zero if they are equal.
+func (n Need) Compare(m Need) int {
 	if n.ExpiresAt.IsZero() != m.ExpiresAt.IsZero() {
 		if m.ExpiresAt.IsZero() {
 			return -1
@@ -100,7 +102,7 @@ func (q *queue) before(virtual, finish int, n Need) (count int) {
 		count = due + (room-due)/newcomerCost
 	}
 	count = min(count, len(q.entries))
-	if count < len(q.entries) && q.finish(virtual, count) == finish && q.entries[count].compare(n) < 0 {
+	if count < len(q.entries) && q.finish(virtual, count) == finish && q.entries[count].Compare(n) < 0 {
 		count++
 	}
 	return count
@@ -139,7 +141,7 @@ func (l *line) ask(now time.Time, n Need) (p *entry, ahead int) {
 	l.dropLate(now)
 	p = l.entries[n.Asker]
 	passed := false
-	if p != nil && p.compare(n) != 0 {
+	if p != nil && p.Compare(n) != 0 {
 		passed = p.passed
 		l.remove(p)
 		p = nil
@@ -159,7 +161,7 @@ func (l *line) ask(now time.Time, n Need) (p *entry, ahead int) {
 }
 
 func (q *queue) find(n Need) (int, bool) {
-	return slices.BinarySearchFunc(q.entries, n, func(p *entry, n Need) int { return p.compare(n) })
+	return slices.BinarySearchFunc(q.entries, n, func(p *entry, n Need) int { return p.Compare(n) })
 }
 
 func (l *line) ahead(mine *queue, index int, n Need) int {

@@ -2,14 +2,17 @@
 
 package traffic
 
-import "container/heap"
+import (
+	"cmp"
+	"container/heap"
+)
 
 // Queue is a work queue in which tenants take turns, however many items each has
-// queued. Within a tenant the lowest rank comes first, and among equal ranks the
-// oldest item. It is the storage of a client-go workqueue, whose lock guards it.
+// queued. Within a tenant the greatest need comes first, as in the line for a budget, and
+// among equal needs the oldest item. It is the storage of a client-go workqueue, whose lock guards it.
 type Queue[T any] struct {
 	tenant func(T) string
-	rank   func(T) int64
+	need   func(T) Need
 
 	tenants map[string]*items[T]
 	turns   []*items[T] // the tenants with items; the first is next
@@ -17,9 +20,13 @@ type Queue[T any] struct {
 	size    int
 }
 
-// NewQueue returns an empty queue. It calls tenant and rank when an item is pushed.
-func NewQueue[T any](tenant func(T) string, rank func(T) int64) *Queue[T] {
-	return &Queue[T]{tenant: tenant, rank: rank, tenants: map[string]*items[T]{}}
+// NewQueue returns an empty queue. It calls tenant and need when an item is pushed. If
+// need is nil, all needs are equal.
+func NewQueue[T any](tenant func(T) string, need func(T) Need) *Queue[T] {
+	if need == nil {
+		need = func(T) Need { return Need{} }
+	}
+	return &Queue[T]{tenant: tenant, need: need, tenants: map[string]*items[T]{}}
 }
 
 // Touch is called for an item that is already queued. The item keeps its place.
@@ -34,7 +41,7 @@ func (q *Queue[T]) Push(item T) {
 		q.tenants[tenant] = of
 		q.turns = append(q.turns, of)
 	}
-	heap.Push(of, queued[T]{item, q.rank(item), q.pushed})
+	heap.Push(of, queued[T]{item, q.need(item), q.pushed})
 	q.pushed++
 	q.size++
 }
@@ -60,7 +67,7 @@ func (q *Queue[T]) Pop() T {
 
 type queued[T any] struct {
 	item T
-	rank int64
+	need Need
 	came uint64
 }
 
@@ -72,10 +79,7 @@ type items[T any] struct {
 
 func (h *items[T]) Len() int { return len(h.heap) }
 func (h *items[T]) Less(i, j int) bool {
-	if h.heap[i].rank != h.heap[j].rank {
-		return h.heap[i].rank < h.heap[j].rank
-	}
-	return h.heap[i].came < h.heap[j].came
+	return cmp.Or(h.heap[i].need.Compare(h.heap[j].need), cmp.Compare(h.heap[i].came, h.heap[j].came)) < 0
 }
 func (h *items[T]) Swap(i, j int) { h.heap[i], h.heap[j] = h.heap[j], h.heap[i] }
 func (h *items[T]) Push(x any)    { h.heap = append(h.heap, x.(queued[T])) }

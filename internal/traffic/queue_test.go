@@ -11,14 +11,14 @@ import (
 
 func TestQueueGoesRoundTenants(t *testing.T) {
 	tenant := func(item string) string { return strings.SplitN(item, "/", 2)[0] }
-	ranks := map[string]int64{"a/third": 3, "a/first": 1, "a/second": 2}
-	q := NewQueue(tenant, func(item string) int64 { return ranks[item] })
-	for _, item := range []string{"a/third", "a/second", "a/first", "b/0", "b/1", "c/0"} {
+	expires := map[string]time.Time{"a/first": start, "a/second": start.Add(1), "a/third": start.Add(2)}
+	q := NewQueue(tenant, func(item string) Need { return Need{ExpiresAt: expires[item]} })
+	for _, item := range []string{"a/never", "a/third", "a/second", "a/first", "b/0", "b/1", "c/0"} {
 		q.Push(item)
 	}
 	q.Touch("c/0")
 	var got []string
-	for q.Len() > 3 {
+	for q.Len() > 4 {
 		got = append(got, q.Pop())
 	}
 	q.Push("d/0")
@@ -26,7 +26,7 @@ func TestQueueGoesRoundTenants(t *testing.T) {
 	for q.Len() > 0 {
 		got = append(got, q.Pop())
 	}
-	const want = "[a/first b/0 c/0 a/second b/1 d/0 a/third b/2]"
+	const want = "[a/first b/0 c/0 a/second b/1 d/0 a/third b/2 a/never]"
 	if fmt.Sprint(got) != want {
 		t.Errorf("the order is %v, want %v", got, want)
 	}
@@ -38,7 +38,7 @@ func TestQueueGoesRoundTenants(t *testing.T) {
 // TestATenantsFloodDelaysOthersByOneItem: of ten thousand items of one tenant, at most one comes
 // before another tenant's item.
 func TestATenantsFloodDelaysOthersByOneItem(t *testing.T) {
-	q := NewQueue(func(item int) string { return fmt.Sprint(item < 10000) }, func(int) int64 { return 0 })
+	q := NewQueue(func(item int) string { return fmt.Sprint(item < 10000) }, nil)
 	for i := range 10000 {
 		q.Push(i)
 	}

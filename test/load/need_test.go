@@ -16,9 +16,9 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller"
-	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
 // living creates a client whose tokens have a given lifetime.
@@ -93,41 +93,41 @@ func TestAFloodOfNewClientsDelaysNoRefresh(t *testing.T) {
 	}
 }
 
-// TestRankInTheQueue: the sooner a token expires, the lower is its client's rank. A client
-// with a token always has a lower rank than one without.
-func TestRankInTheQueue(t *testing.T) {
+// TestNeedInTheQueue: the sooner a token expires, the greater is its client's need. A
+// client with a token always has a greater need than one without.
+func TestNeedInTheQueue(t *testing.T) {
 	op := operator.StartStepped(t)
 	s := operator.NewStage(t, op)
 	soon, late := living(s.World, "soon", 10*time.Minute), living(s.World, "late", 200*365*24*time.Hour)
 	s.Settle()
-	rank := func(c *v1alpha1.M2MClient) int64 {
+	need := func(c *v1alpha1.M2MClient) traffic.Need {
 		t.Helper()
 		op.CatchUp(s.Payments, s.Shop)
-		return op.M2MClients.Rank(operator.RequestOf(client.ObjectKeyFromObject(c)))
+		return op.M2MClients.Need(operator.RequestOf(client.ObjectKeyFromObject(c)))
 	}
 	unknown := soon.DeepCopy()
 	unknown.Name = "unknown"
-	fresh := rank(soon)
-	if l, u := rank(late), rank(unknown); u != watch.LastRank || l >= u || fresh >= l {
-		t.Errorf("the ranks are %d for a token that expires soon, %d for one that expires late, %d for none", fresh, l, u)
+	fresh := need(soon)
+	if l, u := need(late), need(unknown); l.Compare(u) >= 0 || fresh.Compare(l) >= 0 {
+		t.Errorf("the needs are %+v for a token that expires soon, %+v for one that expires late, %+v for none", fresh, l, u)
 	}
 	op.Advance(5 * time.Minute)
 	s.AS.SetFault(oidc.Token, operator.Answer(503, ""))
 	s.Settle()
-	if due := rank(soon); due != fresh {
-		t.Errorf("a token that could not be replaced has the rank %d, and had %d", due, fresh)
+	if due := need(soon); due.Compare(fresh) != 0 {
+		t.Errorf("a token that could not be replaced is needed like %+v, and was like %+v", due, fresh)
 	}
 	s.AS.ClearFaults()
 	op.Advance(time.Hour)
 	s.Settle()
-	if replaced := rank(soon); replaced <= fresh || replaced == watch.LastRank {
-		t.Errorf("a replaced token has the rank %d, and its predecessor had %d", replaced, fresh)
+	if replaced := need(soon); replaced.Compare(fresh) <= 0 || replaced.ExpiresAt.IsZero() {
+		t.Errorf("a replaced token is needed like %+v, and its predecessor was like %+v", replaced, fresh)
 	}
 	operator.Change(t, s.API, func(a *v1alpha1.APIResource) { a.Spec.Grants = nil })
 	op.CatchUp(s.Payments, s.Shop)
 	s.Settle()
-	if withdrawn := rank(soon); withdrawn != watch.LastRank {
-		t.Errorf("a client whose token was withdrawn has the rank %d", withdrawn)
+	if withdrawn := need(soon); !withdrawn.ExpiresAt.IsZero() {
+		t.Errorf("a client whose token was withdrawn is in need like %+v", withdrawn)
 	}
 }
 

@@ -101,7 +101,7 @@ type Reconciler struct {
 
 	states   *servers.Each[fetchState]
 	requests *pace.Requests[rules.ServerKey] // of people who want the server asked now
-	places *traffic.Places // shares the workers among servers that are being asked
+	places   *traffic.Places                 // shares the workers among servers that are being asked
 }
 
 // New returns a Reconciler that has asked no server yet.

@@ -94,7 +94,7 @@ func (r *Reconciler) mint(ctx context.Context, p *pass, a *access, inputs string
 	return r.received(p, a, inputs, token), nil
 }
 
-// Need returns how much an access needs its turn. It believes a record in the Secret only
+// need returns how much an access needs its turn. It believes a record in the Secret only
 // if this process wrote or checked it. After a restart it believes every record: that moves
 // a client ahead only of others in its own namespace.
 func (r *Reconciler) need(p *pass, a *access, inputs string) traffic.Need {

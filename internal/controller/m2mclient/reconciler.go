@@ -42,6 +42,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
+	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
 // Config holds the dependencies and options of the reconciler.
@@ -253,15 +254,18 @@ func (p *pass) next() time.Duration {
 	return refresh.Soonest(time.Millisecond, waits...)
 }
 
-// Rank orders the clients of one namespace in the controller's queue: the client whose
-// token expires first comes first. Clients without a token come last.
-func (r *Reconciler) Rank(req reconcile.Request) int64 {
+// Need orders the clients of one namespace in the controller's queue, as their requests
+// are ordered in the line for a budget: by the token that expires first.
+func (r *Reconciler) Need(req reconcile.Request) traffic.Need {
 	var c v1alpha1.M2MClient
-	err := r.Client.Get(context.Background(), req.NamespacedName, &c, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
-	if err != nil || c.Status.ExpiresAt == nil {
-		return watch.LastRank
+	if r.Client.Get(context.Background(), req.NamespacedName, &c, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency) != nil {
+		return traffic.Need{}
 	}
-	return c.Status.ExpiresAt.Unix()
+	n := traffic.Need{Since: c.CreationTimestamp.Time}
+	if c.Status.ExpiresAt != nil {
+		n.ExpiresAt = c.Status.ExpiresAt.Time
+	}
+	return n
 }
 
 func (r *Reconciler) forget(name types.NamespacedName, uid types.UID) {
@@ -332,7 +336,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WatchesRawSource(foreign.Source(r.Foreign, "Secret", ofSecret)).
 		WatchesRawSource(source.Channel(r.Learnt, ofServer)).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: watch.Fairly(watch.NamespaceOf, r.Rank)})
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: watch.Fairly(watch.NamespaceOf, r.Need)})
 	if r.Shard != "" { // else the servers' own controller forgets them
 		gone := handler.Funcs{DeleteFunc: func(_ context.Context, e event.DeleteEvent, _ watch.Queue) {
 			r.Lives.Forget(rules.ServerKeyOf(e.Object))

@@ -365,7 +365,7 @@ func (a *Administration) checkAgain(obj client.Object) {
 func (rt *provisioningRuntime) enqueue(o client.Object, wake chan<- event.GenericEvent) {
 	if rt.waiting == nil {
 		rt.waiting = map[types.UID]bool{}
-		rt.queue = traffic.NewQueue(func(w waiter) string { return w.object.GetNamespace() }, func(waiter) int64 { return 0 })
+		rt.queue = traffic.NewQueue(func(w waiter) string { return w.object.GetNamespace() }, nil)
 	}
 	if !rt.waiting[o.GetUID()] {
 		rt.waiting[o.GetUID()] = true
