@@ -17,7 +17,7 @@ N ?= 10000
 BENCHFLAGS ?=
 PKG ?= ./...
 # How many packages are tested side by side. Most wait for their control plane half of the time.
-TEST_PACKAGES ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
+TEST_PACKAGES ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN))
 
 TOOL := hack/tool.sh
 # The packages that decide and never talk to Kubernetes.
