@@ -41,6 +41,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/credentials"
 	"github.com/m2m-operator/m2m-operator/internal/controller/events"
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/lasting"
 	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
 	"github.com/m2m-operator/m2m-operator/internal/controller/pod"
@@ -261,12 +262,12 @@ func New(mgr ctrl.Manager, o Options) (*Reconcilers, error) {
 	apis := provisioning.NewAPIReconciler(provisioner)
 	provisioner.Events = events("m2m-m2mclient-provisioning")
 	clients := provisioning.NewClientReconciler(provisioner)
-	rendered, refusals := verification.NewRendered(), verification.NewRefusals(o.Clock)
+	rendered, refusals, failures := verification.NewRendered(), verification.NewRefusals(o.Clock), lasting.New(o.Clock)
 	r := &Reconcilers{
 		Shared: s, APIProvisioning: apis, ClientProvisioning: clients,
 		APIResources: &apiresource.Reconciler{
 			Client: c, Access: s.Access, Watched: watched, Clock: o.Clock, Foreign: s.Foreign, Events: events("m2m-apiresource"),
-			Rendered: rendered, Refusals: refusals,
+			Failures: failures, Rendered: rendered, Refusals: refusals,
 		},
 		Bundles: bundle.New(bundle.Config{
 			Client: c, Live: mgr.GetAPIReader(), Access: s.Access, Watched: watched, Foreign: s.Foreign, Clock: o.Clock, Prompt: o.PromptDelivery,
@@ -278,7 +279,7 @@ func New(mgr ctrl.Manager, o Options) (*Reconcilers, error) {
 			Credentials: credentials.New(credentials.Config{
 				Client: c, OperatorNamespace: o.OperatorNamespace, Foreign: s.Foreign, Tokens: tokens, Rest: mgr.GetConfig(),
 			}),
-			Watched: watched, OperatorNamespace: o.OperatorNamespace, Learnt: s.Endpoints.Clients, RequestKeys: s.KeyRequests.Request,
+			Watched: watched, Failures: failures, OperatorNamespace: o.OperatorNamespace, Learnt: s.Endpoints.Clients, RequestKeys: s.KeyRequests.Request,
 			CompareClient: clients.Compare, CompareAPI: apis.Compare, Prompt: o.PromptDelivery, ConfirmSecrets: len(o.WatchNamespaces) > 1,
 		}),
 		ShardedClients: &shard.Reconciler{Shard: mine, Client: c, Access: s.Access, Watched: watched, RequestKeys: s.KeyRequests.Request, CompareAPI: apis.Compare},
@@ -291,20 +292,20 @@ func New(mgr ctrl.Manager, o Options) (*Reconcilers, error) {
 			Kind: reflect.TypeOf(w).Elem().Name(), Empty: w, Client: c, Clock: o.Clock, Events: events("m2m-workload"), Watched: watched,
 		})
 	}
-	r.addServers(mgr, o, c, events)
+	r.addServers(o, authserver.Config{Client: c, Events: events("m2m-authorizationserver"), Failures: failures}, mgr.GetClient())
 	return r, nil
 }
 
 // addServers adds the controllers of authorization servers, one for each kind.
-func (r *Reconcilers) addServers(mgr ctrl.Manager, o Options, c client.Client, events func(name string) recorder.EventRecorder) {
+func (r *Reconcilers) addServers(o Options, config authserver.Config, cut client.Client) {
 	s, watched := r.Shared, watch.Namespaces(o.WatchNamespaces)
+	config.Clock, config.Watched, config.OperatorNamespace = o.Clock, watched, o.OperatorNamespace
+	config.Lives, config.Endpoints, config.Connections, config.Requests, config.Wakes, config.Foreign = s.Lives, s.Endpoints, s.Connections, s.KeyRequests, s.Wakes, s.Foreign
+	config.Check, config.CheckIsDue, config.ForgetCheck = s.Administration.CheckProvisioning, s.Administration.CheckIsDue, s.Administration.ForgetCheck
 	for _, kind := range []v1alpha1.AuthorizationServerKind{v1alpha1.KindAuthorizationServer, v1alpha1.KindClusterAuthorizationServer} {
-		r.AuthorizationServers = append(r.AuthorizationServers, authserver.New(authserver.Config{
-			Kind: kind, Client: c, Clock: o.Clock, Events: events("m2m-authorizationserver"), Lives: s.Lives, Endpoints: s.Endpoints, Connections: s.Connections,
-			Requests: s.KeyRequests, Wakes: s.Wakes, Foreign: s.Foreign, Watched: watched, OperatorNamespace: o.OperatorNamespace,
-			Check: s.Administration.CheckProvisioning, CheckIsDue: s.Administration.CheckIsDue, ForgetCheck: s.Administration.ForgetCheck,
-		}))
-		r.Endpoints = append(r.Endpoints, authserver.NewEndpointReconciler(kind, mgr.GetClient(), s.Endpoints, s.Connections, watched))
+		config.Kind = kind
+		r.AuthorizationServers = append(r.AuthorizationServers, authserver.New(config))
+		r.Endpoints = append(r.Endpoints, authserver.NewEndpointReconciler(kind, cut, s.Endpoints, s.Connections, watched))
 	}
 }
 

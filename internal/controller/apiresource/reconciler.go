@@ -38,6 +38,7 @@ import (
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/lasting"
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
@@ -59,6 +60,7 @@ type Reconciler struct {
 	Foreign *foreign.Objects
 	Events  recorder.EventRecorder
 
+	Failures *lasting.Failures
 	Rendered *verification.Rendered // shared with bundle.Reconciler
 	Refusals *verification.Refusals // written by bundle.Reconciler
 }
@@ -73,6 +75,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 	if err := r.Client.Get(ctx, req.NamespacedName, &api); err != nil || !api.DeletionTimestamp.IsZero() {
 		if client.IgnoreNotFound(err) == nil {
 			metrics.ForgetAPI(req.NamespacedName)
+			r.Failures.Forget(&v1alpha1.APIResource{ObjectMeta: metav1.ObjectMeta{Namespace: req.Namespace, Name: req.Name}})
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
@@ -81,14 +84,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 		return ctrl.Result{}, err
 	}
 	metrics.ObserveAPI(&api)
-	if equality.Semantic.DeepEqual(before.Status, api.Status) {
-		return ctrl.Result{}, nil
+	if !equality.Semantic.DeepEqual(before.Status, api.Status) {
+		if err := r.Client.Status().Patch(ctx, &api, client.MergeFrom(before)); err != nil {
+			return ctrl.Result{}, client.IgnoreNotFound(err)
+		}
+		conditions.RecordTransitions(r.Events, &api, "Reconcile", before.Status.Conditions, api.Status.Conditions)
 	}
-	if err := r.Client.Status().Patch(ctx, &api, client.MergeFrom(before)); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
-	}
-	conditions.RecordTransitions(r.Events, &api, "Reconcile", before.Status.Conditions, api.Status.Conditions)
-	return ctrl.Result{}, nil
+	again := r.Failures.Look(ctx, r.Events, &api, before.Status.Conditions, api.Status.Conditions, v1alpha1.ConditionProvisioned, v1alpha1.ConditionDistributed)
+	return ctrl.Result{RequeueAfter: again}, nil
 }
 
 func (r *Reconciler) reconcile(ctx context.Context, api *v1alpha1.APIResource) error {

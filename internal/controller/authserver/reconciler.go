@@ -38,6 +38,7 @@ import (
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/lasting"
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/servers"
@@ -83,6 +84,7 @@ type Config struct {
 	Wakes       servers.Wakes
 	Foreign     *foreign.Objects
 	Watched     watch.Namespaces
+	Failures    *lasting.Failures
 
 	OperatorNamespace string
 
@@ -149,6 +151,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 			r.Lives.Forget(key)
 			r.places.Forget(key.String())
 			r.requests.Forget(key)
+			obj.SetNamespace(req.Namespace)
+			obj.SetName(req.Name)
+			r.Failures.Forget(obj)
 			metrics.ForgetServerMetrics(key)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
@@ -172,14 +177,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 	}
 	metrics.ObserveServer(key, record.StatusOf(obj))
 	metrics.ObserveKeys(key, record.StatusOf(obj), r.states.Get(obj).keysFetchedAt)
-	if equality.Semantic.DeepEqual(record.StatusOf(before), record.StatusOf(obj)) {
-		return ctrl.Result{RequeueAfter: after}, nil
+	if !equality.Semantic.DeepEqual(record.StatusOf(before), record.StatusOf(obj)) {
+		if err := r.Client.Status().Patch(ctx, obj, client.MergeFrom(before)); err != nil {
+			return ctrl.Result{}, client.IgnoreNotFound(err)
+		}
+		r.tell(ctx, before, obj)
 	}
-	if err := r.Client.Status().Patch(ctx, obj, client.MergeFrom(before)); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
-	}
-	r.tell(ctx, before, obj)
-	return ctrl.Result{RequeueAfter: after}, nil
+	again := r.Failures.Look(ctx, r.Events, obj, record.StatusOf(before).Conditions, record.StatusOf(obj).Conditions,
+		v1alpha1.ConditionDiscovered, v1alpha1.ConditionKeysFresh, v1alpha1.ConditionProvisioningReady)
+	return ctrl.Result{RequeueAfter: refresh.Soonest(time.Millisecond, after, again)}, nil
 }
 
 // reconcile asks for what is due, puts the result into the object's status, and returns

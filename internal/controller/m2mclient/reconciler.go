@@ -32,6 +32,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
 	"github.com/m2m-operator/m2m-operator/internal/controller/credentials"
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/lasting"
 	"github.com/m2m-operator/m2m-operator/internal/controller/memory"
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
 	"github.com/m2m-operator/m2m-operator/internal/controller/recipients"
@@ -60,6 +61,7 @@ type Config struct {
 	Foreign     *foreign.Objects
 	Credentials *credentials.Source
 	Watched     watch.Namespaces
+	Failures    *lasting.Failures
 
 	OperatorNamespace string
 
@@ -194,7 +196,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 	for _, tell := range p.events {
 		tell()
 	}
-	return ctrl.Result{RequeueAfter: after}, nil
+	if p.brief {
+		return ctrl.Result{RequeueAfter: after}, nil
+	}
+	again := r.Failures.Look(ctx, r.Events, c, before.Status.Conditions, c.Status.Conditions, v1alpha1.ConditionFresh, v1alpha1.ConditionProvisioned)
+	return ctrl.Result{RequeueAfter: refresh.Soonest(time.Millisecond, after, again)}, nil
 }
 
 // observe publishes a client's tokens and conditions as metrics.
@@ -275,6 +281,7 @@ func (r *Reconciler) forget(name types.NamespacedName, uid types.UID) {
 	r.judgements.Forget(name)
 	r.secrets.Forget(name)
 	r.requests.Forget(name)
+	r.Failures.Forget(&v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Namespace: name.Namespace, Name: name.Name}})
 	if uid != "" {
 		r.Admission.Leave(uid)
 	}
