@@ -54,6 +54,34 @@ type Access struct {
 	grants []int
 }
 
+// By says in a few words what decides: the grants, or the reason.
+func (a Access) By() string {
+	if a.Reason != "" {
+		return a.Reason
+	}
+	var parts []string
+	for _, l := range a.Lines {
+		part := l.Path
+		if strings.HasPrefix(part, "spec.grants[") {
+			part, _, _ = strings.Cut(part, "]")
+			part += "]"
+		}
+		switch {
+		case part == "metadata.namespace":
+			part = "same namespace"
+		case strings.HasPrefix(part, "spec.scopes["):
+			continue
+		}
+		if !slices.Contains(parts, part) {
+			parts = append(parts, part)
+		}
+	}
+	if len(a.Missing) > 0 && len(parts) == 0 {
+		return "you may not read it"
+	}
+	return strings.Join(parts, ", ")
+}
+
 // All explains every access of every client.
 func All(ctx context.Context, inv *inventory.Inventory) ([]Access, error) {
 	var all []Access

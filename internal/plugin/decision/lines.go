@@ -141,11 +141,7 @@ func (l lines) missing() ([]Line, error) {
 
 // lineOf returns the line at a path of an object.
 func lineOf(o client.Object, path string) Line {
-	kind := map[inventory.Resource]string{
-		inventory.APIs: "APIResource", inventory.Clients: "M2MClient",
-		inventory.Servers: "AuthorizationServer", inventory.ClusterServers: "ClusterAuthorizationServer",
-	}[inventory.ResourceOf(o)]
-	l := Line{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName(), Path: path}
+	l := Line{Kind: inventory.KindOf(o), Namespace: o.GetNamespace(), Name: o.GetName(), Path: path}
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
 	if err != nil {
 		return l // the line is right without its value, too

@@ -29,7 +29,7 @@ func AccessTable(w io.Writer, all []decision.Access, unused []decision.Grant) er
 		t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
 		fmt.Fprintln(t, "CLIENT\tAPI\tSCOPES\tVERDICT\tBY")
 		for _, a := range all {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", a.Client, apiOf(a), scopesOf(a), a.Verdict, by(a))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", a.Client, apiOf(a), scopesOf(a), a.Verdict, a.By())
 		}
 		if err := t.Flush(); err != nil {
 			return err
@@ -70,34 +70,6 @@ func scopes(list []string) string {
 		return "a token without scopes"
 	}
 	return strings.Join(list, ", ")
-}
-
-// by says in a few words what decides: the grants, or the reason.
-func by(a decision.Access) string {
-	if a.Reason != "" {
-		return a.Reason
-	}
-	var parts []string
-	for _, l := range a.Lines {
-		part := l.Path
-		if strings.HasPrefix(part, "spec.grants[") {
-			part, _, _ = strings.Cut(part, "]")
-			part += "]"
-		}
-		switch {
-		case part == "metadata.namespace":
-			part = "same namespace"
-		case strings.HasPrefix(part, "spec.scopes["):
-			continue
-		}
-		if !slices.Contains(parts, part) {
-			parts = append(parts, part)
-		}
-	}
-	if len(a.Missing) > 0 && a.Reason == "" && len(parts) == 0 {
-		return "you may not read it"
-	}
-	return strings.Join(parts, ", ")
 }
 
 // Why writes an answer with the lines that decide.

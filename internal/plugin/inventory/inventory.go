@@ -54,6 +54,13 @@ func ResourceOf(o any) Resource {
 	return ""
 }
 
+// KindOf returns the kind of an object of the operator. Typed objects do not carry it.
+func KindOf(o client.Object) string {
+	return map[Resource]string{
+		APIs: "APIResource", Clients: "M2MClient", Servers: "AuthorizationServer", ClusterServers: "ClusterAuthorizationServer",
+	}[ResourceOf(o)]
+}
+
 // Right is a right that somebody lacks.
 type Right struct {
 	Verb      string   `json:"verb"`
