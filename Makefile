@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Everything here needs Go, make, git and bash. `make test-race` also needs a C compiler,
-# `make interop-local` a C compiler and Node.js. Tools are pinned under hack/tools and built on first use.
+# `make interop-local` a C compiler and Node.js, `make ui-test` Chromium and Node.js.
+# Tools are pinned under hack/tools and built on first use.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -151,6 +152,18 @@ interop-local: ## Run the interoperability suite against oidc-provider and Ory H
 	@$(WITH_CONTROL_PLANE); hydra="$$($(TOOL) --path hydra)"; \
 	M2M_INTEROP_NODE=1 M2M_INTEROP_HYDRA="$$hydra" M2M_INTEROP_OUT='$(CURDIR)/out' M2M_VERIFIERS=1 \
 	  hack/gotest.sh interop-local -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... ./test/verifiers/...
+
+# npm brings axe-core, which only the tests use.
+UI_TEST := command -v npm >/dev/null || { echo 'the tests of the page need Node.js and npm: on Debian, apt-get install nodejs npm' >&2; exit 1; }; \
+	npm ci --no-audit --no-fund --prefix test/ui && cd test/ui && GOWORK=off
+
+.PHONY: ui-test
+ui-test: ## Test the page of kubectl m2m ui in Chromium (needs Node.js and Chromium).
+	@$(UI_TEST) ../../hack/gotest.sh ui -count=1 -timeout=15m $(TESTFLAGS) ./...
+
+.PHONY: ui-screenshots
+ui-screenshots: ## Draw the pictures of the page for docs/images again (needs Node.js, Chromium and the font Inter).
+	@mkdir -p docs/images; pictures='$(CURDIR)/docs/images'; $(UI_TEST) M2M_UI_PICTURES="$$pictures" go test -count=1 -run='^TestPictures$$' .
 
 .PHONY: provision-test
 provision-test: ## Run the provisioning scenarios against the servers that M2M_PROVISION_LOGTO_ENDPOINT and its relatives name, or against stand-ins.

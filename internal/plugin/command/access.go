@@ -15,6 +15,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/plugin/decision"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/draw"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
+	"github.com/m2m-operator/m2m-operator/internal/plugin/web"
 )
 
 // accessAnswer is the answer of access as data.
@@ -32,12 +33,13 @@ func (p *plugin) access() *cobra.Command {
 		Short: "Show which clients may call which APIs, with which scopes, and by which grant",
 		Example: `  kubectl m2m access                      # of the clients and APIs of the namespace
   kubectl m2m access -A -o mermaid        # everything, as a diagram
+  kubectl m2m access -A -o html >m2m.html # everything, as a page to pass on
   kubectl m2m access diff -f manifests/   # what applying these files would change`,
 		Args: func(c *cobra.Command, args []string) error {
 			if err := noArguments(c, args); err != nil {
 				return err
 			}
-			return oneOf(format, "", "json", "yaml", "mermaid", "dot")
+			return oneOf(format, "", "json", "yaml", "mermaid", "dot", "html")
 		},
 		RunE: func(c *cobra.Command, _ []string) error {
 			ns := ""
@@ -47,13 +49,31 @@ func (p *plugin) access() *cobra.Command {
 					return err
 				}
 			}
+			if format == "html" {
+				return p.writePage(c.Context(), ns)
+			}
 			return p.showAccess(c.Context(), ns, format)
 		},
 	}
 	c.Flags().BoolVarP(&all, "all-namespaces", "A", false, "Show all namespaces.")
-	c.Flags().StringVarP(&format, "output", "o", "", "json, yaml, mermaid or dot instead of a table.")
+	c.Flags().StringVarP(&format, "output", "o", "", "json, yaml, mermaid, dot or html instead of a table.")
+	// It fails only for a flag that does not exist.
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml", "mermaid", "dot", "html"}, cobra.ShellCompDirectiveNoFileComp))
 	c.AddCommand(p.accessDiff())
 	return c
+}
+
+// writePage writes the page of ui as one file, as it is now.
+func (p *plugin) writePage(ctx context.Context, ns string) error {
+	read, err := p.readings(ns)
+	if err != nil {
+		return err
+	}
+	r, err := read(ctx)
+	if err != nil {
+		return err
+	}
+	return web.File(p.Out, r.Inventory, r.Model)
 }
 
 // read reads what there is to questions about access.

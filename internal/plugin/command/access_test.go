@@ -55,7 +55,7 @@ func TestAccess(t *testing.T) {
 	t.Run("a wrong format", func(t *testing.T) {
 		a := ask("access", "-o", "svg")
 		a.ends(t, 2)
-		says(t, a.message, "choose one of json, yaml, mermaid, dot")
+		says(t, a.message, "choose one of json, yaml, mermaid, dot, html")
 	})
 	t.Run("why one is allowed", func(t *testing.T) {
 		a := ask("why", s.Shop+"/cart", s.Payments+"/payment-api", "payments:write")

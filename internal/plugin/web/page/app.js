@@ -134,10 +134,10 @@ function closeDetail() {
   if (!was) return;
   history.pushState(null, "", address(""));
   follow(false);
-  const back = origin?.isConnected ? origin : rows.get(was) ?? $("search");
+  const from = origin;
   origin = null;
-  if (back.dataset?.key) focusBox(back.dataset.key);
-  else back.focus();
+  if (from?.dataset?.key) focusBox(from.dataset.key); // the map was drawn again since
+  else (from?.isConnected && from !== document.body ? from : rows.get(was) ?? $("search")).focus();
 }
 
 function showTab(name) {

@@ -57,10 +57,13 @@ function groupsOf(objects, c) {
     if (!all.has(name)) all.set(name, []);
     all.get(name).push(o);
   }
-  return [...all.keys()].sort().map((name) => {
+  const many = objects.length > ROOM;
+  const calm = (name) => many && !all.get(name).some((o) => o.wrong); // of many, those in trouble come first
+  const names = [...all.keys()].sort((a, b) => calm(a) - calm(b) || (a < b ? -1 : 1));
+  return names.map((name) => {
     const members = all.get(name);
     const key = `${c} ${name}`;
-    const open = opened.get(key) ?? (objects.length <= ROOM || members.length === 1);
+    const open = opened.get(key) ?? (!many || members.length === 1);
     const nodes = open
       ? members.map((o) => ({ key: o.id, ids: [o.id], object: o, height: SIZE.node }))
       : [{ key, ids: members.map((o) => o.id), members, name, height: SIZE.box }];

@@ -25,13 +25,14 @@ function setModel(next) {
       o.name, o.namespace, `${o.namespace ?? ""}/${o.name}`, o.kind, kindOf(o), o.summary, o.state,
       ...(o.facts ?? []).flatMap((f) => [f.value, ...(f.list ?? [])]),
       ...(o.problems ?? []).map((p) => p.reason),
-      ...mine.flatMap((e) => [...(e.requested ?? []), e.reason, o.id === e.client ? undefined : e.client]),
+      ...mine.flatMap((e) => [...(e.requested ?? []), e.reason, e.key, afterKind(o.id === e.client ? e.api : e.client)]),
     ].filter(Boolean).join("\n").toLowerCase();
     const ends = mine.filter((e) => e.client === o.id && e.token?.expiresAt).map((e) => e.token.expiresAt).sort();
     o.expires = ends[0];
   }
 }
 
+const afterKind = (id) => id.slice(id.indexOf("/") + 1);
 const edgesFor = (id) => edgesOf.get(id) ?? [];
 const serverKind = (kind) => kind === "AuthorizationServer" || kind === "ClusterAuthorizationServer";
 
