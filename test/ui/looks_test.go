@@ -193,8 +193,7 @@ func TestPictures(t *testing.T) {
 	}{
 		{"ui-map", "light", w.page, 1280, 720, ""},
 		{"ui-detail", "dark", w.page + "#M2MClient/shop/checkout", 1360, 820, ""},
-		{"ui-many", "light", many.page, 1280, 760, `[...document.querySelectorAll("#map [data-key]")].find((x) => x.dataset.key === "0 team-03").dispatchEvent(new MouseEvent("mouseenter"))`},
-		{"ui-phone", "light", w.page, 360, 720, ""},
+		{"ui-many", "light", many.page, 1280, 760, `[...document.querySelectorAll("#map [data-key]")].find((x) => x.dataset.key === "0 team-19").dispatchEvent(new MouseEvent("mouseenter"))`},
 	} {
 		b := open(t, p.address, p.width, p.height, scheme(p.scheme))
 		if p.do != "" {

@@ -181,10 +181,13 @@ function labels(links) {
   if (links.length > 8) return;
   for (const l of links) {
     const e = l.edges[0];
-    const text = l.edges.length > 1 ? count(l.edges.length, ["access", "accesses"]) : (e.scopes ?? e.requested ?? []).join(", ");
     const x1 = l.from.x + drawn.node;
+    const room = l.to.x - x1 - 24;
+    const scopes = e.scopes?.length ? e.scopes : e.requested ?? [];
+    const names = scopes.join(", ");
+    const text = l.edges.length > 1 ? count(l.edges.length, ["access", "accesses"]) : ruler.measureText(names).width < room ? names : count(scopes.length, ["scope", "scopes"]);
     const y = (l.y1 + l.y2) / 2 + (l.state === "Ready" ? 4 : -12);
-    holder.append(svg("text", { x: (x1 + l.to.x) / 2, y, class: "label", "text-anchor": "middle" }, fit(text, l.to.x - x1 - 28)));
+    holder.append(svg("text", { x: (x1 + l.to.x) / 2, y, class: "label", "text-anchor": "middle" }, fit(text, room)));
   }
 }
 
