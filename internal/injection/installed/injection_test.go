@@ -21,6 +21,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/injection"
+	"github.com/m2m-operator/m2m-operator/internal/plugin/installation"
 )
 
 // story creates an APIResource, and an M2MClient whose Secret has a custom name, and waits
@@ -97,6 +98,11 @@ func TestInjection(t *testing.T) {
 			{Name: "M2M_TOKEN_DIR", Value: v1alpha1.TokenDir}, {Name: "M2M_VERIFY_DIR", Value: v1alpha1.VerifyDir},
 		}, c.Env)
 	}
+	trial := installation.TrialPod(shop) // as kubectl m2m check tries it
+	if err := kube.Create(t.Context(), trial, client.DryRunAll); err != nil {
+		t.Error(err)
+	}
+	same(t, "what is injected into a trial", "secret/kubectl-m2m-check-token", trial.Annotations[v1alpha1.InjectedAnnotation])
 	same(t, "what is injected", "secret/tokens.of.cart,configmap/m2m-verify."+shop+".payment-api", p.Annotations[v1alpha1.InjectedAnnotation])
 
 	// A copy of the stored pod, with all that the API server added.

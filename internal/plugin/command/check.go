@@ -21,12 +21,14 @@ import (
 	"k8s.io/client-go/discovery"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/installation"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
 )
 
 func (p *plugin) check() *cobra.Command {
-	var namespace, format string
+	var format string
+	var q checkQuestion
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Say whether the operator is installed soundly",
@@ -36,15 +38,24 @@ func (p *plugin) check() *cobra.Command {
 			}
 			return oneOf(format, "", "json", "yaml")
 		},
-		RunE: func(c *cobra.Command, _ []string) error { return p.showCheck(c.Context(), namespace, format) },
+		RunE: func(c *cobra.Command, _ []string) error { return p.showCheck(c.Context(), q, format) },
 	}
-	c.Flags().StringVar(&namespace, "operator-namespace", "m2m-operator-system", "The operator's namespace.")
+	c.Flags().StringVar(&q.namespace, "operator-namespace", "m2m-operator-system", "The operator's namespace.")
 	c.Flags().StringVarP(&format, "output", "o", "", "json or yaml instead of text.")
+	c.Flags().BoolVar(&q.probe, "probe", false, "Ask each issuer for its metadata and keys from your machine, too.")
+	egressFlags(c, &q.policy)
 	return c
 }
 
-func (p *plugin) showCheck(ctx context.Context, namespace, format string) error {
-	found, err := p.find(ctx, namespace)
+// checkQuestion is what check is asked.
+type checkQuestion struct {
+	namespace string // the operator's
+	probe     bool   // whether to ask the issuers from here
+	policy    egress.Policy
+}
+
+func (p *plugin) showCheck(ctx context.Context, q checkQuestion, format string) error {
+	found, err := p.find(ctx, q)
 	if err != nil {
 		return err
 	}
@@ -79,7 +90,8 @@ func (p *plugin) showCheck(ctx context.Context, namespace, format string) error 
 var ours = client.MatchingLabels{"app.kubernetes.io/name": "m2m-operator"}
 
 // find reads what an installation consists of.
-func (p *plugin) find(ctx context.Context, namespace string) (installation.Found, error) {
+func (p *plugin) find(ctx context.Context, q checkQuestion) (installation.Found, error) {
+	namespace := q.namespace
 	f := installation.Found{Hidden: map[string]inventory.Right{}}
 	cfg, err := p.config.ToRESTConfig()
 	if err != nil {
@@ -127,12 +139,15 @@ func (p *plugin) find(ctx context.Context, namespace string) (installation.Found
 		}
 		f.Objects = inv
 		if len(missing) > 0 {
-			f.Hidden[installation.Watched] = missing[0]
+			f.Hidden[installation.Watched], f.Hidden[installation.Issuers] = missing[0], missing[0]
 		}
 	} else {
 		f.Objects = &inventory.Inventory{}
+		if right, ok := f.Hidden[installation.Kinds]; ok {
+			f.Hidden[installation.Issuers] = right
+		}
 	}
-	return f, nil
+	return f, p.try(ctx, c, &f, q)
 }
 
 // hides notes that a right is missing for a check.

@@ -53,9 +53,7 @@ fill in. It applies nothing and needs no cluster. On a terminal it asks for what
 	f.StringVar(&b.Client, "client", "my-client", "The name of the M2MClient.")
 	f.StringVar(&b.caFile, "ca-file", "", "A file with the PEM certificates that the server's certificate must chain to.")
 	f.StringVarP(&b.file, "output", "o", "", "Write to this new file instead of standard output.")
-	f.BoolVar(&b.policy.AllowHTTP, "allow-insecure-http", false, "Allow http:// addresses, as the operator's flag does.")
-	f.BoolVar(&b.policy.AllowLoopback, "allow-loopback", false, "Allow loopback addresses, as the operator's flag does.")
-	f.BoolVar(&b.policy.AllowLinkLocal, "allow-link-local", false, "Allow link-local addresses, as the operator's flag does.")
+	egressFlags(c, &b.policy)
 	return c
 }
 

@@ -54,6 +54,7 @@ type Found struct {
 	Bindings    []admissionv1.ValidatingAdmissionPolicyBinding
 	Roles       []rbacv1.ClusterRoleBinding
 	Objects     *inventory.Inventory
+	Tried       Tried
 	// Hidden are the missing rights, by check.
 	Hidden map[string]inventory.Right
 }
@@ -76,14 +77,19 @@ const (
 	Watched   = "namespaces"
 )
 
+type check struct {
+	name  string
+	judge func(Found, time.Time) Finding
+}
+
 // Check judges an installation.
 func Check(f Found, now time.Time) []Finding {
-	checks := []struct {
-		name  string
-		judge func(Found, time.Time) Finding
-	}{
+	checks := []check{
 		{Server, server}, {Kinds, kinds}, {Operator, operator}, {Leader, leader}, {Roles, roles},
-		{Webhook, webhook}, {Endpoints, endpoints}, {Policies, policies}, {Watched, watched},
+		{Webhook, webhook}, {Endpoints, endpoints}, {Injection, injection}, {Policies, policies}, {Watched, watched}, {Clocks, clocks}, {Issuers, issuers},
+	}
+	if f.Tried.Probes != nil {
+		checks = append(checks, check{FromHere, fromHere})
 	}
 	var all []Finding
 	for _, c := range checks {

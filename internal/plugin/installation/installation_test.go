@@ -45,7 +45,10 @@ func certificate(t *testing.T, until time.Time) []byte {
 // sound returns what a sound installation consists of.
 func sound(t *testing.T) Found {
 	t.Helper()
-	f := Found{Version: "v1.37.0", Objects: &inventory.Inventory{}, Hidden: map[string]inventory.Right{}}
+	f := Found{
+		Version: "v1.37.0", Objects: &inventory.Inventory{}, Hidden: map[string]inventory.Right{},
+		Tried: Tried{Namespace: "shop", Injected: true, ServerTime: noon, LocalTime: noon},
+	}
 	for _, name := range Names {
 		crd := apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: name}}
 		crd.Status.Conditions = []apiextensionsv1.CustomResourceDefinitionCondition{{Type: apiextensionsv1.Established, Status: apiextensionsv1.ConditionTrue}}
@@ -112,7 +115,10 @@ func TestCheck(t *testing.T) {
 		}, Watched, Warning, "kinds: billing"},
 		"objects of namespaces that it watches": {change: func(f *Found) {
 			f.Deployments[0].Spec.Template.Spec.Containers[0].Args = []string{"--watch-namespaces=shop,payments"}
-			f.Objects.Add(&v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}})
+			f.Objects.Add(&v1alpha1.AuthorizationServer{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "shop"},
+				Status:     v1alpha1.AuthorizationServerStatus{Conditions: []metav1.Condition{{Type: v1alpha1.ConditionDiscovered, Status: metav1.ConditionTrue}}},
+			})
 		}},
 		"a missing right": {func(f *Found) { f.Hidden[Policies] = inventory.Right{Verb: "list", Resource: "policies"} }, Policies, Unknown, "you may not list policies"},
 	} {
@@ -120,7 +126,7 @@ func TestCheck(t *testing.T) {
 			f := sound(t)
 			tc.change(&f)
 			findings := Check(f, noon)
-			if len(findings) != 9 {
+			if len(findings) != 12 {
 				t.Errorf("there are %d findings", len(findings))
 			}
 			for _, got := range findings {

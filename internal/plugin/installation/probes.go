@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package installation
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// The checks of what was tried.
+const (
+	Injection = "injection"
+	Clocks    = "clocks"
+	Issuers   = "issuers"
+	FromHere  = "issuers from here"
+)
+
+// Tried is what was tried besides reading.
+type Tried struct {
+	// Injected reports whether the webhook has changed an annotated pod in a dry run in
+	// Namespace; Refused is what the API server said instead of accepting the pod.
+	Namespace string
+	Injected  bool
+	Refused   string
+	// ServerTime is the API server's time, LocalTime that of the machine that asked; zero if
+	// the API server does not say.
+	ServerTime, LocalTime time.Time
+	// Probes are the issuers that were asked from the machine of whoever checks; nil if that
+	// was not wanted.
+	Probes []Probe
+}
+
+// Probe is how an issuer answered.
+type Probe struct {
+	Issuer  string
+	Failure string // empty: it answered
+	Skipped string // why it was not asked
+}
+
+// TrialPod returns an annotated pod, for a dry run only. It asks for nothing that a restricted
+// namespace refuses.
+func TrialPod(namespace string) *corev1.Pod {
+	no, yes := false, true
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			GenerateName: "kubectl-m2m-check-", Namespace: namespace,
+			Annotations: map[string]string{v1alpha1.ClientAnnotation: "kubectl-m2m-check"},
+		},
+		Spec: corev1.PodSpec{
+			SecurityContext: &corev1.PodSecurityContext{RunAsNonRoot: &yes, SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
+			Containers: []corev1.Container{{
+				Name: "check", Image: "kubectl-m2m-check",
+				SecurityContext: &corev1.SecurityContext{AllowPrivilegeEscalation: &no, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}},
+			}},
+		},
+	}
+}
+
+// injection says whether the API server calls the webhook.
+func injection(f Found, _ time.Time) Finding {
+	const advice = "See the webhook's and the operator's checks above, and whether the API server reaches the webhook's Service"
+	switch {
+	case len(f.Webhooks) == 0:
+		return ok("there is no webhook to call")
+	case strings.Contains(f.Tried.Refused, "failed calling webhook"), strings.Contains(f.Tried.Refused, "denied the request"):
+		return bad(Failed, advice, "an annotated pod cannot be created: %s", f.Tried.Refused)
+	case f.Tried.Refused != "":
+		return bad(Warning, "Choose a namespace with -n in which you may create pods", "the webhook cannot be tried in namespace %q: %s", f.Tried.Namespace, f.Tried.Refused)
+	case !f.Tried.Injected:
+		return bad(Failed, "See the namespaceSelector and matchConditions of the webhook, and the label m2m-operator.io/injection of the namespace",
+			"the API server creates annotated pods of namespace %q without calling the webhook", f.Tried.Namespace)
+	}
+	return ok("the webhook injects an annotated pod of namespace %q (dry run)", f.Tried.Namespace)
+}
+
+// ahead is how far a clock may be ahead of the API server's, or behind it.
+const ahead = 10 * time.Second
+
+// clocks compares the clocks of the API server, of whoever checks and of the operator. What
+// the operator wrote must not be of the future.
+func clocks(f Found, _ time.Time) Finding {
+	at := f.Tried.ServerTime
+	if at.IsZero() {
+		return bad(Unknown, "", "the API server does not say its time")
+	}
+	if l := f.Lease; l != nil && l.Spec.RenewTime != nil && l.Spec.RenewTime.After(at.Add(ahead)) {
+		return bad(Failed, "Set the clock of the operator's node, for instance with NTP",
+			"the operator's clock is %s ahead of the API server's: it renewed its lease in the future", l.Spec.RenewTime.Sub(at).Truncate(time.Second))
+	}
+	for _, c := range f.Objects.Clients {
+		for _, t := range c.Status.Tokens {
+			if t.IssuedAt != nil && t.IssuedAt.After(at.Add(ahead)) {
+				return bad(Failed, "Set the clock of the operator's node, for instance with NTP",
+					"the operator's clock is %s ahead of the API server's: it issued a token of M2MClient %s/%s in the future", t.IssuedAt.Sub(at).Truncate(time.Second), c.Namespace, c.Name)
+			}
+		}
+	}
+	if off := f.Tried.LocalTime.Sub(at); off.Abs() > ahead {
+		return bad(Warning, "Set the clock of this machine: what kubectl m2m says of times is wrong",
+			"this machine's clock differs by %s from the API server's", off.Truncate(time.Second))
+	}
+	return ok("the clocks of the API server, the operator and this machine agree")
+}
+
+// listed is how many servers a finding names.
+const listed = 5
+
+// issuers says which authorization servers the operator cannot reach, or read.
+func issuers(f Found, _ time.Time) Finding {
+	var failing []string
+	n := 0
+	add := func(o client.Object, conditions []metav1.Condition) {
+		n++
+		name := o.GetName()
+		if ns := o.GetNamespace(); ns != "" {
+			name = ns + "/" + name
+		}
+		for _, t := range []string{v1alpha1.ConditionDiscovered, v1alpha1.ConditionKeysFresh, v1alpha1.ConditionProvisioningReady} {
+			if c := meta.FindStatusCondition(conditions, t); c != nil && c.Status == metav1.ConditionFalse {
+				failing = append(failing, fmt.Sprintf("%s: %s since %s: %s", name, c.Reason, c.LastTransitionTime.UTC().Format(time.RFC3339), c.Message))
+				return
+			}
+		}
+		if !meta.IsStatusConditionTrue(conditions, v1alpha1.ConditionDiscovered) {
+			failing = append(failing, name+": the operator has not asked it yet")
+		}
+	}
+	for _, s := range f.Objects.Servers {
+		add(s, s.Status.Conditions)
+	}
+	for _, s := range f.Objects.ClusterServers {
+		add(s, s.Status.Conditions)
+	}
+	slices.Sort(failing)
+	if len(failing) == 0 {
+		return ok("%d authorization servers answer the operator", n)
+	}
+	return bad(Warning, "kubectl m2m status -A says what to do; with --probe, this command asks them from your machine", "%s", some(failing))
+}
+
+// fromHere says which issuers do not answer the machine of whoever checks.
+func fromHere(f Found, _ time.Time) Finding {
+	var failing, skipped []string
+	for _, p := range f.Tried.Probes {
+		switch {
+		case p.Skipped != "":
+			skipped = append(skipped, p.Issuer+": not asked, "+p.Skipped)
+		case p.Failure != "":
+			failing = append(failing, p.Issuer+": "+p.Failure)
+		}
+	}
+	if len(failing) > 0 {
+		return bad(Warning, "If the operator reaches them, all is well: what counts is the network of its pods", "%s", some(append(failing, skipped...)))
+	}
+	if len(skipped) > 0 {
+		return ok("%d of %d answer this machine; %s", len(f.Tried.Probes)-len(skipped), len(f.Tried.Probes), some(skipped))
+	}
+	return ok("%d issuers answer this machine", len(f.Tried.Probes))
+}
+
+func some(all []string) string {
+	s := strings.Join(all[:min(len(all), listed)], "; ")
+	if len(all) > listed {
+		s += fmt.Sprintf("; and %d more", len(all)-listed)
+	}
+	return s
+}
