@@ -408,7 +408,7 @@ func TestEvents(t *testing.T) {
 	then("another one")
 
 	op.Advance(2 * time.Hour)
-	then("the token's end", "Warning M2MClient/cart: TokenExpired")
+	then("the token's end, and a reminder of what fails", "Warning M2MClient/cart: TokenExpired", "Warning M2MClient/cart: TokenRequestRefused")
 
 	w.AS.ClearFaults()
 	op.Advance(10 * time.Minute)

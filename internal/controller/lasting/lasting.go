@@ -152,5 +152,5 @@ func next(since, after time.Time, seed string) time.Time {
 	if i := slices.IndexFunc(early, func(d time.Duration) bool { return since.Add(d).After(after) }); i >= 0 {
 		return since.Add(early[i])
 	}
-	return since.Add((after.Sub(since)/Interval + 1) * Interval)
+	return since.Add(after.Sub(since).Truncate(Interval) + Interval)
 }

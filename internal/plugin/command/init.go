@@ -203,7 +203,7 @@ func (p *plugin) writeNew(file string, text []byte) error {
 		_, err := p.Out.Write(text)
 		return err
 	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the user's own file
 	if err != nil {
 		return fmt.Errorf("write -o: %w", err)
 	}

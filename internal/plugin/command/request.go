@@ -5,6 +5,7 @@ package command
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -275,7 +276,7 @@ type podsOf struct {
 const waiterInterval = time.Second
 
 // errDone ends the looking.
-var errDone = fmt.Errorf("done")
+var errDone = errors.New("done")
 
 func (w *waiter) run(ctx context.Context, timeout time.Duration) error {
 	open := w.request.objects
@@ -299,7 +300,7 @@ func (w *waiter) run(ctx context.Context, timeout time.Duration) error {
 		}
 		return nil
 	})
-	if err != nil && err != errDone {
+	if err != nil && !errors.Is(err, errDone) {
 		return err
 	}
 	for _, o := range open {
