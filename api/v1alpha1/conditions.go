@@ -16,6 +16,10 @@ const (
 	// Possible reasons for this condition to be True are Ready. If it is False
 	// or Unknown, its reason and message are those of the condition that fails,
 	// or Pending as long as the operator has not seen the object.
+	//
+	// There is no condition Stalled, with which kstatus would take an object for
+	// failed and Flux would give up at once: what is missing, even a grant, may
+	// be applied a moment later.
 	ConditionReady = "Ready"
 
 	// ConditionDiscovered, on an AuthorizationServer, reports whether the

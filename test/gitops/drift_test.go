@@ -3,6 +3,7 @@
 package gitops_test
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"os"
@@ -17,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/jsonmergepatch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
@@ -72,6 +74,7 @@ func TestGitIsNotContradicted(t *testing.T) {
 	for _, m := range applied {
 		apply(t, m)
 	}
+	letGoLater(t, applied)
 	operator.Start(t)
 	operator.IsReady(t, cart)
 	operator.IsReady(t, w.Cart())
@@ -167,6 +170,26 @@ func apply(t *testing.T, m *unstructured.Unstructured) *unstructured.Unstructure
 		t.Fatalf("apply %s %s/%s: %v", m.GetKind(), m.GetNamespace(), m.GetName(), err)
 	}
 	return got
+}
+
+// letGoLater deletes objects when the test ends, without their finalizers, which no operator
+// will remove. Namespaces stay: nothing here would finish their deletion.
+func letGoLater(t *testing.T, applied []*unstructured.Unstructured) {
+	t.Helper()
+	t.Cleanup(func() {
+		ctx := context.Background()
+		for _, m := range applied {
+			if m.GetKind() == "Namespace" {
+				continue
+			}
+			patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
+			for _, err := range []error{operator.Kube.Patch(ctx, m.DeepCopy(), patch), operator.Kube.Delete(ctx, m.DeepCopy())} {
+				if client.IgnoreNotFound(err) != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
 }
 
 // isAsApplied fails if a tool would see a difference between a manifest and its object.
