@@ -23,6 +23,17 @@ func parseFlags(t *testing.T, args ...string) (*options, error) {
 	return parse(flags, args)
 }
 
+// TestTheVersionNeedsNoOtherFlag parses flags that are wrong otherwise.
+func TestTheVersionNeedsNoOtherFlag(t *testing.T) {
+	o, err := parseFlags(t, "--version", "--workers=0")
+	if err != nil || !o.version {
+		t.Errorf("got %+v, %v", o, err)
+	}
+	if _, err := parseFlags(t, "--workers=0"); err == nil {
+		t.Error("the flags are not wrong without it")
+	}
+}
+
 func TestFlags(t *testing.T) {
 	def := func(change func(*options)) *options {
 		o := &options{

@@ -30,6 +30,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/m2m-operator/m2m-operator/internal/build"
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/injection"
@@ -68,6 +69,7 @@ type options struct {
 	qps                          float64
 	burst                        int
 	controllers, inject          bool
+	version                      bool
 	webhook                      injection.Options
 	log                          zap.Options
 }
@@ -107,12 +109,16 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	flags.Func("egress-allow",
 		"Comma-separated hosts and networks of authorization servers: auth.example.com, *.example.com, auth.example.com:8443, 10.1.0.0/16. The operator connects to no others. Can be repeated. Unset: all that other flags do not forbid.",
 		o.allowEgress)
+	flags.BoolVar(&o.version, "version", false, "Print the version and end.")
 	o.log.BindFlags(flags)
 	if err := flags.Parse(args); err != nil {
 		return nil, mistaken(flags, err)
 	}
 	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q: every option is a flag", flags.Arg(0))
+	}
+	if o.version {
+		return o, nil
 	}
 	o.WatchNamespaces, o.webhook.ClientNames = listed(namespaces), listed(clientNames)
 	slices.Sort(o.WatchNamespaces)
@@ -284,6 +290,10 @@ func run() error {
 		return nil
 	}
 	if err != nil {
+		return err
+	}
+	if o.version {
+		_, err := fmt.Println("m2m-operator", build.Read())
 		return err
 	}
 	if os.Getenv("GOGC") == "" {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -569,5 +570,15 @@ func TestTheWebhookOnly(t *testing.T) {
 	seen := func(c metav1.Condition) bool { return c.Reason != v1alpha1.ReasonPending }
 	if n := len(as.TokenRequests()); n > 0 || slices.ContainsFunc(cart.Status.Conditions, seen) {
 		t.Errorf("%d token requests were sent, and the client's conditions are %v", n, cart.Status.Conditions)
+	}
+}
+
+// TestTheProgramPrintsItsVersion asks without any cluster.
+func TestTheProgramPrintsItsVersion(t *testing.T) {
+	cmd := exec.Command(binary, "--version")
+	cmd.Env = []string{"KUBECONFIG=/nowhere"}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.HasPrefix(string(out), "m2m-operator ") || !strings.Contains(string(out), runtime.Version()) || strings.Count(string(out), "\n") != 1 {
+		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -3,13 +3,11 @@
 package metrics
 
 import (
-	"cmp"
-	"runtime"
-	"runtime/debug"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/m2m-operator/m2m-operator/internal/build"
 	"github.com/m2m-operator/m2m-operator/internal/traffic"
 )
 
@@ -27,37 +25,15 @@ func ObserveInstance(shard string, active bool) {
 	instanceActive.WithLabelValues(shard).Set(value)
 }
 
-// Version is set by a release, with -ldflags=-X. If it is empty, what Go recorded in the
-// program counts; an image records nothing, so that it is the same in every checkout.
-var Version string
-
-// Revision is the commit, set like Version.
-var Revision string
-
 // buildInfo returns the constant metric that says which program this is.
 func buildInfo() prometheus.Collector {
 	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "m2m_build_info",
 		Help: "1, with the version of the operator, the commit that it was built from, and the version of Go.",
 	}, []string{"version", "revision", "goversion"})
-	info, _ := debug.ReadBuildInfo()
-	version, revision := built(info)
-	g.WithLabelValues(version, revision, runtime.Version()).Set(1)
+	info := build.Read()
+	g.WithLabelValues(info.Version, info.Revision, info.Go).Set(1)
 	return g
-}
-
-// built returns the version of the program, and the commit that it was built from.
-func built(info *debug.BuildInfo) (version, revision string) {
-	version, revision = Version, Revision
-	if info != nil {
-		version = cmp.Or(version, info.Main.Version)
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				revision = cmp.Or(revision, s.Value)
-			}
-		}
-	}
-	return cmp.Or(version, "unknown"), cmp.Or(revision, "unknown")
 }
 
 // reader publishes what a function returns when the metrics are read.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package metrics
+package build
 
 import (
 	"runtime/debug"
@@ -26,5 +26,12 @@ func TestBuilt(t *testing.T) {
 				t.Errorf("got %q and %q, want %q", version, revision, tc.want)
 			}
 		})
+	}
+}
+
+func TestAProgramIsDescribedInOneLine(t *testing.T) {
+	i := Info{Version: "v1.2.3", Revision: "abc", Go: "go1.26", Platform: "linux/arm64"}
+	if got, want := i.String(), "v1.2.3 (commit abc, go1.26, linux/arm64)"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package installation
+
+import (
+	"fmt"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/util/version"
+)
+
+// Running is a Deployment of the operator and the version that it runs.
+type Running struct {
+	Namespace  string `json:"namespace"`
+	Deployment string `json:"deployment"`
+	Image      string `json:"image"`
+	Version    string `json:"version"`
+}
+
+// Versions returns what Deployments of the operator run, as far as their images tell.
+func Versions(deployments []appsv1.Deployment) (all []Running) {
+	for i := range deployments {
+		d := &deployments[i]
+		all = append(all, Running{d.Namespace, d.Name, image(d), tag(image(d))})
+	}
+	return all
+}
+
+// tag returns the tag of an image, and "unknown" if it has only a digest or nothing.
+func tag(image string) string {
+	image, _, _ = strings.Cut(image, "@")
+	name := image[strings.LastIndex(image, "/")+1:] // a registry may have a port
+	if _, tag, ok := strings.Cut(name, ":"); ok {
+		return tag
+	}
+	return "unknown"
+}
+
+// Skew returns advice if the plugin and the operator are of different minor versions,
+// and nothing if one of the two is no release.
+func Skew(plugin, operator string) string {
+	p, err := version.ParseSemantic(plugin)
+	if err != nil {
+		return ""
+	}
+	o, err := version.ParseSemantic(operator)
+	if err != nil || p.Major() == o.Major() && p.Minor() == o.Minor() {
+		return ""
+	}
+	return fmt.Sprintf("Install the plugin of %s: it may judge by rules that the operator does not follow", operator)
+}
