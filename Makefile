@@ -38,6 +38,7 @@ help: ## Show this list.
 	  IMG 'image name for image and install-manifest ($(IMG))' \
 	  PLATFORMS 'platforms of the image ($(PLATFORMS))' \
 	  FUZZTIME 'how long each fuzz target runs ($(FUZZTIME))' \
+	  DATA 'version for upgrade-data, such as v0.1' \
 	  PKG 'packages for test and test-race ($(PKG))' \
 	  TESTFLAGS 'more flags for go test, such as -run=TestX' \
 	  N 'clients of the benchmark ($(N))' \
@@ -164,6 +165,11 @@ ui-test: ## Test the page of kubectl m2m ui in Chromium (needs Node.js and Chrom
 .PHONY: ui-screenshots
 ui-screenshots: ## Draw the pictures of the page for docs/images again (needs Node.js, Chromium and the font Inter).
 	@mkdir -p docs/images; pictures='$(CURDIR)/docs/images'; $(UI_TEST) M2M_UI_PICTURES="$$pictures" go test -count=1 -run='^TestPictures$$' .
+
+.PHONY: upgrade-data
+upgrade-data: ## Write the data of today's operator to test/upgrade/testdata/DATA, such as v0.1, to test upgrades from it.
+	@$(WITH_CONTROL_PLANE); M2M_UPGRADE_DATA='$(or $(DATA),$(error say which version the data is of: DATA=v0.1))' \
+	  go test -count=1 -run='^TestGenerate$$' ./test/upgrade
 
 .PHONY: provision-test
 provision-test: ## Run the provisioning scenarios against the servers that M2M_PROVISION_LOGTO_ENDPOINT and its relatives name, or against stand-ins.

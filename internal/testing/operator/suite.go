@@ -28,6 +28,8 @@ var (
 	// RESTConfig connects to the control plane of the package's tests: a real
 	// kube-apiserver and etcd.
 	RESTConfig *rest.Config
+	// Environment is that control plane.
+	Environment *envtest.Environment
 	// Kube is the test's own client. It bypasses every cache.
 	Kube client.Client
 	// Logs holds everything that the operators of the package's tests have logged.
@@ -46,7 +48,7 @@ func Main(m *testing.M, repository string) {
 	root = repository
 	ctrl.SetLogger(zap.New(zap.WriteTo(Logs), zap.UseDevMode(true)))
 	kubetest.Main(root, func(environment *envtest.Environment) (code int, err error) {
-		RESTConfig = environment.Config
+		Environment, RESTConfig = environment, environment.Config
 		RESTConfig.Wrap(written.observed)
 		if Kube, err = client.New(RESTConfig, client.Options{Scheme: controller.Scheme()}); err != nil {
 			return 1, err
