@@ -102,6 +102,10 @@ vulncheck: ## Look for known vulnerabilities in the code that the operator calls
 verify: ## Check that generated files, go.mod files, formatting and manifests are up to date.
 	hack/verify.sh
 
+.PHONY: lint-workflows
+lint-workflows: ## Check the workflows of .github with actionlint.
+	$(TOOL) actionlint -shellcheck= -pyflakes=
+
 ##@ Tests
 
 .PHONY: controlplane

@@ -69,6 +69,11 @@ while read -r script; do
   bash -n "$script" || fail "$script is not valid bash"
 done < <(find hack test .ci -type f \( -name '*.sh' -o -name run \) -not -path '*/node_modules/*' | sort)
 
+if ! out="$(make lint-workflows 2>&1)"; then
+  fail "the workflows are wrong:"
+  printf '%s\n' "$out" >&2
+fi
+
 kustomize="$(hack/tool.sh --path kustomize)"
 cp -R config "$before/kustomize" # to build components in, upon what they change
 while read -r kustomization; do
