@@ -38,6 +38,7 @@ help: ## Show this list.
 	  IMG 'image name for image and install-manifest ($(IMG))' \
 	  PLATFORMS 'platforms of the image ($(PLATFORMS))' \
 	  FUZZTIME 'how long each fuzz target runs ($(FUZZTIME))' \
+	  VERSION 'version for release and release-verify, such as v0.1.0' \
 	  DATA 'version for upgrade-data, such as v0.1' \
 	  PKG 'packages for test and test-race ($(PKG))' \
 	  TESTFLAGS 'more flags for go test, such as -run=TestX' \
@@ -119,8 +120,14 @@ test: ## Run all tests but those of provision-test against a real API server; co
 	packages="$(if $(filter ./...,$(PKG)),$$(go list ./... | grep -v '/test/provision$$'),$(PKG))"; \
 	hack/gotest.sh test -p=$(TEST_PACKAGES) -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $$packages
 	$(if $(filter ./...,$(PKG)),@cd hack/image && GOWORK=off ../gotest.sh image ./...)
+	$(if $(filter ./...,$(PKG)),@cd hack/release && GOWORK=off ../gotest.sh release ./...)
 	$(if $(filter ./...,$(PKG)),@cd test/alerts && GOWORK=off ../../hack/gotest.sh alerts ./...)
 	$(if $(filter ./...,$(PKG)),@cd test/gitops/health && GOWORK=off ../../../hack/gotest.sh gitops-health -count=1 ./...)
+
+.PHONY: test-oldest
+test-oldest: ## Run what depends on the API server's version on the oldest supported Kubernetes.
+	@KUBEBUILDER_ASSETS="$$(hack/controlplane/ensure.sh oldest)"; export KUBEBUILDER_ASSETS; \
+	hack/oldest.sh
 
 .PHONY: test-race
 test-race: ## Run all tests with the race detector (needs a C compiler).
@@ -219,6 +226,23 @@ node-down: ## Stop the node and remove everything but its logs.
 	@go run ./test/node down
 
 ##@ Release
+
+# What hack/release is called with: VERSION must be the tag of HEAD, unless ALLOW_UNTAGGED=1,
+# which also allows ONLY=linux/amd64 to try one platform.
+RELEASE = mkdir -p bin && (cd hack/release && GOWORK=off go build -o ../../bin/release .) && bin/release
+RELEASE_FLAGS = -version='$(VERSION)' -only='$(ONLY)' $(if $(filter 1,$(ALLOW_UNTAGGED)),-allow-untagged)
+
+.PHONY: release
+release: ## Make everything that the release VERSION consists of in dist/VERSION; ALLOW_UNTAGGED=1 tries it without the tag.
+	@$(RELEASE) build $(RELEASE_FLAGS)
+
+.PHONY: release-verify
+release-verify: ## Build the release VERSION twice, in different directories, and compare; CACHED=1 does not compile anew.
+	@$(RELEASE) verify $(RELEASE_FLAGS) $(if $(filter 1,$(CACHED)),-cached)
+
+.PHONY: release-push
+release-push: ## Push the image and the chart of dist/VERSION to their registry, as docker login allows.
+	@$(RELEASE) push -from='dist/$(VERSION)'
 
 .PHONY: image
 image: ## Build the container image for PLATFORMS into dist/image.tar, without a container engine; PUSH=1 pushes it.

@@ -68,7 +68,9 @@ m2m-operator.io/shard: {{ index . 1 | quote }}
 {{- end -}}
 {{- end }}
 
+{{- /* A release's chart pins its image by digest, until a tag or a digest is set. */}}
 {{- define "m2m-operator.image" -}}
+{{- $pinned := index .Chart.Annotations "m2m-operator.io/image-digest" -}}
 {{- include "m2m-operator.check" . -}}
 {{- with .Values.image -}}
 {{- if not .repository -}}
@@ -76,8 +78,10 @@ m2m-operator.io/shard: {{ index . 1 | quote }}
 {{- end -}}
 {{- if .digest -}}
 {{ .repository }}@{{ .digest }}
-{{- else -}}
+{{- else if or .tag (not $pinned) -}}
 {{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- else -}}
+{{ .repository }}:{{ $.Chart.AppVersion }}@{{ $pinned }}
 {{- end -}}
 {{- end -}}
 {{- end }}
