@@ -140,9 +140,12 @@ func (b *builder) add(n *tree.Node) *found {
 		f = &found{
 			Object: Object{
 				ID: id, Kind: n.Kind, Namespace: n.Namespace, Name: n.Name, State: n.State, Sentence: sentence(n.Kind, n.State),
-				Summary: n.Summary, Details: Details{Problems: n.Problems},
+				Summary: n.Summary, Details: Details{Problems: slices.Clone(n.Problems)},
 			},
 			pods: map[types.NamespacedName]*tree.Node{},
+		}
+		for i := range f.Problems {
+			f.Problems[i].Advice = advice(f.Problems[i].Advice)
 		}
 		f.Facts, f.Conditions = facts(b.objects[id]), conditions(b.objects[id])
 		b.nodes[id] = f
@@ -156,6 +159,11 @@ func (b *builder) add(n *tree.Node) *found {
 		}
 	}
 	return f
+}
+
+// advice leaves out how to see the lines that decide: the page shows them.
+func advice(s string) string {
+	return strings.TrimSuffix(s, "; kubectl m2m why shows the line that decides")
 }
 
 // serverOf returns the server of an API: the one that it names, or else, of an API that cannot
@@ -232,7 +240,7 @@ func (b *builder) edge(a decision.Access) (Edge, bool) {
 	}
 	e.Decision = Decision{
 		Key: a.Key, Verdict: a.Verdict, Requested: a.Requested, Scopes: a.Scopes, Reason: a.Reason, Message: a.Message,
-		Advice: strings.TrimSuffix(tree.Advice(a.Reason), "; kubectl m2m why shows the line that decides"), By: a.By(),
+		Advice: advice(tree.Advice(a.Reason)), By: a.By(),
 	}
 	for _, l := range a.Lines {
 		e.Lines = append(e.Lines, Line{Object: idOf(l.Kind, l.Namespace, l.Name), Path: l.Path, Value: l.Value})

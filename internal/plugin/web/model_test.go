@@ -109,6 +109,9 @@ func TestCompany(t *testing.T) {
 	if len(checkout.Conditions) != 4 || len(checkout.Pods) != 1 || checkout.Facts[0].Value != "m2m-shop-checkout" {
 		t.Errorf("its details are %+v", checkout.Details)
 	}
+	if got := find(t, m, "M2MClient/shop/search").Problems[0].Advice; got != "Ask the API's team for a grant" {
+		t.Errorf("the advice is %q", got)
+	}
 	held := m.Edges[1].Token
 	if held == nil || held.WaitsForKey != "2026-12" || !held.RefreshAt.Time.Equal(noon.Add(13*time.Minute)) {
 		t.Errorf("the token that waits is %+v", held)

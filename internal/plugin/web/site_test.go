@@ -128,6 +128,21 @@ func TestWhoGetsSomething(t *testing.T) {
 	}
 }
 
+// TestOtherLoopback asks a site that listens on ::1.
+func TestOtherLoopback(t *testing.T) {
+	l := newSite(t)
+	s, err := NewSite(t.Context(), &net.TCPAddr{IP: net.IPv6loopback, Port: 4321}, l.read, l.clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Site = s
+	for host, want := range map[string]int{"[::1]:4321": 200, "localhost:4321": 200, "127.0.0.1:4321": 421} {
+		if w := l.ask("GET", l.Path(), "Host", host); w.Code != want {
+			t.Errorf("%s: status %d, want %d", host, w.Code, want)
+		}
+	}
+}
+
 func TestSecretsDiffer(t *testing.T) {
 	a, b := newSite(t), newSite(t)
 	if a.Path() == b.Path() || len(a.Path()) != 45 {

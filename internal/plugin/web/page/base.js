@@ -44,10 +44,10 @@ const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG,
 // GLYPHS are the shapes of the states, in a box of 12 by 12: no state is told by colour alone.
 const GLYPHS = {
   Ready: [["circle", { cx: 6, cy: 6, r: 3 }]],
-  Waiting: [["circle", { cx: 6, cy: 6, r: 4.4, class: "line" }], ["path", { d: "M6 3.6V6.2L7.7 7.4", class: "line" }]],
+  Waiting: [["circle", { cx: 6, cy: 6, r: 4.4, class: "ring" }], ["path", { d: "M6 3.6V6.2L7.7 7.4", class: "ring" }]],
   Warning: [["path", { d: "M6 1.2L11.4 10.8H.6Z" }], ["path", { d: "M6 4.6V7.4M6 8.7V9.5", class: "cut" }]],
   Failing: [["path", { d: "M3.7.8H8.3L11.2 3.7V8.3L8.3 11.2H3.7L.8 8.3V3.7Z" }], ["path", { d: "M4.2 4.2L7.8 7.8M7.8 4.2L4.2 7.8", class: "cut" }]],
-  Hidden: [["circle", { cx: 6, cy: 6, r: 4.4, class: "line", "stroke-dasharray": "2.2 2.4" }]],
+  Hidden: [["circle", { cx: 6, cy: 6, r: 4.4, class: "ring", "stroke-dasharray": "2.2 2.4" }]],
 };
 
 const glyphParts = (state) => (GLYPHS[state] ?? GLYPHS.Hidden).map(([tag, attributes]) => svg(tag, attributes));

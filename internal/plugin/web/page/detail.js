@@ -81,7 +81,7 @@ function accessOf(e, other, outgoing) {
     el("p", { class: "access-head" }, other ? link(other) : e.api, el("span", { class: `state ${e.state}` }, glyph(e.state), e.state)),
     el("p", { class: "scopes" }, chips(e.scopes ?? []), missing.length && e.scopes?.length ? el("span", { class: "dim" }, " without ") : "", chips(missing)),
     el("p", { class: "dim" }, e.sentence, e.verdict === "Allowed" && e.by ? [", by ", el("code", {}, e.by)] : "", "."),
-    e.message && e.verdict !== "Allowed" ? problem(e) : "",
+    e.reason && e.verdict !== "Allowed" ? problem(e) : "",
     ...(e.token ? tokenOf(e.token) : []),
     (outgoing || e.verdict !== "Allowed") && e.lines?.length ? linesOf(e) : "");
 }

@@ -170,24 +170,29 @@ function light(key) {
   const picture = $("map").firstChild;
   picture?.classList.toggle("lit", hot.size > 0);
   for (const l of drawn.links) l.drawing?.classList.toggle("hot", hot.has(l));
+  drawn.start = start[0];
   labels(start.length === 1 ? [...hot].filter((l) => l.access && (l.from === start[0] || l.to === start[0])) : []);
 }
 
-// labels writes scopes at the lines of a box, if there is room for them.
+// labels writes scopes at the lines of a box, at their other ends and where they fit.
 function labels(links) {
   const holder = $("labels");
   if (!holder) return;
   holder.replaceChildren();
-  if (links.length > 8) return;
-  for (const l of links) {
+  const taken = [];
+  for (const l of links.slice(0, 24)) {
     const e = l.edges[0];
-    const x1 = l.from.x + drawn.node;
-    const room = l.to.x - x1 - 24;
-    const scopes = e.scopes?.length ? e.scopes : e.requested ?? [];
-    const names = scopes.join(", ");
-    const text = l.edges.length > 1 ? count(l.edges.length, ["access", "accesses"]) : ruler.measureText(names).width < room ? names : count(scopes.length, ["scope", "scopes"]);
-    const y = (l.y1 + l.y2) / 2 + (l.state === "Ready" ? 4 : -12);
-    holder.append(svg("text", { x: (x1 + l.to.x) / 2, y, class: "label", "text-anchor": "middle" }, fit(text, room)));
+    const room = l.to.x - l.from.x - drawn.node - 16;
+    const names = (e.scopes?.length ? e.scopes : e.requested ?? []).join(", ");
+    const text = l.edges.length > 1 ? count(l.edges.length, ["access", "accesses"]) : names;
+    const wide = ruler.measureText(text).width * 1.1; // the letters of code are wider
+    if (!text || wide > room) continue;
+    const t = drawn.start === l.from ? 0.68 : 0.32;
+    const x = l.from.x + drawn.node + (room + 16) * Math.min(Math.max(t, wide / 2 / room), 1 - wide / 2 / room);
+    const y = l.y1 + (l.y2 - l.y1) * t * t * (3 - 2 * t) + 4;
+    if (taken.some((other) => Math.abs(other - y) < 13)) continue;
+    taken.push(y);
+    holder.append(svg("text", { x, y, class: "label", "text-anchor": "middle" }, text));
   }
 }
 

@@ -8,7 +8,8 @@ const groups = new Map(); // by namespace
 let cursor = ""; // the row that Tab leads to
 let shown = []; // the IDs of rows in order
 
-const groupName = (o) => o.namespace ?? (o.kind === "Resource" ? "elsewhere" : "cluster");
+// No namespace has a capital in its name.
+const groupName = (o) => o.namespace ?? (o.kind === "Resource" ? "Elsewhere" : "Cluster");
 
 // drawList shows the objects that are wanted.
 function drawList() {
