@@ -306,7 +306,7 @@ func scopeProblem(api *v1alpha1.APIResource, c *v1alpha1.M2MClient, name types.N
 			strings.Join(unknown, ", "), strings.Join(kept, ", "), some(granted))
 	}
 	path := "spec.grants"
-	if len(unknown) > 0 {
+	if api.Namespace == c.Namespace {
 		path = "spec.scopes"
 	}
 	return problemf(v1alpha1.ReasonScopeNotGranted, "APIResource %q %s", name, what).at(api, path)

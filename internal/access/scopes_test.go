@@ -26,14 +26,14 @@ func TestAMissingScopeIsExplained(t *testing.T) {
 			`does not grant this client the scopes write; its owner can add them to a grant`, "spec.grants",
 		},
 		"misspelled": {
-			"shop", []string{"raed"}, []string{"read"}, `does not have the scopes raed; this client may request read`, "spec.scopes",
+			"shop", []string{"raed"}, []string{"read"}, `does not have the scopes raed; this client may request read`, "spec.grants",
 		},
 		"misspelled, and nothing is granted": {
-			"shop", []string{"raed"}, nil, `does not have the scopes raed; this client may request none`, "spec.scopes",
+			"shop", []string{"raed"}, nil, `does not have the scopes raed; this client may request none`, "spec.grants",
 		},
 		"one misspelled, one not granted": {
 			"shop", []string{"raed", "write"}, []string{"read"},
-			`does not have the scopes raed, and does not grant this client write; this client may request read`, "spec.scopes",
+			`does not have the scopes raed, and does not grant this client write; this client may request read`, "spec.grants",
 		},
 		"misspelled in the API's own namespace": {
 			"payments", []string{"raed"}, []string{"read", "write"}, `does not have the scopes raed in its spec.scopes; it has read, write`, "spec.scopes",

@@ -153,11 +153,11 @@ func (s *Source) read(ctx context.Context, name types.NamespacedName, at keys) (
 	// kubectl create secret --from-file keeps the newline that editors add.
 	content = []byte(strings.TrimRight(string(secret.Data[at.content]), "\r\n"))
 	if len(content) == 0 {
-		return missing("Secret %q has no key %q, %s; add the key, or name another in secretRef.key", name.Name, at.content, secret.Instead())
+		return missing("Secret %q has no key %q%s; add the key, or name another in secretRef.key", name.Name, at.content, secret.Instead(at.content))
 	}
 	clientID = cmp.Or(at.declared, strings.TrimSpace(string(secret.Data[at.id])))
 	if clientID == "" {
-		return missing("Secret %q has no key %q, %s, and the spec names no clientID; set clientID, or name a key of the Secret in clientIDKey", name.Name, at.id, secret.Instead())
+		return missing("Secret %q has no key %q%s, and the spec names no clientID; set clientID, or name a key of the Secret in clientIDKey", name.Name, at.id, secret.Instead(at.id))
 	}
 	if len(clientID) > maxClientID || strings.ContainsFunc(clientID, oauth.NotVSCHAR) {
 		return nil, "", &rules.Problem{Reason: v1alpha1.ReasonCredentialsInvalid, Message: fmt.Sprintf(

@@ -326,13 +326,16 @@ func first[V string | []byte](data map[string]V) []string {
 	return names
 }
 
-// Instead says which keys an object has, for a message about one that it does not have. Names of
-// keys are shown only to people of the object's own namespace.
-func (c *Content) Instead() string {
-	if len(c.Others) == 0 {
-		return "it has none"
+// Instead continues a message that an object has no such key: it says which keys it has. Show it
+// only to people of the object's own namespace.
+func (c *Content) Instead(key string) string {
+	switch {
+	case len(c.Data[key]) > 0:
+		return " with content" // but only white space
+	case len(c.Others) == 0:
+		return ", it has none"
 	}
-	return "it has " + strings.Join(c.Others, ", ")
+	return ", it has " + strings.Join(c.Others, ", ")
 }
 
 // Revision identifies a credential by its content, so that a changed label on its Secret

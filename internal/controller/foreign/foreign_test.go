@@ -204,10 +204,11 @@ func TestKeysThatAreThereInstead(t *testing.T) {
 		data map[string][]byte
 		want string
 	}{
-		"others":               {map[string][]byte{"secret": []byte("hidden"), "id": []byte("hidden")}, "it has id, secret"},
-		"none":                 {nil, "it has none"},
-		"an empty one":         {map[string][]byte{"client-secret": nil, "id": []byte("hidden")}, "it has id"},
-		"more than are listed": {many, "it has k00, k01, k02, k03, k04, k05, k06, k07"},
+		"others":               {map[string][]byte{"secret": []byte("hidden"), "id": []byte("hidden")}, ", it has id, secret"},
+		"white space":          {map[string][]byte{"client-secret": []byte("\n")}, " with content"},
+		"none":                 {nil, ", it has none"},
+		"an empty one":         {map[string][]byte{"client-secret": nil, "id": []byte("hidden")}, ", it has id"},
+		"more than are listed": {many, ", it has k00, k01, k02, k03, k04, k05, k06, k07"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newForeignFixture(maxContents)
@@ -217,7 +218,7 @@ func TestKeysThatAreThereInstead(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got := o.Instead(); got != tc.want {
+				if got := o.Instead("client-secret"); got != tc.want {
 					t.Errorf("got %q, want %q", got, tc.want)
 				}
 			}

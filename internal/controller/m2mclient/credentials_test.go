@@ -112,15 +112,15 @@ func TestUnusableSecrets(t *testing.T) {
 		},
 		"no such key": {
 			map[string]string{v1alpha1.ClientIDKey: operator.CartID, "password": good},
-			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret"; add the key, or name another in secretRef.key`,
+			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret", it has client-id, password; add the key, or name another in secretRef.key`,
 		},
 		"only a newline": {
 			map[string]string{v1alpha1.ClientIDKey: operator.CartID, v1alpha1.ClientSecretKey: "\n"},
-			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret"; add the key, or name another in secretRef.key`,
+			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-secret" with content; add the key, or name another in secretRef.key`,
 		},
 		"no client identifier": {
 			map[string]string{v1alpha1.ClientSecretKey: good},
-			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-id", and the spec names no clientID; set clientID, or name a key of the Secret in clientIDKey`,
+			v1alpha1.ReasonCredentialsNotFound, `Secret "cart-credentials" has no key "client-id", it has client-secret, and the spec names no clientID; set clientID, or name a key of the Secret in clientIDKey`,
 		},
 		"a secret that is not text": {
 			map[string]string{v1alpha1.ClientIDKey: operator.CartID, v1alpha1.ClientSecretKey: operator.Sentinel + "\x00\x01"},

@@ -252,17 +252,19 @@ func (a *Administration) provisioningSecret(ctx context.Context, obj client.Obje
 		return c, "", foreign.TooLongCredential(name, content.TooLong[0]), nil
 	}
 	read := func(key string) string { return strings.TrimSpace(string(content.Data[key])) }
-	instead := ""
-	if obj.GetNamespace() != "" { // the condition of a cluster's server can be read by everybody
-		instead = ", " + content.Instead()
+	instead := func(key string) string {
+		if obj.GetNamespace() == "" { // the condition of a cluster's server can be read by everybody
+			return ""
+		}
+		return content.Instead(key)
 	}
 	c.value = provision.Sensitive(read(key))
 	if c.value == "" {
-		return missing("Secret %q with the provisioning credential has no key %q%s", name, key, instead)
+		return missing("Secret %q with the provisioning credential has no key %q%s", name, key, instead(key))
 	}
 	if record.SpecOf(obj).Provisioning.Logto.Endpoint != "" {
 		if c.id = read(v1alpha1.ClientIDKey); c.id == "" {
-			return missing("Secret %q with the provisioning credential has no key %q%s", name, v1alpha1.ClientIDKey, instead)
+			return missing("Secret %q with the provisioning credential has no key %q%s", name, v1alpha1.ClientIDKey, instead(v1alpha1.ClientIDKey))
 		}
 	}
 	if strings.ContainsFunc(c.id+c.value.Reveal(), oauth.NotVSCHAR) {

@@ -125,7 +125,7 @@ func (s *Connections) caBundle(ctx context.Context, obj client.Object) (version 
 		// The condition of a cluster's server can be read by everybody, and a Secret's keys only by
 		// those who may name it as a credential.
 		if content != nil && obj.GetNamespace() == namespace && (kind == "ConfigMap" || s.foreign.MayBeSent(types.NamespacedName{Namespace: namespace, Name: name}, content) == nil) {
-			p.Message += ", " + content.Instead()
+			p.Message += content.Instead(key)
 		}
 		return "", nil, p, nil
 	}
