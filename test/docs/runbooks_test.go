@@ -4,17 +4,24 @@ package docs
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/internal/plugin/command"
 )
 
 var (
@@ -24,8 +31,33 @@ var (
 	beyond = regexp.MustCompile(`^kubectl .*\b(run|logs|edit)\b`)
 )
 
-// TestRunbookCommands types every command of the runbooks: at night nobody should have to
-// correct one.
+// inline is a command in a sentence or table.
+var inline = regexp.MustCompile("`(kubectl [^`]+)`")
+
+// commandsOf returns the commands of a page for the night, one a line.
+func commandsOf(text string) (all []string) {
+	for _, block := range shellBlock.FindAllStringSubmatch(text, -1) {
+		all = append(all, slices.Collect(strings.Lines(block[1]))...)
+	}
+	for _, m := range inline.FindAllStringSubmatch(shellBlock.ReplaceAllString(text, ""), -1) {
+		all = append(all, m[1])
+	}
+	return all
+}
+
+// plugin runs a command of kubectl m2m. An answer of no is one.
+func plugin(ctx context.Context, kubeconfig, line string) error {
+	c := command.New(genericiooptions.IOStreams{In: strings.NewReader(""), Out: io.Discard, ErrOut: io.Discard}, time.Now)
+	c.SetArgs(append(strings.Fields(strings.TrimPrefix(line, "kubectl m2m ")), "--kubeconfig", kubeconfig))
+	err := c.ExecuteContext(ctx)
+	if code, message := command.Code(err); code == command.CodeFailed || code == command.CodeUsage {
+		return fmt.Errorf("exit code %d: %s", code, message)
+	}
+	return nil
+}
+
+// TestRunbookCommands types every command of the runbooks and of the page for the night, when
+// nobody should have to correct one.
 func TestRunbookCommands(t *testing.T) {
 	const namespace, name = "runbooks", "cart"
 	made := []client.Object{
@@ -52,31 +84,35 @@ func TestRunbookCommands(t *testing.T) {
 
 	tried := map[string]bool{}
 	for _, p := range pages(t) {
-		if !strings.HasPrefix(p.path, "docs/runbooks/") {
+		if !strings.HasPrefix(p.path, "docs/runbooks/") && p.path != "docs/night.md" {
 			continue
 		}
-		for _, block := range shellBlock.FindAllStringSubmatch(p.text, -1) {
-			for command := range strings.Lines(block[1]) {
-				command = strings.TrimSpace(command)
-				if tried[command] || beyond.MatchString(command) {
-					continue
+		for _, command := range commandsOf(p.text) {
+			command = strings.TrimSpace(command)
+			if tried[command] || beyond.MatchString(command) {
+				continue
+			}
+			tried[command] = true
+			filled := placeholder.ReplaceAllStringFunc(command, func(s string) string {
+				if strings.HasSuffix(s, "NAMESPACE") {
+					return namespace
 				}
-				tried[command] = true
-				filled := placeholder.ReplaceAllStringFunc(command, func(s string) string {
-					if strings.HasSuffix(s, "NAMESPACE") {
-						return namespace
-					}
-					return name
-				})
-				shell := exec.CommandContext(t.Context(), "bash", "-c", "set -o pipefail; "+filled)
-				shell.Env = append(os.Environ(), "KUBECONFIG="+config, "PATH="+os.Getenv("KUBEBUILDER_ASSETS")+":"+os.Getenv("PATH"))
-				if out, err := shell.CombinedOutput(); err != nil {
-					t.Errorf("%s: %s: %v\n%s", p.path, filled, err, out)
+				return name
+			})
+			if strings.HasPrefix(filled, "kubectl m2m ") {
+				if err := plugin(t.Context(), config, filled); err != nil {
+					t.Errorf("%s: %s: %v", p.path, filled, err)
 				}
+				continue
+			}
+			shell := exec.CommandContext(t.Context(), "bash", "-c", "set -o pipefail; "+filled)
+			shell.Env = append(os.Environ(), "KUBECONFIG="+config, "PATH="+os.Getenv("KUBEBUILDER_ASSETS")+":"+os.Getenv("PATH"))
+			if out, err := shell.CombinedOutput(); err != nil {
+				t.Errorf("%s: %s: %v\n%s", p.path, filled, err, out)
 			}
 		}
 	}
-	if len(tried) < 15 {
+	if len(tried) < 25 {
 		t.Errorf("there are only %d commands", len(tried))
 	}
 }

@@ -75,6 +75,21 @@ func TestAccess(t *testing.T) {
 	t.Run("why as data", func(t *testing.T) {
 		says(t, ask("why", s.Shop+"/cart", s.Payments+"/payment-api", "-o", "yaml").out, "verdict: Allowed", "asked: true")
 	})
+	t.Run("who uses an API", func(t *testing.T) {
+		a := ask("who-uses", s.Payments+"/payment-api")
+		a.ends(t, 0)
+		golden(t, "who-uses.txt", regexp.MustCompile(` {3,}`).ReplaceAllString(normal(a.out, s.World), "   "))
+		says(t, ask("who-uses", "-n", s.Payments, "payment-api", "-o", "yaml").out, "client: "+s.Shop+"/cart", "expiresAt: ", "notReady: NotGranted")
+		reader(t, "ada", s.Payments)
+		a = ask("who-uses", "-n", s.Payments, "payment-api", "--as", "ada")
+		a.ends(t, 0)
+		says(t, a.out, "No client that you may see uses APIResource "+s.Payments+"/payment-api")
+		says(t, a.err, "list m2mclients.m2m-operator.io in all namespaces")
+		a = ask("who-uses", s.Payments+"/other")
+		a.ends(t, 1)
+		says(t, a.message, `APIResource "other" does not exist`)
+		ask("who-uses").ends(t, 2)
+	})
 	t.Run("wrong arguments", func(t *testing.T) {
 		ask("why", "cart").ends(t, 2)
 		ask("why", "a/b/c", "d").ends(t, 2)

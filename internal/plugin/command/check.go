@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/plugin/cluster"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/installation"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
 )
@@ -29,17 +30,26 @@ import (
 func (p *plugin) check() *cobra.Command {
 	var format string
 	var q checkQuestion
+	var uninstall bool
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Say whether the operator is installed soundly",
+		Example: `  kubectl m2m check
+  kubectl m2m check --uninstall   # what would stop working without the operator`,
 		Args: func(c *cobra.Command, args []string) error {
 			if err := noArguments(c, args); err != nil {
 				return err
 			}
 			return oneOf(format, "", "json", "yaml")
 		},
-		RunE: func(c *cobra.Command, _ []string) error { return p.showCheck(c.Context(), q, format) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if uninstall {
+				return p.showUninstall(c.Context(), format)
+			}
+			return p.showCheck(c.Context(), q, format)
+		},
 	}
+	c.Flags().BoolVar(&uninstall, "uninstall", false, "Say what would stop working, and what would be left behind, if the operator were uninstalled.")
 	c.Flags().StringVar(&q.namespace, "operator-namespace", "m2m-operator-system", "The operator's namespace.")
 	c.Flags().StringVarP(&format, "output", "o", "", "json or yaml instead of text.")
 	c.Flags().BoolVar(&q.probe, "probe", false, "Ask each issuer for its metadata and keys from your machine, too.")
@@ -60,25 +70,55 @@ func (p *plugin) showCheck(ctx context.Context, q checkQuestion, format string) 
 		return err
 	}
 	all := installation.Check(found, p.now())
-	if format != "" {
-		err = write(p.Out, format, map[string]any{"findings": all})
-	} else {
-		t := tabwriter.NewWriter(p.Out, 0, 0, 2, ' ', 0)
-		for _, f := range all {
-			_, _ = fmt.Fprintf(t, "%s\t%s\t%s\n", f.Check, f.Result, f.Detail)
-			if f.Advice != "" {
-				_, _ = fmt.Fprintf(t, "\t\t→ %s\n", f.Advice)
-			}
-		}
-		err = t.Flush()
+	if err := p.showFindings(all, format); err != nil {
+		return err
 	}
+	return verdict(all, installation.Failed)
+}
+
+// showUninstall says what depends on the operator.
+func (p *plugin) showUninstall(ctx context.Context, format string) error {
+	found := installation.Found{Hidden: map[string]inventory.Right{}}
+	c, err := p.client()
+	if err != nil {
+		return err
+	}
+	if err := findKinds(ctx, c, &found); err != nil {
+		return err
+	}
+	var missing []inventory.Right
+	if found.Objects, missing, err = (cluster.Reader{Client: c}).Read(ctx, cluster.Question{Pods: true}); err != nil {
+		return err
+	}
+	found.Hide(missing)
+	all := installation.Uninstall(found, p.now())
+	if err := p.showFindings(all, format); err != nil {
+		return err
+	}
+	return verdict(all, installation.Warning)
+}
+
+func (p *plugin) showFindings(all []installation.Finding, format string) error {
+	if format != "" {
+		return write(p.Out, format, map[string]any{"findings": all})
+	}
+	t := tabwriter.NewWriter(p.Out, 0, 0, 2, ' ', 0)
+	for _, f := range all {
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\n", f.Check, f.Result, f.Detail)
+		if f.Advice != "" {
+			_, _ = fmt.Fprintf(t, "\t\t→ %s\n", f.Advice)
+		}
+	}
+	return t.Flush()
+}
+
+// verdict is the exit code of findings, of which one result is a no.
+func verdict(all []installation.Finding, no installation.Result) error {
 	has := func(r installation.Result) bool {
 		return slices.ContainsFunc(all, func(f installation.Finding) bool { return f.Result == r })
 	}
 	switch {
-	case err != nil:
-		return err
-	case has(installation.Failed):
+	case has(no):
 		return &Exit{CodeNo}
 	case has(installation.Unknown):
 		return &Exit{CodeUnknown}
@@ -110,16 +150,8 @@ func (p *plugin) find(ctx context.Context, q checkQuestion) (installation.Found,
 	if err != nil {
 		return f, err
 	}
-	for _, name := range installation.Names {
-		var crd apiextensionsv1.CustomResourceDefinition
-		right := inventory.Right{Verb: "get", Resource: "customresourcedefinitions.apiextensions.k8s.io", Name: name}
-		if err := c.Get(ctx, types.NamespacedName{Name: name}, &crd); hides(&f, installation.Kinds, right, err) {
-			continue
-		} else if err == nil {
-			f.Kinds = append(f.Kinds, crd)
-		} else if !apierrors.IsNotFound(err) {
-			return f, fmt.Errorf("%s: %w", right, err)
-		}
+	if err := findKinds(ctx, c, &f); err != nil {
+		return f, err
 	}
 	var lease coordinationv1.Lease
 	right := inventory.Right{Verb: "get", Resource: "leases.coordination.k8s.io", Namespace: namespace, Name: "m2m-operator"}
@@ -148,6 +180,22 @@ func (p *plugin) find(ctx context.Context, q checkQuestion) (installation.Found,
 		}
 	}
 	return f, p.try(ctx, c, &f, q)
+}
+
+// findKinds reads the CRDs.
+func findKinds(ctx context.Context, c client.Client, f *installation.Found) error {
+	for _, name := range installation.Names {
+		var crd apiextensionsv1.CustomResourceDefinition
+		right := inventory.Right{Verb: "get", Resource: "customresourcedefinitions.apiextensions.k8s.io", Name: name}
+		if err := c.Get(ctx, types.NamespacedName{Name: name}, &crd); hides(f, installation.Kinds, right, err) {
+			continue
+		} else if err == nil {
+			f.Kinds = append(f.Kinds, crd)
+		} else if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("%s: %w", right, err)
+		}
+	}
+	return nil
 }
 
 // hides notes that a right is missing for a check.

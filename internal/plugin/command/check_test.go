@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
@@ -43,4 +44,19 @@ func TestCheckCommand(t *testing.T) {
 	a = run(t, op.Clock.Now(), "check", "--operator-namespace", ns, "--as", "dora")
 	a.ends(t, 4)
 	says(t, a.out, "you may not list deployments.apps in namespace", "you may not get leases.coordination.k8s.io", "you may not list validatingadmissionpolicy")
+}
+
+// TestWhatNeedsTheOperator asks what would stop working without it.
+func TestWhatNeedsTheOperator(t *testing.T) {
+	op := operator.StartStepped(t)
+	s := operator.NewStage(t, op)
+	pod := operator.AnnotatedPod(s.Shop, "needs-it", v1alpha1.ClientAnnotation, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token")
+	operator.Create(t, pod)
+	a := run(t, op.Clock.Now(), "check", "--uninstall")
+	a.ends(t, 3)
+	says(t, a.out, "pods are annotated", "Pod "+s.Shop+"/needs-it", "nobody would replace", "helm uninstall keeps the CRDs")
+	says(t, run(t, op.Clock.Now(), "check", "--uninstall", "-o", "json").out, `"check": "finalizers"`)
+	reader(t, "dora", s.Shop)
+	a = run(t, op.Clock.Now(), "check", "--uninstall", "--as", "dora")
+	says(t, a.out, "you may not list pods in all namespaces")
 }

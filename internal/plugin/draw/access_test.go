@@ -5,6 +5,9 @@ package draw
 import (
 	"strings"
 	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/m2m-operator/m2m-operator/internal/plugin/decision"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
@@ -105,4 +108,19 @@ func TestDiff(t *testing.T) {
 	if got := drawn(t, Diff(b, decision.Diff{}, Style{}), b); got != "No access would change.\n" {
 		t.Errorf("it says %q", got)
 	}
+}
+
+func TestUsers(t *testing.T) {
+	noon := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	in := func(d time.Duration) *metav1.Time { return &metav1.Time{Time: noon.Add(d)} }
+	b := &strings.Builder{}
+	golden(t, "users.txt", drawn(t, Users(b, decision.Users{API: "payments/payment-api", UnusedGrants: unused, Users: []decision.User{
+		{Access: allowed, ExpiresAt: in(time.Hour)},
+		{Access: partly, ExpiresAt: in(10 * time.Minute), NotReady: "ScopeNotGranted"},
+		{Access: denied, NotReady: "NotGranted"},
+		{Access: same, ExpiresAt: in(-time.Minute), NotReady: "TokenExpired"},
+		{Access: unread},
+	}}, Style{Now: noon}), b))
+	b = &strings.Builder{}
+	golden(t, "users-none.txt", drawn(t, Users(b, decision.Users{API: "payments/payment-api"}, Style{Now: noon}), b))
 }

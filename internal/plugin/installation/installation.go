@@ -91,6 +91,11 @@ func Check(f Found, now time.Time) []Finding {
 	if f.Tried.Probes != nil {
 		checks = append(checks, check{FromHere, fromHere})
 	}
+	return judged(f, now, checks)
+}
+
+// judged answers questions whose rights are not missing.
+func judged(f Found, now time.Time, checks []check) []Finding {
 	var all []Finding
 	for _, c := range checks {
 		if right, ok := f.Hidden[c.name]; ok {
