@@ -100,7 +100,8 @@ func (l lines) refusing(p *access.Problem, got access.Access) ([]Line, error) {
 		return []Line{lineOf(l.c, fmt.Sprintf("spec.access[%d].apiResourceRef", l.index))}, nil
 	case f.Path == "spec.grants" && l.api != nil && len(l.api.Spec.Grants) > 0 && p.Reason == v1alpha1.ReasonNotGranted:
 		return l.missing()
-	case f.Path == "spec.grants" && l.api != nil && p.Reason == v1alpha1.ReasonScopeNotGranted:
+	case l.api != nil && l.api.Namespace != l.c.Namespace && p.Reason == v1alpha1.ReasonScopeNotGranted:
+		// The field is that of the API's scopes if one of them does not exist; others may not be granted.
 		var all []Line
 		for _, g := range got.Grants {
 			all = append(all, lineOf(l.api, fmt.Sprintf("spec.grants[%d].scopes", g)))
