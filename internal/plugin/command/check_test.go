@@ -54,7 +54,7 @@ func TestWhatNeedsTheOperator(t *testing.T) {
 	operator.Create(t, pod)
 	a := run(t, op.Clock.Now(), "check", "--uninstall")
 	a.ends(t, 3)
-	says(t, a.out, "pods are annotated", "Pod "+s.Shop+"/needs-it", "nobody would replace", "helm uninstall keeps the CRDs")
+	says(t, a.out, "annotated, whose successors", "Pod "+s.Shop+"/needs-it", "nobody would replace", "helm uninstall keeps the CRDs")
 	says(t, run(t, op.Clock.Now(), "check", "--uninstall", "-o", "json").out, `"check": "finalizers"`)
 	reader(t, "dora", s.Shop)
 	a = run(t, op.Clock.Now(), "check", "--uninstall", "--as", "dora")

@@ -50,7 +50,7 @@ func needers(f Found, _ time.Time) Finding {
 	}
 	slices.Sort(owners)
 	return bad(Warning, "Mount the Secrets and ConfigMaps by name and remove the annotations first: nothing refuses such pods once the webhook's configuration is gone",
-		"%d pods are annotated, and their successors would start without tokens and bundles: %s", pods, named(owners))
+		"%s annotated, whose successors would start without tokens and bundles: %s", count(pods, "pod is", "pods are"), named(owners))
 }
 
 // ownerOf names what creates a pod anew.
@@ -84,7 +84,7 @@ func expiring(f Found, now time.Time) Finding {
 		return ok("there are no tokens")
 	}
 	return bad(Warning, "Install the operator again before that, or let the clients request their tokens themselves",
-		"nobody would replace %d tokens; the first expires at %s", tokens, first.UTC().Format(time.RFC3339))
+		"nobody would replace %s; the first expires at %s", count(tokens, "token", "tokens"), first.UTC().Format(time.RFC3339))
 }
 
 // held finds the objects that only the operator lets go: it first removes what it provisioned.
@@ -111,14 +111,14 @@ func held(f Found, _ time.Time) Finding {
 		return ok("nothing is registered at a server")
 	}
 	return bad(Warning, "Delete them while the operator runs, or set deletionPolicy to Retain to keep what is at the server; otherwise they could not be deleted any more",
-		"%d objects have a part at an authorization server that only the operator removes: %s", len(all), named(all))
+		"%s a part at an authorization server that only the operator removes: %s", count(len(all), "object has", "objects have"), named(all))
 }
 
 // left finds the ConfigMaps that nobody would update or remove.
 func left(f Found, _ time.Time) Finding {
 	if n := len(f.Objects.ConfigMaps); n > 0 {
 		return bad(Warning, "Delete the APIResources while the operator runs; it then removes them. Otherwise APIs go on trusting the keys of today",
-			"%d ConfigMaps with verification bundles would stay, and not follow the servers' keys any more", n)
+			"%s with verification bundles would stay, and not follow the servers' keys any more", count(n, "ConfigMap", "ConfigMaps"))
 	}
 	return ok("there are no bundles")
 }
@@ -129,13 +129,21 @@ func going(f Found, _ time.Time) Finding {
 	for i := range f.Kinds {
 		k := &f.Kinds[i]
 		if k.Labels["app.kubernetes.io/managed-by"] == "Helm" && k.Annotations[keepPolicy] != "keep" {
-			return bad(Warning, "Set crds.keep=true with helm upgrade first, to keep them", "helm uninstall would delete the CRDs, and with them %d objects and all tokens", objects)
+			return bad(Warning, "Set crds.keep=true with helm upgrade first, to keep them", "helm uninstall would delete the CRDs, and with them %s and all tokens", count(objects, "object", "objects"))
 		}
 	}
 	if len(f.Kinds) == 0 {
 		return ok("there are no CRDs")
 	}
-	return ok("helm uninstall keeps the CRDs and %d objects; kubectl delete -f with the whole installation would delete them and all tokens", objects)
+	return ok("helm uninstall keeps the CRDs and %s; kubectl delete -f with the whole installation would delete them and all tokens", count(objects, "object", "objects"))
+}
+
+// count is a number with what is counted.
+func count(n int, one, several string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, several)
 }
 
 // most is how many objects a finding lists.

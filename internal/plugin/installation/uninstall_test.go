@@ -51,7 +51,7 @@ func TestUninstall(t *testing.T) {
 			for range 3 {
 				f.Objects.Add(podOf("ReplicaSet", "cart-abc", "abc", v1alpha1.ClientAnnotation))
 			}
-		}, Pods, Warning, "3 pods are annotated, and their successors would start without tokens and bundles: Deployment shop/cart"},
+		}, Pods, Warning, "3 pods are annotated, whose successors would start without tokens and bundles: Deployment shop/cart"},
 		"annotated pods of other owners": {func(f *Found) {
 			f.Objects.Add(podOf("StatefulSet", "db", "", v1alpha1.VerifyAnnotation))
 			f.Objects.Add(podOf("ReplicaSet", "cart-abc", "", v1alpha1.ClientAnnotation))
@@ -75,11 +75,11 @@ func TestUninstall(t *testing.T) {
 			f.Objects.Add(&v1alpha1.APIResource{ObjectMeta: metav1.ObjectMeta{Namespace: "payments", Name: "api", Finalizers: []string{"example.com/other"}}})
 			f.Objects.Add(&v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: "company", Finalizers: []string{v1alpha1.ProvisioningFinalizer}}})
 		}, Finalizers, Warning, "2 objects have a part at an authorization server that only the operator removes: M2MClient shop/cart, ClusterAuthorizationServer company"},
-		"bundles": {func(f *Found) { f.Objects.Add(inventory.Metadata("ConfigMap")) }, Bundles, Warning, "1 ConfigMaps"},
+		"bundles": {func(f *Found) { f.Objects.Add(inventory.Metadata("ConfigMap")) }, Bundles, Warning, "1 ConfigMap with"},
 		"CRDs that go with their release": {func(f *Found) {
 			f.Kinds[0].Labels = map[string]string{"app.kubernetes.io/managed-by": "Helm"}
 			f.Objects.Add(client(func(*v1alpha1.M2MClient) {}))
-		}, Kinds, Warning, "helm uninstall would delete the CRDs, and with them 1 objects"},
+		}, Kinds, Warning, "helm uninstall would delete the CRDs, and with them 1 object and"},
 		"CRDs that stay": {change: func(f *Found) {
 			f.Kinds[0].Labels, f.Kinds[0].Annotations = map[string]string{"app.kubernetes.io/managed-by": "Helm"}, map[string]string{keepPolicy: "keep"}
 		}},
