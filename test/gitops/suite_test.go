@@ -3,6 +3,8 @@
 // Package gitops_test looks at the operator as Argo CD and Flux do: what they make of
 // each state of an object, whether any order of apply ends in the same state, and
 // whether they see a difference from Git after the operator has worked.
+// The module in health judges what these tests keep in testdata with the health checks
+// of docs/examples.
 package gitops_test
 
 import (
