@@ -91,7 +91,7 @@ Exit codes: 0 yes, 1 failed, 2 wrong usage, 3 no, 4 cannot tell, because rights 
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage{err} })
 	p.config.AddFlags(root.PersistentFlags())
 	root.AddCommand(p.status(), p.ui(), p.access(), p.why(), p.whoUses(), p.token(), p.verify(), p.check(), p.refresh(), p.rotate(), p.init())
-	root.AddCommand(p.version())
+	root.AddCommand(p.report(), p.version())
 	return root
 }
 
