@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
 )
 
 // What the tests look at.
@@ -177,6 +178,18 @@ func TestLive(t *testing.T) {
 	w.server.Close()
 	b.until(`document.getElementById("freshness").textContent.startsWith("kubectl m2m ui has ended")`)
 	is(b, `document.querySelectorAll("[role=option]").length`, 13)
+}
+
+// TestMissingRights says what is not shown, and goes on saying it while something changes.
+func TestMissingRights(t *testing.T) {
+	w := newWorld(t)
+	w.missing = []inventory.Right{{Verb: "list", Resource: inventory.Pods, Namespace: "shop"}, {Verb: "list", Resource: inventory.ClusterServers}}
+	b := open(t, w.page, 1360, 820)
+	is(b, `document.querySelector("#notices summary").textContent`, "Not shown, because 2 rights are missing")
+	b.do(`document.querySelector("#notices summary").click()`)
+	w.change(func() { w.missing = w.missing[:1] })
+	b.until(`document.querySelector("#notices summary").textContent === "Not shown, because 1 right is missing"`)
+	is(b, `document.querySelector("#notices li").innerText`, `list pods in namespace "shop"`)
 }
 
 // TestHostileTexts shows what tenants write as text, whatever it is.

@@ -28,6 +28,7 @@ import (
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/web"
 	"github.com/m2m-operator/m2m-operator/internal/testing/fleet"
 )
@@ -69,10 +70,11 @@ func TestMain(m *testing.M) {
 // world is what a page shows, and the site that serves it.
 type world struct {
 	*fleet.Company
-	mu     sync.Mutex
-	more   []client.Object
-	server *httptest.Server
-	page   string
+	mu      sync.Mutex
+	more    []client.Object
+	missing []inventory.Right
+	server  *httptest.Server
+	page    string
 }
 
 // newWorld serves a company. Its time is the browser's.
@@ -89,7 +91,7 @@ func (w *world) serve(t *testing.T, objects func() []client.Object) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		inv := fleet.Inventory(objects()...)
-		m, err := web.Build(ctx, inv, web.Options{Now: time.Now()})
+		m, err := web.Build(ctx, inv, web.Options{Missing: w.missing, Now: time.Now()})
 		return web.Reading{Inventory: inv, Model: m}, err
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -136,6 +136,8 @@ func TestUI(t *testing.T) {
 	if _, body := s.get("model.json"); !strings.Contains(body, `list apiresources.m2m-operator.io in namespace \"`+st.Payments+`\"`) {
 		t.Errorf("it does not say which right is missing: %s", body)
 	}
+	says(t, runCompletion(t, op.Clock.Now(), "__complete", "access", "--output", "").out, "html")
+	says(t, runCompletion(t, op.Clock.Now(), "__complete", "ui", "--address", "").out, "::1")
 	for _, wrong := range []string{"0.0.0.0", "192.0.2.1", "example.com"} {
 		a := run(t, op.Clock.Now(), "ui", "--address", wrong)
 		a.ends(t, 2)

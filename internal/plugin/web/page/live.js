@@ -4,6 +4,7 @@
 // every few seconds and answers only if something changed.
 
 const EVERY = 2000;
+const PATIENCE = 90000; // a large cluster takes its time
 const held = $("data") ? JSON.parse($("data").textContent) : null; // in a file
 let etag = "";
 let failures = 0;
@@ -12,7 +13,7 @@ let heardAt = 0;
 async function poll() {
   if (!document.hidden) {
     try {
-      const answer = await fetch("model.json", { cache: "no-store", headers: etag ? { "If-None-Match": etag } : {} });
+      const answer = await fetch("model.json", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE), headers: etag ? { "If-None-Match": etag } : {} });
       if (answer.status === 200) {
         etag = answer.headers.get("ETag") ?? "";
         show(await answer.json());
