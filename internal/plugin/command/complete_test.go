@@ -23,6 +23,9 @@ func TestCompletion(t *testing.T) {
 		"a client":                    {[]string{"why", "-n", s.Shop, "ca"}, "cart\n:4\n"},
 		"an API of another namespace": {[]string{"why", "-n", s.Shop, "cart", s.Payments + "/"}, s.Payments + "/payment-api\n:4\n"},
 		"a scope":                     {[]string{"why", "-n", s.Shop, "cart", s.Payments + "/payment-api", "payments:w"}, "payments:write\n:4\n"},
+		"what to refresh":             {[]string{"refresh", ""}, "cart\nauthorizationserver/auth\n:4\n"},
+		"what else to refresh":        {[]string{"refresh", "cart", ""}, "authorizationserver/auth\n:4\n"},
+		"whose secret to rotate":      {[]string{"rotate", "c"}, "cart\n:4\n"},
 		"nothing after the last":      {[]string{"verify", "a/b", ""}, ":4\n"},
 		"without rights":              {[]string{"token", "-n", s.Payments, "--as", "dora", ""}, ":4\n"},
 	} {
