@@ -285,31 +285,15 @@ func (r Resolver) grant(ctx context.Context, c *v1alpha1.M2MClient, api *v1alpha
 	return nil
 }
 
-// scopeProblem returns why an API does not give a client scopes: it does not have them, or does
-// not grant them. The message lists the scopes that the client may request and no others, because
-// the API may belong to another namespace.
+// scopeProblem returns why an API does not give a client scopes. To a client of another
+// namespace it says the same whether the API has a scope or not: it tells only what the client
+// may request.
 func scopeProblem(api *v1alpha1.APIResource, c *v1alpha1.M2MClient, name types.NamespacedName, missing, granted []string) *Problem {
-	unknown := slices.DeleteFunc(slices.Clone(missing), func(s string) bool {
-		return slices.ContainsFunc(api.Spec.Scopes, func(has v1alpha1.Scope) bool { return string(has.Name) == s })
-	})
-	kept := slices.DeleteFunc(slices.Clone(missing), func(s string) bool { return slices.Contains(unknown, s) })
-	var what string
-	switch {
-	case api.Namespace == c.Namespace:
-		what = fmt.Sprintf("does not have the scopes %s in its spec.scopes; it has %s", strings.Join(missing, ", "), some(granted))
-	case len(unknown) == 0:
-		what = fmt.Sprintf("does not grant this client the scopes %s; its owner can add them to a grant", strings.Join(missing, ", "))
-	case len(kept) == 0:
-		what = fmt.Sprintf("does not have the scopes %s; this client may request %s", strings.Join(unknown, ", "), some(granted))
-	default:
-		what = fmt.Sprintf("does not have the scopes %s, and does not grant this client %s; this client may request %s",
-			strings.Join(unknown, ", "), strings.Join(kept, ", "), some(granted))
-	}
-	path := "spec.grants"
+	what, path := "does not grant this client the scopes %s; it may request %s, and the API's owner can add others to a grant", "spec.grants"
 	if api.Namespace == c.Namespace {
-		path = "spec.scopes"
+		what, path = "does not have the scopes %s in its spec.scopes; it has %s", "spec.scopes"
 	}
-	return problemf(v1alpha1.ReasonScopeNotGranted, "APIResource %q %s", name, what).at(api, path)
+	return problemf(v1alpha1.ReasonScopeNotGranted, "APIResource %q "+what, name, strings.Join(missing, ", "), some(granted)).at(api, path)
 }
 
 // mostNames is how many names a message lists.
@@ -348,7 +332,9 @@ func (r Resolver) granted(ctx context.Context, api *v1alpha1.APIResource, c *v1a
 			known = true
 			a.Grants = append(a.Grants, i)
 			for _, s := range g.Scopes {
-				scopes = append(scopes, string(s))
+				if !slices.Contains(scopes, string(s)) {
+					scopes = append(scopes, string(s))
+				}
 			}
 		}
 	}

@@ -24,10 +24,11 @@ func TestRequests(t *testing.T) {
 		"a value that comes again counts again":     {{asked: "a", want: "a"}, {at: 10 * time.Second, asked: "b", handled: "a", want: "b"}, {at: 20 * time.Second, asked: "a", handled: "b", want: "a"}},
 		"a clock that was set back stops nobody":    {{at: time.Hour, asked: "a", want: "a"}, {asked: "b", handled: "a", want: "b"}},
 		"alternating values wait for the interval":  {{asked: "a", want: "a"}, {at: 10 * time.Second, asked: "b", handled: "a", want: "b"}, {at: 11 * time.Second, asked: "a", handled: "b", want: "b", wait: 9 * time.Second}},
+		"one that waits leaves the open one open":   {{asked: "a", want: "a"}, {at: 4 * time.Second, asked: "b", want: "a", wait: 6 * time.Second}, {at: 10 * time.Second, asked: "b", want: "b"}},
 		"one that waits does not make others later": {{asked: "a", want: "a"}, {at: 5 * time.Second, asked: "b", handled: "a", want: "a", wait: 5 * time.Second}, {at: 9 * time.Second, asked: "c", handled: "a", want: "a", wait: time.Second}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := NewRequests[string](10 * time.Second)
+			r := NewRequests[string]()
 			for i, s := range steps {
 				if got, wait := r.Current("shop/cart", s.asked, s.handled, t0.Add(s.at)); got != s.want || wait != s.wait {
 					t.Errorf("step %d: %q and %s to wait, want %q and %s", i, got, wait, s.want, s.wait)
@@ -39,7 +40,7 @@ func TestRequests(t *testing.T) {
 
 // TestRequestsAreForgotten asks for many keys, once each.
 func TestRequestsAreForgotten(t *testing.T) {
-	r := NewRequests[string](10 * time.Second)
+	r := NewRequests[string]()
 	for i := range 10_000 {
 		r.Current(fmt.Sprint(i), "a", "", t0.Add(time.Duration(i)*time.Second))
 	}

@@ -263,8 +263,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Named("apiresource").
 		For(&v1alpha1.APIResource{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, watch.ComparedAPI))).
 		Watches(&v1alpha1.APIResource{}, rivals, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, acceptedDiffers))).
-		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
-		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofClusterServer).
+		Watches(&v1alpha1.AuthorizationServer{}, ofServer, builder.WithPredicates(watch.NotJustAsked)).
+		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofClusterServer, builder.WithPredicates(watch.NotJustAsked)).
 		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		Watches(&corev1.ConfigMap{}, settled(func(o client.Object) []types.NamespacedName {
 			if api, ok := record.ParseName(o.GetAnnotations()[v1alpha1.APIResourceAnnotation]); ok {

@@ -63,9 +63,6 @@ const (
 	DiscoveryInterval = 10 * time.Minute
 )
 
-// refreshInterval is the least time between two requests to ask a server now.
-const refreshInterval = 10 * time.Second
-
 // newKeyRate limits how many new keys of one server are accepted. Each is written to the
 // server's status, and to a bundle in every namespace that verifies.
 var newKeyRate = pace.Rate{Every: time.Minute, Burst: 64}
@@ -110,7 +107,7 @@ type Reconciler struct {
 func New(c Config) *Reconciler {
 	return &Reconciler{
 		Config: c, states: servers.NewEach(c.Lives, func(client.Object) *fetchState { return &fetchState{} }, nil), places: traffic.NewPlaces(serverWorkers),
-		requests: pace.NewRequests[rules.ServerKey](refreshInterval),
+		requests: pace.NewRequests[rules.ServerKey](),
 	}
 }
 

@@ -502,8 +502,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		Watches(&v1alpha1.APIResource{}, from(func(ctx context.Context, o client.Object) []verification.Request {
 			return r.Bundles(ctx, client.ObjectKeyFromObject(o))
 		})).
-		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
-		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
+		Watches(&v1alpha1.AuthorizationServer{}, ofServer, builder.WithPredicates(watch.NotJustAsked)).
+		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer, builder.WithPredicates(watch.NotJustAsked)).
 		Watches(&v1alpha1.M2MClient{}, from(func(ctx context.Context, o client.Object) []verification.Request {
 			var all []verification.Request
 			for _, api := range watch.APIResourcesOf(o) {

@@ -312,7 +312,10 @@ func (f *Objects) read(ctx context.Context, kind string, name types.NamespacedNa
 			return []byte(text), len(text)
 		}
 		return m.BinaryData[k], len(m.BinaryData[k])
-	}, func() []string { return first(m.Data) }}, err
+	}, func() []string {
+		names := append(first(m.Data), first(m.BinaryData)...)
+		return names[:min(len(names), maxOthers)]
+	}}, err
 }
 
 // first returns the names of some keys that are not empty.

@@ -41,9 +41,13 @@ const spread = 5 * time.Minute
 // quiet is how long an object that recovers and fails again is not told anew.
 const quiet = 10 * time.Minute
 
-// lines limits the lines in the log about all objects together. When an endpoint is down, ten
+// lines limits the lines in the log about all objects together, and linesOfOne those about
+// one namespace, so that nobody uses up what others need. When an endpoint is down, ten
 // thousand clients fail at once.
-var lines = pace.Rate{Every: time.Second, Burst: 100}
+var (
+	lines      = pace.Rate{Every: time.Second, Burst: 100}
+	linesOfOne = pace.Rate{Every: 30 * time.Second, Burst: 10}
+)
 
 // Failures remembers what this process has seen of each object that fails, or did.
 type Failures struct {
@@ -51,7 +55,8 @@ type Failures struct {
 
 	mu      sync.Mutex
 	lines   pace.Bucket
-	unsaid  int // lines that were left out since the last one
+	ofOne   *pace.Buckets[string] // lines by namespace
+	unsaid  int                   // lines that were left out since the last one
 	objects map[subject]seen
 }
 
@@ -66,7 +71,7 @@ type seen struct {
 
 // New returns failures of which none was seen.
 func New(c clock.PassiveClock) *Failures {
-	return &Failures{clock: c, objects: map[subject]seen{}}
+	return &Failures{clock: c, ofOne: pace.New[string](linesOfOne), objects: map[subject]seen{}}
 }
 
 // Look tells what there is to tell about an object's conditions, given what they were before,
@@ -99,8 +104,8 @@ func (f *Failures) Look(ctx context.Context, events recorder.EventRecorder, o cl
 	tell := !last.looked.IsZero() && !now.Before(due)
 	f.objects[name] = seen{looked: now, begun: last.begun, mute: last.mute && !tell}
 	if tell {
-		f.say(ctx, now, "Still failed", o, is)
-		events.Eventf(o, nil, corev1.EventTypeWarning, is.Reason, "Remind", "%s (for %s by now)", is.Message, length(is, now))
+		f.say(ctx, now, "Still failing", o, is)
+		events.Eventf(o, nil, corev1.EventTypeWarning, is.Reason, "Remind", "For %s now: %s", length(is, now), is.Message)
 	}
 	return next(is.LastTransitionTime.Time, now, string(o.GetUID())).Sub(now)
 }
@@ -124,7 +129,7 @@ func failing(conditions []metav1.Condition, types []string) *metav1.Condition {
 
 // say writes a line, unless there were too many.
 func (f *Failures) say(ctx context.Context, now time.Time, what string, o client.Object, c *metav1.Condition) {
-	if f.lines.Take(lines, 1, now) > 0 {
+	if f.ofOne.Take(o.GetNamespace(), 1, now) > 0 || f.lines.Take(lines, 1, now) > 0 {
 		f.unsaid++
 		return
 	}

@@ -82,14 +82,14 @@ func TestAFailureIsToldSparingly(t *testing.T) {
 	if len(n.lines) != 7 || len(n.events) != 6 { // the transition's own event is the conditions' matter
 		t.Fatalf("%d lines and %d events in 5 hours:\n%s\n%s", len(n.lines), len(n.events), strings.Join(n.lines, "\n"), strings.Join(n.events, "\n"))
 	}
-	for i, parts := range [][]string{{"17:00", "Began to fail", "TokenRequestFailed", "It failed", "2026-11-29T17:00:00Z"}, {"17:1", "Still failed"}, {"17:3", "Still failed"}, {"18:0"}, {"19:0"}, {"20:0"}, {"21:0"}} {
+	for i, parts := range [][]string{{"17:00", "Began to fail", "TokenRequestFailed", "It failed", "2026-11-29T17:00:00Z"}, {"17:1", "Still failing"}, {"17:3", "Still failing"}, {"18:0"}, {"19:0"}, {"20:0"}, {"21:0"}} {
 		for _, part := range parts {
 			if !strings.Contains(n.lines[i], part) {
 				t.Errorf("line %d does not say %q: %s", i, part, n.lines[i])
 			}
 		}
 	}
-	if last := n.events[5]; !strings.Contains(last, "TokenRequestFailed: It failed (for 4 h by now)") {
+	if last := n.events[5]; !strings.Contains(last, "TokenRequestFailed: For 4 h now: It failed") {
 		t.Errorf("the last event is %q", last)
 	}
 	f.Look(n.ctx, n, c, bad, good, "Fresh")
@@ -126,7 +126,9 @@ func TestTheLogIsNotFlooded(t *testing.T) {
 	f := lasting.New(n.clock)
 	good, bad := fresh("True", "TokensFresh", start), fresh("False", "TokenRequestFailed", start)
 	for i := range 10_000 {
-		f.Look(n.ctx, n, client(fmt.Sprint(i)), good, bad, "Fresh")
+		c := client(fmt.Sprint(i))
+		c.Namespace = fmt.Sprint(i % 200)
+		f.Look(n.ctx, n, c, good, bad, "Fresh")
 	}
 	if len(n.lines) > 100 {
 		t.Errorf("%d lines at once", len(n.lines))
@@ -135,6 +137,22 @@ func TestTheLogIsNotFlooded(t *testing.T) {
 	f.Look(n.ctx, n, client("x"), good, bad, "Fresh")
 	if last := n.lines[len(n.lines)-1]; !strings.Contains(last, `"leftOut": 9900`) {
 		t.Errorf("the last line does not say how many were left out: %s", last)
+	}
+}
+
+// TestATenantsLinesAreItsOwn: the failures of one namespace leave lines for those of others.
+func TestATenantsLinesAreItsOwn(t *testing.T) {
+	n := newTold()
+	f := lasting.New(n.clock)
+	good, bad := fresh("True", "TokensFresh", start), fresh("False", "TokenRequestFailed", start)
+	for i := range 1000 {
+		c := client(fmt.Sprint(i))
+		c.Namespace = "evil"
+		f.Look(n.ctx, n, c, good, bad, "Fresh")
+	}
+	f.Look(n.ctx, n, client("cart"), good, bad, "Fresh")
+	if last := n.lines[len(n.lines)-1]; !strings.Contains(last, "shop") {
+		t.Errorf("the last of %d lines is not about the other tenant: %s", len(n.lines), last)
 	}
 }
 

@@ -103,7 +103,7 @@ func New(c Config) *Reconciler {
 		recipients: &recipients.Recipients{Client: c.Client, Access: c.Access, Prompt: c.Prompt},
 		held:       memory.New[tokensecret.Token](), written: memory.New[cached.Digest](),
 		judgements: memory.New[judgement](), rejudged: pace.New[string](RejudgedRate),
-		requests: pace.NewRequests[types.NamespacedName](RefreshInterval),
+		requests: pace.NewRequests[types.NamespacedName](),
 	}
 }
 
@@ -337,8 +337,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		Owns(&corev1.Secret{}, builder.WithPredicates(r.secrets.ChangedByOthers(), r.Shard.OwnedBy(r.Client))).
 		Watches(&corev1.Secret{}, room).
 		Watches(&corev1.Secret{}, r.ownerless()).
-		Watches(&v1alpha1.AuthorizationServer{}, ofServer).
-		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer).
+		Watches(&v1alpha1.AuthorizationServer{}, ofServer, builder.WithPredicates(watch.NotJustAsked)).
+		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer, builder.WithPredicates(watch.NotJustAsked)).
 		Watches(&v1alpha1.APIResource{}, ofAPIResource, builder.WithPredicates(watch.NotJustCompared)).
 		WatchesMetadata(&corev1.Namespace{}, ofNamespace, builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		WatchesRawSource(foreign.Source(r.Foreign, "Secret", ofSecret)).

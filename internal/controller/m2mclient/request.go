@@ -12,16 +12,13 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 )
 
-// RefreshInterval is the least time between two refreshes of a client on request. A request
-// changes nothing of a client's turn: its tokens need a new one no sooner than before.
-const RefreshInterval = 10 * time.Second
-
 // refreshRequested passes the updates of an M2MClient that request new tokens.
 var refreshRequested = watch.Updates(func(before, after client.Object) bool {
 	return v1alpha1.RefreshRequest(before) != v1alpha1.RefreshRequest(after)
 })
 
-// request is the last refresh that was asked for. It is fulfilled by a token that was
+// request is the last refresh that was asked for. It changes nothing of a client's turn: its
+// tokens need a new one no sooner than before. It is fulfilled by a token that was
 // published after it, whose record names it: the record is written together with the token,
 // so that a killed process mints nothing twice. Until then it counts as a due refresh does,
 // with the same back-off, which a new request begins anew.

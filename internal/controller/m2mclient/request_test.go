@@ -16,7 +16,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller"
-	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
@@ -73,7 +73,7 @@ func TestRefreshOnRequest(t *testing.T) {
 	handled(t, s, "1999-01-01T00:00:00Z", 1)
 	request(t, s.Cart, "2999-01-01T00:00:00Z")
 	handled(t, s, "1999-01-01T00:00:00Z", 0)
-	op.Advance(m2mclient.RefreshInterval - time.Second)
+	op.Advance(pace.RequestInterval - time.Second)
 	handled(t, s, "1999-01-01T00:00:00Z", 0)
 	result, err := op.M2MClients.Reconcile(t.Context(), operator.RequestOf(client.ObjectKeyFromObject(s.Cart)))
 	if err != nil || result.RequeueAfter != time.Second {
@@ -195,7 +195,7 @@ func TestRefreshOnRequestTakesNoTurn(t *testing.T) {
 	handled(t, s, "1", 1) // which uses up the budget, and makes the cart's token the younger one
 	operator.Change(t, stock, func(c *v1alpha1.M2MClient) { c.Spec.Refresh.AtPercent = 10 })
 	op.CatchUp(s.Payments, s.Shop)
-	op.Advance(m2mclient.RefreshInterval)
+	op.Advance(pace.RequestInterval)
 	request(t, s.Cart, "2")
 	op.CatchUp(s.Payments, s.Shop)
 	reconcileBoth := func() {

@@ -34,12 +34,9 @@ type loop struct {
 	requests *pace.Requests[types.NamespacedName] // of people who want an object compared now
 }
 
-// refreshInterval is the least time between two comparisons of an object on request.
-const refreshInterval = 10 * time.Second
-
 func newLoop(c Config, kind string) loop {
 	w := newWishes(c.Clock)
-	return loop{Config: c, kind: kind, remover: newRemover(c, w), Wishes: w, requests: pace.NewRequests[types.NamespacedName](refreshInterval)}
+	return loop{Config: c, kind: kind, remover: newRemover(c, w), Wishes: w, requests: pace.NewRequests[types.NamespacedName]()}
 }
 
 // Compare requests a comparison of an object with its server, at most once per
@@ -83,8 +80,9 @@ type subject interface {
 type comparison struct {
 	server  *rules.Server
 	driver  provision.Driver
-	version string // of the configuration that the driver was made from
-	request string // that the comparison handles
+	version string        // of the configuration that the driver was made from
+	request string        // that the comparison handles
+	later   time.Duration // how long a newer one has to wait, zero for none
 	plan    provision.Plan
 	now     time.Time
 }
@@ -123,10 +121,10 @@ func (l *loop) sync(ctx context.Context, s subject) (time.Duration, error) {
 		return 0, err
 	}
 	c := comparison{server: srv, driver: driver, version: version, now: l.Clock.Now()}
-	later := l.request(s, &c)
+	l.request(s, &c)
 	c.plan = l.plan(s, c)
 	if wait := c.plan.Wait(c.now); wait > 0 {
-		return refresh.Soonest(time.Millisecond, wait, later), l.observe(ctx, s, c.plan)
+		return refresh.Soonest(time.Millisecond, wait, c.later), l.observe(ctx, s, c.plan)
 	}
 	exit, wait, busy := l.Servers.enter(srv.Object, s.object(), l.Wishes.wake)
 	if busy != nil {
@@ -135,12 +133,11 @@ func (l *loop) sync(ctx context.Context, s subject) (time.Duration, error) {
 	return l.apply(ctx, s, c, exit)
 }
 
-// request puts into a comparison the request that it handles, and returns how long a newer
-// one has to wait.
-func (l *loop) request(s subject, c *comparison) (later time.Duration) {
+// request puts into a comparison the request that it handles, and how long a newer one has
+// to wait.
+func (l *loop) request(s subject, c *comparison) {
 	name := client.ObjectKeyFromObject(s.object())
-	c.request, later = l.requests.Current(name, v1alpha1.RefreshRequest(s.object()), s.record().LastHandledRefreshAt, c.now)
-	return later
+	c.request, c.later = l.requests.Current(name, v1alpha1.RefreshRequest(s.object()), s.record().LastHandledRefreshAt, c.now)
 }
 
 // plan returns when to compare an object, by what its status holds now. A request is one
@@ -192,7 +189,7 @@ func (l *loop) apply(ctx context.Context, s subject, c comparison, exit func(con
 	if failure == nil {
 		l.Wishes.granted(client.ObjectKeyFromObject(s.object()))
 	}
-	return max(time.Millisecond, s.done(l.plan(s, c), c.now)), nil
+	return refresh.Soonest(time.Millisecond, max(time.Millisecond, s.done(l.plan(s, c), c.now)), c.later), nil
 }
 
 // keeper returns what a driver calls to have the state persisted before it goes on.

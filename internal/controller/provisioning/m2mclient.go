@@ -31,6 +31,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
@@ -45,12 +46,13 @@ const defaultOverlap = 10 * time.Minute
 type ClientReconciler struct {
 	loop
 
-	seen *sync.Map // names of the clients that this process saw; not in a shard
+	seen      *sync.Map // names of the clients that this process saw; not in a shard
+	rotations *pace.Requests[types.NamespacedName]
 }
 
 // NewClientReconciler returns a provisioner that has seen no client yet.
 func NewClientReconciler(c Config) *ClientReconciler {
-	return &ClientReconciler{loop: newLoop(c, "M2MClient"), seen: &sync.Map{}}
+	return &ClientReconciler{loop: newLoop(c, "M2MClient"), seen: &sync.Map{}, rotations: pace.NewRequests[types.NamespacedName]()}
 }
 
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=m2mclients;authorizationservers,verbs=patch
@@ -125,6 +127,8 @@ type clientSubject struct {
 	want     provision.Client
 	state    *provision.ClientState
 	rotation provision.Rotation
+	// rotateLater is when a request for a new secret that came too soon is handled; zero for none.
+	rotateLater time.Time
 
 	used string   // the name of the credential that was in use before
 	left []string // what was known to be left behind before
@@ -218,7 +222,8 @@ func (s *clientSubject) declare(ctx context.Context, srv *rules.Server) (bool, e
 	if len(s.want.Access) == 0 && s.record().Server.Name == "" {
 		return false, nil // nothing is granted yet
 	}
-	s.state, s.rotation = record.ClientState(&s.client.Status.Provisioning, s.store), RotationOf(s.client)
+	s.state = record.ClientState(&s.client.Status.Provisioning, s.store)
+	s.paceRotation(s.r.Clock.Now())
 	// Before anything of it exists, and again after a restore without finalizers.
 	if err := write.HoldServer(ctx, s.r.Client, srv); err != nil {
 		return false, err
@@ -300,9 +305,21 @@ func RotationOf(c *v1alpha1.M2MClient) provision.Rotation {
 	return rotation
 }
 
+// paceRotation works out when to replace the client's secret. Each request for that costs the
+// server a secret, a token and a revocation.
+func (s *clientSubject) paceRotation(now time.Time) {
+	s.rotation, s.rotateLater = RotationOf(s.client), time.Time{}
+	value, wait := s.r.rotations.Current(client.ObjectKeyFromObject(s.client), s.rotation.Request, s.state.Rotation, now)
+	if wait > 0 {
+		s.rotation.Request, s.rotateLater = value, now.Add(wait)
+	}
+}
+
 func (s *clientSubject) plan(p *provision.Plan) {
-	rotation := RotationOf(s.client)
-	p.Wants, p.CredentialsDue = provision.Hash(s.want, rotation), provision.NextStep(s.want, s.state, rotation)
+	p.Wants, p.CredentialsDue = provision.Hash(s.want, s.rotation), provision.NextStep(s.want, s.state, s.rotation)
+	if at := s.rotateLater; !at.IsZero() && (p.CredentialsDue.IsZero() || at.Before(p.CredentialsDue)) {
+		p.CredentialsDue = at
+	}
 	// Without its Secret a client cannot ask for anything.
 	p.Requested = p.Requested || s.client.Status.Provisioning.Credential.Name != currentName(s.state)
 }
@@ -336,7 +353,7 @@ func (s *clientSubject) keep(ctx context.Context) (err error) {
 		}
 	}
 	record.ShowClientState(&s.client.Status.Provisioning, s.state, s.rotation)
-	if s.rotation.Request != "" && s.state.Rotation == s.rotation.Request {
+	if request := RotationOf(s.client).Request; request != "" && s.state.Rotation == request {
 		s.client.Status.Provisioning.LastHandledRotation = text.CutRunes(s.client.Annotations[v1alpha1.RotateCredentialAnnotation], 64)
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
 	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
@@ -97,5 +98,47 @@ func TestComparedOnRequest(t *testing.T) {
 	operator.ProvisionedIs(t, cart, metav1.ConditionTrue, v1alpha1.ReasonProvisioned)
 	if got := cart.Status.Provisioning.LastHandledRefreshAt; got != "3" {
 		t.Errorf("the status says that %q was handled", got)
+	}
+}
+
+// TestRotatedOnRequest changes the annotation that requests another client secret again and
+// again. One request per interval is handled, the last one is not lost, and the status names
+// a request only once its secret is in use.
+func TestRotatedOnRequest(t *testing.T) {
+	w := operator.NewTenant(t)
+	op := operator.StartStepped(t)
+	as, api, cart := w.Server(), w.API(), w.Cart()
+	operator.Create(t, w.Management(), as, api, cart)
+	op.Settle(w.Payments, w.Shop)
+	operator.IsReady(t, cart)
+	var last string
+	rotations := 0
+	request := func(value string) {
+		t.Helper()
+		operator.Change(t, cart, func(c *v1alpha1.M2MClient) {
+			c.Annotations = map[string]string{v1alpha1.RotateCredentialAnnotation: value}
+		})
+		op.Settle(w.Payments, w.Shop)
+		if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(cart), cart); err != nil {
+			t.Fatal(err)
+		}
+		if name := cart.Status.Provisioning.Credential.Name; name != last {
+			last = name
+			rotations++
+		}
+	}
+	request("0")
+	rotations = 0
+	op.Advance(pace.RequestInterval)
+	for i := range 10 {
+		request(fmt.Sprint("a", i))
+	}
+	if handled := cart.Status.Provisioning.LastHandledRotation; rotations != 1 || handled != "a0" {
+		t.Errorf("after ten requests at once there were %d new secrets, and %q was handled", rotations, handled)
+	}
+	op.Advance(pace.RequestInterval)
+	request("a9")
+	if handled := cart.Status.Provisioning.LastHandledRotation; rotations != 2 || handled != "a9" {
+		t.Errorf("after the interval there were %d new secrets, and %q was handled", rotations, handled)
 	}
 }

@@ -70,6 +70,14 @@ var NotJustCompared = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool
 	return before.Generation != after.Generation || provisionedDiffers(before, after) || !equality.Semantic.DeepEqual(was, is)
 }}
 
+// NotJustAsked drops updates of an authorization server in which neither the spec nor the
+// status has changed, apart from a request to ask the server now.
+var NotJustAsked = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	was, is := *record.StatusOf(e.ObjectOld), *record.StatusOf(e.ObjectNew)
+	was.LastHandledRefreshAt, is.LastHandledRefreshAt = "", ""
+	return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() || !equality.Semantic.DeepEqual(was, is)
+}}
+
 func provisionedDiffers(before, after *v1alpha1.APIResource) bool {
 	was, is := before.Status.Provisioning, after.Status.Provisioning
 	was.SyncedAt, is.SyncedAt = nil, nil
