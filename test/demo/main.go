@@ -4,7 +4,8 @@
 // and etcd, an OAuth 2.0 authorization server, the operator as a process with
 // the operator's permissions, and two services: cart calls payment while tokens
 // are refreshed and signing keys rotated. Everything that it shows it has read
-// from the API server. Run it with make demo; KEEP=1 leaves it running.
+// from the API server. At the end it does what docs/tutorial.md says. Run it with make
+// demo; KEEP=1 leaves it running.
 package main
 
 import (
@@ -93,6 +94,7 @@ func (d *demo) story() []step {
 		{"client_secret", "The client secret is replaced, and the calls go on", d.replaceClientSecret},
 		{"grant", "The grant is taken away, and given back", d.takeGrantAway},
 		{"deletion", "A client is deleted", d.deleteClient},
+		{"tutorial", "The tutorial, command by command", d.followTutorial},
 	}
 }
 
@@ -239,9 +241,10 @@ func (d *demo) keepRunning(ctx context.Context) error {
 		return err
 	}
 	d.plain("\n%s", d.bold("Everything is running, and cart goes on calling payment. Ctrl-C ends it. In another terminal:"))
-	d.plain("\n  export KUBECONFIG=%s\n  alias kubectl=%s", d.cluster.Kubeconfig, d.cluster.KubectlPath)
+	d.plain("\n  . %s", environmentPath)
 	for _, example := range []string{
 		"get m2m -A",
+		"m2m status -A",
 		"-n shop describe m2mclient cart",
 		"-n shop get m2mclient cart -w",
 		"-n payments get configmap m2m-verify.payments.payment-api -o yaml",
@@ -249,7 +252,7 @@ func (d *demo) keepRunning(ctx context.Context) error {
 	} {
 		d.plain("  kubectl %s", example)
 	}
-	d.plain("\n  tail -f %s\n", logPath)
+	d.plain("\n  tail -f %s\n\n%s begins here.\n", logPath, tutorialPage)
 	<-ctx.Done()
 	d.plain("\n%d calls, %d failed", d.calls.total.Load(), d.calls.failed.Load())
 	return nil
