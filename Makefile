@@ -49,7 +49,7 @@ help: ## Show this list.
 	  KUBECONFIG 'for e2e: an existing cluster to use instead of a node' \
 	  M2M_E2E_REGISTRY 'for e2e with KUBECONFIG: where to push the images, or' \
 	  M2M_E2E_LOAD 'a command that gives the cluster an image archive' \
-	  KUBEBUILDER_ASSETS 'a directory with kube-apiserver, etcd and kubectl to use instead of our own' \
+	  KUBEBUILDER_ASSETS 'a directory with kube-apiserver, etcd and kubectl to use instead of our own; KUBEBUILDER_ASSETS_OLDEST for test-oldest' \
 	  CONTROLPLANE '"build" builds the control plane from modules even where it could be downloaded'
 
 .PHONY: clean
