@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -159,7 +160,7 @@ func keyOf(t *testing.T, o *unstructured.Unstructured) string {
 	t.Helper()
 	for _, k := range kinds {
 		if k.gvk == o.GroupVersionKind() {
-			return strings.ReplaceAll("/registry/"+k.prefix+"/"+o.GetNamespace()+"/"+o.GetName(), "//", "/")
+			return path.Join("/registry", k.prefix, o.GetNamespace(), o.GetName())
 		}
 	}
 	t.Fatalf("the data has an unknown kind: %s", o.GroupVersionKind())
