@@ -148,6 +148,21 @@ func only(path, condition string) edit {
 	}
 }
 
+// remove leaves out an entry of a mapping, where a value decides about it.
+func remove(path, key string) edit {
+	return func(o *object) error {
+		n, err := o.at(path)
+		if err == nil && n.child(key) == nil {
+			err = fmt.Errorf("%s has no %s", path, key)
+		}
+		if err != nil {
+			return err
+		}
+		n.sub = slices.DeleteFunc(n.sub, func(s *node) bool { return s.key == key })
+		return nil
+	}
+}
+
 // add appends the lines of a template to a mapping or list; path "" is the
 // object itself.
 func add(path, text string) edit {

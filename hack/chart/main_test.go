@@ -35,6 +35,7 @@ spec:
   selector:
     app.kubernetes.io/name: m2m-operator
   empty: {}
+  sessionAffinity: None
   args: [--a=1, --b=2, "443"]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -68,7 +69,7 @@ func TestObjectsBecomeTemplates(t *testing.T) {
 		"Service/webhook": {
 			when("$.Values.on"), set("spec.ports[name=https].port", "{{ $.Values.port }}"), only("spec.ports[1]", "$.Values.more"),
 			replace("spec.args[--b]", "2", "{{ $.Values.b }}"), add("spec.args", "{{- toYaml $.Values.args | nindent <indent> }}"),
-			only("spec.empty", "$.Values.more"), block("spec.ports[name=other]", "{{- toYaml $.Values.p | nindent <indent> }}"),
+			only("spec.empty", "$.Values.more"), remove("spec", "sessionAffinity"), block("spec.ports[name=other]", "{{- toYaml $.Values.p | nindent <indent> }}"),
 			add("spec", "{{- with $.Values.x }}\nx:\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"),
 		},
 		"ClusterRoleBinding/manager": {perNamespace("$.Values.namespaces")},
@@ -184,6 +185,7 @@ func TestWhatConfigAddsIsNotForgotten(t *testing.T) {
 		"a mapping where there is a scalar":      {rules: with("Service/webhook", block("kind", "x")), want: "kind is a scalar"},
 		"a part of a string that is gone":        {rules: with("Service/webhook", replace("spec.args[--a]", "3", "x")), want: "does not have"},
 		"a part of a string that is there twice": {change: [2]string{"--a=1", "--a=11"}, rules: with("Service/webhook", replace("spec.args[--a]", "1", "x")), want: "does not have"},
+		"an entry that is gone":                  {rules: with("Service/webhook", remove("spec", "externalIPs")), want: "spec has no externalIPs"},
 		"a name that no edit has replaced":       {change: [2]string{"--a=1", "--a=m2m-operator-other"}, rules: with("Service/webhook"), want: "spec.args[0] has --a=m2m-operator-other in every release"},
 		"a name without the prefix":              {change: [2]string{"name: m2m-operator-webhook", "name: webhook"}, rules: with("Service/webhook"), want: "does not begin with"},
 		"another namespace":                      {change: [2]string{"namespace: m2m-operator-system", "namespace: kube-system"}, rules: with("Service/webhook"), want: `in the namespace "kube-system"`},

@@ -151,6 +151,12 @@ var rules = map[string][]edit{
 		set("spec.podSelector.matchLabels[app.kubernetes.io/component]", servedBy),
 		add("spec.ingress[0]", "{{- with $.Values.networkPolicy.webhookFrom }}\nfrom:\n  {{- toYaml . | nindent <deeper> }}\n{{- end }}"),
 	},
+	"ConfigMap/dashboard": {
+		when("and $.Values.metrics.enabled $.Values.metrics.dashboard.enabled"),
+		remove("metadata.labels", "grafana_dashboard"), // the value's default
+		labelledWith("$.Values.metrics.dashboard.labels"),
+		annotatedWith("$.Values.metrics.dashboard.annotations"),
+	},
 	"PrometheusRule/alerts": {
 		when("and $.Values.metrics.enabled $.Values.metrics.prometheusRule.enabled"),
 		labelledWith("$.Values.metrics.prometheusRule.labels"),

@@ -35,6 +35,7 @@ promptDelivery: {enabled: false}
 metrics:
   serviceMonitor: {enabled: true, interval: 30s, labels: {release: prometheus}}
   prometheusRule: {enabled: true, labels: {release: prometheus}}
+  dashboard: {enabled: true, labels: {grafana_dashboard: null, dashboards: company}, annotations: {grafana_folder: Identity}}
 podDisruptionBudget: {maxUnavailable: 50%}
 networkPolicy: {metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}], webhookFrom: [{ipBlock: {cidr: 10.0.0.0/28}}], egress: {enabled: true, to: [{ipBlock: {cidr: 192.0.2.0/24}}]}}
 priorityClassName: system-cluster-critical
@@ -104,6 +105,7 @@ func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
 		"with limits on egress":    {"networkPolicy: {egress: {enabled: true}}", "egress-policy"},
 		"with a service monitor":   {"metrics: {serviceMonitor: {enabled: true}}", "service-monitor"},
 		"with alerts":              {"metrics: {prometheusRule: {enabled: true}}", "alerts"},
+		"with a dashboard":         {"metrics: {dashboard: {enabled: true}}", "dashboard"},
 		"with cert-manager":        {"webhook: {certManager: {enabled: true}}", "cert-manager"},
 		"without the webhook":      {"webhook: {enabled: false}", "no-webhook"},
 		"without prompt delivery":  {"promptDelivery: {enabled: false}", "no-prompt-delivery"},
@@ -237,7 +239,7 @@ func TestEverythingIsInThere(t *testing.T) {
 		"image:registry.example.com:5000/m2m@sha256:0000", "imagePullPolicy:Always", "imagePullSecrets:[map[name:registry]]", "replicas:3",
 		"resources:map[limits:map[memory:1Gi] requests:map[cpu:1 memory:128Mi]]", "--watch-namespaces=shop,payments", "--workers=40 --zap-log-level=debug",
 		"failurePolicy:Ignore", "timeoutSeconds:10", "issuerRef:map[kind:ClusterIssuer name:internal]", "--webhook-cert-dir=", "--prompt-delivery=false", "--require-credential-label", "--egress-allow=auth.example.com:8443,*.example.org,10.1.0.0/16",
-		"interval:30s", "release:prometheus", "maxUnavailable:50%", "kubernetes.io/metadata.name:monitoring", "from:[map[ipBlock:map[cidr:10.0.0.0/28]]]", "to:[map[ipBlock:map[cidr:192.0.2.0/24]]]", "policyTypes:[Ingress Egress]", "priorityClassName:system-cluster-critical",
+		"interval:30s", "release:prometheus", "dashboards:company", "grafana_folder:Identity", "maxUnavailable:50%", "kubernetes.io/metadata.name:monitoring", "from:[map[ipBlock:map[cidr:10.0.0.0/28]]]", "to:[map[ipBlock:map[cidr:192.0.2.0/24]]]", "policyTypes:[Ingress Egress]", "priorityClassName:system-cluster-critical",
 		"topologyKey:topology.kubernetes.io/zone", "labelSelector:map[matchLabels:map[app:m2m]]", "nodeSelector:map[kubernetes.io/arch:arm64]",
 		"tolerations:[map[effect:NoSchedule key:infra", "affinity:map[nodeAffinity:", "team:identity", "example.com/note:a: note", "example.com/role:operator",
 		"name:tokens-controller-manager", "dnsNames:[tokens-webhook." + namespace + ".svc]", "inject-ca-from:" + namespace + "/tokens-webhook",
@@ -296,7 +298,7 @@ func TestServicesFindTheirPods(t *testing.T) {
 
 // TestReleasesDoNotCollide installs two releases in one cluster.
 func TestReleasesDoNotCollide(t *testing.T) {
-	const shared = "crds: {enabled: false}\nmetrics: {serviceMonitor: {enabled: true}, prometheusRule: {enabled: true}}\n"
+	const shared = "crds: {enabled: false}\nmetrics: {serviceMonitor: {enabled: true}, prometheusRule: {enabled: true}, dashboard: {enabled: true}}\n"
 	first := render(t, "first", "one", shared+"watchNamespaces: [shop]")
 	second := render(t, "second", "two", shared+"watchNamespaces: [shop, payments]")
 	var ids []string

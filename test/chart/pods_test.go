@@ -148,7 +148,7 @@ commonAnnotations: {example.com/owner: identity, example.com/role: common}
 namespaceOverride: platform
 shards: [a]
 webhook: {deployment: {enabled: true}, certManager: {enabled: true}}
-metrics: {serviceMonitor: {enabled: true, labels: {release: prometheus}}, prometheusRule: {enabled: true}}
+metrics: {serviceMonitor: {enabled: true, labels: {release: prometheus}}, prometheusRule: {enabled: true}, dashboard: {enabled: true}}
 serviceAccount: {annotations: {example.com/role: operator}}
 `
 	kinds := map[string]bool{}
