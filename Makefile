@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Everything here needs Go, make, git and bash. `make test-race` also needs a C compiler,
-# `make interop-local` a C compiler and Node.js, `make ui-test` Chromium and Node.js.
+# `make interop-local` a C compiler and Node.js, `make ui-test` Chromium and Node.js,
+# `make prometheus-test` Prometheus.
 # Tools are pinned under hack/tools and built on first use.
 
 SHELL := bash
@@ -113,11 +114,11 @@ lint-workflows: ## Check the workflows of .github with actionlint.
 controlplane: ## Find or build kube-apiserver, etcd and kubectl, and print their directory.
 	@hack/controlplane/ensure.sh
 
-# The scenarios of test/provision take minutes and have a section of their own in .ci/run.
+# The scenarios of test/provision and test/prometheus take minutes and have sections of their own in .ci/run.
 .PHONY: test
-test: ## Run all tests but those of provision-test against a real API server; coverage goes to out/cover.out.
+test: ## Run all tests but those of provision-test and prometheus-test against a real API server; coverage goes to out/cover.out.
 	@$(WITH_CONTROL_PLANE); mkdir -p out; \
-	packages="$(if $(filter ./...,$(PKG)),$$(go list ./... | grep -v '/test/provision$$'),$(PKG))"; \
+	packages="$(if $(filter ./...,$(PKG)),$$(go list ./... | grep -vE '/test/(prometheus|provision)$$'),$(PKG))"; \
 	hack/gotest.sh test -p=$(TEST_PACKAGES) -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $$packages
 	$(if $(filter ./...,$(PKG)),@cd hack/image && GOWORK=off ../gotest.sh image ./...)
 	$(if $(filter ./...,$(PKG)),@cd hack/release && GOWORK=off ../gotest.sh release ./...)
@@ -187,6 +188,11 @@ provision-test: ## Run the provisioning scenarios against the servers that M2M_P
 	@$(WITH_CONTROL_PLANE); rm -f out/provision.json; \
 	M2M_PROVISION_OUT='$(CURDIR)/out' \
 	  hack/gotest.sh provision -count=1 -timeout=30m $(TESTFLAGS) ./test/provision/...
+
+.PHONY: prometheus-test
+prometheus-test: ## Let a real Prometheus scrape the operator: every query of the dashboard shows something, and alerts fire (needs prometheus).
+	@$(WITH_CONTROL_PLANE); \
+	M2M_PROMETHEUS=1 hack/gotest.sh prometheus -count=1 -timeout=10m $(TESTFLAGS) ./test/prometheus
 
 .PHONY: bench
 bench: build ## Measure the operator with N clients against a floor of the same run, an hour and more; N=500 is a quick look.
