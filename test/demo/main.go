@@ -33,7 +33,7 @@ const (
 
 func main() {
 	// The services are this program again, in processes of their own.
-	roles := map[string]func([]string, io.Reader, io.Writer) error{"cart": runCart, "payment": runPayment}
+	roles := map[string]func([]string, io.Reader, io.Writer) error{"cart": runCart, "payment": runPayment, "call": runCall}
 	if len(os.Args) > 1 {
 		role, ok := roles[os.Args[1]]
 		if !ok {

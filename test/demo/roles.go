@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/testing/payment"
@@ -76,4 +77,21 @@ func runCart(args []string, in io.Reader, out io.Writer) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// runCall calls the payment API once, with the token on standard input or without one
+// if there is none, and prints the answer.
+func runCall(args []string, in io.Reader, out io.Writer) error {
+	flags := flag.NewFlagSet("call", flag.ContinueOnError)
+	url := flags.String("url", "", "the payment API")
+	method := flags.String("method", http.MethodPost, "POST to pay, GET to list the payments")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	token, err := io.ReadAll(io.LimitReader(in, 64<<10))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(out, payment.Request(*method, *url, strings.TrimSpace(string(token))))
+	return err
 }

@@ -104,6 +104,16 @@ func TestCartCallsPayment(t *testing.T) {
 	if diff := cmp.Diff([]payment.Call{paid, paid, paid}, cart("-count", "3")); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
 	}
+	token, err := os.ReadFile(dir + "/token/payment-api")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for in, want := range map[string]string{string(token) + "\n": "200 paid: for cart\n", "": "401 no token\n"} {
+		var answer strings.Builder
+		if err := runCall([]string{"-url", url}, strings.NewReader(in), &answer); err != nil || answer.String() != want {
+			t.Errorf("one call: %q (%v), want %q", answer.String(), err, want)
+		}
+	}
 	if err := os.Remove(dir + "/token/payment-api"); err != nil {
 		t.Fatal(err)
 	}
