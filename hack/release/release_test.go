@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
 	containers "github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	slsa "github.com/in-toto/attestation/go/predicates/provenance/v1"
 	intoto "github.com/in-toto/attestation/go/v1"
@@ -247,6 +248,10 @@ func TestHelmInstallsTheReleasedImage(t *testing.T) {
 	}
 	if err := r.write(r.chartArchive(), layout); err != nil {
 		t.Fatal(err)
+	}
+	var index v1.IndexManifest
+	if err := inLayout(filepath.Join(r.out, r.chartArchive()), "index.json", &index); err != nil || index.Manifests[0].Annotations["org.opencontainers.image.ref.name"] != "0.1.0" {
+		t.Errorf("the layout names %v, %v", index.Manifests, err)
 	}
 	registry := serve(t)
 	pushed, err := pushLayout(t.Context(), filepath.Join(r.out, r.chartArchive()), registry+"/charts/m2m-operator:0.1.0")
