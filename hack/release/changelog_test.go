@@ -8,16 +8,16 @@ import (
 	"testing"
 )
 
-const log = "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2026-12-01\n\n### Added\n\n- Two.\n\n## [0.1.0] - 2026-11-29\n\n- One.\n"
+const changelog = "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2026-12-01\n\n### Added\n\n- Two.\n\n## [0.1.0] - 2026-11-29\n\n- One.\n"
 
 func TestTheNotesOfAVersion(t *testing.T) {
 	for version, want := range map[string]string{"v0.2.0": "### Added\n\n- Two.\n", "v0.1.0": "- One.\n"} {
-		if got, err := section([]byte(log), version); err != nil || string(got) != want {
+		if got, err := section([]byte(changelog), version); err != nil || string(got) != want {
 			t.Errorf("%s: got %q, %v", version, got, err)
 		}
 	}
 	for version, want := range map[string]string{"v0.3.0": "has no section [0.3.0]: rename [Unreleased]", unreleased: "is empty"} {
-		if _, err := section([]byte(log), version); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := section([]byte(changelog), version); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", version, err)
 		}
 	}

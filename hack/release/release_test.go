@@ -5,6 +5,8 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"io"
+	"log"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -209,7 +211,7 @@ func TestTheImageIsThatOfThePrograms(t *testing.T) {
 // serve starts a registry and returns its address.
 func serve(t *testing.T) string {
 	t.Helper()
-	s := httptest.NewServer(containers.New())
+	s := httptest.NewServer(containers.New(containers.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(s.Close)
 	return strings.TrimPrefix(s.URL, "http://")
 }
