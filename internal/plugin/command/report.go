@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -22,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -33,8 +33,8 @@ import (
 
 // Bounds of a report.
 const (
-	maxLogBytes  = 8 << 20 // of each container
-	maxLogLength = 24 * time.Hour
+	maxLogLines = 20_000   // of each container, the newest
+	maxLogBytes = 64 << 20 // a guard: a kubelet that stops there leaves out the newest lines
 )
 
 func (p *plugin) report() *cobra.Command {
@@ -98,8 +98,12 @@ type gatherer struct {
 // findings adds what check says, and the versions.
 func (g *gatherer) findings(ctx context.Context, q checkQuestion) error {
 	found, err := g.find(ctx, q)
-	if err != nil {
-		return err
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		g.report.Miss("what kubectl m2m check says", err.Error())
+		return nil
 	}
 	if err := g.report.Add("check.yaml", map[string]any{"findings": installation.Check(found, g.now())}); err != nil {
 		return err
@@ -217,29 +221,35 @@ func (g *gatherer) logs(ctx context.Context, namespace string) error {
 	}
 	return g.list(ctx, "the operator's pods", &corev1.PodList{}, func(o client.Object) error {
 		for _, container := range o.(*corev1.Pod).Spec.Containers {
-			for _, previous := range []bool{false, true} {
-				name := fmt.Sprintf("operator/logs/%s-%s.log", o.GetName(), container.Name)
-				if previous {
-					name = strings.TrimSuffix(name, ".log") + "-previous.log"
-				}
-				seconds, bound := int64(maxLogLength.Seconds()), int64(maxLogBytes)
-				stream, err := kube.CoreV1().Pods(namespace).GetLogs(o.GetName(), &corev1.PodLogOptions{
-					Container: container.Name, Previous: previous, SinceSeconds: &seconds, LimitBytes: &bound,
-				}).Stream(ctx)
-				if err != nil && previous {
-					continue // most containers have none
-				}
-				if err != nil {
-					g.report.Miss(name, err.Error())
-					continue
-				}
-				text, err := io.ReadAll(io.LimitReader(stream, maxLogBytes))
-				if err := errors.Join(err, stream.Close()); err != nil {
-					g.report.Miss(name, err.Error())
-				}
-				g.report.AddLog(name, string(text))
-			}
+			name := fmt.Sprintf("operator/logs/%s-%s", o.GetName(), container.Name)
+			pods := kube.CoreV1().Pods(namespace)
+			g.log(ctx, name+".log", pods.GetLogs(o.GetName(), logOptions(container.Name, false)), false)
+			g.log(ctx, name+"-previous.log", pods.GetLogs(o.GetName(), logOptions(container.Name, true)), true)
 		}
-		return nil
+		return ctx.Err()
 	}, client.InNamespace(namespace), ours)
+}
+
+func logOptions(container string, previous bool) *corev1.PodLogOptions {
+	lines, bound := int64(maxLogLines), int64(maxLogBytes)
+	return &corev1.PodLogOptions{Container: container, Previous: previous, TailLines: &lines, LimitBytes: &bound}
+}
+
+// log adds one log. Most containers have no previous one.
+func (g *gatherer) log(ctx context.Context, name string, request *rest.Request, optional bool) {
+	stream, err := request.Stream(ctx)
+	if err != nil {
+		if !optional {
+			g.report.Miss(name, err.Error())
+		}
+		return
+	}
+	log, err := io.ReadAll(io.LimitReader(stream, maxLogBytes))
+	if err := errors.Join(err, stream.Close()); err != nil {
+		g.report.Miss(name, err.Error())
+	}
+	if len(log) == maxLogBytes {
+		g.report.Miss(name, "its newest lines: the log is too long")
+	}
+	g.report.AddLog(name, string(log))
 }

@@ -8,16 +8,26 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
@@ -96,7 +106,7 @@ func TestReport(t *testing.T) {
 		"objects/m2mclient/" + s.Shop + "/cart.yaml":              {"payments:write", "reason: TokensFresh", "name: organization"},
 		"objects/authorizationserver/" + s.Shop + "/auth.yaml":    {"issuer: " + s.AS.Issuer(), "reason: Discovered"},
 		"objects/apiresource/" + s.Payments + "/payment-api.yaml": {"identifier: " + operator.PaymentAPI},
-		"operator/deployments/manager.yaml":                       {"--workers=4", "name: HTTPS_PROXY", "--proxy=("},
+		"operator/deployments/manager.yaml":                       {"--workers=4", "name: HTTPS_PROXY"},
 		"operator/pods/manager.yaml":                              {"phase: Pending"},
 		"metadata/secrets/" + s.Shop + "/cart-token.yaml":         {"creationTimestamp", "m2m-operator.io/m2m-client"},
 	} {
@@ -115,4 +125,77 @@ func TestReport(t *testing.T) {
 	if _, ok := unpack(t, file)["operator/pods/manager.yaml"]; !ok {
 		t.Error("what dora may read is not in her report")
 	}
+}
+
+// TestReportGoesOn: a report of an operator with a long log has the newest lines, and one of a cluster that does not
+// answer what check asks has all the rest. The control plane of the tests has no kubelet, so a proxy in front of it
+// answers for logs as one does.
+func TestReportGoesOn(t *testing.T) {
+	ns := operator.NewNamespace(t, "system", nil)
+	operator.Create(t, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "manager", Labels: map[string]string{"app.kubernetes.io/name": "m2m-operator"}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "manager", Image: "m2m-operator:v1"}}},
+	})
+	lines := make([]string, 40_000)
+	for i := range lines {
+		lines[i] = fmt.Sprintf(`{"level":"info","msg":"Line %d","filler":"%s"}`, i, strings.Repeat("x", 300))
+	}
+	front := inFront(t, func(w http.ResponseWriter, r *http.Request) bool {
+		switch q := r.URL.Query(); {
+		case r.URL.Path == "/version":
+			http.Error(w, "no answer for now", http.StatusServiceUnavailable)
+		case strings.HasSuffix(r.URL.Path, "/log") && q.Get("previous") == "true":
+			http.Error(w, "there is none", http.StatusBadRequest)
+		case strings.HasSuffix(r.URL.Path, "/log"):
+			tail := lines
+			if n, err := strconv.Atoi(q.Get("tailLines")); err == nil {
+				tail = tail[max(0, len(tail)-n):]
+			}
+			log := strings.Join(tail, "\n") + "\n"
+			if n, err := strconv.Atoi(q.Get("limitBytes")); err == nil {
+				log = log[:min(n, len(log))]
+			}
+			_, _ = io.WriteString(w, log)
+		default:
+			return false
+		}
+		return true
+	})
+	file := filepath.Join(t.TempDir(), "report.tar.gz")
+	a := run(t, time.Unix(0, 0), "report", "-o", file, "--operator-namespace", ns, "--kubeconfig", front)
+	a.ends(t, 0)
+	says(t, a.err, "Not in it: what kubectl m2m check says: ")
+	log := unpack(t, file)["operator/logs/manager-manager.log"]
+	if !strings.Contains(log, "Line 39999") {
+		t.Errorf("the log of %d bytes does not have the newest line", len(log))
+	}
+}
+
+// inFront puts a proxy in front of the control plane, and returns a kubeconfig that leads to it. What answer reports as
+// answered does not reach the control plane.
+func inFront(t *testing.T, answer func(http.ResponseWriter, *http.Request) bool) string {
+	t.Helper()
+	behind, err := url.Parse(operator.RESTConfig.Host)
+	if err != nil || behind.Host == "" {
+		behind = &url.URL{Scheme: "https", Host: operator.RESTConfig.Host}
+	}
+	transport, err := rest.TransportFor(operator.RESTConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(behind) }}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !answer(w, r) {
+			proxy.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(s.Close)
+	c := api.NewConfig()
+	c.Clusters["c"], c.AuthInfos["u"], c.Contexts["x"] = &api.Cluster{Server: s.URL}, &api.AuthInfo{}, &api.Context{Cluster: "c", AuthInfo: "u"}
+	c.CurrentContext = "x"
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*c, file); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }

@@ -67,6 +67,9 @@ var annotations = set(
 	"app.kubernetes.io/name", "app.kubernetes.io/component", "app.kubernetes.io/version", "helm.sh/chart",
 )
 
+// owned are the maps whose keys their owner chooses, so that a key's name says nothing of its value.
+var owned = set("labels", "annotations", "matchLabels", "nodeSelector", "userAnnotations", "volumeAttributes", "options", "template", "data", "stringData", "binaryData")
+
 func set(all ...string) map[string]bool {
 	m := map[string]bool{}
 	for _, s := range all {
@@ -96,7 +99,7 @@ func Shown(v any) (any, error) {
 func shown(parent, member string, v any) any {
 	switch v := v.(type) {
 	case map[string]any:
-		if member == "labels" || member == "annotations" || member == "matchLabels" || member == "template" && onlyStrings(v) {
+		if owned[member] && onlyStrings(v) {
 			return shownMap(parent == "metadata", v)
 		}
 		all := map[string]any{}
@@ -163,39 +166,54 @@ func shownString(member, s string) any {
 	return masked(s)
 }
 
-// shownFlag shows a flag, and its value if it is known to be harmless.
+// flag is what a flag of the operator looks like, with its value or without.
+var flag = regexp.MustCompile(`^--?([a-z-]+)(=.*)?$`)
+
+// shownFlag shows a flag that is known to be harmless, and its value. What looks like another flag can be a value, or
+// have one without "=".
 func shownFlag(arg string) string {
-	name, value, ok := strings.Cut(arg, "=")
-	known := flags[strings.TrimLeft(name, "-")]
-	switch {
-	case !strings.HasPrefix(arg, "-") && !flags[arg]:
-		return masked(arg)
-	case ok && !known:
-		return name + "=" + masked(value)
+	if m := flag.FindStringSubmatch(arg); m != nil && flags[m[1]] {
+		return arg
 	}
-	return arg
+	return masked(arg)
 }
 
 var (
-	// word is what a secret can be made of, without dots and slashes, which addresses have.
-	word = regexp.MustCompile(`[A-Za-z0-9_+=~-]{16,}`)
+	// word is what a secret can be made of, or an address.
+	word = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>]*|[A-Za-z0-9_+/=~-]{16,}`)
+	// part is what a secret in an address can be made of, without the dots and slashes that every address has.
+	part = regexp.MustCompile(`[A-Za-z0-9_+=~-]{16,}`)
+	// user is the user information of an address.
+	user = regexp.MustCompile(`://[^/?#]*@`)
 	// uuid is a word that is none.
 	uuid = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-	// assigned is a value after a word that says that it is a secret.
-	assigned = regexp.MustCompile(`(?i)((?:secret|password|token|assertion|bearer|basic)["']?(?:\s*[=:]\s*|\s+)["']?)([^\s"',;&]*[0-9][^\s"',;&]*)`)
+	// assigned is a value that something with the name of a secret has.
+	assigned = regexp.MustCompile(`(?i)((?:secret|password|token|assertion|bearer|basic)\\*["']?\s*[=:]\s*|authorization\\*["']?\s*[=:]\s*\\*["']?(?:bearer|basic)\s+)` +
+		`(\\*"[^"]*"?|'[^']*'?|[^\s"',;&]+)`)
+	// following is a value with a digit after a word that says that it is a secret. Prose has other words there.
+	following = regexp.MustCompile(`(?i)((?:secret|password|token|assertion|bearer|basic)["']?\s+["']?)([^\s"',;&]*[0-9][^\s"',;&]*)`)
 )
 
-// Text masks what looks like a secret in prose: long words of letters and digits, and values
-// with digits that follow a word such as secret or token. Names may be hit as well.
+// Text masks what looks like a secret in prose: long words of letters and digits, what is assigned to a word such as
+// secret or token, and values with digits that follow such a word. Names may be hit as well.
 func Text(s string) string {
 	s = assigned.ReplaceAllString(s, "${1}(masked)")
+	s = following.ReplaceAllString(s, "${1}(masked)")
 	return word.ReplaceAllStringFunc(s, func(w string) string {
-		digits, letters := strings.ContainsAny(w, "0123456789"), strings.ContainsFunc(w, func(r rune) bool { return r >= 'A' && r <= 'z' })
-		if !digits || !letters || uuid.MatchString(w) {
-			return w
+		if strings.Contains(w, "://") {
+			return part.ReplaceAllStringFunc(user.ReplaceAllString(w, "://(masked)@"), maskedWord)
 		}
-		return masked(w)
+		return maskedWord(w)
 	})
+}
+
+// maskedWord masks a word that has letters and digits.
+func maskedWord(w string) string {
+	digits, letters := strings.ContainsAny(w, "0123456789"), strings.ContainsFunc(w, func(r rune) bool { return r >= 'A' && r <= 'z' })
+	if !digits || !letters || uuid.MatchString(w) {
+		return w
+	}
+	return masked(w)
 }
 
 // LogLines returns what a report shows of a log in JSON, and how many lines it leaves out

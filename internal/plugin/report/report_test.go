@@ -145,11 +145,79 @@ func TestNoPlaceOfASecretIsShown(t *testing.T) {
 	}
 }
 
+// TestArguments: an argument is shown if it is a flag of the operator.
+func TestArguments(t *testing.T) {
+	args := []string{
+		"--workers=4", "--leader-elect", "-workers=4", "-phunter2", "-HAuthorization: Bearer abc", "-HAuthorization: Basic dXNl==",
+		"--token", "-abc", "--proxy=abc", "workers", "--workers=4\nabc",
+	}
+	want := []any{
+		"--workers=4", "--leader-elect", "-workers=4", "(9 characters)", "(27 characters)", "(29 characters)",
+		"(7 characters)", "(4 characters)", "(11 characters)", "(7 characters)", "(15 characters)",
+	}
+	got, err := report.Shown(map[string]any{"args": args, "command": args})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]any{"args": want, "command": want}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// maps sets every map of strings in a value to entries with the names of listed members, and all other strings to "x".
+func maps(v reflect.Value) {
+	switch {
+	case v.Kind() == reflect.Map && v.Type().Elem().Kind() == reflect.String:
+		v.Set(reflect.MakeMap(v.Type()))
+		for _, key := range []string{"key", "audience", "values", "path", "token", "args", "message"} {
+			v.SetMapIndex(reflect.ValueOf(key).Convert(v.Type().Key()), reflect.ValueOf(secret).Convert(v.Type().Elem()))
+		}
+	case v.Kind() == reflect.String:
+		v.SetString("x")
+	case v.Kind() == reflect.Pointer && v.Type().Elem() != reflect.TypeFor[metav1.Time]():
+		v.Set(reflect.New(v.Type().Elem()))
+		maps(v.Elem())
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			if f := v.Field(i); f.CanSet() && v.Type().Field(i).Name != "ManagedFields" {
+				maps(f)
+			}
+		}
+	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() != reflect.Uint8:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		maps(v.Index(0))
+	}
+}
+
+// TestOwnersChooseKeys: an entry of a map whose keys its owner chooses is masked, whatever its key.
+func TestOwnersChooseKeys(t *testing.T) {
+	for _, o := range []any{
+		&corev1.PodSpec{}, &appsv1.Deployment{}, &corev1.ConfigMap{}, &v1alpha1.M2MClient{}, &v1alpha1.APIResource{}, &v1alpha1.AuthorizationServer{}, &v1alpha1.ClusterAuthorizationServer{},
+	} {
+		maps(reflect.ValueOf(o).Elem())
+		got, err := report.Shown(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if where := shows("", got); len(where) > 0 {
+			t.Errorf("%T shows the secret in %q", o, where)
+		}
+	}
+}
+
 func TestText(t *testing.T) {
 	for in, want := range map[string]string{
 		`AuthorizationServer "auth" refused the token request: invalid_client (HTTP 401)`: `AuthorizationServer "auth" refused the token request: invalid_client (HTTP 401)`,
 		"https://auth.example.com/oauth2/token answered with status 503":                  "https://auth.example.com/oauth2/token answered with status 503",
 		"Authorization: Bearer abc123":                                                    "Authorization: Bearer (masked)",
+		"Authorization: Basic swordfish":                                                  "Authorization: Basic (masked)",
+		"password=swordfish":                                                              "password=(masked)",
+		"client_secret: correcthorse":                                                     "client_secret: (masked)",
+		`{"password":"correct horse"}`:                                                    `{"password":(masked)}`,
+		`"{\"token\":\"swordfish\"}"`:                                                     `"{\"token\":(masked)}"`,
+		"it was q83vEjRWeJ/Sq83v/EjRWeJCrze8S and no more":                                "it was (29 characters) and no more",
+		"https://me:swordfish@auth.example.com/x answered":                                "https://(masked)@auth.example.com/x answered",
+		"https://auth.example.com/Zm9vYmFyMTIzNDU2Nzg5MA/keys answered":                   "https://auth.example.com/(22 characters)/keys answered",
 		"client_secret=hunter2&x=1":                                                       "client_secret=(masked)&x=1",
 		"it was Zm9vYmFyMTIzNDU2Nzg5MA and no more":                                       "it was (22 characters) and no more",
 		"eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwczovLzEifQ.c2lnbmF0dXJlMTIzNDU":             "(20 characters).(26 characters).(19 characters)",
