@@ -5,7 +5,6 @@ package command
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -50,8 +49,8 @@ func (p *plugin) refresh() *cobra.Command {
 	var w patience
 	c := &cobra.Command{
 		Use:   "refresh NAME... | --all",
-		Short: "Have tokens replaced, servers asked and APIs compared now",
-		Long: `Have tokens replaced, servers asked and APIs compared now.
+		Short: "Replace tokens, ask servers and compare APIs now",
+		Long: `Replace tokens, ask servers and compare APIs now.
 
 A NAME is that of an M2MClient, or KIND/NAME. For a client, the operator requests new tokens;
 for a server, it reads the metadata and the keys; for an API that it provisions, it compares
@@ -87,8 +86,8 @@ func (p *plugin) rotate() *cobra.Command {
 	var w patience
 	c := &cobra.Command{
 		Use:   "rotate CLIENT...",
-		Short: "Have the client secret replaced that the operator keeps for a client",
-		Long: `Have the client secret replaced that the operator keeps for a client.
+		Short: "Replace the client secret that the operator keeps for a client",
+		Long: `Replace the client secret that the operator keeps for a client.
 
 The operator makes a new secret at the server, tries it, and replaces the client's tokens. It
 removes the old secret after spec.credentialRotation.overlap. The command sets an annotation
@@ -253,116 +252,5 @@ func (p *plugin) ask(ctx context.Context, r request, w patience) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	return (&waiter{plugin: p, client: c, request: r, last: map[string]progress.Progress{}}).run(ctx, w.timeout)
-}
-
-// waiter follows objects until the operator has done what was requested, or has failed.
-type waiter struct {
-	*plugin
-	client  client.Client
-	request request
-	last    map[string]progress.Progress // by the object's name
-	failed  bool
-	pods    map[string]podsOf // by namespace, of one round
-}
-
-// podsOf are the pods of a namespace, unless the user may not list them.
-type podsOf struct {
-	pods   []*metav1.PartialObjectMetadata
-	hidden bool
-}
-
-// waiterInterval is how often objects are looked at.
-const waiterInterval = time.Second
-
-// errDone ends the looking.
-var errDone = errors.New("done")
-
-func (w *waiter) run(ctx context.Context, timeout time.Duration) error {
-	open := w.request.objects
-	err := every(ctx, waiterInterval, func() error {
-		var still []client.Object
-		w.pods = map[string]podsOf{}
-		for _, o := range open {
-			done, err := w.look(ctx, o)
-			if ctx.Err() != nil {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			if !done {
-				still = append(still, o)
-			}
-		}
-		if open = still; len(open) == 0 {
-			return errDone
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, errDone) {
-		return err
-	}
-	for _, o := range open {
-		last := w.last[nameOf(o)]
-		_, _ = fmt.Fprintf(w.Out, "%s: gave up after %s: %s\n", nameOf(o), timeout, last.Says)
-		w.advise(last)
-		w.failed = true
-	}
-	if w.failed {
-		return &Exit{CodeNo}
-	}
-	return nil
-}
-
-// look looks at an object once, and reports whether there is nothing more to wait for.
-func (w *waiter) look(ctx context.Context, o client.Object) (done bool, err error) {
-	if err := w.client.Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
-		return false, w.explain(err, inventory.Right{Verb: "get", Resource: inventory.ResourceOf(o), Namespace: o.GetNamespace(), Name: o.GetName()})
-	}
-	now := w.request.progress(o, w.request.value)
-	if c, ok := o.(*v1alpha1.M2MClient); ok && now.State == progress.Done {
-		pods, err := w.delivered(ctx, c)
-		if err != nil {
-			return false, err
-		}
-		now = progress.Progress{State: pods.State, Says: now.Says + "; " + pods.Says, Advice: pods.Advice}
-	}
-	if w.last[nameOf(o)] != now {
-		w.last[nameOf(o)] = now
-		_, _ = fmt.Fprintf(w.Out, "%s: %s\n", nameOf(o), now.Says)
-	}
-	if now.State == progress.Failed {
-		w.failed = true
-		w.advise(now)
-	}
-	return now.State != progress.Waiting, nil
-}
-
-func (w *waiter) advise(at progress.Progress) {
-	if at.Advice != "" {
-		_, _ = fmt.Fprintf(w.Out, "  → %s\n", at.Advice)
-	}
-}
-
-// delivered says whether a client's pods have its new tokens.
-func (w *waiter) delivered(ctx context.Context, c *v1alpha1.M2MClient) (progress.Progress, error) {
-	found, ok := w.pods[c.Namespace]
-	if !ok {
-		list := &metav1.PartialObjectMetadataList{}
-		list.SetGroupVersionKind(inventory.Metadata("PodList").GroupVersionKind())
-		err := w.client.List(ctx, list, client.InNamespace(c.Namespace))
-		if err != nil && !apierrors.IsForbidden(err) {
-			return progress.Progress{}, fmt.Errorf("list pods: %w", err)
-		}
-		found.hidden = err != nil
-		for i := range list.Items {
-			found.pods = append(found.pods, &list.Items[i])
-		}
-		w.pods[c.Namespace] = found
-	}
-	if found.hidden {
-		return progress.Progress{State: progress.Done, Says: "you may not list pods, so whether they have it is not known"}, nil
-	}
-	return progress.Pods(c, found.pods, w.now()), nil
+	return newWaiter(p, c, r).run(ctx, w.timeout)
 }

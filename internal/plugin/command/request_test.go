@@ -3,6 +3,9 @@
 package command_test
 
 import (
+	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,6 +49,41 @@ func TestRefreshCommand(t *testing.T) {
 	a = run(t, time.Now(), "refresh", "-n", w.Shop, "--all", "--timeout", "1500ms")
 	a.ends(t, 3)
 	says(t, a.out, "/cart: gave up after 1.5s: ", "/stock: gave up after 1.5s: ", "the operator has not acted on it yet", "kubectl m2m check")
+}
+
+// TestRefreshManyClients: clients of a namespace are read together, one that is deleted does not end the wait for the
+// others, and who gives up before the first look is told what that means. No operator runs.
+func TestRefreshManyClients(t *testing.T) {
+	w := operator.NewWorld(t)
+	w.Story()
+	stock := w.Another("stock")
+	var lists, gets, patches atomic.Int32
+	front := inFront(t, func(_ http.ResponseWriter, r *http.Request) bool {
+		_, name, ok := strings.Cut(r.URL.Path, "/namespaces/"+w.Shop+"/m2mclients")
+		switch {
+		case !ok:
+		case r.Method == http.MethodPatch:
+			patches.Add(1)
+		case name != "":
+			gets.Add(1)
+		case patches.Load() == 2:
+			if lists.Add(1) == 1 {
+				if err := operator.Kube.Delete(r.Context(), stock); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		return false
+	})
+	a := run(t, time.Now(), "refresh", "-n", w.Shop, "--all", "--timeout", "5s", "--kubeconfig", front)
+	a.ends(t, 3)
+	says(t, a.out, "/stock: it was deleted", "/cart: gave up after 5s: the operator has not acted on it yet")
+	if lists.Load() == 0 || gets.Load() != 0 {
+		t.Errorf("the clients were listed %d times, and read one by one %d times", lists.Load(), gets.Load())
+	}
+	a = run(t, time.Now(), "refresh", "-n", w.Shop, "cart", "--timeout", "1ns")
+	a.ends(t, 3)
+	says(t, a.out, "/cart: gave up after 1ns: the operator has not acted on it yet", "kubectl m2m check")
 }
 
 // TestRefreshRefuses what makes no sense.

@@ -38,8 +38,8 @@ type Progress struct {
 	Advice string // what to do if it failed, or if it goes no further
 }
 
-// notSeen is the progress of a request that the operator has not acted on.
-var notSeen = Progress{State: Waiting, Says: "the operator has not acted on it yet", Advice: "Check that the operator runs and watches the namespace: kubectl m2m check"}
+// NotSeen is the progress of a request that the operator has not acted on.
+var NotSeen = Progress{State: Waiting, Says: "the operator has not acted on it yet", Advice: "Check that the operator runs and watches the namespace: kubectl m2m check"}
 
 // Refresh says how far the refresh of an object is that was requested with a value.
 func Refresh(o client.Object, value string) Progress {
@@ -56,12 +56,12 @@ func Refresh(o client.Object, value string) Progress {
 	case *v1alpha1.ClusterAuthorizationServer:
 		return ofServer(&o.Status, value)
 	}
-	return notSeen
+	return NotSeen
 }
 
 func ofServer(st *v1alpha1.AuthorizationServerStatus, value string) Progress {
 	if st.LastHandledRefreshAt != value {
-		return notSeen
+		return NotSeen
 	}
 	return judged(st.Conditions, "the server was asked", v1alpha1.ConditionDiscovered, v1alpha1.ConditionKeysFresh, v1alpha1.ConditionProvisioningReady)
 }
@@ -128,7 +128,7 @@ func Rotation(c *v1alpha1.M2MClient, value string) Progress {
 func waiting(conditions []metav1.Condition, conditionType string) Progress {
 	c := meta.FindStatusCondition(conditions, conditionType)
 	if c == nil || c.Status == metav1.ConditionTrue {
-		return notSeen
+		return NotSeen
 	}
 	return Progress{State: Waiting, Says: c.Reason + ": " + c.Message, Advice: tree.Advice(c.Reason)}
 }
@@ -146,9 +146,10 @@ func judged(conditions []metav1.Condition, done string, types ...string) Progres
 
 // Pods says how many of the client's injected pods have the tokens that are in its Secret. It
 // counts as the operator does: a pod has seen a change if it was created or touched since, or
-// if the kubelet has looked since by itself.
-func Pods(c *v1alpha1.M2MClient, pods []*metav1.PartialObjectMetadata, now time.Time) Progress {
-	var since time.Time
+// if the kubelet has looked since by itself. A token may have been held after it was issued:
+// waited is when the operator was last seen not to have finished, so the Secret changed later.
+func Pods(c *v1alpha1.M2MClient, pods []*metav1.PartialObjectMetadata, waited, now time.Time) Progress {
+	since := waited
 	for _, t := range c.Status.Tokens {
 		if t.IssuedAt != nil && t.IssuedAt.After(since) {
 			since = t.IssuedAt.Time

@@ -124,19 +124,26 @@ func TestPods(t *testing.T) {
 	other := pod(now.Add(-time.Hour), "", "secret/stock-token")
 	for name, tc := range map[string]struct {
 		pods  []*metav1.PartialObjectMetadata
-		after time.Duration
+		held  time.Duration // how long the token was held after it was issued
+		after time.Duration // when the pods are looked at
 		want  progress.State
 		says  string
 	}{
-		"there are none":           {nil, 0, progress.Done, "no injected pod"},
-		"another client's":         {[]*metav1.PartialObjectMetadata{other}, 0, progress.Done, "no injected pod"},
-		"none was touched":         {[]*metav1.PartialObjectMetadata{old, created}, 30 * time.Second, progress.Waiting, "1 of 2 pods have it"},
-		"all were touched":         {[]*metav1.PartialObjectMetadata{touched, created}, 30 * time.Second, progress.Done, "2 of 2 pods have it"},
-		"the kubelet must have it": {[]*metav1.PartialObjectMetadata{old}, delivery.KubeletDelay, progress.Done, "1 of 1 pods have it"},
+		"there are none":           {nil, 0, 0, progress.Done, "no injected pod"},
+		"another client's":         {[]*metav1.PartialObjectMetadata{other}, 0, 0, progress.Done, "no injected pod"},
+		"none was touched":         {[]*metav1.PartialObjectMetadata{old, created}, 0, 30 * time.Second, progress.Waiting, "1 of 2 pods have it"},
+		"all were touched":         {[]*metav1.PartialObjectMetadata{touched, created}, 0, 30 * time.Second, progress.Done, "2 of 2 pods have it"},
+		"the kubelet must have it": {[]*metav1.PartialObjectMetadata{old}, 0, delivery.KubeletDelay, progress.Done, "1 of 1 pods have it"},
+		"the token was held until now": {
+			[]*metav1.PartialObjectMetadata{touched, created}, delivery.KubeletDelay, delivery.KubeletDelay + time.Second, progress.Waiting, "0 of 2 pods have it",
+		},
+		"the kubelet must have a token that was held": {
+			[]*metav1.PartialObjectMetadata{touched}, delivery.KubeletDelay, 2 * delivery.KubeletDelay, progress.Done, "1 of 1 pods have it",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := cart(func(*v1alpha1.M2MClient) {})
-			if p := progress.Pods(c, tc.pods, now.Add(tc.after)); p.State != tc.want || !strings.Contains(p.Says, tc.says) {
+			if p := progress.Pods(c, tc.pods, now.Add(tc.held), now.Add(tc.after)); p.State != tc.want || !strings.Contains(p.Says, tc.says) {
 				t.Errorf("it is %s: %s; want %s: %s", p.State, p.Says, tc.want, tc.says)
 			}
 		})
