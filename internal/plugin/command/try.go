@@ -3,6 +3,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -44,6 +45,9 @@ func (p *plugin) try(ctx context.Context, c client.Client, f *installation.Found
 		return err
 	}
 	if len(f.Webhooks) > 0 {
+		if f.Tried.Labels, err = labelsOf(ctx, c, f.Tried.Namespace); err != nil {
+			return err
+		}
 		if err := tryInjection(ctx, c, f); err != nil {
 			return err
 		}
@@ -52,6 +56,20 @@ func (p *plugin) try(ctx context.Context, c client.Client, f *installation.Found
 		f.Tried.Probes = probeAll(ctx, c, f.Objects, q.policy)
 	}
 	return nil
+}
+
+// labelsOf returns the labels of a namespace, nil if they may not be read.
+func labelsOf(ctx context.Context, c client.Client, namespace string) (map[string]string, error) {
+	ns := inventory.Metadata("Namespace")
+	switch err := c.Get(ctx, types.NamespacedName{Name: namespace}, ns); {
+	case apierrors.IsForbidden(err), apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("get namespace %q: %w", namespace, err)
+	case ns.Labels == nil:
+		return map[string]string{}, nil
+	}
+	return ns.Labels, nil
 }
 
 // serverTime returns the API server's time, by the header of an answer. It has no parts of a
@@ -110,24 +128,29 @@ const (
 	probesAtOnce = 8
 )
 
-// probeAll asks each issuer for its metadata and its keys.
+// target is a server to ask. Several can name the same issuer, with different certificates.
+type target struct {
+	namespace string
+	spec      *v1alpha1.AuthorizationServerSpec
+}
+
+// probeAll asks the issuer of each server for its metadata and its keys.
 func probeAll(ctx context.Context, c client.Client, inv *inventory.Inventory, policy egress.Policy) []installation.Probe {
-	type target struct {
-		namespace string
-		spec      *v1alpha1.AuthorizationServerSpec
-	}
-	byIssuer := map[string]target{}
-	for _, s := range inv.Servers {
-		byIssuer[s.Spec.Issuer] = target{s.Namespace, &s.Spec}
+	probes, targets := []installation.Probe{}, map[string]target{}
+	add := func(name, namespace string, spec *v1alpha1.AuthorizationServerSpec) {
+		probes = append(probes, installation.Probe{Server: name, Issuer: spec.Issuer})
+		targets[name] = target{namespace, spec}
 	}
 	for _, s := range inv.ClusterServers {
-		byIssuer[s.Spec.Issuer] = target{"", &s.Spec.AuthorizationServerSpec}
+		add(s.Name, "", &s.Spec.AuthorizationServerSpec)
 	}
-	probes := make([]installation.Probe, 0, len(byIssuer))
-	for issuer := range byIssuer {
-		probes = append(probes, installation.Probe{Issuer: issuer})
+	for _, s := range inv.Servers {
+		add(s.Namespace+"/"+s.Name, s.Namespace, &s.Spec)
 	}
-	slices.SortFunc(probes, func(a, b installation.Probe) int { return strings.Compare(a.Issuer, b.Issuer) })
+	// Those of the cluster come first: no tenant has them skipped by many servers.
+	slices.SortFunc(probes, func(a, b installation.Probe) int {
+		return cmp.Or(cmp.Compare(strings.Count(a.Server, "/"), strings.Count(b.Server, "/")), strings.Compare(a.Server, b.Server))
+	})
 	var all sync.WaitGroup
 	free := make(chan struct{}, probesAtOnce)
 	for i := range probes {
@@ -138,7 +161,7 @@ func probeAll(ctx context.Context, c client.Client, inv *inventory.Inventory, po
 		all.Go(func() {
 			free <- struct{}{}
 			defer func() { <-free }()
-			t := byIssuer[probes[i].Issuer]
+			t := targets[probes[i].Server]
 			probeOne(ctx, c, &probes[i], t.namespace, t.spec, policy)
 		})
 	}

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
@@ -59,10 +60,20 @@ func TestCheckTries(t *testing.T) {
 	a.ends(t, 3)
 	says(t, a.out, "an annotated pod cannot be created: ", "failed calling webhook", "the clocks of the API server, the operator and this machine agree", "authorization servers answer the operator")
 	a = check(elsewhere)
-	says(t, a.out, `the API server creates annotated pods of namespace "`+elsewhere+`" without calling the webhook`)
+	says(t, a.out, `the webhook leaves out namespace "`+elsewhere+`"`)
 	says(t, run(t, op.Clock.Now().Add(-time.Hour), "check", "-n", elsewhere).out, "this machine's clock differs by -")
 
+	// Another tenant names the same issuer, and hides nothing by that.
+	operator.Create(t, &v1alpha1.AuthorizationServer{
+		ObjectMeta: metav1.ObjectMeta{Namespace: elsewhere, Name: "auth"},
+		Spec: v1alpha1.AuthorizationServerSpec{
+			Issuer: s.AS.Issuer(), Endpoints: v1alpha1.AuthorizationServerEndpoints{
+				Token: v1alpha1.EndpointURL(s.AS.Issuer() + "/token"), JWKS: v1alpha1.EndpointURL(s.AS.Issuer() + "/jwks"),
+			},
+		},
+	})
 	a = check(elsewhere, "--probe")
+	says(t, a.out, s.Shop+"/auth "+s.AS.Issuer()+": ", elsewhere+"/auth "+s.AS.Issuer()+": not asked, its endpoints are in its spec")
 	says(t, a.out, "issuers from here", s.AS.Issuer()+": ", "--allow-insecure-http")
 	a = check(elsewhere, "--probe", "--allow-insecure-http", "--allow-loopback")
 	says(t, a.out, " answer this machine")

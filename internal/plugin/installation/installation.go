@@ -21,6 +21,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 
 	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // Result is the result of a check.
@@ -109,12 +110,13 @@ func judged(f Found, now time.Time, checks []check) []Finding {
 	return all
 }
 
+// ok and bad make findings of one line: what they quote may be a tenant's.
 func ok(format string, args ...any) Finding {
-	return Finding{Result: OK, Detail: fmt.Sprintf(format, args...)}
+	return Finding{Result: OK, Detail: text.Line(fmt.Sprintf(format, args...))}
 }
 
 func bad(result Result, advice, format string, args ...any) Finding {
-	return Finding{Result: result, Detail: fmt.Sprintf(format, args...), Advice: advice}
+	return Finding{Result: result, Detail: text.Line(fmt.Sprintf(format, args...)), Advice: text.Line(advice)}
 }
 
 func server(f Found, _ time.Time) Finding { return ok("Kubernetes %s", f.Version) }

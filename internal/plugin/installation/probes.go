@@ -4,13 +4,16 @@ package installation
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -31,16 +34,19 @@ type Tried struct {
 	Namespace string
 	Injected  bool
 	Refused   string
+	// Labels are the labels of Namespace, nil if they may not be read.
+	Labels map[string]string
 	// ServerTime is the API server's time, LocalTime that of the machine that asked; zero if
 	// the API server does not say.
 	ServerTime, LocalTime time.Time
-	// Probes are the issuers that were asked from the machine of whoever checks; nil if that
+	// Probes are the authorization servers that were asked from the machine of whoever checks; nil if that
 	// was not wanted.
 	Probes []Probe
 }
 
-// Probe is how an issuer answered.
+// Probe is how the issuer of a server answered.
 type Probe struct {
+	Server  string // the object that names the issuer
 	Issuer  string
 	Failure string // empty: it answered
 	Skipped string // why it was not asked
@@ -65,21 +71,59 @@ func TrialPod(namespace string) *corev1.Pod {
 	}
 }
 
-// injection says whether the API server calls the webhook.
+// refusedBy finds the webhook that the API server names when it refuses an object.
+var refusedBy = regexp.MustCompile(`(?:failed calling webhook|admission webhook) "([^"]+)"`)
+
+// injection judges whether the API server calls the webhook.
 func injection(f Found, _ time.Time) Finding {
 	const advice = "See the webhook's and the operator's checks above, and whether the API server reaches the webhook's Service"
-	switch {
-	case len(f.Webhooks) == 0:
+	const elsewhere = "Choose another namespace with -n, in which you may create pods"
+	if len(f.Webhooks) == 0 {
 		return ok("there is no webhook to call")
-	case strings.Contains(f.Tried.Refused, "failed calling webhook"), strings.Contains(f.Tried.Refused, "denied the request"):
+	}
+	if !selected(f) {
+		return bad(Warning, elsewhere, "the webhook leaves out namespace %q: see its namespaceSelector, and the label %s of the namespace", f.Tried.Namespace, v1alpha1.InjectionLabel)
+	}
+	by := refusedBy.FindStringSubmatch(f.Tried.Refused)
+	switch {
+	case by != nil && isOurs(f, by[1]):
 		return bad(Failed, advice, "an annotated pod cannot be created: %s", f.Tried.Refused)
 	case f.Tried.Refused != "":
-		return bad(Warning, "Choose a namespace with -n in which you may create pods", "the webhook cannot be tried in namespace %q: %s", f.Tried.Namespace, f.Tried.Refused)
+		return bad(Warning, elsewhere, "the webhook cannot be tried in namespace %q: %s", f.Tried.Namespace, f.Tried.Refused)
+	case !f.Tried.Injected && f.Tried.Labels == nil:
+		return bad(Unknown, "", "the webhook was not called for namespace %q, whose labels you may not read: they may be the reason", f.Tried.Namespace)
 	case !f.Tried.Injected:
-		return bad(Failed, "See the namespaceSelector and matchConditions of the webhook, and the label m2m-operator.io/injection of the namespace",
+		return bad(Failed, "See the objectSelector and matchConditions of the webhook",
 			"the API server creates annotated pods of namespace %q without calling the webhook", f.Tried.Namespace)
 	}
 	return ok("the webhook injects an annotated pod of namespace %q (dry run)", f.Tried.Namespace)
+}
+
+func isOurs(f Found, name string) bool {
+	for i := range f.Webhooks {
+		if slices.ContainsFunc(f.Webhooks[i].Webhooks, func(w admissionv1.MutatingWebhook) bool { return w.Name == name }) {
+			return true
+		}
+	}
+	return false
+}
+
+// selected reports whether a webhook is for the namespace of the trial. Of a namespace whose labels are hidden, the
+// name is known.
+func selected(f Found) bool {
+	all := labels.Set{corev1.LabelMetadataName: f.Tried.Namespace}
+	if f.Tried.Labels != nil {
+		all = f.Tried.Labels
+	}
+	for i := range f.Webhooks {
+		for _, w := range f.Webhooks[i].Webhooks {
+			selector, err := metav1.LabelSelectorAsSelector(w.NamespaceSelector)
+			if w.NamespaceSelector == nil || err != nil || selector.Matches(all) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // ahead is how far a clock may be ahead of the API server's, or behind it.
@@ -114,7 +158,7 @@ func clocks(f Found, _ time.Time) Finding {
 // listed is how many servers a finding names.
 const listed = 5
 
-// issuers says which authorization servers the operator cannot reach, or read.
+// issuers finds which authorization servers the operator cannot reach, or read.
 func issuers(f Found, _ time.Time) Finding {
 	var failing []string
 	n := 0
@@ -147,15 +191,16 @@ func issuers(f Found, _ time.Time) Finding {
 	return bad(Warning, "kubectl m2m status -A says what to do; with --probe, this command asks them from your machine", "%s", some(failing))
 }
 
-// fromHere says which issuers do not answer the machine of whoever checks.
+// fromHere finds which issuers do not answer the machine of whoever checks.
 func fromHere(f Found, _ time.Time) Finding {
 	var failing, skipped []string
 	for _, p := range f.Tried.Probes {
+		who := strings.TrimSpace(p.Server + " " + p.Issuer)
 		switch {
 		case p.Skipped != "":
-			skipped = append(skipped, p.Issuer+": not asked, "+p.Skipped)
+			skipped = append(skipped, who+": not asked, "+p.Skipped)
 		case p.Failure != "":
-			failing = append(failing, p.Issuer+": "+p.Failure)
+			failing = append(failing, who+": "+p.Failure)
 		}
 	}
 	if len(failing) > 0 {
@@ -164,7 +209,7 @@ func fromHere(f Found, _ time.Time) Finding {
 	if len(skipped) > 0 {
 		return ok("%d of %d answer this machine; %s", len(f.Tried.Probes)-len(skipped), len(f.Tried.Probes), some(skipped))
 	}
-	return ok("%d issuers answer this machine", len(f.Tried.Probes))
+	return ok("%d authorization servers answer this machine", len(f.Tried.Probes))
 }
 
 func some(all []string) string {

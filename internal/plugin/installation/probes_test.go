@@ -32,14 +32,37 @@ func TestTried(t *testing.T) {
 		want   installation.Result
 		says   string
 	}{
-		"the webhook injects":         {installation.Injection, func(*installation.Found) {}, installation.OK, `injects an annotated pod of namespace "shop"`},
-		"there is no webhook":         {installation.Injection, func(f *installation.Found) { f.Webhooks, f.Tried.Injected = nil, false }, installation.OK, "no webhook to call"},
-		"the webhook is not seen":     {installation.Injection, func(f *installation.Found) { f.Tried.Injected = false }, installation.Failed, "without calling the webhook"},
-		"the webhook does not answer": {installation.Injection, func(f *installation.Found) { f.Tried.Refused = `failed calling webhook "x": timeout` }, installation.Failed, "timeout"},
-		"a quota refuses":             {installation.Injection, func(f *installation.Found) { f.Tried.Refused = "exceeded quota" }, installation.Warning, "exceeded quota"},
-		"the clocks agree":            {installation.Clocks, func(*installation.Found) {}, installation.OK, "agree"},
-		"no time":                     {installation.Clocks, func(f *installation.Found) { f.Tried.ServerTime = time.Time{} }, installation.Unknown, "does not say"},
-		"this machine is behind":      {installation.Clocks, func(f *installation.Found) { f.Tried.LocalTime = at.Add(-time.Minute) }, installation.Warning, "differs by -1m0s"},
+		"the webhook injects":     {installation.Injection, func(*installation.Found) {}, installation.OK, `injects an annotated pod of namespace "shop"`},
+		"there is no webhook":     {installation.Injection, func(f *installation.Found) { f.Webhooks, f.Tried.Injected = nil, false }, installation.OK, "no webhook to call"},
+		"the webhook is not seen": {installation.Injection, func(f *installation.Found) { f.Tried.Injected = false }, installation.Failed, "without calling the webhook"},
+		"the webhook does not answer": {installation.Injection, func(f *installation.Found) {
+			f.Tried.Refused = `Internal error occurred: failed calling webhook "pods.m2m-operator.io": timeout`
+		}, installation.Failed, "an annotated pod cannot be created: "},
+		"the webhook refuses": {installation.Injection, func(f *installation.Found) {
+			f.Tried.Refused = `admission webhook "pods.m2m-operator.io" denied the request: so it is`
+		}, installation.Failed, "so it is"},
+		"another's webhook refuses": {installation.Injection, func(f *installation.Found) {
+			f.Tried.Refused = `admission webhook "validate.example.com" denied the request: pods.m2m-operator.io`
+		}, installation.Warning, "the webhook cannot be tried in namespace"},
+		"another's webhook does not answer": {installation.Injection, func(f *installation.Found) {
+			f.Tried.Refused = `failed calling webhook "validate.example.com": timeout`
+		}, installation.Warning, "validate.example.com"},
+		"another's policy refuses": {installation.Injection, func(f *installation.Found) {
+			f.Tried.Refused = `ValidatingAdmissionPolicy "images" with binding "images" denied request: no`
+		}, installation.Warning, "images"},
+		"the webhook is switched off in the namespace": {installation.Injection, func(f *installation.Found) {
+			f.Tried.Injected, f.Tried.Labels[v1alpha1.InjectionLabel] = false, "disabled"
+		}, installation.Warning, `leaves out namespace "shop"`},
+		"the webhook is for other namespaces": {installation.Injection, func(f *installation.Found) {
+			f.Tried.Injected, f.Tried.Namespace, f.Tried.Labels = false, "kube-system", nil
+		}, installation.Warning, `leaves out namespace "kube-system"`},
+		"the labels are hidden": {installation.Injection, func(f *installation.Found) {
+			f.Tried.Injected, f.Tried.Labels = false, nil
+		}, installation.Unknown, "you may not read"},
+		"a quota refuses":        {installation.Injection, func(f *installation.Found) { f.Tried.Refused = "exceeded quota" }, installation.Warning, "exceeded quota"},
+		"the clocks agree":       {installation.Clocks, func(*installation.Found) {}, installation.OK, "agree"},
+		"no time":                {installation.Clocks, func(f *installation.Found) { f.Tried.ServerTime = time.Time{} }, installation.Unknown, "does not say"},
+		"this machine is behind": {installation.Clocks, func(f *installation.Found) { f.Tried.LocalTime = at.Add(-time.Minute) }, installation.Warning, "differs by -1m0s"},
 		"the lease is of the future": {installation.Clocks, func(f *installation.Found) {
 			renewed := metav1.NewMicroTime(at.Add(time.Minute))
 			f.Lease.Spec.RenewTime = &renewed
@@ -57,18 +80,28 @@ func TestTried(t *testing.T) {
 				f.Objects.Servers = append(f.Objects.Servers, server("Discovered", "False", "Unreachable"))
 			}
 		}, installation.Warning, "; and 2 more"},
-		"they answer from here": {installation.FromHere, func(f *installation.Found) { f.Tried.Probes = []installation.Probe{{Issuer: "a"}} }, installation.OK, "1 issuers answer"},
+		"they answer from here": {installation.FromHere, func(f *installation.Found) { f.Tried.Probes = []installation.Probe{{Issuer: "a"}} }, installation.OK, "1 authorization servers answer"},
 		"one is not asked from here": {installation.FromHere, func(f *installation.Found) {
 			f.Tried.Probes = []installation.Probe{{Issuer: "a"}, {Issuer: "b", Skipped: "so it is"}}
 		}, installation.OK, "1 of 2 answer this machine; b: not asked, so it is"},
 		"one does not answer from here": {installation.FromHere, func(f *installation.Found) {
-			f.Tried.Probes = []installation.Probe{{Issuer: "a", Failure: "no route"}}
-		}, installation.Warning, "a: no route"},
+			f.Tried.Probes = []installation.Probe{{Server: "shop/auth", Issuer: "a", Failure: "no route"}}
+		}, installation.Warning, "shop/auth a: no route"},
+		"what a tenant writes forges no line": {installation.Issuers, func(f *installation.Found) {
+			s := server("KeysFresh", "False", "Unreachable")
+			s.Status.Conditions[0].Message = "Because\nissuers  OK  \x1b[2Jall is well"
+			f.Objects.Servers = append(f.Objects.Servers, s)
+		}, installation.Warning, "Because issuers  OK  \ufffd[2Jall is well"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			renewed := metav1.NewMicroTime(at)
 			f := installation.Found{
-				Webhooks: []admissionv1.MutatingWebhookConfiguration{{}}, Lease: &coordinationv1.Lease{},
+				Webhooks: []admissionv1.MutatingWebhookConfiguration{{Webhooks: []admissionv1.MutatingWebhook{{
+					Name: "pods.m2m-operator.io", NamespaceSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
+						{Key: "kubernetes.io/metadata.name", Operator: metav1.LabelSelectorOpNotIn, Values: []string{"kube-system", "m2m-operator-system"}},
+						{Key: v1alpha1.InjectionLabel, Operator: metav1.LabelSelectorOpNotIn, Values: []string{"disabled"}},
+					}},
+				}}}}, Lease: &coordinationv1.Lease{},
 				Objects: &inventory.Inventory{
 					Servers: []*v1alpha1.AuthorizationServer{server("Discovered", "True", "Discovered")},
 					Clients: []*v1alpha1.M2MClient{{
@@ -76,7 +109,7 @@ func TestTried(t *testing.T) {
 						Status:     v1alpha1.M2MClientStatus{Tokens: []v1alpha1.TokenStatus{{IssuedAt: &metav1.Time{Time: at}}}},
 					}},
 				},
-				Tried: installation.Tried{Namespace: "shop", Injected: true, ServerTime: at, LocalTime: at.Add(time.Second)},
+				Tried: installation.Tried{Namespace: "shop", Labels: map[string]string{"kubernetes.io/metadata.name": "shop"}, Injected: true, ServerTime: at, LocalTime: at.Add(time.Second)},
 			}
 			f.Lease.Spec.RenewTime = &renewed
 			tc.change(&f)

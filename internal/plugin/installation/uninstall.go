@@ -32,7 +32,7 @@ func Uninstall(f Found, now time.Time) []Finding {
 	})
 }
 
-// needers finds the pods that the webhook injected into.
+// needers finds the pods whose annotations ask for tokens or bundles.
 func needers(f Found, _ time.Time) Finding {
 	var owners []string
 	pods := 0
