@@ -29,6 +29,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/plugin/installation"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/report"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // Bounds of a report.
@@ -82,7 +83,7 @@ func (p *plugin) writeReport(ctx context.Context, q checkQuestion, file string) 
 		return err
 	}
 	for _, m := range g.report.Missing() {
-		_, _ = fmt.Fprintf(p.ErrOut, "Not in it: %s\n", m)
+		_, _ = fmt.Fprintf(p.ErrOut, "Not in it: %s\n", text.Line(m))
 	}
 	_, err = fmt.Fprintf(p.Out, "Wrote %d files into %s. Look through it before you send it.\n", len(g.report.Names()), file)
 	return err

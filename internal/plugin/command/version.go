@@ -16,6 +16,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/build"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/installation"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // versions are those of the plugin, of the API server and of the operator.
@@ -100,7 +101,7 @@ func (p *plugin) writeVersions(found versions, format string) error {
 		_, _ = fmt.Fprintf(t, "Kubernetes\t%s\n", found.Kubernetes)
 	}
 	for _, o := range found.Operator {
-		_, _ = fmt.Fprintf(t, "operator\t%s (Deployment %s/%s, image %s)\n", o.Version, o.Namespace, o.Deployment, o.Image)
+		_, _ = fmt.Fprintf(t, "operator\t%s (Deployment %s/%s, image %s)\n", text.Line(o.Version), o.Namespace, o.Deployment, text.Line(o.Image))
 		if advice := installation.Skew(found.Client.Version, o.Version); advice != "" {
 			_, _ = fmt.Fprintf(t, "\t→ %s\n", advice)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/plugin/decision"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/tree"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // notSet stands for the value of a field that is not set.
@@ -29,7 +30,7 @@ func AccessTable(w io.Writer, all []decision.Access, unused []decision.Grant) er
 		t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
 		fmt.Fprintln(t, "CLIENT\tAPI\tSCOPES\tVERDICT\tBY")
 		for _, a := range all {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", a.Client, apiOf(a), scopesOf(a), a.Verdict, a.By())
+			row(t, a.Client, apiOf(a), scopesOf(a), string(a.Verdict), a.By())
 		}
 		if err := t.Flush(); err != nil {
 			return err
@@ -48,8 +49,16 @@ func AccessTable(w io.Writer, all []decision.Access, unused []decision.Grant) er
 	return err
 }
 
+// row writes a row of a table.
+func row(w io.Writer, cells ...string) {
+	for i, c := range cells {
+		cells[i] = text.Line(c)
+	}
+	fmt.Fprintln(w, strings.Join(cells, "\t"))
+}
+
 func grant(g decision.Grant) string {
-	return fmt.Sprintf("APIResource %s %s: %s may request %s", g.API, g.Lines[0].Path, g.Who, scopes(g.Scopes))
+	return text.Line(fmt.Sprintf("APIResource %s %s: %s may request %s", g.API, g.Lines[0].Path, g.Who, scopes(g.Scopes)))
 }
 
 func apiOf(a decision.Access) string { return cmp.Or(a.API, a.Resource) }
@@ -76,23 +85,24 @@ func scopes(list []string) string {
 func Why(w io.Writer, a decision.Answer, s Style) error {
 	b := &strings.Builder{}
 	colour := verdictColours[a.Verdict]
-	what := fmt.Sprintf("M2MClient %s may call APIResource %s with %s", a.Client, a.API, scopes(a.Scopes))
+	what := text.Line(fmt.Sprintf("M2MClient %s may call APIResource %s with %s", a.Client, a.API, scopes(a.Scopes)))
+	because := text.Line(a.Reason + ": " + a.Message)
 	switch {
 	case a.Verdict == decision.Allowed && !a.Asked:
 		fmt.Fprintf(b, "%s: but if it did, %s\n", s.colour("33", "Not requested"), what)
 	case a.Verdict == decision.Allowed:
 		fmt.Fprintf(b, "%s: %s\n", s.colour(colour, "Allowed"), what)
 	case a.Verdict == decision.Partly:
-		fmt.Fprintf(b, "%s: %s only\n%s: %s\n", s.colour(colour, "Partly allowed"), what, a.Reason, a.Message)
+		fmt.Fprintf(b, "%s: %s only\n%s\n", s.colour(colour, "Partly allowed"), what, because)
 	case a.Verdict == decision.Denied:
-		fmt.Fprintf(b, "%s: %s: %s\n", s.colour(colour, "Not allowed"), a.Reason, a.Message)
+		fmt.Fprintf(b, "%s: %s\n", s.colour(colour, "Not allowed"), because)
 	case a.Reason != "":
-		fmt.Fprintf(b, "%s: %s: %s\n", s.colour(colour, "Not known"), a.Reason, a.Message)
+		fmt.Fprintf(b, "%s: %s\n", s.colour(colour, "Not known"), because)
 	default:
-		fmt.Fprintf(b, "%s: %s\n", s.colour(colour, "Not known"), a.Message)
+		fmt.Fprintf(b, "%s: %s\n", s.colour(colour, "Not known"), text.Line(a.Message))
 	}
 	for _, n := range a.Notes {
-		fmt.Fprintf(b, "%s\n", n)
+		fmt.Fprintln(b, text.Line(n))
 	}
 	writeLines(b, a.Lines, "")
 	if advice := tree.Advice(a.Reason); advice != "" {
@@ -108,9 +118,9 @@ func writeLines(b *strings.Builder, lines []decision.Line, indent string) {
 	for _, l := range lines {
 		if o := l.Object(); o != object {
 			object = o
-			fmt.Fprintf(b, "\n%s%s\n", indent, o)
+			fmt.Fprintf(b, "\n%s%s\n", indent, text.Line(o))
 		}
-		fmt.Fprintf(b, "%s  %s: %s\n", indent, l.Path, cmp.Or(l.Value, notSet))
+		fmt.Fprintf(b, "%s  %s\n", indent, text.Line(l.Path+": "+cmp.Or(l.Value, notSet)))
 	}
 }
 
@@ -146,10 +156,10 @@ func Diff(w io.Writer, d decision.Diff, s Style) error {
 		if a == nil {
 			a = c.Before
 		}
-		fmt.Fprintf(b, "%s %s → %s: %s\n", s.colour(colour, mark), c.Client, apiOf(*a), changed(c))
+		fmt.Fprintf(b, "%s %s → %s: %s\n", s.colour(colour, mark), text.Line(c.Client), text.Line(apiOf(*a)), text.Line(changed(c)))
 		if c.After != nil {
 			for _, l := range c.After.Lines {
-				fmt.Fprintf(b, "    %s %s: %s\n", l.Object(), l.Path, cmp.Or(l.Value, notSet))
+				fmt.Fprintf(b, "    %s\n", text.Line(fmt.Sprintf("%s %s: %s", l.Object(), l.Path, cmp.Or(l.Value, notSet))))
 			}
 		}
 	}
@@ -180,16 +190,16 @@ func changed(c decision.Change) string {
 		}
 		return strings.ToLower(string(a.Verdict)) + " (" + a.Reason + ")"
 	}
-	text := say(c.Before) + " → " + say(c.After)
+	change := say(c.Before) + " → " + say(c.After)
 	if works(c.Before) && works(c.After) {
 		for _, g := range c.Gained {
-			text += ", +" + g
+			change += ", +" + g
 		}
 		for _, l := range c.Lost {
-			text += ", -" + l
+			change += ", -" + l
 		}
 	}
-	return text
+	return change
 }
 
 // Mermaid writes who may call what as a flowchart.
@@ -260,7 +270,7 @@ func label(a decision.Access) string {
 
 // mermaidText escapes what ends a text of Mermaid.
 func mermaidText(s string) string {
-	return strings.NewReplacer(`"`, "#quot;", "<", "#lt;", ">", "#gt;").Replace(s)
+	return strings.NewReplacer(`"`, "#quot;", "<", "#lt;", ">", "#gt;").Replace(text.Line(s))
 }
 
 // diagram gives the nodes of a diagram short names, which no name of an object can break.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/internal/plugin/judge"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/tree"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // Token is what there is to know of a token. It never holds the token itself.
@@ -36,9 +37,10 @@ func Tokens(w io.Writer, all []Token, s Style) error {
 			d.line("", "")
 		}
 		d.line("", fmt.Sprintf("Token %s of M2MClient %s, in Secret %s", t.Key, t.Client, t.Secret))
+		coloured := func(name, value string) { d.coloured("  ", fmt.Sprintf("%-10s %s", name, value)) }
 		row := func(name, value string) {
 			if value != "" {
-				d.line("  ", fmt.Sprintf("%-10s %s", name, value))
+				coloured(name, text.Line(value))
 			}
 		}
 		if c := t.Claims; c != nil {
@@ -61,11 +63,11 @@ func Tokens(w io.Writer, all []Token, s Style) error {
 		}
 		switch {
 		case t.Judgement == nil:
-			row("verified", s.colour(colours[tree.Waiting], "not checked")+": "+t.NotJudged)
+			coloured("verified", s.colour(colours[tree.Waiting], "not checked")+": "+text.Line(t.NotJudged))
 		case t.Judgement.Accepted:
-			row("verified", s.colour(colours[tree.Ready], "yes")+", with the bundle of APIResource "+t.API)
+			coloured("verified", s.colour(colours[tree.Ready], "yes")+", with the bundle of APIResource "+text.Line(t.API))
 		default:
-			row("verified", s.colour(colours[tree.Failing], "no")+": "+t.Judgement.Reason+": "+failure(*t.Judgement))
+			coloured("verified", s.colour(colours[tree.Failing], "no")+": "+text.Line(t.Judgement.Reason+": "+failure(*t.Judgement)))
 			row("", "→ "+tree.Advice(t.Judgement.Reason))
 		}
 	}
@@ -93,13 +95,13 @@ func Judgement(w io.Writer, j judge.Judgement, s Style) error {
 		if step.Result == judge.NotChecked {
 			detail = ""
 		}
-		line := fmt.Sprintf("%-10s %s  %s", step.Name, s.colour(codes[step.Result], fmt.Sprintf("%-6s", marks[step.Result])), detail)
+		line := fmt.Sprintf("%-10s %s  %s", text.Line(step.Name), s.colour(codes[step.Result], fmt.Sprintf("%-6s", marks[step.Result])), text.Line(detail))
 		fmt.Fprintln(b, strings.TrimRight(line, " "))
 	}
 	if j.Accepted {
 		fmt.Fprintf(b, "%s: the API would accept the token\n", s.colour("32", "Accepted"))
 	} else {
-		fmt.Fprintf(b, "%s: %s: %s\n→ %s\n", s.colour("31", "Refused"), j.Reason, failure(j), tree.Advice(j.Reason))
+		fmt.Fprintf(b, "%s: %s: %s\n→ %s\n", s.colour("31", "Refused"), text.Line(j.Reason), text.Line(failure(j)), tree.Advice(j.Reason))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

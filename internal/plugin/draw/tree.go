@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package draw writes what the plugin found for people: trees, tables and diagrams. It is
-// pure: values go in, text comes out.
+// pure: values go in, text comes out. What a tenant, a server or a token says stays on its line
+// and colours nothing.
 package draw
 
 import (
@@ -16,6 +17,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/tree"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // Style says how text is written.
@@ -59,8 +61,12 @@ type drawer struct {
 	b     strings.Builder
 }
 
-func (d *drawer) line(prefix, text string) {
-	d.b.WriteString(strings.TrimRight(prefix+text, " ") + "\n")
+// line writes a line, whatever its parts quote.
+func (d *drawer) line(prefix, s string) { d.coloured(prefix, text.Line(s)) }
+
+// coloured writes a line whose colours are the drawer's own. Its other parts went through text.Line.
+func (d *drawer) coloured(prefix, s string) {
+	d.b.WriteString(strings.TrimRight(prefix+s, " ") + "\n")
 }
 
 // node writes a node after a prefix for its first line, and another for all that follows.
@@ -74,13 +80,14 @@ func (d *drawer) node(n *tree.Node, first, rest string) {
 	default:
 		title += n.Name
 	}
+	title = text.Line(title)
 	if n.Kind != tree.KindIssuer {
 		title += "  " + d.state(n.State)
 		if n.Summary != "" {
-			title += "  " + n.Summary
+			title += "  " + text.Line(n.Summary)
 		}
 	}
-	d.line(first, title)
+	d.coloured(first, title)
 	inside := rest
 	if len(n.Children) > 0 {
 		inside += "│  "
@@ -110,27 +117,27 @@ func (d *drawer) details(n *tree.Node, prefix string) {
 		}
 	}
 	for _, m := range n.Mounts {
-		text := fmt.Sprintf("%s at %s", m.From, m.Path)
+		line := fmt.Sprintf("%s at %s", m.From, m.Path)
 		if len(m.Files) > 0 {
-			text += ": " + strings.Join(m.Files, ", ")
+			line += ": " + strings.Join(m.Files, ", ")
 		}
 		if len(m.Containers) > 0 {
-			text += " (in " + strings.Join(m.Containers, ", ") + ")"
+			line += " (in " + strings.Join(m.Containers, ", ") + ")"
 		}
-		d.line(prefix, text)
+		d.line(prefix, line)
 	}
 	for _, k := range n.Keys {
 		d.line(prefix, d.key(k))
 	}
 	for _, p := range n.Problems {
-		text := p.Message
+		line := p.Message
 		if p.Reason != "" {
-			text = p.Reason + ": " + text
+			line = p.Reason + ": " + line
 		}
 		if p.Condition != "" {
-			text = p.Condition + ": " + text
+			line = p.Condition + ": " + line
 		}
-		d.line(prefix, "! "+text)
+		d.line(prefix, "! "+line)
 		if p.Advice != "" {
 			d.line(prefix, "  → "+p.Advice)
 		}
@@ -142,28 +149,28 @@ func (d *drawer) token(t tree.Token) string {
 	if len(t.Scopes) > 0 {
 		scopes = strings.Join(t.Scopes, " ")
 	}
-	text := fmt.Sprintf("token %s (%s): ", t.Key, scopes)
+	line := fmt.Sprintf("token %s (%s): ", t.Key, scopes)
 	switch {
 	case !t.ExpiresAt.After(d.style.Now):
-		text += "expired " + d.at(t.ExpiresAt)
+		line += "expired " + d.at(t.ExpiresAt)
 	case t.RefreshAt != nil && !t.RefreshAt.After(d.style.Now):
-		text += "until " + d.at(t.ExpiresAt) + ", due since " + d.at(t.RefreshAt)
+		line += "until " + d.at(t.ExpiresAt) + ", due since " + d.at(t.RefreshAt)
 	case t.RefreshAt != nil:
-		text += "until " + d.at(t.ExpiresAt) + ", next " + d.at(t.RefreshAt)
+		line += "until " + d.at(t.ExpiresAt) + ", next " + d.at(t.RefreshAt)
 	default:
-		text += "until " + d.at(t.ExpiresAt)
+		line += "until " + d.at(t.ExpiresAt)
 	}
 	if t.KeyID != "" {
-		text += fmt.Sprintf(", key %q", t.KeyID)
+		line += fmt.Sprintf(", key %q", t.KeyID)
 		switch {
 		case t.Verifiers == nil:
 		case *t.Verifiers == 0:
-			text += ", no pod verifies it"
+			line += ", no pod verifies it"
 		default:
-			text += fmt.Sprintf(", which %d of %d pods of the API have", *t.HaveKey, *t.Verifiers)
+			line += fmt.Sprintf(", which %d of %d pods of the API have", *t.HaveKey, *t.Verifiers)
 		}
 	}
-	return text
+	return line
 }
 
 func (d *drawer) key(k tree.Key) string {
@@ -195,23 +202,23 @@ func (d *drawer) at(t *metav1.Time) string {
 	if t.Sub(d.style.Now).Abs() > 12*time.Hour {
 		layout = "2006-01-02 15:04Z"
 	}
-	text := t.UTC().Format(layout)
+	line := t.UTC().Format(layout)
 	left := t.Sub(d.style.Now)
 	if left <= 0 {
-		return text + " (" + duration.HumanDuration(-left) + " ago)"
+		return line + " (" + duration.HumanDuration(-left) + " ago)"
 	}
-	return text + " (in " + duration.HumanDuration(left) + ")"
+	return line + " (in " + duration.HumanDuration(left) + ")"
 }
 
 var colours = map[tree.State]string{tree.Ready: "32", tree.Waiting: "36", tree.Hidden: "90", tree.Warning: "33", tree.Failing: "31"}
 
 func (d *drawer) state(s tree.State) string { return d.style.colour(colours[s], string(s)) }
 
-func (s Style) colour(code, text string) string {
+func (s Style) colour(code, what string) string {
 	if !s.Colour {
-		return text
+		return what
 	}
-	return "\x1b[" + code + "m" + text + "\x1b[0m"
+	return "\x1b[" + code + "m" + what + "\x1b[0m"
 }
 
 // group is a node, or a line for several that look alike.

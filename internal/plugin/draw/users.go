@@ -9,18 +9,19 @@ import (
 	"text/tabwriter"
 
 	"github.com/m2m-operator/m2m-operator/internal/plugin/decision"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // Users writes who uses an API.
 func Users(w io.Writer, u decision.Users, s Style) error {
 	b := &strings.Builder{}
 	if len(u.Users) == 0 {
-		fmt.Fprintf(b, "No client that you may see uses APIResource %s.\n", u.API)
+		fmt.Fprintf(b, "No client that you may see uses APIResource %s.\n", text.Line(u.API))
 	} else {
 		t := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
 		fmt.Fprintln(t, "CLIENT\tSCOPES\tVERDICT\tTOKEN")
 		for i := range u.Users {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", u.Users[i].Client, scopesOf(u.Users[i].Access), u.Users[i].Verdict, tokenOf(&u.Users[i], s))
+			row(t, u.Users[i].Client, scopesOf(u.Users[i].Access), string(u.Users[i].Verdict), tokenOf(&u.Users[i], s))
 		}
 		if err := t.Flush(); err != nil {
 			return err
