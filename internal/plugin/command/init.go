@@ -69,9 +69,9 @@ func (p *plugin) begin(ctx context.Context, b beginning) error {
 	if b.API == "" {
 		b.API = scaffold.NameOf(b.Identifier)
 	}
-	for flag, name := range map[string]string{"--server": b.Server, "--api": b.API, "--client": b.Client} {
+	for flag, name := range map[string]string{"--server": b.Server, "--api": b.API, "--client": b.Client, "--namespace": b.Namespace} {
 		if wrong := validation.IsDNS1123Label(name); len(wrong) > 0 {
-			return usage{fmt.Errorf("%s %q cannot be the name of an object: %s", flag, name, wrong[0])}
+			return usage{fmt.Errorf("%s %q cannot be a name: %s", flag, name, wrong[0])}
 		}
 	}
 	var pem []byte

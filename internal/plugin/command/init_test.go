@@ -90,8 +90,8 @@ func TestInitForLogto(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	says(t, string(text), "provisioning:\n    logto:", "name: payment-api", `scopes: ["a", "b"]`)
-	if strings.Contains(string(text), "credentials:") {
+	says(t, string(text), "provisioning:\n    logto:", `name: "payment-api"`, `scopes: ["a", "b"]`)
+	if strings.Contains(string(text), "\n  credentials:") {
 		t.Error("the client has credentials of its own, which nobody registered")
 	}
 	for _, o := range objectsIn(t, string(text)) {
@@ -110,8 +110,9 @@ func TestInitAsksNobody(t *testing.T) {
 	for want, args := range map[string][]string{
 		"set --issuer: standard input is no terminal":     {"init"},
 		"set --identifier: standard input is no terminal": {"init", "--issuer", "https://auth.example.com"},
-		"--client":  {"init", "--issuer", "https://auth.example.com", "--identifier", "x", "--client", "No_Name"},
-		"--ca-file": {"init", "--issuer", "https://auth.example.com", "--identifier", "x", "--ca-file", "/dev/null"},
+		"--client":    {"init", "--issuer", "https://auth.example.com", "--identifier", "x", "--client", "No_Name"},
+		"--namespace": {"init", "--issuer", "https://auth.example.com", "--identifier", "x", "-n", "No_Name"},
+		"--ca-file":   {"init", "--issuer", "https://auth.example.com", "--identifier", "x", "--ca-file", "/dev/null"},
 	} {
 		a := run(t, op.Clock.Now(), args...)
 		a.ends(t, 2)

@@ -3,12 +3,15 @@
 package scaffold_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
 
 	"github.com/m2m-operator/m2m-operator/internal/plugin/scaffold"
 )
@@ -66,6 +69,54 @@ func TestYAML(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestNamesAreText: a name that looks like a number or a truth value stays a name.
+func TestNamesAreText(t *testing.T) {
+	var check func(path string, v any) int
+	check = func(path string, v any) (names int) {
+		switch v := v.(type) {
+		case map[string]any:
+			for k, value := range v {
+				if _, ok := value.(string); k == "name" || k == "namespace" {
+					if names++; !ok {
+						t.Errorf("%s.%s is %v, which is no text", path, k, value)
+					}
+				}
+				names += check(path+"."+k, value)
+			}
+		case []any:
+			for _, item := range v {
+				names += check(path, item)
+			}
+		}
+		return names
+	}
+	for _, issuer := range []string{"https://auth.example.com", "https://logto.example.com/oidc"} {
+		w := wanted(func(w *scaffold.Wanted) {
+			w.Issuer, w.Namespace, w.Server, w.API, w.Client, w.CA = issuer, "123", "0", "true", "1e3", "AAAA"
+		})
+		m := full()
+		m.TokenEndpoint, m.JWKS = issuer+"/token", issuer+"/jwks"
+		got, err := scaffold.YAML(w, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := 0
+		for i, one := range strings.Split(string(got), "\n---\n") {
+			var v map[string]any
+			if err := yaml.Unmarshal([]byte(one), &v); err != nil {
+				t.Fatal(err)
+			}
+			names += check(fmt.Sprintf("object %d", i), v)
+			if labels, _, _ := unstructured.NestedStringMap(v, "metadata", "labels"); v["kind"] == "Secret" && labels["m2m-operator.io/credentials"] != "true" {
+				t.Errorf("the operator may not read the Secret:\n%s", one)
+			}
+		}
+		if names < 10 {
+			t.Errorf("there are %d names", names)
+		}
 	}
 }
 

@@ -27,7 +27,7 @@ const (
 var jwt = regexp.MustCompile(`eyJ[\w-]{8,}(\.[\w-]*)*`)
 
 // cleaned makes a text of a tenant fit to be shown: of one line, without control characters
-// and such that turn the direction of writing, without tokens, and not too long.
+// and those that turn the direction of writing, without tokens, and not too long.
 func cleaned(s string) string {
 	return text.CutRunes(jwt.ReplaceAllString(text.Line(s), text.Redacted), longest)
 }
@@ -58,6 +58,8 @@ func cleanValue(v reflect.Value) {
 				cleanValue(f)
 			}
 		}
+	case reflect.Map, reflect.Interface, reflect.Array:
+		panic("a model has a " + v.Type().String() + ", whose texts nothing cleans")
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/utils/clock"
@@ -41,7 +42,7 @@ type Reading struct {
 // Read reads the objects and makes the model of them.
 type Read func(context.Context) (Reading, error)
 
-// Site serves the page to one user. Whoever does not know its secret path gets nothing, be it
+// Site serves the page to one user. Whoever does not know its secret path gets nothing, whether it is
 // another user of the machine or a page of the web that is open in the same browser.
 type Site struct {
 	secret string
@@ -49,9 +50,9 @@ type Site struct {
 	read   Read
 	clock  clock.PassiveClock
 
-	mu      sync.Mutex // held while reading, so that all pages share one reading
-	last    Reading
-	body    []byte // the model as JSON
+	last    atomic.Pointer[Reading] // nil before the first
+	mu      sync.Mutex              // held while reading, so that all pages share one reading
+	body    []byte                  // the model as JSON
 	etag    string
 	next    time.Time // when to read again
 	stopped context.Context
@@ -156,12 +157,9 @@ func (s *Site) serveModel(w http.ResponseWriter, req *http.Request) {
 
 // serveYAML serves the YAML of the object that the query names, as text.
 func (s *Site) serveYAML(w http.ResponseWriter, req *http.Request) {
-	s.mu.Lock()
-	inv := s.last.Inventory
-	s.mu.Unlock()
 	found, ok := "", false
-	if inv != nil {
-		found, ok = YAML(inv, req.URL.Query().Get("id"))
+	if last := s.last.Load(); last != nil { // without the lock: reading may take a minute
+		found, ok = YAML(last.Inventory, req.URL.Query().Get("id"))
 	}
 	if !ok {
 		http.Error(w, "There is no such object, or you may not read it", http.StatusNotFound)
@@ -187,11 +185,11 @@ func (s *Site) model() (body []byte, etag string) {
 	shown := Model{}
 	switch {
 	case err == nil:
-		s.last = now
+		s.last.Store(&now)
 		shown = *now.Model
 		shown.ReadAt = nil // it would make every model another
-	case s.last.Model != nil:
-		shown = *s.last.Model
+	case s.last.Load() != nil:
+		shown = *s.last.Load().Model
 		shown.Error = cleaned(err.Error())
 	default:
 		shown = Model{Objects: []Object{}, Edges: []Edge{}, Error: cleaned(err.Error())}

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -234,5 +236,61 @@ func TestClusterGone(t *testing.T) {
 	l.clock.Step(Interval)
 	if m := l.model(t); len(m.Objects) != 12 || m.Error != "gone" || !m.ReadAt.Time.Equal(noon.Add(Interval)) {
 		t.Errorf("%d objects, error %q, read at %v", len(m.Objects), m.Error, m.ReadAt)
+	}
+}
+
+// TestYAMLWaitsForNobody: while the cluster is read anew, an object of the last reading is shown.
+func TestYAMLWaitsForNobody(t *testing.T) {
+	clock := clocktesting.NewFakeClock(noon)
+	inv := fleet.Inventory(fleet.NewCompany(noon).Objects()...)
+	m, err := Build(t.Context(), inv, Options{Now: noon})
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, end := make(chan struct{}), make(chan struct{})
+	reads := 0
+	s, err := NewSite(t.Context(), &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4321}, func(context.Context) (Reading, error) {
+		if reads++; reads == 2 {
+			close(begun)
+			<-end
+		}
+		return Reading{inv, m}, nil
+	}, clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &local{Site: s, clock: clock}
+	l.ask("GET", s.Path()+"model.json")
+	clock.Step(time.Hour)
+	var all sync.WaitGroup
+	all.Go(func() { l.ask("GET", s.Path()+"model.json") })
+	<-begun
+	answered := make(chan int, 1)
+	go func() { answered <- l.ask("GET", s.Path()+"yaml?id="+url.QueryEscape(m.Objects[0].ID)).Code }()
+	patience, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	select {
+	case code := <-answered:
+		if code != http.StatusOK {
+			t.Errorf("it is answered %d", code)
+		}
+	case <-patience.Done():
+		t.Error("it waits for the reading")
+	}
+	close(end)
+	all.Wait()
+}
+
+// TestCleanKnowsAllOfAModel: what clean does not go through cannot get into a model unnoticed.
+func TestCleanKnowsAllOfAModel(t *testing.T) {
+	for _, v := range []any{&struct{ M map[string]string }{}, &struct{ M any }{}} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%T is not cleaned, and nobody is told", v)
+				}
+			}()
+			cleanValue(reflect.ValueOf(v).Elem())
+		}()
 	}
 }
