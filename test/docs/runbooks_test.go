@@ -45,10 +45,15 @@ func commandsOf(text string) (all []string) {
 	return all
 }
 
-// plugin runs a command of kubectl m2m. An answer of no is one.
+// plugin runs a command of kubectl m2m. An answer of no is one. No operator runs here, so
+// nothing is waited for.
 func plugin(ctx context.Context, kubeconfig, line string) error {
 	c := command.New(genericiooptions.IOStreams{In: strings.NewReader(""), Out: io.Discard, ErrOut: io.Discard}, time.Now)
-	c.SetArgs(append(strings.Fields(strings.TrimPrefix(line, "kubectl m2m ")), "--kubeconfig", kubeconfig))
+	args := append(strings.Fields(strings.TrimPrefix(line, "kubectl m2m ")), "--kubeconfig", kubeconfig)
+	if args[0] == "refresh" || args[0] == "rotate" {
+		args = append(args, "--timeout", "1ms")
+	}
+	c.SetArgs(args)
 	err := c.ExecuteContext(ctx)
 	if code, message := command.Code(err); code == command.CodeFailed || code == command.CodeUsage {
 		return fmt.Errorf("exit code %d: %s", code, message)
