@@ -37,12 +37,19 @@ func validVersion(version string) error {
 // checkout checks that a version can be released from the repository in a directory, and
 // returns its commit.
 func checkout(ctx context.Context, root, version string, allowUntagged bool) (commit, error) {
-	changed, err := git(ctx, root, "status", "--porcelain")
+	changed, err := git(ctx, root, "status", "--porcelain", "--untracked-files=all")
 	if err != nil {
 		return commit{}, err
 	}
 	if changed != "" {
 		return commit{}, fmt.Errorf("the tree has changes that are not committed, and a release is made of a commit; commit or remove them:\n%s", changed)
+	}
+	ignored, err := git(ctx, root, "ls-files", "--others", "--ignored", "--exclude-standard", "--", "charts")
+	if err != nil {
+		return commit{}, err
+	}
+	if ignored != "" {
+		return commit{}, fmt.Errorf("git ignores files that would get into the chart; remove them:\n%s", ignored)
 	}
 	head, err := git(ctx, root, "log", "-1", "--format=%H %ct")
 	if err != nil {

@@ -64,6 +64,20 @@ func TestOnlyATaggedAndCleanCommitIsReleased(t *testing.T) {
 		t.Fatal(err)
 	}
 	says(true, "commit or remove them:\n?? new")
+	run("config", "status.showUntrackedFiles", "no")
+	says(true, "commit or remove them:\n?? new")
+	if err := os.Remove(filepath.Join(dir, "new")); err != nil {
+		t.Fatal(err)
+	}
+	for path, content := range map[string]string{".git/info/exclude": "*.prof\n", "charts/m2m-operator/cpu.prof": ""} {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(path)), 0o750); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, path), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	says(true, "remove them:\ncharts/m2m-operator/cpu.prof")
 }
 
 func TestAReleaseNeedsTheDataOfTheLastOne(t *testing.T) {

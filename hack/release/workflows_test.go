@@ -49,3 +49,24 @@ func TestTheWorkflowsBuildWithTheGoOfTheDockerfile(t *testing.T) {
 		}
 	}
 }
+
+// TestPipesFailInWorkflows: without "shell: bash" a step runs without pipefail, and what fails
+// before a pipe is not noticed.
+func TestPipesFailInWorkflows(t *testing.T) {
+	workflows, err := filepath.Glob("../../.github/workflows/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipe := regexp.MustCompile(`\bmake [^|]*\|[^|]`)
+	for _, path := range workflows {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for step := range strings.SplitSeq(string(content), "\n      - ") {
+			if pipe.MatchString(step) && !strings.Contains(step, "shell: bash") {
+				t.Errorf("%s: a step pipes what make prints, without shell: bash:\n%s", path, step)
+			}
+		}
+	}
+}
