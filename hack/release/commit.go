@@ -17,7 +17,7 @@ import (
 	"golang.org/x/mod/semver"
 )
 
-// commit is what a release is made of.
+// commit identifies the commit that a release is built from.
 type commit struct {
 	hash string
 	at   time.Time

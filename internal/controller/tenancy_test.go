@@ -335,9 +335,9 @@ func TestIdentifierClaims(t *testing.T) {
 	getsNothing(t, evil.cart, v1alpha1.ConditionGranted, v1alpha1.ReasonAPIResourceNotAccepted)
 }
 
-// TestCredentialsGoToTheClientsServerOnly points the AuthorizationServer of the API's team,
-// which has the same issuer, at a server of theirs. They want to collect the secrets of
-// their clients.
+// TestCredentialsGoToTheClientsServerOnly attacks as the API's team: it names the same issuer
+// in its own AuthorizationServer, but its own token endpoint, to collect the secrets of its
+// clients.
 func TestCredentialsGoToTheClientsServerOnly(t *testing.T) {
 	w := operator.NewWorld(t)
 	evil := newAttacker(w)

@@ -281,7 +281,7 @@ func (r *Reconciler) isDue(obj client.Object, now time.Time) bool {
 		r.CheckIsDue(obj, now)
 }
 
-// provisioning returns the condition that says whether the server can be provisioned, and
+// provisioning returns the condition on whether the server can be provisioned, and
 // when to check again. The condition is empty if the spec names no driver.
 func (r *Reconciler) provisioning(ctx context.Context, obj client.Object, now time.Time) (conditions.Condition, time.Time, error) {
 	if rules.Driver(record.SpecOf(obj)) == "" {

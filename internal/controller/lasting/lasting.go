@@ -74,10 +74,9 @@ func New(c clock.PassiveClock) *Failures {
 	return &Failures{clock: c, ofOne: pace.New[string](linesOfOne), objects: map[subject]seen{}}
 }
 
-// Look tells what there is to tell about an object's conditions, given what they were before,
-// and returns how long until it is to be looked at again, zero for not at all. It looks at the
-// conditions of the given types; the first one that is False and not somebody's decision
-// counts.
+// Look reports a failure of an object if one begins, lasts or ends, by its conditions before
+// and after a pass. It considers the conditions of the given types: the first that is False
+// without being a decision counts. It returns when to look again, zero for never.
 func (f *Failures) Look(ctx context.Context, events recorder.EventRecorder, o client.Object, before, after []metav1.Condition, types ...string) time.Duration {
 	now, name := f.clock.Now(), subject{fmt.Sprintf("%T", o), o.GetNamespace(), o.GetName()}
 	was, is := failing(before, types), failing(after, types)

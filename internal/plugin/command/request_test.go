@@ -111,7 +111,7 @@ func TestRefreshRefuses(t *testing.T) {
 	}
 }
 
-// TestRotateCommand has a registered client's secret replaced.
+// TestRotateCommand replaces a registered client's secret.
 func TestRotateCommand(t *testing.T) {
 	w := operator.NewTenant(t)
 	_, api, cart := w.Story()

@@ -103,8 +103,8 @@ func (p *plugin) serverTime(ctx context.Context) (time.Time, error) {
 	return at, nil
 }
 
-// tryInjection has the API server create an annotated pod in a dry run: it calls the webhook
-// and creates nothing.
+// tryInjection creates an annotated pod in a dry run: the API server calls the webhook and
+// stores nothing.
 func tryInjection(ctx context.Context, c client.Client, f *installation.Found) error {
 	pod := installation.TrialPod(f.Tried.Namespace)
 	err := c.Create(ctx, pod, client.DryRunAll)

@@ -173,7 +173,7 @@ func (w *waiter) advise(at progress.Progress) {
 	}
 }
 
-// delivered says whether a client's pods have its new tokens.
+// delivered reports whether a client's pods have its new tokens.
 func (w *waiter) delivered(ctx context.Context, c *v1alpha1.M2MClient) (progress.Progress, error) {
 	found, ok := w.pods[c.Namespace]
 	if !ok {

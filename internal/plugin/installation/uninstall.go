@@ -123,7 +123,7 @@ func left(f Found, _ time.Time) Finding {
 	return ok("there are no bundles")
 }
 
-// going says whether the CRDs go with their release.
+// going reports whether the CRDs go with their release.
 func going(f Found, _ time.Time) Finding {
 	objects := len(f.Objects.Clients) + len(f.Objects.APIs) + len(f.Objects.Servers) + len(f.Objects.ClusterServers)
 	for i := range f.Kinds {
