@@ -4,6 +4,7 @@ package ui
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -132,11 +133,14 @@ func TestDetail(t *testing.T) {
 	text := value[string](b, `document.getElementById("detail").innerText`)
 	for _, want := range []string{
 		"Its tokens work, and something fails.", "TokenRequestRefused", "Correct the credentials, or the application at the server",
-		"payments /\npayment-api", "payments:write", "Works, and a new token is due", "expires\nin 7m", "due 5m", "by spec.grants[0]", "checkout-5c-01", "Verified", "m2m-shop-checkout",
+		"payments /\npayment-api", "payments:write", "Works, and a new token is due", "by spec.grants[0]", "checkout-5c-01", "Verified", "m2m-shop-checkout",
 	} {
 		if !strings.Contains(strings.ReplaceAll(text, "\n\n", "\n"), want) {
 			t.Errorf("the panel does not say %q:\n%s", want, text)
 		}
+	}
+	if times := regexp.MustCompile(`expires\nin \d+m \d+s\s+next\ndue \d+m \d+s ago`); !times.MatchString(text) {
+		t.Errorf("the panel does not match %q:\n%s", times, text)
 	}
 	before := value[string](b, `document.querySelector("#detail time").textContent`)
 	b.until(fmt.Sprintf(`document.querySelector("#detail time").textContent !== %q`, before)) // it ticks
