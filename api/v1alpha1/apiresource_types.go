@@ -11,6 +11,26 @@ import (
 // +kubebuilder:validation:Enum=RS256;RS384;RS512;PS256;PS384;PS512;ES256;ES384;ES512;EdDSA
 type SignatureAlgorithm string
 
+// VerificationFormat is a form in which some verifiers need keys or rules.
+//
+// +kubebuilder:validation:Enum=PEM;PEMPerKey;JWKPerKey;OpenIDConfiguration;Envoy
+type VerificationFormat string
+
+const (
+	// FormatPEM is keys.pem, with all public keys (SubjectPublicKeyInfo).
+	FormatPEM VerificationFormat = "PEM"
+	// FormatPEMPerKey is key-<thumbprint>.pem for each key.
+	FormatPEMPerKey VerificationFormat = "PEMPerKey"
+	// FormatJWKPerKey is key-<thumbprint>.jwk for each key.
+	FormatJWKPerKey VerificationFormat = "JWKPerKey"
+	// FormatOpenIDConfiguration is openid-configuration.json, an OpenID discovery
+	// document whose jwks_uri is the file jwks.json.
+	FormatOpenIDConfiguration VerificationFormat = "OpenIDConfiguration"
+	// FormatEnvoy are envoy-ecds-jwt-authn.yaml and envoy-ecds-rbac.yaml, filters
+	// that Envoy reads again when they change.
+	FormatEnvoy VerificationFormat = "Envoy"
+)
+
 // APIResourceSpec describes an API and who may call it.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.grants) || self.grants.all(g, !has(g.scopes) || g.scopes.all(s, has(self.scopes) && self.scopes.exists(x, x.name == s)))",message="a grant names a scope that is not in spec.scopes",fieldPath=".grants"
@@ -163,6 +183,7 @@ type GrantedClients struct {
 // Verification says how tokens are checked.
 //
 // +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:rule="!has(self.formats) || !has(self.files) || self.files.all(f, !(f.name == 'keys.pem' && 'PEM' in self.formats || f.name == 'key-*.pem' && 'PEMPerKey' in self.formats || f.name == 'key-*.jwk' && 'JWKPerKey' in self.formats || f.name == 'openid-configuration.json' && 'OpenIDConfiguration' in self.formats || f.name in ['envoy-ecds-jwt-authn.yaml','envoy-ecds-rbac.yaml'] && 'Envoy' in self.formats))",message="a file has the name of one that spec.verification.formats adds; choose another name or remove the format",fieldPath=".files"
 type Verification struct {
 	// algorithms are the accepted signature algorithms (RFC 8725 section 3.1).
 	// If unset, those of the issuer's keys.
@@ -207,6 +228,21 @@ type Verification struct {
 	//
 	// +optional
 	Namespaces NamespaceSelection `json:"namespaces,omitzero"`
+
+	// formats add files to the verification bundle that only some verifiers
+	// need. PEM: keys.pem, all public keys. PEMPerKey and JWKPerKey:
+	// key-<thumbprint>.pem and key-<thumbprint>.jwk, a file for each key, with
+	// its thumbprint of RFC 7638. OpenIDConfiguration:
+	// openid-configuration.json, an OpenID discovery document whose jwks_uri is
+	// the file jwks.json where the operator mounts it. Envoy:
+	// envoy-ecds-jwt-authn.yaml and envoy-ecds-rbac.yaml, filters that Envoy
+	// reads again when they change. If unset, none of them.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=5
+	Formats []VerificationFormat `json:"formats,omitempty"`
 
 	// files are additional files of the verification bundle, at most 16.
 	//

@@ -1342,6 +1342,11 @@ func (in *Verification) DeepCopyInto(out *Verification) {
 	}
 	in.Audience.DeepCopyInto(&out.Audience)
 	in.Namespaces.DeepCopyInto(&out.Namespaces)
+	if in.Formats != nil {
+		in, out := &in.Formats, &out.Formats
+		*out = make([]VerificationFormat, len(*in))
+		copy(*out, *in)
+	}
 	if in.Files != nil {
 		in, out := &in.Files, &out.Files
 		*out = make([]VerificationFile, len(*in))

@@ -88,6 +88,9 @@ type Bundle struct {
 
 	// Keys are the issuer's public keys. Without any, no token verifies.
 	Keys []Key
+
+	// Formats are files that only some verifiers need.
+	Formats Formats `json:"Formats,omitzero"`
 }
 
 // Named is how tokens name an API. The first of Claims that a token has must be one
@@ -109,6 +112,16 @@ func (b Bundle) LeftOut() []string {
 		return nil
 	}
 	return []string{FileEnvoy}
+}
+
+// Closed returns the names of the files that refuse every request because they could
+// not check how tokens name the API. Unlike a file that is left out, they replace
+// what a gateway read before.
+func (b Bundle) Closed() (names []string) {
+	if b.Named.byAud() {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(b.envoyFiles(nil)))
 }
 
 // Scope is a scope of an API.
@@ -145,6 +158,7 @@ type Key struct {
 //     where the audience is an http or https URI without fragment.
 //   - envoy-jwt-authn.yaml: Envoy's envoy.filters.http.jwt_authn filter with
 //     the keys inline; only where tokens name the API by aud.
+//   - the files that Formats asks for.
 //
 // A template sees .Name, .Namespace, .Issuer, .Audience, .JWKS (the content of
 // jwks.json), .JWKSURI, .Algorithms (list), .Scopes (list of names), .ScopeClaims
@@ -210,6 +224,7 @@ func Verification(b Bundle, extra map[string]string) (map[string]string, error) 
 		filter, err := b.envoy(keys)
 		add(FileEnvoy, filter, err)
 	}
+	b.formats(keys, add)
 	if len(extra) > 0 {
 		data := b.data(files[FileJWKS], keys)
 		for _, name := range slices.Sorted(maps.Keys(extra)) {
@@ -391,59 +406,6 @@ func (b Bundle) data(jwks string, keys []publicKey) map[string]any {
 		"AudienceClaims": append([]string{}, b.Named.Claims...), "AudienceValues": append([]string{}, b.Named.Values...), "AudiencePrefix": b.Named.Prefix,
 		"ClockSkewSeconds": b.ClockSkewSeconds, "TokenType": b.TokenType,
 	}
-}
-
-// eachKey in a file's name makes it a file for each key.
-const eachKey = "*"
-
-// extraFile renders one of the owner's templates, and passes each file to add, or
-// why there is none.
-func extraFile(name, src string, data map[string]any, add func(name, content string, err error)) {
-	keys := data[fieldKeys].([]keyData)
-	names := []string{name}
-	if strings.Contains(name, eachKey) {
-		names = apply(keys, func(k keyData) string { return strings.Replace(name, eachKey, k.Thumbprint, 1) })
-	}
-	t, err := checkExtraFile(name, src, len(keys))
-	if err != nil {
-		for _, name := range names {
-			add(name, "", err)
-		}
-		return
-	}
-	m := &machine{limit: t.maxOutput}
-	for i, n := range names {
-		if n != name {
-			data = maps.Clone(data)
-			data[fieldKey] = keys[i]
-		}
-		content, err := t.executeOn(m, data)
-		if err != nil {
-			err = fmt.Errorf("extra file %q: %w", name, err)
-		}
-		if n == name || content != "" || err != nil {
-			add(n, content, err)
-		}
-	}
-}
-
-// checkExtraFile checks everything that can be checked before the template runs.
-func checkExtraFile(name, src string, keys int) (*checked, error) {
-	example := strings.Replace(name, eachKey, strings.Repeat("x", thumbprintLength), 1)
-	if err := ValidFileName(example); err != nil {
-		return nil, fmt.Errorf("extra file: %w", err)
-	}
-	if slices.Contains(fixedFiles, name) {
-		return nil, fmt.Errorf("extra file %q is part of every bundle; choose another name", name)
-	}
-	if keys > MaxKeys {
-		return nil, fmt.Errorf("extra file %q: there are %d keys, more than the %d that a template can walk", name, keys, MaxKeys)
-	}
-	t, err := parseTemplate(rulesOf(name), src)
-	if err != nil {
-		return nil, fmt.Errorf("extra file %q: %w", name, err)
-	}
-	return t, nil
 }
 
 // ConfigMapName returns the name of the ConfigMap that holds the bundle of an

@@ -72,6 +72,24 @@ func TestVerificationGolden(t *testing.T) {
 			b.Named = Named{Claims: inScope, Prefix: "payments:"}
 			return b
 		}(), map[string]string{"gateway": "{{ json .AudienceClaims }} {{ json .AudiencePrefix }}"}},
+		"formats": {bundle: func() Bundle {
+			b := payment()
+			b.Formats = everyFormat()
+			b.Formats.Requests = []Requests{
+				{Name: "public", Rules: []Rule{
+					{Methods: []string{"GET", "HEAD"}, Paths: []Path{{Value: "/v1", Prefix: true}, {Value: "/health"}}, Scopes: []string{"payments:read"}},
+					{Scopes: []string{"payments:read", "payments:write"}},
+				}},
+				{Name: "anyone"},
+			}
+			return b
+		}()},
+		"formats-named": {bundle: func() Bundle {
+			b := payment()
+			b.Named = Named{Claims: []string{"client_id"}, Values: []string{"cart"}}
+			b.Formats = Formats{Names: []string{FormatEnvoy}, Requests: []Requests{{Name: "public"}}}
+			return b
+		}()},
 		"no-keys": {bundle: func() Bundle { b := payment(); b.Keys = nil; return b }()},
 	}
 	for name, tc := range tests {

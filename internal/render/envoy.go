@@ -10,6 +10,20 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
+const (
+	// envoyJWTFilter is the filter that verifies tokens, and whose metadata has
+	// what it found in them.
+	envoyJWTFilter = "envoy.filters.http.jwt_authn"
+
+	// envoyExtensions begins the type of every HTTP filter's configuration.
+	envoyExtensions = "type.googleapis.com/envoy.extensions.filters.http."
+
+	// envoyPayload and envoyHeaders are the metadata with a token's claims and
+	// header.
+	envoyPayload = "jwt_payload"
+	envoyHeaders = "jwt_header"
+)
+
 // envoyFilter is an entry of Envoy's http_filters, as of
 // envoy.extensions.filters.http.jwt_authn.v3. It is built as a structure and then
 // encoded, so that no value can break out into the configuration around it.
@@ -33,6 +47,7 @@ type envoyProvider struct {
 	FromHeaders       []envoyHeader   `json:"from_headers"`
 	Forward           bool            `json:"forward"`
 	PayloadInMetadata string          `json:"payload_in_metadata"`
+	HeaderInMetadata  string          `json:"header_in_metadata,omitempty"`
 	Normalize         envoyNormalized `json:"normalize_payload_in_metadata"`
 }
 
@@ -58,40 +73,41 @@ type envoyRule struct {
 	} `json:"requires"`
 }
 
-// envoy returns the content of envoy-jwt-authn.yaml. Every request needs a token,
-// in the Authorization header only (RFC 6750 section 2.1; by default Envoy also
-// takes one from the URL). The API decides which scope a request needs: Envoy
-// forwards the token to it, and puts the payload into the filter's metadata, where
-// an RBAC filter finds the scopes as a list.
+// envoy returns the content of envoy-jwt-authn.yaml.
 func (b Bundle) envoy(keys []publicKey) (string, error) {
-	provider := b.Namespace + "/" + b.Name
-	var rule envoyRule
-	rule.Match.Prefix = "/"
-	rule.Requires.ProviderName = provider
-
-	out, err := yaml.Marshal(envoyFilter{
-		Name: "envoy.filters.http.jwt_authn",
-		TypedConfig: envoyTypedJWTAuth{
-			Type: "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
-			Providers: map[string]envoyProvider{provider: {
-				Issuer:            b.Issuer,
-				Audiences:         []string{b.Audience},
-				RequireExpiration: true,
-				// Envoy reads 0 as its default of a minute.
-				ClockSkewSeconds:  max(b.ClockSkewSeconds, 1),
-				LocalJWKS:         envoyInline{keySet(b.envoyKeys(keys))},
-				FromHeaders:       []envoyHeader{{Name: "Authorization", ValuePrefix: "Bearer "}},
-				Forward:           true,
-				PayloadInMetadata: "jwt_payload",
-				Normalize:         envoyNormalized{SpaceDelimitedClaims: b.scopeClaims("scope", "scp")},
-			}},
-			Rules: []envoyRule{rule},
-		},
-	})
+	out, err := yaml.Marshal(envoyFilter{Name: envoyJWTFilter, TypedConfig: b.envoyJWT(keys)})
 	if err != nil {
 		return "", fmt.Errorf("encode the Envoy filter: %w", err)
 	}
 	return string(out), nil
+}
+
+// envoyJWT returns the configuration of the filter. Every request needs a token, in
+// the Authorization header only (RFC 6750 section 2.1; by default Envoy also takes
+// one from the URL). The API decides which scope a request needs: Envoy forwards
+// the token to it, and puts the payload into the filter's metadata, where an RBAC
+// filter finds the scopes as a list.
+func (b Bundle) envoyJWT(keys []publicKey) envoyTypedJWTAuth {
+	provider := b.Namespace + "/" + b.Name
+	var rule envoyRule
+	rule.Match.Prefix = "/"
+	rule.Requires.ProviderName = provider
+	return envoyTypedJWTAuth{
+		Type: envoyExtensions + "jwt_authn.v3.JwtAuthentication",
+		Providers: map[string]envoyProvider{provider: {
+			Issuer:            b.Issuer,
+			Audiences:         []string{b.Audience},
+			RequireExpiration: true,
+			// Envoy reads 0 as its default of a minute.
+			ClockSkewSeconds:  max(b.ClockSkewSeconds, 1),
+			LocalJWKS:         envoyInline{keySet(b.envoyKeys(keys))},
+			FromHeaders:       []envoyHeader{{Name: "Authorization", ValuePrefix: "Bearer "}},
+			Forward:           true,
+			PayloadInMetadata: envoyPayload,
+			Normalize:         envoyNormalized{SpaceDelimitedClaims: b.scopeClaims("scope", "scp")},
+		}},
+		Rules: []envoyRule{rule},
+	}
 }
 
 // envoyKeys enforces the allow-list of algorithms, for which Envoy has no setting:

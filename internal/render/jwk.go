@@ -81,18 +81,25 @@ var keyFields = []string{"Algorithm", "ID", "JWK", "PEM", "Thumbprint", "Type"}
 // String returns the key's id, which a template prints if it names no field.
 func (k keyData) String() string { return k.ID }
 
-// data returns the key for templates. A key that turns out invalid has no PEM.
+// data returns the key for templates.
 func (k publicKey) data() keyData {
-	d := keyData{
-		ID: k.members["kid"], Type: k.members["kty"], Algorithm: k.algorithm(), JWK: string(k.json()), Thumbprint: k.thumbprint(),
+	return keyData{
+		ID: k.members["kid"], Type: k.members["kty"], Algorithm: k.algorithm(), JWK: string(k.json()), PEM: k.pem(), Thumbprint: k.thumbprint(),
 	}
+}
+
+// pem returns the key as SubjectPublicKeyInfo in PEM, or nothing for a key that
+// turns out invalid.
+func (k publicKey) pem() string {
 	var parsed jose.JSONWebKey
-	if parsed.UnmarshalJSON(k.json()) == nil {
-		if der, err := x509.MarshalPKIXPublicKey(parsed.Key); err == nil {
-			d.PEM = string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-		}
+	if parsed.UnmarshalJSON(k.json()) != nil {
+		return ""
 	}
-	return d
+	der, err := x509.MarshalPKIXPublicKey(parsed.Key)
+	if err != nil {
+		return ""
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }
 
 // thumbprintLength is the length of every thumbprint.

@@ -87,6 +87,9 @@ var admissions = map[string]admission{
 	"file-name":          {kind: "APIResource", set: `spec: {verification: {files: [{name: "*-*.pem", template: a}]}}`},
 	"file-name-long": {kind: "APIResource",
 		set: `spec: {verification: {files: [{name: "` + strings.Repeat("k", 207) + `*.pem", template: a}]}}`},
+	"file-format": {kind: "APIResource",
+		set: `spec: {verification: {formats: [PEM, PEMPerKey], files: [{name: key-*.pem, template: a}]}}`},
+	"format": {kind: "APIResource", set: `spec: {verification: {formats: [DER]}}`},
 
 	"client-name-long": {kind: "M2MClient", set: `metadata: {name: ` + strings.Repeat("a", 64) + `}`},
 	"access-both":      {kind: "M2MClient", set: `spec: {access: [{apiResourceRef: {name: a}, resource: b}]}`},

@@ -71,7 +71,7 @@ func newSigners(t *testing.T) map[string]signer {
 // bundle renders what the operator would distribute for an example.
 func bundle(t *testing.T, example string, keys map[string]signer, ids ...string) map[string]string {
 	t.Helper()
-	extra := map[string]string{}
+	extra, formats := map[string]string{}, render.Formats{Directory: mounted}
 	if raw, err := os.ReadFile(filepath.Join(examples, example, "apiresource.yaml")); err == nil {
 		var api v1alpha1.APIResource
 		if err := yaml.UnmarshalStrict(raw, &api); err != nil {
@@ -80,9 +80,12 @@ func bundle(t *testing.T, example string, keys map[string]signer, ids ...string)
 		for _, f := range api.Spec.Verification.Files {
 			extra[f.Name] = f.Template
 		}
+		for _, f := range api.Spec.Verification.Formats {
+			formats.Names = append(formats.Names, string(f))
+		}
 	}
 	b := render.Bundle{
-		Name: "payment-api", Namespace: "payments", Issuer: issuer, Audience: audience, ClockSkewSeconds: 30,
+		Name: "payment-api", Namespace: "payments", Issuer: issuer, Audience: audience, ClockSkewSeconds: 30, Formats: formats,
 		Scopes: []render.Scope{{Name: scope, Claims: []string{"scope", "scp"}}},
 	}
 	for _, id := range ids {

@@ -230,6 +230,9 @@ func isDistributed(b render.Bundle) conditions.Condition {
 	if left := b.LeftOut(); len(left) > 0 {
 		message += ", without " + strings.Join(left, ", ") + ", which cannot express spec.verification.audience"
 	}
+	if closed := b.Closed(); len(closed) > 0 {
+		message += "; for the same reason " + strings.Join(closed, " and ") + " refuse every request"
+	}
 	return conditions.True(v1alpha1.ConditionDistributed, v1alpha1.ReasonDistributed, message)
 }
 

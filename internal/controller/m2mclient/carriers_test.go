@@ -192,9 +192,26 @@ func TestTokensWithoutAnAudience(t *testing.T) {
 			if !strings.HasSuffix(c.Message, ", without envoy-jwt-authn.yaml, which cannot express spec.verification.audience") {
 				t.Errorf("message %q", c.Message)
 			}
+			formats := []v1alpha1.VerificationFormat{v1alpha1.FormatOpenIDConfiguration, v1alpha1.FormatEnvoy}
+			operator.Change(t, s.API, func(a *v1alpha1.APIResource) { a.Spec.Verification.Formats = formats })
+			say(tc.by)
+			c = operator.HasCondition(t, s.API, v1alpha1.ConditionDistributed, metav1.ConditionTrue, v1alpha1.ReasonDistributed)
+			if !strings.HasSuffix(c.Message, "; for the same reason envoy-ecds-jwt-authn.yaml and envoy-ecds-rbac.yaml refuse every request") {
+				t.Errorf("message %q", c.Message)
+			}
+			if file := s.Bundle().Data["envoy-ecds-rbac.yaml"]; !strings.Contains(file, "policies: {}") {
+				t.Errorf("Envoy's filter allows requests:\n%s", file)
+			}
 			say(v1alpha1.TokenAudience{})
-			if _, there := s.Bundle().Data["envoy-jwt-authn.yaml"]; !there {
+			data := s.Bundle().Data
+			if _, there := data["envoy-jwt-authn.yaml"]; !there {
 				t.Error("Envoy's file did not come back")
+			}
+			if strings.Contains(data["envoy-ecds-rbac.yaml"], "policies: {}") {
+				t.Error("Envoy's filter still refuses every request")
+			}
+			if file := data["openid-configuration.json"]; !strings.Contains(file, `"file://`+v1alpha1.VerifyDir+"/"+s.API.Name+`/jwks.json"`) {
+				t.Errorf("the discovery document does not name the mounted keys:\n%s", file)
 			}
 		})
 	}

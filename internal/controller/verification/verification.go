@@ -48,6 +48,12 @@ func BundleOf(api *v1alpha1.APIResource, srv *rules.Server) render.Bundle {
 	for _, s := range api.Spec.Scopes {
 		b.Scopes = append(b.Scopes, render.Scope{Name: string(s.Name), Description: s.Description, Claims: Carriers(string(s.Name), s.CarriedIn, s.Claim)})
 	}
+	for _, f := range v.Formats {
+		b.Formats.Names = append(b.Formats.Names, string(f))
+		if f == v1alpha1.FormatOpenIDConfiguration {
+			b.Formats.Directory = v1alpha1.VerifyDir + "/" + api.Name
+		}
+	}
 	for _, k := range record.TrustedRecords(srv) {
 		b.Keys = append(b.Keys, render.Key{ID: k.ID, Algorithm: k.Algorithm, JWK: k.JWK, Retired: !k.RetiredAt.IsZero()})
 	}
