@@ -185,6 +185,9 @@ func theNotesHelp(t *testing.T, c cluster, notes string) {
 	if !strings.Contains(notes, "Its image is registry.example.com/m2m-operator:") {
 		t.Errorf("the notes do not name the image:\n%s", notes)
 	}
+	if !strings.Contains(notes, "\n  kubectl m2m check --operator-namespace lifecycle\n") {
+		t.Errorf("the notes do not say how to check an installation in this namespace:\n%s", notes)
+	}
 	ran := 0
 	for _, m := range regexp.MustCompile(`(?m)^  (kubectl .+)$`).FindAllStringSubmatch(notes, -1) {
 		line := m[1]
