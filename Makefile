@@ -217,7 +217,8 @@ e2e: ## Run the end-to-end suite on a real node, or on the cluster of KUBECONFIG
 
 .PHONY: demo
 demo: build ## Run the whole story, cart calling payment, on a real API server. KEEP=1 leaves it running.
-	@$(WITH_CONTROL_PLANE); go run ./test/demo
+	@CGO_ENABLED=0 go build -trimpath -o bin/demo ./test/demo
+	@$(WITH_CONTROL_PLANE); bin/demo
 
 .PHONY: node-up
 node-up: ## Build and start a one-node Kubernetes in namespaces of its own (needs Linux and root).
