@@ -93,8 +93,8 @@ vet: ## Run go vet.
 	go vet ./...
 
 .PHONY: lint
-lint: ## Run golangci-lint with the import rules and the Kubernetes API linter.
-	$(TOOL) golangci-lint run
+lint: ## Run golangci-lint with the import rules and the Kubernetes API linter, also in the modules below this one.
+	@hack/lint.sh
 
 .PHONY: vulncheck
 vulncheck: ## Look for known vulnerabilities in the code that the operator calls, if the database vuln.go.dev can be reached.
@@ -236,7 +236,7 @@ node-down: ## Stop the node and remove everything but its logs.
 
 # What hack/release is called with: VERSION must be the tag of HEAD, unless ALLOW_UNTAGGED=1,
 # which also allows ONLY=linux/amd64 to try one platform.
-RELEASE = mkdir -p bin && (cd hack/release && GOWORK=off go build -o ../../bin/release .) && bin/release
+RELEASE = mkdir -p bin && (cd hack/release && GOWORK=off CGO_ENABLED=0 go build -o ../../bin/release .) && bin/release
 RELEASE_FLAGS = -version='$(VERSION)' -only='$(ONLY)' $(if $(filter 1,$(ALLOW_UNTAGGED)),-allow-untagged)
 
 .PHONY: release
@@ -244,11 +244,11 @@ release: ## Make everything that the release VERSION consists of in dist/VERSION
 	@$(RELEASE) build $(RELEASE_FLAGS)
 
 .PHONY: release-verify
-release-verify: ## Build the release VERSION twice, in different directories, and compare; CACHED=1 does not compile anew.
+release-verify: ## Make the release VERSION twice, in different directories, and compare; the result is in dist/VERSION. CACHED=1 does not compile anew.
 	@$(RELEASE) verify $(RELEASE_FLAGS) $(if $(filter 1,$(CACHED)),-cached)
 
 .PHONY: release-push
-release-push: ## Push the image and the chart of dist/VERSION to their registry, as docker login allows.
+release-push: ## Check dist/VERSION against its checksums, and push its image and its chart to their registry, as docker login allows.
 	@$(RELEASE) push -from='dist/$(VERSION)'
 
 .PHONY: image

@@ -59,14 +59,14 @@ func (r *release) packChart(digest string) (chart, error) {
 		switch files[i].name {
 		case "m2m-operator/Chart.yaml":
 			if files[i].content, err = r.released(files[i].content, digest); err != nil {
-				return c, fmt.Errorf("Chart.yaml: %w", err)
+				return c, fmt.Errorf("chart: Chart.yaml: %w", err)
 			}
 			if c.metadata, err = yaml.YAMLToJSON(files[i].content); err != nil {
-				return c, fmt.Errorf("Chart.yaml: %w", err)
+				return c, fmt.Errorf("chart: Chart.yaml: %w", err)
 			}
 		case "m2m-operator/values.yaml":
 			if files[i].content, err = replaceLine(files[i].content, "  repository: ", r.image()); err != nil {
-				return c, fmt.Errorf("values.yaml: %w", err)
+				return c, fmt.Errorf("chart: values.yaml: %w", err)
 			}
 		}
 	}
