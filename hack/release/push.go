@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -30,6 +32,9 @@ func push(ctx context.Context, o options, stdout io.Writer) error {
 	if err != nil || len(images) != 1 {
 		return fmt.Errorf("%s holds %d images, and not one: build the release first", o.from, len(images))
 	}
+	if err := asBuilt(o.from); err != nil {
+		return err
+	}
 	version := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(images[0]), "m2m-operator-"), "-image.tar")
 	r := &release{version: version, registry: o.registry}
 	for _, a := range []struct{ what, archive, reference string }{
@@ -41,9 +46,37 @@ func push(ctx context.Context, o options, stdout io.Writer) error {
 			return fmt.Errorf("push %s: %w", a.reference, err)
 		}
 		repository := a.reference[:strings.LastIndex(a.reference, ":")]
-		if _, err := fmt.Fprintf(stdout, "%s=%s\n%[1]s-digest=%s\n", a.what, repository, digest); err != nil {
+		if _, err := fmt.Fprintf(stdout, "%[1]s=%[2]s\n%[1]s-digest=%[3]s\n", a.what, repository, digest); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// asBuilt checks that a directory holds what its checksums.txt names, as it was built, and
+// nothing else.
+func asBuilt(dir string) error {
+	content, err := os.ReadFile(filepath.Join(dir, checksumsFile))
+	if err != nil {
+		return err
+	}
+	want := map[string]string{}
+	for line := range strings.Lines(string(content)) {
+		hash, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")
+		want[name] = hash
+	}
+	found, err := sumsIn(dir)
+	if err != nil {
+		return err
+	}
+	for _, s := range found {
+		if s.name != checksumsFile && want[s.name] != s.sum {
+			return fmt.Errorf("%s in %s is not what %s says of it: build the release again", s.name, dir, checksumsFile)
+		}
+		delete(want, s.name)
+	}
+	if len(want) > 0 {
+		return fmt.Errorf("%s names files that are not in %s: %s", checksumsFile, dir, strings.Join(slices.Sorted(maps.Keys(want)), ", "))
 	}
 	return nil
 }

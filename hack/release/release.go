@@ -42,28 +42,42 @@ func build(ctx context.Context, o options, stdout io.Writer) (err error) {
 		return err
 	}
 	defer os.RemoveAll(r.work)
-	final := o.out
-	if final == "" {
-		final = filepath.Join("dist", o.version)
-	}
-	if err := os.MkdirAll(filepath.Dir(final), 0o755); err != nil {
-		return err
-	}
-	if r.out, err = os.MkdirTemp(filepath.Dir(final), ".release-"); err != nil {
+	if r.out, err = beside(o.directory()); err != nil {
 		return err
 	}
 	defer os.RemoveAll(r.out)
 	if err := r.makeAll(ctx, notes); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(final); err != nil {
+	if err := replace(o.directory(), r.out); err != nil {
 		return err
 	}
-	if err := errors.Join(os.Chmod(r.out, 0o755), os.Rename(r.out, final)); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(stdout, "%s of commit %s is in %s\n", r.version, r.commit.hash, final)
+	_, err = fmt.Fprintf(stdout, "%s of commit %s is in %s\n", r.version, r.commit.hash, o.directory())
 	return err
+}
+
+// directory returns where the files of the release go.
+func (o options) directory() string {
+	if o.out == "" {
+		return filepath.Join("dist", o.version)
+	}
+	return o.out
+}
+
+// beside makes a temporary directory that can be renamed to another.
+func beside(dir string) (string, error) {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(filepath.Dir(dir), ".release-")
+}
+
+// replace makes a temporary directory the one of the release.
+func replace(dir, made string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return errors.Join(os.Chmod(made, 0o755), os.Rename(made, dir))
 }
 
 // prepare checks everything that can be wrong before anything is built.
@@ -289,6 +303,9 @@ func sumsIn(dir string) (all []sum, err error) {
 	return all, err
 }
 
+// checksumsFile is the file with the checksums of all others.
+const checksumsFile = "checksums.txt"
+
 // checksums writes the checksums of all other files, as sha256sum --check reads them.
 func (r *release) checksums() error {
 	sums, err := r.sums()
@@ -299,5 +316,5 @@ func (r *release) checksums() error {
 	for _, s := range sums {
 		fmt.Fprintf(&b, "%s  %s\n", s.sum, s.name)
 	}
-	return r.write("checksums.txt", b.Bytes())
+	return r.write(checksumsFile, b.Bytes())
 }

@@ -14,7 +14,8 @@ import (
 )
 
 // verify builds a release twice, in clones in different directories, and compares all
-// files. The second build compiles everything anew, unless the cache may be used.
+// files. The second build compiles everything anew, unless the cache may be used. If both
+// are the same, the first one is the release: nothing is built a third time.
 func verify(ctx context.Context, o options, stdout io.Writer) error {
 	r, _, err := prepare(ctx, o)
 	if err != nil {
@@ -25,14 +26,15 @@ func verify(ctx context.Context, o options, stdout io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	var results [2]string
+	first, err := beside(o.directory())
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(first)
+	results := [2]string{first, filepath.Join(work, "result")}
 	for i, name := range []string{"one", filepath.Join("somewhere", "else")} {
 		dir := filepath.Join(work, name)
-		results[i] = filepath.Join(work, fmt.Sprintf("result-%d", i+1))
-		if _, err := git(ctx, r.root, "clone", "--quiet", "--no-checkout", r.root, dir); err != nil {
-			return err
-		}
-		if _, err := git(ctx, dir, "checkout", "--quiet", "--detach", r.commit.hash); err != nil {
+		if err := r.clone(ctx, dir); err != nil {
 			return err
 		}
 		var env []string
@@ -50,7 +52,19 @@ func verify(ctx context.Context, o options, stdout io.Writer) error {
 	if len(different) > 0 {
 		return fmt.Errorf("two builds of %s differ in %s", r.version, strings.Join(different, ", "))
 	}
-	_, err = fmt.Fprintf(stdout, "two builds of %s, commit %s, are the same\n", r.version, r.commit.hash)
+	if err := replace(o.directory(), first); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(stdout, "two builds of %s, commit %s, are the same; they are in %s\n", r.version, r.commit.hash, o.directory())
+	return err
+}
+
+// clone clones the repository into a directory, at the release's commit.
+func (r *release) clone(ctx context.Context, dir string) error {
+	if _, err := git(ctx, r.root, "clone", "--quiet", "--no-checkout", r.root, dir); err != nil {
+		return err
+	}
+	_, err := git(ctx, dir, "checkout", "--quiet", "--detach", r.commit.hash)
 	return err
 }
 
@@ -58,6 +72,9 @@ func verify(ctx context.Context, o options, stdout io.Writer) error {
 func again(ctx context.Context, o options, dir, out string, env []string) error {
 	self, err := os.Executable()
 	if err != nil {
+		return err
+	}
+	if out, err = filepath.Abs(out); err != nil { // it runs in the clone
 		return err
 	}
 	args := []string{"build", "-version=" + o.version, "-o=" + out, "-registry=" + o.registry, "-only=" + o.only}
