@@ -25,7 +25,10 @@ func (r *release) reference(digest v1.Hash) string {
 }
 
 // makeImage makes the image of programs with hack/image, as an archive, and returns the
-// descriptors of its index and of the image of each platform.
+// descriptors of its index and of the image of each platform. It runs hack/image as make
+// image does, so that both make images the same way. The two share no package: all that is
+// alike is main, and importing the other module would make a module that is replaced by a
+// directory part of this one.
 func (r *release) makeImage(ctx context.Context, programs []program, path string) (index v1.Descriptor, images []v1.Descriptor, err error) {
 	tool := r.pathIn("image")
 	if _, err := command(ctx, filepath.Join(r.root, "hack", "image"), "go", "build", "-o", tool, "."); err != nil {
