@@ -156,15 +156,19 @@ interop: ## Run the interoperability suite against the server that M2M_INTEROP_I
 	if [ -f out/interop.txt ]; then cat out/interop.txt; fi; exit $$status
 
 .PHONY: interop-local
-interop-local: ## Run the interoperability suite against oidc-provider and Ory Hydra, and our examples for those web servers that are installed (needs Node.js and a C compiler).
+interop-local: ## Run the interoperability suite against oidc-provider and Ory Hydra (needs Node.js and a C compiler).
 	@command -v npm >/dev/null || { \
 	  echo 'make interop-local needs Node.js and npm, and there is no npm here: on Debian, apt-get install nodejs npm' >&2; exit 1; }
 	@command -v cc >/dev/null || { \
 	  echo 'make interop-local needs a C compiler, and there is no cc here: on Debian, apt-get install gcc libc6-dev' >&2; exit 1; }
 	@npm ci --no-audit --no-fund --prefix test/interop/oidc-provider
 	@$(WITH_CONTROL_PLANE); hydra="$$($(TOOL) --path hydra)"; \
-	M2M_INTEROP_NODE=1 M2M_INTEROP_HYDRA="$$hydra" M2M_INTEROP_OUT='$(CURDIR)/out' M2M_VERIFIERS=1 \
-	  hack/gotest.sh interop-local -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/... ./test/verifiers/...
+	M2M_INTEROP_NODE=1 M2M_INTEROP_HYDRA="$$hydra" M2M_INTEROP_OUT='$(CURDIR)/out' \
+	  hack/gotest.sh interop-local -count=1 -timeout=20m $(TESTFLAGS) ./test/interop/...
+
+.PHONY: verifiers-test
+verifiers-test: ## Verify tokens with the examples for web servers and the code of docs/verifying, as far as servers and languages are installed.
+	@M2M_VERIFIERS=1 hack/gotest.sh verifiers -count=1 -timeout=30m $(TESTFLAGS) ./test/verifiers/...
 
 # npm brings axe-core, which only the tests use.
 UI_TEST := command -v npm >/dev/null || { echo 'the tests of the page need Node.js and npm: on Debian, apt-get install nodejs npm' >&2; exit 1; }; \
