@@ -36,7 +36,7 @@ func newCluster(t *testing.T) cluster {
 	t.Helper()
 	c := clientcmdapi.NewConfig()
 	c.Clusters["c"] = &clientcmdapi.Cluster{Server: restConfig.Host, CertificateAuthorityData: restConfig.CAData}
-	c.AuthInfos["u"] = &clientcmdapi.AuthInfo{ClientCertificateData: restConfig.CertData, ClientKeyData: restConfig.KeyData}
+	c.AuthInfos["u"] = &clientcmdapi.AuthInfo{Token: restConfig.BearerToken}
 	c.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
 	c.CurrentContext = "x"
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")

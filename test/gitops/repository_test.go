@@ -126,7 +126,7 @@ func m2m(t *testing.T, args ...string) (out string, code int) {
 	t.Helper()
 	c := api.NewConfig()
 	c.Clusters["c"] = &api.Cluster{Server: "https://" + strings.TrimPrefix(operator.RESTConfig.Host, "https://"), CertificateAuthorityData: operator.RESTConfig.CAData}
-	c.AuthInfos["u"] = &api.AuthInfo{ClientCertificateData: operator.RESTConfig.CertData, ClientKeyData: operator.RESTConfig.KeyData}
+	c.AuthInfos["u"] = &api.AuthInfo{Token: operator.RESTConfig.BearerToken}
 	c.Contexts["x"] = &api.Context{Cluster: "c", AuthInfo: "u"}
 	c.CurrentContext = "x"
 	file := filepath.Join(t.TempDir(), "kubeconfig")

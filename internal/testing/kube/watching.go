@@ -18,20 +18,27 @@ func Eventually(t *testing.T, check func() error) {
 	Within(t, 30*time.Second, check)
 }
 
-// Within is Eventually with another time limit.
+// Within is Eventually with another time limit. What takes long is checked less and less
+// often, because checks cost processor time on both sides.
 func Within(t *testing.T, patience time.Duration, check func() error) {
 	t.Helper()
-	Every(t, 20*time.Millisecond, patience, check)
+	start := time.Now()
+	poll(t, patience, check, func() time.Duration {
+		return min(max(time.Since(start)/5, 20*time.Millisecond), 100*time.Millisecond)
+	})
 }
 
 // Every is Within for checks that must not disturb what they check: it also takes the interval
 // between two checks.
 func Every(t *testing.T, every, patience time.Duration, check func() error) {
 	t.Helper()
+	poll(t, patience, check, func() time.Duration { return every })
+}
+
+func poll(t *testing.T, patience time.Duration, check func() error, pause func() time.Duration) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	poll := time.NewTicker(every)
-	defer poll.Stop()
 	for {
 		err := check()
 		if err == nil {
@@ -40,7 +47,7 @@ func Every(t *testing.T, every, patience time.Duration, check func() error) {
 		select {
 		case <-ctx.Done():
 			t.Fatalf("not within %s: %v", patience, err)
-		case <-poll.C:
+		case <-time.After(pause()):
 		}
 	}
 }
