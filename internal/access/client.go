@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // Client describes what an M2MClient may have.
@@ -293,22 +294,11 @@ func scopeProblem(api *v1alpha1.APIResource, c *v1alpha1.M2MClient, name types.N
 	if api.Namespace == c.Namespace {
 		what, path = "does not have the scopes %s in its spec.scopes; it has %s", "spec.scopes"
 	}
-	return problemf(v1alpha1.ReasonScopeNotGranted, "APIResource %q "+what, name, strings.Join(missing, ", "), some(granted)).at(api, path)
+	return problemf(v1alpha1.ReasonScopeNotGranted, "APIResource %q "+what, name, strings.Join(missing, ", "), cmp.Or(text.List(granted, ", ", mostNames), "none")).at(api, path)
 }
 
 // mostNames is how many names a message lists.
 const mostNames = 8
-
-// some lists the first of some names.
-func some(names []string) string {
-	switch n := len(names); {
-	case n == 0:
-		return "none"
-	case n > mostNames:
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:mostNames], ", "), n-mostNames)
-	}
-	return strings.Join(names, ", ")
-}
 
 // granted returns the scopes of an API that a client may request, and whether it may request
 // tokens for the API at all. It lists the grants that apply in the access. Clients in the

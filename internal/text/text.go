@@ -8,6 +8,7 @@
 //	ASCII     does so for an identifier, which has no other characters, and cuts it without a mark
 //	Quote     puts a foreign value into a sentence of ours, with all its characters told apart
 //	QuoteAll  does so for a list
+//	List      names the first of a list, and says how many others there are
 //	Redact    takes values out, such as credentials that a server repeats
 //	CutRunes  fits a text into a field that is bounded in characters, as those of the API are
 //	CutBytes  fits a text into a field that is bounded in bytes, as those of events are
@@ -115,11 +116,25 @@ func QuoteAll(list []string, bytes, most int) string {
 	for _, s := range sorted[:min(len(sorted), most)] {
 		shown = append(shown, Quote(s, bytes))
 	}
-	all := strings.Join(shown, ", ")
-	if more := len(sorted) - len(shown); more > 0 {
-		all += " and " + strconv.Itoa(more) + " more"
+	return rest(strings.Join(shown, ", "), ", ", len(sorted)-len(shown))
+}
+
+// List returns the first of a list, at most most, and says how many others there are. The separator is ", " for names
+// and "; " for what has commas itself.
+func List(list []string, separator string, most int) string {
+	shown := list[:min(len(list), most)]
+	return rest(strings.Join(shown, separator), separator, len(list)-len(shown))
+}
+
+// rest adds how many more there are to the first of a list.
+func rest(shown, separator string, more int) string {
+	switch {
+	case more == 0:
+		return shown
+	case separator == ", ":
+		separator = " "
 	}
-	return all
+	return shown + separator + "and " + strconv.Itoa(more) + " more"
 }
 
 // Redact replaces each of the values in a text, the longest first: a short one that is a part of a token must not cut

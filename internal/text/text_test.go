@@ -119,6 +119,27 @@ func TestQuote(t *testing.T) {
 	}
 }
 
+func TestList(t *testing.T) {
+	for name, tc := range map[string]struct {
+		list      []string
+		separator string
+		most      int
+		want      string
+	}{
+		"nothing":                        {nil, ", ", 2, ""},
+		"one":                            {[]string{"a"}, ", ", 2, "a"},
+		"as many as fit, in their order": {[]string{"b", "a"}, ", ", 2, "b, a"},
+		"more names":                     {[]string{"c", "b", "a"}, ", ", 2, "c, b and 1 more"},
+		"more sentences":                 {[]string{"a, b", "c", "d", "e"}, "; ", 2, "a, b; c; and 2 more"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := text.List(tc.list, tc.separator, tc.most); got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
 func TestRedact(t *testing.T) {
 	values := []string{"1", "", "eyJa.b1c", "ZXlK"}
 	if got, want := text.Redact("denied: eyJa.b1c and ZXlK, x", values...), "denied: [redacted] and [redacted], x"; got != want {

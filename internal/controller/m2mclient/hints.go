@@ -5,13 +5,13 @@ package m2mclient
 import (
 	"fmt"
 	"net/http"
-	"strings"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/credentials"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/oauth"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // refusalHint returns what to change after a refusal, if that can be told. At a server that
@@ -41,7 +41,7 @@ func refusalHint(p *pass, a *access, e *oauth.Error) string {
 	case e.Code == "invalid_scope" && len(a.inputs.Scopes) == 0:
 		return fmt.Sprintf("the request names no scope; name in spec.access[].scopes those that the server requires for the API %q", a.resource)
 	case e.Code == "invalid_scope":
-		return fmt.Sprintf("register there the scopes %s of the API %q, and grant them to the client %q", some(a.inputs.Scopes), a.resource, a.inputs.ClientID)
+		return fmt.Sprintf("register there the scopes %s of the API %q, and grant them to the client %q", text.List(a.inputs.Scopes, ", ", mostScopes), a.resource, a.inputs.ClientID)
 	case e.Code == "unauthorized_client", e.Code == "unsupported_grant_type":
 		return "allow the grant type client_credentials for the client there"
 	// Hydra answers so for an audience that the client does not list, Logto for a
@@ -56,14 +56,6 @@ func refusalHint(p *pass, a *access, e *oauth.Error) string {
 
 // mostScopes is how many scopes a hint lists.
 const mostScopes = 16
-
-// some lists the first of some scopes.
-func some(scopes []string) string {
-	if n := len(scopes); n > mostScopes {
-		return fmt.Sprintf("%s and %d more", strings.Join(scopes[:mostScopes], ", "), n-mostScopes)
-	}
-	return strings.Join(scopes, ", ")
-}
 
 // distrusted says what to change at a server whose certificate's authority is not known.
 func distrusted(srv *rules.Server) string {

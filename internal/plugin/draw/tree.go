@@ -174,7 +174,7 @@ func (d *drawer) token(t tree.Token) string {
 }
 
 func (d *drawer) key(k tree.Key) string {
-	of := fmt.Sprintf("key %q of %s", k.KeyID, some(k.Clients))
+	of := fmt.Sprintf("key %q of %s", k.KeyID, text.List(k.Clients, ", ", more))
 	switch k.Has {
 	case tree.Yes:
 		return "has the " + of
@@ -184,13 +184,6 @@ func (d *drawer) key(k tree.Key) string {
 		return "gets the " + of + " by " + d.at(k.At)
 	}
 	return "may have the " + of + ": you may not read the ConfigMap"
-}
-
-func some(names []string) string {
-	if len(names) > more {
-		return strings.Join(names[:more], ", ") + fmt.Sprintf(" and %d more", len(names)-more)
-	}
-	return strings.Join(names, ", ")
 }
 
 // at writes a moment with its distance from now.

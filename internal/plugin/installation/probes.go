@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // The checks of what was tried.
@@ -188,7 +189,7 @@ func issuers(f Found, _ time.Time) Finding {
 	if len(failing) == 0 {
 		return ok("%d authorization servers answer the operator", n)
 	}
-	return bad(Warning, "kubectl m2m status -A says what to do; with --probe, this command asks them from your machine", "%s", some(failing))
+	return bad(Warning, "kubectl m2m status -A says what to do; with --probe, this command asks them from your machine", "%s", text.List(failing, "; ", listed))
 }
 
 // fromHere finds which issuers do not answer the machine of whoever checks.
@@ -204,18 +205,10 @@ func fromHere(f Found, _ time.Time) Finding {
 		}
 	}
 	if len(failing) > 0 {
-		return bad(Warning, "If the operator reaches them, all is well: what counts is the network of its pods", "%s", some(append(failing, skipped...)))
+		return bad(Warning, "If the operator reaches them, all is well: what counts is the network of its pods", "%s", text.List(append(failing, skipped...), "; ", listed))
 	}
 	if len(skipped) > 0 {
-		return ok("%d of %d answer this machine; %s", len(f.Tried.Probes)-len(skipped), len(f.Tried.Probes), some(skipped))
+		return ok("%d of %d answer this machine; %s", len(f.Tried.Probes)-len(skipped), len(f.Tried.Probes), text.List(skipped, "; ", listed))
 	}
 	return ok("%d authorization servers answer this machine", len(f.Tried.Probes))
-}
-
-func some(all []string) string {
-	s := strings.Join(all[:min(len(all), listed)], "; ")
-	if len(all) > listed {
-		s += fmt.Sprintf("; and %d more", len(all)-listed)
-	}
-	return s
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // What an uninstallation concerns.
@@ -50,7 +51,7 @@ func needers(f Found, _ time.Time) Finding {
 	}
 	slices.Sort(owners)
 	return bad(Warning, "Mount the Secrets and ConfigMaps by name and remove the annotations first: nothing refuses such pods once the webhook's configuration is gone",
-		"%s annotated, whose successors would start without tokens and bundles: %s", count(pods, "pod is", "pods are"), named(owners))
+		"%s annotated, whose successors would start without tokens and bundles: %s", count(pods, "pod is", "pods are"), text.List(owners, ", ", most))
 }
 
 // ownerOf names what creates a pod anew.
@@ -111,7 +112,7 @@ func held(f Found, _ time.Time) Finding {
 		return ok("nothing is registered at a server")
 	}
 	return bad(Warning, "Delete them while the operator runs, or set deletionPolicy to Retain to keep what is at the server; otherwise they could not be deleted any more",
-		"%s a part at an authorization server that only the operator removes: %s", count(len(all), "object has", "objects have"), named(all))
+		"%s a part at an authorization server that only the operator removes: %s", count(len(all), "object has", "objects have"), text.List(all, ", ", most))
 }
 
 // left finds the ConfigMaps that nobody would update or remove.
@@ -148,13 +149,6 @@ func count(n int, one, several string) string {
 
 // most is how many objects a finding lists.
 const most = 10
-
-func named(names []string) string {
-	if n := len(names); n > most {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), n-most)
-	}
-	return strings.Join(names, ", ")
-}
 
 // uses are the resources that a check of an uninstallation reads.
 var uses = map[string][]inventory.Resource{
