@@ -130,7 +130,13 @@ func waiting(conditions []metav1.Condition, conditionType string) Progress {
 	if c == nil || c.Status == metav1.ConditionTrue {
 		return NotSeen
 	}
-	return Progress{State: Waiting, Says: c.Reason + ": " + c.Message, Advice: tree.Advice(c.Reason)}
+	return told(Waiting, *c, conditions)
+}
+
+// told repeats the condition that another one began with.
+func told(state State, c metav1.Condition, all []metav1.Condition) Progress {
+	c = tree.Cause(c, all)
+	return Progress{State: state, Says: c.Reason + ": " + c.Message, Advice: tree.AdviceOn(c, all)}
 }
 
 // judged says what came of a request by the object's conditions. A condition that an object
@@ -138,7 +144,7 @@ func waiting(conditions []metav1.Condition, conditionType string) Progress {
 func judged(conditions []metav1.Condition, done string, types ...string) Progress {
 	for _, t := range types {
 		if c := meta.FindStatusCondition(conditions, t); c != nil && c.Status == metav1.ConditionFalse {
-			return Progress{State: Failed, Says: c.Reason + ": " + c.Message, Advice: tree.Advice(c.Reason)}
+			return told(Failed, *c, conditions)
 		}
 	}
 	return Progress{State: Done, Says: done}

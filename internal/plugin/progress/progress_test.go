@@ -51,6 +51,11 @@ func TestRefresh(t *testing.T) {
 			c.Status.LastHandledRefreshAt = "1"
 			set(&c.Status.Conditions, "Fresh", "False", "TokenRequestRefused")
 		}), progress.Failed, "TokenRequestRefused: Because"},
+		"its API is not accepted": {cart(func(c *v1alpha1.M2MClient) {
+			c.Status.LastHandledRefreshAt = "1"
+			set(&c.Status.Conditions, "Fresh", "False", "NotGranted")
+			set(&c.Status.Conditions, "Granted", "False", "APIResourceNotAccepted")
+		}), progress.Failed, "APIResourceNotAccepted: Because"},
 		"it is done": {cart(func(c *v1alpha1.M2MClient) {
 			c.Status.LastHandledRefreshAt = "1"
 			set(&c.Status.Conditions, "Fresh", "True", "TokensFresh")

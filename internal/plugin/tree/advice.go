@@ -4,6 +4,9 @@ package tree
 
 import "github.com/m2m-operator/m2m-operator/api/v1alpha1"
 
+// wait begins the advice on what passes by itself.
+const wait = "Wait a moment"
+
 // advice says what to do about each reason for which a condition is not True. The messages of
 // the conditions say what is wrong and where.
 var advice = map[string]string{
@@ -26,7 +29,7 @@ var advice = map[string]string{
 	v1alpha1.ReasonIdentifierContested:           "Delete one of the APIResources, or let the platform team decide with spec.identifierClaims",
 	v1alpha1.ReasonIdentifierNotAllowed:          "Ask the platform team for the identifier: spec.allowedNamespaces and spec.identifierClaims of the ClusterAuthorizationServer",
 	v1alpha1.ReasonNotAccepted:                   "See the condition Accepted of the APIResource",
-	v1alpha1.ReasonDistributing:                  "Wait a moment; if this stays, see the events of the ConfigMap",
+	v1alpha1.ReasonDistributing:                  wait + "; if this stays, see the events of the ConfigMap",
 	v1alpha1.ReasonConfigMapNotOwned:             "Delete or rename the ConfigMap that the message names",
 	v1alpha1.ReasonBundleRefused:                 "Change the quota or policy that the message names",
 	v1alpha1.ReasonOpaqueToken:                   "Take the annotation m2m-operator.io/verify off the workloads, and let the API ask the server about tokens",
@@ -43,8 +46,8 @@ var advice = map[string]string{
 	// Of tokens.
 	v1alpha1.ReasonAuthorizationServerNotReady:    "See the conditions of the AuthorizationServer",
 	v1alpha1.ReasonAuthorizationServerUnavailable: "Look at the server; the operator tries again with one client at a time",
-	v1alpha1.ReasonWaitingForBudget:               "Wait a moment; if this stays, raise spec.requests of the AuthorizationServer",
-	v1alpha1.ReasonWaitingForKey:                  "Wait a moment; if this stays, see the condition KeysFresh of the AuthorizationServer",
+	v1alpha1.ReasonWaitingForBudget:               wait + "; if this stays, raise spec.requests of the AuthorizationServer",
+	v1alpha1.ReasonWaitingForKey:                  wait + "; if this stays, see the condition KeysFresh of the AuthorizationServer",
 	v1alpha1.ReasonCredentialsNotFound:            "Create the Secret or the key that the message names",
 	v1alpha1.ReasonCredentialsInvalid:             "Replace the credentials in the Secret that the message names",
 	v1alpha1.ReasonCredentialsNotAllowed:          "Label the Secret m2m-operator.io/credentials=true",
@@ -73,7 +76,7 @@ var advice = map[string]string{
 	"MalformedToken":      "Check that the server issues JWTs; if not, set spec.tokenFormat to Opaque",
 
 	// Of what exists at a server.
-	v1alpha1.ReasonProvisioning:              "Wait a moment; if this stays, see the condition ProvisioningReady of the AuthorizationServer",
+	v1alpha1.ReasonProvisioning:              wait + "; if this stays, see the condition ProvisioningReady of the AuthorizationServer",
 	v1alpha1.ReasonDrifted:                   "Change the server or the declaration, or set spec.managementPolicy to Full",
 	v1alpha1.ReasonExistsAtServer:            "Ask the owner of the AuthorizationServer to list it in spec.provisioning.adoption",
 	v1alpha1.ReasonAdoptedNotFound:           "Correct spec.provisioning.adoption, or create it at the server",
@@ -84,5 +87,6 @@ var advice = map[string]string{
 	v1alpha1.ReasonScopeNotProvisioned:       "Create the scope at the server, or remove it from the objects",
 }
 
-// Advice says what to do about a reason for which a condition is not True.
+// Advice says what to do about a reason for which a condition is not True. AdviceOn knows more, where the object's other
+// conditions are at hand.
 func Advice(reason string) string { return advice[reason] }

@@ -410,7 +410,7 @@ func (b *builder) node(kind string, o client.Object, conditions []metav1.Conditi
 	default:
 		n.State = Waiting
 	}
-	n.Problems = problemsOf(conditions)
+	n.Problems = ProblemsOf(conditions)
 	if n.State == Ready && len(n.Problems) > 0 {
 		n.State = Warning
 	}
@@ -423,32 +423,6 @@ func (b *builder) node(kind string, o client.Object, conditions []metav1.Conditi
 		n.Problems = append(n.Problems, Problem{Message: "The object is being deleted", Advice: "The operator first removes what it provisioned at the server"})
 	}
 	return n
-}
-
-// problemsOf returns what conditions complain about, the summary last and only if it adds
-// something.
-func problemsOf(conditions []metav1.Condition) []Problem {
-	var problems []Problem
-	var ready *metav1.Condition
-	for i := range conditions {
-		c := &conditions[i]
-		switch {
-		case c.Status == metav1.ConditionTrue:
-			continue
-		case c.Status == metav1.ConditionUnknown && (c.Reason == v1alpha1.ReasonOpaqueToken || c.Reason == v1alpha1.ReasonNoToken):
-			continue // nothing is wrong
-		case c.Type == v1alpha1.ConditionReady:
-			ready = c
-			continue
-		case slices.ContainsFunc(problems, func(p Problem) bool { return p.Reason == c.Reason && p.Message == c.Message }):
-			continue // said before, of the condition that it began with
-		}
-		problems = append(problems, Problem{c.Type, c.Reason, c.Message, Advice(c.Reason)})
-	}
-	if ready != nil && !slices.ContainsFunc(problems, func(p Problem) bool { return p.Reason == ready.Reason || p.Message == ready.Message }) {
-		problems = append(problems, Problem{ready.Type, ready.Reason, ready.Message, Advice(ready.Reason)})
-	}
-	return problems
 }
 
 func leftBehind(l v1alpha1.LeftBehind) string {
