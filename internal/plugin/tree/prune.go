@@ -5,9 +5,9 @@ package tree
 import "slices"
 
 // prune leaves what is wanted: nodes that match, what is above them, and what is below them. A
-// server has its APIs beside it, so it also stays if something that stays belongs to its
-// issuer and nothing else was asked for.
-func prune(issuers []*Node, o Options) []*Node {
+// server has its APIs beside it: it also stays if it is named by an API that stays, or is one of
+// the cluster at the issuer of something that stays.
+func prune(issuers []*Node, o Options, named map[*Node]Ref) []*Node {
 	if o.Only == nil && o.Namespace == "" {
 		return issuers
 	}
@@ -23,24 +23,21 @@ func prune(issuers []*Node, o Options) []*Node {
 			kept = append(kept, root)
 			continue
 		}
-		var children []*Node
-		found := false
+		stays := map[*Node]bool{}
+		servers := map[Ref]bool{}
 		for _, n := range root.Children {
-			if isServer(n.Kind) {
-				if matches(n) || o.Only != nil || n.Namespace == "" {
-					children = append(children, n)
-				}
-				found = found || matches(n)
-				continue
-			}
-			if keep(n, matches) {
-				children, found = append(children, n), true
+			if isServer(n.Kind) && matches(n) || !isServer(n.Kind) && keep(n, matches) {
+				stays[n], servers[named[n]] = true, true
 			}
 		}
-		if found {
-			root.Children = children
-			kept = append(kept, root)
+		if len(stays) == 0 {
+			continue
 		}
+		root.Children = slices.DeleteFunc(root.Children, func(n *Node) bool {
+			aside := isServer(n.Kind) && (o.Only != nil || n.Namespace == "" || servers[n.ref()])
+			return !stays[n] && !aside
+		})
+		kept = append(kept, root)
 	}
 	return kept
 }

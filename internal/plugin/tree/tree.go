@@ -159,7 +159,7 @@ func (n *Node) ref() Ref { return Ref{n.Kind, n.Namespace, n.Name} }
 
 // Build draws up the tree of an inventory.
 func Build(inv *inventory.Inventory, o Options) Tree {
-	b := &builder{inv: inv, o: o, issuers: map[string]*Node{}, contents: map[*metav1.PartialObjectMetadata]render.Contents{}}
+	b := &builder{inv: inv, o: o, issuers: map[string]*Node{}, named: map[*Node]Ref{}, contents: map[*metav1.PartialObjectMetadata]render.Contents{}}
 	b.index()
 	for _, s := range inv.ClusterServers {
 		b.server(s)
@@ -171,6 +171,7 @@ func Build(inv *inventory.Inventory, o Options) Tree {
 	for _, a := range inv.APIs {
 		n := b.api(a)
 		apis[client.ObjectKeyFromObject(a)] = n
+		b.named[n] = refOf(access.Named(a.Spec.AuthorizationServerRef, a.Namespace))
 		root := b.rootOf(a.Spec.AuthorizationServerRef, a.Namespace)
 		root.Children = append(root.Children, n)
 	}
@@ -178,7 +179,7 @@ func Build(inv *inventory.Inventory, o Options) Tree {
 		b.placeClient(c, apis)
 	}
 	t := Tree{Issuers: b.roots()}
-	t.Issuers = prune(t.Issuers, o)
+	t.Issuers = prune(t.Issuers, o, b.named)
 	return t
 }
 
@@ -186,6 +187,7 @@ type builder struct {
 	inv     *inventory.Inventory
 	o       Options
 	issuers map[string]*Node
+	named   map[*Node]Ref // the server that an API names
 
 	// What is looked up often.
 	podsIn   map[string][]*metav1.PartialObjectMetadata               // by namespace, the pods that may be clients'
@@ -273,9 +275,13 @@ func (b *builder) rootOf(ref v1alpha1.AuthorizationServerReference, namespace st
 		}
 	}
 	root := b.root("")
-	missing := Ref{string(access.ServerKeyOf(named).Kind), name.Namespace, name.Name}
-	b.absent(root, missing, inventory.ResourceOf(named))
+	b.absent(root, refOf(named), inventory.ResourceOf(named))
 	return root
+}
+
+// refOf returns the reference to a server, of which no more than its name need be known.
+func refOf(server client.Object) Ref {
+	return Ref{string(access.ServerKeyOf(server).Kind), server.GetNamespace(), server.GetName()}
 }
 
 // absent adds a node for an object that is named and not there.

@@ -35,6 +35,14 @@ func server(namespace string) *v1alpha1.AuthorizationServer {
 	return s
 }
 
+func clusterServer() *v1alpha1.ClusterAuthorizationServer {
+	s := server("")
+	return &v1alpha1.ClusterAuthorizationServer{
+		ObjectMeta: metav1.ObjectMeta{Name: s.Name}, Status: s.Status,
+		Spec: v1alpha1.ClusterAuthorizationServerSpec{AuthorizationServerSpec: s.Spec},
+	}
+}
+
 func paymentAPI() *v1alpha1.APIResource {
 	a := &v1alpha1.APIResource{ObjectMeta: metav1.ObjectMeta{Namespace: "payments", Name: "payment-api"}}
 	a.Spec.AuthorizationServerRef.Name, a.Spec.Identifier = "auth", "https://payment.example.com/api"
@@ -116,8 +124,8 @@ func TestWhatBelongsTogether(t *testing.T) {
 			"Issuer /https://auth.example.com Ready", " AuthorizationServer payments/auth Ready", " AuthorizationServer shop/auth Ready",
 			" APIResource payments/payment-api Ready", "  Pod payments/payment-0 Ready", "  M2MClient shop/cart Ready", "   Pod shop/cart-0 Ready",
 		}},
-		"of the client's namespace": {o: Options{Namespace: "shop"}, objects: whole, want: []string{
-			"Issuer /https://auth.example.com Ready", " AuthorizationServer shop/auth Ready",
+		"of the client's namespace, with the server of its API": {o: Options{Namespace: "shop"}, objects: append(whole, server("other")), want: []string{
+			"Issuer /https://auth.example.com Ready", " AuthorizationServer payments/auth Ready", " AuthorizationServer shop/auth Ready",
 			" APIResource payments/payment-api Ready", "  M2MClient shop/cart Ready", "   Pod shop/cart-0 Ready",
 		}},
 		"of the API's namespace": {o: Options{Namespace: "payments"}, objects: whole, want: []string{
@@ -125,6 +133,18 @@ func TestWhatBelongsTogether(t *testing.T) {
 			" APIResource payments/payment-api Ready", "  Pod payments/payment-0 Ready", "  M2MClient shop/cart Ready", "   Pod shop/cart-0 Ready",
 		}},
 		"of another namespace": {o: Options{Namespace: "other"}, objects: whole},
+		"of the client's namespace, with a server that does not exist": {
+			o: Options{Namespace: "shop"}, objects: []client.Object{server("shop"), paymentAPI(), cart()},
+			want: []string{"Issuer / Waiting", " AuthorizationServer payments/auth Failing", " APIResource payments/payment-api Ready", "  M2MClient shop/cart Ready", "Issuer /https://auth.example.com Ready", " AuthorizationServer shop/auth Ready"},
+		},
+		"of the client's namespace, with a server of the cluster": {
+			o: Options{Namespace: "shop"}, objects: []client.Object{clusterServer(), server("payments"), func() client.Object {
+				a := paymentAPI()
+				a.Spec.AuthorizationServerRef.Kind = v1alpha1.KindClusterAuthorizationServer
+				return a
+			}(), changed(func(c *v1alpha1.M2MClient) { c.Spec.AuthorizationServerRef.Name = "" })},
+			want: []string{"Issuer /https://auth.example.com Ready", " ClusterAuthorizationServer /auth Ready", " APIResource payments/payment-api Ready", "  M2MClient shop/cart Ready"},
+		},
 		"one pod": {o: Options{Only: &Ref{KindPod, "shop", "cart-0"}}, objects: whole, want: []string{
 			"Issuer /https://auth.example.com Ready", " AuthorizationServer payments/auth Ready", " AuthorizationServer shop/auth Ready",
 			" APIResource payments/payment-api Ready", "  M2MClient shop/cart Ready", "   Pod shop/cart-0 Ready",
@@ -156,6 +176,19 @@ func TestWhatBelongsTogether(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestServerThatCannotBeRead: it is named by an API that can be.
+func TestServerThatCannotBeRead(t *testing.T) {
+	inv := &inventory.Inventory{}
+	inv.Add(paymentAPI())
+	inv.Add(cart())
+	inv.Read(inventory.APIs, "")
+	inv.Read(inventory.Clients, "shop")
+	got := Build(inv, Options{Namespace: "shop", Now: noon})
+	if n := got.Find(Ref{"AuthorizationServer", "payments", "auth"}); len(n) != 1 || n[0].State != Hidden {
+		t.Errorf("the server is %+v", n)
 	}
 }
 
