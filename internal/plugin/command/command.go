@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	clientgo "k8s.io/client-go/kubernetes/scheme"
@@ -26,6 +27,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/draw"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // Exit codes, as docs/kubectl-m2m.md lists them.
@@ -45,7 +47,8 @@ func (e *Exit) Error() string { return fmt.Sprintf("exit code %d", e.Code) }
 // usage is an error of the command line.
 type usage struct{ error }
 
-// Code returns the exit code for what a command returned, and what is left to tell the user.
+// Code returns the exit code for what a command returned, and what is left to tell the user. Every error of a command
+// comes through here. It may quote what a tenant or a server wrote, so it stays on one line.
 func Code(err error) (code int, message string) {
 	var exit *Exit
 	var wrong usage
@@ -55,9 +58,9 @@ func Code(err error) (code int, message string) {
 	case errors.As(err, &exit):
 		return exit.Code, ""
 	case errors.As(err, &wrong):
-		return CodeUsage, "error: " + err.Error() + "\nSee kubectl m2m --help"
+		return CodeUsage, "error: " + text.Line(err.Error()) + "\nSee kubectl m2m --help"
 	}
-	return CodeFailed, "error: " + err.Error()
+	return CodeFailed, "error: " + text.Line(err.Error())
 }
 
 // plugin is what all commands share.
@@ -178,6 +181,29 @@ func oneOf(format string, formats ...string) error {
 		}
 	}
 	return usage{fmt.Errorf("-o %s is not known here; choose one of %s", format, strings.Join(formats[1:], ", "))}
+}
+
+// aboutAPI makes a command of one that is asked about an API.
+func (p *plugin) aboutAPI(c *cobra.Command, format *string, show func(ctx context.Context, api types.NamespacedName) error) {
+	name, _, _ := strings.Cut(c.Use, " ")
+	c.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usage{fmt.Errorf("%s takes one API, such as payments/payment-api, but got %d arguments", name, len(args))}
+		}
+		return oneOf(*format, "", "json", "yaml")
+	}
+	c.ValidArgsFunction = p.complete(apiNames)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		ns, err := p.namespace()
+		if err != nil {
+			return err
+		}
+		api, err := parseName(args[0], ns)
+		if err != nil {
+			return err
+		}
+		return show(c.Context(), api)
+	}
 }
 
 // every calls a function at once and then again and again until the context ends.

@@ -19,6 +19,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/scaffold"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // beginning is what init is asked for.
@@ -173,7 +174,9 @@ func (p *plugin) fillIn(w *scaffold.Wanted) error {
 // sayFound says what a server's metadata says.
 func (p *plugin) sayFound(issuer string, m scaffold.Metadata) {
 	vendor, parameter := scaffold.Vendor(issuer, m)
-	say := func(format string, args ...any) { _, _ = fmt.Fprintf(p.ErrOut, format+"\n", args...) }
+	say := func(format string, args ...any) {
+		_, _ = fmt.Fprintln(p.ErrOut, text.Line(fmt.Sprintf(format, args...)))
+	}
 	if vendor != "" {
 		say("Found %s at %s.", vendor, issuer)
 	} else {

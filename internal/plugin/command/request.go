@@ -48,15 +48,16 @@ func (p *plugin) refresh() *cobra.Command {
 	var all, everywhere bool
 	var w patience
 	c := &cobra.Command{
-		Use:   "refresh NAME... | --all",
+		Use:   "refresh [NAMESPACE/]CLIENT|KIND/NAME... | --all",
 		Short: "Replace tokens, ask servers and compare APIs now",
 		Long: `Replace tokens, ask servers and compare APIs now.
 
-A NAME is that of an M2MClient, or KIND/NAME. For a client, the operator requests new tokens;
-for a server, it reads the metadata and the keys; for an API that it provisions, it compares
+An argument is the name of an M2MClient, NAMESPACE/NAME of one in another namespace, or
+KIND/NAME. For a client, the operator requests new tokens; for a server, it reads the metadata and the keys; for an API that it provisions, it compares
 the API with the server. The command sets an annotation with your own rights, which needs
 the right to patch the object.`,
 		Example: `  kubectl m2m refresh cart                # new tokens for M2MClient cart
+  kubectl m2m refresh shop/cart           # the same, of namespace shop
   kubectl m2m refresh --all -n shop       # for every M2MClient of the namespace
   kubectl m2m refresh server/auth         # read the metadata and keys of AuthorizationServer auth
   kubectl m2m refresh api/payment-api     # compare APIResource payment-api with its server`,
@@ -85,7 +86,7 @@ the right to patch the object.`,
 func (p *plugin) rotate() *cobra.Command {
 	var w patience
 	c := &cobra.Command{
-		Use:   "rotate CLIENT...",
+		Use:   "rotate [NAMESPACE/]CLIENT...",
 		Short: "Replace the client secret that the operator keeps for a client",
 		Long: `Replace the client secret that the operator keeps for a client.
 
@@ -169,7 +170,7 @@ func (p *plugin) named(ctx context.Context, args []string, everywhere bool) ([]c
 			return nil, usage{fmt.Errorf("a %s has nothing to refresh", ref.Kind)}
 		}
 		if err := c.Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
-			return nil, p.explain(err, inventory.Right{Verb: "get", Resource: inventory.ResourceOf(o), Namespace: ref.Namespace, Name: ref.Name})
+			return nil, p.unnamed(ctx, c, ref, arg, err)
 		}
 		if api, ok := o.(*v1alpha1.APIResource); ok {
 			if cond := meta.FindStatusCondition(api.Status.Conditions, v1alpha1.ConditionProvisioned); cond == nil || cond.Reason == v1alpha1.ReasonNotApplicable {
@@ -179,6 +180,24 @@ func (p *plugin) named(ctx context.Context, args []string, everywhere bool) ([]c
 		all = append(all, o)
 	}
 	return all, nil
+}
+
+// unnamed says why an argument names nothing. A name that another kind has was meant as that, perhaps.
+func (p *plugin) unnamed(ctx context.Context, c client.Client, ref tree.Ref, arg string, err error) error {
+	right := inventory.Right{Verb: "get", Resource: inventory.ResourceOf(objectOf(ref)), Namespace: ref.Namespace, Name: ref.Name}
+	if !apierrors.IsNotFound(err) {
+		return p.explain(err, right)
+	}
+	for _, alias := range []string{"api", "server", "cas"} {
+		meant, err := parseRef(alias+"/"+ref.Name, ref.Namespace)
+		if err != nil || ref.Kind != "M2MClient" {
+			break
+		}
+		if o := objectOf(meant); c.Get(ctx, client.ObjectKeyFromObject(o), o) == nil {
+			return fmt.Errorf("there is no M2MClient %q, but there is %s: write %s/%s, with -n %s", arg, nameOf(o), alias, ref.Name, ref.Namespace)
+		}
+	}
+	return explained(err, right)
 }
 
 func (p *plugin) allClients(ctx context.Context, c client.Client, namespace string) ([]client.Object, error) {

@@ -21,7 +21,9 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/plugin/draw"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/judge"
+	"github.com/m2m-operator/m2m-operator/internal/plugin/tree"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 func (p *plugin) token() *cobra.Command {
@@ -107,20 +109,15 @@ func (p *plugin) showTokens(ctx context.Context, name types.NamespacedName, api 
 		return usage{fmt.Errorf("--raw writes one token: name one of %s", strings.Join(keys, ", "))}
 	}
 	var secret corev1.Secret
-	if err := c.Get(ctx, types.NamespacedName{Namespace: name.Namespace, Name: m.SecretName()}, &secret); err != nil {
+	switch err := c.Get(ctx, types.NamespacedName{Namespace: name.Namespace, Name: m.SecretName()}, &secret); {
+	case apierrors.IsNotFound(err): // the client has no token yet, and its conditions say why
+	case err != nil:
 		return explained(err, inventory.Right{Verb: "get", Resource: secrets, Namespace: name.Namespace, Name: m.SecretName()})
-	}
-	if secret.Labels[v1alpha1.ManagedByLabel] != v1alpha1.ManagedByValue || secret.Annotations[v1alpha1.OwnerAnnotation] != name.String() {
+	case secret.Labels[v1alpha1.ManagedByLabel] != v1alpha1.ManagedByValue || secret.Annotations[v1alpha1.OwnerAnnotation] != name.String():
 		return fmt.Errorf("secret %q is not the operator's, and its contents are not shown", m.SecretName())
 	}
 	if raw {
-		key := access.KeyOf(&m.Spec.Access[chosen[0]])
-		token := secret.Data[key]
-		if len(token) == 0 {
-			return fmt.Errorf("there is no token %q; kubectl m2m status -n %s m2mclient/%s says why", key, name.Namespace, name.Name)
-		}
-		_, err := p.Out.Write(token)
-		return err
+		return p.writeToken(&m, access.KeyOf(&m.Spec.Access[chosen[0]]), secret.Data)
 	}
 	var all []draw.Token
 	for _, i := range chosen {
@@ -141,6 +138,30 @@ func (p *plugin) showTokens(ctx context.Context, name types.NamespacedName, api 
 	return err
 }
 
+// writeToken writes a token, and nothing else, or why there is none.
+func (p *plugin) writeToken(m *v1alpha1.M2MClient, key string, data map[string][]byte) error {
+	if len(data[key]) == 0 {
+		why, advice := whyNone(m)
+		_, _ = fmt.Fprintf(p.ErrOut, "There is no token %q: %s\n→ %s\n", key, text.Line(why), advice)
+		return &Exit{CodeNo}
+	}
+	_, err := p.Out.Write(data[key])
+	return err
+}
+
+// whyNone says why a client has no token, by its conditions, and what to do about it.
+func whyNone(m *v1alpha1.M2MClient) (why, advice string) {
+	advice = fmt.Sprintf("kubectl m2m status -n %s m2mclient/%s says more", m.Namespace, m.Name)
+	problems := tree.ProblemsOf(m.Status.Conditions)
+	switch {
+	case len(problems) > 0 && problems[0].Advice != "":
+		return problems[0].Reason + ": " + problems[0].Message, problems[0].Advice
+	case len(problems) > 0:
+		return problems[0].Reason + ": " + problems[0].Message, advice
+	}
+	return "its conditions do not say why; the operator may just be writing it", advice
+}
+
 // describe says what there is to know of one token.
 func (p *plugin) describe(ctx context.Context, c client.Client, m *v1alpha1.M2MClient, i int, token string) (draw.Token, error) {
 	a := &m.Spec.Access[i]
@@ -155,7 +176,7 @@ func (p *plugin) describe(ctx context.Context, c client.Client, m *v1alpha1.M2MC
 	}
 	switch {
 	case t.Missing:
-		t.NotJudged = fmt.Sprintf("there is none; kubectl m2m status -n %s m2mclient/%s says why", m.Namespace, m.Name)
+		t.NotJudged, t.Advice = whyNone(m)
 		return t, nil
 	case a.APIResourceRef.Name == "":
 		t.NotJudged = "no APIResource describes the API"
@@ -208,25 +229,10 @@ func (p *plugin) verify() *cobra.Command {
 It reads a token from standard input and checks it with the verification bundle that the
 API's pods have: signature, type, issuer, audience, times and scopes. The token is not shown.`,
 		Example: `  kubectl m2m token shop/cart payment-api --raw | kubectl m2m verify payments/payment-api --scope payments:write`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usage{fmt.Errorf("verify takes one API, and the token from standard input, but got %d arguments", len(args))}
-			}
-			return oneOf(format, "", "json", "yaml")
-		},
-		ValidArgsFunction: p.complete(apiNames),
-		RunE: func(c *cobra.Command, args []string) error {
-			ns, err := p.namespace()
-			if err != nil {
-				return err
-			}
-			api, err := parseName(args[0], ns)
-			if err != nil {
-				return err
-			}
-			return p.showVerdict(c.Context(), api, in, scopes, format)
-		},
 	}
+	p.aboutAPI(c, &format, func(ctx context.Context, api types.NamespacedName) error {
+		return p.showVerdict(ctx, api, in, scopes, format)
+	})
 	c.Flags().StringSliceVar(&scopes, "scope", nil, "A scope that the API requires. Several are possible.")
 	c.Flags().StringVar(&in, "in", "", "The namespace whose copy of the bundle counts. Unset: that of the API.")
 	c.Flags().StringVarP(&format, "output", "o", "", "json or yaml instead of text.")
@@ -260,7 +266,7 @@ func (p *plugin) showVerdict(ctx context.Context, api types.NamespacedName, in s
 		return err
 	}
 	if bundle == nil {
-		_, _ = fmt.Fprintf(p.ErrOut, "Not known: %s\n", why)
+		_, _ = fmt.Fprintf(p.ErrOut, "Not known: %s\n", text.Line(why))
 		return &Exit{CodeUnknown}
 	}
 	j, err := judge.Judge(token, bundle, scopes, p.now())

@@ -62,6 +62,20 @@ func TestToken(t *testing.T) {
 		a.ends(t, 1)
 		says(t, a.message, "its keys are payment-api")
 	})
+	t.Run("a client that nothing is granted", func(t *testing.T) {
+		s.Another("stock")
+		operator.Change(t, s.API, func(a *v1alpha1.APIResource) { a.Spec.Grants[0].Clients.Names = []v1alpha1.ObjectName{"cart"} })
+		s.Settle()
+		a := ask("token", s.Shop+"/stock")
+		a.ends(t, 3)
+		says(t, a.out, "none: NotGranted: APIResource", "→ Ask the API's team for a grant")
+		a = ask("token", s.Shop+"/stock", "--raw")
+		a.ends(t, 3)
+		says(t, a.err, `There is no token "payment-api": NotGranted: `, "→ Ask the API's team for a grant")
+		if a.out != "" || a.message != "" {
+			t.Errorf("with --raw, it writes %q and %q", a.out, a.message)
+		}
+	})
 	t.Run("without rights", func(t *testing.T) {
 		reader(t, "dora", s.Payments)
 		a := ask("token", s.Shop+"/cart", "--as", "dora")

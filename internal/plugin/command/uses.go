@@ -26,25 +26,8 @@ func (p *plugin) whoUses() *cobra.Command {
 
 It shows the clients that you may read, and says where you may not look.`,
 		Example: "  kubectl m2m who-uses payments/payment-api",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usage{fmt.Errorf("who-uses takes an API, such as payments/payment-api, but got %d arguments", len(args))}
-			}
-			return oneOf(format, "", "json", "yaml")
-		},
-		ValidArgsFunction: p.complete(apiNames),
-		RunE: func(c *cobra.Command, args []string) error {
-			ns, err := p.namespace()
-			if err != nil {
-				return err
-			}
-			api, err := parseName(args[0], ns)
-			if err != nil {
-				return err
-			}
-			return p.showUsers(c.Context(), api, format)
-		},
 	}
+	p.aboutAPI(c, &format, func(ctx context.Context, api types.NamespacedName) error { return p.showUsers(ctx, api, format) })
 	c.Flags().StringVarP(&format, "output", "o", "", "json or yaml instead of a table.")
 	return c
 }

@@ -98,7 +98,7 @@ func (p *plugin) writeVersions(found versions, format string) error {
 	t := tabwriter.NewWriter(p.Out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintf(t, "kubectl m2m\t%s\n", found.Client)
 	if found.Kubernetes != "" {
-		_, _ = fmt.Fprintf(t, "Kubernetes\t%s\n", found.Kubernetes)
+		_, _ = fmt.Fprintf(t, "Kubernetes\t%s\n", text.Line(found.Kubernetes))
 	}
 	for _, o := range found.Operator {
 		_, _ = fmt.Fprintf(t, "operator\t%s (Deployment %s/%s, image %s)\n", text.Line(o.Version), o.Namespace, o.Deployment, text.Line(o.Image))

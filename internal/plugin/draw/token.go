@@ -27,6 +27,7 @@ type Token struct {
 	RefreshAt *metav1.Time     `json:"refreshAt,omitempty"`
 	Judgement *judge.Judgement `json:"judgement,omitempty"` // nil if it was not judged
 	NotJudged string           `json:"notJudged,omitempty"` // why not
+	Advice    string           `json:"advice,omitempty"`    // what to do about a token that is missing
 }
 
 // Tokens writes what there is to know of tokens.
@@ -62,6 +63,9 @@ func Tokens(w io.Writer, all []Token, s Style) error {
 			}
 		}
 		switch {
+		case t.Missing:
+			coloured("token", s.colour(colours[tree.Failing], "none")+": "+text.Line(t.NotJudged))
+			row("", "→ "+t.Advice)
 		case t.Judgement == nil:
 			coloured("verified", s.colour(colours[tree.Waiting], "not checked")+": "+text.Line(t.NotJudged))
 		case t.Judgement.Accepted:
