@@ -153,14 +153,11 @@ func (p *plugin) find(ctx context.Context, q checkQuestion) (installation.Found,
 	if err := findKinds(ctx, c, &f); err != nil {
 		return f, err
 	}
-	var lease coordinationv1.Lease
-	right := inventory.Right{Verb: "get", Resource: "leases.coordination.k8s.io", Namespace: namespace, Name: "m2m-operator"}
-	err = c.Get(ctx, types.NamespacedName{Namespace: namespace, Name: right.Name}, &lease)
-	if !hides(&f, installation.Leader, right, err) && err == nil {
-		f.Lease = &lease
-	} else if client.IgnoreNotFound(err) != nil && !apierrors.IsForbidden(err) {
+	lease, right, err := readLease(ctx, c, namespace)
+	if !hides(&f, installation.Leader, right, err) && err != nil {
 		return f, fmt.Errorf("%s: %w", right, err)
 	}
+	f.Lease = lease
 	if err := findLists(ctx, c, &f, namespace); err != nil {
 		return f, err
 	}
@@ -180,6 +177,16 @@ func (p *plugin) find(ctx context.Context, q checkQuestion) (installation.Found,
 		}
 	}
 	return f, p.try(ctx, c, &f, q)
+}
+
+// readLease reads the operator's lease, nil if there is none, with the right that this needs.
+func readLease(ctx context.Context, c client.Client, namespace string) (*coordinationv1.Lease, inventory.Right, error) {
+	right := inventory.Right{Verb: "get", Resource: "leases.coordination.k8s.io", Namespace: namespace, Name: "m2m-operator"}
+	lease := &coordinationv1.Lease{}
+	if err := c.Get(ctx, types.NamespacedName{Namespace: namespace, Name: right.Name}, lease); err != nil {
+		return nil, right, client.IgnoreNotFound(err)
+	}
+	return lease, right, nil
 }
 
 // findKinds reads the CRDs.

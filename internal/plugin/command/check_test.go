@@ -26,10 +26,11 @@ func TestCheckCommand(t *testing.T) {
 	d.Spec.Selector = &metav1.LabelSelector{MatchLabels: labels}
 	d.Spec.Template.Labels = labels
 	d.Spec.Template.Spec.Containers = []corev1.Container{{Name: "manager", Image: "m2m-operator:v1"}}
-	now := metav1.NewMicroTime(op.Clock.Now())
-	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "m2m-operator"}}
-	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds, lease.Spec.RenewTime = new("pod-1"), new(int32(15)), &now
-	operator.Create(t, d, lease)
+	operator.Create(t, held(ns, op.Clock.Now()))
+	outside := run(t, op.Clock.Now(), "check", "--operator-namespace", ns)
+	outside.ends(t, 0)
+	says(t, outside.out, "it runs outside of the cluster", "pod-1 holds the lease", "an operator outside of the cluster has an identity of its own")
+	operator.Create(t, d)
 	t.Cleanup(func() {
 		if err := operator.Kube.Delete(context.Background(), d); err != nil {
 			t.Error(err)
@@ -37,13 +38,21 @@ func TestCheckCommand(t *testing.T) {
 	})
 	a := run(t, op.Clock.Now(), "check", "--operator-namespace", ns)
 	a.ends(t, 3)
-	says(t, a.out, "0 of 1 replicas are ready, image m2m-operator:v1", "4 kinds are established", "pod-1 leads", "there is no webhook", "there is no policy", "the operator watches all")
+	says(t, a.out, "0 of 1 replica is ready, image m2m-operator:v1", "4 kinds are established", "pod-1 leads", "there is no webhook", "there is no policy", "the operator watches all")
 	says(t, run(t, op.Clock.Now().Add(time.Hour), "check", "--operator-namespace", ns, "-o", "yaml").out, "result: Failed", "has not renewed the lease")
 
 	reader(t, "dora", ns)
 	a = run(t, op.Clock.Now(), "check", "--operator-namespace", ns, "--as", "dora")
 	a.ends(t, 4)
 	says(t, a.out, "you may not list deployments.apps in namespace", "you may not get leases.coordination.k8s.io", "you may not list validatingadmissionpolicy")
+}
+
+// held returns an operator's lease that was renewed at a time.
+func held(namespace string, at time.Time) *coordinationv1.Lease {
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "m2m-operator"}}
+	renewed := metav1.NewMicroTime(at)
+	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds, lease.Spec.RenewTime = new("pod-1"), new(int32(15)), &renewed
+	return lease
 }
 
 // TestWhatNeedsTheOperator asks what would stop working without it.

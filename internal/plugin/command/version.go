@@ -84,10 +84,28 @@ func (p *plugin) serverVersions(ctx context.Context, namespace string, found *ve
 	case err != nil:
 		return fmt.Errorf("%s: %w", right, err)
 	case len(deployments.Items) == 0:
+		return p.operatorOutside(ctx, c, namespace, found)
+	}
+	found.Operator = installation.Versions(deployments.Items)
+	return nil
+}
+
+// operatorOutside finds an operator that no Deployment starts.
+func (p *plugin) operatorOutside(ctx context.Context, c client.Client, namespace string, found *versions) error {
+	lease, right, err := readLease(ctx, c, namespace)
+	if apierrors.IsForbidden(err) {
+		_, _ = fmt.Fprintf(p.ErrOut, "There is no Deployment of the operator in namespace %q, and it is not known whether it runs outside of the cluster, because you may not %s\n", namespace, right)
+		return &Exit{CodeUnknown}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", right, err)
+	}
+	holder, outside := installation.Outside(nil, lease, p.now())
+	if !outside {
 		_, _ = fmt.Fprintf(p.ErrOut, "There is no operator in namespace %q; name its namespace with --operator-namespace\n", namespace)
 		return &Exit{CodeNo}
 	}
-	found.Operator = installation.Versions(deployments.Items)
+	found.Operator = []installation.Running{{Namespace: namespace, Holder: holder, Version: "unknown"}}
 	return nil
 }
 
@@ -101,7 +119,11 @@ func (p *plugin) writeVersions(found versions, format string) error {
 		_, _ = fmt.Fprintf(t, "Kubernetes\t%s\n", text.Line(found.Kubernetes))
 	}
 	for _, o := range found.Operator {
-		_, _ = fmt.Fprintf(t, "operator\t%s (Deployment %s/%s, image %s)\n", text.Line(o.Version), o.Namespace, o.Deployment, text.Line(o.Image))
+		where := fmt.Sprintf("Deployment %s/%s, image %s", o.Namespace, o.Deployment, o.Image)
+		if o.Deployment == "" {
+			where = fmt.Sprintf("outside of the cluster: %s holds the lease in namespace %s", o.Holder, o.Namespace)
+		}
+		_, _ = fmt.Fprintf(t, "operator\t%s (%s)\n", text.Line(o.Version), text.Line(where))
 		if advice := installation.Skew(found.Client.Version, o.Version); advice != "" {
 			_, _ = fmt.Fprintf(t, "\t→ %s\n", advice)
 		}

@@ -27,6 +27,14 @@ func TestVersionCommand(t *testing.T) {
 	says(t, a.out, "kubectl m2m  v0.2.0 (commit abc, go1", "Kubernetes   v1.")
 	says(t, a.err, `There is no operator in namespace "`+ns+`"`)
 
+	operator.Create(t, held(ns, now))
+	a = run(t, now, "version", "--operator-namespace", ns)
+	a.ends(t, 0)
+	says(t, a.out, "operator     unknown (outside of the cluster: pod-1 holds the lease in namespace "+ns+")")
+	a = run(t, now.Add(time.Hour), "version", "--operator-namespace", ns)
+	a.ends(t, 3)
+	says(t, a.err, "There is no operator in namespace")
+
 	labels := map[string]string{"app.kubernetes.io/name": "m2m-operator"}
 	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "manager", Labels: labels}}
 	d.Spec.Selector = &metav1.LabelSelector{MatchLabels: labels}

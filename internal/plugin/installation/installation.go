@@ -24,6 +24,9 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
+// label marks what the installation consists of.
+const label = "app.kubernetes.io/name=m2m-operator"
+
 // Result is the result of a check.
 type Result string
 
@@ -137,8 +140,16 @@ func kinds(f Found, _ time.Time) Finding {
 	return ok("%d kinds are established", len(Names))
 }
 
-func operator(f Found, _ time.Time) Finding {
-	if len(f.Deployments) == 0 {
+func operator(f Found, now time.Time) Finding {
+	holder, outside := Outside(f.Deployments, f.Lease, now)
+	right, hidden := f.Hidden[Leader]
+	switch {
+	case outside:
+		return bad(Warning, "Where that is meant, as in make demo, all is well; its version, its flags and its rights cannot be checked here",
+			"it runs outside of the cluster, or without the label %s: %s holds the lease, and there is no Deployment", label, holder)
+	case len(f.Deployments) == 0 && hidden:
+		return bad(Unknown, "", "there is no Deployment of the operator, and it is not known whether one runs outside of the cluster: you may not %s", right)
+	case len(f.Deployments) == 0:
 		return bad(Failed, "Install the operator, or name its namespace with --operator-namespace", "there is no Deployment of the operator")
 	}
 	var details []string
@@ -148,7 +159,8 @@ func operator(f Found, _ time.Time) Finding {
 		if d.Spec.Replicas != nil {
 			want = *d.Spec.Replicas
 		}
-		detail := fmt.Sprintf("Deployment %s/%s: %d of %d replicas are ready, image %s", d.Namespace, d.Name, d.Status.ReadyReplicas, want, image(d))
+		detail := fmt.Sprintf("Deployment %s/%s: %d of %s ready, image %s",
+			d.Namespace, d.Name, d.Status.ReadyReplicas, count(int(want), "replica is", "replicas are"), image(d))
 		advice := fmt.Sprintf("See kubectl -n %s describe deployment %s, and the log of its pods", d.Namespace, d.Name)
 		switch {
 		case d.Status.ReadyReplicas == 0:
@@ -170,18 +182,36 @@ func image(d *appsv1.Deployment) string {
 
 func leader(f Found, now time.Time) Finding {
 	const advice = "See the log of the operator's pods; nothing is refreshed without a leader"
-	l := f.Lease
-	if l == nil || l.Spec.HolderIdentity == nil || *l.Spec.HolderIdentity == "" || l.Spec.RenewTime == nil || l.Spec.LeaseDurationSeconds == nil {
+	holder, age, fresh := leads(f.Lease, now)
+	switch {
+	case holder == "":
 		return bad(Failed, advice, "no replica leads")
+	case !fresh:
+		return bad(Failed, advice, "%s led, and has not renewed the lease for %s", holder, age)
 	}
-	age := now.Sub(l.Spec.RenewTime.Time).Truncate(time.Second)
-	if age > time.Duration(*l.Spec.LeaseDurationSeconds)*time.Second {
-		return bad(Failed, advice, "%s led, and has not renewed the lease for %s", *l.Spec.HolderIdentity, age)
-	}
-	return ok("%s leads", *l.Spec.HolderIdentity)
+	return ok("%s leads", holder)
 }
 
-func roles(f Found, _ time.Time) Finding {
+// leads returns who holds a lease, nobody if it is not held, since when they have not renewed it, and whether it is
+// still theirs.
+func leads(l *coordinationv1.Lease, now time.Time) (holder string, age time.Duration, fresh bool) {
+	if l == nil || l.Spec.HolderIdentity == nil || l.Spec.RenewTime == nil || l.Spec.LeaseDurationSeconds == nil {
+		return "", 0, false
+	}
+	age = now.Sub(l.Spec.RenewTime.Time).Truncate(time.Second)
+	return *l.Spec.HolderIdentity, age, age <= time.Duration(*l.Spec.LeaseDurationSeconds)*time.Second
+}
+
+// Outside reports whether an operator runs that no Deployment of the cluster starts, and which one: it holds the lease.
+func Outside(deployments []appsv1.Deployment, lease *coordinationv1.Lease, now time.Time) (holder string, outside bool) {
+	holder, _, fresh := leads(lease, now)
+	return holder, len(deployments) == 0 && holder != "" && fresh
+}
+
+func roles(f Found, now time.Time) Finding {
+	if _, outside := Outside(f.Deployments, f.Lease, now); outside {
+		return ok("not checked: an operator outside of the cluster has an identity of its own")
+	}
 	if len(f.Deployments) == 0 {
 		return bad(Unknown, "", "there is no Deployment whose ServiceAccount could have roles")
 	}
@@ -200,7 +230,7 @@ func roles(f Found, _ time.Time) Finding {
 			return bad(Failed, "Apply the installation's ClusterRoleBindings again", "no ClusterRoleBinding names ServiceAccount %s/%s", d.Namespace, account)
 		}
 	}
-	return ok("%d ClusterRoleBindings of the operator", len(f.Roles))
+	return ok("%s of the operator", count(len(f.Roles), "ClusterRoleBinding", "ClusterRoleBindings"))
 }
 
 // soon is how long a certificate should still be valid. The operator renews when a third of
@@ -254,6 +284,9 @@ func endpoints(f Found, _ time.Time) Finding {
 	if len(f.Webhooks) == 0 {
 		return ok("none are needed")
 	}
+	if byURL(f) {
+		return ok("none are needed: the API server calls the webhook at a URL")
+	}
 	ready := 0
 	for _, s := range f.Endpoints {
 		for _, e := range s.Endpoints {
@@ -262,10 +295,24 @@ func endpoints(f Found, _ time.Time) Finding {
 			}
 		}
 	}
-	if ready == 0 {
+	switch {
+	case ready == 0 && f.Tried.Injected:
+		return bad(Warning, "Where the webhook is served outside of the cluster, all is well; else see the EndpointSlices of its Service",
+			"no pod is ready behind the webhook's Service, although the webhook answers (see injection)")
+	case ready == 0:
 		return bad(Failed, "See the check of the operator: no annotated pod can be created", "no pod serves the webhook")
 	}
-	return ok("%d serve the webhook", ready)
+	return ok("%s the webhook", count(ready, "pod serves", "pods serve"))
+}
+
+// byURL reports whether the API server finds all webhooks without a Service.
+func byURL(f Found) bool {
+	for _, config := range f.Webhooks {
+		if slices.ContainsFunc(config.Webhooks, func(w admissionv1.MutatingWebhook) bool { return w.ClientConfig.URL == nil }) {
+			return false
+		}
+	}
+	return true
 }
 
 func policies(f Found, _ time.Time) Finding {
@@ -284,11 +331,14 @@ func policies(f Found, _ time.Time) Finding {
 			return bad(Failed, "Apply the installation's ValidatingAdmissionPolicyBindings again", "ValidatingAdmissionPolicy %q is not bound with %s", p.Name, action)
 		}
 	}
-	return ok("%d policies are bound", len(f.Policies))
+	return ok("%s bound", count(len(f.Policies), "policy is", "policies are"))
 }
 
 // watched finds objects that the operator does not look at, because of its flag.
-func watched(f Found, _ time.Time) Finding {
+func watched(f Found, now time.Time) Finding {
+	if _, outside := Outside(f.Deployments, f.Lease, now); outside {
+		return ok("not checked: the flags of an operator outside of the cluster are not known")
+	}
 	limited, isLimited := []string{}, false
 	for i := range f.Deployments {
 		for _, c := range f.Deployments[i].Spec.Template.Spec.Containers {

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +81,14 @@ func advise(f *Found, action admissionv1.ValidationAction) {
 	})
 }
 
+func wants(t *testing.T, all []Finding, check string, result Result, detail string) {
+	t.Helper()
+	i := slices.IndexFunc(all, func(f Finding) bool { return f.Check == check })
+	if got := all[i]; got.Result != result || !strings.Contains(got.Detail, detail) {
+		t.Errorf("%s is %s, want %s, %s: %s", check, got.Result, result, detail, got.Detail)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*Found)
@@ -99,15 +108,18 @@ func TestCheck(t *testing.T) {
 		"a damaged caBundle": {func(f *Found) {
 			f.Webhooks[0].Webhooks[0].ClientConfig.CABundle = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})
 		}, Webhook, Failed, "cannot be read"},
-		"an expired certificate":  {func(f *Found) { f.Webhooks[0].Webhooks[0].ClientConfig.CABundle = certificate(t, noon.Add(-time.Hour)) }, Webhook, Failed, "expired at"},
-		"a certificate that ends": {func(f *Found) { f.Webhooks[0].Webhooks[0].ClientConfig.CABundle = certificate(t, noon.Add(time.Hour)) }, Webhook, Warning, "expires at"},
-		"failures are ignored":    {func(f *Found) { f.Webhooks[0].Webhooks[0].FailurePolicy = new(admissionv1.Ignore) }, Webhook, Warning, "Ignore"},
-		"nobody serves":           {func(f *Found) { f.Endpoints[0].Endpoints = f.Endpoints[0].Endpoints[1:] }, Endpoints, Failed, "no pod serves"},
-		"no webhook":              {func(f *Found) { f.Webhooks, f.Endpoints = nil, nil }, Webhook, Warning, "start without tokens"},
-		"a policy is not bound":   {func(f *Found) { f.Bindings[0].Spec.ValidationActions[0] = admissionv1.Audit }, Policies, Failed, `"fence"`},
-		"advice is given":         {change: func(f *Found) { advise(f, admissionv1.Warn) }},
-		"advice is not given":     {func(f *Found) { advise(f, admissionv1.Audit) }, Policies, Failed, `"advice" is not bound with Warn`},
-		"no policies":             {func(f *Found) { f.Policies = nil }, Policies, Warning, "there is no policy"},
+		"an expired certificate":            {func(f *Found) { f.Webhooks[0].Webhooks[0].ClientConfig.CABundle = certificate(t, noon.Add(-time.Hour)) }, Webhook, Failed, "expired at"},
+		"a certificate that ends":           {func(f *Found) { f.Webhooks[0].Webhooks[0].ClientConfig.CABundle = certificate(t, noon.Add(time.Hour)) }, Webhook, Warning, "expires at"},
+		"failures are ignored":              {func(f *Found) { f.Webhooks[0].Webhooks[0].FailurePolicy = new(admissionv1.Ignore) }, Webhook, Warning, "Ignore"},
+		"nobody serves, and yet it answers": {func(f *Found) { f.Endpoints[0].Endpoints = f.Endpoints[0].Endpoints[1:] }, Endpoints, Warning, "although the webhook answers"},
+		"the webhook has a URL": {change: func(f *Found) {
+			f.Webhooks[0].Webhooks[0].ClientConfig.URL, f.Endpoints = new("https://127.0.0.1:9443"), nil
+		}},
+		"no webhook":            {func(f *Found) { f.Webhooks, f.Endpoints = nil, nil }, Webhook, Warning, "start without tokens"},
+		"a policy is not bound": {func(f *Found) { f.Bindings[0].Spec.ValidationActions[0] = admissionv1.Audit }, Policies, Failed, `"fence"`},
+		"advice is given":       {change: func(f *Found) { advise(f, admissionv1.Warn) }},
+		"advice is not given":   {func(f *Found) { advise(f, admissionv1.Audit) }, Policies, Failed, `"advice" is not bound with Warn`},
+		"no policies":           {func(f *Found) { f.Policies = nil }, Policies, Warning, "there is no policy"},
 		"objects that nobody sees": {func(f *Found) {
 			f.Deployments[0].Spec.Template.Spec.Containers[0].Args = []string{"--watch-namespaces=shop,payments"}
 			f.Objects.Add(&v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}})
@@ -143,6 +155,42 @@ func TestCheck(t *testing.T) {
 			}
 		})
 	}
+	t.Run("nobody serves", func(t *testing.T) {
+		f := sound(t)
+		f.Endpoints, f.Tried.Injected = nil, false
+		wants(t, Check(f, noon), Endpoints, Failed, "no pod serves")
+	})
+	t.Run("one of each", func(t *testing.T) {
+		f := sound(t)
+		f.Deployments[0].Spec.Replicas, f.Deployments[0].Status.ReadyReplicas = nil, 1
+		all := Check(f, noon)
+		wants(t, all, Operator, OK, "1 of 1 replica is ready")
+		wants(t, all, Roles, OK, "1 ClusterRoleBinding of the operator")
+		wants(t, all, Endpoints, OK, "1 pod serves the webhook")
+		wants(t, all, Policies, OK, "1 policy is bound")
+	})
+	t.Run("outside of the cluster", func(t *testing.T) {
+		f := sound(t)
+		f.Deployments, f.Roles = nil, nil
+		all := Check(f, noon)
+		wants(t, all, Operator, Warning, "it runs outside of the cluster, or without the label app.kubernetes.io/name=m2m-operator: pod-1 holds the lease")
+		wants(t, all, Leader, OK, "pod-1 leads")
+		wants(t, all, Roles, OK, "not checked")
+		wants(t, all, Watched, OK, "not checked")
+	})
+	t.Run("outside of the cluster, until it ends", func(t *testing.T) {
+		f := sound(t)
+		f.Deployments = nil
+		all := Check(f, noon.Add(time.Minute))
+		wants(t, all, Operator, Failed, "there is no Deployment")
+		wants(t, all, Leader, Failed, "has not renewed")
+	})
+	t.Run("outside of the cluster, perhaps", func(t *testing.T) {
+		f := sound(t)
+		f.Deployments, f.Lease = nil, nil
+		f.Hidden[Leader] = inventory.Right{Verb: "get", Resource: "leases"}
+		wants(t, Check(f, noon), Operator, Unknown, "you may not get leases")
+	})
 	t.Run("nothing", func(t *testing.T) {
 		findings := Check(Found{Objects: &inventory.Inventory{}}, noon)
 		if findings[1].Result != Failed || findings[2].Result != Failed {

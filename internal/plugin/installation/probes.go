@@ -186,8 +186,11 @@ func issuers(f Found, _ time.Time) Finding {
 		add(s, s.Status.Conditions)
 	}
 	slices.Sort(failing)
-	if len(failing) == 0 {
-		return ok("%d authorization servers answer the operator", n)
+	switch {
+	case n == 0:
+		return ok("there is no authorization server yet")
+	case len(failing) == 0:
+		return ok("%s the operator", count(n, "authorization server answers", "authorization servers answer"))
 	}
 	return bad(Warning, "kubectl m2m status -A says what to do; with --probe, this command asks them from your machine", "%s", text.List(failing, "; ", listed))
 }
@@ -208,7 +211,7 @@ func fromHere(f Found, _ time.Time) Finding {
 		return bad(Warning, "If the operator reaches them, all is well: what counts is the network of its pods", "%s", text.List(append(failing, skipped...), "; ", listed))
 	}
 	if len(skipped) > 0 {
-		return ok("%d of %d answer this machine; %s", len(f.Tried.Probes)-len(skipped), len(f.Tried.Probes), text.List(skipped, "; ", listed))
+		return ok("%s this machine; %s", count(len(f.Tried.Probes)-len(skipped), "authorization server answers", "authorization servers answer"), text.List(skipped, "; ", listed))
 	}
-	return ok("%d authorization servers answer this machine", len(f.Tried.Probes))
+	return ok("%s this machine", count(len(f.Tried.Probes), "authorization server answers", "authorization servers answer"))
 }

@@ -70,7 +70,8 @@ func TestTried(t *testing.T) {
 		"a token is of the future": {installation.Clocks, func(f *installation.Found) {
 			f.Objects.Clients[0].Status.Tokens[0].IssuedAt = &metav1.Time{Time: at.Add(time.Hour)}
 		}, installation.Failed, "token of M2MClient shop/cart in the future"},
-		"the issuers answer": {installation.Issuers, func(*installation.Found) {}, installation.OK, "1 authorization servers answer"},
+		"the issuers answer": {installation.Issuers, func(*installation.Found) {}, installation.OK, "1 authorization server answers the operator"},
+		"there are none":     {installation.Issuers, func(f *installation.Found) { f.Objects.Servers = nil }, installation.OK, "there is no authorization server yet"},
 		"one does not": {installation.Issuers, func(f *installation.Found) {
 			f.Objects.Servers = append(f.Objects.Servers, server("KeysFresh", "False", "Unreachable"))
 		}, installation.Warning, "shop/auth: Unreachable since 2026-11-29T17:00:00Z: Because"},
@@ -80,10 +81,10 @@ func TestTried(t *testing.T) {
 				f.Objects.Servers = append(f.Objects.Servers, server("Discovered", "False", "Unreachable"))
 			}
 		}, installation.Warning, "; and 2 more"},
-		"they answer from here": {installation.FromHere, func(f *installation.Found) { f.Tried.Probes = []installation.Probe{{Issuer: "a"}} }, installation.OK, "1 authorization servers answer"},
+		"they answer from here": {installation.FromHere, func(f *installation.Found) { f.Tried.Probes = []installation.Probe{{Issuer: "a"}} }, installation.OK, "1 authorization server answers this machine"},
 		"one is not asked from here": {installation.FromHere, func(f *installation.Found) {
 			f.Tried.Probes = []installation.Probe{{Issuer: "a"}, {Issuer: "b", Skipped: "so it is"}}
-		}, installation.OK, "1 of 2 answer this machine; b: not asked, so it is"},
+		}, installation.OK, "1 authorization server answers this machine; b: not asked, so it is"},
 		"one does not answer from here": {installation.FromHere, func(f *installation.Found) {
 			f.Tried.Probes = []installation.Probe{{Server: "shop/auth", Issuer: "a", Failure: "no route"}}
 		}, installation.Warning, "shop/auth a: no route"},

@@ -10,11 +10,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/version"
 )
 
-// Running is a Deployment of the operator and the version that it runs.
+// Running is an operator and the version that it runs: a Deployment of the cluster, or else who holds the lease.
 type Running struct {
 	Namespace  string `json:"namespace"`
-	Deployment string `json:"deployment"`
-	Image      string `json:"image"`
+	Deployment string `json:"deployment,omitempty"`
+	Image      string `json:"image,omitempty"`
+	Holder     string `json:"holder,omitempty"` // of the lease, if there is no Deployment
 	Version    string `json:"version"`
 }
 
@@ -22,7 +23,7 @@ type Running struct {
 func Versions(deployments []appsv1.Deployment) (all []Running) {
 	for i := range deployments {
 		d := &deployments[i]
-		all = append(all, Running{d.Namespace, d.Name, image(d), tag(image(d))})
+		all = append(all, Running{Namespace: d.Namespace, Deployment: d.Name, Image: image(d), Version: tag(image(d))})
 	}
 	return all
 }

@@ -23,7 +23,7 @@ func TestVersionsComeFromTheImages(t *testing.T) {
 	} {
 		d := appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: "manager"}}
 		d.Spec.Template.Spec.Containers = []corev1.Container{{Image: image}}
-		if diff := cmp.Diff([]Running{{"system", "manager", image, want}}, Versions([]appsv1.Deployment{d})); diff != "" {
+		if diff := cmp.Diff([]Running{{Namespace: "system", Deployment: "manager", Image: image, Version: want}}, Versions([]appsv1.Deployment{d})); diff != "" {
 			t.Errorf("%s: %s", image, diff)
 		}
 	}
