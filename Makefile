@@ -59,10 +59,18 @@ clean: ## Remove what was built here; the cache in ~/.cache/m2m-operator stays.
 
 ##@ Development
 
+# A program is told its version and its commit as in a release. What Go would record by itself depends on GOFLAGS and on
+# whose directory it is.
+GIT := git -c safe.directory='*'
+STAMPED = github.com/m2m-operator/m2m-operator/internal/build
+STAMP = -X $(STAMPED).Version=$(shell $(GIT) describe --tags --match='v[0-9]*' --dirty 2>/dev/null || echo devel) \
+	-X $(STAMPED).Revision=$(shell $(GIT) rev-parse HEAD 2>/dev/null || echo unknown)
+BUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='$(STAMP)'
+
 .PHONY: build
 build: ## Build the operator into bin/manager, and the kubectl plugin into bin/kubectl-m2m.
-	CGO_ENABLED=0 go build -trimpath -o bin/manager ./cmd
-	CGO_ENABLED=0 go build -trimpath -o bin/kubectl-m2m ./cmd/kubectl-m2m
+	$(BUILD) -o bin/manager ./cmd
+	$(BUILD) -o bin/kubectl-m2m ./cmd/kubectl-m2m
 
 .PHONY: generate
 generate: ## Generate the deep copy methods of the API types.

@@ -11,7 +11,7 @@ import (
 	"runtime/debug"
 )
 
-// Version is set by a release, with -ldflags=-X. If it is empty, what Go recorded in the
+// Version is set by make and by a release, with -ldflags=-X. If it is empty, what Go recorded in the
 // program counts; an image records nothing, so that it is the same in every checkout.
 var Version string
 
