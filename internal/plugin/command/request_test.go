@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
@@ -16,7 +17,7 @@ import (
 // TestRefreshCommand has tokens replaced by an operator that runs by itself.
 func TestRefreshCommand(t *testing.T) {
 	w := operator.NewWorld(t)
-	_, cart := w.Story()
+	api, cart := w.Story()
 	stock := w.Another("stock")
 	op := operator.Start(t)
 	operator.IsReady(t, cart)
@@ -39,6 +40,15 @@ func TestRefreshCommand(t *testing.T) {
 	a = run(t, time.Now(), "refresh", w.Shop+"/stock")
 	a.ends(t, 3)
 	says(t, a.out, "TokenRequestRefused: ", "invalid_scope", "  → ")
+
+	operator.Change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Grants[0].Clients.Names = []v1alpha1.ObjectName{"cart"} })
+	operator.Says(t, stock, v1alpha1.ConditionGranted, v1alpha1.ReasonNotGranted)
+	a = run(t, time.Now(), "refresh", w.Shop+"/stock")
+	a.ends(t, 3)
+	says(t, a.out, "  → Ask the API's team for a grant")
+	if n := strings.Count(a.out, "NotGranted: "); n != 1 {
+		t.Errorf("it says why %d times", n)
+	}
 
 	reader(t, "dora", w.Shop)
 	a = run(t, time.Now(), "refresh", "-n", w.Shop, "cart", "--as", "dora")

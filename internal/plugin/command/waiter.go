@@ -121,10 +121,10 @@ func (w *waiter) look(ctx context.Context, o client.Object) (done bool, err erro
 		}
 		now = progress.Progress{State: pods.State, Says: now.Says + "; " + pods.Says, Advice: pods.Advice}
 	}
-	if w.last[nameOf(o)] != now {
-		w.last[nameOf(o)] = now
+	if w.last[nameOf(o)].Says != now.Says {
 		w.say(o, now.Says)
 	}
+	w.last[nameOf(o)] = now
 	if now.State == progress.Failed {
 		w.failed = true
 		w.advise(now)

@@ -82,8 +82,12 @@ func AdviceOn(c metav1.Condition, all []metav1.Condition) string {
 	case c.Type == v1alpha1.ConditionFresh && c.Reason == v1alpha1.ReasonNotGranted:
 		// Another access is not allowed than the one that Granted names.
 		return "The access is not allowed; kubectl m2m why shows the line that decides"
-	case strings.HasPrefix(text, wait) && slices.ContainsFunc(before[c.Type], func(t string) bool { return meta.IsStatusConditionFalse(all, t) }):
-		return ""
+	case strings.HasPrefix(text, wait):
+		for _, t := range before[c.Type] {
+			if meta.IsStatusConditionFalse(all, t) {
+				return "It goes on when the condition " + t + " is True"
+			}
+		}
 	}
 	return text
 }

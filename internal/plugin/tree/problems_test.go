@@ -27,7 +27,7 @@ func TestProblemsOf(t *testing.T) {
 	}{
 		"nothing is granted, so waiting for the server does not help": {
 			[]metav1.Condition{pending, is("Ready", no, "NotGranted", "grants nothing"), is("Granted", no, "NotGranted", "grants nothing"), is("Fresh", no, "NotGranted", "grants nothing")},
-			[]string{"Granted", "NotGranted", tree.Advice("NotGranted"), "Provisioned", "Provisioning", ""},
+			[]string{"Granted", "NotGranted", tree.Advice("NotGranted"), "Provisioned", "Provisioning", "It goes on when the condition Granted is True"},
 		},
 		"the server is being asked": {
 			[]metav1.Condition{is("Ready", unknown, "Provisioning", "is being provisioned"), pending, is("Granted", yes, "Granted", "")},
@@ -46,11 +46,11 @@ func TestProblemsOf(t *testing.T) {
 		},
 		"the server refuses the client, so no token is on its way": {
 			[]metav1.Condition{is("Fresh", unknown, "WaitingForBudget", "soon"), is("Provisioned", no, "ProvisioningRefused", "no"), is("Ready", no, "ProvisioningRefused", "no")},
-			[]string{"Provisioned", "ProvisioningRefused", tree.Advice("ProvisioningRefused"), "Fresh", "WaitingForBudget", ""},
+			[]string{"Provisioned", "ProvisioningRefused", tree.Advice("ProvisioningRefused"), "Fresh", "WaitingForBudget", "It goes on when the condition Provisioned is True"},
 		},
 		"an API that is not accepted has no bundle on its way": {
 			[]metav1.Condition{is("Distributed", no, "Distributing", "soon"), is("Ready", no, "IdentifierClaimed", "claimed"), is("Accepted", no, "IdentifierClaimed", "claimed")},
-			[]string{"Accepted", "IdentifierClaimed", tree.Advice("IdentifierClaimed"), "Distributed", "Distributing", ""},
+			[]string{"Accepted", "IdentifierClaimed", tree.Advice("IdentifierClaimed"), "Distributed", "Distributing", "It goes on when the condition Accepted is True"},
 		},
 		"a bundle is on its way, whatever the server says": {
 			[]metav1.Condition{is("Distributed", no, "Distributing", "soon"), is("Ready", no, "Distributing", "soon"), is("Provisioned", no, "Drifted", "differs")},

@@ -192,7 +192,10 @@ function labels(links) {
     const y = l.y1 + (l.y2 - l.y1) * t * t * (3 - 2 * t) + 4;
     if (taken.some((other) => Math.abs(other - y) < 13)) continue;
     taken.push(y);
-    holder.append(svg("text", { x, y, class: "label", "text-anchor": "middle" }, text));
+    const label = svg("text", { x, y, class: "label", "text-anchor": "middle" }, text);
+    holder.append(label);
+    const around = label.getBBox(); // a halo of the letters alone would leave the line between them
+    label.before(svg("rect", { class: "plate", x: around.x - 3, y: around.y - 1, width: around.width + 6, height: around.height + 2, rx: 3 }));
   }
 }
 
