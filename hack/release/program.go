@@ -39,7 +39,7 @@ const module = "github.com/m2m-operator/m2m-operator"
 // compile builds a package for a platform, into a file. The version and the commit are
 // those of the release; nothing else of the checkout gets into the program.
 func (r *release) compile(ctx context.Context, pkg string, p platform, path string) (program, error) {
-	flags := fmt.Sprintf("-s -w -X %s/internal/build.Version=%s -X %[1]s/internal/build.Revision=%s", module, r.version, r.commit.hash)
+	flags := fmt.Sprintf("-s -w -X %[1]s/internal/build.Version=%[2]s -X %[1]s/internal/build.Revision=%[3]s", module, r.version, r.commit.hash)
 	cmd := exec.CommandContext(ctx, "go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags="+flags, "-o", path, pkg)
 	cmd.Dir = r.root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GOEXPERIMENT=", "GOFIPS140=off",
