@@ -152,9 +152,9 @@ func (s Scope) envoyPrincipal() tree {
 // envoyMetadata returns the tokens with a value in the metadata that the first
 // filter leaves.
 func envoyMetadata(value tree, path ...string) tree {
-	return tree{"metadata": tree{
+	return tree{"sourced_metadata": tree{"metadata_matcher": tree{
 		"filter": envoyJWTFilter, "path": apply(path, func(key string) any { return tree{"key": key} }), "value": value,
-	}}
+	}}}
 }
 
 // combined combines conditions, or returns the only one.

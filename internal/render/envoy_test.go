@@ -3,7 +3,13 @@
 package render
 
 import (
+	"crypto/elliptic"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"math/big"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -101,7 +107,7 @@ func TestEnvoyKeysAssertTheAlgorithms(t *testing.T) {
 		"an RSA key whose owner says PS256":             {nil, []Key{{ID: "2026-01", Algorithm: "PS256", JWK: rsaJWK}}, []string{"2026-01/PS256"}},
 		"an RSA key under a list of two":                {[]string{"RS256", "PS256"}, []Key{{ID: "2026-01", Algorithm: "", JWK: rsaJWK}}, []string{"2026-01/RS256", "2026-01/PS256"}},
 		"a key that the list excludes is left out":      {[]string{"ES256"}, payment().Keys, []string{"2026-02/ES256"}},
-		"a list that no key fits leaves nothing":        {[]string{"ES384"}, payment().Keys, nil},
+		"a list that no key fits leaves nobody's key":   {[]string{"ES384"}, payment().Keys, []string{"nobody/ES256"}},
 		"a stated algorithm is not stretched to others": {[]string{"RS256", "PS256"}, []Key{{ID: "2026-01", Algorithm: "RS256", JWK: rsaJWK}}, []string{"2026-01/RS256"}},
 	}
 	for name, tc := range tests {
@@ -125,4 +131,31 @@ func TestEnvoyKeysAssertTheAlgorithms(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNobodyHasNobodysKey makes the point anew: who chooses a private key cannot choose
+// what its public key looks like.
+func TestNobodyHasNobodysKey(t *testing.T) {
+	curve, three := elliptic.P256().Params(), big.NewInt(3)
+	for i := range 100 {
+		sum := sha256.Sum256(fmt.Appendf(nil, "m2m-operator: nobody has the private key, %d", i))
+		x := new(big.Int).SetBytes(sum[:])
+		right := new(big.Int).Exp(x, three, curve.P) // x³ - 3x + b
+		right.Sub(right, new(big.Int).Mul(x, three))
+		right.Mod(right.Add(right, curve.B), curve.P)
+		y := new(big.Int).ModSqrt(right, curve.P)
+		if x.Cmp(curve.P) >= 0 || y == nil {
+			continue
+		}
+		encode := func(n *big.Int) string { return base64.RawURLEncoding.EncodeToString(n.FillBytes(make([]byte, 32))) }
+		want := fmt.Sprintf(`"x":"%s","y":"%s"}`, encode(x), encode(y))
+		if !strings.HasSuffix(nobodysKey, want) {
+			t.Errorf("nobody's key is %s, want …%s", nobodysKey, want)
+		}
+		if _, err := parseKey(Key{ID: "nobody", JWK: nobodysKey}); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	t.Fatal("no point in a hundred")
 }

@@ -60,22 +60,31 @@ func typedBundle(t *testing.T, example, typ string, keys map[string]signer, ids 
 			formats.Names = append(formats.Names, string(f))
 		}
 	}
+	if example == "envoy" {
+		formats.Requests = envoyRequests()
+	}
 	b := render.Bundle{
 		Name: "payment-api", Namespace: "payments", Issuer: issuer, Audience: audience, ClockSkewSeconds: 30, TokenType: typ, Formats: formats,
-		Scopes: []render.Scope{{Name: scope, Claims: []string{"scope", "scp"}}},
+		Scopes: []render.Scope{{Name: scope, Claims: []string{"scope", "scp"}}, {Name: "payments:read", Claims: []string{"scope", "scp"}}},
 	}
-	for _, id := range ids {
-		jwk, err := json.Marshal(jose.JSONWebKey{Key: keys[id].private.Public(), KeyID: kid(id), Algorithm: keys[id].alg, Use: "sig"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.Keys = append(b.Keys, render.Key{ID: kid(id), JWK: string(jwk)})
-	}
+	b.Keys = renderKeys(t, keys, ids...)
 	files, err := render.Verification(b, extra)
 	if err != nil {
 		t.Fatalf("render: %v", err)
 	}
 	return files
+}
+
+func renderKeys(t *testing.T, keys map[string]signer, ids ...string) (list []render.Key) {
+	t.Helper()
+	for _, id := range ids {
+		jwk, err := json.Marshal(jose.JSONWebKey{Key: keys[id].private.Public(), KeyID: kid(id), Algorithm: keys[id].alg, Use: "sig"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, render.Key{ID: kid(id), JWK: string(jwk)})
+	}
+	return list
 }
 
 func TestExamplesRender(t *testing.T) {
@@ -122,25 +131,33 @@ func verifiers() []verifier {
 			can: capabilities{follow: true, lists: true, types: true, names: true, sameIDs: true}},
 		{name: "haproxy", example: "haproxy", needs: []string{"haproxy"}, signs: []string{"rs256", "es256", "es384"}, start: startHAProxy},
 		{name: "apache", example: "apache", needs: []string{"apache2"}, signs: all, start: startApache, lax: []string{"not yet valid", "another RSA algorithm"}},
+		{name: "envoy", example: "envoy", needs: []string{"envoy"}, signs: append([]string{"eddsa"}, all...), start: startEnvoy,
+			can: capabilities{follow: true, lists: true, types: true, sameIDs: true}},
 	}
 	return append(list, programs()...)
 }
 
 func TestVerifiers(t *testing.T) {
-	if os.Getenv("M2M_VERIFIERS") != "1" {
-		return // TestExamplesRender still runs
-	}
 	for _, v := range verifiers() {
 		t.Run(v.name, func(t *testing.T) {
-			for _, program := range v.needs {
-				if _, err := exec.LookPath(program); err != nil && os.Getenv("CI") == "true" {
-					t.Fatalf("%s is not installed", program)
-				} else if err != nil {
-					t.Skipf("%s is not installed", program)
-				}
-			}
+			needs(t, v)
 			newWorld(t, v).test(t)
 		})
+	}
+}
+
+// needs skips a test whose verifier is not asked for or not installed. In CI all are installed.
+func needs(t *testing.T, v verifier) {
+	t.Helper()
+	if os.Getenv("M2M_VERIFIERS") != "1" {
+		t.Skip("M2M_VERIFIERS is not 1: TestExamplesRender still runs")
+	}
+	for _, program := range v.needs {
+		if _, err := exec.LookPath(program); err != nil && os.Getenv("CI") == "true" {
+			t.Fatalf("%s is not installed", program)
+		} else if err != nil {
+			t.Skipf("%s is not installed", program)
+		}
 	}
 }
 
