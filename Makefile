@@ -2,7 +2,7 @@
 #
 # Everything here needs Go, make, git and bash. `make test-race` also needs a C compiler,
 # `make interop-local` a C compiler and Node.js, `make ui-test` Chromium and Node.js,
-# `make prometheus-test` Prometheus.
+# `make prometheus-test` Prometheus, `make gateways-test` Linux, root, pip and iproute2.
 # Tools are pinned under hack/tools and built on first use.
 
 SHELL := bash
@@ -122,11 +122,11 @@ lint-workflows: ## Check the workflows of .github with actionlint.
 controlplane: ## Find or build kube-apiserver, etcd and kubectl, and print their directory.
 	@hack/controlplane/ensure.sh
 
-# The scenarios of test/provision and test/prometheus take minutes and have sections of their own in .ci/run.
+# The scenarios of test/provision, test/prometheus and test/gateways take minutes and have sections of their own in .ci/run.
 .PHONY: test
-test: ## Run all tests but those of provision-test and prometheus-test against a real API server; coverage goes to out/cover.out.
+test: ## Run all tests but those of provision-test, prometheus-test and gateways-test against a real API server; coverage goes to out/cover.out.
 	@$(WITH_CONTROL_PLANE); mkdir -p out; \
-	packages="$(if $(filter ./...,$(PKG)),$$(go list ./... | grep -vE '/test/(prometheus|provision)$$'),$(PKG))"; \
+	packages="$(if $(filter ./...,$(PKG)),$$(go list ./... | grep -vE '/test/(gateways|prometheus|provision)$$'),$(PKG))"; \
 	hack/gotest.sh test -p=$(TEST_PACKAGES) -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $$packages
 	$(if $(filter ./...,$(PKG)),@cd hack/image && GOWORK=off ../gotest.sh image ./...)
 	$(if $(filter ./...,$(PKG)),@cd hack/release && GOWORK=off ../gotest.sh release ./...)
@@ -205,6 +205,12 @@ provision-test: ## Run the provisioning scenarios against the servers that M2M_P
 prometheus-test: ## Let a real Prometheus scrape the operator: every query of the dashboard shows something, and alerts fire (needs prometheus).
 	@$(WITH_CONTROL_PLANE); \
 	M2M_PROMETHEUS=1 hack/gotest.sh prometheus -count=1 -timeout=10m $(TESTFLAGS) ./test/prometheus
+
+# inside.sh keeps what listens at all addresses in a network namespace of its own.
+.PHONY: gateways-test
+gateways-test: ## Check tokens at a real Envoy Gateway and a real Envoy (needs Linux, root, pip and iproute2).
+	@$(WITH_CONTROL_PLANE); M2M_GATEWAYS="$$(test/gateways/parts.sh)"; export M2M_GATEWAYS; \
+	hack/gotest.sh gateways -count=1 -timeout=15m -exec='$(CURDIR)/test/gateways/inside.sh' $(TESTFLAGS) ./test/gateways
 
 .PHONY: bench
 bench: build ## Measure the operator with N clients against a floor of the same run, an hour and more; N=500 is a quick look.
