@@ -38,6 +38,12 @@ func programs() (list []verifier) {
 		{page: "python", variants: []string{"PyJWT", "joserfc"}, needs: []string{"python3"}, signs: all,
 			prepare: [][]string{{"python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target=.", "--requirement=requirements.txt"}},
 			start:   []string{"python3", "server.py"}},
+		{page: "java", variants: []string{"Nimbus", "Spring"}, needs: []string{"java", "javac", "mvn"}, signs: all[:4],
+			prepare: [][]string{{"mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"},
+				{"javac", "-cp", "lib/*", "-d", "classes", "src/Bundle.java", "src/Checks.java", "src/Server.java"}},
+			start: []string{"java", "-cp", "classes:lib/*", "Server"}},
+		{page: "rust", variants: []string{""}, needs: []string{"cargo"}, signs: all,
+			prepare: [][]string{{"cargo", "build", "--quiet", "--locked"}}, start: []string{"cargo", "run", "--quiet", "--locked"}},
 	} {
 		for _, variant := range p.variants {
 			name := p.page
@@ -84,11 +90,15 @@ func startProgram(t *testing.T, p program, variant, dir string) string {
 		t.Fatal(err)
 	}
 	for name, content := range filesOf(t, p.page, variant) {
+		if err := os.MkdirAll(filepath.Join(home, filepath.Dir(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
 		write(t, home, map[string]string{name: content})
 	}
+	env := append(os.Environ(), builds(t)...)
 	for _, command := range p.prepare {
 		cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
-		cmd.Dir = home
+		cmd.Dir, cmd.Env = home, env
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", strings.Join(command, " "), err, out)
 		}
@@ -99,7 +109,17 @@ func startProgram(t *testing.T, p program, variant, dir string) string {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(p.start[0], p.start[1:]...)
-	cmd.Dir, cmd.Env = home, append(os.Environ(), "PORT="+port, "M2M_VERIFY_DIR="+filepath.Dir(dir))
+	cmd.Dir, cmd.Env = home, append(env, "PORT="+port, "M2M_VERIFY_DIR="+filepath.Dir(dir))
 	run(t, address, cmd)
 	return address
+}
+
+// builds returns where compilers keep what does not change from run to run.
+func builds(t *testing.T) []string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{"CARGO_TARGET_DIR=" + filepath.Join(cache, "m2m-operator", "verifiers", "rust")}
 }
