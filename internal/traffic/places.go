@@ -29,6 +29,7 @@ type Places struct {
 
 	mu      sync.Mutex
 	held    map[*Place]bool
+	holds   map[string]int    // by tenant: how many of them
 	owed    map[string]int    // by endpoint: how many quick answers it still needs; absent: it has never answered
 	waiting map[string]*await // by tenant
 }
@@ -54,7 +55,7 @@ func NewPlaces(workers int) *Places {
 	workers = max(1, workers)
 	return &Places{
 		size: workers, slow: max(1, workers-workers/4),
-		held: map[*Place]bool{}, owed: map[string]int{}, waiting: map[string]*await{},
+		held: map[*Place]bool{}, holds: map[string]int{}, owed: map[string]int{}, waiting: map[string]*await{},
 	}
 }
 
@@ -71,6 +72,7 @@ func (p *Places) Take(now time.Time, tenant, endpoint string, first int) *Place 
 	}
 	place := &Place{tenant: tenant, endpoint: endpoint, since: now, suspect: suspect}
 	p.held[place] = true
+	p.holds[tenant]++
 	delete(p.waiting, tenant)
 	return place
 }
@@ -105,18 +107,18 @@ func (p *Places) isSuspect(now time.Time, endpoint string) bool {
 
 // free returns how many more places a tenant can have now.
 func (p *Places) free(now time.Time, tenant string, suspect bool) int {
-	all, slow := map[string]int{}, map[string]int{}
-	slowHeld := 0
+	own, slowOwn, slowHeld := p.holds[tenant], 0, 0
 	for h := range p.held {
-		all[h.tenant]++
 		if h.suspect || now.Sub(h.since) > slowAfter {
-			slow[h.tenant]++
 			slowHeld++
+			if h.tenant == tenant {
+				slowOwn++
+			}
 		}
 	}
-	free := p.size - len(p.held) - all[tenant]
+	free := p.size - len(p.held) - own
 	if suspect {
-		free = min(free, p.slow-slowHeld-slow[tenant])
+		free = min(free, p.slow-slowHeld-slowOwn)
 	}
 	free = (free + 1) / 2 // each place that the tenant takes also leaves one less free
 	since := now
@@ -129,7 +131,7 @@ func (p *Places) free(now time.Time, tenant string, suspect bool) int {
 		case now.After(w.comesAt.Add(awaitSlack)):
 			delete(p.waiting, name)
 		case name == tenant, w.suspect && !suspect:
-		case all[name] < all[tenant], all[name] == all[tenant] && w.since.Before(since):
+		case p.holds[name] < own, p.holds[name] == own && w.since.Before(since):
 			others++
 		}
 	}
@@ -151,6 +153,9 @@ func (p *Places) Give(now time.Time, place *Place, answered bool) {
 		return
 	}
 	delete(p.held, place)
+	if p.holds[place.tenant]--; p.holds[place.tenant] == 0 {
+		delete(p.holds, place.tenant)
+	}
 	owed, known := p.owed[place.endpoint]
 	switch {
 	case now.Sub(place.since) > slowAfter:
