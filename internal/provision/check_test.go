@@ -24,7 +24,7 @@ func marked(o provision.Owner, about ...any) bool {
 
 // marks says what carries the owner's mark, or is what the state speaks of.
 func (c *clientOwner) marks(all logtotest.Snapshot) (applications []logtotest.Application, roles []logtotest.Role) {
-	id, state := c.owner.ID(), c.state()
+	id, state := c.owner.ID(), c.known()
 	for _, a := range all.Applications {
 		if strings.Contains(a.Name, id) || strings.Contains(a.Description, id) || len(a.CustomData) > 0 && marked(c.owner, a.CustomData) ||
 			strings.Contains(strings.Join(a.Secrets, " "), id) || c.exists && a.ID == state.ID {
@@ -47,7 +47,7 @@ func (w *world) never() (wrong []string) {
 		if applications, roles := c.marks(all); len(applications) > 1 || len(roles) > 1 {
 			wrong = append(wrong, fmt.Sprintf("%s has %d applications and %d roles", who, len(applications), len(roles)))
 		}
-		if n := len(c.state().Credentials); n > 3 {
+		if n := len(c.known().Credentials); n > 3 {
 			wrong = append(wrong, fmt.Sprintf("%s has %d credentials", who, n))
 		}
 	}
@@ -226,7 +226,7 @@ func (w *world) grants(c *clientOwner, all logtotest.Snapshot) map[string][]stri
 func (w *world) restOfClient(c *clientOwner, all logtotest.Snapshot) (wrong []string) {
 	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	apps, roles := c.marks(all)
-	state := c.state()
+	state := c.known()
 	switch {
 	case !c.exists && !c.retained && len(apps)+len(roles) > 0:
 		bad("is still there: %+v %+v", apps, roles)
@@ -294,7 +294,7 @@ func (w *world) restOfClient(c *clientOwner, all logtotest.Snapshot) (wrong []st
 }
 
 // restOfAccess asks for tokens: what the state says must be what they carry.
-func (w *world) restOfAccess(c *clientOwner, state provision.ClientState, grants map[string][]string) (wrong []string) {
+func (w *world) restOfAccess(c *clientOwner, state *provision.ClientState, grants map[string][]string) (wrong []string) {
 	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	recorded := map[string][]string{}
 	for _, a := range state.Access {

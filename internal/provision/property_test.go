@@ -158,7 +158,7 @@ func (w *world) rotate(c *clientOwner) {
 		Every:   pick(w.rand, []time.Duration{0, 2 * time.Hour}),
 		Overlap: pick(w.rand, []time.Duration{0, 10 * time.Minute, 24 * time.Hour}),
 	}
-	if state := c.state(); rotation.Request != c.rotation.Request {
+	if state := c.known(); rotation.Request != c.rotation.Request {
 		c.leaked = nil
 		for _, k := range state.Credentials {
 			if rotation.Request != "" && rotation.Request != state.Rotation && k.Stage != provision.Issuing && k.Request != rotation.Request {
@@ -188,7 +188,7 @@ func (w *world) replaceClient(c *clientOwner) {
 
 // recognizable reports whether the marks alone identify what a client has.
 func (w *world) recognizable(c *clientOwner) bool {
-	all, state := w.server.Snapshot(), c.state()
+	all, state := w.server.Snapshot(), c.known()
 	return slices.ContainsFunc(all.Applications, func(a logtotest.Application) bool {
 		return a.ID == state.ID && a.CustomData != nil && marked(c.owner, a.CustomData) && a.Name == c.owner.DisplayName() && a.Description != ""
 	}) && slices.ContainsFunc(all.Roles, func(r logtotest.Role) bool {
@@ -351,6 +351,6 @@ func (w *world) undisturbed() (troubles []string) {
 // idle reports whether no credential has anything to wait for.
 func (w *world) idle() bool {
 	return !slices.ContainsFunc(w.clients, func(c *clientOwner) bool {
-		return slices.ContainsFunc(c.state().Credentials, func(k provision.Credential) bool { return k.Stage == provision.Retiring })
+		return slices.ContainsFunc(c.known().Credentials, func(k provision.Credential) bool { return k.Stage == provision.Retiring })
 	})
 }

@@ -3,6 +3,7 @@
 package provision_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -142,6 +143,9 @@ type clientOwner struct {
 	retain   bool
 	retained bool // it does not exist, and what it had is left
 	stored   []byte
+
+	decoded provision.ClientState // what known returns, of
+	from    []byte
 }
 
 func (c *clientOwner) state() (s provision.ClientState) {
@@ -149,6 +153,14 @@ func (c *clientOwner) state() (s provision.ClientState) {
 		panic(err)
 	}
 	return s
+}
+
+// known is state for those who only read it. It decodes what is stored once.
+func (c *clientOwner) known() *provision.ClientState {
+	if c.from == nil || !bytes.Equal(c.from, c.stored) {
+		c.decoded, c.from = c.state(), c.stored
+	}
+	return &c.decoded
 }
 
 func (c *clientOwner) client(w *world) provision.Client {
@@ -217,8 +229,7 @@ func (w *world) syncClient(c *clientOwner) ([]provision.Drift, error) {
 
 // works reports whether the credential that is recorded as in use is one of the server's.
 func (w *world) works(c *clientOwner) bool {
-	state := c.state()
-	current := state.Current()
+	current := c.known().Current()
 	return current != nil && w.server.SecretValue(current.ClientID, current.Name) == current.Secret.Reveal()
 }
 
