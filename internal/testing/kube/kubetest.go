@@ -73,6 +73,7 @@ func within(root string, suite func(*envtest.Environment) (int, error), change .
 		return 1, fmt.Errorf("start the control plane: %w", err)
 	}
 	config.QPS, config.Burst = -1, 0
+	config.DisableCompression = true // there is no network to spare
 	config.BearerToken, config.CertData, config.KeyData = token, nil, nil
 	return suite(environment)
 }
