@@ -122,11 +122,12 @@ lint-workflows: ## Check the workflows of .github with actionlint.
 controlplane: ## Find or build kube-apiserver, etcd and kubectl, and print their directory.
 	@hack/controlplane/ensure.sh
 
-# The scenarios of test/provision, test/prometheus and test/gateways take minutes and have sections of their own in .ci/run.
+# The scenarios of test/provision, test/prometheus and test/gateways take minutes and have sections of their own in .ci/run,
+# and test/e2e does nothing without a node.
 .PHONY: test
-test: ## Run all tests but those of provision-test, prometheus-test and gateways-test against a real API server; coverage goes to out/cover.out.
+test: ## Run all tests but those of e2e, provision-test, prometheus-test and gateways-test against a real API server; coverage goes to out/cover.out.
 	@$(WITH_CONTROL_PLANE); mkdir -p out; \
-	packages="$(if $(filter ./...,$(PKG)),$$(go list ./... | grep -vE '/test/(gateways|prometheus|provision)$$'),$(PKG))"; \
+	packages="$(if $(filter ./...,$(PKG)),$$(go list ./... | grep -vE '/test/(e2e|gateways|prometheus|provision)$$'),$(PKG))"; \
 	hack/gotest.sh test -p=$(TEST_PACKAGES) -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $$packages
 	$(if $(filter ./...,$(PKG)),@cd hack/image && GOWORK=off ../gotest.sh image ./...)
 	$(if $(filter ./...,$(PKG)),@cd hack/release && GOWORK=off ../gotest.sh release ./...)
