@@ -34,7 +34,7 @@ func kubeconfig(t testing.TB) string {
 	if !strings.HasPrefix(c.Clusters["c"].Server, "http") {
 		c.Clusters["c"].Server = "https://" + operator.RESTConfig.Host
 	}
-	c.AuthInfos["u"] = &api.AuthInfo{ClientCertificateData: operator.RESTConfig.CertData, ClientKeyData: operator.RESTConfig.KeyData}
+	c.AuthInfos["u"] = &api.AuthInfo{Token: operator.RESTConfig.BearerToken}
 	c.Contexts["x"] = &api.Context{Cluster: "c", AuthInfo: "u"}
 	c.CurrentContext = "x"
 	file := filepath.Join(t.TempDir(), "kubeconfig")
