@@ -173,9 +173,7 @@ func TestEnvoyGateway(t *testing.T) {
 	g := startEnvoyGateway(t, port)
 	writeKeys(t, published(t, issuer))
 	apply(t, "securitypolicy.yaml", "ISSUER", issuer.Issuer())
-	within(t, time.Minute, g.proxy.process, func() error {
-		return ourDoor.answers(http.StatusOK, http.MethodGet, "/", signed(t, issuer, nil))
-	})
+	untilGuarded(t, g.proxy, ourDoor, issuer, http.StatusUnauthorized)
 	checkTokens(t, ourDoor, issuer, http.StatusUnauthorized, http.StatusForbidden)
 	checkScopes(t, ourDoor, issuer)
 	update := func(keys string) { writeKeys(t, keys) }

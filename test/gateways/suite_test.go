@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package gateways checks tokens at real gateways: Envoy Gateway on a real API server with a
-// real Envoy that has its configuration from it, and an Envoy with files. make gateways-test
-// brings them and runs this in namespaces of its own; without them all tests are skipped.
+// Package gateways checks tokens at real gateways: Envoy Gateway and istiod on a real API
+// server, each with a real Envoy that has its configuration from them, and an Envoy with
+// files. make gateways-test brings them and runs this in namespaces of its own; without them
+// all tests are skipped.
 package gateways
 
 import (
@@ -37,7 +38,7 @@ const (
 )
 
 // parts are what is tested.
-type parts struct{ envoy, crds, envoyGateway string }
+type parts struct{ envoy, crds, envoyGateway, istiod string }
 
 // cluster is the control plane of all tests, nil without the gateways.
 var (
@@ -60,10 +61,10 @@ func run(m *testing.M) (code int, err error) {
 		return m.Run(), nil
 	}
 	paths := strings.Split(given, ":")
-	if len(paths) != 2 {
+	if len(paths) != 3 {
 		return 1, fmt.Errorf("%s is not what test/gateways/parts.sh prints", partsVariable)
 	}
-	program = parts{envoy: filepath.Join(paths[0], "envoy"), crds: filepath.Join(paths[0], "crds"), envoyGateway: paths[1]}
+	program = parts{envoy: filepath.Join(paths[0], "envoy"), crds: filepath.Join(paths[0], "crds"), envoyGateway: paths[1], istiod: paths[2]}
 	if err := isolated(); err != nil {
 		return 1, err
 	}
@@ -86,8 +87,12 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	if _, err := cluster.Kubectl(context.Background(), nil, "apply", "--server-side", "-f", program.crds); err != nil {
-		return 1, err
+	for _, args := range [][]string{
+		{"apply", "--server-side", "-f", program.crds}, {"wait", "--for=condition=Established", "--timeout=1m", "crd", "--all"},
+	} {
+		if _, err := cluster.Kubectl(context.Background(), nil, args...); err != nil {
+			return 1, err
+		}
 	}
 	return m.Run(), nil
 }
@@ -184,7 +189,11 @@ func apply(t *testing.T, name string, words ...string) {
 		t.Fatal(err)
 	}
 	text := strings.NewReplacer(words...).Replace(string(content))
-	if _, err := cluster.Kubectl(t.Context(), []byte(text), "apply", "--server-side", "-f", "-"); err != nil {
+	// kubectl may not know yet a kind that has just been installed.
+	if err := local.Until(t.Context(), 30*time.Second, func() error {
+		_, err := cluster.Kubectl(t.Context(), []byte(text), "apply", "--server-side", "-f", "-")
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 }
