@@ -113,7 +113,7 @@ func encode(t *testing.T, value any) string {
 // issuedWithout returns a token of the server without a claim that the server always adds.
 func issuedWithout(t *testing.T, s *oidc.Server, claim string) string {
 	t.Helper()
-	const id, secret = "cart", "a-secret-of-the-test"
+	const id, secret = "other", "a-secret-of-the-test"
 	if err := s.SetClient(oidc.Client{ID: id, Secret: secret, Scopes: map[string][]string{audience: {readScope}}}); err != nil {
 		t.Fatal(err)
 	}
