@@ -75,6 +75,10 @@ func TestFlags(t *testing.T) {
 		"only labelled credentials": {
 			[]string{"--require-credential-label"}, def(func(o *options) { o.RequireCredentialLabel = true }),
 		},
+		"policies of gateways": {
+			[]string{"--enforcement=istio, envoy-gateway", "--enforcement=istio"},
+			def(func(o *options) { o.Enforcement = []controller.Gateway{"istio", "envoy-gateway"} }),
+		},
 		"the only destinations": {
 			[]string{"--egress-allow=auth.example.com:8443, 10.1.0.0/16", "--egress-allow=*.example.org"},
 			def(func(o *options) {

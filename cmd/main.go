@@ -106,6 +106,9 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	flags.BoolVar(&o.Egress.AllowLinkLocal, "allow-link-local", false, "Allow authorization servers at link-local addresses. Clouds serve instance metadata there.")
 	flags.BoolVar(&o.RequireCredentialLabel, "require-credential-label", false,
 		"Send only Secrets with the label m2m-operator.io/credentials=true to authorization servers. Without it, anyone who can write M2MClients or AuthorizationServers can make the operator send any Secret of the namespace to a server of their own.")
+	flags.Func("enforcement",
+		"Comma-separated gateways (envoy-gateway, istio) for which the operator writes the policies that spec.enforcement of APIResources asks for. Each needs a permission. Can be repeated. Unset: none.",
+		o.allowEnforcement)
 	flags.Func("egress-allow",
 		"Comma-separated hosts and networks of authorization servers: auth.example.com, *.example.com, auth.example.com:8443, 10.1.0.0/16. The operator connects to no others. Can be repeated. Unset: all that other flags do not forbid.",
 		o.allowEgress)
@@ -205,6 +208,20 @@ func (o *options) allowEgress(list string) error {
 			return err
 		}
 		o.Egress.Allow = append(o.Egress.Allow, a)
+	}
+	return nil
+}
+
+// allowEnforcement parses one --enforcement.
+func (o *options) allowEnforcement(list string) error {
+	for _, s := range listed(list) {
+		g := controller.Gateway(s)
+		if !slices.Contains(controller.Gateways(), g) {
+			return fmt.Errorf("%q is not one of %s", s, controller.Gateways())
+		}
+		if !slices.Contains(o.Enforcement, g) {
+			o.Enforcement = append(o.Enforcement, g)
+		}
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ const (
 // APIResourceSpec describes an API and who may call it.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.grants) || self.grants.all(g, !has(g.scopes) || g.scopes.all(s, has(self.scopes) && self.scopes.exists(x, x.name == s)))",message="a grant names a scope that is not in spec.scopes",fieldPath=".grants"
+// +kubebuilder:validation:XValidation:rule="!has(self.enforcement) || self.enforcement.all(e, !has(e.rules) || e.rules.all(r, !has(r.scopes) || r.scopes.all(s, has(self.scopes) && self.scopes.exists(x, x.name == s))))",message="a rule requires a scope that is not in spec.scopes",fieldPath=".enforcement"
 type APIResourceSpec struct {
 	// authorizationServerRef names the server that issues the tokens for this
 	// API.
@@ -76,6 +77,19 @@ type APIResourceSpec struct {
 	//
 	// +optional
 	Verification Verification `json:"verification,omitzero"`
+
+	// enforcement says where tokens for the API are checked, if not, or not
+	// only, by its own workloads. At a gateway that the installation allows, the
+	// operator then writes and maintains the gateway's policy. A token that is
+	// signed with a new key waits until the gateway has the key, while its
+	// predecessor works. If unset, only the workloads check tokens. At most 8.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=8
+	Enforcement []Enforcement `json:"enforcement,omitempty"`
 
 	// bundle adds labels and annotations to the ConfigMap of the verification
 	// bundle in the API's own namespace. If unset, the ConfigMap carries only
@@ -313,8 +327,8 @@ type VerificationFile struct {
 //
 // +kubebuilder:validation:MinProperties=1
 type APIResourceStatus struct {
-	// conditions are Ready, Accepted, Distributed and, at a provisioned server,
-	// Provisioned.
+	// conditions are Ready, Accepted, Distributed, at a provisioned server
+	// Provisioned, and with spec.enforcement Enforced.
 	//
 	// +optional
 	// +listType=map

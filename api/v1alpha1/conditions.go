@@ -8,8 +8,8 @@ const (
 	//
 	// An AuthorizationServer is ready while its token endpoint and, unless its
 	// tokens are opaque, at least one signing key are known. An APIResource is
-	// ready while it is accepted and its namespace has the bundle if it needs
-	// it. An M2MClient is ready while every access has a working token. While
+	// ready while it is accepted, its namespace has the bundle if it needs it,
+	// and tokens are checked wherever spec.enforcement says. An M2MClient is ready while every access has a working token. While
 	// that holds but is not being renewed, the message says why and, of a
 	// token, until when it works.
 	//
@@ -58,6 +58,18 @@ const (
 	// OpaqueToken means that there is no bundle; the condition is then False if
 	// workloads of the namespace wait for one.
 	ConditionDistributed = "Distributed"
+
+	// ConditionEnforced, on an APIResource with spec.enforcement, reports whether
+	// tokens are checked wherever the spec says. If it is False, the gateway
+	// refuses every request, or checks what it was told before, or nothing. The
+	// message says which entry is affected, and why.
+	//
+	// Possible reasons for this condition to be True are Enforced; to be False:
+	// NotEnabled, KindNotInstalled, ObjectNotOwned, ObjectRefused, NotAccepted,
+	// AuthorizationServerNotFound, AuthorizationServerNotAllowed, OpaqueToken,
+	// NoKeys, NotEnforceable, Enforcing, TargetNotFound, GatewayRefused,
+	// Overridden.
+	ConditionEnforced = "Enforced"
 
 	// ConditionGranted, on an M2MClient, reports whether every access is
 	// allowed.
@@ -198,6 +210,36 @@ const (
 	// is about its own namespace; an event on the ConfigMap reports it in every
 	// namespace.
 	ReasonBundleRefused = "BundleRefused"
+
+	// ReasonEnforced: gateways check tokens as the spec says.
+	ReasonEnforced = "Enforced"
+	// ReasonNotEnabled: the installation does not let the operator write
+	// policies for this kind of gateway.
+	ReasonNotEnabled = "NotEnabled"
+	// ReasonKindNotInstalled: the API server does not know a kind of object that
+	// the gateway reads its policies from.
+	ReasonKindNotInstalled = "KindNotInstalled"
+	// ReasonObjectNotOwned: an object of a name that the operator needs for
+	// spec.enforcement exists and is not this APIResource's.
+	ReasonObjectNotOwned = "ObjectNotOwned"
+	// ReasonObjectRefused: the API server refuses an object of spec.enforcement
+	// because of a quota, an admission policy, the operator's role or the kind's
+	// own validation.
+	ReasonObjectRefused = "ObjectRefused"
+	// ReasonNotEnforceable: the gateway cannot check something that must be
+	// checked, so it refuses every request.
+	ReasonNotEnforceable = "NotEnforceable"
+	// ReasonEnforcing: an object of spec.enforcement is being written, or the
+	// gateway has not reported on it yet.
+	ReasonEnforcing = "Enforcing"
+	// ReasonTargetNotFound: no gateway reports on a policy. A target does not
+	// exist, or no gateway of this kind serves it.
+	ReasonTargetNotFound = "TargetNotFound"
+	// ReasonGatewayRefused: the gateway does not apply a policy.
+	ReasonGatewayRefused = "GatewayRefused"
+	// ReasonOverridden: a more specific policy replaces the operator's for a
+	// part of the target.
+	ReasonOverridden = "Overridden"
 
 	// ReasonGranted: every access is allowed.
 	ReasonGranted = "Granted"

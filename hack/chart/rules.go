@@ -9,17 +9,19 @@ import (
 
 // Conditions that several objects share.
 const (
-	metricsOn    = "$.Values.metrics.enabled"
-	metricsServe = "and $.Values.metrics.enabled $.Values.metrics.service.enabled"
-	webhookOn    = "$.Values.webhook.enabled"
-	certManager  = "and $.Values.webhook.enabled $.Values.webhook.certManager.enabled"
-	selfManaged  = "and $.Values.webhook.enabled (not $.Values.webhook.certManager.enabled)"
-	ownIssuer    = "and (" + certManager + ") (not $.Values.webhook.certManager.issuerRef)"
-	ownPods      = "and $.Values.webhook.enabled $.Values.webhook.deployment.enabled"
-	ownSecret    = "and (" + ownPods + ") (not $.Values.webhook.certManager.enabled)"
-	sharedPods   = "and $.Values.webhook.enabled (not $.Values.webhook.deployment.enabled)"
-	egressOn     = "$.Values.networkPolicy.egress.enabled"
-	watched      = `include "m2m-operator.namespaces" $ | fromJsonArray`
+	metricsOn      = "$.Values.metrics.enabled"
+	metricsServe   = "and $.Values.metrics.enabled $.Values.metrics.service.enabled"
+	webhookOn      = "$.Values.webhook.enabled"
+	certManager    = "and $.Values.webhook.enabled $.Values.webhook.certManager.enabled"
+	selfManaged    = "and $.Values.webhook.enabled (not $.Values.webhook.certManager.enabled)"
+	ownIssuer      = "and (" + certManager + ") (not $.Values.webhook.certManager.issuerRef)"
+	ownPods        = "and $.Values.webhook.enabled $.Values.webhook.deployment.enabled"
+	ownSecret      = "and (" + ownPods + ") (not $.Values.webhook.certManager.enabled)"
+	sharedPods     = "and $.Values.webhook.enabled (not $.Values.webhook.deployment.enabled)"
+	egressOn       = "$.Values.networkPolicy.egress.enabled"
+	envoyGatewayOn = "$.Values.enforcement.envoyGateway.enabled"
+	istioOn        = "$.Values.enforcement.istio.enabled"
+	watched        = `include "m2m-operator.namespaces" $ | fromJsonArray`
 )
 
 // rules say what the chart makes of each object, by kind and name without the
@@ -47,6 +49,10 @@ var rules = map[string][]edit{
 	"ClusterRole/metrics-reader":                     {when(metricsOn)},
 	"ClusterRole/prompt-delivery":                    {when("$.Values.promptDelivery.enabled")},
 	"ClusterRoleBinding/prompt-delivery":             {when("$.Values.promptDelivery.enabled"), perNamespace(watched)},
+	"ClusterRole/enforcement-envoy-gateway":          {when(envoyGatewayOn)},
+	"ClusterRoleBinding/enforcement-envoy-gateway":   {when(envoyGatewayOn), perNamespace(watched)},
+	"ClusterRole/enforcement-istio":                  {when(istioOn)},
+	"ClusterRoleBinding/enforcement-istio":           {when(istioOn), perNamespace(watched)},
 	"ClusterRole/viewer": {
 		when("$.Values.userRoles.enabled"),
 		only("metadata.labels[rbac.authorization.k8s.io/aggregate-to-view]", "$.Values.userRoles.aggregate"),
@@ -77,6 +83,8 @@ var rules = map[string][]edit{
 	"ValidatingAdmissionPolicyBinding/status-fence":    {},
 	"ValidatingAdmissionPolicy/pod-fence":              {theOperator},
 	"ValidatingAdmissionPolicyBinding/pod-fence":       {},
+	"ValidatingAdmissionPolicy/policy-fence":           {theOperator},
+	"ValidatingAdmissionPolicyBinding/policy-fence":    {},
 	"ValidatingAdmissionPolicy/webhook-fence":          {when(webhookOn), theOperator},
 	"ValidatingAdmissionPolicyBinding/webhook-fence":   {when(webhookOn)},
 
@@ -212,6 +220,8 @@ var controllers = []edit{
 	add(manager+"args", "{{- if $.Values.credentials.requireLabel }}\n- --require-credential-label\n{{- end }}"),
 	add(manager+"args", "{{- with $.Values.egress.allow }}\n- --egress-allow={{ join \",\" . }}\n{{- end }}"),
 	add(manager+"args", "{{- if not $.Values.promptDelivery.enabled }}\n- --prompt-delivery=false\n{{- end }}"),
+	add(manager+"args", "{{- if "+envoyGatewayOn+" }}\n- --enforcement=envoy-gateway\n{{- end }}"),
+	add(manager+"args", "{{- if "+istioOn+" }}\n- --enforcement=istio\n{{- end }}"),
 	block(manager+"resources", "{{- toYaml $.Values.resources | nindent <indent> }}"),
 }
 

@@ -50,6 +50,19 @@ var reasons = map[string]kind{
 	v1alpha1.ReasonDrifted:                   unknown,
 	v1alpha1.ReasonScopeNotProvisioned:       unknown,
 
+	// Of gateways that check tokens. What withdraws there is a decision about the API.
+	v1alpha1.ReasonNotEnabled:       unknown,
+	v1alpha1.ReasonKindNotInstalled: unknown,
+	v1alpha1.ReasonObjectNotOwned:   unknown,
+	v1alpha1.ReasonObjectRefused:    unknown,
+	v1alpha1.ReasonNotEnforceable:   unknown,
+	v1alpha1.ReasonEnforcing:        unknown,
+	v1alpha1.ReasonTargetNotFound:   unknown,
+	v1alpha1.ReasonGatewayRefused:   unknown,
+	v1alpha1.ReasonOverridden:       unknown,
+	v1alpha1.ReasonNoKeys:           unknown,
+	v1alpha1.ReasonOpaqueToken:      unknown,
+
 	// Of tokens and the Secret that they go to.
 	v1alpha1.ReasonCredentialsNotFound:   unknown,
 	v1alpha1.ReasonCredentialsInvalid:    unknown,

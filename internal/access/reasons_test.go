@@ -15,7 +15,7 @@ import (
 
 // denying lists the conditions whose reasons can keep a tenant from an access, a token or an
 // identifier.
-var denying = []string{"ConditionAccepted", "ConditionGranted", "ConditionFresh", "ConditionProvisioned"}
+var denying = []string{"ConditionAccepted", "ConditionGranted", "ConditionFresh", "ConditionProvisioned", "ConditionEnforced"}
 
 // TestEveryReasonIsADecisionOrUnknown reads the documentation of the conditions. Each reason
 // that it gives for False or Unknown must be in the table, and the table must hold no other.

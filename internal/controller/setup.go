@@ -39,8 +39,10 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/bundle"
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
 	"github.com/m2m-operator/m2m-operator/internal/controller/credentials"
+	gatewaypolicy "github.com/m2m-operator/m2m-operator/internal/controller/enforcement"
 	"github.com/m2m-operator/m2m-operator/internal/controller/events"
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/gateways"
 	"github.com/m2m-operator/m2m-operator/internal/controller/lasting"
 	"github.com/m2m-operator/m2m-operator/internal/controller/m2mclient"
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
@@ -51,6 +53,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
 )
 
 // defaultRequestsPerSecond is enough for 10,000 tokens that live for 5 minutes, which take 61
@@ -88,6 +91,9 @@ type Options struct {
 	// ConfigMap at once. It needs the permission to patch pods.
 	PromptDelivery bool
 
+	// Enforcement names the gateways whose policies the operator may write. Empty: none.
+	Enforcement []Gateway
+
 	// ClusterID distinguishes clusters that share an authorization server. Empty: the UID
 	// of namespace kube-system.
 	ClusterID string
@@ -107,6 +113,12 @@ type Options struct {
 	// Clock is the clock for all decisions about time. Nil: the real one.
 	Clock clock.PassiveClock
 }
+
+// Gateway is a kind of gateway whose policies the operator can write.
+type Gateway = enforcement.Gateway
+
+// Gateways are all of them.
+func Gateways() []Gateway { return enforcement.Gateways() }
 
 func (o *Options) setDefaults() {
 	if o.Workers <= 0 {
@@ -194,6 +206,7 @@ type Reconcilers struct {
 	AuthorizationServers []*authserver.Reconciler // one for each kind
 	APIResources         *apiresource.Reconciler
 	Bundles              *bundle.Reconciler
+	Enforcement          *gatewaypolicy.Reconciler
 	M2MClients           *m2mclient.Reconciler
 	ShardedClients       *shard.Reconciler
 	Endpoints            []*authserver.EndpointReconciler // one for each kind of server; set up in a shard only
@@ -216,6 +229,7 @@ type Shared struct {
 	Admission      *servers.Admission
 	Administration *provisioning.Administration
 	Access         rules.Resolver
+	Policies       *gateways.Policies
 }
 
 func newShared(mgr ctrl.Manager, o Options, c client.Client) (s Shared, err error) {
@@ -232,7 +246,8 @@ func newShared(mgr ctrl.Manager, o Options, c client.Client) (s Shared, err erro
 		OperatorNamespace: o.OperatorNamespace, Cluster: o.ClusterID, Workers: o.Workers,
 	})
 	s.Access = servers.NewDirectory(c, o.WatchNamespaces, s.Endpoints)
-	return s, nil
+	s.Policies, err = gateways.New(mgr, o.Enforcement, o.WatchNamespaces, o.Clock)
+	return s, err
 }
 
 // New composes the reconcilers for a manager that was made with ManagerOptions. Setup also
@@ -262,19 +277,24 @@ func New(mgr ctrl.Manager, o Options) (*Reconcilers, error) {
 	apis := provisioning.NewAPIReconciler(provisioner)
 	provisioner.Events = events("m2m-m2mclient-provisioning")
 	clients := provisioning.NewClientReconciler(provisioner)
+	terms := verification.NewNewTerms(c)
+	policies := gatewaypolicy.New(gatewaypolicy.Config{
+		Client: c, Clock: o.Clock, Access: s.Access, Watched: watched, Foreign: s.Foreign, Policies: s.Policies, Terms: terms,
+	})
 	rendered, refusals, failures := verification.NewRendered(), verification.NewRefusals(o.Clock), lasting.New(o.Clock)
 	r := &Reconcilers{
-		Shared: s, APIProvisioning: apis, ClientProvisioning: clients,
+		Shared: s, APIProvisioning: apis, ClientProvisioning: clients, Enforcement: policies,
 		APIResources: &apiresource.Reconciler{
 			Client: c, Access: s.Access, Watched: watched, Clock: o.Clock, Foreign: s.Foreign, Events: events("m2m-apiresource"),
 			Failures: failures, Rendered: rendered, Refusals: refusals,
+			Enforced: policies.Judge, Policies: gateways.Source{Policies: s.Policies}, PoliciesRefused: policies.Refused,
 		},
 		Bundles: bundle.New(bundle.Config{
 			Client: c, Live: mgr.GetAPIReader(), Access: s.Access, Watched: watched, Foreign: s.Foreign, Clock: o.Clock, Prompt: o.PromptDelivery,
-			Events: events("m2m-verificationbundle"), Rendered: rendered, Refusals: refusals,
+			Events: events("m2m-verificationbundle"), Rendered: rendered, Refusals: refusals, Terms: terms,
 		}),
 		M2MClients: m2mclient.New(m2mclient.Config{
-			Shard: mine, Client: c, Live: mgr.GetAPIReader(), Clock: o.Clock, Events: events("m2m-m2mclient"),
+			Shard: mine, Client: c, Live: mgr.GetAPIReader(), Clock: o.Clock, Events: events("m2m-m2mclient"), Policies: s.Policies,
 			Access: s.Access, Lives: s.Lives, Connections: s.Connections, Admission: s.Admission, Foreign: s.Foreign,
 			Credentials: credentials.New(credentials.Config{
 				Client: c, OperatorNamespace: o.OperatorNamespace, Foreign: s.Foreign, Tokens: tokens, Rest: mgr.GetConfig(),
@@ -348,6 +368,9 @@ func Setup(mgr ctrl.Manager, o Options) error {
 	}
 	if err := r.Bundles.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up verification bundles: %w", err)
+	}
+	if err := r.Enforcement.SetupWithManager(mgr, o.Workers); err != nil {
+		return fmt.Errorf("set up the policies of gateways: %w", err)
 	}
 	if err := r.APIProvisioning.SetupWithManager(mgr, o.Workers); err != nil {
 		return fmt.Errorf("set up the provisioning of APIResources: %w", err)

@@ -37,6 +37,21 @@ func TestWhenAPodSeesAChange(t *testing.T) {
 	}
 }
 
+func TestWhenAGatewaySeesAChange(t *testing.T) {
+	for name, tc := range map[string]struct{ changed, now, want time.Time }{
+		"it was there from the beginning":     {time.Time{}, at(0), time.Time{}},
+		"it has just been written":            {changed, at(0), at(GatewayDelay)},
+		"a moment is missing":                 {changed, at(GatewayDelay - time.Millisecond), at(GatewayDelay)},
+		"it was written long enough ago":      {changed, at(GatewayDelay), time.Time{}},
+		"another clock is a little ahead":     {at(ClockSkew), at(0), at(ClockSkew + GatewayDelay)},
+		"a time far ahead is not believed in": {at(time.Hour), at(0), time.Time{}},
+	} {
+		if got := GatewaySees(tc.changed, tc.now); !got.Equal(tc.want) {
+			t.Errorf("%s: %s, want %s", name, got, tc.want)
+		}
+	}
+}
+
 func TestWhenAPodMustBeTouched(t *testing.T) {
 	old := at(-time.Hour)
 	for name, tc := range map[string]struct {

@@ -133,3 +133,19 @@ func (b Bundle) envoyKeys(keys []publicKey) (list []json.RawMessage) {
 // the first SHA-256 of a text and a number that is on the curve, so nobody knows
 // its private key.
 const nobodysKey = `{"alg":"ES256","crv":"P-256","kid":"nobody","kty":"EC","use":"sig","x":"1bdNaLHNnE9zaG76FEiJVTAcvEZY05w9x1W37g29oxs","y":"IHTH_1cgBbAA9VvrRneQA49i8obxiXA7dyQsFxbKIYI"}`
+
+// EnvoyKeySet returns a bundle's keys as a JWK Set for verifiers that are built on
+// Envoy, each key once for each algorithm that it may be used with. An Envoy thus
+// accepts no other algorithm. If no key remains, the set has one that signs nothing.
+// It fails where Verification does: a verifier would check less than it should.
+func EnvoyKeySet(b Bundle) (string, error) {
+	keys, _ := parseKeys(b.Keys)
+	var err error
+	if b.Algorithms, err = allowList(b.Algorithms, keys); err != nil {
+		return "", err
+	}
+	if err := b.validate(); err != nil {
+		return "", err
+	}
+	return keySet(b.envoyKeys(keys)), nil
+}

@@ -113,6 +113,8 @@ func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
 		"with the webhook apart":   {"webhook: {deployment: {enabled: true}}", "webhook-deployment"},
 		"credentials opt in":       {"credentials: {requireLabel: true}", "require-credential-label"},
 		"with two shards":          {"shards: [a, b]", "shards"},
+		"with Envoy Gateway":       {"enforcement: {envoyGateway: {enabled: true}}", "enforcement-envoy-gateway"},
+		"with Istio":               {"enforcement: {istio: {enabled: true}}", "enforcement-istio"},
 	}
 	config := t.TempDir()
 	if err := os.CopyFS(config, os.DirFS(root+"/config")); err != nil {

@@ -129,7 +129,7 @@ func TestThePoliciesAreAboutTheRelease(t *testing.T) {
 			t.Errorf("%s is about %s", o.GetName(), got)
 		}
 	}
-	if policies != 7 {
+	if policies != 8 {
 		t.Errorf("there are %d policies", policies)
 	}
 }

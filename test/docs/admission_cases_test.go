@@ -91,6 +91,20 @@ var admissions = map[string]admission{
 		set: `spec: {verification: {formats: [PEM, PEMPerKey], files: [{name: key-*.pem, template: a}]}}`},
 	"format": {kind: "APIResource", set: `spec: {verification: {formats: [DER]}}`},
 
+	"enforcement-none":  {kind: "APIResource", set: `spec: {enforcement: [{name: public}]}`},
+	"enforcement-name":  {kind: "APIResource", set: `spec: {enforcement: [{name: Public, envoy: {}}]}`},
+	"enforcement-scope": {kind: "APIResource", set: `spec: {enforcement: [{name: public, envoy: {}, rules: [{name: a, scopes: ["payments:refund"]}]}]}`},
+	"enforcement-wildcard": {kind: "APIResource",
+		set: `spec: {scopes: [{name: "payments:*"}], enforcement: [{name: mesh, istio: {selector: {matchLabels: {app: a}}}, rules: [{name: a, scopes: ["payments:*"]}]}]}`},
+	"enforcement-path":   {kind: "APIResource", set: `spec: {enforcement: [{name: public, envoy: {}, rules: [{name: a, paths: [{type: PathPrefix, value: /v1/../admin}]}]}]}`},
+	"enforcement-target": {kind: "APIResource", set: `spec: {enforcement: [{name: public, envoyGateway: {targetRefs: [{kind: Service, name: payment}]}}]}`},
+	"enforcement-elsewhere": {kind: "APIResource",
+		set: `spec: {enforcement: [{name: public, envoyGateway: {targetRefs: [{kind: HTTPRoute, name: payment, namespace: shop}]}}]}`},
+	"enforcement-both": {kind: "APIResource",
+		set: `spec: {enforcement: [{name: mesh, istio: {selector: {matchLabels: {app: a}}, targetRefs: [{kind: Service, name: payment}]}}]}`},
+	"enforcement-labels": {kind: "APIResource", set: `spec: {enforcement: [{name: mesh, istio: {selector: {matchLabels: {` +
+		listed(16, func(i int) string { return fmt.Sprintf("%sx%d: a", strings.Repeat("a", 128), i) }) + `}}}}]}`},
+
 	"client-name-long": {kind: "M2MClient", set: `metadata: {name: ` + strings.Repeat("a", 64) + `}`},
 	"access-both":      {kind: "M2MClient", set: `spec: {access: [{apiResourceRef: {name: a}, resource: b}]}`},
 	"access-none":      {kind: "M2MClient", set: `spec: {access: [{key: a}]}`},

@@ -57,6 +57,7 @@ func operator(t *testing.T) (client.Client, sets.Set[string]) {
 			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "probe"},
 			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "app"}}},
 		},
+		policy("default", "probe", "SecurityPolicy"),
 	} {
 		kubetest.Eventually(t, func() error {
 			if err := c.Create(t.Context(), o, client.DryRunAll); !refusedByPolicy(err) {
@@ -95,9 +96,11 @@ func refusedByPolicy(err error) bool {
 
 type attempt struct {
 	name    string
-	do      func(context.Context, client.Client) error
+	do      attemptFunc
 	allowed bool
 }
+
+type attemptFunc = func(context.Context, client.Client) error
 
 // attack uses the operator's ServiceAccount to try everything that the installation's
 // policies must refuse, and everything that they must allow. It returns the refused
@@ -112,6 +115,7 @@ func attack(t *testing.T) sets.Set[string] {
 	}{
 		{"Secrets", secrets(t)}, {"ConfigMaps", configMaps(t)}, {"webhooks", webhooks(t)}, {"events", events(t)},
 		{"leases", leases(t)}, {"pods", pods(t)}, {"own kinds", ownKinds(t)}, {"statuses", statuses(t)},
+		{"policies of gateways", policies(t)}, {"keys of gateways", gatewayKeys(t)},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for _, a := range group.attempts {

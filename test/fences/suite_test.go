@@ -84,6 +84,9 @@ func install() error {
 	if err := kube.Create(context.Background(), filled()); err != nil {
 		return err
 	}
+	if _, err := envtest.InstallCRDs(restConfig, envtest.CRDInstallOptions{CRDs: kubetest.GatewayKinds()}); err != nil {
+		return err
+	}
 	var rest []*unstructured.Unstructured
 	for _, o := range objects {
 		switch o.GetKind() {

@@ -63,6 +63,12 @@ type Reconciler struct {
 	Failures *lasting.Failures
 	Rendered *verification.Rendered // shared with bundle.Reconciler
 	Refusals *verification.Refusals // written by bundle.Reconciler
+
+	// Enforced judges whether gateways check tokens as the spec says, and returns when to
+	// look again.
+	Enforced        func(context.Context, *v1alpha1.APIResource) (conditions.Condition, time.Duration, error)
+	Policies        source.Source             // APIResources of which a gateway's policy has changed
+	PoliciesRefused <-chan event.GenericEvent // APIResources of which a policy was refused or taken
 }
 
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources,verbs=list;watch
@@ -80,7 +86,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	before := api.DeepCopy()
-	if err := r.reconcile(ctx, &api); err != nil {
+	look, err := r.reconcile(ctx, &api)
+	if err != nil {
 		return ctrl.Result{}, err
 	}
 	metrics.ObserveAPI(&api)
@@ -90,14 +97,17 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 		}
 		conditions.RecordTransitions(r.Events, &api, "Reconcile", before.Status.Conditions, api.Status.Conditions)
 	}
-	again := r.Failures.Look(ctx, r.Events, &api, before.Status.Conditions, api.Status.Conditions, v1alpha1.ConditionProvisioned, v1alpha1.ConditionDistributed)
+	again := r.Failures.Look(ctx, r.Events, &api, before.Status.Conditions, api.Status.Conditions, v1alpha1.ConditionProvisioned, v1alpha1.ConditionDistributed, v1alpha1.ConditionEnforced)
+	if again == 0 || look > 0 && look < again {
+		again = look
+	}
 	return ctrl.Result{RequeueAfter: again}, nil
 }
 
-func (r *Reconciler) reconcile(ctx context.Context, api *v1alpha1.APIResource) error {
+func (r *Reconciler) reconcile(ctx context.Context, api *v1alpha1.APIResource) (time.Duration, error) {
 	srv, refused, err := r.Access.Accept(ctx, api)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	accepted := conditions.True(v1alpha1.ConditionAccepted, v1alpha1.ReasonAccepted, "The APIResource describes its API")
 	if refused != nil {
@@ -107,28 +117,35 @@ func (r *Reconciler) reconcile(ctx context.Context, api *v1alpha1.APIResource) e
 	provisioned := apiProvisioned(api, srv, refused)
 	held, needed, err := r.delivery(ctx, client.ObjectKeyFromObject(api))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	distributed, err := r.distribution(ctx, api, srv, refused, needed.Has(api.Namespace), held.Has(api.Namespace))
 	if err != nil {
-		return err
+		return 0, err
+	}
+	conditions.SetOrRemove(&api.Status.Conditions, api.Generation, v1alpha1.ConditionProvisioned, provisioned)
+	// Enforced depends on what the status says now of Accepted.
+	conditions.Set(&api.Status.Conditions, api.Generation, accepted)
+	enforced, again, err := r.Enforced(ctx, api)
+	if err != nil {
+		return 0, err
 	}
 	ready := conditions.True(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "The APIResource is accepted, and its own workloads have the verification bundle that they need")
-	for _, c := range []conditions.Condition{distributed, provisioned, accepted} {
+	for _, c := range []conditions.Condition{enforced, distributed, provisioned, accepted} {
 		// An API that is only observed may differ from its server.
 		if c.Type != "" && c.Status != metav1.ConditionTrue && c.Reason != v1alpha1.ReasonDrifted {
 			ready = c.AsReady()
 		}
 	}
-	conditions.SetOrRemove(&api.Status.Conditions, api.Generation, v1alpha1.ConditionProvisioned, provisioned)
-	conditions.Set(&api.Status.Conditions, api.Generation, accepted, distributed, ready)
+	conditions.SetOrRemove(&api.Status.Conditions, api.Generation, v1alpha1.ConditionEnforced, enforced)
+	conditions.Set(&api.Status.Conditions, api.Generation, distributed, ready)
 	api.Status.ObservedGeneration = api.Generation
 	api.Status.Bundle = v1alpha1.VerificationBundle{
 		ConfigMapName: v1alpha1.ObjectName(render.ConfigMapName(api.Namespace, api.Name)),
 		Namespaces:    ptr.To(numberOf(held)),
 		Undelivered:   numberOf(r.undelivered(client.ObjectKeyFromObject(api), held, needed)),
 	}
-	return nil
+	return again, nil
 }
 
 // undelivered returns the other namespaces that need the bundle and do not have it in
@@ -282,6 +299,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 			return nil
 		}))).
 		WatchesRawSource(source.Channel(r.Refusals.Apis, &handler.EnqueueRequestForObject{})).
+		WatchesRawSource(source.Channel(r.PoliciesRefused, &handler.EnqueueRequestForObject{})).
+		WatchesRawSource(r.Policies).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 5, NewQueue: watch.Fairly(watch.NamespaceOf, nil)})
 	for _, o := range watch.Verifiers() {
 		b = b.Watches(o, settled(watch.VerifyRefs))

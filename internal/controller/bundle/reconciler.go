@@ -61,6 +61,7 @@ type Config struct {
 	Foreign  *foreign.Objects
 	Rendered *verification.Rendered
 	Refusals *verification.Refusals
+	Terms    *verification.NewTerms
 	Prompt   bool // enables touching pods that must see a change at once
 }
 
@@ -70,12 +71,11 @@ type Reconciler struct {
 	Config
 
 	writes *pace.Buckets[verification.Request] // bounds the writes of each bundle
-	terms  *newTerms
 }
 
 // New returns a Reconciler that has written nothing yet.
 func New(c Config) *Reconciler {
-	return &Reconciler{Config: c, writes: pace.New[verification.Request](bundleWriteRate), terms: newNewTerms()}
+	return &Reconciler{Config: c, writes: pace.New[verification.Request](bundleWriteRate)}
 }
 
 // +kubebuilder:rbac:groups="",resources=configmaps,verbs=get;list;watch;create;update;delete
@@ -105,7 +105,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req verification.Request) (c
 	}
 	if !exists {
 		r.Rendered.Forget(req.API)
-		r.terms.forget(req.API)
+		r.Terms.Forget(req.API)
 	}
 	if !exists || !needed {
 		r.Refusals.Forget(req)
@@ -172,7 +172,8 @@ func (r *Reconciler) distribute(ctx context.Context, req verification.Request, a
 	}
 	now, weight := r.Clock.Now(), d.weight()
 	if !revoked {
-		wait, err := r.awaitTokens(ctx, d, now)
+		before, _ := verification.ContentsIn(current)
+		wait, err := r.Terms.Await(ctx, api, srv, before, render.ContentsOf(d.bundle, d.extra), now)
 		if wait > 0 || err != nil {
 			return ctrl.Result{RequeueAfter: wait}, err
 		}

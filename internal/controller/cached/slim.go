@@ -27,6 +27,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
@@ -329,7 +330,7 @@ func SlimConfigMap(in any) (any, error) {
 	if IsCut(c) {
 		return c, nil
 	}
-	ours := isBundle(c)
+	ours := isBundle(c) || isKeys(c)
 	if ours && sizeOfMeta(&c.ObjectMeta) <= maxOwn {
 		return c, nil
 	}
@@ -339,9 +340,20 @@ func SlimConfigMap(in any) (any, error) {
 		kept.Annotations = fitting(c.Annotations, maxOwn,
 			v1alpha1.APIResourceAnnotation, v1alpha1.KeyIDsAnnotation, v1alpha1.ContentsAnnotation, v1alpha1.PromptSinceAnnotation)
 	}
+	if owner := metav1.GetControllerOf(c); isKeys(c) && owner != nil {
+		kept.OwnerReferences = []metav1.OwnerReference{*owner}
+	}
 	kept.Annotations = withMark(kept.Annotations, "")
 	c.ObjectMeta = kept
 	return c, nil
+}
+
+// isKeys reports whether a ConfigMap has the name of one with the keys of a gateway, and
+// an APIResource controls it.
+func isKeys(c *corev1.ConfigMap) bool {
+	api, ok := enforcement.ParseKeysName(c.Name)
+	owner := metav1.GetControllerOfNoCopy(c)
+	return ok && owner != nil && owner.Kind == "APIResource" && owner.Name == api && groupOf(owner) == v1alpha1.GroupVersion.Group
 }
 
 // isBundle reports whether a ConfigMap has the name of the verification bundle that its

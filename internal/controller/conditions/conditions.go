@@ -90,7 +90,7 @@ func RecordTransitions(events recorder.EventRecorder, obj client.Object, action 
 		switch {
 		case is.Type == v1alpha1.ConditionReady && is.Status == metav1.ConditionTrue && changed:
 			events.Eventf(obj, nil, corev1.EventTypeNormal, is.Reason, action, "%s", is.Message)
-		case is.Reason == v1alpha1.ReasonDistributing: // a bundle on its way is nothing to warn of
+		case is.Reason == v1alpha1.ReasonDistributing, is.Reason == v1alpha1.ReasonEnforcing: // what is on its way is nothing to warn of
 		case is.Status == metav1.ConditionFalse && changed && !slices.Contains(told, is.Reason):
 			told = append(told, is.Reason)
 			events.Eventf(obj, nil, corev1.EventTypeWarning, is.Reason, action, "%s", is.Message)

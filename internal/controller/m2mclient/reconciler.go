@@ -32,6 +32,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/conditions"
 	"github.com/m2m-operator/m2m-operator/internal/controller/credentials"
 	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/gateways"
 	"github.com/m2m-operator/m2m-operator/internal/controller/lasting"
 	"github.com/m2m-operator/m2m-operator/internal/controller/memory"
 	"github.com/m2m-operator/m2m-operator/internal/controller/metrics"
@@ -62,6 +63,7 @@ type Config struct {
 	Credentials *credentials.Source
 	Watched     watch.Namespaces
 	Failures    *lasting.Failures
+	Policies    *gateways.Policies
 
 	OperatorNamespace string
 
@@ -100,7 +102,7 @@ type Reconciler struct {
 func New(c Config) *Reconciler {
 	return &Reconciler{
 		Config: c, secrets: tokensecret.New(tokensecret.Config{Client: c.Client, Live: c.Live, Foreign: c.Foreign, Prompt: c.Prompt}),
-		recipients: &recipients.Recipients{Client: c.Client, Access: c.Access, Prompt: c.Prompt},
+		recipients: &recipients.Recipients{Client: c.Client, Access: c.Access, Policies: c.Policies, Prompt: c.Prompt},
 		held:       memory.New[tokensecret.Token](), written: memory.New[cached.Digest](),
 		judgements: memory.New[judgement](), rejudged: pace.New[string](RejudgedRate),
 		requests: pace.NewRequests[types.NamespacedName](),

@@ -119,7 +119,7 @@ func collect(out chan<- prometheus.Metric, desc *prometheus.Desc, labels []strin
 
 // ObserveAPI publishes the conditions of an APIResource, and where its bundle is missing.
 func ObserveAPI(a *v1alpha1.APIResource) {
-	conditions := published(a.Status.Conditions, v1alpha1.ConditionAccepted, v1alpha1.ConditionDistributed, v1alpha1.ConditionProvisioned)
+	conditions := published(a.Status.Conditions, v1alpha1.ConditionAccepted, v1alpha1.ConditionDistributed, v1alpha1.ConditionEnforced, v1alpha1.ConditionProvisioned)
 	apis.set(client.ObjectKeyFromObject(a), &object{conditions, a.Status.Bundle.Undelivered})
 }
 

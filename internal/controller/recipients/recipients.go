@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package recipients finds out whether the pods that verify an API's tokens have what they
-// verify a new token with. It reads the bundles and the pods from the cache. How long a
+// Package recipients finds out whether the pods and gateways that verify an API's tokens
+// have what they verify a new token with. It reads bundles, policies and pods from caches. How long a
 // token waits for them is decided by the packages delivery and verdict.
 package recipients
 
@@ -17,6 +17,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/gateways"
 	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 	"github.com/m2m-operator/m2m-operator/internal/delivery"
@@ -32,6 +33,8 @@ const Patience = 10 * time.Second
 type Recipients struct {
 	Client client.Client
 	Access rules.Resolver
+	// Policies are those of the gateways that check tokens for the API.
+	Policies *gateways.Policies
 	// Prompt enables touching pods that must see a changed bundle at once.
 	Prompt bool
 }
@@ -53,6 +56,9 @@ type Token struct {
 func (r *Recipients) LookAgain(ctx context.Context, t Token, now time.Time) (look time.Time, err error) {
 	if t.API == nil || t.Claims == nil {
 		return time.Time{}, nil
+	}
+	if look = r.gatewaysLook(ctx, t, now); !look.IsZero() {
+		return look, nil
 	}
 	bundles, err := r.awaited(ctx, t.API)
 	if err != nil {
@@ -122,6 +128,9 @@ func (r *Recipients) awaited(ctx context.Context, api *v1alpha1.APIResource) ([]
 func (r *Recipients) KeyIsAhead(ctx context.Context, t Token, now time.Time) (bool, error) {
 	if t.API == nil || t.Claims == nil {
 		return true, nil
+	}
+	if !r.gatewaysHave(ctx, t) {
+		return false, nil
 	}
 	bundles, err := r.awaited(ctx, t.API)
 	if err != nil {

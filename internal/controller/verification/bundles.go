@@ -76,6 +76,11 @@ func ContentsIn(bundle *corev1.ConfigMap) (c render.Contents, known bool) {
 	if bundle == nil {
 		return c, false
 	}
-	err := json.Unmarshal([]byte(bundle.Annotations[v1alpha1.ContentsAnnotation]), &c)
+	return ReadContents(bundle.Annotations[v1alpha1.ContentsAnnotation])
+}
+
+// ReadContents reads the value of a ContentsAnnotation.
+func ReadContents(annotation string) (c render.Contents, known bool) {
+	err := json.Unmarshal([]byte(annotation), &c)
 	return c, err == nil && c.Terms != ""
 }

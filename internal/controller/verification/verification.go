@@ -18,6 +18,7 @@ import (
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
 	"github.com/m2m-operator/m2m-operator/internal/jwks"
 	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/render"
@@ -54,10 +55,55 @@ func BundleOf(api *v1alpha1.APIResource, srv *rules.Server) render.Bundle {
 			b.Formats.Directory = v1alpha1.VerifyDir + "/" + api.Name
 		}
 	}
+	for i := range api.Spec.Enforcement {
+		if e := &api.Spec.Enforcement[i]; e.Envoy != nil {
+			b.Formats.Requests = append(b.Formats.Requests, requestsOf(e))
+		}
+	}
 	for _, k := range record.TrustedRecords(srv) {
 		b.Keys = append(b.Keys, render.Key{ID: k.ID, Algorithm: k.Algorithm, JWK: k.JWK, Retired: !k.RetiredAt.IsZero()})
 	}
 	return b
+}
+
+// requestsOf returns the requests that an Envoy allows which reads files of the bundle.
+func requestsOf(e *v1alpha1.Enforcement) render.Requests {
+	r := render.Requests{Name: string(e.Name)}
+	for _, rule := range e.Rules {
+		var to render.Rule
+		for _, m := range rule.Methods {
+			to.Methods = append(to.Methods, string(m))
+		}
+		for _, p := range rule.Paths {
+			to.Paths = append(to.Paths, render.Path{Value: p.Value, Prefix: p.Type == v1alpha1.PathPrefix})
+		}
+		for _, s := range rule.Scopes {
+			to.Scopes = append(to.Scopes, string(s))
+		}
+		r.Rules = append(r.Rules, to)
+	}
+	return r
+}
+
+// EnforcedContents returns the contents of an entry of spec.enforcement: the keys, and as
+// terms all else that its gateway is told.
+func EnforcedContents(api *v1alpha1.APIResource, srv *rules.Server, e *v1alpha1.Enforcement) render.Contents {
+	encoded, err := json.Marshal(e)
+	if err != nil {
+		panic(err) // strings only
+	}
+	return render.ContentsOf(BundleOf(api, srv), map[string]string{"": string(encoded)})
+}
+
+// GatewayOf returns the gateway of an entry, "" for an Envoy that reads files.
+func GatewayOf(e *v1alpha1.Enforcement) enforcement.Gateway {
+	switch {
+	case len(e.EnvoyGateway.TargetRefs) > 0:
+		return enforcement.EnvoyGateway
+	case e.Envoy == nil:
+		return enforcement.Istio
+	}
+	return ""
 }
 
 func clockSkewSeconds(v v1alpha1.Verification) int {

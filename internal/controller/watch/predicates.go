@@ -5,6 +5,7 @@ package watch
 import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -53,6 +54,19 @@ func Updates(pass func(before, after client.Object) bool) predicate.Predicate {
 
 // AcceptedChanged passes updates by which an APIResource becomes accepted, or stops being so.
 var AcceptedChanged = Updates(func(before, after client.Object) bool { return IsAccepted(before) != IsAccepted(after) })
+
+// EnforcedChanged passes the changes of an APIResource that matter to its policies at
+// gateways: those of its spec, and of whether it is accepted and why not.
+var EnforcedChanged = predicate.Or(predicate.GenerationChangedPredicate{}, Updates(func(before, after client.Object) bool {
+	accepted := func(o client.Object) (is metav1.Condition) {
+		if c := meta.FindStatusCondition(o.(*v1alpha1.APIResource).Status.Conditions, v1alpha1.ConditionAccepted); c != nil {
+			is = *c
+		}
+		return is
+	}
+	was, is := accepted(before), accepted(after)
+	return was.Status != is.Status || was.Reason != is.Reason
+}))
 
 // ComparedAPI passes updates after which an APIResource's status says something else about
 // what its server has of the API.

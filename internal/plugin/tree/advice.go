@@ -34,6 +34,17 @@ var advice = map[string]string{
 	v1alpha1.ReasonBundleRefused:                 "Change the quota or policy that the message names",
 	v1alpha1.ReasonOpaqueToken:                   "Take the annotation m2m-operator.io/verify off the workloads, and let the API ask the server about tokens",
 
+	// Of gateways that check tokens.
+	v1alpha1.ReasonNotEnabled:       "Ask the platform team to allow the gateway: the operator's flag --enforcement and the permission for it",
+	v1alpha1.ReasonKindNotInstalled: "Install the gateway's CustomResourceDefinitions, or remove the entry from spec.enforcement",
+	v1alpha1.ReasonObjectNotOwned:   "Delete or rename the object that the message names, or choose another name for the entry",
+	v1alpha1.ReasonObjectRefused:    "Change the quota, policy or permission that the message names",
+	v1alpha1.ReasonNotEnforceable:   "Change what the message names, or have the API's workloads check tokens",
+	v1alpha1.ReasonEnforcing:        "Wait a moment; if this stays, see whether the gateway runs",
+	v1alpha1.ReasonTargetNotFound:   "Create the target, or correct targetRefs",
+	v1alpha1.ReasonGatewayRefused:   "Change what the message names; at Conflicted, remove the other policy of the target",
+	v1alpha1.ReasonOverridden:       "Name the target of the other policy in targetRefs, or remove that policy",
+
 	// Of grants.
 	v1alpha1.ReasonNotGranted:             "Ask the API's team for a grant; kubectl m2m why shows the line that decides",
 	v1alpha1.ReasonScopeNotGranted:        "Ask the API's team to add the scope to a grant, or request another; kubectl m2m why shows the line that decides",

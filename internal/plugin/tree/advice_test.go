@@ -13,7 +13,7 @@ import (
 // good are the reasons for which a condition is True, and nothing needs to be done.
 var good = []string{
 	"Ready", "Discovered", "EndpointsConfigured", "KeysFetched", "Accepted", "Distributed", "Granted", "TokensFresh", "TokensVerified",
-	"Provisioned", "ProvisioningReady", "NotApplicable",
+	"Provisioned", "ProvisioningReady", "NotApplicable", "Enforced",
 }
 
 // TestEveryReasonHasAdvice reads the reasons that the API documents for each condition.

@@ -91,6 +91,9 @@ func (op *Operator) Round(namespaces ...string) {
 				return result, err
 			}
 		}
+		if _, err := op.Enforcement.Reconcile(ctx, request(n)); err != nil {
+			return result, err
+		}
 		op.AwaitBundles()
 		return result, err
 	})
@@ -218,6 +221,9 @@ func (op *Operator) objectsOf(t *testing.T, namespaces []string) []*simulated {
 			if _, err := op.Bundles.Reconcile(t.Context(), b); err != nil {
 				return ctrl.Result{}, err
 			}
+		}
+		if _, err := op.Enforcement.Reconcile(t.Context(), RequestOf(n)); err != nil {
+			return ctrl.Result{}, err
 		}
 		op.AwaitBundles()
 		return op.APIResources.Reconcile(t.Context(), RequestOf(n))

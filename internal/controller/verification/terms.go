@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bundle
+package verification
 
 import (
 	"context"
@@ -17,37 +17,36 @@ import (
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
-	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
 	"github.com/m2m-operator/m2m-operator/internal/delivery"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// awaitTokens returns how long a bundle with changed terms still waits for the tokens in use
-// to be judged by the new terms: a token that does not meet them is replaced first, if a
-// new one does. The bundle waits at most delivery.HoldMax. It does not wait if keys changed
-// too: a new or removed key must reach the pods at once.
-func (r *Reconciler) awaitTokens(ctx context.Context, d *draft, now time.Time) (time.Duration, error) {
-	before, known := verification.ContentsIn(d.current)
-	next := render.ContentsOf(d.bundle, d.extra)
+// Await returns how long changed terms still wait for the tokens in use to be judged by
+// them: a token that does not meet them is replaced first, if a new one does. Terms wait at
+// most delivery.HoldMax. They do not wait if keys changed too: a new or removed key must
+// reach who verifies at once.
+func (n *NewTerms) Await(
+	ctx context.Context, api *v1alpha1.APIResource, srv *rules.Server, before, next render.Contents, now time.Time,
+) (time.Duration, error) {
 	sameKeys := maps.EqualFunc(before.Keys, next.Keys, func(a, b render.KeyContents) bool { return a.Hash == b.Hash })
-	if !known || before.Terms == next.Terms || !sameKeys {
+	if before.Terms == "" || before.Terms == next.Terms || !sameKeys {
 		return 0, nil
 	}
-	name, terms := client.ObjectKeyFromObject(d.api), verification.Terms(d.api, d.srv)
-	judged, err := r.terms.judged(name, terms, now, func() (bool, error) { return r.allJudged(ctx, d.api, terms, now) })
+	terms := Terms(api, srv)
+	judged, err := n.judged(client.ObjectKeyFromObject(api), terms, now, func() (bool, error) { return n.allJudged(ctx, api, terms, now) })
 	if judged || err != nil {
 		return 0, err
 	}
-	log.FromContext(ctx).V(1).Info("Other terms wait in the verification bundle for the tokens in use")
+	log.FromContext(ctx).V(1).Info("Other terms wait for the tokens in use")
 	return delivery.Poll, nil
 }
 
 // allJudged reports whether every token in use for an API was judged by the present terms.
-func (r *Reconciler) allJudged(ctx context.Context, api *v1alpha1.APIResource, terms string, now time.Time) (bool, error) {
+func (n *NewTerms) allJudged(ctx context.Context, api *v1alpha1.APIResource, terms string, now time.Time) (bool, error) {
 	var clients v1alpha1.M2MClientList
 	name := client.ObjectKeyFromObject(api)
-	err := r.Client.List(ctx, &clients, client.MatchingFields{watch.ByAPIResource: name.String()},
+	err := n.client.List(ctx, &clients, client.MatchingFields{watch.ByAPIResource: name.String()},
 		client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
 	if err != nil {
 		return false, fmt.Errorf("list the clients of an API: %w", err)
@@ -66,9 +65,11 @@ func isFor(c *v1alpha1.M2MClient, key string, api types.NamespacedName) bool {
 	})
 }
 
-// newTerms remembers since when each APIResource has its present terms, and whether the
+// NewTerms remembers since when each APIResource has its present terms, and whether the
 // tokens in use were judged by them. It is lost on restart; the wait then begins again.
-type newTerms struct {
+type NewTerms struct {
+	client client.Reader
+
 	mu sync.Mutex
 	of map[types.NamespacedName]*termsSince
 }
@@ -80,11 +81,14 @@ type termsSince struct {
 	lookedAt time.Time // one look serves the bundles of all namespaces
 }
 
-func newNewTerms() *newTerms { return &newTerms{of: map[types.NamespacedName]*termsSince{}} }
+// NewNewTerms returns an empty memory.
+func NewNewTerms(c client.Reader) *NewTerms {
+	return &NewTerms{client: c, of: map[types.NamespacedName]*termsSince{}}
+}
 
 // judged reports whether an API's pods may get the present terms. It looks at the tokens at
 // most once per delivery.Poll.
-func (n *newTerms) judged(api types.NamespacedName, terms string, now time.Time, look func() (bool, error)) (bool, error) {
+func (n *NewTerms) judged(api types.NamespacedName, terms string, now time.Time, look func() (bool, error)) (bool, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	t := n.of[api]
@@ -103,8 +107,8 @@ func (n *newTerms) judged(api types.NamespacedName, terms string, now time.Time,
 	return t.judged, nil
 }
 
-// forget drops the terms of an APIResource that is gone.
-func (n *newTerms) forget(api types.NamespacedName) {
+// Forget drops the terms of an APIResource that is gone.
+func (n *NewTerms) Forget(api types.NamespacedName) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.of, api)

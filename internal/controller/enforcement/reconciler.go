@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package enforcement writes, for each entry of an APIResource's spec.enforcement, the
+// policy by which a gateway checks tokens, and keeps it as it should be. It also judges
+// what the gateways made of it: package apiresource writes that into the status. What is
+// in a policy is decided by internal/enforcement.
+package enforcement
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"k8s.io/utils/lru"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	rules "github.com/m2m-operator/m2m-operator/internal/access"
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+	"github.com/m2m-operator/m2m-operator/internal/controller/foreign"
+	"github.com/m2m-operator/m2m-operator/internal/controller/gateways"
+	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
+	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+	"github.com/m2m-operator/m2m-operator/internal/controller/write"
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
+	"github.com/m2m-operator/m2m-operator/internal/render"
+)
+
+// Config is what a Reconciler needs.
+type Config struct {
+	Client   client.Client
+	Clock    clock.PassiveClock
+	Access   rules.Resolver
+	Watched  watch.Namespaces
+	Foreign  *foreign.Objects
+	Policies *gateways.Policies
+	Terms    *verification.NewTerms
+}
+
+// Reconciler writes the policies of APIResources.
+type Reconciler struct {
+	Config
+
+	// Refused are the APIResources of which an object was refused or taken.
+	Refused chan event.GenericEvent
+
+	writes   *pace.Buckets[objectKey] // bounds the writes of each object
+	failures *lru.Cache               // from objectKey to failure
+}
+
+// objectKey names an object that is written.
+type objectKey struct {
+	kind string
+	name types.NamespacedName
+}
+
+// failure is why an object could not be written.
+type failure struct {
+	at     time.Time
+	what   cached.Digest // what was to be written
+	reason string
+	said   string
+}
+
+const (
+	// maxFailures bounds the failures that are remembered.
+	maxFailures = 4096
+	// maxSaid bounds the characters that are kept of an API server's refusal.
+	maxSaid = 512
+)
+
+// writeRate bounds how often an object is written, as that of verification bundles:
+// somebody may change it as often as they like. A new key counts as one write.
+var writeRate = pace.Rate{Every: 10 * time.Second, Burst: 64}
+
+// New returns a reconciler.
+func New(c Config) *Reconciler {
+	return &Reconciler{
+		Config: c, Refused: make(chan event.GenericEvent, 1024), writes: pace.New[objectKey](writeRate), failures: lru.New(maxFailures),
+	}
+}
+
+// Reconcile brings the policies of an APIResource in line with its spec and its server's keys.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
+	var api v1alpha1.APIResource
+	if err := r.Client.Get(ctx, req.NamespacedName, &api); err != nil || !api.DeletionTimestamp.IsZero() {
+		return ctrl.Result{}, client.IgnoreNotFound(err) // the garbage collector removes what it owns
+	}
+	if len(r.Policies.Allowed()) == 0 {
+		return ctrl.Result{}, nil
+	}
+	b, err := r.basisOf(ctx, &api)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	var again time.Duration
+	var errs []error
+	for i := range api.Spec.Enforcement {
+		e := &api.Spec.Enforcement[i]
+		if verification.GatewayOf(e) == "" {
+			continue
+		}
+		wait, err := r.enforce(ctx, b, b.wantedOf(e))
+		again = sooner(again, wait)
+		errs = append(errs, err)
+	}
+	errs = append(errs, r.sweep(ctx, &api))
+	if err := errors.Join(errs...); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: again}, nil
+}
+
+// sooner returns the shorter of two durations. Zero is none.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// enforce writes the objects of one entry.
+func (r *Reconciler) enforce(ctx context.Context, b basis, w wanted) (time.Duration, error) {
+	problem, err := r.Policies.Served(ctx, w.entry.Gateway)
+	if err != nil {
+		return 0, err
+	}
+	if problem != nil {
+		return gateways.LookAgain, nil
+	}
+	if w.keep && r.gate(w).IsOf(b.api) {
+		return 0, nil
+	}
+	for _, o := range w.policy.Objects {
+		wait, err := r.write(ctx, b, w, o)
+		if wait == 0 && err == nil {
+			continue
+		}
+		return wait, errors.Join(err, r.shut(ctx, b, w))
+	}
+	return 0, nil
+}
+
+// shut has a new entry refuse every request if something that its policy needs could not
+// be written.
+func (r *Reconciler) shut(ctx context.Context, b basis, w wanted) error {
+	closed := enforcement.Closed(w.entry).Objects[0]
+	if r.gate(w) != nil || w.policy.Objects[0].GetKind() == closed.GetKind() {
+		return nil
+	}
+	w.contents = render.Contents{Terms: termsClosed}
+	_, err := r.write(ctx, b, w, closed)
+	return err
+}
+
+func (r *Reconciler) write(ctx context.Context, b basis, w wanted, o *unstructured.Unstructured) (time.Duration, error) {
+	if o.GetKind() == "ConfigMap" {
+		return r.writeKeys(ctx, b, w, o)
+	}
+	return r.writePolicy(ctx, b, w, o)
+}
+
+// writePolicy creates or updates a policy if it is not as wanted.
+func (r *Reconciler) writePolicy(ctx context.Context, b basis, w wanted, o *unstructured.Unstructured) (time.Duration, error) {
+	k := kindOf(w.entry.Gateway, o)
+	is := r.Policies.Get(k, w.name())
+	next, before := w.contentsOf(o.GetKind(), is, r.Clock.Now())
+	contents := encode(next)
+	key := objectKey{k.Name, w.name()}
+	if is.IsOf(b.api) && r.Policies.Same(k, is, o, contents) {
+		r.taken(key, b.api)
+		return 0, nil
+	}
+	what, urgent := digestOf(o.Object, contents), revokes(b, before, next)
+	if wait, err := r.awaitTokens(ctx, b, w, before, next); wait > 0 || err != nil {
+		return wait, err
+	}
+	if wait := r.mayWrite(key, what, urgent, weight(before, next)); wait > 0 {
+		return wait, nil
+	}
+	err := r.Policies.Write(ctx, k, b.api, o, contents)
+	if urgent && write.Refused(err) {
+		if err := r.withdraw(b, w, before, func(o *unstructured.Unstructured, c render.Contents) error {
+			return r.Policies.Write(ctx, k, b.api, o, encode(c))
+		}, func() error { return r.Policies.Delete(ctx, k, is) }); err != nil {
+			return 0, err
+		}
+	}
+	if err == nil {
+		log.FromContext(ctx).Info("Wrote a policy", "kind", k.Name, "name", o.GetName())
+		r.taken(key, b.api)
+		return 0, nil
+	}
+	return r.failed(ctx, key, b.api, what, err)
+}
+
+// withdraw takes a revoked key out of an object that the API server refuses in its new
+// form: without new keys, or else by deleting the object.
+func (r *Reconciler) withdraw(
+	b basis, w wanted, before render.Contents, put func(*unstructured.Unstructured, render.Contents) error, remove func() error,
+) error {
+	stays := func(id string) bool { return w.contents.Keys[id].Hash == before.Keys[id].Hash }
+	bundle := b.bundle
+	bundle.Keys = slices.DeleteFunc(slices.Clone(bundle.Keys), func(k render.Key) bool { return !stays(k.ID) })
+	smaller, err := enforcement.Open(bundle, w.entry)
+	if err != nil {
+		return remove()
+	}
+	w.contents.Keys = maps.Clone(w.contents.Keys)
+	maps.DeleteFunc(w.contents.Keys, func(id string, _ render.KeyContents) bool { return !stays(id) })
+	if err := put(smaller.Objects[0], w.contents.Since(before, r.Clock.Now())); !write.Refused(err) {
+		return err
+	}
+	return remove()
+}
+
+// contentsOf returns the contents of a policy as it is about to be, and as it is. Only
+// the object with the keys lists them.
+func (w wanted) contentsOf(kind string, is *gateways.Object, now time.Time) (next, before render.Contents) {
+	next = w.contents
+	if kind != "ConfigMap" && kind != "RequestAuthentication" {
+		next.Keys = nil
+	}
+	if is == nil {
+		return next, before
+	}
+	before, known := verification.ReadContents(is.Contents)
+	if !known {
+		return next, before
+	}
+	return next.Since(before, now), before
+}
+
+// awaitTokens returns how long other terms of a policy wait for the tokens in use.
+func (r *Reconciler) awaitTokens(ctx context.Context, b basis, w wanted, before, next render.Contents) (time.Duration, error) {
+	if w.problem != nil || next.Terms == termsClosed || before.Terms == termsClosed {
+		return 0, nil // it closes, or lets pass what nothing did before
+	}
+	return r.Terms.Await(ctx, b.api, b.srv, before, next, r.Clock.Now())
+}
+
+// revokes reports whether a revoked key is about to leave an object.
+func revokes(b basis, before, next render.Contents) bool {
+	for id := range before.Keys {
+		if _, stays := next.Keys[id]; !stays && b.srv != nil && b.srv.Revoked(id) {
+			return true
+		}
+	}
+	return false
+}
+
+// weight returns how much a write counts: the number of new keys, at least 1.
+func weight(before, next render.Contents) int {
+	n := 0
+	for id, k := range next.Keys {
+		if before.Keys[id].Hash != k.Hash {
+			n++
+		}
+	}
+	return min(max(1, n), writeRate.Burst)
+}
+
+// mayWrite returns how long a write has to wait. What was refused is offered again after a
+// while, or once it differs. A revoked key leaves at once, and what refuses requests comes
+// at once.
+func (r *Reconciler) mayWrite(key objectKey, what cached.Digest, urgent bool, n int) time.Duration {
+	now := r.Clock.Now()
+	if f, ok := r.failure(key); ok && f.what == what {
+		if wait := f.at.Add(write.RefusalWait).Sub(now); wait > 0 && wait <= write.RefusalWait {
+			return wait
+		}
+	}
+	if urgent {
+		r.writes.Force(key, n, now)
+		return 0
+	}
+	return r.writes.Take(key, n, now)
+}
+
+func (r *Reconciler) failure(key objectKey) (f failure, ok bool) {
+	v, ok := r.failures.Get(key)
+	if ok {
+		f = v.(failure)
+	}
+	return f, ok
+}
+
+// failed remembers why an object was not written, if that will last, and returns when to
+// try again. A revoked key must leave nevertheless.
+func (r *Reconciler) failed(ctx context.Context, key objectKey, api *v1alpha1.APIResource, what cached.Digest, err error) (time.Duration, error) {
+	f := failure{at: r.Clock.Now(), what: what, reason: v1alpha1.ReasonObjectRefused}
+	switch {
+	case errors.Is(err, gateways.ErrNotOurs):
+		f.reason = v1alpha1.ReasonObjectNotOwned
+	case errors.Is(err, gateways.ErrGone):
+		return gateways.LookAgain, nil
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return 0, nil
+	case write.Refused(err):
+		f.said = said(err)
+	default:
+		return 0, err
+	}
+	before, known := r.failure(key)
+	if known && before.reason == f.reason && f.at.Sub(before.at) < write.RefusalWait {
+		f.said = before.said // it may differ each time
+	}
+	r.failures.Add(key, f)
+	if !known || before.reason != f.reason || before.said != f.said {
+		log.FromContext(ctx).Info("Could not write an object of spec.enforcement", "kind", key.kind, "name", key.name.Name, "reason", err.Error())
+		r.tell(api)
+	}
+	return write.RefusalWait, nil
+}
+
+// taken forgets a failure.
+func (r *Reconciler) taken(key objectKey, api *v1alpha1.APIResource) {
+	if _, ok := r.failure(key); ok {
+		r.failures.Remove(key)
+		r.tell(api)
+	}
+}
+
+// tell wakes the controller that writes the status. If it is too busy, the next attempt
+// wakes it.
+func (r *Reconciler) tell(api *v1alpha1.APIResource) {
+	select {
+	case r.Refused <- event.GenericEvent{Object: api}:
+	default:
+	}
+}
+
+// sweep removes what the spec does not name any more, what lets requests pass last.
+func (r *Reconciler) sweep(ctx context.Context, api *v1alpha1.APIResource) error {
+	policies, keys := map[types.NamespacedName]enforcement.Gateway{}, map[string]bool{}
+	for i := range api.Spec.Enforcement {
+		w := wanted{entry: entryOf(api, &api.Spec.Enforcement[i])}
+		policies[w.name()] = w.entry.Gateway
+		keys[w.keysName().Name] = w.entry.Gateway == enforcement.EnvoyGateway
+	}
+	for _, g := range r.Policies.Allowed() {
+		if problem, err := r.Policies.Served(ctx, g); problem != nil || err != nil {
+			continue // there is nothing to see
+		}
+		for _, k := range gateways.Kinds(g) {
+			for _, o := range r.Policies.Of(k, api) {
+				if policies[o.Name] == g {
+					continue
+				}
+				if err := r.Policies.Delete(ctx, k, o); err != nil {
+					return err
+				}
+				log.FromContext(ctx).Info("Removed a policy", "kind", k.Name, "name", o.Name.Name)
+			}
+		}
+	}
+	return r.sweepKeys(ctx, api, keys)
+}
+
+// SetupWithManager watches APIResources, servers and what is written for them.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
+	if len(r.Policies.Allowed()) == 0 {
+		return nil
+	}
+	ofServer := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, o client.Object) []reconcile.Request {
+		return watch.Requests(ctx, r.Client, &v1alpha1.APIResourceList{}, client.MatchingFields{watch.ByServer: rules.ServerKeyOf(o).String()})
+	})
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("enforcement").
+		For(&v1alpha1.APIResource{}, builder.WithPredicates(watch.EnforcedChanged)).
+		Watches(&v1alpha1.AuthorizationServer{}, ofServer, builder.WithPredicates(watch.NotJustAsked)).
+		Watches(&v1alpha1.ClusterAuthorizationServer{}, ofServer, builder.WithPredicates(watch.NotJustAsked)).
+		Watches(&corev1.ConfigMap{}, ofKeys()).
+		WatchesRawSource(foreign.Source(r.Foreign, "ConfigMap", ofKeys())).
+		WatchesRawSource(gateways.Source{Policies: r.Policies}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: watch.Fairly(watch.NamespaceOf, nil)}).
+		Complete(watch.Reconciler(r, r.Watched, watch.In))
+}
+
+// ofKeys maps a ConfigMap with keys to its APIResource.
+func ofKeys() handler.EventHandler {
+	return handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+		if api, ok := enforcement.ParseKeysName(o.GetName()); ok {
+			return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: o.GetNamespace(), Name: api}}}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gateways
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/write"
+)
+
+// FieldOwner is the field manager of the operator's writes.
+const FieldOwner = "m2m-operator"
+
+// ErrNotOurs means that an object of the name is not the APIResource's.
+var ErrNotOurs = errors.New("the object exists and is not the APIResource's")
+
+// ErrGone means that the kind is not there any more.
+var ErrGone = errors.New("the API server does not know the kind")
+
+// Dress gives an object what marks it as an APIResource's: the label, the owner and the
+// contents.
+func Dress(o metav1.Object, api *v1alpha1.APIResource, contents string) {
+	o.SetLabels(write.Merged(o.GetLabels(), nil, map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}))
+	o.SetAnnotations(write.Merged(o.GetAnnotations(), nil, map[string]string{v1alpha1.ContentsAnnotation: contents}))
+	if metav1.GetControllerOfNoCopy(o) != nil {
+		return
+	}
+	// Without blockOwnerDeletion, the operator needs no permission for the finalizers of
+	// APIResources.
+	o.SetOwnerReferences([]metav1.OwnerReference{{
+		APIVersion: v1alpha1.GroupVersion.String(), Kind: "APIResource", Name: api.Name, UID: api.UID, Controller: ptr.To(true),
+	}})
+}
+
+// IsDressed reports whether an object is marked as an APIResource's.
+func IsDressed(o metav1.Object, api metav1.Object) bool {
+	owner := metav1.GetControllerOfNoCopy(o)
+	return o.GetLabels()[v1alpha1.ManagedByLabel] == v1alpha1.ManagedByValue && owner != nil && api.GetUID() != "" && owner.UID == api.GetUID()
+}
+
+// Same reports whether a policy is as wanted.
+func (p *Policies) Same(k Kind, is *Object, want *unstructured.Unstructured, contents string) bool {
+	f := p.of(k)
+	if f == nil || is == nil || is.Contents != contents {
+		return false
+	}
+	digest := digestOf(want)
+	f.state.RLock()
+	defer f.state.RUnlock()
+	return is.Spec == digest || f.applied[is.Name] == applied{digest, is.Spec}
+}
+
+// Write creates a policy or brings it in line. It changes the object that exists: one that
+// is made anew would come after all others of its target. An unknown field is an error,
+// because a gateway that does not know it would permit more.
+func (p *Policies) Write(ctx context.Context, k Kind, api *v1alpha1.APIResource, want *unstructured.Unstructured, contents string) error {
+	f, resource := p.of(k), p.api.Resource(k.Resource).Namespace(want.GetNamespace())
+	is, err := resource.Get(ctx, want.GetName(), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		o := want.DeepCopy()
+		Dress(o, api, contents)
+		is, err = resource.Create(ctx, o, metav1.CreateOptions{FieldManager: FieldOwner, FieldValidation: metav1.FieldValidationStrict})
+		switch {
+		case apierrors.IsAlreadyExists(err):
+			return ErrNotOurs // somebody was quicker; the next look tells
+		case apierrors.IsNotFound(err):
+			f.end(err)
+			return ErrGone
+		}
+	case err != nil:
+	case !IsDressed(is, api):
+		return ErrNotOurs
+	default:
+		Dress(is, api, contents)
+		is.Object["spec"] = want.DeepCopy().Object["spec"]
+		is, err = resource.Update(ctx, is, metav1.UpdateOptions{FieldManager: FieldOwner, FieldValidation: metav1.FieldValidationStrict})
+	}
+	if err != nil {
+		return fmt.Errorf("write %s %q: %w", k.Name, want.GetName(), err)
+	}
+	f.wrote(objectOf(is), applied{digestOf(want), digestOf(is)})
+	return nil
+}
+
+// Delete removes a policy of an APIResource.
+func (p *Policies) Delete(ctx context.Context, k Kind, o *Object) error {
+	err := p.api.Resource(k.Resource).Namespace(o.Name.Namespace).Delete(ctx, o.Name.Name, metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &o.UID, ResourceVersion: &o.Version},
+	})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete %s %q: %w", k.Name, o.Name.Name, err)
+	}
+	f := p.of(k)
+	f.state.Lock()
+	defer f.state.Unlock()
+	if is := f.objects[o.Name.Namespace][o.Name.Name]; is != nil && is.UID == o.UID {
+		f.written[o.Name] = written{uid: o.UID}
+	} else {
+		delete(f.written, o.Name)
+	}
+	delete(f.applied, o.Name)
+	return nil
+}
+
+// Exists reports whether an object of a name exists, whosever it is.
+func (p *Policies) Exists(ctx context.Context, k Kind, name types.NamespacedName) (bool, error) {
+	_, err := p.api.Resource(k.Resource).Namespace(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("get %s %q: %w", k.Name, name.Name, err)
+	}
+	return true, nil
+}
+
+func (f *followed) wrote(o *Object, a applied) {
+	f.state.Lock()
+	defer f.state.Unlock()
+	f.applied[o.Name] = a
+	if is := f.objects[o.Name.Namespace][o.Name.Name]; is == nil || !overtakes(is.Version, o.Version) {
+		f.written[o.Name] = written{object: o, uid: o.UID}
+	}
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package recipients
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/gateways"
+	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
+	"github.com/m2m-operator/m2m-operator/internal/delivery"
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
+	"github.com/m2m-operator/m2m-operator/internal/render"
+)
+
+// gatewaysLook returns when to look again whether the API's gateways have what they verify
+// a token with, the zero time if they have. Only what the operator has written counts: an
+// entry that it may not write, or whose object is somebody else's, delays no token.
+func (r *Recipients) gatewaysLook(ctx context.Context, t Token, now time.Time) (look time.Time) {
+	for i := range t.API.Spec.Enforcement {
+		e := &t.API.Spec.Enforcement[i]
+		is, told := r.toldTo(ctx, t.API, e)
+		if !told {
+			continue
+		}
+		want := verification.EnforcedContents(t.API, t.Server, e)
+		key := is.Keys[t.Claims.KeyID]
+		// Terms that the predecessor does not meet wait for this token instead.
+		if is.Terms != want.Terms && !t.NewTerms || key.Hash != want.Keys[t.Claims.KeyID].Hash {
+			return now.Add(delivery.Poll)
+		}
+		since := key.Since
+		if !t.NewTerms && is.TermsSince.After(since) {
+			since = is.TermsSince
+		}
+		look = delivery.Sooner(look, delivery.GatewaySees(since, now))
+	}
+	return look
+}
+
+// gatewaysHave reports whether the key that a token is signed with was written for all of
+// the API's gateways.
+func (r *Recipients) gatewaysHave(ctx context.Context, t Token) bool {
+	for i := range t.API.Spec.Enforcement {
+		if is, told := r.toldTo(ctx, t.API, &t.API.Spec.Enforcement[i]); told {
+			if _, has := is.Keys[t.Claims.KeyID]; !has {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// toldTo returns what the gateway of an entry was told, and reports whether it was told
+// anything by which a token can pass.
+func (r *Recipients) toldTo(ctx context.Context, api *v1alpha1.APIResource, e *v1alpha1.Enforcement) (c render.Contents, told bool) {
+	gateway := verification.GatewayOf(e)
+	if gateway == "" || r.Policies == nil {
+		return c, false
+	}
+	if problem, err := r.Policies.Served(ctx, gateway); problem != nil || err != nil {
+		return c, false
+	}
+	annotation := ""
+	if gateway == enforcement.EnvoyGateway {
+		var m corev1.ConfigMap
+		name := types.NamespacedName{Namespace: api.Namespace, Name: enforcement.KeysName(api.Name, string(e.Name))}
+		if r.Client.Get(ctx, name, &m) != nil || !gateways.IsDressed(&m, api) {
+			return c, false
+		}
+		annotation = m.Annotations[v1alpha1.ContentsAnnotation]
+	} else {
+		name := types.NamespacedName{Namespace: api.Namespace, Name: enforcement.ObjectName(api.Name, string(e.Name))}
+		o := r.Policies.Get(gateways.Kinds(gateway)[0], name)
+		if !o.IsOf(api) {
+			return c, false
+		}
+		annotation = o.Contents
+	}
+	return verification.ReadContents(annotation)
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforcement
+
+import (
+	"fmt"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/m2m-operator/m2m-operator/internal/render"
+)
+
+// maxIssuer is how long an issuer may be in a SecurityPolicy.
+const maxIssuer = 253
+
+// expires is a condition that only a token with a time of expiry meets: Envoy verifies
+// exp only where a token has it, and a SecurityPolicy has no field that demands it.
+const expires = "has(metadata.filter_metadata['envoy.filters.http.jwt_authn']['%s'].exp)"
+
+// envoyGateway returns the ConfigMap with the keys, and the SecurityPolicy that refers
+// to it. All fields that have a default are set, so that the API server adds none.
+func envoyGateway(b render.Bundle, e Entry, rules []Rule, keys string) ([]*unstructured.Unstructured, error) {
+	if len(b.Issuer) > maxIssuer {
+		return nil, notEnforceable("Envoy Gateway allows an issuer of at most %d characters", maxIssuer)
+	}
+	var allow []any
+	for _, r := range rules {
+		name := r.Name
+		if name == "" {
+			name = "every-token"
+		}
+		principal, err := envoyPrincipal(b, r)
+		if err != nil {
+			return nil, err
+		}
+		paths := r.Paths
+		if len(paths) == 0 {
+			paths = []Path{{}}
+		}
+		for j, path := range paths {
+			rule := map[string]any{
+				"name": name, "action": "Allow", "principal": principal, "cel": fmt.Sprintf(expires, b.Name),
+			}
+			if j > 0 {
+				rule["name"] = fmt.Sprintf("%s-%d", name, j+1)
+			}
+			if operation := envoyOperation(r.Methods, path); len(operation) > 0 {
+				rule["operation"] = operation
+			}
+			allow = append(allow, rule)
+		}
+	}
+	configMap := object(e, "v1", "ConfigMap", KeysName(e.API, e.Name))
+	configMap.Object["data"] = map[string]any{KeysKey: keys}
+	return []*unstructured.Unstructured{configMap, securityPolicy(e, map[string]any{
+		"jwt": map[string]any{"providers": []any{map[string]any{
+			"name": b.Name, "issuer": b.Issuer, "audiences": texts(b.Audience),
+			"localJWKS": map[string]any{
+				"type":     "ValueRef",
+				"valueRef": map[string]any{"group": "", "kind": "ConfigMap", "name": configMap.GetName()},
+			},
+			// By default Envoy Gateway takes a token from the query, too (RFC 6750 section 5.3).
+			"extractFrom": map[string]any{"headers": []any{map[string]any{"name": "Authorization", "valuePrefix": "Bearer "}}},
+		}}},
+		"authorization": map[string]any{"defaultAction": "Deny", "rules": allow},
+	})}, nil
+}
+
+func securityPolicy(e Entry, spec map[string]any) *unstructured.Unstructured {
+	spec["targetRefs"] = targetRefs(e)
+	o := object(e, "gateway.envoyproxy.io/v1alpha1", "SecurityPolicy", ObjectName(e.API, e.Name))
+	o.Object["spec"] = spec
+	return o
+}
+
+func targetRefs(e Entry) []any {
+	return anys(e.Targets, func(t Target) any {
+		ref := map[string]any{"group": t.Group, "kind": t.Kind, "name": t.Name}
+		if t.Section != "" {
+			ref["sectionName"] = t.Section
+		}
+		return ref
+	})
+}
+
+// envoyPrincipal demands the issuer and all scopes of a rule. The issuer was compared
+// before; a principal must name something.
+func envoyPrincipal(b render.Bundle, r Rule) (map[string]any, error) {
+	req, err := requirements(b, r)
+	if err != nil {
+		return nil, err
+	}
+	claims := []any{map[string]any{"name": "iss", "valueType": "String", "values": texts(b.Issuer)}}
+	for _, c := range req.claims {
+		if strings.Contains(c.claim, ".") {
+			return nil, notEnforceable("Envoy Gateway cannot look into the claim %q: it takes a dot for nesting", c.claim)
+		}
+		claims = append(claims, map[string]any{"name": c.claim, "valueType": "StringArray", "values": texts(c.scope)})
+	}
+	jwt := map[string]any{"provider": b.Name, "claims": claims}
+	if len(req.scopes) > 0 {
+		jwt["scopes"] = texts(req.scopes...)
+	}
+	return map[string]any{"jwt": jwt}, nil
+}
+
+func envoyOperation(methods []string, p Path) map[string]any {
+	operation := map[string]any{}
+	if len(methods) > 0 {
+		operation["methods"] = texts(methods...)
+	}
+	if p.Value != "" {
+		path := map[string]any{"type": "Exact", "value": p.Value, "invert": false}
+		if p.Prefix {
+			path["type"], path["value"] = "PathPrefix", prefix(p.Value)
+		}
+		operation["path"] = path
+	}
+	return operation
+}
+
+// prefix returns a prefix of whole segments without the slash at its end, which Gateway
+// API ignores.
+func prefix(path string) string {
+	if path = strings.TrimRight(path, "/"); path == "" {
+		return "/"
+	}
+	return path
+}

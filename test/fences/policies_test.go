@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fences
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+)
+
+// policy is a policy of a gateway.
+func policy(namespace, name, kind string) *unstructured.Unstructured {
+	version := "security.istio.io/v1"
+	if kind == "SecurityPolicy" {
+		version = "gateway.envoyproxy.io/v1alpha1"
+	}
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": version, "kind": kind, "metadata": map[string]any{"namespace": namespace, "name": name}, "spec": map[string]any{"action": "ALLOW"},
+	}}
+}
+
+// ofAPI makes an object look like one that an APIResource controls.
+func ofAPI[T client.Object](o T, api string) T {
+	o.SetLabels(with())
+	o.SetAnnotations(map[string]string{v1alpha1.ContentsAnnotation: "{}"})
+	o.SetOwnerReferences([]metav1.OwnerReference{{
+		APIVersion: v1alpha1.GroupVersion.String(), Kind: "APIResource", Name: api, UID: types.UID(api), Controller: ptr.To(true),
+	}})
+	return o
+}
+
+func policies(t *testing.T) (all []attempt) {
+	t.Helper()
+	ns := newNamespace(t, "gateways")
+	for _, kind := range []string{"SecurityPolicy", "RequestAuthentication", "AuthorizationPolicy"} {
+		add := func(name string, do attemptFunc, allowed bool) {
+			all = append(all, attempt{kind + ": " + name, do, allowed})
+		}
+		of := func(name string) *unstructured.Unstructured { return ofAPI(policy(ns, name, kind), "api") }
+		foreign, old := policy(ns, "m2m.api.foreign", kind), of("m2m.api.old")
+		disguised := policy(ns, "m2m.api.disguised", kind)
+		disguised.SetLabels(with())
+		elsewhere := ofAPI(policy("kube-system", "m2m.api.public", kind), "api")
+		create(t, foreign, old, disguised)
+		opened := func(u *unstructured.Unstructured) { u.Object["spec"] = map[string]any{"action": "opened"} }
+		change := func(name string, f func(*unstructured.Unstructured)) *unstructured.Unstructured {
+			u := of(name)
+			f(u)
+			return u
+		}
+
+		add("makes one", creates(of("m2m.api.public")), true)
+		add("changes one", updates(old, opened), true)
+		add("makes one of another name", creates(of("open")), false)
+		add("makes one of another APIResource's name", creates(of("m2m.other.public")), false)
+		add("makes one without the label", creates(change("m2m.api.a", func(u *unstructured.Unstructured) { u.SetLabels(nil) })), false)
+		add("makes one without an owner", creates(change("m2m.api.a", func(u *unstructured.Unstructured) { u.SetOwnerReferences(nil) })), false)
+		add("makes one in kube-system", creates(elsewhere), false)
+		add("labels one", creates(change("m2m.api.a", func(u *unstructured.Unstructured) { u.SetLabels(with("istio.io/rev", "x")) })), false)
+		add("annotates one", creates(change("m2m.api.a", func(u *unstructured.Unstructured) { u.SetAnnotations(map[string]string{"a": "b"}) })), false)
+		add("blocks its deletion", updates(old, func(u *unstructured.Unstructured) { u.SetFinalizers([]string{"example.com/a"}) }), false)
+		add("gives it another owner", updates(old, func(u *unstructured.Unstructured) {
+			owners := u.GetOwnerReferences()
+			owners[0].UID = "another"
+			u.SetOwnerReferences(owners)
+		}), false)
+		add("opens another's", updates(foreign, opened), false)
+		add("takes another's over", updates(foreign, func(u *unstructured.Unstructured) { ofAPI(u, "api") }), false)
+		add("opens another's that carries the label", updates(disguised, opened), false)
+		add("deletes another's", deletes(foreign), false)
+		add("deletes one", deletes(old), true)
+	}
+	return all
+}
+
+func gatewayKeys(t *testing.T) []attempt {
+	t.Helper()
+	ns := newNamespace(t, "gateway-keys")
+	keys := func(name string) *corev1.ConfigMap {
+		return ofAPI(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}, "api")
+	}
+	old, foreign := keys("m2m-jwks.api.old"), keys("m2m-jwks.api.foreign")
+	foreign.OwnerReferences = nil
+	unlabelled := keys("m2m-jwks.api.unlabelled")
+	unlabelled.Labels = nil
+	create(t, old, foreign, unlabelled)
+	ownerless, tagged := keys("m2m-jwks.api.a"), keys("m2m-jwks.api.a")
+	ownerless.OwnerReferences = nil
+	tagged.Labels = with("grafana_dashboard", "1")
+	content := func(c *corev1.ConfigMap) { c.Data = map[string]string{"jwks": "{}"} }
+	return []attempt{
+		{"makes keys", creates(keys("m2m-jwks.api.public")), true},
+		{"changes keys", updates(old, content), true},
+		{"makes keys of another APIResource's name", creates(keys("m2m-jwks.other.public")), false},
+		{"makes keys without an owner", creates(ownerless), false},
+		{"labels keys", creates(tagged), false},
+		{"changes another's keys", updates(foreign, content), false},
+		{"changes keys without the label", updates(unlabelled, content), false},
+		{"gives keys another owner", updates(old, func(c *corev1.ConfigMap) { c.OwnerReferences[0].UID = "another" }), false},
+		{"deletes another's keys", deletes(foreign), false},
+		{"deletes keys", deletes(old), true},
+	}
+}
