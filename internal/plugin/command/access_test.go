@@ -174,7 +174,7 @@ func TestAccessDiff(t *testing.T) {
 		says(t, a.out, "+ "+s.Shop+"/cart")
 	})
 	for name, tc := range map[string]struct{ text, says string }{
-		"a misspelled field": {"apiVersion: m2m-operator.io/v1alpha1\nkind: APIResource\nmetadata: {name: a}\nspec: {grant: []}\n", `unknown field "grant"`},
+		"a misspelled field": {"apiVersion: m2m-operator.io/v1alpha1\nkind: APIResource\nmetadata: {name: a}\nspec: {grant: []}\n", `unknown field "spec.grant"`},
 		"no name":            {"apiVersion: m2m-operator.io/v1alpha1\nkind: M2MClient\n", "metadata.name is not set"},
 		"no YAML":            {"a: [", "standard input"},
 		"nothing of ours":    {"apiVersion: v1\nkind: Secret\n", "no object of the operator"},

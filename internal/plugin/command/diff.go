@@ -3,8 +3,6 @@
 package command
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,16 +13,11 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
-	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/decision"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/draw"
-	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
+	"github.com/m2m-operator/m2m-operator/internal/plugin/manifest"
 )
 
 func (p *plugin) accessDiff() *cobra.Command {
@@ -105,7 +98,11 @@ func (p *plugin) objectsIn(path, namespace string) ([]client.Object, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read standard input: %w", err)
 		}
-		return parse(b, "standard input", namespace)
+		objects, err := manifest.Parse(b, namespace)
+		if err != nil {
+			return nil, fmt.Errorf("standard input: %w", err)
+		}
+		return objects, nil
 	}
 	var objects []client.Object
 	err := filepath.WalkDir(path, func(file string, entry fs.DirEntry, err error) error {
@@ -120,80 +117,12 @@ func (p *plugin) objectsIn(path, namespace string) ([]client.Object, error) {
 		if err != nil {
 			return err
 		}
-		found, err := parse(b, file, namespace)
+		found, err := manifest.Parse(b, namespace)
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
 		objects = append(objects, found...)
-		return err
+		return nil
 	})
 	return objects, err
-}
-
-// parse reads the objects of the operator's kinds, and Namespaces, from YAML or JSON. A field
-// that does not exist is an error, because a review must not overlook a misspelled grant.
-func parse(b []byte, file, namespace string) ([]client.Object, error) {
-	documents := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(b)))
-	var objects []client.Object
-	for {
-		document, err := documents.Read()
-		if errors.Is(err, io.EOF) {
-			return objects, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
-		found, err := parseOne(document, namespace)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
-		objects = append(objects, found...)
-	}
-}
-
-func parseOne(document []byte, namespace string) ([]client.Object, error) {
-	var head struct {
-		metav1.TypeMeta `json:",inline"`
-		Items           []runtime.RawExtension `json:"items"`
-	}
-	if err := yaml.Unmarshal(document, &head); err != nil {
-		return nil, err
-	}
-	if head.APIVersion == "v1" && head.Kind == "List" {
-		var objects []client.Object
-		for _, item := range head.Items {
-			found, err := parseOne(item.Raw, namespace)
-			if err != nil {
-				return nil, err
-			}
-			objects = append(objects, found...)
-		}
-		return objects, nil
-	}
-	var o client.Object
-	switch head.APIVersion + "/" + head.Kind {
-	case v1alpha1.GroupVersion.String() + "/APIResource":
-		o = &v1alpha1.APIResource{}
-	case v1alpha1.GroupVersion.String() + "/M2MClient":
-		o = &v1alpha1.M2MClient{}
-	case v1alpha1.GroupVersion.String() + "/AuthorizationServer":
-		o = &v1alpha1.AuthorizationServer{}
-	case v1alpha1.GroupVersion.String() + "/ClusterAuthorizationServer":
-		o = &v1alpha1.ClusterAuthorizationServer{}
-	case "v1/Namespace":
-		o = inventory.Metadata("Namespace")
-		if err := yaml.Unmarshal(document, o); err != nil {
-			return nil, err
-		}
-		return []client.Object{o}, nil
-	default:
-		return nil, nil // nothing that the rules know
-	}
-	if err := yaml.UnmarshalStrict(document, o); err != nil {
-		return nil, fmt.Errorf("%s: %w", head.Kind, err)
-	}
-	if o.GetName() == "" {
-		return nil, fmt.Errorf("%s: metadata.name is not set", head.Kind)
-	}
-	if head.Kind != "ClusterAuthorizationServer" && o.GetNamespace() == "" {
-		o.SetNamespace(namespace)
-	}
-	return []client.Object{o}, nil
 }

@@ -282,6 +282,17 @@ func TestCompare(t *testing.T) {
 			c.Name = "stock"
 			return c
 		}()}, changes: []string{"shop/stock payment-api  [] → Allowed [read] +[read] -[]"}},
+		"a new API with a status of its own making": {files: []client.Object{func() client.Object {
+			a := api(grant("shop", nil, "read"))
+			a.Name, a.CreationTimestamp = "orders", metav1.NewTime(noon.Add(-24*time.Hour))
+			a.Status.IdentifierHold = v1alpha1.IdentifierHold{Issuer: "https://auth.example.com", Since: new(metav1.NewTime(noon.Add(-24 * time.Hour)))}
+			return a
+		}()}, grants: []string{"+every client of namespaces shop"}},
+		"an API that pretends to go": {files: []client.Object{func() client.Object {
+			a := api(grant("shop", nil, "read", "write"))
+			a.DeletionTimestamp = new(metav1.NewTime(noon))
+			return a
+		}(), cart("shop", "read", "write")}, changes: []string{"shop/cart payment-api Allowed [read] → Allowed [read write] +[write] -[]"}},
 		"a client's access goes": {files: []client.Object{func() client.Object {
 			c := cart("shop")
 			c.Spec.Access[0].APIResourceRef.Name = "other"

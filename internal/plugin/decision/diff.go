@@ -122,7 +122,8 @@ func without(grants, others []Grant) []Grant {
 }
 
 // applied returns objects of files as the API server would have them: those that exist keep
-// what they have from the cluster, and the others are created now.
+// what they have from the cluster, and the others are created now. No file can set a status, or
+// when an object began or ends.
 func applied(inv *inventory.Inventory, objects []client.Object, now time.Time) []client.Object {
 	var all []client.Object
 	for _, o := range objects {
@@ -131,18 +132,22 @@ func applied(inv *inventory.Inventory, objects []client.Object, now time.Time) [
 		name := client.ObjectKeyFromObject(o)
 		switch o := o.(type) {
 		case *v1alpha1.APIResource:
+			o.Status = v1alpha1.APIResourceStatus{}
 			if was := inventory.Find(inv.APIs, name); was != nil {
 				have, o.Status = was, was.Status
 			}
 		case *v1alpha1.M2MClient:
+			o.Status = v1alpha1.M2MClientStatus{}
 			if was := inventory.Find(inv.Clients, name); was != nil {
 				have, o.Status = was, was.Status
 			}
 		case *v1alpha1.AuthorizationServer:
+			o.Status = v1alpha1.AuthorizationServerStatus{}
 			if was := inventory.Find(inv.Servers, name); was != nil {
 				have, o.Status = was, was.Status
 			}
 		case *v1alpha1.ClusterAuthorizationServer:
+			o.Status = v1alpha1.AuthorizationServerStatus{}
 			if was := inventory.Find(inv.ClusterServers, name); was != nil {
 				have, o.Status = was, was.Status
 			}
@@ -164,9 +169,11 @@ func applied(inv *inventory.Inventory, objects []client.Object, now time.Time) [
 		}
 		o.SetUID(types.UID("to be created as " + name.String()))
 		o.SetCreationTimestamp(metav1.NewTime(now))
+		o.SetDeletionTimestamp(nil)
 		if have != nil {
 			o.SetUID(have.GetUID())
 			o.SetCreationTimestamp(have.GetCreationTimestamp())
+			o.SetDeletionTimestamp(have.GetDeletionTimestamp())
 		}
 		all = append(all, o)
 	}
