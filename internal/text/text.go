@@ -10,16 +10,19 @@
 //	QuoteAll  does so for a list
 //	List      names the first of a list, and says how many others there are
 //	Redact    takes values out, such as credentials that a server repeats
+//	JSON      lets JSON say all that it says with printable characters
 //	CutRunes  fits a text into a field that is bounded in characters, as those of the API are
 //	CutBytes  fits a text into a field that is bounded in bytes, as those of events are
 //	Sentence  begins a fragment with a capital
 package text
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -78,6 +81,24 @@ func Line(s string) string {
 		}
 		return unicode.ReplacementChar
 	}, s)
+}
+
+// JSON returns JSON that says the same with printable characters: encoding/json leaves control characters from U+007F
+// on as they are, which YAML forbids, and what turns the direction of writing.
+func JSON(b []byte) []byte {
+	clean := make([]byte, 0, len(b))
+	for len(b) > 0 {
+		r, size := utf8.DecodeRune(b)
+		if r == '\n' || unicode.IsPrint(r) {
+			clean = append(clean, b[:size]...)
+		} else {
+			for _, unit := range utf16.Encode([]rune{r}) {
+				clean = fmt.Appendf(clean, `\u%04x`, unit)
+			}
+		}
+		b = b[size:]
+	}
+	return clean
 }
 
 // Words returns the printable characters of a text, with one space for whatever is between them.

@@ -3,6 +3,9 @@
 package text_test
 
 import (
+	"encoding/json"
+	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -190,4 +193,26 @@ func FuzzText(f *testing.F) {
 			t.Errorf("Redact(%q) = %q", s, got)
 		}
 	})
+}
+
+func TestJSON(t *testing.T) {
+	for name, tc := range map[string]struct{ json, want string }{
+		"what is printable":   {"{\n  \"grüße\": \"😀\"\n}", "{\n  \"grüße\": \"😀\"\n}"},
+		"delete":              {"\"a\x7fb\"", `"a\u007fb"`},
+		"C1, a line break":    {"\"\u0085\u009b\"", `"\u0085\u009b"`},
+		"another direction":   {"\"\u202eb\u2066\"", `"\u202eb\u2066"`},
+		"beyond the 16 bits":  {"\"\U000e0001\"", `"\udb40\udc01"`},
+		"escapes that it has": {`"\u001b\u2028"`, `"\u001b\u2028"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := text.JSON([]byte(tc.json))
+			if string(got) != tc.want {
+				t.Errorf("%s, want %s", got, tc.want)
+			}
+			var is, was any
+			if err := errors.Join(json.Unmarshal(got, &is), json.Unmarshal([]byte(tc.json), &was)); err != nil || !reflect.DeepEqual(is, was) {
+				t.Errorf("it says %q, and did %q (%v)", is, was, err)
+			}
+		})
+	}
 }

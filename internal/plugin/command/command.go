@@ -162,6 +162,7 @@ func write(w io.Writer, format string, v any) error {
 	if err != nil {
 		return err
 	}
+	b = text.JSON(b)
 	if format == "yaml" {
 		if b, err = yaml.JSONToYAML(b); err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // Texts are the members whose value is prose: of the operator, of the API server, or of a
@@ -82,7 +83,7 @@ func set(all ...string) map[string]bool {
 func masked(s string) string { return fmt.Sprintf("(%d characters)", len([]rune(s))) }
 
 // Shown returns what a report shows of a value: its structure, its numbers, and the strings of
-// listed members.
+// listed members, each on one line and with printable characters only.
 func Shown(v any) (any, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -105,7 +106,7 @@ func shown(parent, member string, v any) any {
 		all := map[string]any{}
 		for k, value := range v {
 			if !dropped[k] {
-				all[k] = shown(member, k, value)
+				all[text.Line(k)] = shown(member, k, value)
 			}
 		}
 		return all
@@ -138,11 +139,11 @@ func shownMap(own bool, m map[string]any) any {
 		s, _ := v.(string)
 		switch {
 		case annotations[k]:
-			all[k] = Text(s)
+			all[k] = Text(text.Line(s))
 		case own && !strings.Contains(k, "m2m-operator.io/"):
 			foreign++
 		default:
-			all[k] = masked(s)
+			all[text.Line(k)] = masked(s)
 		}
 	}
 	if foreign > 0 {
@@ -154,14 +155,14 @@ func shownMap(own bool, m map[string]any) any {
 func shownString(member, s string) any {
 	switch {
 	case texts[member]:
-		return Text(s)
+		return Text(text.Line(s))
 	case member == "args" || member == "command":
-		return shownFlag(s)
+		return text.Line(shownFlag(s))
 	case urls[member] && address.MatchString(s):
 		base, _, _ := strings.Cut(s, "?")
-		return Text(base)
+		return Text(text.Line(base))
 	case kept[member]:
-		return s
+		return text.Line(s)
 	}
 	return masked(s)
 }

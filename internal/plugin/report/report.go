@@ -18,6 +18,8 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
+
+	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
 // Report holds files by name, and what could not be read. The zero value is empty.
@@ -60,7 +62,7 @@ func (r *Report) AddLog(name, log string) {
 
 // Miss notes what could not be read, and why.
 func (r *Report) Miss(what, why string) {
-	r.missing = append(r.missing, what+": "+Text(why))
+	r.missing = append(r.missing, text.Line(what+": "+Text(why)))
 }
 
 func (r *Report) put(name string, b []byte) {

@@ -3,6 +3,7 @@
 package web
 
 import (
+	"encoding/json"
 	"reflect"
 	"regexp"
 	"strings"
@@ -80,7 +81,10 @@ func yamlOf(o client.Object) (string, bool) {
 		o.SetAnnotations(a)
 	}
 	o.GetObjectKind().SetGroupVersionKind(kind)
-	b, err := yaml.Marshal(o)
+	b, err := json.Marshal(o)
+	if err == nil {
+		b, err = yaml.JSONToYAML(text.JSON(b))
+	}
 	if err != nil {
 		return "", false
 	}

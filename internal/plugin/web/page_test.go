@@ -130,3 +130,13 @@ func TestPartsOfThePage(t *testing.T) {
 		}
 	}
 }
+
+// TestYAMLOfWhatYAMLForbids: a control character in an annotation does not hide the object.
+func TestYAMLOfWhatYAMLForbids(t *testing.T) {
+	c := fleet.NewCompany(noon)
+	c.Cart.Annotations = map[string]string{"note": "a\x7fb\u009bc\u202ed"}
+	got, ok := YAML(fleet.Inventory(c.Objects()...), "M2MClient/shop/cart")
+	if want := `note: "a\x7Fb\x9Bc` + "\uFFFD" + `d"`; !ok || !strings.Contains(got, want) {
+		t.Errorf("there is none with %s (%t):\n%s", want, ok, got)
+	}
+}
