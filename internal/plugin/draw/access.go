@@ -71,7 +71,7 @@ func scopesOf(a decision.Access) string {
 	if len(list) == 0 {
 		return "-"
 	}
-	return strings.Join(list, ",")
+	return strings.Join(list, " ") // a scope may have a comma, and no space
 }
 
 func scopes(list []string) string {
@@ -268,9 +268,9 @@ func label(a decision.Access) string {
 	return scopesOf(a) + ": " + cmp.Or(a.Reason, string(a.Verdict))
 }
 
-// mermaidText escapes what ends a text of Mermaid.
+// mermaidText escapes what ends a text of Mermaid, and what begins a character or Markdown in it.
 func mermaidText(s string) string {
-	return strings.NewReplacer(`"`, "#quot;", "<", "#lt;", ">", "#gt;").Replace(text.Line(s))
+	return strings.NewReplacer(`"`, "#quot;", "<", "#lt;", ">", "#gt;", "#", "#35;", "`", "#96;").Replace(text.Line(s))
 }
 
 // diagram gives the nodes of a diagram short names, which no name of an object can break.

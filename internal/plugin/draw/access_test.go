@@ -3,6 +3,7 @@
 package draw
 
 import (
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -123,4 +124,22 @@ func TestUsers(t *testing.T) {
 	}}, Style{Now: noon}), b))
 	b = &strings.Builder{}
 	golden(t, "users-none.txt", drawn(t, Users(b, decision.Users{API: "payments/payment-api"}, Style{Now: noon}), b))
+}
+
+// TestScopesAreToldApart: a scope may have commas, and what Mermaid reads as a character or as Markdown.
+func TestScopesAreToldApart(t *testing.T) {
+	all := []decision.Access{{Client: "shop/cart", API: "payments/api", Verdict: decision.Allowed, Scopes: []string{"`a#44;b`", "c,d"}}}
+	for what, tc := range map[string]struct {
+		draw func(io.Writer) error
+		want string
+	}{
+		"table":   {func(w io.Writer) error { return AccessTable(w, all, nil) }, "   `a#44;b` c,d   "},
+		"mermaid": {func(w io.Writer) error { return Mermaid(w, all) }, `|"#96;a#35;44;b#96; c,d"|`},
+		"dot":     {func(w io.Writer) error { return Dot(w, all) }, "\"`a#44;b` c,d\""},
+	} {
+		b := &strings.Builder{}
+		if err := tc.draw(b); err != nil || !strings.Contains(b.String(), tc.want) {
+			t.Errorf("%s: %v, no %s in\n%s", what, err, tc.want, b)
+		}
+	}
 }
