@@ -118,3 +118,32 @@ func TestRegisteredClientsNeedAnAudience(t *testing.T) {
 		})
 	}
 }
+
+// TestNothingIsProvisionedWithoutAGrant checks that a client does not claim to wait for its server while
+// nothing is granted to it.
+func TestNothingIsProvisionedWithoutAGrant(t *testing.T) {
+	auth := &v1alpha1.AuthorizationServer{}
+	auth.Name, auth.Spec.Provisioning.Logto.Endpoint = "auth", "https://auth.example.com"
+	r := &Reconciler{Config: Config{OperatorNamespace: "operator"}}
+	denied := &rules.Problem{Reason: v1alpha1.ReasonNotGranted}
+	for name, tc := range map[string]struct {
+		accesses []*rules.Problem
+		here     bool
+		want     string
+	}{
+		"nothing granted":                {[]*rules.Problem{denied, denied}, false, `Nothing is registered at AuthorizationServer "auth" for a client that is granted nothing`},
+		"nothing granted any more":       {[]*rules.Problem{denied}, true, `AuthorizationServer "auth" is being provisioned`},
+		"one of two accesses is granted": {[]*rules.Problem{denied, nil}, false, `AuthorizationServer "auth" is being provisioned`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &pass{Client: &v1alpha1.M2MClient{}}
+			p.server = rules.ServerOf(auth)
+			for _, d := range tc.accesses {
+				p.Accesses = append(p.Accesses, &access{permission: permission{denied: d}})
+			}
+			if got := r.clientProvisioned(p, tc.here, nil); got.Message != tc.want || got.Reason != v1alpha1.ReasonProvisioning {
+				t.Errorf("got %s: %q, want %q", got.Reason, got.Message, tc.want)
+			}
+		})
+	}
+}

@@ -5,6 +5,7 @@ package m2mclient
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -88,6 +89,10 @@ func (r *Reconciler) clientProvisioned(p *pass, here bool, missing *rules.Proble
 			c.Status = metav1.ConditionUnknown
 		}
 		return c
+	}
+	if !here && !slices.ContainsFunc(p.Accesses, func(a *access) bool { return a.denied == nil }) {
+		return conditions.Of(v1alpha1.ConditionProvisioned, &rules.Problem{Reason: v1alpha1.ReasonProvisioning, Unknown: true, Message: fmt.Sprintf(
+			"Nothing is registered at %s %q for a client that is granted nothing", p.server.Key().Kind, p.server.Key().Name)})
 	}
 	if !here || st.SyncedAt == nil || st.ObservedGeneration != p.Client.Generation || st.Credential.Name == "" {
 		return conditions.Of(v1alpha1.ConditionProvisioned, record.NotYetProvisioned(p.server))
