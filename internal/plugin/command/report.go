@@ -220,7 +220,8 @@ func (g *gatherer) logs(ctx context.Context, namespace string) error {
 	if err != nil {
 		return err
 	}
-	return g.list(ctx, "the operator's pods", &corev1.PodList{}, func(o client.Object) error {
+	all := &corev1.PodList{}
+	err = g.list(ctx, "the operator's pods", all, func(o client.Object) error {
 		for _, container := range o.(*corev1.Pod).Spec.Containers {
 			name := fmt.Sprintf("operator/logs/%s-%s", o.GetName(), container.Name)
 			pods := kube.CoreV1().Pods(namespace)
@@ -229,6 +230,11 @@ func (g *gatherer) logs(ctx context.Context, namespace string) error {
 		}
 		return ctx.Err()
 	}, client.InNamespace(namespace), ours)
+	if listed := all.ResourceVersion != ""; listed && len(all.Items) == 0 {
+		g.report.Miss("the operator's log", fmt.Sprintf("no pod in namespace %q has the label app.kubernetes.io/name=m2m-operator; "+
+			"name another namespace with --operator-namespace, or send the log of an operator outside of the cluster as well", namespace))
+	}
+	return err
 }
 
 func logOptions(container string, previous bool) *corev1.PodLogOptions {

@@ -125,6 +125,11 @@ func TestReport(t *testing.T) {
 	if _, ok := unpack(t, file)["operator/pods/manager.yaml"]; !ok {
 		t.Error("what dora may read is not in her report")
 	}
+
+	// An operator elsewhere has a log, too.
+	file = filepath.Join(t.TempDir(), "report.tar.gz")
+	run(t, op.Clock.Now(), "report", "-o", file, "--operator-namespace", operator.NewNamespace(t, "empty", nil)).ends(t, 0)
+	says(t, unpack(t, file)["missing.txt"], "the operator's log: no pod in namespace")
 }
 
 // TestReportGoesOn: a report of an operator with a long log has the newest lines, and one of a cluster that does not
