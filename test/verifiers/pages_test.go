@@ -20,6 +20,7 @@ type program struct {
 	page     string
 	variants []string   // the libraries of which the page lets choose one
 	needs    []string   // programs
+	probe    []string   // a command that fails if a library is not installed
 	prepare  [][]string // commands that build it
 	start    []string   // the command that starts it
 	signs    []string
@@ -35,13 +36,17 @@ func programs() (list []verifier) {
 			prepare: [][]string{{"go", "build", "-o", "payment", "."}}, start: []string{"./payment"}},
 		{page: "nodejs", variants: []string{""}, needs: []string{"node", "npm"}, signs: all,
 			prepare: [][]string{{"npm", "ci", "--no-audit", "--no-fund"}}, start: []string{"node", "server.mjs"}},
-		{page: "python", variants: []string{"PyJWT", "joserfc"}, needs: []string{"python3"}, signs: all,
+		{page: "python", variants: []string{"PyJWT", "joserfc"}, needs: []string{"python3"}, signs: all, probe: []string{"python3", "-m", "pip", "--version"},
 			prepare: [][]string{{"python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target=.", "--requirement=requirements.txt"}},
 			start:   []string{"python3", "server.py"}},
 		{page: "java", variants: []string{"Nimbus", "Spring"}, needs: []string{"java", "javac", "mvn"}, signs: all[:4],
 			prepare: [][]string{{"mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=lib"},
 				{"javac", "-cp", "lib/*", "-d", "classes", "src/Bundle.java", "src/Checks.java", "src/Server.java"}},
 			start: []string{"java", "-cp", "classes:lib/*", "Server"}},
+		{page: "ruby", variants: []string{""}, needs: []string{"ruby"}, probe: []string{"ruby", "-rjwt", "-rwebrick", "-e", ""},
+			signs: all[:4], start: []string{"ruby", "server.rb"}},
+		{page: "perl", variants: []string{""}, needs: []string{"plackup"}, probe: []string{"perl", "-MCrypt::JWT", "-e", "1"},
+			signs: all, start: []string{"sh", "-c", `exec plackup --env deployment --host 127.0.0.1 --port "$PORT" app.psgi`}},
 		{page: "rust", variants: []string{""}, needs: []string{"cargo"}, signs: all,
 			prepare: [][]string{{"cargo", "build", "--quiet", "--locked"}}, start: []string{"cargo", "run", "--quiet", "--locked"}},
 	} {
@@ -51,7 +56,7 @@ func programs() (list []verifier) {
 				name += "-" + variant
 			}
 			list = append(list, verifier{
-				name: name, needs: p.needs, signs: p.signs,
+				name: name, needs: p.needs, probe: p.probe, signs: p.signs,
 				start: func(t *testing.T, _ verifier, dir, _ string) string { return startProgram(t, p, variant, dir) },
 				can:   capabilities{follow: true, lists: true, types: true, sameIDs: !slices.Contains(p.oneKeyPerID, variant)},
 			})
@@ -86,8 +91,10 @@ func filesOf(t *testing.T, page, variant string) map[string]string {
 func startProgram(t *testing.T, p program, variant, dir string) string {
 	t.Helper()
 	home := t.TempDir()
-	if err := os.CopyFS(home, os.DirFS(filepath.Join("testdata", p.page))); err != nil {
-		t.Fatal(err)
+	if len(p.prepare) > 0 {
+		if err := os.CopyFS(home, os.DirFS(filepath.Join("testdata", p.page))); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for name, content := range filesOf(t, p.page, variant) {
 		if err := os.MkdirAll(filepath.Join(home, filepath.Dir(name)), 0o755); err != nil {

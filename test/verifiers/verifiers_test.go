@@ -106,6 +106,7 @@ type verifier struct {
 	name    string
 	example string   // the directory in docs/examples, or none
 	needs   []string // programs
+	probe   []string // a command that fails if a library is not installed
 	signs   []string // the ids of the keys whose tokens it accepts
 	// start starts it with the bundle in a directory, in front of the server at backend, and returns where it
 	// listens.
@@ -152,11 +153,18 @@ func needs(t *testing.T, v verifier) {
 	if os.Getenv("M2M_VERIFIERS") != "1" {
 		t.Skip("M2M_VERIFIERS is not 1: TestExamplesRender still runs")
 	}
+	missing := t.Skipf
+	if os.Getenv("CI") == "true" {
+		missing = t.Fatalf
+	}
 	for _, program := range v.needs {
-		if _, err := exec.LookPath(program); err != nil && os.Getenv("CI") == "true" {
-			t.Fatalf("%s is not installed", program)
-		} else if err != nil {
-			t.Skipf("%s is not installed", program)
+		if _, err := exec.LookPath(program); err != nil {
+			missing("%s is not installed", program)
+		}
+	}
+	if len(v.probe) > 0 {
+		if out, err := exec.CommandContext(t.Context(), v.probe[0], v.probe[1:]...).CombinedOutput(); err != nil {
+			missing("%s: %v\n%s", strings.Join(v.probe, " "), err, out)
 		}
 	}
 }
