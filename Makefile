@@ -209,8 +209,8 @@ prometheus-test: ## Let a real Prometheus scrape the operator: every query of th
 
 # inside.sh keeps what listens at all addresses in a network namespace of its own.
 .PHONY: gateways-test
-gateways-test: ## Check tokens at a real Envoy Gateway, a real istiod and a real Envoy (needs Linux, root, pip and iproute2).
-	@$(WITH_CONTROL_PLANE); M2M_GATEWAYS="$$(test/gateways/parts.sh)"; export M2M_GATEWAYS; \
+gateways-test: build ## Check tokens at a real Envoy Gateway, a real istiod and a real Envoy (needs Linux, root, pip and iproute2). M2M_GATEWAYS_ROTATIONS=20 makes the long run.
+	@$(WITH_CONTROL_PLANE); M2M_GATEWAYS="$$(test/gateways/parts.sh)"; export M2M_GATEWAYS; rm -f out/gateways.json; \
 	hack/gotest.sh gateways -count=1 -timeout=15m -exec='$(CURDIR)/test/gateways/inside.sh' $(TESTFLAGS) ./test/gateways
 
 .PHONY: bench

@@ -173,6 +173,11 @@ func TestEnvoyGateway(t *testing.T) {
 	g := startEnvoyGateway(t, port)
 	writeKeys(t, published(t, issuer))
 	apply(t, "securitypolicy.yaml", "ISSUER", issuer.Issuer())
+	t.Cleanup(func() { // the operator's policy is for the same route
+		if _, err := cluster.Kubectl(context.Background(), nil, "-n", publicNamespace, "delete", "securitypolicy", "payment"); err != nil {
+			t.Error(err)
+		}
+	})
 	untilGuarded(t, g.proxy, ourDoor, issuer, http.StatusUnauthorized)
 	checkTokens(t, ourDoor, issuer, http.StatusUnauthorized, http.StatusForbidden)
 	checkScopes(t, ourDoor, issuer)

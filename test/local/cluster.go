@@ -155,7 +155,12 @@ func ObjectsOf(content []byte) (all []*unstructured.Unstructured, err error) {
 // CRDs, which are there already, and the Deployment, which no node would run. The
 // webhook's Service leads to the operator's process.
 func (c *Cluster) InstallOperator(ctx context.Context) (string, error) {
-	rendered, err := c.Kubectl(ctx, nil, "kustomize", "config/default")
+	return c.InstallOperatorOf(ctx, "config/default")
+}
+
+// InstallOperatorOf is InstallOperator with another kustomization.
+func (c *Cluster) InstallOperatorOf(ctx context.Context, kustomization string) (string, error) {
+	rendered, err := c.Kubectl(ctx, nil, "kustomize", kustomization)
 	if err != nil {
 		return "", err
 	}
