@@ -466,7 +466,11 @@ func TestOthersObjectsAreLeftAlone(t *testing.T) {
 					t.Errorf("it was touched: %v", err)
 				}
 				if kind == "ConfigMap" { // the route must not be open meanwhile
-					spec := operator.Policy(t, securityPolicy, s.Payments, policyName).Object["spec"]
+					policy := operator.Policy(t, securityPolicy, s.Payments, policyName)
+					if policy == nil {
+						t.Fatal("there is no policy: the route is open")
+					}
+					spec := policy.Object["spec"]
 					if _, open, _ := unstructured.NestedSlice(spec.(map[string]any), "authorization", "rules"); open {
 						t.Error("a policy with somebody else's keys was written")
 					}
@@ -525,6 +529,24 @@ func TestKindsThatComeAndGo(t *testing.T) {
 	op.Advance(gateways.LookAgain)
 	s.Settle()
 	enforced(s, v1alpha1.ReasonEnforced)
+}
+
+// TestWithoutThePermission: a flag without its role is a condition, and costs one attempt
+// in a while.
+func TestWithoutThePermission(t *testing.T) {
+	installed(t, enforcement.EnvoyGateway)
+	op := operator.StartSteppedOver(t, operator.Restricted(t), operator.Enforcing(enforcement.EnvoyGateway))
+	s := operator.NewStage(t, op)
+	enforce(s, atRoute())
+	enforced(s, v1alpha1.ReasonNotEnabled, "no permission", "securitypolicies")
+	operator.IsReady(t, s.Cart)
+	op.Requests.Reset()
+	for range 20 {
+		op.Round(s.Payments, s.Shop)
+	}
+	if n := len(op.Requests.Sent()); n > 0 {
+		t.Errorf("%d requests without need: %v", n, op.Requests.Sent()[0])
+	}
 }
 
 func TestNotEnabled(t *testing.T) {
