@@ -3,6 +3,7 @@
 package gateways
 
 import (
+	"context"
 	"net/http"
 	"path/filepath"
 	"strconv"
@@ -58,6 +59,11 @@ func TestIstio(t *testing.T) {
 		t.Helper()
 		apply(t, "istio-policies.yaml", "ISSUER", issuer.Issuer(), "KEYS", keys)
 	}
+	t.Cleanup(func() { // the operator's policies are for the same Gateway
+		if _, err := cluster.Kubectl(context.Background(), nil, "-n", "mesh", "delete", "requestauthentication,authorizationpolicy", "payment"); err != nil {
+			t.Error(err)
+		}
+	})
 	update(published(t, issuer))
 	untilGuarded(t, i.proxy, innerDoor, issuer, http.StatusForbidden)
 	// Istio has no way to demand exp: a condition on a claim is about text.

@@ -52,13 +52,26 @@ func TestOperator(t *testing.T) {
 	t.Run("calls", func(t *testing.T) { measure(t, g, issuer) })
 }
 
+// TestOperatorWithIstio has the operator write Istio's policies.
+func TestOperatorWithIstio(t *testing.T) {
+	needGateways(t)
+	issuer, port := startIssuer(t), startBackend(t)
+	i := startIstio(t, port)
+	startOperator(t)
+	apply(t, "operator-istio.yaml", "ISSUER", issuer.Issuer())
+	untilGuarded(t, i.proxy, innerDoor, issuer, http.StatusForbidden)
+	checkTokens(t, innerDoor, issuer, http.StatusForbidden, http.StatusOK)
+	checkScopes(t, innerDoor, issuer)
+	revoke(t, innerDoor, issuer, "mesh")
+}
+
 // startOperator installs the operator and starts it, with its ServiceAccount's rights.
 func startOperator(t *testing.T) {
 	t.Helper()
 	if _, err := cluster.InstallOperatorOf(t.Context(), filepath.Join(testdata, "operator")); err != nil {
 		t.Fatal(err)
 	}
-	p, probe, err := cluster.StartOperator(t.Context(), logOf("operator"), "--enforcement=envoy-gateway")
+	p, probe, err := cluster.StartOperator(t.Context(), logOf("operator"), "--enforcement=envoy-gateway,istio")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +192,9 @@ func measure(t *testing.T, g *envoyGateway, issuer *oidc.Server) {
 
 	close(done)
 	<-ended
-	ours, usual := revoke(t, issuer)
+	began := time.Now()
+	ours, old := revoke(t, ourDoor, issuer, "company")
+	usual := refusedAfter(t, usualDoor, old, began, 10*time.Second)
 	report(t, map[string]any{
 		"usual is": "remoteJWKS, fetched again after 5 minutes, the default", "rotations": rotations, "calls": c.tally,
 		"revoked key refused after seconds": map[string]any{"ours": ours, "usual": usual},
@@ -193,27 +208,27 @@ func measure(t *testing.T, g *envoyGateway, issuer *oidc.Server) {
 	if n := c.tally["restart while the authorization server is down"]["ours"].Refused; n > 0 {
 		t.Errorf("after the restart, %d calls were refused", n)
 	}
-	if ours == nil {
-		t.Error("a token of a revoked key was never refused")
-	}
 }
 
-// revoke withdraws the key that signed cart's token, at the server and by the platform's team,
-// and returns after how many seconds each door refuses the token.
-func revoke(t *testing.T, issuer *oidc.Server) (ours, usual any) {
+// revoke withdraws the key that signs, at the server and by the platform's team, and returns
+// after how many seconds a door refuses its tokens, and one of these tokens.
+func revoke(t *testing.T, d door, issuer *oidc.Server, server string) (seconds any, token string) {
 	t.Helper()
-	old, kid := requested(t, issuer), issuer.KeyID()
-	if err := errors.Join(ourDoor.answers(http.StatusOK, http.MethodGet, "/", old), issuer.RotateKeyHard()); err != nil {
+	token, kid := signed(t, issuer, nil), issuer.KeyID()
+	if err := errors.Join(d.answers(http.StatusOK, http.MethodGet, "/", token), issuer.RotateKeyHard()); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
 	change := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"jwks":{"revokedKeyIDs":["`+kid+`"]}}}`))
-	server := &v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: "company"}}
-	if err := cluster.Client.Patch(t.Context(), server, change); err != nil {
+	o := &v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: server}}
+	if err := cluster.Client.Patch(t.Context(), o, change); err != nil {
 		t.Fatal(err)
 	}
-	ours = refusedAfter(t, ourDoor, old, began, time.Minute)
-	return ours, refusedAfter(t, usualDoor, old, began, 10*time.Second)
+	seconds = refusedAfter(t, d, token, began, time.Minute)
+	if seconds == nil {
+		t.Error("a token of a revoked key was never refused")
+	}
+	return seconds, token
 }
 
 // refusedAfter returns after how many seconds a token is refused, nil if that takes too long.
