@@ -101,17 +101,12 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	bindWebhook(flags, o, &webhookAddress, &clientNames)
 	flags.Float64Var(&o.qps, "kube-api-qps", 500, "Requests per second to the Kubernetes API server.")
 	flags.IntVar(&o.burst, "kube-api-burst", 1000, "Largest burst of requests to the Kubernetes API server.")
-	flags.BoolVar(&o.Egress.AllowHTTP, "allow-insecure-http", false, "Allow authorization servers with http:// URLs. Secrets and tokens then cross the network unencrypted. Meant for development.")
-	flags.BoolVar(&o.Egress.AllowLoopback, "allow-loopback", false, "Allow authorization servers at loopback addresses.")
-	flags.BoolVar(&o.Egress.AllowLinkLocal, "allow-link-local", false, "Allow authorization servers at link-local addresses. Clouds serve instance metadata there.")
+	bindEgress(flags, o)
 	flags.BoolVar(&o.RequireCredentialLabel, "require-credential-label", false,
 		"Send only Secrets with the label m2m-operator.io/credentials=true to authorization servers. Without it, anyone who can write M2MClients or AuthorizationServers can make the operator send any Secret of the namespace to a server of their own.")
 	flags.Func("enforcement",
 		"Comma-separated gateways (envoy-gateway, istio) for which the operator writes the policies that spec.enforcement of APIResources asks for. Each needs a permission. Can be repeated. Unset: none.",
 		o.allowEnforcement)
-	flags.Func("egress-allow",
-		"Comma-separated hosts and networks of authorization servers: auth.example.com, *.example.com, auth.example.com:8443, 10.1.0.0/16. The operator connects to no others. Can be repeated. Unset: all that other flags do not forbid.",
-		o.allowEgress)
 	flags.BoolVar(&o.version, "version", false, "Print the version and end.")
 	o.log.BindFlags(flags)
 	if err := flags.Parse(args); err != nil {
@@ -135,6 +130,16 @@ func parse(flags *flag.FlagSet, args []string) (*options, error) {
 	var err error
 	o.webhook.Host, o.webhook.Port, err = hostPort(webhookAddress)
 	return o, err
+}
+
+// bindEgress adds the flags that say which authorization servers the operator connects to.
+func bindEgress(flags *flag.FlagSet, o *options) {
+	flags.BoolVar(&o.Egress.AllowHTTP, "allow-insecure-http", false, "Allow authorization servers with http:// URLs. Secrets and tokens then cross the network unencrypted. Meant for development.")
+	flags.BoolVar(&o.Egress.AllowLoopback, "allow-loopback", false, "Allow authorization servers at loopback addresses.")
+	flags.BoolVar(&o.Egress.AllowLinkLocal, "allow-link-local", false, "Allow authorization servers at link-local addresses. Clouds serve instance metadata there.")
+	flags.Func("egress-allow",
+		"Comma-separated hosts and networks of authorization servers: auth.example.com, *.example.com, auth.example.com:8443, 10.1.0.0/16. The operator connects to no others. Can be repeated. Unset: all that other flags do not forbid.",
+		o.allowEgress)
 }
 
 // mistaken adds to an unknown flag's error the flag that was probably meant.

@@ -9,9 +9,9 @@ const (
 	// An AuthorizationServer is ready while its token endpoint and, unless its
 	// tokens are opaque, at least one signing key are known. An APIResource is
 	// ready while it is accepted, its namespace has the bundle if it needs it,
-	// and tokens are checked wherever spec.enforcement says. An M2MClient is ready while every access has a working token. While
-	// that holds but is not being renewed, the message says why and, of a
-	// token, until when it works.
+	// and tokens are checked wherever spec.enforcement says. An M2MClient is
+	// ready while every access has a working token. While that holds but is not
+	// being renewed, the message says why and, of a token, until when it works.
 	//
 	// Possible reasons for this condition to be True are Ready. If it is False
 	// or Unknown, its reason and message are those of the condition that fails,

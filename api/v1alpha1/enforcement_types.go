@@ -20,19 +20,19 @@ type Enforcement struct {
 	// +required
 	Name EnforcementName `json:"name,omitempty"`
 
-	// envoyGateway has tokens checked by Envoy Gateway, 1.9 or later, with a
+	// envoyGateway lets Envoy Gateway, 1.9 or later, check tokens, with a
 	// SecurityPolicy. The installation must allow it.
 	//
 	// +optional
 	EnvoyGateway EnvoyGatewayEnforcement `json:"envoyGateway,omitzero"`
 
-	// istio has tokens checked by Istio's proxies, with a RequestAuthentication
+	// istio lets Istio's proxies check tokens, with a RequestAuthentication
 	// and an AuthorizationPolicy. The installation must allow it.
 	//
 	// +optional
 	Istio IstioEnforcement `json:"istio,omitzero"`
 
-	// envoy has tokens checked by an Envoy that reads its filters from the files
+	// envoy is for an Envoy that checks tokens with filters from the files
 	// of the verification bundle. It is written as {}.
 	//
 	// +optional

@@ -11,8 +11,9 @@ import (
 	"runtime/debug"
 )
 
-// Version is set by make and by a release, with -ldflags=-X. If it is empty, what Go recorded in the
-// program counts; an image records nothing, so that it is the same in every checkout.
+// Version is set by make and by a release, with -ldflags=-X. If it is empty, what Go
+// recorded in the program counts; an image records nothing, so that it is the same in
+// every checkout.
 var Version string
 
 // Revision is the commit, set like Version.

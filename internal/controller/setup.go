@@ -117,7 +117,7 @@ type Options struct {
 // Gateway is a kind of gateway whose policies the operator can write.
 type Gateway = enforcement.Gateway
 
-// Gateways are all of them.
+// Gateways returns all gateways whose policies the operator can write.
 func Gateways() []Gateway { return enforcement.Gateways() }
 
 func (o *Options) setDefaults() {
@@ -277,7 +277,7 @@ func New(mgr ctrl.Manager, o Options) (*Reconcilers, error) {
 	apis := provisioning.NewAPIReconciler(provisioner)
 	provisioner.Events = events("m2m-m2mclient-provisioning")
 	clients := provisioning.NewClientReconciler(provisioner)
-	terms := verification.NewNewTerms(c)
+	terms := verification.NewChangedTerms(c)
 	policies := gatewaypolicy.New(gatewaypolicy.Config{
 		Client: c, Clock: o.Clock, Access: s.Access, Watched: watched, Foreign: s.Foreign, Policies: s.Policies, Terms: terms,
 	})
@@ -307,13 +307,18 @@ func New(mgr ctrl.Manager, o Options) (*Reconcilers, error) {
 			Client: c, Watched: watched, Foreign: s.Foreign, Clock: o.Clock, Prompt: o.PromptDelivery, Events: events("m2m-pod"), Refusals: refusals,
 		}),
 	}
-	for _, w := range watch.Workloads() {
-		r.Workloads = append(r.Workloads, &pod.WorkloadReconciler{
-			Kind: reflect.TypeOf(w).Elem().Name(), Empty: w, Client: c, Clock: o.Clock, Events: events("m2m-workload"), Watched: watched,
-		})
-	}
+	r.addWorkloads(o, c, events("m2m-workload"))
 	r.addServers(o, authserver.Config{Client: c, Events: events("m2m-authorizationserver"), Failures: failures}, mgr.GetClient())
 	return r, nil
+}
+
+// addWorkloads adds the controllers of workloads, one for each kind.
+func (r *Reconcilers) addWorkloads(o Options, c client.Client, events recorder.EventRecorder) {
+	for _, w := range watch.Workloads() {
+		r.Workloads = append(r.Workloads, &pod.WorkloadReconciler{
+			Kind: reflect.TypeOf(w).Elem().Name(), Empty: w, Client: c, Clock: o.Clock, Events: events, Watched: o.WatchNamespaces,
+		})
+	}
 }
 
 // addServers adds the controllers of authorization servers, one for each kind.

@@ -27,7 +27,7 @@ const (
 	Istio        Gateway = "istio"
 )
 
-// Gateways are all of them.
+// Gateways returns the gateways for which there are policies.
 func Gateways() []Gateway { return []Gateway{EnvoyGateway, Istio} }
 
 // Name returns the gateway's name for people.
@@ -38,9 +38,9 @@ func (g Gateway) Name() string {
 	return "Istio"
 }
 
-// KeysKey is the key of a ConfigMap under which Envoy Gateway looks for a JWK Set. If a
+// keysKey is the key of a ConfigMap under which Envoy Gateway looks for a JWK Set. If a
 // ConfigMap does not have it, Envoy Gateway takes any other.
-const KeysKey = "jwks"
+const keysKey = "jwks"
 
 // Entry is one entry of an APIResource's spec.enforcement.
 type Entry struct {

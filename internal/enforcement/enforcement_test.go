@@ -186,7 +186,7 @@ var sorted = cmp.Transformer("sorted", func(in []string) map[string]bool {
 func keysIn(t *testing.T, o *unstructured.Unstructured) string {
 	t.Helper()
 	if o.GetKind() == "ConfigMap" {
-		keys, _, _ := unstructured.NestedString(o.Object, "data", KeysKey)
+		keys, _, _ := unstructured.NestedString(o.Object, "data", keysKey)
 		return keys
 	}
 	rules, _, _ := unstructured.NestedSlice(o.Object, "spec", "jwtRules")

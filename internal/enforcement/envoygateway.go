@@ -52,7 +52,7 @@ func envoyGateway(b render.Bundle, e Entry, rules []Rule, keys string) ([]*unstr
 		}
 	}
 	configMap := object(e, "v1", "ConfigMap", KeysName(e.API, e.Name))
-	configMap.Object["data"] = map[string]any{KeysKey: keys}
+	configMap.Object["data"] = map[string]any{keysKey: keys}
 	return []*unstructured.Unstructured{configMap, securityPolicy(e, map[string]any{
 		"jwt": map[string]any{"providers": []any{map[string]any{
 			"name": b.Name, "issuer": b.Issuer, "audiences": texts(b.Audience),

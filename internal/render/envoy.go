@@ -113,7 +113,7 @@ func (b Bundle) envoyJWT(keys []publicKey) envoyTypedJWTAuth {
 // envoyKeys enforces the allow-list of algorithms, for which Envoy has no setting:
 // it accepts the algorithm that a key states, and any that fits if the key states
 // none. So the list has each key once for each algorithm that both the key and the
-// allow-list know. If there is none, it has nobodysKey.
+// allow-list know. If there is none, it has unownedKey.
 func (b Bundle) envoyKeys(keys []publicKey) (list []json.RawMessage) {
 	for _, k := range keys {
 		for _, alg := range k.algorithms {
@@ -123,16 +123,16 @@ func (b Bundle) envoyKeys(keys []publicKey) (list []json.RawMessage) {
 		}
 	}
 	if len(list) == 0 {
-		return []json.RawMessage{json.RawMessage(nobodysKey)}
+		return []json.RawMessage{json.RawMessage(unownedKey)}
 	}
 	return list
 }
 
-// nobodysKey is a key that signs nothing. Envoy refuses a set without keys and goes
+// unownedKey is a key that signs nothing. Envoy refuses a set without keys and goes
 // on with the keys that it had, so that withdrawn ones would stay. The point's x is
 // the first SHA-256 of a text and a number that is on the curve, so nobody knows
 // its private key.
-const nobodysKey = `{"alg":"ES256","crv":"P-256","kid":"nobody","kty":"EC","use":"sig","x":"1bdNaLHNnE9zaG76FEiJVTAcvEZY05w9x1W37g29oxs","y":"IHTH_1cgBbAA9VvrRneQA49i8obxiXA7dyQsFxbKIYI"}`
+const unownedKey = `{"alg":"ES256","crv":"P-256","kid":"nobody","kty":"EC","use":"sig","x":"1bdNaLHNnE9zaG76FEiJVTAcvEZY05w9x1W37g29oxs","y":"IHTH_1cgBbAA9VvrRneQA49i8obxiXA7dyQsFxbKIYI"}`
 
 // EnvoyKeySet returns a bundle's keys as a JWK Set for verifiers that are built on
 // Envoy, each key once for each algorithm that it may be used with. An Envoy thus

@@ -103,12 +103,12 @@ func TestEnvoyKeysAssertTheAlgorithms(t *testing.T) {
 		keys       []Key
 		want       []string // kid/alg
 	}{
-		"an RSA key that does not say is RS256":         {nil, []Key{{ID: "2026-01", Algorithm: "", JWK: rsaJWK}}, []string{"2026-01/RS256"}},
-		"an RSA key whose owner says PS256":             {nil, []Key{{ID: "2026-01", Algorithm: "PS256", JWK: rsaJWK}}, []string{"2026-01/PS256"}},
-		"an RSA key under a list of two":                {[]string{"RS256", "PS256"}, []Key{{ID: "2026-01", Algorithm: "", JWK: rsaJWK}}, []string{"2026-01/RS256", "2026-01/PS256"}},
-		"a key that the list excludes is left out":      {[]string{"ES256"}, payment().Keys, []string{"2026-02/ES256"}},
-		"a list that no key fits leaves nobody's key":   {[]string{"ES384"}, payment().Keys, []string{"nobody/ES256"}},
-		"a stated algorithm is not stretched to others": {[]string{"RS256", "PS256"}, []Key{{ID: "2026-01", Algorithm: "RS256", JWK: rsaJWK}}, []string{"2026-01/RS256"}},
+		"an RSA key that does not say is RS256":          {nil, []Key{{ID: "2026-01", Algorithm: "", JWK: rsaJWK}}, []string{"2026-01/RS256"}},
+		"an RSA key whose owner says PS256":              {nil, []Key{{ID: "2026-01", Algorithm: "PS256", JWK: rsaJWK}}, []string{"2026-01/PS256"}},
+		"an RSA key under a list of two":                 {[]string{"RS256", "PS256"}, []Key{{ID: "2026-01", Algorithm: "", JWK: rsaJWK}}, []string{"2026-01/RS256", "2026-01/PS256"}},
+		"a key that the list excludes is left out":       {[]string{"ES256"}, payment().Keys, []string{"2026-02/ES256"}},
+		"a list that no key fits leaves the unowned one": {[]string{"ES384"}, payment().Keys, []string{"nobody/ES256"}},
+		"a stated algorithm is not stretched to others":  {[]string{"RS256", "PS256"}, []Key{{ID: "2026-01", Algorithm: "RS256", JWK: rsaJWK}}, []string{"2026-01/RS256"}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -133,9 +133,9 @@ func TestEnvoyKeysAssertTheAlgorithms(t *testing.T) {
 	}
 }
 
-// TestNobodyHasNobodysKey makes the point anew: who chooses a private key cannot choose
+// TestNobodyHasTheUnownedKey makes the point anew: who chooses a private key cannot choose
 // what its public key looks like.
-func TestNobodyHasNobodysKey(t *testing.T) {
+func TestNobodyHasTheUnownedKey(t *testing.T) {
 	curve, three := elliptic.P256().Params(), big.NewInt(3)
 	for i := range 100 {
 		sum := sha256.Sum256(fmt.Appendf(nil, "m2m-operator: nobody has the private key, %d", i))
@@ -149,10 +149,10 @@ func TestNobodyHasNobodysKey(t *testing.T) {
 		}
 		encode := func(n *big.Int) string { return base64.RawURLEncoding.EncodeToString(n.FillBytes(make([]byte, 32))) }
 		want := fmt.Sprintf(`"x":"%s","y":"%s"}`, encode(x), encode(y))
-		if !strings.HasSuffix(nobodysKey, want) {
-			t.Errorf("nobody's key is %s, want …%s", nobodysKey, want)
+		if !strings.HasSuffix(unownedKey, want) {
+			t.Errorf("the key is %s, want …%s", unownedKey, want)
 		}
-		if _, err := parseKey(Key{ID: "nobody", JWK: nobodysKey}); err != nil {
+		if _, err := parseKey(Key{ID: "nobody", JWK: unownedKey}); err != nil {
 			t.Error(err)
 		}
 		return

@@ -34,7 +34,7 @@ const (
 // Formats are files that only some verifiers need. Most bundles have none of them,
 // so that ConfigMaps stay small. The zero value asks for none.
 type Formats struct {
-	// Names are the formats that somebody asks for.
+	// Names are the requested formats.
 	Names []string `json:"names,omitempty"`
 
 	// Directory is where a pod finds the bundle, for FormatOpenIDConfiguration.

@@ -10,7 +10,7 @@
 //	QuoteAll  does so for a list
 //	List      names the first of a list, and says how many others there are
 //	Redact    takes values out, such as credentials that a server repeats
-//	JSON      lets JSON say all that it says with printable characters
+//	JSON      escapes the characters of JSON that are not printable
 //	CutRunes  fits a text into a field that is bounded in characters, as those of the API are
 //	CutBytes  fits a text into a field that is bounded in bytes, as those of events are
 //	Sentence  begins a fragment with a capital
@@ -83,8 +83,8 @@ func Line(s string) string {
 	}, s)
 }
 
-// JSON returns JSON that says the same with printable characters: encoding/json leaves control characters from U+007F
-// on as they are, which YAML forbids, and what turns the direction of writing.
+// JSON escapes the characters of JSON that are not printable. encoding/json leaves some as they are: control characters
+// from U+007F on, which YAML forbids, and those that turn the direction of writing.
 func JSON(b []byte) []byte {
 	clean := make([]byte, 0, len(b))
 	for len(b) > 0 {

@@ -87,8 +87,8 @@ func (v *volume) write(files map[string]string) error {
 	return errors.Join(os.Symlink(version, next), os.Rename(next, filepath.Join(v.dir, "..data")))
 }
 
-// TestEnvoy has an Envoy without a control plane, which discovers its filters in the files of a
-// bundle.
+// TestEnvoy starts an Envoy without a control plane, which discovers its filters in the files of
+// a bundle.
 func TestEnvoy(t *testing.T) {
 	needGateways(t)
 	issuer, port := startIssuer(t), startBackend(t)

@@ -104,7 +104,7 @@ func (g *envoyGateway) start(t *testing.T) {
 	g.process = started(t, "envoy-gateway", command[0], command[1:]...)
 }
 
-// startProxy starts Envoy as the Deployment says that Envoy Gateway has made for the Gateway.
+// startProxy starts Envoy as the Deployment says that Envoy Gateway makes for the Gateway.
 func (g *envoyGateway) startProxy(t *testing.T) {
 	t.Helper()
 	var deployment appsv1.Deployment

@@ -33,7 +33,7 @@ const (
 
 var cartSecret = oidc.NewSecret()
 
-// TestOperator has the operator write the policy, and cart call payment through Envoy Gateway.
+// TestOperator lets the operator write the policy, and cart call payment through Envoy Gateway.
 // The same calls go to the same API by way of a policy as people write it, with the address of
 // the keys. What fails is counted, and goes to out/gateways.json.
 func TestOperator(t *testing.T) {
@@ -52,7 +52,7 @@ func TestOperator(t *testing.T) {
 	t.Run("calls", func(t *testing.T) { measure(t, g, issuer) })
 }
 
-// TestOperatorWithIstio has the operator write Istio's policies.
+// TestOperatorWithIstio lets the operator write Istio's policies.
 func TestOperatorWithIstio(t *testing.T) {
 	needGateways(t)
 	issuer, port := startIssuer(t), startBackend(t)
@@ -259,7 +259,7 @@ func requested(t *testing.T, issuer *oidc.Server) string {
 	return answer.Token
 }
 
-// refreshed has cart's token renewed now, and waits until it is signed by a key.
+// refreshed renews cart's token now, and waits until a key of an ID has signed it.
 func refreshed(t *testing.T, kid string) {
 	t.Helper()
 	var cart v1alpha1.M2MClient

@@ -68,7 +68,7 @@ type Reconciler struct {
 	// look again.
 	Enforced        func(context.Context, *v1alpha1.APIResource) (conditions.Condition, time.Duration, error)
 	Policies        source.Source             // APIResources of which a gateway's policy has changed
-	PoliciesRefused <-chan event.GenericEvent // APIResources of which a policy was refused or taken
+	PoliciesRefused <-chan event.GenericEvent // APIResources of which a policy was refused, or is taken again
 }
 
 // +kubebuilder:rbac:groups=m2m-operator.io,resources=apiresources,verbs=list;watch

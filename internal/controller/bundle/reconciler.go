@@ -61,7 +61,7 @@ type Config struct {
 	Foreign  *foreign.Objects
 	Rendered *verification.Rendered
 	Refusals *verification.Refusals
-	Terms    *verification.NewTerms
+	Terms    *verification.ChangedTerms
 	Prompt   bool // enables touching pods that must see a change at once
 }
 

@@ -67,7 +67,7 @@ func (r *Reconciler) Judge(ctx context.Context, api *v1alpha1.APIResource) (c co
 	}
 	message := "Tokens are checked wherever spec.enforcement says"
 	if len(unchecked) > 0 {
-		message += ", but for what gateways cannot check: " + strings.Join(unchecked, ", ")
+		message += ", except for what gateways cannot check: " + strings.Join(unchecked, ", ")
 	}
 	return conditions.True(v1alpha1.ConditionEnforced, v1alpha1.ReasonEnforced, text.CutRunes(message, 2048)), again, nil
 }
@@ -104,7 +104,7 @@ func meaning(p *rules.Problem, consequence string) *rules.Problem {
 	return &rules.Problem{Reason: p.Reason, Message: p.Message + "; " + consequence}
 }
 
-// lacking returns the problem with an object that is not as it should be, nil if there is none.
+// lacking returns why an object of an entry is not as it should be, nil if all are.
 func (r *Reconciler) lacking(ctx context.Context, b basis, w wanted) (*rules.Problem, error) {
 	writing := func(kind, name string) *rules.Problem {
 		return &rules.Problem{Reason: v1alpha1.ReasonEnforcing, Message: fmt.Sprintf("%s %q is being written", kind, name)}

@@ -49,14 +49,15 @@ type Config struct {
 	Watched  watch.Namespaces
 	Foreign  *foreign.Objects
 	Policies *gateways.Policies
-	Terms    *verification.NewTerms
+	Terms    *verification.ChangedTerms
 }
 
 // Reconciler writes the policies of APIResources.
 type Reconciler struct {
 	Config
 
-	// Refused are the APIResources of which an object was refused or taken.
+	// Refused are the APIResources of which the API server refused an object, or takes
+	// it again.
 	Refused chan event.GenericEvent
 
 	writes   *pace.Buckets[objectKey] // bounds the writes of each object
@@ -156,8 +157,8 @@ func (r *Reconciler) enforce(ctx context.Context, b basis, w wanted) (time.Durat
 	return 0, nil
 }
 
-// shut has a new entry refuse every request if something that its policy needs could not
-// be written.
+// shut writes the policy that refuses every request, if the entry is new and something that
+// its own policy needs could not be written.
 func (r *Reconciler) shut(ctx context.Context, b basis, w wanted) error {
 	closed := enforcement.Closed(w.entry).Objects[0]
 	if r.gate(w) != nil || w.policy.Objects[0].GetKind() == closed.GetKind() {
@@ -249,7 +250,7 @@ func (w wanted) contentsOf(kind string, is *gateways.Object, now time.Time) (nex
 // awaitTokens returns how long other terms of a policy wait for the tokens in use.
 func (r *Reconciler) awaitTokens(ctx context.Context, b basis, w wanted, before, next render.Contents) (time.Duration, error) {
 	if w.problem != nil || next.Terms == termsClosed || before.Terms == termsClosed {
-		return 0, nil // it closes, or lets pass what nothing did before
+		return 0, nil // the policy closes, or was closed before
 	}
 	return r.Terms.Await(ctx, b.api, b.srv, before, next, r.Clock.Now())
 }
@@ -276,8 +277,7 @@ func weight(before, next render.Contents) int {
 }
 
 // mayWrite returns how long a write has to wait. What was refused is offered again after a
-// while, or once it differs. A revoked key leaves at once, and what refuses requests comes
-// at once.
+// while, or once it differs. A write that removes a revoked key never waits.
 func (r *Reconciler) mayWrite(key objectKey, what cached.Digest, urgent bool, n int) time.Duration {
 	now := r.Clock.Now()
 	if f, ok := r.failure(key); ok && f.what == what {
@@ -328,7 +328,7 @@ func (r *Reconciler) failed(ctx context.Context, key objectKey, api *v1alpha1.AP
 	return write.RefusalWait, nil
 }
 
-// taken forgets a failure.
+// taken forgets the failure of an object that the API server has taken.
 func (r *Reconciler) taken(key objectKey, api *v1alpha1.APIResource) {
 	if _, ok := r.failure(key); ok {
 		r.failures.Remove(key)

@@ -73,7 +73,8 @@ func (r *Reconciler) basisOf(ctx context.Context, api *v1alpha1.APIResource) (ba
 type wanted struct {
 	entry  enforcement.Entry
 	policy enforcement.Policy
-	// problem is why requests are refused, or why nothing is changed; nil: tokens are checked.
+	// problem is why requests are refused, or why nothing changes. If it is nil, tokens are
+	// checked.
 	problem *rules.Problem
 	// keep leaves the objects of the entry as they are, if it has any.
 	keep     bool

@@ -41,7 +41,7 @@ type Object struct {
 	Verdicts []Verdict
 }
 
-// IsOf reports whether an APIResource controls the policy. Nil is nobody's.
+// IsOf reports whether an APIResource controls the policy. Nothing controls a nil one.
 func (o *Object) IsOf(api metav1.Object) bool {
 	return o != nil && o.API != "" && o.API == api.GetUID() && o.Name.Namespace == api.GetNamespace()
 }
@@ -52,7 +52,7 @@ type Verdict struct {
 	Generation                    int64 // of the policy that it is about; 0: the gateway does not say
 }
 
-// keptField is where a cut policy has what is kept of it.
+// keptField is the field of a cut policy that holds what is kept.
 const keptField = "kept"
 
 // cut reduces a policy in place. Lists are in memory as a whole before they are stored.
@@ -75,7 +75,7 @@ func cut(in any) (any, error) {
 	return u, nil
 }
 
-// objectOf reduces a policy to what is kept of it.
+// objectOf returns what is kept of a policy.
 func objectOf(u *unstructured.Unstructured) *Object {
 	if kept, ok := u.Object[keptField].(string); ok {
 		var o Object

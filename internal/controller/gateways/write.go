@@ -10,15 +10,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
 )
 
-// FieldOwner is the field manager of the operator's writes.
-const FieldOwner = "m2m-operator"
+// fieldOwner is the field manager of the operator's writes.
+const fieldOwner = "m2m-operator"
 
 // ErrNotOurs means that an object of the name is not the APIResource's.
 var ErrNotOurs = errors.New("the object exists and is not the APIResource's")
@@ -69,7 +68,7 @@ func (p *Policies) Write(ctx context.Context, k Kind, api *v1alpha1.APIResource,
 	case apierrors.IsNotFound(err):
 		o := want.DeepCopy()
 		Dress(o, api, contents)
-		is, err = resource.Create(ctx, o, metav1.CreateOptions{FieldManager: FieldOwner, FieldValidation: metav1.FieldValidationStrict})
+		is, err = resource.Create(ctx, o, metav1.CreateOptions{FieldManager: fieldOwner, FieldValidation: metav1.FieldValidationStrict})
 		switch {
 		case apierrors.IsAlreadyExists(err):
 			return ErrNotOurs // somebody was quicker; the next look tells
@@ -83,7 +82,7 @@ func (p *Policies) Write(ctx context.Context, k Kind, api *v1alpha1.APIResource,
 	default:
 		Dress(is, api, contents)
 		is.Object["spec"] = want.DeepCopy().Object["spec"]
-		is, err = resource.Update(ctx, is, metav1.UpdateOptions{FieldManager: FieldOwner, FieldValidation: metav1.FieldValidationStrict})
+		is, err = resource.Update(ctx, is, metav1.UpdateOptions{FieldManager: fieldOwner, FieldValidation: metav1.FieldValidationStrict})
 	}
 	if err != nil {
 		return fmt.Errorf("write %s %q: %w", k.Name, want.GetName(), err)
@@ -110,18 +109,6 @@ func (p *Policies) Delete(ctx context.Context, k Kind, o *Object) error {
 	}
 	delete(f.applied, o.Name)
 	return nil
-}
-
-// Exists reports whether an object of a name exists, whosever it is.
-func (p *Policies) Exists(ctx context.Context, k Kind, name types.NamespacedName) (bool, error) {
-	_, err := p.api.Resource(k.Resource).Namespace(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("get %s %q: %w", k.Name, name.Name, err)
-	}
-	return true, nil
 }
 
 func (f *followed) wrote(o *Object, a applied) {

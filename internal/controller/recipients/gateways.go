@@ -19,7 +19,7 @@ import (
 
 // gatewaysLook returns when to look again whether the API's gateways have what they verify
 // a token with, the zero time if they have. Only what the operator has written counts: an
-// entry that it may not write, or whose object is somebody else's, delays no token.
+// entry that it may not write, or whose object another one owns, delays no token.
 func (r *Recipients) gatewaysLook(ctx context.Context, t Token, now time.Time) (look time.Time) {
 	for i := range t.API.Spec.Enforcement {
 		e := &t.API.Spec.Enforcement[i]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package recipients finds out whether the pods and gateways that verify an API's tokens
-// have what they verify a new token with. It reads bundles, policies and pods from caches. How long a
-// token waits for them is decided by the packages delivery and verdict.
+// have what they verify a new token with. It reads bundles, policies and pods from caches.
+// The packages delivery and verdict decide how long a token waits for them.
 package recipients
 
 import (

@@ -25,8 +25,8 @@ import (
 // Await returns how long changed terms still wait for the tokens in use to be judged by
 // them: a token that does not meet them is replaced first, if a new one does. Terms wait at
 // most delivery.HoldMax. They do not wait if keys changed too: a new or removed key must
-// reach who verifies at once.
-func (n *NewTerms) Await(
+// reach every verifier at once.
+func (n *ChangedTerms) Await(
 	ctx context.Context, api *v1alpha1.APIResource, srv *rules.Server, before, next render.Contents, now time.Time,
 ) (time.Duration, error) {
 	sameKeys := maps.EqualFunc(before.Keys, next.Keys, func(a, b render.KeyContents) bool { return a.Hash == b.Hash })
@@ -43,7 +43,7 @@ func (n *NewTerms) Await(
 }
 
 // allJudged reports whether every token in use for an API was judged by the present terms.
-func (n *NewTerms) allJudged(ctx context.Context, api *v1alpha1.APIResource, terms string, now time.Time) (bool, error) {
+func (n *ChangedTerms) allJudged(ctx context.Context, api *v1alpha1.APIResource, terms string, now time.Time) (bool, error) {
 	var clients v1alpha1.M2MClientList
 	name := client.ObjectKeyFromObject(api)
 	err := n.client.List(ctx, &clients, client.MatchingFields{watch.ByAPIResource: name.String()},
@@ -65,9 +65,9 @@ func isFor(c *v1alpha1.M2MClient, key string, api types.NamespacedName) bool {
 	})
 }
 
-// NewTerms remembers since when each APIResource has its present terms, and whether the
+// ChangedTerms remembers since when each APIResource has its present terms, and whether the
 // tokens in use were judged by them. It is lost on restart; the wait then begins again.
-type NewTerms struct {
+type ChangedTerms struct {
 	client client.Reader
 
 	mu sync.Mutex
@@ -81,14 +81,14 @@ type termsSince struct {
 	lookedAt time.Time // one look serves the bundles of all namespaces
 }
 
-// NewNewTerms returns an empty memory.
-func NewNewTerms(c client.Reader) *NewTerms {
-	return &NewTerms{client: c, of: map[types.NamespacedName]*termsSince{}}
+// NewChangedTerms returns an empty memory.
+func NewChangedTerms(c client.Reader) *ChangedTerms {
+	return &ChangedTerms{client: c, of: map[types.NamespacedName]*termsSince{}}
 }
 
-// judged reports whether an API's pods may get the present terms. It looks at the tokens at
+// judged reports whether the pods and gateways of an API may get the present terms. It looks at the tokens at
 // most once per delivery.Poll.
-func (n *NewTerms) judged(api types.NamespacedName, terms string, now time.Time, look func() (bool, error)) (bool, error) {
+func (n *ChangedTerms) judged(api types.NamespacedName, terms string, now time.Time, look func() (bool, error)) (bool, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	t := n.of[api]
@@ -108,7 +108,7 @@ func (n *NewTerms) judged(api types.NamespacedName, terms string, now time.Time,
 }
 
 // Forget drops the terms of an APIResource that is gone.
-func (n *NewTerms) Forget(api types.NamespacedName) {
+func (n *ChangedTerms) Forget(api types.NamespacedName) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.of, api)

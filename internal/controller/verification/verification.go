@@ -66,7 +66,7 @@ func BundleOf(api *v1alpha1.APIResource, srv *rules.Server) render.Bundle {
 	return b
 }
 
-// requestsOf returns the requests that an Envoy allows which reads files of the bundle.
+// requestsOf returns the requests that an Envoy with files of the bundle allows.
 func requestsOf(e *v1alpha1.Enforcement) render.Requests {
 	r := render.Requests{Name: string(e.Name)}
 	for _, rule := range e.Rules {

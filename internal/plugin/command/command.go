@@ -184,7 +184,7 @@ func oneOf(format string, formats ...string) error {
 	return usage{fmt.Errorf("-o %s is not known here; choose one of %s", format, strings.Join(formats[1:], ", "))}
 }
 
-// aboutAPI makes a command of one that is asked about an API.
+// aboutAPI completes a command whose argument is an API.
 func (p *plugin) aboutAPI(c *cobra.Command, format *string, show func(ctx context.Context, api types.NamespacedName) error) {
 	name, _, _ := strings.Cut(c.Use, " ")
 	c.Args = func(_ *cobra.Command, args []string) error {

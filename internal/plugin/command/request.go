@@ -53,9 +53,10 @@ func (p *plugin) refresh() *cobra.Command {
 		Long: `Replace tokens, ask servers and compare APIs now.
 
 An argument is the name of an M2MClient, NAMESPACE/NAME of one in another namespace, or
-KIND/NAME. For a client, the operator requests new tokens; for a server, it reads the metadata and the keys; for an API that it provisions, it compares
-the API with the server. The command sets an annotation with your own rights, which needs
-the right to patch the object.`,
+KIND/NAME. For a client, the operator requests new tokens; for a server, it reads the
+metadata and the keys; for an API that it provisions, it compares the API with the server.
+The command sets an annotation with your own rights, which needs the right to patch the
+object.`,
 		Example: `  kubectl m2m refresh cart                # new tokens for M2MClient cart
   kubectl m2m refresh shop/cart           # the same, of namespace shop
   kubectl m2m refresh --all -n shop       # for every M2MClient of the namespace
@@ -182,7 +183,7 @@ func (p *plugin) named(ctx context.Context, args []string, everywhere bool) ([]c
 	return all, nil
 }
 
-// unnamed says why an argument names nothing. A name that another kind has was meant as that, perhaps.
+// unnamed returns why an argument names nothing. Perhaps the user means an object of another kind.
 func (p *plugin) unnamed(ctx context.Context, c client.Client, ref tree.Ref, arg string, err error) error {
 	right := inventory.Right{Verb: "get", Resource: inventory.ResourceOf(objectOf(ref)), Namespace: ref.Namespace, Name: ref.Name}
 	if !apierrors.IsNotFound(err) {

@@ -138,7 +138,7 @@ func (p *plugin) showTokens(ctx context.Context, name types.NamespacedName, api 
 	return err
 }
 
-// writeToken writes a token, and nothing else, or why there is none.
+// writeToken writes a token and nothing else. If there is none, it says why.
 func (p *plugin) writeToken(m *v1alpha1.M2MClient, key string, data map[string][]byte) error {
 	if len(data[key]) == 0 {
 		why, advice := whyNone(m)
@@ -149,7 +149,7 @@ func (p *plugin) writeToken(m *v1alpha1.M2MClient, key string, data map[string][
 	return err
 }
 
-// whyNone says why a client has no token, by its conditions, and what to do about it.
+// whyNone returns why a client has no token, by its conditions, and what to do about it.
 func whyNone(m *v1alpha1.M2MClient) (why, advice string) {
 	advice = fmt.Sprintf("kubectl m2m status -n %s m2mclient/%s says more", m.Namespace, m.Name)
 	problems := tree.ProblemsOf(m.Status.Conditions)

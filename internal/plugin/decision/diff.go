@@ -122,8 +122,8 @@ func without(grants, others []Grant) []Grant {
 }
 
 // applied returns objects of files as the API server would have them: those that exist keep
-// what they have from the cluster, and the others are created now. No file can set a status, or
-// when an object began or ends.
+// what they have from the cluster, and the others are created now. A file sets neither a status
+// nor the time of a creation or deletion.
 func applied(inv *inventory.Inventory, objects []client.Object, now time.Time) []client.Object {
 	var all []client.Object
 	for _, o := range objects {

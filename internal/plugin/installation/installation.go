@@ -145,7 +145,7 @@ func operator(f Found, now time.Time) Finding {
 	right, hidden := f.Hidden[Leader]
 	switch {
 	case outside:
-		return bad(Warning, "Where that is meant, as in make demo, all is well; its version, its flags and its rights cannot be checked here",
+		return bad(Warning, "If that is intended, as in make demo, all is well; its version, its flags and its rights cannot be checked here",
 			"it runs outside of the cluster, or without the label %s: %s holds the lease, and there is no Deployment", label, holder)
 	case len(f.Deployments) == 0 && hidden:
 		return bad(Unknown, "", "there is no Deployment of the operator, and it is not known whether one runs outside of the cluster: you may not %s", right)
@@ -192,8 +192,8 @@ func leader(f Found, now time.Time) Finding {
 	return ok("%s leads", holder)
 }
 
-// leads returns who holds a lease, nobody if it is not held, since when they have not renewed it, and whether it is
-// still theirs.
+// leads returns the holder of a lease, or "" if there is none, how long ago they renewed it, and whether it is still
+// theirs.
 func leads(l *coordinationv1.Lease, now time.Time) (holder string, age time.Duration, fresh bool) {
 	if l == nil || l.Spec.HolderIdentity == nil || l.Spec.RenewTime == nil || l.Spec.LeaseDurationSeconds == nil {
 		return "", 0, false
@@ -202,7 +202,7 @@ func leads(l *coordinationv1.Lease, now time.Time) (holder string, age time.Dura
 	return *l.Spec.HolderIdentity, age, age <= time.Duration(*l.Spec.LeaseDurationSeconds)*time.Second
 }
 
-// Outside reports whether an operator runs that no Deployment of the cluster starts, and which one: it holds the lease.
+// Outside reports whether an operator runs without a Deployment of the cluster, and returns the holder of its lease.
 func Outside(deployments []appsv1.Deployment, lease *coordinationv1.Lease, now time.Time) (holder string, outside bool) {
 	holder, _, fresh := leads(lease, now)
 	return holder, len(deployments) == 0 && holder != "" && fresh
@@ -297,7 +297,7 @@ func endpoints(f Found, _ time.Time) Finding {
 	}
 	switch {
 	case ready == 0 && f.Tried.Injected:
-		return bad(Warning, "Where the webhook is served outside of the cluster, all is well; else see the EndpointSlices of its Service",
+		return bad(Warning, "If the webhook is served outside of the cluster, all is well; otherwise see the EndpointSlices of its Service",
 			"no pod is ready behind the webhook's Service, although the webhook answers (see injection)")
 	case ready == 0:
 		return bad(Failed, "See the check of the operator: no annotated pod can be created", "no pod serves the webhook")
@@ -305,7 +305,7 @@ func endpoints(f Found, _ time.Time) Finding {
 	return ok("%s the webhook", count(ready, "pod serves", "pods serve"))
 }
 
-// byURL reports whether the API server finds all webhooks without a Service.
+// byURL reports whether the API server calls every webhook at a URL, without a Service.
 func byURL(f Found) bool {
 	for _, config := range f.Webhooks {
 		if slices.ContainsFunc(config.Webhooks, func(w admissionv1.MutatingWebhook) bool { return w.ClientConfig.URL == nil }) {

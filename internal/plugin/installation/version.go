@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/version"
 )
 
-// Running is an operator and the version that it runs: a Deployment of the cluster, or else who holds the lease.
+// Running is an operator and the version that it runs: a Deployment of the cluster, or else the holder of the lease.
 type Running struct {
 	Namespace  string `json:"namespace"`
 	Deployment string `json:"deployment,omitempty"`

@@ -133,7 +133,7 @@ func waiting(conditions []metav1.Condition, conditionType string) Progress {
 	return told(Waiting, *c, conditions)
 }
 
-// told repeats the condition that another one began with.
+// told says what a condition says, or the one that it repeats.
 func told(state State, c metav1.Condition, all []metav1.Condition) Progress {
 	c = tree.Cause(c, all)
 	return Progress{State: state, Says: c.Reason + ": " + c.Message, Advice: tree.AdviceOn(c, all)}

@@ -39,8 +39,8 @@ var advice = map[string]string{
 	v1alpha1.ReasonKindNotInstalled: "Install the gateway's CustomResourceDefinitions, or remove the entry from spec.enforcement",
 	v1alpha1.ReasonObjectNotOwned:   "Delete or rename the object that the message names, or choose another name for the entry",
 	v1alpha1.ReasonObjectRefused:    "Change the quota, policy or permission that the message names",
-	v1alpha1.ReasonNotEnforceable:   "Change what the message names, or have the API's workloads check tokens",
-	v1alpha1.ReasonEnforcing:        "Wait a moment; if this stays, see whether the gateway runs",
+	v1alpha1.ReasonNotEnforceable:   "Change what the message names, or let the API's workloads check tokens",
+	v1alpha1.ReasonEnforcing:        wait + "; if this stays, see whether the gateway runs",
 	v1alpha1.ReasonTargetNotFound:   "Create the target, or correct targetRefs",
 	v1alpha1.ReasonGatewayRefused:   "Change what the message names; at Conflicted, remove the other policy of the target",
 	v1alpha1.ReasonOverridden:       "Name the target of the other policy in targetRefs, or remove that policy",
@@ -98,6 +98,6 @@ var advice = map[string]string{
 	v1alpha1.ReasonScopeNotProvisioned:       "Create the scope at the server, or remove it from the objects",
 }
 
-// Advice says what to do about a reason for which a condition is not True. AdviceOn knows more, where the object's other
-// conditions are at hand.
+// Advice says what to do about a reason for which a condition is not True. AdviceOn also
+// considers the other conditions of the object.
 func Advice(reason string) string { return advice[reason] }

@@ -55,8 +55,8 @@ func weight(c metav1.Condition, ready *metav1.Condition) int {
 	return 2
 }
 
-// Cause returns the condition that another one of the same object began with. Fresh calls every withdrawal NotGranted,
-// with the message of Granted, which has the reason.
+// Cause returns the condition of the same object that c repeats, or c itself. Fresh calls every withdrawal NotGranted and
+// repeats the message of Granted. Granted has the reason.
 func Cause(c metav1.Condition, all []metav1.Condition) metav1.Condition {
 	granted := meta.FindStatusCondition(all, v1alpha1.ConditionGranted)
 	if c.Type == v1alpha1.ConditionFresh && c.Reason == v1alpha1.ReasonNotGranted &&
@@ -73,14 +73,14 @@ var before = map[string][]string{
 	v1alpha1.ConditionFresh:       {v1alpha1.ConditionGranted, v1alpha1.ConditionProvisioned},
 }
 
-// AdviceOn says what to do about a condition that is not True, beside the others of its object. It does not say to wait
-// where one of these shows that waiting cannot help.
+// AdviceOn says what to do about a condition that is not True. It does not advise waiting if another condition of the
+// object shows that waiting cannot help.
 func AdviceOn(c metav1.Condition, all []metav1.Condition) string {
 	c = Cause(c, all)
 	text := Advice(c.Reason)
 	switch {
 	case c.Type == v1alpha1.ConditionFresh && c.Reason == v1alpha1.ReasonNotGranted:
-		// Another access is not allowed than the one that Granted names.
+		// Granted names another access than the one that is not allowed here.
 		return "The access is not allowed; kubectl m2m why shows the line that decides"
 	case strings.HasPrefix(text, wait):
 		for _, t := range before[c.Type] {

@@ -5,8 +5,8 @@ package tree
 import "slices"
 
 // prune leaves what is wanted: nodes that match, what is above them, and what is below them. A
-// server has its APIs beside it: it also stays if it is named by an API that stays, or is one of
-// the cluster at the issuer of something that stays.
+// server is beside its APIs, not above them. It also stays if an API that stays names it. A
+// server of the cluster stays if anything of its issuer does.
 func prune(issuers []*Node, o Options, named map[*Node]Ref) []*Node {
 	if o.Only == nil && o.Namespace == "" {
 		return issuers
