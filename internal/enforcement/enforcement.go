@@ -62,18 +62,10 @@ type Target struct {
 	Section           string // a listener or a rule of it; empty: all
 }
 
-// Rule permits the requests that match all of its parts. An empty part matches all.
+// Rule permits requests, under a name that the gateway shows.
 type Rule struct {
-	Name    string
-	Methods []string
-	Paths   []Path
-	Scopes  []string // all of them are required
-}
-
-// Path matches one path, or with Prefix also those below it.
-type Path struct {
-	Value  string
-	Prefix bool
+	Name string
+	render.Rule
 }
 
 // Policy is what a gateway is told.

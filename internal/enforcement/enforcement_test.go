@@ -47,8 +47,8 @@ func entry(g Gateway, rules ...Rule) Entry {
 
 func someRules() []Rule {
 	return []Rule{
-		{Name: "read", Methods: []string{"GET", "HEAD"}, Paths: []Path{{Value: "/v1/", Prefix: true}, {Value: "/status"}}, Scopes: []string{"payments:read"}},
-		{Name: "all", Paths: []Path{{Value: "/", Prefix: true}}, Scopes: []string{"payments:read", "payments:write", "audit"}},
+		{"read", render.Rule{Methods: []string{"GET", "HEAD"}, Paths: []render.Path{{Value: "/v1/", Prefix: true}, {Value: "/status"}}, Scopes: []string{"payments:read"}}},
+		{"all", render.Rule{Paths: []render.Path{{Value: "/", Prefix: true}}, Scopes: []string{"payments:read", "payments:write", "audit"}}},
 	}
 }
 
@@ -96,7 +96,7 @@ func golden(t *testing.T, name string, objects []*unstructured.Unstructured) {
 // TestNothingIsWeaker: where a gateway cannot check what must be checked, there is no
 // policy that checks less.
 func TestNothingIsWeaker(t *testing.T) {
-	scoped := func(scopes ...string) []Rule { return []Rule{{Scopes: scopes}} }
+	scoped := func(scopes ...string) []Rule { return []Rule{{Rule: render.Rule{Scopes: scopes}}} }
 	tests := map[string]struct {
 		gateways []Gateway // those that cannot
 		change   func(*render.Bundle)

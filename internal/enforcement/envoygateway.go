@@ -36,7 +36,7 @@ func envoyGateway(b render.Bundle, e Entry, rules []Rule, keys string) ([]*unstr
 		}
 		paths := r.Paths
 		if len(paths) == 0 {
-			paths = []Path{{}}
+			paths = []render.Path{{}}
 		}
 		for j, path := range paths {
 			rule := map[string]any{
@@ -105,7 +105,7 @@ func envoyPrincipal(b render.Bundle, r Rule) (map[string]any, error) {
 	return map[string]any{"jwt": jwt}, nil
 }
 
-func envoyOperation(methods []string, p Path) map[string]any {
+func envoyOperation(methods []string, p render.Path) map[string]any {
 	operation := map[string]any{}
 	if len(methods) > 0 {
 		operation["methods"] = texts(methods...)

@@ -119,18 +119,8 @@ func entryOf(api *v1alpha1.APIResource, e *v1alpha1.Enforcement) enforcement.Ent
 		group := map[v1alpha1.IstioTargetKind]string{"Gateway": gatewayAPI, "ServiceEntry": "networking.istio.io"}[t.Kind]
 		entry.Targets = append(entry.Targets, enforcement.Target{Group: group, Kind: string(t.Kind), Name: string(t.Name)})
 	}
-	for _, rule := range e.Rules {
-		r := enforcement.Rule{Name: string(rule.Name)}
-		for _, m := range rule.Methods {
-			r.Methods = append(r.Methods, string(m))
-		}
-		for _, p := range rule.Paths {
-			r.Paths = append(r.Paths, enforcement.Path{Value: p.Value, Prefix: p.Type == v1alpha1.PathPrefix})
-		}
-		for _, s := range rule.Scopes {
-			r.Scopes = append(r.Scopes, string(s))
-		}
-		entry.Rules = append(entry.Rules, r)
+	for i, rule := range verification.RulesOf(e) {
+		entry.Rules = append(entry.Rules, enforcement.Rule{Name: string(e.Rules[i].Name), Rule: rule})
 	}
 	return entry
 }

@@ -89,31 +89,28 @@ func (f *followed) follow(ctx, running context.Context) error {
 			go f.lost(err)
 		})
 	}
-	var listed sync.WaitGroup
+	listed := make(chan struct{}, len(f.policies.namespaces)) // buffered, because nothing receives after a failure
 	for _, ns := range f.policies.namespaces {
-		listed.Add(1)
-		store := &store{f: f, namespace: ns, listed: sync.OnceFunc(listed.Done)}
+		store := &store{f: f, namespace: ns, listed: sync.OnceFunc(func() { listed <- struct{}{} })}
 		lister := &cached.PagedLister{ListerWatcherWithContext: f.policies.lister(f.kind, ns, failed), Transform: cut}
 		r := toolscache.NewReflectorWithOptions(lister, &unstructured.Unstructured{}, store,
 			toolscache.ReflectorOptions{Name: "policies of " + f.kind.Name, TypeDescription: f.kind.Name})
 		go r.RunWithContext(following)
 	}
-	all := make(chan struct{})
-	go func() {
-		listed.Wait()
-		close(all)
-	}()
 	patience, cancel := context.WithTimeout(ctx, fillTimeout)
 	defer cancel()
-	select {
-	case <-all:
-		f.stop, f.problem = stop, nil
-		return nil
-	case <-following.Done():
-	case <-patience.Done():
+	for range f.policies.namespaces {
+		select {
+		case <-listed:
+			continue
+		case <-following.Done():
+		case <-patience.Done():
+		}
 		stop()
+		return fmt.Errorf("the objects of %s were not listed in time", f.kind.Resource.Resource)
 	}
-	return fmt.Errorf("the objects of %s were not listed in time", f.kind.Resource.Resource)
+	f.stop, f.problem = stop, nil
+	return nil
 }
 
 // lost ends the following of a kind that is gone, or not permitted any more.

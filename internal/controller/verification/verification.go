@@ -57,7 +57,7 @@ func BundleOf(api *v1alpha1.APIResource, srv *rules.Server) render.Bundle {
 	}
 	for i := range api.Spec.Enforcement {
 		if e := &api.Spec.Enforcement[i]; e.Envoy != nil {
-			b.Formats.Requests = append(b.Formats.Requests, requestsOf(e))
+			b.Formats.Requests = append(b.Formats.Requests, render.Requests{Name: string(e.Name), Rules: RulesOf(e)})
 		}
 	}
 	for _, k := range record.TrustedRecords(srv) {
@@ -66,9 +66,8 @@ func BundleOf(api *v1alpha1.APIResource, srv *rules.Server) render.Bundle {
 	return b
 }
 
-// requestsOf returns the requests that an Envoy with files of the bundle allows.
-func requestsOf(e *v1alpha1.Enforcement) render.Requests {
-	r := render.Requests{Name: string(e.Name)}
+// RulesOf turns the rules of an entry of spec.enforcement into those of package render.
+func RulesOf(e *v1alpha1.Enforcement) (rules []render.Rule) {
 	for _, rule := range e.Rules {
 		var to render.Rule
 		for _, m := range rule.Methods {
@@ -80,9 +79,9 @@ func requestsOf(e *v1alpha1.Enforcement) render.Requests {
 		for _, s := range rule.Scopes {
 			to.Scopes = append(to.Scopes, string(s))
 		}
-		r.Rules = append(r.Rules, to)
+		rules = append(rules, to)
 	}
-	return r
+	return rules
 }
 
 // EnforcedContents returns the contents of an entry of spec.enforcement: the keys, and as
