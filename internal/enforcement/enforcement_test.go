@@ -113,6 +113,7 @@ func TestNothingIsWeaker(t *testing.T) {
 		"a claim with a dot":                        {[]Gateway{EnvoyGateway}, nil, scoped("admin")},
 		"a claim with brackets":                     {[]Gateway{Istio}, nil, scoped("odd")},
 		"a scope that is a wildcard":                {[]Gateway{Istio}, nil, scoped("payments:*")},
+		"an audience that makes a condition long":   {[]Gateway{EnvoyGateway}, func(b *render.Bundle) { b.Audience += strings.Repeat("\"", 1000) }, nil},
 		"an issuer that is a wildcard":              {[]Gateway{Istio}, func(b *render.Bundle) { b.Issuer += "/*" }, nil},
 		"an audience that is a wildcard":            {[]Gateway{Istio}, func(b *render.Bundle) { b.Audience = "*" }, nil},
 		"a scope of an unusual claim, as that is":   {nil, nil, scoped("audit")},

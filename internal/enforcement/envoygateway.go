@@ -4,6 +4,7 @@ package enforcement
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -14,15 +15,33 @@ import (
 // maxIssuer is how long an issuer may be in a SecurityPolicy.
 const maxIssuer = 253
 
-// expires is a condition that only a token with a time of expiry meets: Envoy verifies
-// exp only where a token has it, and a SecurityPolicy has no field that demands it.
-const expires = "has(metadata.filter_metadata['envoy.filters.http.jwt_authn']['%s'].exp)"
+// maxCondition is how long a condition may be in a SecurityPolicy.
+const maxCondition = 4096
+
+// envoyCondition demands what Envoy does not verify and a SecurityPolicy has no field for:
+// exp, which Envoy verifies only where a token has it, and the audience to the letter.
+// Envoy ignores http://, https:// and a slash at the end of it, so that a token for
+// another API, which may be another tenant's, would pass. The claim is a text or a list of
+// them. A comparison that does not fit is an error, which permits nothing.
+func envoyCondition(b render.Bundle) (string, error) {
+	claims := fmt.Sprintf("metadata.filter_metadata['envoy.filters.http.jwt_authn']['%s']", b.Name)
+	audience := strconv.Quote(b.Audience)
+	condition := fmt.Sprintf("has(%[1]s.exp) && (%[1]s.aud == %[2]s || %[2]s in %[1]s.aud)", claims, audience)
+	if len(condition) > maxCondition {
+		return "", notEnforceable("Envoy Gateway allows a condition of at most %d characters, and the names of this API make it longer", maxCondition)
+	}
+	return condition, nil
+}
 
 // envoyGateway returns the ConfigMap with the keys, and the SecurityPolicy that refers
 // to it. All fields that have a default are set, so that the API server adds none.
 func envoyGateway(b render.Bundle, e Entry, rules []Rule, keys string) ([]*unstructured.Unstructured, error) {
 	if len(b.Issuer) > maxIssuer {
 		return nil, notEnforceable("Envoy Gateway allows an issuer of at most %d characters", maxIssuer)
+	}
+	condition, err := envoyCondition(b)
+	if err != nil {
+		return nil, err
 	}
 	var allow []any
 	for _, r := range rules {
@@ -40,7 +59,7 @@ func envoyGateway(b render.Bundle, e Entry, rules []Rule, keys string) ([]*unstr
 		}
 		for j, path := range paths {
 			rule := map[string]any{
-				"name": name, "action": "Allow", "principal": principal, "cel": fmt.Sprintf(expires, b.Name),
+				"name": name, "action": "Allow", "principal": principal, "cel": condition,
 			}
 			if j > 0 {
 				rule["name"] = fmt.Sprintf("%s-%d", name, j+1)

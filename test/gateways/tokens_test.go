@@ -79,6 +79,7 @@ func badTokens(t *testing.T, s *oidc.Server) map[string]refusal {
 	all := map[string]refusal{}
 	for what, change := range map[string]claims{
 		"another API": {"aud": "https://other.example.com/api"}, "a longer audience": {"aud": audience + "/v2"}, "no audience": {"aud": nil},
+		"the audience with http": {"aud": strings.Replace(audience, "https:", "http:", 1)}, "the audience with a slash": {"aud": []string{audience + "/"}},
 	} {
 		all[what] = refusal{signed(t, s, change), http.StatusForbidden}
 	}
