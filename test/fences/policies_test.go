@@ -22,8 +22,45 @@ func policy(namespace, name, kind string) *unstructured.Unstructured {
 		version = "gateway.envoyproxy.io/v1alpha1"
 	}
 	return &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": version, "kind": kind, "metadata": map[string]any{"namespace": namespace, "name": name}, "spec": map[string]any{"action": "ALLOW"},
+		"apiVersion": version, "kind": kind, "metadata": map[string]any{"namespace": namespace, "name": name}, "spec": specOf(kind),
 	}}
+}
+
+// specOf returns what the operator writes into a policy, but for the rules.
+func specOf(kind string) map[string]any {
+	spec := map[string]any{"targetRefs": []any{map[string]any{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "public"}}}
+	switch kind {
+	case "SecurityPolicy":
+		spec["authorization"] = map[string]any{"defaultAction": "Deny"}
+	case "AuthorizationPolicy":
+		spec["action"] = "ALLOW"
+	default:
+		spec["jwtRules"] = []any{map[string]any{"issuer": "https://auth.example.com", "jwks": "{}"}}
+	}
+	return spec
+}
+
+// worse are changes of a spec by which a policy does something else, by what that is.
+var worse = map[string]map[string]func(spec map[string]any){
+	"SecurityPolicy": {
+		"allows what no rule names": func(spec map[string]any) { spec["authorization"] = map[string]any{"defaultAction": "Allow"} },
+		"decides nothing":           func(spec map[string]any) { delete(spec, "authorization") },
+		"asks another host":         func(spec map[string]any) { spec["extAuth"] = map[string]any{} },
+		"is for other namespaces":   func(spec map[string]any) { spec["targetSelectors"] = []any{map[string]any{"kind": "HTTPRoute"}} },
+		"fetches keys": func(spec map[string]any) {
+			spec["jwt"] = map[string]any{"providers": []any{map[string]any{"name": "a", "remoteJWKS": map[string]any{}}}}
+		},
+	},
+	"AuthorizationPolicy": {
+		"asks another host": func(spec map[string]any) { spec["action"] = "CUSTOM" },
+		"refuses requests":  func(spec map[string]any) { spec["action"] = "DENY" },
+	},
+	"RequestAuthentication": {
+		"fetches keys": func(spec map[string]any) {
+			spec["jwtRules"].([]any)[0].(map[string]any)["jwksUri"] = "https://elsewhere.example.com"
+		},
+		"discovers keys": func(spec map[string]any) { delete(spec["jwtRules"].([]any)[0].(map[string]any), "jwks") },
+	},
 }
 
 // ofAPI makes an object look like one that an APIResource controls.
@@ -49,7 +86,11 @@ func policies(t *testing.T) (all []attempt) {
 		disguised.SetLabels(with())
 		elsewhere := ofAPI(policy("kube-system", "m2m.api.public", kind), "api")
 		create(t, foreign, old, disguised)
-		opened := func(u *unstructured.Unstructured) { u.Object["spec"] = map[string]any{"action": "opened"} }
+		opened := func(u *unstructured.Unstructured) {
+			spec := specOf(kind)
+			spec["targetRefs"].([]any)[0].(map[string]any)["name"] = "another"
+			u.Object["spec"] = spec
+		}
 		change := func(name string, f func(*unstructured.Unstructured)) *unstructured.Unstructured {
 			u := of(name)
 			f(u)
@@ -74,6 +115,14 @@ func policies(t *testing.T) (all []attempt) {
 		add("opens another's", updates(foreign, opened), false)
 		add("takes another's over", updates(foreign, func(u *unstructured.Unstructured) { ofAPI(u, "api") }), false)
 		add("opens another's that carries the label", updates(disguised, opened), false)
+		add("has it name no target", updates(old, func(u *unstructured.Unstructured) {
+			delete(u.Object["spec"].(map[string]any), "targetRefs")
+		}), false)
+		for what, f := range worse[kind] {
+			add("makes one that "+what, creates(change("m2m.api.a", func(u *unstructured.Unstructured) {
+				f(u.Object["spec"].(map[string]any))
+			})), false)
+		}
 		add("deletes another's", deletes(foreign), false)
 		add("deletes one", deletes(old), true)
 	}
