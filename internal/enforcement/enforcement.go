@@ -80,6 +80,12 @@ type Policy struct {
 // part has no dot, so no two entries share a name.
 func ObjectName(api, entry string) string { return "m2m." + api + "." + entry }
 
+// IsObjectName reports whether a name is one of an APIResource's policies.
+func IsObjectName(api, name string) bool {
+	entry, ok := strings.CutPrefix(name, ObjectName(api, ""))
+	return ok && entry != "" && !strings.Contains(entry, ".")
+}
+
 // KeysName returns the name of the ConfigMap with an entry's keys.
 func KeysName(api, entry string) string { return keysPrefix + api + "." + entry }
 

@@ -111,7 +111,7 @@ func (r *Reconciler) lacking(ctx context.Context, b basis, w wanted) (*rules.Pro
 	}
 	keys, policies := w.split()
 	if keys != nil {
-		key := objectKey{"ConfigMap", w.keysName()}
+		key := w.keyOf(keys)
 		if p := r.problemWith(key); p != nil {
 			return p, nil
 		}
@@ -125,7 +125,7 @@ func (r *Reconciler) lacking(ctx context.Context, b basis, w wanted) (*rules.Pro
 	}
 	for _, o := range policies {
 		k := kindOf(w.entry.Gateway, o)
-		if p := r.problemWith(objectKey{k.Name, w.name()}); p != nil {
+		if p := r.problemWith(w.keyOf(o)); p != nil {
 			return p, nil
 		}
 		is := r.Policies.Get(k, w.name())

@@ -59,7 +59,7 @@ func (r *Reconciler) keysWanted(b basis, w wanted, o *unstructured.Unstructured,
 
 // writeKeys creates or updates the ConfigMap with an entry's keys if it is not as wanted.
 func (r *Reconciler) writeKeys(ctx context.Context, b basis, w wanted, o *unstructured.Unstructured) (time.Duration, error) {
-	key := objectKey{"ConfigMap", w.keysName()}
+	key := w.keyOf(o)
 	is, err := r.keysNow(ctx, key.name)
 	if err != nil {
 		return 0, err
@@ -121,7 +121,7 @@ func sameKeys(is, want *corev1.ConfigMap) bool {
 }
 
 // sweepKeys removes the ConfigMaps with keys that no entry needs.
-func (r *Reconciler) sweepKeys(ctx context.Context, api *v1alpha1.APIResource, needed map[string]bool) error {
+func (r *Reconciler) sweepKeys(ctx context.Context, api *v1alpha1.APIResource, needed func(name string) bool) error {
 	var all corev1.ConfigMapList
 	err := r.Client.List(ctx, &all, client.InNamespace(api.Namespace), client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
 	if err != nil {
@@ -130,7 +130,7 @@ func (r *Reconciler) sweepKeys(ctx context.Context, api *v1alpha1.APIResource, n
 	var errs []error
 	for i := range all.Items {
 		m := &all.Items[i]
-		if of, ok := enforcement.ParseKeysName(m.Name); !ok || of != api.Name || needed[m.Name] || !gateways.IsDressed(m, api) {
+		if of, ok := enforcement.ParseKeysName(m.Name); !ok || of != api.Name || needed(m.Name) || !gateways.IsDressed(m, api) {
 			continue
 		}
 		if err := r.Client.Delete(ctx, m.DeepCopy(), write.Preconditions(m)); client.IgnoreNotFound(err) != nil {

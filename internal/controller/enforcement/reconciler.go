@@ -64,10 +64,12 @@ type Reconciler struct {
 	failures *lru.Cache               // from objectKey to failure
 }
 
-// objectKey names an object that is written.
+// objectKey names an object that is written. A policy that refuses every request counts as
+// an object of its own: it is written instead of one that was refused.
 type objectKey struct {
-	kind string
-	name types.NamespacedName
+	kind   string
+	name   types.NamespacedName
+	closed bool
 }
 
 // failure is why an object could not be written.
@@ -99,8 +101,12 @@ func New(c Config) *Reconciler {
 // Reconcile brings the policies of an APIResource in line with its spec and its server's keys.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl.Result, error) {
 	var api v1alpha1.APIResource
-	if err := r.Client.Get(ctx, req.NamespacedName, &api); err != nil || !api.DeletionTimestamp.IsZero() {
-		return ctrl.Result{}, client.IgnoreNotFound(err) // the garbage collector removes what it owns
+	err := r.Client.Get(ctx, req.NamespacedName, &api)
+	if apierrors.IsNotFound(err) {
+		r.Terms.Forget(req.NamespacedName)
+	}
+	if err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err) // the garbage collector removes what it owned
 	}
 	if len(r.Policies.Allowed()) == 0 {
 		return ctrl.Result{}, nil
@@ -111,16 +117,18 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 	}
 	var again time.Duration
 	var errs []error
+	var all []wanted
 	for i := range api.Spec.Enforcement {
 		e := &api.Spec.Enforcement[i]
 		if verification.GatewayOf(e) == "" {
 			continue
 		}
-		wait, err := r.enforce(ctx, b, b.wantedOf(e))
+		w := b.wantedOf(e)
+		wait, err := r.enforce(ctx, b, w)
 		again = sooner(again, wait)
-		errs = append(errs, err)
+		errs, all = append(errs, err), append(all, w)
 	}
-	errs = append(errs, r.sweep(ctx, &api))
+	errs = append(errs, r.sweep(ctx, b, all))
 	if err := errors.Join(errs...); err != nil {
 		return ctrl.Result{}, err
 	}
@@ -147,6 +155,13 @@ func (r *Reconciler) enforce(ctx context.Context, b basis, w wanted) (time.Durat
 	if w.keep && r.gate(w).IsOf(b.api) {
 		return 0, nil
 	}
+	if !b.api.DeletionTimestamp.IsZero() {
+		// What the garbage collector has removed stays away, but a finalizer may hold the
+		// APIResource for long, and a revoked key must leave.
+		if stands, err := r.stands(ctx, b, w); !stands || err != nil {
+			return 0, err
+		}
+	}
 	for _, o := range w.policy.Objects {
 		wait, err := r.write(ctx, b, w, o)
 		if wait == 0 && err == nil {
@@ -157,11 +172,30 @@ func (r *Reconciler) enforce(ctx context.Context, b basis, w wanted) (time.Durat
 	return 0, nil
 }
 
-// shut writes the policy that refuses every request, if the entry is new and something that
-// its own policy needs could not be written.
+// stands reports whether all objects of an entry are there.
+func (r *Reconciler) stands(ctx context.Context, b basis, w wanted) (bool, error) {
+	keys, policies := w.split()
+	for _, o := range policies {
+		if !r.Policies.Get(kindOf(w.entry.Gateway, o), w.name()).IsOf(b.api) {
+			return false, nil
+		}
+	}
+	if keys == nil {
+		return true, nil
+	}
+	is, err := r.keysNow(ctx, w.keysName())
+	return is != nil, err
+}
+
+// shut has an entry refuse every request if something that its policy needs could not be
+// written: a new entry in any case, another one if the object with its keys is somebody
+// else's, who may put any key into it.
 func (r *Reconciler) shut(ctx context.Context, b basis, w wanted) error {
-	closed := enforcement.Closed(w.entry).Objects[0]
-	if r.gate(w) != nil || w.policy.Objects[0].GetKind() == closed.GetKind() {
+	closed, first := enforcement.Closed(w.entry).Objects[0], w.policy.Objects[0]
+	if first.GetKind() == closed.GetKind() {
+		return nil
+	}
+	if f, failed := r.failure(w.keyOf(first)); r.gate(w) != nil && !(failed && f.reason == v1alpha1.ReasonObjectNotOwned) {
 		return nil
 	}
 	w.contents = render.Contents{Terms: termsClosed}
@@ -182,7 +216,7 @@ func (r *Reconciler) writePolicy(ctx context.Context, b basis, w wanted, o *unst
 	is := r.Policies.Get(k, w.name())
 	next, before := w.contentsOf(o.GetKind(), is, r.Clock.Now())
 	contents := encode(next)
-	key := objectKey{k.Name, w.name()}
+	key := w.keyOf(o)
 	if is.IsOf(b.api) && r.Policies.Same(k, is, o, contents) {
 		r.taken(key, b.api)
 		return 0, nil
@@ -345,31 +379,48 @@ func (r *Reconciler) tell(api *v1alpha1.APIResource) {
 	}
 }
 
-// sweep removes what the spec does not name any more, what lets requests pass last.
-func (r *Reconciler) sweep(ctx context.Context, api *v1alpha1.APIResource) error {
-	policies, keys := map[types.NamespacedName]enforcement.Gateway{}, map[string]bool{}
-	for i := range api.Spec.Enforcement {
-		w := wanted{entry: entryOf(api, &api.Spec.Enforcement[i])}
-		policies[w.name()] = w.entry.Gateway
-		keys[w.keysName().Name] = w.entry.Gateway == enforcement.EnvoyGateway
+// sweep removes the objects that no entry needs any more. A policy that refuses requests
+// goes last, and only when every entry for its gateway has one: an entry may have a new name,
+// and its new policy may not be there yet. Without its keys, the former policy lets nothing
+// pass. A closed entry needs no keys.
+func (r *Reconciler) sweep(ctx context.Context, b basis, all []wanted) error {
+	type object struct{ kind, name string }
+	needed, waiting := map[object]bool{}, map[enforcement.Gateway]bool{}
+	for _, w := range all {
+		for _, k := range gateways.Kinds(w.entry.Gateway) {
+			needed[object{k.Name, w.name().Name}] = w.keep
+		}
+		needed[object{"ConfigMap", w.keysName().Name}] = w.keep
+		for _, o := range w.policy.Objects {
+			needed[object{o.GetKind(), o.GetName()}] = true
+		}
+		if !r.gate(w).IsOf(b.api) {
+			waiting[w.entry.Gateway] = true
+		}
 	}
+	var errs []error
 	for _, g := range r.Policies.Allowed() {
 		if problem, err := r.Policies.Served(ctx, g); problem != nil || err != nil {
 			continue // there is nothing to see
 		}
-		for _, k := range gateways.Kinds(g) {
-			for _, o := range r.Policies.Of(k, api) {
-				if policies[o.Name] == g {
+		kinds := gateways.Kinds(g)
+		for i, k := range kinds {
+			if i == len(kinds)-1 && waiting[g] {
+				continue
+			}
+			for _, o := range r.Policies.Of(k, b.api) {
+				if needed[object{k.Name, o.Name.Name}] || !enforcement.IsObjectName(b.api.Name, o.Name.Name) {
 					continue
 				}
 				if err := r.Policies.Delete(ctx, k, o); err != nil {
-					return err
+					errs = append(errs, err)
+					continue
 				}
 				log.FromContext(ctx).Info("Removed a policy", "kind", k.Name, "name", o.Name.Name)
 			}
 		}
 	}
-	return r.sweepKeys(ctx, api, keys)
+	return errors.Join(append(errs, r.sweepKeys(ctx, b.api, func(name string) bool { return needed[object{"ConfigMap", name}] }))...)
 }
 
 // SetupWithManager watches APIResources, servers and what is written for them.

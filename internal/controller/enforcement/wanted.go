@@ -154,6 +154,11 @@ func (w wanted) name() types.NamespacedName {
 	return types.NamespacedName{Namespace: w.entry.Namespace, Name: enforcement.ObjectName(w.entry.API, w.entry.Name)}
 }
 
+// keyOf names an object of an entry.
+func (w wanted) keyOf(o *unstructured.Unstructured) objectKey {
+	return objectKey{o.GetKind(), types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}, w.contents.Terms == termsClosed}
+}
+
 // keysName returns the name of the ConfigMap with an entry's keys.
 func (w wanted) keysName() types.NamespacedName {
 	return types.NamespacedName{Namespace: w.entry.Namespace, Name: enforcement.KeysName(w.entry.API, w.entry.Name)}

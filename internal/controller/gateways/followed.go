@@ -217,7 +217,7 @@ func (f *followed) drop(name types.NamespacedName, version string) {
 	if len(f.objects[name.Namespace]) == 0 {
 		delete(f.objects, name.Namespace)
 	}
-	if w, ok := f.written[name]; ok && (w.object == nil || overtakes(version, w.object.Version)) {
+	if w, ok := f.written[name]; !ok || w.object == nil || overtakes(version, w.object.Version) {
 		if was == nil {
 			was = w.object
 		}

@@ -23,6 +23,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/controller/gateways"
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
 
@@ -62,8 +64,8 @@ func Revoke(kids ...string) func(*v1alpha1.AuthorizationServerSpec) {
 // refusals counts the policies that Refuse has made, for their names.
 var refusals atomic.Int32
 
-// Refuse makes the API server refuse the Secrets or ConfigMaps of a namespace whose
-// names have a prefix, until lift is called or the test ends.
+// Refuse makes the API server refuse the Secrets, ConfigMaps or SecurityPolicies of a
+// namespace whose names have a prefix, until lift is called or the test ends.
 func Refuse(t *testing.T, namespace, resource, prefix, message string) (lift func()) {
 	t.Helper()
 	name := fmt.Sprintf("refuse-%s-%d", namespace, refusals.Add(1))
@@ -92,8 +94,11 @@ func Refuse(t *testing.T, namespace, resource, prefix, message string) (lift fun
 	Create(t, policy, binding)
 	probe := func() error {
 		var o client.Object = &corev1.Secret{}
-		if resource == "configmaps" {
+		switch resource {
+		case "configmaps":
 			o = &corev1.ConfigMap{}
+		case "securitypolicies":
+			o = NewPolicy(gateways.Kinds(enforcement.EnvoyGateway)[0], namespace, "")
 		}
 		o.SetNamespace(namespace)
 		o.SetName(prefix + "-probe")
