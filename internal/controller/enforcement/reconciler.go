@@ -195,7 +195,8 @@ func (r *Reconciler) shut(ctx context.Context, b basis, w wanted) error {
 	if first.GetKind() == closed.GetKind() {
 		return nil
 	}
-	if f, failed := r.failure(w.keyOf(first)); r.gate(w) != nil && !(failed && f.reason == v1alpha1.ReasonObjectNotOwned) {
+	f, failed := r.failure(w.keyOf(first))
+	if theirs := failed && f.reason == v1alpha1.ReasonObjectNotOwned; r.gate(w) != nil && !theirs {
 		return nil
 	}
 	w.contents = render.Contents{Terms: termsClosed}
