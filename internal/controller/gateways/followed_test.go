@@ -3,9 +3,14 @@
 package gateways
 
 import (
+	"slices"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
 )
 
 // TestNothingStaysOfWhatIsGone: tenants make and delete policies without end, and the names
@@ -28,5 +33,22 @@ func TestNothingStaysOfWhatIsGone(t *testing.T) {
 				t.Errorf("%d, %d and %d stay, want %d, %d and none", len(f.applied), len(f.written), len(f.objects), tc.stays, tc.stays)
 			}
 		})
+	}
+}
+
+// TestAWriteIsToldAfterItsReport: the API server reports a policy, with its defaults, before
+// the write has returned. Whoever looked then saw a policy that is not as wanted.
+func TestAWriteIsToldAfterItsReport(t *testing.T) {
+	p := &Policies{}
+	f := newFollowed(p, Kind{})
+	p.kinds = map[enforcement.Gateway][]*followed{"": {f}}
+	want := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"action": "ALLOW"}}}
+	is := &Object{Name: types.NamespacedName{Namespace: "payments", Name: "m2m.payment-api.mesh"}, UID: "1", Version: "2", APIName: "payment-api", Spec: cached.DigestOf([]byte("with defaults"))}
+	same := []bool{}
+	p.handlers = append(p.handlers, func(types.NamespacedName) { same = append(same, p.Same(Kind{}, is, want, "")) })
+	f.set(is)
+	f.wrote(is, applied{digestOf(want), is.Spec})
+	if !slices.Equal(same, []bool{false, true}) {
+		t.Errorf("told at %v, want before and after the write is known", same)
 	}
 }

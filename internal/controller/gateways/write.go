@@ -111,7 +111,10 @@ func (p *Policies) Delete(ctx context.Context, k Kind, o *Object) error {
 	return nil
 }
 
+// wrote records a write. It also tells, because the API server may have reported the object
+// before it was known what its spec became.
 func (f *followed) wrote(o *Object, a applied) {
+	defer f.tell(o)
 	f.state.Lock()
 	defer f.state.Unlock()
 	f.applied[o.Name] = a
