@@ -68,7 +68,7 @@ type Rule struct {
 	render.Rule
 }
 
-// Policy is what a gateway is told.
+// Policy holds the objects that a gateway reads.
 type Policy struct {
 	// Objects are in the order in which they are written: what others need comes first.
 	Objects []*unstructured.Unstructured
@@ -168,7 +168,7 @@ func unchecked(b render.Bundle, e Entry) (list []string) {
 // envoySkewSeconds is the clock skew that Envoy allows where nothing else is configured.
 const envoySkewSeconds = 60
 
-// required is what a rule requires of a token, by where tokens carry it.
+// required lists the scopes that a rule requires, by the claim that carries them.
 type required struct {
 	scopes []string         // in scope or scp
 	claims []claimWithScope // in another claim

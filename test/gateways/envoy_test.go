@@ -120,8 +120,8 @@ func TestEnvoy(t *testing.T) {
 	})
 }
 
-// bundle is what the operator distributes for the API. What a gateway permits to whom is the
-// same in all tests.
+// bundle returns the files that the operator distributes for the API. All tests use the
+// same rules.
 func bundle(t *testing.T, issuer *oidc.Server, keys string) map[string]string {
 	t.Helper()
 	b := render.Bundle{

@@ -41,7 +41,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// Config is what a Reconciler needs.
+// Config holds the dependencies of a Reconciler.
 type Config struct {
 	Client   client.Client
 	Clock    clock.PassiveClock
@@ -187,9 +187,10 @@ func (r *Reconciler) stands(ctx context.Context, b basis, w wanted) (bool, error
 	return is != nil, err
 }
 
-// shut has an entry refuse every request if something that its policy needs could not be
-// written: a new entry in any case, another one if the object with its keys is somebody
-// else's, who may put any key into it.
+// shut writes the policy that refuses every request if the entry's own policy lacks an
+// object that could not be written. It always does so for a new entry. For an existing one,
+// it does so if the operator does not own the object with the keys: its owner may put any
+// key into it.
 func (r *Reconciler) shut(ctx context.Context, b basis, w wanted) error {
 	closed, first := enforcement.Closed(w.entry).Objects[0], w.policy.Objects[0]
 	if first.GetKind() == closed.GetKind() {

@@ -58,7 +58,7 @@ func enforce(s *operator.Stage, entries ...v1alpha1.Enforcement) {
 	s.Settle()
 }
 
-// says has the gateway report on a policy.
+// says writes the status that the gateway reports on a policy.
 func says(s *operator.Stage, conditions ...any) {
 	s.T.Helper()
 	u := operator.Policy(s.T, securityPolicy, s.Payments, policyName)

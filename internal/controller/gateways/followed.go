@@ -228,7 +228,7 @@ func (f *followed) drop(name types.NamespacedName, version string) {
 	f.tell(was)
 }
 
-// store is what a reflector writes to.
+// store passes what a reflector reads to a followed kind.
 type store struct {
 	f         *followed
 	namespace string // the one that the reflector follows; empty: all

@@ -46,7 +46,7 @@ func (o *Object) IsOf(api metav1.Object) bool {
 	return o != nil && o.API != "" && o.API == api.GetUID() && o.Name.Namespace == api.GetNamespace()
 }
 
-// Verdict is what a gateway says about a policy.
+// Verdict is one condition that a gateway reports on a policy.
 type Verdict struct {
 	Type, Status, Reason, Message string
 	Generation                    int64 // of the policy that it is about; 0: the gateway does not say
