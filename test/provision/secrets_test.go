@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"sync"
 
@@ -16,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 )
 
 // credential is what the operator's credential Secret records of one client secret.
@@ -102,14 +102,11 @@ func credentialsIn(secret *corev1.Secret) ([]credential, error) {
 	return store.Credentials, err
 }
 
-// token matches the beginning of a JWT, but nothing in the middle of a certificate.
-var token = regexp.MustCompile(`(^|[^A-Za-z0-9+/])eyJ`)
-
 // findIn returns an error if a text contains a secret or a token, with the text before it.
 func (s *secrets) findIn(where, text string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if at := token.FindStringIndex(text); at != nil {
+	if at := kubetest.JWT.FindStringIndex(text); at != nil {
 		return fmt.Errorf("a token is in %s: %s…", where, text[max(0, at[0]-120):at[0]])
 	}
 	for _, secret := range keys(s.values) {
