@@ -235,7 +235,7 @@ e2e: ## Run the end-to-end suite on a real node, or on the cluster of KUBECONFIG
 ##@ Try it
 
 .PHONY: demo
-demo: build ## Run the whole story, cart calling payment, on a real API server. KEEP=1 leaves it running.
+demo: build ## Run the whole story, cart calling payment, on a real API server, and a gateway if there is an Envoy. KEEP=1 leaves it running.
 	@CGO_ENABLED=0 go build -trimpath -o bin/demo ./test/demo
 	@$(WITH_CONTROL_PLANE); bin/demo
 

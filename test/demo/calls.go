@@ -9,6 +9,7 @@ import (
 	"io"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/m2m-operator/m2m-operator/internal/testing/payment"
 )
@@ -17,6 +18,7 @@ import (
 type calls struct {
 	total, failed atomic.Int64
 	failures      chan payment.Call // the first few failed calls
+	ready         time.Time         // when the cart had become ready, as of the first call of many
 }
 
 func newCalls() *calls { return &calls{failures: make(chan payment.Call, 3)} }

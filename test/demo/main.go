@@ -3,8 +3,9 @@
 // The demo tells the whole story on one machine. It runs a real kube-apiserver
 // and etcd, an OAuth 2.0 authorization server, the operator as a process with
 // the operator's permissions, and two services: cart calls payment while tokens
-// are refreshed and signing keys rotated. Everything that it shows it has read
-// from the API server. At the end it does what docs/tutorial.md says. Run it with make
+// are refreshed and signing keys rotated. If there is an Envoy, it checks tokens
+// in front of payment. Everything that the demo shows it has read from the API
+// server. At the end it does what docs/tutorial.md says. Run it with make
 // demo; KEEP=1 leaves it running.
 package main
 
@@ -67,7 +68,7 @@ type demo struct {
 	paymentURL   string
 	tokens       tokenLog
 	calls        *calls
-	ready        time.Time  // when the cart had become ready, as of the first call
+	envoy        *envoySearch
 	failed       chan error // errors that happen outside the steps
 }
 
@@ -93,6 +94,7 @@ func (d *demo) story() []step {
 		{"rotation", "Tokens are refreshed and signing keys rotated while cart calls 20 times a second", d.rotateKeys},
 		{"client_secret", "The client secret is replaced, and the calls go on", d.replaceClientSecret},
 		{"grant", "The grant is taken away, and given back", d.takeGrantAway},
+		{"gateway", "A gateway checks tokens in front of payment, and a key is revoked", d.showGateway},
 		{"deletion", "A client is deleted", d.deleteClient},
 		{"tutorial", "The tutorial, command by command", d.followTutorial},
 	}
@@ -105,6 +107,8 @@ func (d *demo) run(ctx context.Context, keep bool) error {
 		d.plain("demo: %v", err)
 		return err
 	}
+	d.envoy = findEnvoy(envoyScript)
+	d.onCleanUp(d.envoy.stop)
 	err := d.tell(ctx)
 	d.figures["calls"], d.figures["failed_calls"] = d.calls.total.Load(), d.calls.failed.Load()
 	d.figures["seconds"] = seconds(time.Since(d.start))

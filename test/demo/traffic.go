@@ -77,7 +77,7 @@ func (d *demo) askPayment(ctx context.Context) error {
 func (d *demo) rotateKeys(ctx context.Context) error {
 	before, started := d.tokens.count(), time.Now()
 	var err error
-	if d.ready, err = d.readySince(ctx); err != nil {
+	if d.calls.ready, err = d.readySince(ctx); err != nil {
 		return err
 	}
 	if _, err := d.startCart(); err != nil {
@@ -198,7 +198,7 @@ func (d *demo) endCalls(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !since.Equal(d.ready) {
+	if !since.Equal(d.calls.ready) {
 		return fmt.Errorf("M2MClient cart was not ready for a while, until %s", since.Format(time.TimeOnly))
 	}
 	d.say("M2MClient cart has been Ready all the time, since %s", since.Format(time.TimeOnly))
