@@ -122,17 +122,22 @@ lint-workflows: ## Check the workflows of .github with actionlint.
 controlplane: ## Find or build kube-apiserver, etcd and kubectl, and print their directory.
 	@hack/controlplane/ensure.sh
 
-# The scenarios of test/provision, test/prometheus and test/gateways take minutes and have sections of their own in .ci/run,
-# and test/e2e does nothing without a node.
+# The scenarios of test/provision, test/prometheus and test/gateways take minutes and have sections of their own in .ci/run.
+# So have test/load and test/attacks, which measure on the real clock and so cannot share the machine with other packages.
+# test/e2e does nothing without a node.
 .PHONY: test
-test: ## Run all tests but those of e2e, provision-test, prometheus-test and gateways-test against a real API server; coverage goes to out/cover.out.
+test: ## Run all tests but those of e2e, load-test, provision-test, prometheus-test and gateways-test against a real API server; coverage goes to out/cover.out.
 	@$(WITH_CONTROL_PLANE); mkdir -p out; \
-	packages="$(if $(filter ./...,$(PKG)),$$(go list ./... | grep -vE '/test/(e2e|gateways|prometheus|provision)$$'),$(PKG))"; \
+	packages="$(if $(filter ./...,$(PKG)),$$(go list ./... | grep -vE '/test/(attacks|e2e|gateways|load|prometheus|provision)$$'),$(PKG))"; \
 	hack/gotest.sh test -p=$(TEST_PACKAGES) -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $$packages
 	$(if $(filter ./...,$(PKG)),@cd hack/image && GOWORK=off ../gotest.sh image ./...)
 	$(if $(filter ./...,$(PKG)),@cd hack/release && GOWORK=off ../gotest.sh release ./...)
 	$(if $(filter ./...,$(PKG)),@cd test/alerts && GOWORK=off ../../hack/gotest.sh alerts ./...)
 	$(if $(filter ./...,$(PKG)),@cd test/gitops/health && GOWORK=off ../../../hack/gotest.sh gitops-health -count=1 ./...)
+
+.PHONY: load-test
+load-test: ## Run hundreds of clients and the attacks of hostile tenants on the real clock, one after the other; make attacks runs the latter in full size.
+	@$(WITH_CONTROL_PLANE); hack/gotest.sh load -p=1 -count=1 -timeout=20m $(TESTFLAGS) ./test/load ./test/attacks
 
 .PHONY: test-oldest
 test-oldest: ## Run what depends on the API server's version on the oldest supported Kubernetes.
@@ -223,7 +228,7 @@ bench-counts: build ## Check that the counts of a small benchmark (mints, writes
 	bin/bench -n 200 -guard -only 'cold start,restart,steady state,leader killed,key rotation'
 
 .PHONY: attacks
-attacks: ## Run all attacks by hostile tenants at once, in full size, for 10 minutes; make test runs them smaller.
+attacks: ## Run all attacks by hostile tenants at once, in full size, for 10 minutes; make load-test runs them smaller.
 	@$(WITH_CONTROL_PLANE); rm -f out/attacks.json out/attacks.txt; status=0; \
 	M2M_ATTACKS=full hack/gotest.sh attacks -count=1 -timeout=30m $(TESTFLAGS) ./test/attacks || status=$$?; \
 	if [ -f out/attacks.txt ]; then cat out/attacks.txt; fi; exit $$status
