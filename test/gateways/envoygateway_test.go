@@ -126,7 +126,8 @@ func (g *envoyGateway) startProxy(t *testing.T) {
 		}
 	}
 	g.proxy = startProxy(t, "envoy-of-gateway", here.Replace(argument(t, &deployment, "--config-yaml")), "127.0.0.1:19000",
-		"--service-cluster", argument(t, &deployment, "--service-cluster"), "--service-node", "envoy-0")
+		"--service-cluster", argument(t, &deployment, "--service-cluster"), "--service-node", "envoy-0",
+		"--drain-strategy", argument(t, &deployment, "--drain-strategy"), "--drain-time-s", argument(t, &deployment, "--drain-time-s"))
 }
 
 func (g *envoyGateway) deployment(ctx context.Context) (found appsv1.Deployment, err error) {
