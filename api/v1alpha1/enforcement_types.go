@@ -38,6 +38,16 @@ type Enforcement struct {
 	// +optional
 	Envoy *EnvoyEnforcement `json:"envoy,omitempty"`
 
+	// drain is how long the gateway keeps connections that it had before a
+	// change of the keys, from 0s to 2m: spec.shutdown.drainTimeout of an
+	// EnvoyProxy, drainDuration of Istio's ProxyConfig. New keys, or the tokens
+	// that they signed, wait that long for such connections. Defaults to 60s at
+	// Envoy Gateway, and 45s at Istio, as they do.
+	//
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') && duration(self) <= duration('2m')",message="must be a duration of at most 2m, such as 60s"
+	Drain Duration `json:"drain,omitempty"`
+
 	// rules say which requests a valid token permits. A request passes if one
 	// rule permits it; all other requests are refused. If unset, every request
 	// with a valid token of the API passes. At most 16.
@@ -51,6 +61,8 @@ type Enforcement struct {
 }
 
 // EnvoyGatewayEnforcement names what Envoy Gateway protects.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.spareTargetRefs) || self.targetRefs.all(t, t.kind != 'Gateway')",message="spareTargetRefs work only if all targetRefs are routes"
 type EnvoyGatewayEnforcement struct {
 	// targetRefs are the Gateways and routes in the APIResource's namespace
 	// whose requests need a token. At most 16.
@@ -60,6 +72,20 @@ type EnvoyGatewayEnforcement struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
 	TargetRefs []EnvoyGatewayTarget `json:"targetRefs,omitempty"`
+
+	// spareTargetRefs let the keys change without refusing a call. They are two
+	// routes, or two rules of routes, in the APIResource's namespace that get no
+	// requests and have the parents of the routes in targetRefs. The operator
+	// writes policies for them that refuse every request. If unset, Envoy
+	// Gateway refuses one call of each open connection whenever keys change.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=2
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:XValidation:rule="self.all(t, t.kind != 'Gateway')",message="must be routes, because a Gateway has other requests"
+	// +kubebuilder:validation:XValidation:rule="self.size() != 2 || self[0] != self[1]",message="must be two different targets"
+	SpareTargetRefs []EnvoyGatewayTarget `json:"spareTargetRefs,omitempty"`
 }
 
 // EnvoyGatewayTargetKind is a kind of the group gateway.networking.k8s.io.

@@ -85,10 +85,11 @@ func (p Pod) Sees(changed, now time.Time) time.Time {
 	return byItself
 }
 
-// GatewaySees returns when a gateway has applied a change to all of its proxies, the zero
-// time if it has. A change in the future is not the operator's.
-func GatewaySees(changed, now time.Time) time.Time {
-	at := changed.Add(GatewayDelay)
+// GatewaySees returns when a gateway has applied a change to all of its proxies and they have
+// drained the connections to which it does not apply, the zero time if that is over. A
+// change in the future is not the operator's.
+func GatewaySees(changed, now time.Time, drain time.Duration) time.Time {
+	at := changed.Add(GatewayDelay + drain)
 	if changed.IsZero() || !now.Before(at) || changed.After(now.Add(ClockSkew)) {
 		return time.Time{}
 	}

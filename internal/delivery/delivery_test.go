@@ -46,8 +46,17 @@ func TestWhenAGatewaySeesAChange(t *testing.T) {
 		"another clock is a little ahead":     {at(ClockSkew), at(0), at(ClockSkew + GatewayDelay)},
 		"a time far ahead is not believed in": {at(time.Hour), at(0), time.Time{}},
 	} {
-		if got := GatewaySees(tc.changed, tc.now); !got.Equal(tc.want) {
-			t.Errorf("%s: %s, want %s", name, got, tc.want)
+		for _, drain := range []time.Duration{0, time.Minute} {
+			now, want := tc.now, tc.want
+			if now.After(changed) {
+				now = now.Add(drain)
+			}
+			if !want.IsZero() {
+				want = want.Add(drain)
+			}
+			if got := GatewaySees(tc.changed, now, drain); !got.Equal(want) {
+				t.Errorf("%s, with a drain of %s: %s, want %s", name, drain, got, want)
+			}
 		}
 	}
 }

@@ -38,9 +38,9 @@ func (g Gateway) Name() string {
 	return "Istio"
 }
 
-// keysKey is the key of a ConfigMap under which Envoy Gateway looks for a JWK Set. If a
+// KeysField is the key of a ConfigMap under which Envoy Gateway looks for a JWK Set. If a
 // ConfigMap does not have it, Envoy Gateway takes any other.
-const keysKey = "jwks"
+const KeysField = "jwks"
 
 // Entry is one entry of an APIResource's spec.enforcement.
 type Entry struct {
@@ -51,6 +51,9 @@ type Entry struct {
 	// Targets and Labels say what the gateway protects. One of them is set.
 	Targets []Target
 	Labels  map[string]string
+
+	// Spares are the places for keys that no request uses. There are two or none.
+	Spares []Target
 
 	// Rules permit requests. Without any, every valid token does.
 	Rules []Rule
@@ -83,6 +86,9 @@ func ObjectName(api, entry string) string { return "m2m." + api + "." + entry }
 // IsObjectName reports whether a name is one of an APIResource's policies.
 func IsObjectName(api, name string) bool {
 	entry, ok := strings.CutPrefix(name, ObjectName(api, ""))
+	if e, place, cut := strings.Cut(entry, "."); cut && slices.Contains(sparePlaces, place) {
+		entry = e
+	}
 	return ok && entry != "" && !strings.Contains(entry, ".")
 }
 

@@ -187,7 +187,7 @@ var sorted = cmp.Transformer("sorted", func(in []string) map[string]bool {
 func keysIn(t *testing.T, o *unstructured.Unstructured) string {
 	t.Helper()
 	if o.GetKind() == "ConfigMap" {
-		keys, _, _ := unstructured.NestedString(o.Object, "data", keysKey)
+		keys, _, _ := unstructured.NestedString(o.Object, "data", KeysField)
 		return keys
 	}
 	rules, _, _ := unstructured.NestedSlice(o.Object, "spec", "jwtRules")

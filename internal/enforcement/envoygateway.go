@@ -71,30 +71,34 @@ func envoyGateway(b render.Bundle, e Entry, rules []Rule, keys string) ([]*unstr
 		}
 	}
 	configMap := object(e, "v1", "ConfigMap", KeysName(e.API, e.Name))
-	configMap.Object["data"] = map[string]any{keysKey: keys}
+	configMap.Object["data"] = map[string]any{KeysField: keys}
 	return []*unstructured.Unstructured{configMap, securityPolicy(e, map[string]any{
-		"jwt": map[string]any{"providers": []any{map[string]any{
-			"name": b.Name, "issuer": b.Issuer, "audiences": texts(b.Audience),
-			"localJWKS": map[string]any{
-				"type":     "ValueRef",
-				"valueRef": map[string]any{"group": "", "kind": "ConfigMap", "name": configMap.GetName()},
-			},
-			// By default Envoy Gateway takes a token from the query, too (RFC 6750 section 5.3).
-			"extractFrom": map[string]any{"headers": []any{map[string]any{"name": "Authorization", "valuePrefix": "Bearer "}}},
-		}}},
+		"jwt": envoyProviders(b, map[string]any{
+			"type":     "ValueRef",
+			"valueRef": map[string]any{"group": "", "kind": "ConfigMap", "name": configMap.GetName()},
+		}),
 		"authorization": map[string]any{"defaultAction": "Deny", "rules": allow},
 	})}, nil
 }
 
+// envoyProviders says by which keys tokens are verified.
+func envoyProviders(b render.Bundle, keys map[string]any) map[string]any {
+	return map[string]any{"providers": []any{map[string]any{
+		"name": b.Name, "issuer": b.Issuer, "audiences": texts(b.Audience), "localJWKS": keys,
+		// By default Envoy Gateway takes a token from the query, too (RFC 6750 section 5.3).
+		"extractFrom": map[string]any{"headers": []any{map[string]any{"name": "Authorization", "valuePrefix": "Bearer "}}},
+	}}}
+}
+
 func securityPolicy(e Entry, spec map[string]any) *unstructured.Unstructured {
-	spec["targetRefs"] = targetRefs(e)
+	spec["targetRefs"] = targetRefs(e.Targets)
 	o := object(e, "gateway.envoyproxy.io/v1alpha1", "SecurityPolicy", ObjectName(e.API, e.Name))
 	o.Object["spec"] = spec
 	return o
 }
 
-func targetRefs(e Entry) []any {
-	return anys(e.Targets, func(t Target) any {
+func targetRefs(targets []Target) []any {
+	return anys(targets, func(t Target) any {
 		ref := map[string]any{"group": t.Group, "kind": t.Kind, "name": t.Name}
 		if t.Section != "" {
 			ref["sectionName"] = t.Section

@@ -57,7 +57,7 @@ func istioObject(e Entry, kind string, spec map[string]any) *unstructured.Unstru
 		}
 		spec["selector"] = map[string]any{"matchLabels": labels}
 	} else {
-		spec["targetRefs"] = targetRefs(e)
+		spec["targetRefs"] = targetRefs(e.Targets)
 	}
 	o := object(e, "security.istio.io/v1", kind, ObjectName(e.API, e.Name))
 	o.Object["spec"] = spec

@@ -37,7 +37,7 @@ func (r *Reconciler) Judge(ctx context.Context, api *v1alpha1.APIResource) (c co
 		return c, 0, err
 	}
 	var failing *rules.Problem
-	failed, unchecked := 0, []string{}
+	failed, unchecked, refusing := 0, []string{}, ""
 	for i := range api.Spec.Enforcement {
 		e := &api.Spec.Enforcement[i]
 		if verification.GatewayOf(e) == "" {
@@ -55,6 +55,10 @@ func (r *Reconciler) Judge(ctx context.Context, api *v1alpha1.APIResource) (c co
 				failing = &rules.Problem{Reason: problem.Reason, Message: fmt.Sprintf("Entry %q: %s", e.Name, problem.Message)}
 			}
 		}
+		if p, wait := r.spareProblem(b, w); p != nil && refusing == "" {
+			refusing = fmt.Sprintf("; some calls will be refused when keys change, because the spare targets of entry %q do not work: %s", e.Name, p.Message)
+			again = sooner(again, wait)
+		}
 		for _, u := range w.policy.Unchecked {
 			unchecked = append(unchecked, fmt.Sprintf("%s (entry %q)", u, e.Name))
 		}
@@ -69,7 +73,7 @@ func (r *Reconciler) Judge(ctx context.Context, api *v1alpha1.APIResource) (c co
 	if len(unchecked) > 0 {
 		message += ", except for what gateways cannot check: " + strings.Join(unchecked, ", ")
 	}
-	return conditions.True(v1alpha1.ConditionEnforced, v1alpha1.ReasonEnforced, text.CutRunes(message, 2048)), again, nil
+	return conditions.True(v1alpha1.ConditionEnforced, v1alpha1.ReasonEnforced, text.CutRunes(message+refusing, 2048)), again, nil
 }
 
 // judge returns why tokens are not checked as an entry says, nil if they are.
@@ -119,7 +123,12 @@ func (r *Reconciler) lacking(ctx context.Context, b basis, w wanted) (*rules.Pro
 		if err != nil {
 			return nil, err
 		}
-		if want, _, _ := r.keysWanted(b, w, keys, is); is == nil || !sameKeys(is, want) {
+		p, err := r.planOf(ctx, b, w)
+		if err != nil {
+			return nil, err
+		}
+		waits := p.ready.After(r.Clock.Now()) // and what the gateway has meanwhile is good
+		if want, _, _ := r.keysWanted(b, w, keys, is); !waits && (is == nil || !sameKeys(is, want)) {
 			return writing(key.kind, key.name.Name), nil
 		}
 	}

@@ -162,14 +162,25 @@ func (r *Reconciler) enforce(ctx context.Context, b basis, w wanted) (time.Durat
 			return 0, err
 		}
 	}
+	p, err := r.planOf(ctx, b, w)
+	if err != nil {
+		return 0, err
+	}
+	staged, err := r.stage(ctx, b, w, p)
+	if err != nil {
+		return 0, err
+	}
 	for _, o := range w.policy.Objects {
+		if o.GetKind() == "ConfigMap" && staged > 0 {
+			continue
+		}
 		wait, err := r.write(ctx, b, w, o)
 		if wait == 0 && err == nil {
 			continue
 		}
-		return wait, errors.Join(err, r.shut(ctx, b, w))
+		return sooner(wait, staged), errors.Join(err, r.shut(ctx, b, w))
 	}
-	return 0, nil
+	return staged, nil
 }
 
 // stands reports whether all objects of an entry are there.
@@ -393,6 +404,9 @@ func (r *Reconciler) sweep(ctx context.Context, b basis, all []wanted) error {
 			needed[object{k.Name, w.name().Name}] = w.keep
 		}
 		needed[object{"ConfigMap", w.keysName().Name}] = w.keep
+		for i := range w.entry.Spares {
+			needed[object{spareKind.Name, w.spareName(i).Name}] = w.keep || w.problem == nil
+		}
 		for _, o := range w.policy.Objects {
 			needed[object{o.GetKind(), o.GetName()}] = true
 		}

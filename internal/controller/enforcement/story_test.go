@@ -260,9 +260,10 @@ func TestKeysAtAGateway(t *testing.T) {
 	for name, tc := range map[string]struct {
 		gateway enforcement.Gateway
 		entry   v1alpha1.Enforcement
+		wait    time.Duration
 	}{
-		"Envoy Gateway": {enforcement.EnvoyGateway, atRoute()},
-		"Istio":         {enforcement.Istio, inMesh()},
+		"Envoy Gateway": {enforcement.EnvoyGateway, atRoute(), delivery.GatewayDelay},
+		"Istio":         {enforcement.Istio, inMesh(), 45*time.Second + delivery.GatewayDelay},
 	} {
 		t.Run(name, func(t *testing.T) {
 			installed(t, tc.gateway)
@@ -288,7 +289,7 @@ func TestKeysAtAGateway(t *testing.T) {
 			if !slices.Contains(has(), s.AS.KeyID()) {
 				t.Fatal("the gateway does not have the new key")
 			}
-			op.Advance(delivery.GatewayDelay - time.Millisecond)
+			op.Advance(tc.wait - time.Millisecond)
 			s.Settle()
 			s.IsHeld()
 			op.Advance(time.Millisecond)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -79,6 +80,7 @@ type wanted struct {
 	// keep leaves the objects of the entry as they are, if it has any.
 	keep     bool
 	contents render.Contents
+	drain    time.Duration // how long keys stay in a spare place
 }
 
 // termsClosed are the terms of a policy that refuses every request.
@@ -86,7 +88,7 @@ const termsClosed = "closed"
 
 // wantedOf returns what an entry's objects should be.
 func (b basis) wantedOf(e *v1alpha1.Enforcement) wanted {
-	w := wanted{entry: entryOf(b.api, e), contents: render.Contents{Terms: termsClosed}}
+	w := wanted{entry: entryOf(b.api, e), contents: render.Contents{Terms: termsClosed}, drain: verification.DrainOf(e)}
 	w.policy = enforcement.Closed(w.entry)
 	switch {
 	case b.problem != nil:
@@ -112,9 +114,13 @@ func entryOf(api *v1alpha1.APIResource, e *v1alpha1.Enforcement) enforcement.Ent
 	for k, v := range e.Istio.Selector.MatchLabels {
 		entry.Labels[k] = string(v)
 	}
-	for _, t := range e.EnvoyGateway.TargetRefs {
-		entry.Targets = append(entry.Targets, enforcement.Target{Group: gatewayAPI, Kind: string(t.Kind), Name: string(t.Name), Section: string(t.SectionName)})
+	targets := func(refs []v1alpha1.EnvoyGatewayTarget) (all []enforcement.Target) {
+		for _, t := range refs {
+			all = append(all, enforcement.Target{Group: gatewayAPI, Kind: string(t.Kind), Name: string(t.Name), Section: string(t.SectionName)})
+		}
+		return all
 	}
+	entry.Targets, entry.Spares = targets(e.EnvoyGateway.TargetRefs), targets(e.EnvoyGateway.SpareTargetRefs)
 	for _, t := range e.Istio.TargetRefs {
 		group := map[v1alpha1.IstioTargetKind]string{"Gateway": gatewayAPI, "ServiceEntry": "networking.istio.io"}[t.Kind]
 		entry.Targets = append(entry.Targets, enforcement.Target{Group: group, Kind: string(t.Kind), Name: string(t.Name)})

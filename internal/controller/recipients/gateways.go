@@ -37,7 +37,11 @@ func (r *Recipients) gatewaysLook(ctx context.Context, t Token, now time.Time) (
 		if !t.NewTerms && is.TermsSince.After(since) {
 			since = is.TermsSince
 		}
-		look = delivery.Sooner(look, delivery.GatewaySees(since, now))
+		drain := time.Duration(0) // Envoy Gateway's policies decide per route, on all connections
+		if verification.GatewayOf(e) == enforcement.Istio {
+			drain = verification.DrainOf(e)
+		}
+		look = delivery.Sooner(look, delivery.GatewaySees(since, now, drain))
 	}
 	return look
 }

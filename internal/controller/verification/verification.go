@@ -87,11 +87,22 @@ func RulesOf(e *v1alpha1.Enforcement) (rules []render.Rule) {
 // EnforcedContents returns the contents of an entry of spec.enforcement: the keys, and as
 // terms all else that its gateway is told.
 func EnforcedContents(api *v1alpha1.APIResource, srv *rules.Server, e *v1alpha1.Enforcement) render.Contents {
-	encoded, err := json.Marshal(e)
+	checked := *e
+	checked.Drain, checked.EnvoyGateway.SpareTargetRefs = "", nil // they decide when, not what
+	encoded, err := json.Marshal(&checked)
 	if err != nil {
 		panic(err) // strings only
 	}
 	return render.ContentsOf(BundleOf(api, srv), map[string]string{"": string(encoded)})
+}
+
+// DrainOf returns how long the gateway of an entry keeps connections to which a change of
+// the keys does not apply.
+func DrainOf(e *v1alpha1.Enforcement) time.Duration {
+	if GatewayOf(e) == enforcement.Istio {
+		return e.Drain.Or(45 * time.Second)
+	}
+	return e.Drain.Or(time.Minute)
 }
 
 // GatewayOf returns the gateway of an entry, "" for an Envoy that reads files.
