@@ -214,9 +214,9 @@ prometheus-test: ## Let a real Prometheus scrape the operator: every query of th
 
 # inside.sh keeps what listens at all addresses in a network namespace of its own.
 .PHONY: gateways-test
-gateways-test: build ## Check tokens at a real Envoy Gateway, a real istiod and a real Envoy (needs Linux, root, pip and iproute2). M2M_GATEWAYS_ROTATIONS=20 makes the long run.
+gateways-test: build ## Check tokens at a real Envoy Gateway, a real istiod and a real Envoy (needs Linux, root, pip and iproute2). M2M_GATEWAYS_ROTATIONS=20 makes the long run of a quarter of an hour.
 	@$(WITH_CONTROL_PLANE); M2M_GATEWAYS="$$(test/gateways/parts.sh)"; export M2M_GATEWAYS; rm -f out/gateways.json; \
-	hack/gotest.sh gateways -count=1 -timeout=15m -exec='$(CURDIR)/test/gateways/inside.sh' $(TESTFLAGS) ./test/gateways
+	hack/gotest.sh gateways -count=1 -timeout=25m -exec='$(CURDIR)/test/gateways/inside.sh' $(TESTFLAGS) ./test/gateways
 
 .PHONY: bench
 bench: build ## Measure the operator with N clients against a floor of the same run, an hour and more; N=500 is a quick look.

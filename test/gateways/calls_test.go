@@ -4,6 +4,7 @@ package gateways
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -19,9 +20,14 @@ type door string
 // Each call has a connection of its own, as the first call of a client does.
 var caller = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// call makes a request with a token, or without one, and returns the answer's status. It is an
-// error if the API was reached with another status than 200, or 200 came from somebody else.
+// call makes a request with a token, or without one, and returns the answer's status.
 func (d door) call(method, path, token string) (status int, err error) {
+	return d.callBy(caller, method, path, token)
+}
+
+// callBy makes a request by a client. It is an error if the API was reached with another
+// status than 200, or 200 came from somebody else.
+func (d door) callBy(by *http.Client, method, path, token string) (status int, err error) {
 	r, err := http.NewRequest(method, "http://"+string(d)+path, http.NoBody)
 	if err != nil {
 		return 0, err
@@ -29,11 +35,14 @@ func (d door) call(method, path, token string) (status int, err error) {
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
-	resp, err := caller.Do(r)
+	resp, err := by.Do(r)
 	if err != nil {
 		return 0, err
 	}
 	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil { // or the connection is not used again
+		return 0, err
+	}
 	if reached := resp.Header.Get(backendHeader) != ""; reached != (resp.StatusCode == http.StatusOK) {
 		return 0, fmt.Errorf("the API was reached (%t), and the answer is %d", reached, resp.StatusCode)
 	}

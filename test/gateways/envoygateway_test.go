@@ -188,11 +188,23 @@ func TestEnvoyGateway(t *testing.T) {
 	t.Run("calls fail for a moment only while keys change", func(t *testing.T) { checkSeamless(t, ourDoor, issuer, time.Second, update) })
 	// Here the name of a provider is made of its keys: the route names one that Envoy did not take.
 	t.Run("a set without usable keys", func(t *testing.T) { checkUselessSets(t, ourDoor, issuer, http.StatusForbidden, update) })
-	t.Run("restarts", func(t *testing.T) { g.checkRestarts(t, issuer) })
+	t.Run("restarts", func(t *testing.T) {
+		checkRestarts(t, ourDoor, issuer, gateway{
+			stop: func() { stop(t, g.process) }, start: func() { g.start(t) },
+			restartProxy: func() { stop(t, g.proxy.process); g.startProxy(t) }, update: update,
+		})
+	})
 }
 
-// checkRestarts starts both halves of the gateway again while the authorization server is down.
-func (g *envoyGateway) checkRestarts(t *testing.T, issuer *oidc.Server) {
+// gateway is both halves of a gateway.
+type gateway struct {
+	stop, start, restartProxy func()
+	update                    func(keys string)
+}
+
+// checkRestarts starts both halves of a gateway again while the authorization server is down.
+func checkRestarts(t *testing.T, d door, issuer *oidc.Server, g gateway) {
+	t.Helper()
 	keys, token := published(t, issuer), signed(t, issuer, nil)
 	down := &oidc.Fault{Status: http.StatusServiceUnavailable}
 	issuer.SetFault(oidc.JWKS, down)
@@ -200,21 +212,20 @@ func (g *envoyGateway) checkRestarts(t *testing.T, issuer *oidc.Server) {
 	defer issuer.ClearFaults()
 
 	began := time.Now()
-	stop(t, g.proxy.process)
-	g.startProxy(t)
-	awaits(t, ourDoor, http.StatusOK, token)
+	g.restartProxy()
+	awaits(t, d, http.StatusOK, token)
 	t.Logf("Envoy was back after %s", time.Since(began).Round(time.Millisecond))
 
 	// Envoy works on without its control plane, and has what has changed once that is back.
-	stop(t, g.process)
-	writeKeys(t, unusable(t))
-	ourDoor.wants(t, http.StatusOK, http.MethodGet, "/", token)
+	g.stop()
+	g.update(unusable(t))
+	d.wants(t, http.StatusOK, http.MethodGet, "/", token)
 	began = time.Now()
-	g.start(t)
-	awaits(t, ourDoor, http.StatusUnauthorized, token)
-	t.Logf("Envoy Gateway told Envoy what it had missed %s after its start", time.Since(began).Round(time.Millisecond))
-	writeKeys(t, keys)
-	awaits(t, ourDoor, http.StatusOK, token)
+	g.start()
+	awaits(t, d, http.StatusUnauthorized, token)
+	t.Logf("the control plane told Envoy what it had missed %s after its start", time.Since(began).Round(time.Millisecond))
+	g.update(keys)
+	awaits(t, d, http.StatusOK, token)
 }
 
 func stop(t *testing.T, p *local.Process) {

@@ -3,6 +3,7 @@
 package gateways
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -15,54 +16,159 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/render"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
 const (
-	usualDoor = door("127.0.0.1:10081")
 	// rotationsVariable is how many times keys rotate.
 	rotationsVariable = "M2M_GATEWAYS_ROTATIONS"
-	fewRotations      = 3
+	fewRotations      = 1
 )
 
 var cartSecret = oidc.NewSecret()
 
-// TestOperator lets the operator write the policy, and cart call payment through Envoy Gateway.
-// The same calls go to the same API by way of a policy as people write it, with the address of
-// the keys. What fails is counted, and goes to out/gateways.json.
-func TestOperator(t *testing.T) {
-	needGateways(t)
-	port, issuer := startBackend(t), startIssuer(t)
+// scenario is cart, who calls payment through a gateway, in some ways.
+type scenario struct {
+	gateway   string
+	ways      []way  // the first one is as it should be
+	namespace string // of cart
+	server    string
+	restart   func() // of the gateway
+	process   *local.Process
+}
+
+// Beside the operator's ways, tokens are checked with keys that somebody fetches.
+const (
+	usually = "keys fetched, as by default"
+	briefly = "keys fetched every second"
+)
+
+// startIssuerOfCart starts an authorization server that knows cart.
+func startIssuerOfCart(t *testing.T) *oidc.Server {
+	t.Helper()
+	issuer := startIssuer(t)
 	if err := issuer.SetClient(oidc.Client{ID: "cart", Secret: cartSecret, Scopes: map[string][]string{audience: {readScope, writeScope}}}); err != nil {
 		t.Fatal(err)
 	}
+	return issuer
+}
+
+// TestOperator lets the operator write the policy, and cart call payment through Envoy Gateway.
+// The same calls go to the same API by way of policies as people write them, with the address
+// of the keys. What fails is counted, and goes to out/gateways.json.
+func TestOperator(t *testing.T) {
+	needGateways(t)
+	port, issuer := startBackend(t), startIssuerOfCart(t)
+	keys := startKeyServer(t, issuer)
 	g := startEnvoyGateway(t, port)
 	startOperator(t)
-	apply(t, "operator.yaml", "ISSUER", issuer.Issuer(), "SECRET", cartSecret, "KEYS", issuer.JWKSURL())
-	untilGuarded(t, g.proxy, ourDoor, issuer, http.StatusUnauthorized)
-	untilGuarded(t, g.proxy, usualDoor, issuer, http.StatusUnauthorized)
+	apply(t, "operator.yaml", "ISSUER", issuer.Issuer(), "SECRET", cartSecret, "KEYS", keys.url)
+	s := scenario{gateway: "Envoy Gateway", namespace: "shop", server: "company", process: g.process, ways: []way{
+		{"the operator, with spare targets", ourDoor, true}, {"the operator, without spare targets", "127.0.0.1:10084", true},
+		{usually, "127.0.0.1:10081", false}, {briefly, "127.0.0.1:10085", false},
+	}, restart: func() { stop(t, g.proxy.process); g.startProxy(t) }}
+	for _, w := range s.ways {
+		untilGuarded(t, g.proxy, w.door, issuer, http.StatusUnauthorized)
+	}
 	checkTokens(t, ourDoor, issuer, http.StatusUnauthorized, http.StatusForbidden)
 	checkScopes(t, ourDoor, issuer)
-	t.Run("calls", func(t *testing.T) { measure(t, g, issuer) })
+	t.Run("calls", func(t *testing.T) {
+		c := measure(t, s, issuer, keys)
+		if rotations() > 2 && c.sum(rotating, s.ways[1].name).Refused == 0 { // the first change may cost nothing
+			t.Error("without spare targets, no call was refused either: they are not needed any more")
+		}
+	})
 }
 
 // TestOperatorWithIstio lets the operator write Istio's policies.
 func TestOperatorWithIstio(t *testing.T) {
 	needGateways(t)
-	issuer, port := startIssuer(t), startBackend(t)
+	port, issuer := startBackend(t), startIssuerOfCart(t)
+	keys := startKeyServer(t, issuer)
 	i := startIstio(t, port)
 	startOperator(t)
-	apply(t, "operator-istio.yaml", "ISSUER", issuer.Issuer())
-	untilGuarded(t, i.proxy, innerDoor, issuer, http.StatusForbidden)
+	apply(t, "operator-istio.yaml", "ISSUER", issuer.Issuer(), "SECRET", cartSecret, "KEYS", keys.url)
+	other := startIstioProxy(t, "usual", "127.0.0.1:19904")
+	s := scenario{gateway: "Istio", namespace: "mesh", server: "mesh", process: i.process, ways: []way{
+		{"the operator", innerDoor, true}, {usually, "127.0.0.1:10086", false},
+	}, restart: func() {
+		stop(t, i.process)
+		stop(t, i.proxy.process)
+		stop(t, other.process)
+		i.start(t)
+		i.startProxy(t)
+		other = startIstioProxy(t, "usual", "127.0.0.1:19904")
+	}}
+	for _, w := range s.ways {
+		untilGuarded(t, i.proxy, w.door, issuer, http.StatusForbidden)
+	}
 	checkTokens(t, innerDoor, issuer, http.StatusForbidden, http.StatusOK)
 	checkScopes(t, innerDoor, issuer)
-	revoke(t, innerDoor, issuer, "mesh")
+	t.Run("calls", func(t *testing.T) { measure(t, s, issuer, keys) })
+}
+
+// TestOperatorWithEnvoy lets the operator write the files of an Envoy.
+func TestOperatorWithEnvoy(t *testing.T) {
+	needGateways(t)
+	port, issuer := startBackend(t), startIssuerOfCart(t)
+	keys := startKeyServer(t, issuer)
+	startOperator(t)
+	apply(t, "operator-envoy.yaml", "ISSUER", issuer.Issuer(), "SECRET", cartSecret)
+	v := &volume{dir: t.TempDir()}
+	v.follow(t, types.NamespacedName{Namespace: "own", Name: render.ConfigMapName("own", "payment-api")})
+	here := strings.NewReplacer("DIRECTORY", v.dir, "HOST", hostAddress, "KPORT", keys.url[strings.LastIndexByte(keys.url, ':')+1:],
+		"PORT", strconv.Itoa(port), "KEYS", keys.url, "ISSUER", issuer.Issuer())
+	var own, other *proxy
+	start := func() {
+		own = startProxy(t, "envoy", here.Replace(content(t, "envoy.yaml")), "127.0.0.1:19901")
+		other = startProxy(t, "envoy-usual", here.Replace(content(t, "envoy-usual.yaml")), "127.0.0.1:19903")
+	}
+	start()
+	s := scenario{gateway: "Envoy", namespace: "own", server: "own", process: own.process, ways: []way{
+		{"the operator", "127.0.0.1:10082", true}, {usually, "127.0.0.1:10087", false}, {briefly, "127.0.0.1:10088", false},
+	}, restart: func() { stop(t, own.process); stop(t, other.process); start() }}
+	for _, w := range s.ways {
+		untilGuarded(t, own, w.door, issuer, http.StatusUnauthorized)
+	}
+	t.Run("calls", func(t *testing.T) { measure(t, s, issuer, keys) })
+}
+
+// follow writes the content of a ConfigMap into the volume whenever it changes, as a kubelet
+// does for a pod that was touched.
+func (v *volume) follow(t *testing.T, name types.NamespacedName) {
+	t.Helper()
+	version := ""
+	look := func() error {
+		var m corev1.ConfigMap
+		if err := cluster.Client.Get(context.Background(), name, &m); err != nil {
+			return err
+		}
+		if m.ResourceVersion == version {
+			return nil
+		}
+		version = m.ResourceVersion
+		return v.write(m.Data)
+	}
+	kubetest.Every(t, 50*time.Millisecond, time.Minute, look)
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		each(50*time.Millisecond, done, func() {
+			if err := look(); err != nil {
+				t.Error(err)
+			}
+		})
+	}()
+	t.Cleanup(func() { close(done); <-ended })
 }
 
 // startOperator installs the operator and starts it, with its ServiceAccount's rights.
@@ -84,130 +190,114 @@ func startOperator(t *testing.T) {
 }
 
 // tokenOfCart returns the token that the operator has published for cart.
-func tokenOfCart(t *testing.T) string {
+func tokenOfCart(t *testing.T, namespace string) string {
 	t.Helper()
-	data, err := cluster.SecretData(t.Context(), "shop", "cart-token")
+	data, err := cluster.SecretData(context.Background(), namespace, "cart-token")
 	if client.IgnoreNotFound(err) != nil {
 		t.Error(err)
 	}
 	return string(data["payment-api"])
 }
 
-// tally is what happened to calls at one door, during one step.
-type tally struct {
-	Calls       int            `json:"calls"`
-	Refused     int            `json:"refused"`
-	Unreachable int            `json:"unreachable"` // Envoy is down
-	Statuses    map[string]int `json:"statuses,omitempty"`
-}
+// Steps of a measurement.
+const (
+	resting    = "nothing happens"
+	rotating   = "rotations"
+	restarting = "restart while the authorization server is down"
+)
 
-// traffic makes calls at two doors and counts what happens to them.
-type traffic struct {
-	mu    sync.Mutex
-	step  string
-	usual string // the token of the client that asks for its own
-	tally map[string]map[string]*tally
-}
-
-func (c *traffic) begin(step string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.step, c.tally[step] = step, map[string]*tally{"ours": {Statuses: map[string]int{}}, "usual": {Statuses: map[string]int{}}}
-}
-
-func (c *traffic) renew(token string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.usual = token
-}
-
-// call makes a call at a door and counts it in the step in which it began.
-func (c *traffic) call(whose string, d door, token string) {
-	c.mu.Lock()
-	counts := c.tally[c.step][whose]
-	c.mu.Unlock()
-	status, err := d.call(http.MethodGet, "/payments", token)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	counts.Calls++
-	switch {
-	case err != nil:
-		counts.Unreachable++
-	case status != http.StatusOK:
-		counts.Refused++
-		counts.Statuses[strconv.Itoa(status)]++
+// rotations returns how many times keys rotate.
+func rotations() int {
+	if n, err := strconv.Atoi(os.Getenv(rotationsVariable)); err == nil {
+		return n
 	}
-}
-
-// run makes 20 calls a second at each door until done is closed.
-func (c *traffic) run(t *testing.T, done <-chan struct{}) {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-done:
-			return
-		case <-tick.C:
-		}
-		c.mu.Lock()
-		usual := c.usual
-		c.mu.Unlock()
-		c.call("ours", ourDoor, tokenOfCart(t))
-		c.call("usual", usualDoor, usual)
-	}
+	return fewRotations
 }
 
 // measure counts calls through rotations and a restart, and looks how long a revoked key works.
-func measure(t *testing.T, g *envoyGateway, issuer *oidc.Server) {
-	within(t, time.Minute, g.proxy.process, func() error {
-		return ourDoor.answers(http.StatusOK, http.MethodGet, "/payments", tokenOfCart(t))
+func measure(t *testing.T, s scenario, issuer *oidc.Server, keys *keyServer) *traffic {
+	within(t, time.Minute, s.process, func() error {
+		return s.ways[0].door.answers(http.StatusOK, http.MethodGet, "/payments", tokenOfCart(t, s.namespace))
 	})
-	rotations := fewRotations
-	if n, err := strconv.Atoi(os.Getenv(rotationsVariable)); err == nil {
-		rotations = n
-	}
-	c := &traffic{tally: map[string]map[string]*tally{}, usual: requested(t, issuer)}
-	c.begin("nothing happens")
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() { defer close(ended); c.run(t, done) }()
-	time.Sleep(3 * time.Second)
+	c := &traffic{ways: s.ways, tally: map[string]map[string]map[string]*tally{}, mine: requested(t, issuer)}
+	c.begin(resting)
+	stopped := c.start(t, s.namespace)
+	time.Sleep(2 * time.Second)
 
-	c.begin("rotations")
-	for range rotations {
+	keys.take()
+	began := time.Now()
+	c.begin(rotating)
+	for range rotations() {
 		kid, err := issuer.RotateKey()
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.renew(requested(t, issuer))
-		refreshed(t, kid)
+		refreshed(t, s.namespace, kid)
+		time.Sleep(time.Second)
 	}
-	c.begin("restart while the authorization server is down")
+	took, asked := time.Since(began).Seconds(), keys.take()
+	c.begin(restarting)
 	down := &oidc.Fault{Status: http.StatusServiceUnavailable}
 	issuer.SetFault(oidc.JWKS, down)
-	stop(t, g.proxy.process)
-	g.startProxy(t)
-	time.Sleep(5 * time.Second)
+	s.restart()
+	time.Sleep(4 * time.Second)
 	issuer.ClearFaults()
-	time.Sleep(3 * time.Second)
-
-	close(done)
-	<-ended
-	began := time.Now()
-	ours, old := revoke(t, ourDoor, issuer, "company")
-	usual := refusedAfter(t, usualDoor, old, began, 10*time.Second)
-	report(t, map[string]any{
-		"usual is": "remoteJWKS, fetched again after 5 minutes, the default", "rotations": rotations, "calls": c.tally,
-		"revoked key refused after seconds": map[string]any{"ours": ours, "usual": usual},
+	time.Sleep(2 * time.Second)
+	stopped()
+	report(t, s.gateway, map[string]any{
+		"rotations": rotations(), "seconds of the rotations": took, "requests for keys meanwhile": asked, "calls": c.tally,
+		"revoked key refused after seconds": revocation(t, s, issuer),
 	})
-	for _, step := range []string{"nothing happens", "rotations"} {
-		// Each change of the keys costs Envoy Gateway some milliseconds: a call of 20 a second may meet it.
-		if n := c.tally[step]["ours"].Refused; n > rotations {
+	s.judge(t, c)
+	return c
+}
+
+// judge fails the test if calls were refused in the way that should be without a fault, or if
+// the measurement would not notice.
+func (s scenario) judge(t *testing.T, c *traffic) {
+	t.Helper()
+	for _, step := range []string{resting, rotating, restarting} {
+		if n := c.sum(step, s.ways[0].name).Refused; n > 0 {
 			t.Errorf("%s: %d calls were refused", step, n)
 		}
 	}
-	if n := c.tally["restart while the authorization server is down"]["ours"].Refused; n > 0 {
-		t.Errorf("after the restart, %d calls were refused", n)
+	for _, w := range s.ways {
+		if c.sum(resting, w.name).Refused > 0 {
+			t.Errorf("%s: calls were refused while nothing happened", w.name)
+		}
+		if w.name == usually && c.sum(rotating, w.name).Refused == 0 {
+			t.Errorf("%s: no call was refused, which cannot be", w.name)
+		}
 	}
+}
+
+// revocation returns, for each way, after how many seconds a revoked key is refused, nil if
+// that takes long. A way that did not accept the key before is left out.
+func revocation(t *testing.T, s scenario, issuer *oidc.Server) map[string]any {
+	t.Helper()
+	var accepting []way
+	token := signed(t, issuer, nil)
+	for _, w := range s.ways[1:] {
+		if w.door.answers(http.StatusOK, http.MethodGet, "/", token) == nil {
+			accepting = append(accepting, w)
+		}
+	}
+	began := time.Now()
+	seconds, old := revoke(t, s.ways[0].door, issuer, s.server)
+	all := map[string]any{s.ways[0].name: seconds}
+	var mu sync.Mutex
+	var waiting sync.WaitGroup
+	for _, w := range accepting {
+		waiting.Go(func() {
+			after := refusedAfter(t, w.door, old, began, 10*time.Second)
+			mu.Lock()
+			defer mu.Unlock()
+			all[w.name] = after
+		})
+	}
+	waiting.Wait()
+	return all
 }
 
 // revoke withdraws the key that signs, at the server and by the platform's team, and returns
@@ -234,7 +324,13 @@ func revoke(t *testing.T, d door, issuer *oidc.Server, server string) (seconds a
 // refusedAfter returns after how many seconds a token is refused, nil if that takes too long.
 func refusedAfter(t *testing.T, d door, token string, began time.Time, limit time.Duration) any {
 	t.Helper()
-	if err := local.Until(t.Context(), limit, func() error { return d.answers(http.StatusUnauthorized, http.MethodGet, "/", token) }); err != nil {
+	if err := local.Until(t.Context(), limit, func() error {
+		status, err := d.call(http.MethodGet, "/", token)
+		if err == nil && status == http.StatusOK {
+			err = errors.New("the token passes")
+		}
+		return err
+	}); err != nil {
 		return nil
 	}
 	return time.Since(began).Seconds()
@@ -260,10 +356,10 @@ func requested(t *testing.T, issuer *oidc.Server) string {
 }
 
 // refreshed renews cart's token now, and waits until a key of an ID has signed it.
-func refreshed(t *testing.T, kid string) {
+func refreshed(t *testing.T, namespace, kid string) {
 	t.Helper()
 	var cart v1alpha1.M2MClient
-	name := types.NamespacedName{Namespace: "shop", Name: "cart"}
+	name := types.NamespacedName{Namespace: namespace, Name: "cart"}
 	if err := cluster.Client.Get(t.Context(), name, &cart); err != nil {
 		t.Fatal(err)
 	}
@@ -285,14 +381,25 @@ func refreshed(t *testing.T, kid string) {
 	}
 }
 
-func report(t *testing.T, figures map[string]any) {
+// report adds the figures of a gateway to out/gateways.json.
+func report(t *testing.T, gateway string, figures map[string]any) {
 	t.Helper()
-	b, err := json.MarshalIndent(figures, "", "  ")
+	path := filepath.Join(outDir, "gateways.json")
+	all := map[string]any{}
+	if b, err := os.ReadFile(path); err == nil {
+		if err := json.Unmarshal(b, &all); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all[gateway] = figures
+	b, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%s", b)
-	if err := os.WriteFile(filepath.Join(outDir, "gateways.json"), append(b, '\n'), 0o600); err != nil {
+	if err := os.WriteFile(path, append(b, '\n'), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if b, err = json.MarshalIndent(figures, "", "  "); err == nil {
+		t.Logf("%s: %s", gateway, b)
 	}
 }
