@@ -5,6 +5,7 @@ package verifiers
 import (
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -26,11 +27,11 @@ func envoyRequests() []render.Requests {
 }
 
 // startEnvoy starts Envoy without a control plane, with the filter for payments.
-func startEnvoy(t *testing.T, v verifier, dir, backend string) string {
+func startEnvoy(t *testing.T, v verifier, dir, backend string) (string, *os.Process) {
 	return startEnvoyWith(t, v, render.EnvoyRBACFile("payments"), dir, backend)
 }
 
-func startEnvoyWith(t *testing.T, v verifier, rbac, dir, backend string) string {
+func startEnvoyWith(t *testing.T, v verifier, rbac, dir, backend string) (string, *os.Process) {
 	t.Helper()
 	address, home := freeAddress(t), t.TempDir()
 	_, port, err := net.SplitHostPort(address)
@@ -43,8 +44,7 @@ func startEnvoyWith(t *testing.T, v verifier, rbac, dir, backend string) string 
 	}
 	write(t, home, map[string]string{"envoy.yaml": example(t, v, "envoy.yaml", mounted, dir, render.FileEnvoyRBAC, rbac,
 		"address: 0.0.0.0, port_value: 8080", "address: 127.0.0.1, port_value: "+port, "port_value: 8081", "port_value: "+backendPort)})
-	run(t, address, exec.Command("envoy", "--config-path", filepath.Join(home, "envoy.yaml"), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warn"))
-	return address
+	return address, run(t, address, exec.Command("envoy", "--config-path", filepath.Join(home, "envoy.yaml"), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warn"))
 }
 
 // envoyWorld is the world of the example with an RBAC filter.
@@ -53,7 +53,7 @@ func envoyWorld(t *testing.T, rbac string) *world {
 	for _, v := range verifiers() {
 		if v.name == "envoy" {
 			needs(t, v)
-			v.start = func(t *testing.T, v verifier, dir, backend string) string {
+			v.start = func(t *testing.T, v verifier, dir, backend string) (string, *os.Process) {
 				return startEnvoyWith(t, v, rbac, dir, backend)
 			}
 			return newWorld(t, v)
@@ -127,7 +127,7 @@ func TestEnvoyTakesEveryValidToken(t *testing.T) {
 	w.is(t, "a token without scopes", 200, token(t, w.keys, "es256", func(_, c map[string]any) { delete(c, "scope") }))
 	w.is(t, "an audience that Envoy takes for ours", 401, token(t, w.keys, "es256", func(_, c map[string]any) { c["aud"] = audience + "/" }))
 	w.is(t, "another one", 401, token(t, w.keys, "es256", func(_, c map[string]any) { c["aud"] = strings.TrimPrefix(audience, "https://") }))
-	w.volume.publish(t, typedBundle(t, w.example, "at+jwt", w.keys, "es256"))
+	w.publish(t, typedBundle(t, w.example, "at+jwt", w.keys, "es256"))
 	w.becomes(t, "a token of another type", 403, token(t, w.keys, "es256", nil))
 
 	b := render.Bundle{
@@ -139,14 +139,14 @@ func TestEnvoyTakesEveryValidToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.volume.publish(t, bundle(t, w.example, w.keys, "es256"))
+	w.publish(t, bundle(t, w.example, w.keys, "es256"))
 	w.becomes(t, "a token before", 200, token(t, w.keys, "es256", nil))
 	for name, want := range map[string]int{render.FileEnvoyRBAC: 403, render.FileEnvoyJWT: 401} { // each filter is enough
 		mixed := bundle(t, w.example, w.keys, "es256")
 		mixed[name] = files[name]
-		w.volume.publish(t, mixed)
+		w.publish(t, mixed)
 		w.becomes(t, "a token before "+name+" that knows aud only", want, token(t, w.keys, "es256", func(_, c map[string]any) { c["client_id"] = "cart" }))
-		w.volume.publish(t, bundle(t, w.example, w.keys, "es256"))
+		w.publish(t, bundle(t, w.example, w.keys, "es256"))
 		w.becomes(t, "a token after "+name, 200, token(t, w.keys, "es256", nil))
 	}
 }

@@ -47,6 +47,8 @@ func programs() (list []verifier) {
 			signs: all[:4], start: []string{"ruby", "server.rb"}},
 		{page: "perl", variants: []string{""}, needs: []string{"plackup"}, probe: []string{"perl", "-MCrypt::JWT", "-e", "1"},
 			signs: all, start: []string{"sh", "-c", `exec plackup --env deployment --host 127.0.0.1 --port "$PORT" app.psgi`}},
+		{page: "php", variants: []string{""}, needs: []string{"php"}, probe: []string{"php", "-r", "require 'phpseclib3/autoload.php';"},
+			signs: all, start: []string{"sh", "-c", `exec php -S "127.0.0.1:$PORT" payments.php`}},
 		{page: "rust", variants: []string{""}, needs: []string{"cargo"}, signs: all,
 			prepare: [][]string{{"cargo", "build", "--quiet", "--locked"}}, start: []string{"cargo", "run", "--quiet", "--locked"}},
 	} {
@@ -57,8 +59,10 @@ func programs() (list []verifier) {
 			}
 			list = append(list, verifier{
 				name: name, needs: p.needs, probe: p.probe, signs: p.signs,
-				start: func(t *testing.T, _ verifier, dir, _ string) string { return startProgram(t, p, variant, dir) },
-				can:   capabilities{follow: true, lists: true, types: true, sameIDs: !slices.Contains(p.oneKeyPerID, variant)},
+				start: func(t *testing.T, _ verifier, dir, _ string) (string, *os.Process) {
+					return startProgram(t, p, variant, dir)
+				},
+				can: capabilities{lists: true, types: true, sameIDs: !slices.Contains(p.oneKeyPerID, variant)},
 			})
 		}
 	}
@@ -88,7 +92,7 @@ func filesOf(t *testing.T, page, variant string) map[string]string {
 }
 
 // startProgram builds and starts what a page shows.
-func startProgram(t *testing.T, p program, variant, dir string) string {
+func startProgram(t *testing.T, p program, variant, dir string) (address string, process *os.Process) {
 	t.Helper()
 	home := t.TempDir()
 	if len(p.prepare) > 0 {
@@ -110,15 +114,14 @@ func startProgram(t *testing.T, p program, variant, dir string) string {
 			t.Fatalf("%s: %v\n%s", strings.Join(command, " "), err, out)
 		}
 	}
-	address := freeAddress(t)
+	address = freeAddress(t)
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(p.start[0], p.start[1:]...)
 	cmd.Dir, cmd.Env = home, append(env, "PORT="+port, "M2M_VERIFY_DIR="+filepath.Dir(dir))
-	run(t, address, cmd)
-	return address
+	return address, run(t, address, cmd)
 }
 
 // builds returns where compilers keep what does not change from run to run.

@@ -69,7 +69,7 @@ func freeAddress(t *testing.T) string {
 }
 
 // run starts a program and waits until it listens.
-func run(t *testing.T, address string, cmd *exec.Cmd) {
+func run(t *testing.T, address string, cmd *exec.Cmd) *os.Process {
 	t.Helper()
 	var said bytes.Buffer
 	program := filepath.Base(cmd.Path)
@@ -96,7 +96,7 @@ func run(t *testing.T, address string, cmd *exec.Cmd) {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
 			_ = c.Close()
-			return
+			return cmd.Process
 		}
 		select {
 		case <-ended:

@@ -30,7 +30,7 @@ func example(t *testing.T, v verifier, name string, replace ...string) string {
 	return content
 }
 
-func startNginx(t *testing.T, v verifier, dir, backend string) string {
+func startNginx(t *testing.T, v verifier, dir, backend string) (string, *os.Process) {
 	t.Helper()
 	address, home := freeAddress(t), t.TempDir()
 	config := example(t, v, "nginx.conf", "load_module modules/", "load_module /usr/lib/nginx/modules/", "listen 8080", "listen "+address,
@@ -42,26 +42,27 @@ func startNginx(t *testing.T, v verifier, dir, backend string) string {
 		"http {\naccess_log off;\nclient_body_temp_path "+home+"/body;\nproxy_temp_path "+home+"/proxy;\nfastcgi_temp_path "+home+"/fastcgi;\n"+
 			"uwsgi_temp_path "+home+"/uwsgi;\nscgi_temp_path "+home+"/scgi;")
 	write(t, home, map[string]string{"nginx.conf": config, "m2m.js": example(t, v, "m2m.js")})
-	run(t, address, exec.Command("nginx", "-c", filepath.Join(home, "nginx.conf"), "-p", home))
-	return address
+	return address, run(t, address, exec.Command("nginx", "-c", filepath.Join(home, "nginx.conf"), "-p", home))
 }
 
-func startHAProxy(t *testing.T, v verifier, dir, backend string) string {
+func startHAProxy(t *testing.T, v verifier, dir, backend string) (string, *os.Process) {
 	t.Helper()
 	address := freeAddress(t)
 	write(t, dir, map[string]string{"haproxy.cfg": example(t, v, "haproxy.cfg", ":8080", address, "127.0.0.1:8081", backend)})
-	run(t, address, exec.Command("haproxy", "-db", "-f", filepath.Join(dir, "haproxy-rules.cfg"), "-f", filepath.Join(dir, "haproxy.cfg")))
-	return address
+	return address, run(t, address, exec.Command("haproxy", "-W", "-db", "-f", filepath.Join(dir, "haproxy-rules.cfg"), "-f", filepath.Join(dir, "haproxy.cfg")))
 }
 
-func startApache(t *testing.T, v verifier, dir, backend string) string {
+func startApache(t *testing.T, v verifier, dir, backend string) (string, *os.Process) {
 	t.Helper()
 	address, home := freeAddress(t), t.TempDir()
-	config := fmt.Sprintf("ServerRoot %q\nServerName localhost\nPidFile %q\nDefaultRuntimeDir %q\nErrorLog /dev/stderr\nListen %s\n", home, home+"/pid", home, address)
+	config := ""
+	if os.Getuid() == 0 {
+		config = "User www-data\nGroup www-data\n"
+	}
+	config += fmt.Sprintf("ServerRoot %q\nServerName localhost\nPidFile %q\nDefaultRuntimeDir %q\nErrorLog /dev/stderr\nListen %s\n", home, home+"/pid", home, address)
 	for _, module := range []string{"mpm_event", "authn_core", "authz_core", "proxy", "proxy_http", "rewrite", "oauth2"} {
 		config += fmt.Sprintf("LoadModule %s_module /usr/lib/apache2/modules/mod_%s.so\n", module, module)
 	}
 	write(t, home, map[string]string{"apache2.conf": config + example(t, v, "apache.conf", mounted, dir, "127.0.0.1:8081", backend)})
-	run(t, address, exec.Command("apache2", "-X", "-f", filepath.Join(home, "apache2.conf")))
-	return address
+	return address, run(t, address, exec.Command("apache2", "-D", "FOREGROUND", "-f", filepath.Join(home, "apache2.conf")))
 }
