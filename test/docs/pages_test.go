@@ -274,6 +274,30 @@ func TestExamplesOfVerification(t *testing.T) {
 	}
 }
 
+// TestGatewayFiguresAgree: README.md repeats lines of the table in docs/enforcement.md.
+func TestGatewayFiguresAgree(t *testing.T) {
+	target := regexp.MustCompile(`\]\([^)]*\)`)
+	lines := func(page string) []string {
+		return strings.Split(target.ReplaceAllString(read(t, filepath.Join(root, page)), "]"), "\n")
+	}
+	measured, repeated := lines("docs/enforcement.md"), lines("README.md")
+	begin := slices.IndexFunc(repeated, func(line string) bool { return strings.HasPrefix(line, "| Envoy Gateway |") })
+	if begin < 0 {
+		t.Fatal("README.md has no table of gateways")
+	}
+	for n, line := range repeated[begin:] {
+		if line == "" {
+			if n < 4 {
+				t.Errorf("the table has only %d lines", n)
+			}
+			break
+		}
+		if !slices.Contains(measured, line) {
+			t.Errorf("docs/enforcement.md does not have the line of README.md\n%s", line)
+		}
+	}
+}
+
 // TestPagesAreIndexed requires that docs/README.md, or the README.md of its directory, lists every page.
 func TestPagesAreIndexed(t *testing.T) {
 	for _, p := range pages(t) {
