@@ -92,6 +92,10 @@ func IsObjectName(api, name string) bool {
 	return ok && entry != "" && !strings.Contains(entry, ".")
 }
 
+// ParseObjectName returns the APIResource whose policy has a name, and reports whether it is
+// such a name.
+func ParseObjectName(name string) (api string, ok bool) { return parse(name, "m2m.") }
+
 // KeysName returns the name of the ConfigMap with an entry's keys.
 func KeysName(api, entry string) string { return keysPrefix + api + "." + entry }
 
@@ -99,8 +103,10 @@ const keysPrefix = "m2m-jwks."
 
 // ParseKeysName returns the APIResource whose keys a ConfigMap of a name holds, and
 // reports whether it is such a name.
-func ParseKeysName(name string) (api string, ok bool) {
-	rest, ok := strings.CutPrefix(name, keysPrefix)
+func ParseKeysName(name string) (api string, ok bool) { return parse(name, keysPrefix) }
+
+func parse(name, prefix string) (api string, ok bool) {
+	rest, ok := strings.CutPrefix(name, prefix)
 	i := strings.LastIndexByte(rest, '.')
 	if !ok || i <= 0 || i == len(rest)-1 {
 		return "", false

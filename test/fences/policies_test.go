@@ -85,7 +85,10 @@ func policies(t *testing.T) (all []attempt) {
 		disguised := policy(ns, "m2m.api.disguised", kind)
 		disguised.SetLabels(with())
 		elsewhere := ofAPI(policy("kube-system", "m2m.api.public", kind), "api")
-		create(t, foreign, old, disguised)
+		lost, orphan := of("m2m.api.lost"), of("m2m.api.orphan")
+		lost.SetOwnerReferences(nil)
+		orphan.SetOwnerReferences(nil)
+		create(t, foreign, old, disguised, lost, orphan)
 		opened := func(u *unstructured.Unstructured) {
 			spec := specOf(kind)
 			spec["targetRefs"].([]any)[0].(map[string]any)["name"] = "another"
@@ -107,10 +110,20 @@ func policies(t *testing.T) (all []attempt) {
 		add("labels one", creates(change("m2m.api.a", func(u *unstructured.Unstructured) { u.SetLabels(with("istio.io/rev", "x")) })), false)
 		add("annotates one", creates(change("m2m.api.a", func(u *unstructured.Unstructured) { u.SetAnnotations(map[string]string{"a": "b"}) })), false)
 		add("blocks its deletion", updates(old, func(u *unstructured.Unstructured) { u.SetFinalizers([]string{"example.com/a"}) }), false)
-		add("gives it another owner", updates(old, func(u *unstructured.Unstructured) {
-			owners := u.GetOwnerReferences()
-			owners[0].UID = "another"
-			u.SetOwnerReferences(owners)
+		owner := func(change func(*metav1.OwnerReference)) func(*unstructured.Unstructured) {
+			return func(u *unstructured.Unstructured) {
+				owners := ofAPI(u, "api").GetOwnerReferences()
+				change(&owners[0])
+				u.SetOwnerReferences(owners)
+			}
+		}
+		add("owns one again whose owner was restored", updates(old, owner(func(o *metav1.OwnerReference) { o.UID = "restored" })), true)
+		add("owns one again that has lost its owner", updates(lost, owner(func(*metav1.OwnerReference) {})), true)
+		add("gives it an owner of another name", updates(old, owner(func(o *metav1.OwnerReference) { o.Name = "other" })), false)
+		add("gives it an owner of another kind", updates(old, owner(func(o *metav1.OwnerReference) { o.Kind = "M2MClient" })), false)
+		add("changes one that has lost its owner", updates(orphan, opened), false)
+		add("gives it more owners", updates(old, func(u *unstructured.Unstructured) {
+			u.SetOwnerReferences(append(u.GetOwnerReferences(), metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "a", UID: "a"}))
 		}), false)
 		add("opens another's", updates(foreign, opened), false)
 		add("takes another's over", updates(foreign, func(u *unstructured.Unstructured) { ofAPI(u, "api") }), false)
@@ -135,11 +148,11 @@ func gatewayKeys(t *testing.T) []attempt {
 	keys := func(name string) *corev1.ConfigMap {
 		return ofAPI(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}, "api")
 	}
-	old, foreign := keys("m2m-jwks.api.old"), keys("m2m-jwks.api.foreign")
-	foreign.OwnerReferences = nil
+	old, foreign, lost := keys("m2m-jwks.api.old"), keys("m2m-jwks.api.foreign"), keys("m2m-jwks.api.lost")
+	foreign.OwnerReferences, foreign.Annotations, lost.OwnerReferences = nil, nil, nil
 	unlabelled := keys("m2m-jwks.api.unlabelled")
 	unlabelled.Labels = nil
-	create(t, old, foreign, unlabelled)
+	create(t, old, foreign, unlabelled, lost)
 	ownerless, tagged := keys("m2m-jwks.api.a"), keys("m2m-jwks.api.a")
 	ownerless.OwnerReferences = nil
 	tagged.Labels = with("grafana_dashboard", "1")
@@ -152,7 +165,10 @@ func gatewayKeys(t *testing.T) []attempt {
 		{"labels keys", creates(tagged), false},
 		{"changes another's keys", updates(foreign, content), false},
 		{"changes keys without the label", updates(unlabelled, content), false},
-		{"gives keys another owner", updates(old, func(c *corev1.ConfigMap) { c.OwnerReferences[0].UID = "another" }), false},
+		{"owns keys again whose owner was restored", updates(old, func(c *corev1.ConfigMap) { c.OwnerReferences[0].UID = "restored" }), true},
+		{"owns keys again that have lost their owner", updates(lost, func(c *corev1.ConfigMap) { ofAPI(c, "api") }), true},
+		{"takes another's keys over", updates(foreign, func(c *corev1.ConfigMap) { ofAPI(c, "api") }), false},
+		{"gives keys an owner of another name", updates(old, func(c *corev1.ConfigMap) { c.OwnerReferences[0].Name = "other" }), false},
 		{"deletes another's keys", deletes(foreign), false},
 		{"deletes keys", deletes(old), true},
 	}

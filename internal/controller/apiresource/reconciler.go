@@ -43,6 +43,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/record"
 	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
@@ -98,10 +99,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 		conditions.RecordTransitions(r.Events, &api, "Reconcile", before.Status.Conditions, api.Status.Conditions)
 	}
 	again := r.Failures.Look(ctx, r.Events, &api, before.Status.Conditions, api.Status.Conditions, v1alpha1.ConditionProvisioned, v1alpha1.ConditionDistributed, v1alpha1.ConditionEnforced)
-	if again == 0 || look > 0 && look < again {
-		again = look
-	}
-	return ctrl.Result{RequeueAfter: again}, nil
+	return ctrl.Result{RequeueAfter: refresh.Soonest(0, look, again)}, nil
 }
 
 func (r *Reconciler) reconcile(ctx context.Context, api *v1alpha1.APIResource) (time.Duration, error) {

@@ -63,7 +63,9 @@ func keysObject(s *operator.Stage) *corev1.ConfigMap {
 func TestTakenKeys(t *testing.T) {
 	for how, take := range map[string]func(client.Object){
 		"label": func(o client.Object) { o.SetLabels(nil) },
-		"owner": func(o client.Object) { o.SetOwnerReferences(nil) },
+		"owner": func(o client.Object) {
+			o.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "theirs", UID: "1", Controller: ptr.To(true)}})
+		},
 	} {
 		for _, g := range enforcement.Gateways() {
 			t.Run(string(g)+" "+how, func(t *testing.T) {
@@ -173,8 +175,10 @@ func TestPoliciesOfOtherNames(t *testing.T) {
 	other.SetOwnerReferences([]metav1.OwnerReference{{
 		APIVersion: v1alpha1.GroupVersion.String(), Kind: "APIResource", Name: s.API.Name, UID: s.API.UID, Controller: ptr.To(true),
 	}})
-	operator.Create(t, other)
-	s.Op.SeesPolicy(securityPolicy, s.Payments, "a-copy")
+	probe := operator.NewPolicy(securityPolicy, s.Payments, "m2m.another-api.probe")
+	probe.SetLabels(other.GetLabels())
+	operator.Create(t, other, probe)
+	s.Op.SeesPolicy(securityPolicy, s.Payments, probe.GetName())
 	enforce(s)
 	if operator.Policy(t, securityPolicy, s.Payments, "a-copy") == nil {
 		t.Error("the operator deleted it; in an installation the fence refuses that")

@@ -20,6 +20,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/gateways"
 	"github.com/m2m-operator/m2m-operator/internal/controller/verification"
 	"github.com/m2m-operator/m2m-operator/internal/enforcement"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
@@ -45,10 +46,12 @@ func (r *Reconciler) Judge(ctx context.Context, api *v1alpha1.APIResource) (c co
 		}
 		w := b.wantedOf(e)
 		problem, wait, err := r.judge(ctx, b, w)
-		if err != nil {
-			return c, 0, err
+		if err != nil { // it must not keep the rest of the status from being written
+			log.FromContext(ctx).V(1).Info("Could not read the policies of a gateway", "gateway", w.entry.Gateway, "reason", err.Error())
+			problem, wait = &rules.Problem{Reason: v1alpha1.ReasonEnforcing, Message: fmt.Sprintf(
+				"The policies of %s cannot be read for the moment", w.entry.Gateway.Name())}, gateways.LookAgain
 		}
-		again = sooner(again, wait)
+		again = refresh.Soonest(0, again, wait)
 		if problem != nil {
 			failed++
 			if failing == nil {
@@ -79,15 +82,14 @@ func (r *Reconciler) Judge(ctx context.Context, api *v1alpha1.APIResource) (c co
 // judge returns why tokens are not checked as an entry says, nil if they are.
 func (r *Reconciler) judge(ctx context.Context, b basis, w wanted) (*rules.Problem, time.Duration, error) {
 	problem, err := r.Policies.Served(ctx, w.entry.Gateway)
-	if err != nil { // it must not keep the rest of the status from being written
-		log.FromContext(ctx).V(1).Info("Could not read the policies of a gateway", "gateway", w.entry.Gateway, "reason", err.Error())
-		problem = &rules.Problem{Reason: v1alpha1.ReasonEnforcing, Message: fmt.Sprintf("The policies of %s cannot be read for the moment", w.entry.Gateway.Name())}
+	if problem != nil || err != nil {
+		return problem, gateways.Again(problem), err
 	}
-	if problem != nil {
-		return problem, gateways.LookAgain, nil
+	gate, err := r.Policies.Read(ctx, r.gateKind(w), w.name())
+	if err != nil {
+		return nil, 0, err
 	}
-	gate := r.gate(w)
-	if w.keep && gate.IsOf(b.api) {
+	if w.keep && gate.Belongs(b.api) {
 		return meaning(w.problem, "what the gateway was told before stays"), 0, nil
 	}
 	if problem, err := r.lacking(ctx, b, w); problem != nil || err != nil {
@@ -117,7 +119,7 @@ func (r *Reconciler) lacking(ctx context.Context, b basis, w wanted) (*rules.Pro
 	if keys != nil {
 		key := w.keyOf(keys)
 		if p := r.problemWith(key); p != nil {
-			return p, nil
+			return r.inForce(b, w, p), nil
 		}
 		is, err := r.keysNow(ctx, key.name)
 		if err != nil {
@@ -135,15 +137,41 @@ func (r *Reconciler) lacking(ctx context.Context, b basis, w wanted) (*rules.Pro
 	for _, o := range policies {
 		k := kindOf(w.entry.Gateway, o)
 		if p := r.problemWith(w.keyOf(o)); p != nil {
-			return p, nil
+			return r.inForce(b, w, p), nil
 		}
-		is := r.Policies.Get(k, w.name())
+		is, err := r.Policies.Read(ctx, k, w.name())
+		if err != nil {
+			return nil, err
+		}
 		next, _ := w.contentsOf(o.GetKind(), is, r.Clock.Now())
 		if !is.IsOf(b.api) || !r.Policies.Same(k, is, o, encode(next)) {
 			return writing(k.Name, o.GetName()), nil
 		}
 	}
 	return nil, nil
+}
+
+// inForce adds to the problem with an object of an entry what the gateway does meanwhile.
+func (r *Reconciler) inForce(b basis, w wanted, p *rules.Problem) *rules.Problem {
+	gate := r.gate(w)
+	closed, _ := verification.ReadContents(contentsIn(gate))
+	switch {
+	case !gate.Belongs(b.api):
+		return meaning(p, "the operator checks no token there")
+	case closed.Terms == termsClosed:
+		return meaning(p, "the gateway refuses every request")
+	case w.problem != nil:
+		return meaning(p, "the gateway has the former policy, without its keys, and no request passes")
+	}
+	return meaning(p, "what the gateway was told before stays in force, and the operator goes on trying")
+}
+
+// contentsIn returns the contents that a policy lists, empty if there is none.
+func contentsIn(o *gateways.Object) string {
+	if o == nil {
+		return ""
+	}
+	return o.Contents
 }
 
 // problemWith returns why an object could not be written.

@@ -65,19 +65,26 @@ func (r *Reconciler) writeKeys(ctx context.Context, b basis, w wanted, o *unstru
 		return 0, err
 	}
 	want, before, next := r.keysWanted(b, w, o, is)
-	urgent := revokes(b, before, next)
-	what := digestOf(o.Object, want.Annotations[v1alpha1.ContentsAnnotation])
-	if is != nil && !gateways.IsDressed(is, b.api) {
-		return r.failed(ctx, key, b.api, what, gateways.ErrNotOurs)
-	}
-	if is != nil && sameKeys(is, want) {
+	urgent := r.urgent(b, key, o, before, next)
+	f := failure{what: digestOf(o.Object, want.Annotations[v1alpha1.ContentsAnnotation])}
+	theirs, err := r.areOthers(ctx, b.api, key, is)
+	switch {
+	case err != nil:
+		return 0, err
+	case theirs:
+		return r.failed(ctx, key, b.api, f, gateways.ErrNotOurs)
+	case is != nil && sameKeys(is, want):
 		r.taken(key, b.api)
 		return 0, nil
 	}
-	if wait, err := r.awaitTokens(ctx, b, w, before, next); wait > 0 || err != nil {
+	if last, failed := r.failure(key); failed && last.reason == v1alpha1.ReasonObjectNotOwned {
+		r.failures.Remove(key) // nothing is in the way any more
+		r.tell(b.api)
+	}
+	if wait, err := r.awaitTokens(ctx, b, w, before, next); !urgent && (wait > 0 || err != nil) {
 		return wait, err
 	}
-	if wait := r.mayWrite(key, what, urgent, weight(before, next)); wait > 0 {
+	if wait := r.mayWrite(key, f, urgent, weight(before, next)); wait > 0 {
 		return wait, nil
 	}
 	switch {
@@ -90,16 +97,26 @@ func (r *Reconciler) writeKeys(ctx context.Context, b basis, w wanted, o *unstru
 	default:
 		err = r.Client.Update(ctx, want)
 	}
-	if urgent && write.Refused(err) {
+	if urgent && is != nil && write.Refused(err) {
 		if err := r.withdrawKeys(ctx, b, w, is); err != nil {
 			return 0, err
 		}
 	}
 	if err != nil {
-		return r.failed(ctx, key, b.api, what, fmt.Errorf("write ConfigMap %q: %w", key.name, err))
+		return r.failed(ctx, key, b.api, f, fmt.Errorf("write ConfigMap %q: %w", key.name, err))
 	}
+	r.wrote(key, o, next, cached.ContentDigest(want))
 	r.taken(key, b.api)
 	return 0, nil
+}
+
+// areOthers reports whether a ConfigMap with the name of an entry's keys is not the
+// APIResource's. It costs no request.
+func (r *Reconciler) areOthers(ctx context.Context, api *v1alpha1.APIResource, key objectKey, is *corev1.ConfigMap) (bool, error) {
+	if is != nil {
+		return !gateways.Belongs(is, api), nil
+	}
+	return r.Foreign.ExistsForeign(ctx, "ConfigMap", key.name)
 }
 
 // withdrawKeys takes a revoked key out of a ConfigMap that the API server refuses in its
@@ -130,7 +147,7 @@ func (r *Reconciler) sweepKeys(ctx context.Context, api *v1alpha1.APIResource, n
 	var errs []error
 	for i := range all.Items {
 		m := &all.Items[i]
-		if of, ok := enforcement.ParseKeysName(m.Name); !ok || of != api.Name || needed(m.Name) || !gateways.IsDressed(m, api) {
+		if of, ok := enforcement.ParseKeysName(m.Name); !ok || of != api.Name || needed(m.Name) || !gateways.Belongs(m, api) {
 			continue
 		}
 		if err := r.Client.Delete(ctx, m.DeepCopy(), write.Preconditions(m)); client.IgnoreNotFound(err) != nil {

@@ -38,6 +38,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller/write"
 	"github.com/m2m-operator/m2m-operator/internal/enforcement"
 	"github.com/m2m-operator/m2m-operator/internal/pace"
+	"github.com/m2m-operator/m2m-operator/internal/refresh"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
@@ -62,6 +63,7 @@ type Reconciler struct {
 
 	writes   *pace.Buckets[objectKey] // bounds the writes of each object
 	failures *lru.Cache               // from objectKey to failure
+	last     *lru.Cache               // from objectKey, of either form, to wrote
 }
 
 // objectKey names an object that is written. A policy that refuses every request counts as
@@ -72,29 +74,20 @@ type objectKey struct {
 	closed bool
 }
 
-// failure is why an object could not be written.
-type failure struct {
-	at     time.Time
-	what   cached.Digest // what was to be written
-	reason string
-	said   string
-}
-
 const (
-	// maxFailures bounds the failures that are remembered.
-	maxFailures = 4096
+	// maxRemembered bounds the failures and the writes that are remembered.
+	maxRemembered = 4096
 	// maxSaid bounds the characters that are kept of an API server's refusal.
 	maxSaid = 512
+	// notOwnedWait is how long the operator waits before it looks whether a policy that is
+	// not its own is gone. It does not see those without its label.
+	notOwnedWait = 10 * time.Second
 )
-
-// writeRate bounds how often an object is written, as that of verification bundles:
-// somebody may change it as often as they like. A new key counts as one write.
-var writeRate = pace.Rate{Every: 10 * time.Second, Burst: 64}
 
 // New returns a reconciler.
 func New(c Config) *Reconciler {
 	return &Reconciler{
-		Config: c, Refused: make(chan event.GenericEvent, 1024), writes: pace.New[objectKey](writeRate), failures: lru.New(maxFailures),
+		Config: c, Refused: make(chan event.GenericEvent, 1024), writes: pace.New[objectKey](writeRate), failures: lru.New(maxRemembered), last: lru.New(maxRemembered),
 	}
 }
 
@@ -125,7 +118,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 		}
 		w := b.wantedOf(e)
 		wait, err := r.enforce(ctx, b, w)
-		again = sooner(again, wait)
+		again = refresh.Soonest(0, again, wait)
 		errs, all = append(errs, err), append(all, w)
 	}
 	errs = append(errs, r.sweep(ctx, b, all))
@@ -135,14 +128,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 	return ctrl.Result{RequeueAfter: again}, nil
 }
 
-// sooner returns the shorter of two durations. Zero is none.
-func sooner(a, b time.Duration) time.Duration {
-	if a == 0 || b != 0 && b < a {
-		return b
-	}
-	return a
-}
-
 // enforce writes the objects of one entry.
 func (r *Reconciler) enforce(ctx context.Context, b basis, w wanted) (time.Duration, error) {
 	problem, err := r.Policies.Served(ctx, w.entry.Gateway)
@@ -150,9 +135,9 @@ func (r *Reconciler) enforce(ctx context.Context, b basis, w wanted) (time.Durat
 		return 0, err
 	}
 	if problem != nil {
-		return gateways.LookAgain, nil
+		return gateways.Again(problem), nil
 	}
-	if w.keep && r.gate(w).IsOf(b.api) {
+	if w.keep && r.gate(w).Belongs(b.api) {
 		return 0, nil
 	}
 	if !b.api.DeletionTimestamp.IsZero() {
@@ -200,20 +185,33 @@ func (r *Reconciler) stands(ctx context.Context, b basis, w wanted) (bool, error
 
 // shut writes the policy that refuses every request if the entry's own policy lacks an
 // object that could not be written. It always does so for a new entry. For an existing one,
-// it does so if the operator does not own the object with the keys: its owner may put any
-// key into it.
+// it does so if somebody else decides which keys the gateway has.
 func (r *Reconciler) shut(ctx context.Context, b basis, w wanted) error {
 	closed, first := enforcement.Closed(w.entry).Objects[0], w.policy.Objects[0]
 	if first.GetKind() == closed.GetKind() {
 		return nil
 	}
-	f, failed := r.failure(w.keyOf(first))
-	if theirs := failed && f.reason == v1alpha1.ReasonObjectNotOwned; r.gate(w) != nil && !theirs {
-		return nil
+	theirs, err := r.inOthersHands(ctx, w.keyOf(first))
+	if err != nil || r.gate(w) != nil && !theirs {
+		return err
 	}
 	w.contents = render.Contents{Terms: termsClosed}
-	_, err := r.write(ctx, b, w, closed)
+	_, err = r.write(ctx, b, w, closed)
 	return err
+}
+
+// inOthersHands reports whether somebody else has put what they like into an object with
+// keys that the operator could not write: it is theirs, or they change it too often.
+func (r *Reconciler) inOthersHands(ctx context.Context, key objectKey) (bool, error) {
+	if f, failed := r.failure(key); failed && f.reason == v1alpha1.ReasonObjectNotOwned {
+		return true, nil
+	}
+	last, known := r.wroteLast(key)
+	if key.kind != "ConfigMap" || !known {
+		return false, nil
+	}
+	is, err := r.keysNow(ctx, key.name)
+	return is != nil && cached.ContentDigest(is) != last.data, err
 }
 
 func (r *Reconciler) write(ctx context.Context, b basis, w wanted, o *unstructured.Unstructured) (time.Duration, error) {
@@ -226,7 +224,10 @@ func (r *Reconciler) write(ctx context.Context, b basis, w wanted, o *unstructur
 // writePolicy creates or updates a policy if it is not as wanted.
 func (r *Reconciler) writePolicy(ctx context.Context, b basis, w wanted, o *unstructured.Unstructured) (time.Duration, error) {
 	k := kindOf(w.entry.Gateway, o)
-	is := r.Policies.Get(k, w.name())
+	is, err := r.Policies.Read(ctx, k, w.name())
+	if err != nil {
+		return 0, err
+	}
 	next, before := w.contentsOf(o.GetKind(), is, r.Clock.Now())
 	contents := encode(next)
 	key := w.keyOf(o)
@@ -234,15 +235,19 @@ func (r *Reconciler) writePolicy(ctx context.Context, b basis, w wanted, o *unst
 		r.taken(key, b.api)
 		return 0, nil
 	}
-	what, urgent := digestOf(o.Object, contents), revokes(b, before, next)
-	if wait, err := r.awaitTokens(ctx, b, w, before, next); wait > 0 || err != nil {
+	f := failure{what: digestOf(o.Object, contents)}
+	if is != nil {
+		f.there = is.UID
+	}
+	urgent := r.urgent(b, key, o, before, next)
+	if wait, err := r.awaitTokens(ctx, b, w, before, next); !urgent && (wait > 0 || err != nil) {
 		return wait, err
 	}
-	if wait := r.mayWrite(key, what, urgent, weight(before, next)); wait > 0 {
+	if wait := r.mayWrite(key, f, urgent, weight(before, next)); wait > 0 {
 		return wait, nil
 	}
-	err := r.Policies.Write(ctx, k, b.api, o, contents)
-	if urgent && write.Refused(err) {
+	err = r.Policies.Write(ctx, k, b.api, o, contents)
+	if urgent && !key.closed && is != nil && write.Refused(err) {
 		if err := r.withdraw(b, w, before, func(o *unstructured.Unstructured, c render.Contents) error {
 			return r.Policies.Write(ctx, k, b.api, o, encode(c))
 		}, func() error { return r.Policies.Delete(ctx, k, is) }); err != nil {
@@ -251,10 +256,11 @@ func (r *Reconciler) writePolicy(ctx context.Context, b basis, w wanted, o *unst
 	}
 	if err == nil {
 		log.FromContext(ctx).Info("Wrote a policy", "kind", k.Name, "name", o.GetName())
+		r.wrote(key, o, next, "")
 		r.taken(key, b.api)
 		return 0, nil
 	}
-	return r.failed(ctx, key, b.api, what, err)
+	return r.failed(ctx, key, b.api, f, err)
 }
 
 // withdraw takes a revoked key out of an object that the API server refuses in its new
@@ -300,96 +306,6 @@ func (r *Reconciler) awaitTokens(ctx context.Context, b basis, w wanted, before,
 		return 0, nil // the policy closes, or was closed before
 	}
 	return r.Terms.Await(ctx, b.api, b.srv, before, next, r.Clock.Now())
-}
-
-// revokes reports whether a revoked key is about to leave an object.
-func revokes(b basis, before, next render.Contents) bool {
-	for id := range before.Keys {
-		if _, stays := next.Keys[id]; !stays && b.srv != nil && b.srv.Revoked(id) {
-			return true
-		}
-	}
-	return false
-}
-
-// weight returns how much a write counts: the number of new keys, at least 1.
-func weight(before, next render.Contents) int {
-	n := 0
-	for id, k := range next.Keys {
-		if before.Keys[id].Hash != k.Hash {
-			n++
-		}
-	}
-	return min(max(1, n), writeRate.Burst)
-}
-
-// mayWrite returns how long a write has to wait. What was refused is offered again after a
-// while, or once it differs. A write that removes a revoked key never waits.
-func (r *Reconciler) mayWrite(key objectKey, what cached.Digest, urgent bool, n int) time.Duration {
-	now := r.Clock.Now()
-	if f, ok := r.failure(key); ok && f.what == what {
-		if wait := f.at.Add(write.RefusalWait).Sub(now); wait > 0 && wait <= write.RefusalWait {
-			return wait
-		}
-	}
-	if urgent {
-		r.writes.Force(key, n, now)
-		return 0
-	}
-	return r.writes.Take(key, n, now)
-}
-
-func (r *Reconciler) failure(key objectKey) (f failure, ok bool) {
-	v, ok := r.failures.Get(key)
-	if ok {
-		f = v.(failure)
-	}
-	return f, ok
-}
-
-// failed remembers why an object was not written, if that will last, and returns when to
-// try again. A revoked key must leave nevertheless.
-func (r *Reconciler) failed(ctx context.Context, key objectKey, api *v1alpha1.APIResource, what cached.Digest, err error) (time.Duration, error) {
-	f := failure{at: r.Clock.Now(), what: what, reason: v1alpha1.ReasonObjectRefused}
-	switch {
-	case errors.Is(err, gateways.ErrNotOurs):
-		f.reason = v1alpha1.ReasonObjectNotOwned
-	case errors.Is(err, gateways.ErrGone):
-		return gateways.LookAgain, nil
-	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return 0, nil
-	case write.Refused(err):
-		f.said = said(err)
-	default:
-		return 0, err
-	}
-	before, known := r.failure(key)
-	if known && before.reason == f.reason && f.at.Sub(before.at) < write.RefusalWait {
-		f.said = before.said // it may differ each time
-	}
-	r.failures.Add(key, f)
-	if !known || before.reason != f.reason || before.said != f.said {
-		log.FromContext(ctx).Info("Could not write an object of spec.enforcement", "kind", key.kind, "name", key.name.Name, "reason", err.Error())
-		r.tell(api)
-	}
-	return write.RefusalWait, nil
-}
-
-// taken forgets the failure of an object that the API server has taken.
-func (r *Reconciler) taken(key objectKey, api *v1alpha1.APIResource) {
-	if _, ok := r.failure(key); ok {
-		r.failures.Remove(key)
-		r.tell(api)
-	}
-}
-
-// tell wakes the controller that writes the status. If it is too busy, the next attempt
-// wakes it.
-func (r *Reconciler) tell(api *v1alpha1.APIResource) {
-	select {
-	case r.Refused <- event.GenericEvent{Object: api}:
-	default:
-	}
 }
 
 // sweep removes the objects that no entry needs any more. A policy that refuses requests

@@ -435,10 +435,20 @@ func TestOthersObjectsAreLeftAlone(t *testing.T) {
 						t.Error("a policy with somebody else's keys was written")
 					}
 				}
+				labelled := foreign.GetLabels() != nil
 				operator.Remove(t, foreign)
 				op.CatchUp(s.Payments)
-				op.Advance(2 * time.Minute)
+				switch {
+				case kind == "ConfigMap":
+				case labelled:
+					op.SeesPolicy(securityPolicy, s.Payments, policyName)
+				default: // the operator does not follow policies without the label
+					op.Advance(10 * time.Second)
+				}
 				s.Settle()
+				if operator.Policy(t, securityPolicy, s.Payments, policyName) == nil || !isThere(t, keysObject(s)) {
+					t.Error("the name is free, and the operator does not write its own object")
+				}
 				says(s, accepts())
 				enforced(s, v1alpha1.ReasonEnforced)
 			})

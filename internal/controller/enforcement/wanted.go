@@ -150,9 +150,11 @@ func kindOf(g enforcement.Gateway, o *unstructured.Unstructured) gateways.Kind {
 }
 
 // gate returns the policy that refuses requests: it exists as long as the entry does.
-func (r *Reconciler) gate(w wanted) *gateways.Object {
+func (r *Reconciler) gate(w wanted) *gateways.Object { return r.Policies.Get(r.gateKind(w), w.name()) }
+
+func (r *Reconciler) gateKind(w wanted) gateways.Kind {
 	kinds := gateways.Kinds(w.entry.Gateway)
-	return r.Policies.Get(kinds[len(kinds)-1], w.name())
+	return kinds[len(kinds)-1]
 }
 
 // name returns the name of an entry's policies.

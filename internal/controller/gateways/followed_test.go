@@ -22,15 +22,21 @@ func TestNothingStaysOfWhatIsGone(t *testing.T) {
 		happens func(*followed)
 		stays   int
 	}{
-		"written, seen, gone":           {func(f *followed) { f.wrote(policy("2"), applied{}); f.set(policy("2")); f.get(name); f.drop(name, "3") }, 0},
+		"written, seen, gone": {func(f *followed) { f.wrote(policy("2"), applied{}); f.set(policy("2")); f.get(name); f.drop(name, "3") }, 0},
+		"deleted, gone": {func(f *followed) {
+			f.wrote(policy("2"), applied{})
+			f.set(policy("2"))
+			f.deleted[name] = "1"
+			f.drop(name, "3")
+		}, 0},
 		"written, gone":                 {func(f *followed) { f.wrote(policy("2"), applied{}); f.drop(name, "3") }, 0},
 		"gone, and made anew meanwhile": {func(f *followed) { f.set(policy("1")); f.wrote(policy("4"), applied{}); f.drop(name, "3") }, 1},
 	} {
 		t.Run(what, func(t *testing.T) {
 			f := newFollowed(&Policies{}, Kind{})
 			tc.happens(f)
-			if len(f.applied) != tc.stays || len(f.written) != tc.stays || len(f.objects) != 0 {
-				t.Errorf("%d, %d and %d stay, want %d, %d and none", len(f.applied), len(f.written), len(f.objects), tc.stays, tc.stays)
+			if len(f.applied) != tc.stays || len(f.whole) != tc.stays || len(f.objects)+len(f.deleted) != 0 {
+				t.Errorf("%d, %d and %d stay, want %d, %d and none", len(f.applied), len(f.whole), len(f.objects)+len(f.deleted), tc.stays, tc.stays)
 			}
 		})
 	}
@@ -43,7 +49,7 @@ func TestAWriteIsToldAfterItsReport(t *testing.T) {
 	f := newFollowed(p, Kind{})
 	p.kinds = map[enforcement.Gateway][]*followed{"": {f}}
 	want := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"action": "ALLOW"}}}
-	is := &Object{Name: types.NamespacedName{Namespace: "payments", Name: "m2m.payment-api.mesh"}, UID: "1", Version: "2", APIName: "payment-api", Spec: cached.DigestOf([]byte("with defaults"))}
+	is := &Object{Name: types.NamespacedName{Namespace: "payments", Name: "m2m.payment-api.mesh"}, UID: "1", Version: "2", Whole: true, Spec: cached.DigestOf([]byte("with defaults"))}
 	same := []bool{}
 	p.handlers = append(p.handlers, func(types.NamespacedName) { same = append(same, p.Same(Kind{}, is, want, "")) })
 	f.set(is)

@@ -3,8 +3,9 @@
 // Package gateways reads and writes the policies that gateways check tokens by. Their
 // kinds belong to other projects: they may be absent, come later, or go, and the
 // operator may have no permission for them. The package finds that out without a
-// restart, and without a busy loop. It follows only the objects with the operator's
-// label, and keeps of each only what is compared. It decides nothing about a policy.
+// restart, and without a busy loop. It follows the metadata of objects with the operator's
+// label, reads those that somebody asks for, and keeps of each only what is compared. It
+// decides nothing about a policy.
 package gateways
 
 import (
@@ -22,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/metadata"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
@@ -36,8 +38,23 @@ import (
 // LookAgain is how often a kind that is absent, or not permitted, is looked for.
 const LookAgain = 30 * time.Second
 
-// fillTimeout bounds how long a reconcile waits for the objects of a kind.
-const fillTimeout = 10 * time.Second
+// patience is how long reconciles wait for the first list of a kind, and how long the API
+// server may take to answer whether it knows the kind.
+const patience = 10 * time.Second
+
+// readAgain is how often somebody looks whether the objects of a kind are listed.
+const readAgain = 2 * time.Second
+
+// Again returns when to look again after Served has returned a problem.
+func Again(p *rules.Problem) time.Duration {
+	if StillReading(p) {
+		return readAgain
+	}
+	return LookAgain
+}
+
+// StillReading reports whether a problem of Served means that the policies are not known yet.
+func StillReading(p *rules.Problem) bool { return p != nil && p.Reason == v1alpha1.ReasonEnforcing }
 
 // Kind is a kind of policy.
 type Kind struct {
@@ -61,8 +78,13 @@ func Kinds(g enforcement.Gateway) []Kind {
 
 // Policies are the policies with the operator's label.
 type Policies struct {
-	api        dynamic.Interface
-	clock      clock.PassiveClock
+	api      dynamic.Interface
+	metadata metadata.Interface
+	clock    clock.PassiveClock
+
+	// Patience is how long all reconciles together wait for the first list of a kind.
+	Patience time.Duration
+
 	namespaces []string
 	kinds      map[enforcement.Gateway][]*followed
 
@@ -78,10 +100,14 @@ func New(mgr ctrl.Manager, allowed []enforcement.Gateway, namespaces []string, c
 	if err != nil {
 		return nil, fmt.Errorf("make a client for the policies of gateways: %w", err)
 	}
+	of, err := metadata.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
+	if err != nil {
+		return nil, fmt.Errorf("make a client for the metadata of policies: %w", err)
+	}
 	if len(namespaces) == 0 {
 		namespaces = []string{metav1.NamespaceAll}
 	}
-	p := &Policies{api: api, clock: c, namespaces: namespaces, kinds: map[enforcement.Gateway][]*followed{}}
+	p := &Policies{api: api, metadata: of, clock: c, Patience: patience, namespaces: namespaces, kinds: map[enforcement.Gateway][]*followed{}}
 	for _, g := range allowed {
 		for _, k := range Kinds(g) {
 			p.kinds[g] = append(p.kinds[g], newFollowed(p, k))
@@ -158,7 +184,8 @@ func (p *Policies) of(k Kind) *followed {
 	return p.kinds[k.Gateway][i]
 }
 
-// Get returns a policy as it was last seen or written, nil if there is none.
+// Get returns a policy as it was last seen or written, nil if there is none. It costs no
+// request, and may know the metadata only.
 func (p *Policies) Get(k Kind, name types.NamespacedName) *Object {
 	if f := p.of(k); f != nil {
 		return f.get(name)
@@ -166,10 +193,19 @@ func (p *Policies) Get(k Kind, name types.NamespacedName) *Object {
 	return nil
 }
 
-// Of returns the policies of a kind that an APIResource controls.
+// Read returns a whole policy, nil if there is none. A version that nobody has read costs a
+// request.
+func (p *Policies) Read(ctx context.Context, k Kind, name types.NamespacedName) (*Object, error) {
+	if f := p.of(k); f != nil {
+		return f.read(ctx, name)
+	}
+	return nil, nil
+}
+
+// Of returns the policies of a kind that are an APIResource's.
 func (p *Policies) Of(k Kind, api metav1.Object) (all []*Object) {
 	if f := p.of(k); f != nil {
-		return f.ofAPI(api.GetNamespace(), api.GetUID())
+		return f.ofAPI(api)
 	}
 	return nil
 }
@@ -208,7 +244,7 @@ func listOptions(o metav1.ListOptions) metav1.ListOptions {
 // lister returns the functions by which a kind is followed in a namespace. It reports
 // errors that end the following.
 func (p *Policies) lister(k Kind, namespace string, failed func(error)) *toolscache.ListWatch {
-	resource := p.api.Resource(k.Resource).Namespace(namespace)
+	resource := p.metadata.Resource(k.Resource).Namespace(namespace)
 	checked := func(err error) error {
 		if absent(k, err) != nil {
 			failed(err)

@@ -11,9 +11,11 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
 	"github.com/m2m-operator/m2m-operator/internal/text"
 )
 
@@ -26,15 +28,20 @@ const (
 
 // Object is what is kept of a policy.
 type Object struct {
+	// Whole reports whether the spec and the verdicts are known, and not only the metadata.
+	Whole bool
+
 	Name       types.NamespacedName
 	UID        types.UID
 	Version    string // resourceVersion
 	Generation int64
 	Created    time.Time
 
-	// API and APIName are of the APIResource that controls the policy, empty if none does.
+	// API and Owner are UID and name of the APIResource that controls the policy, empty if
+	// none does. Foreign reports that another object controls it.
 	API     types.UID
-	APIName string
+	Owner   string
+	Foreign bool
 
 	Contents string        // v1alpha1.ContentsAnnotation
 	Spec     cached.Digest // of the spec as the API server has it
@@ -46,56 +53,82 @@ func (o *Object) IsOf(api metav1.Object) bool {
 	return o != nil && o.API != "" && o.API == api.GetUID() && o.Name.Namespace == api.GetNamespace()
 }
 
+// Belongs does what the function of that name does. Only policies with the label are known.
+func (o *Object) Belongs(api metav1.Object) bool {
+	return o.IsOf(api) || o != nil && api.GetUID() != "" && o.Name.Namespace == api.GetNamespace() &&
+		!o.Foreign && (o.Owner == "" || o.Owner == api.GetName()) && o.Contents != ""
+}
+
 // Verdict is one condition that a gateway reports on a policy.
 type Verdict struct {
 	Type, Status, Reason, Message string
 	Generation                    int64 // of the policy that it is about; 0: the gateway does not say
 }
 
-// keptField is the field of a cut policy that holds what is kept.
-const keptField = "kept"
-
-// cut reduces a policy in place. Lists are in memory as a whole before they are stored.
+// cut reduces the metadata of a policy in place. Lists are in memory as a whole before they
+// are stored.
 func cut(in any) (any, error) {
-	u, ok := in.(*unstructured.Unstructured)
+	m, ok := in.(*metav1.PartialObjectMetadata)
 	if !ok {
 		return in, nil
 	}
-	if _, already := u.Object[keptField]; already {
-		return in, nil
+	kept := metav1.ObjectMeta{
+		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, Generation: m.Generation, CreationTimestamp: m.CreationTimestamp,
 	}
-	o := objectOf(u)
-	kept, err := json.Marshal(o)
-	if err != nil {
-		return nil, err
+	if _, ours := enforcement.ParseObjectName(m.Name); ours {
+		if owner := controllerOf(m); owner != nil {
+			kept.OwnerReferences = []metav1.OwnerReference{*owner}
+		} else if metav1.GetControllerOfNoCopy(m) != nil {
+			kept.OwnerReferences = []metav1.OwnerReference{{Controller: ptr.To(true)}}
+		}
+		if c := contentsOf(m); c != "" {
+			kept.Annotations = map[string]string{v1alpha1.ContentsAnnotation: c}
+		}
 	}
-	u.Object = map[string]any{"apiVersion": u.GetAPIVersion(), "kind": u.GetKind(), keptField: string(kept), "metadata": map[string]any{
-		"namespace": o.Name.Namespace, "name": o.Name.Name, "uid": string(o.UID), "resourceVersion": o.Version,
-	}}
-	return u, nil
+	cached.Share(&kept.Namespace)
+	m.ObjectMeta = kept
+	return m, nil
 }
 
-// objectOf returns what is kept of a policy.
-func objectOf(u *unstructured.Unstructured) *Object {
-	if kept, ok := u.Object[keptField].(string); ok {
-		var o Object
-		if json.Unmarshal([]byte(kept), &o) == nil {
-			return &o
-		}
+// controllerOf returns the APIResource that controls a policy, nil if none does.
+func controllerOf(o metav1.Object) *metav1.OwnerReference {
+	owner := metav1.GetControllerOf(o)
+	if owner == nil || owner.Kind != "APIResource" || len(owner.APIVersion)+len(owner.Name)+len(owner.UID) > 2*maxMessage {
+		return nil
 	}
+	if gv, err := schema.ParseGroupVersion(owner.APIVersion); err != nil || gv.Group != v1alpha1.GroupVersion.Group {
+		return nil
+	}
+	return owner
+}
+
+// contentsOf returns the contents that a policy lists, empty if they are too long.
+func contentsOf(o metav1.Object) string {
+	if c := o.GetAnnotations()[v1alpha1.ContentsAnnotation]; len(c) <= maxContents {
+		return c
+	}
+	return ""
+}
+
+// seen returns what the metadata of a policy says.
+func seen(m metav1.Object) *Object {
 	o := &Object{
-		Name: types.NamespacedName{Namespace: u.GetNamespace(), Name: u.GetName()}, UID: u.GetUID(), Version: u.GetResourceVersion(),
-		Generation: u.GetGeneration(), Created: u.GetCreationTimestamp().Time, Spec: digestOf(u), Verdicts: verdictsOf(u),
+		Name: types.NamespacedName{Namespace: m.GetNamespace(), Name: m.GetName()}, UID: m.GetUID(), Version: m.GetResourceVersion(),
+		Generation: m.GetGeneration(), Created: m.GetCreationTimestamp().Time, Contents: contentsOf(m),
 	}
-	if owner := metav1.GetControllerOf(u); owner != nil && owner.Kind == "APIResource" && len(owner.Name)+len(owner.UID) <= maxMessage {
-		if gv, err := schema.ParseGroupVersion(owner.APIVersion); err == nil && gv.Group == v1alpha1.GroupVersion.Group {
-			o.API, o.APIName = owner.UID, owner.Name
-		}
-	}
-	if c := u.GetAnnotations()[v1alpha1.ContentsAnnotation]; len(c) <= maxContents {
-		o.Contents = c
+	if owner := controllerOf(m); owner != nil {
+		o.API, o.Owner = owner.UID, owner.Name
+	} else {
+		o.Foreign = metav1.GetControllerOfNoCopy(m) != nil
 	}
 	cached.Share(&o.Name.Namespace)
+	return o
+}
+
+// objectOf returns what is kept of a whole policy.
+func objectOf(u *unstructured.Unstructured) *Object {
+	o := seen(u)
+	o.Whole, o.Spec, o.Verdicts = true, digestOf(u), verdictsOf(u)
 	return o
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,26 +31,32 @@ var ErrGone = errors.New("the API server does not know the kind")
 func Dress(o metav1.Object, api *v1alpha1.APIResource, contents string) {
 	o.SetLabels(write.Merged(o.GetLabels(), nil, map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}))
 	o.SetAnnotations(write.Merged(o.GetAnnotations(), nil, map[string]string{v1alpha1.ContentsAnnotation: contents}))
-	if metav1.GetControllerOfNoCopy(o) != nil {
+	owner := metav1.GetControllerOfNoCopy(o)
+	if owner != nil && owner.UID == api.UID {
 		return
 	}
+	others := slices.DeleteFunc(slices.Clone(o.GetOwnerReferences()), func(r metav1.OwnerReference) bool { return ptr.Deref(r.Controller, false) })
 	// Without blockOwnerDeletion, the operator needs no permission for the finalizers of
 	// APIResources.
-	o.SetOwnerReferences([]metav1.OwnerReference{{
+	o.SetOwnerReferences(append(others, metav1.OwnerReference{
 		APIVersion: v1alpha1.GroupVersion.String(), Kind: "APIResource", Name: api.Name, UID: api.UID, Controller: ptr.To(true),
-	}})
+	}))
 }
 
-// IsDressed reports whether an object is marked as an APIResource's.
-func IsDressed(o metav1.Object, api metav1.Object) bool {
-	owner := metav1.GetControllerOfNoCopy(o)
-	return o.GetLabels()[v1alpha1.ManagedByLabel] == v1alpha1.ManagedByValue && owner != nil && api.GetUID() != "" && owner.UID == api.GetUID()
+// Belongs reports whether an object with the name of an APIResource's is its own: by its
+// controller, or, where no living object is that, by what the operator wrote on it. A restored
+// backup has objects without owners, or with owners that do not exist any more.
+//
+// Whoever may write such objects in the APIResource's namespace can have one taken over that
+// the operator never wrote. It is changed to what it should be all the same.
+func Belongs(o, api metav1.Object) bool {
+	return o.GetLabels()[v1alpha1.ManagedByLabel] == v1alpha1.ManagedByValue && seen(o).Belongs(api)
 }
 
 // Same reports whether a policy is as wanted.
 func (p *Policies) Same(k Kind, is *Object, want *unstructured.Unstructured, contents string) bool {
 	f := p.of(k)
-	if f == nil || is == nil || is.Contents != contents {
+	if f == nil || is == nil || !is.Whole || is.Contents != contents {
 		return false
 	}
 	digest := digestOf(want)
@@ -77,7 +84,7 @@ func (p *Policies) Write(ctx context.Context, k Kind, api *v1alpha1.APIResource,
 			return ErrGone
 		}
 	case err != nil:
-	case !IsDressed(is, api):
+	case !Belongs(is, api):
 		return ErrNotOurs
 	default:
 		Dress(is, api, contents)
@@ -103,10 +110,9 @@ func (p *Policies) Delete(ctx context.Context, k Kind, o *Object) error {
 	f.state.Lock()
 	defer f.state.Unlock()
 	if is := f.objects[o.Name.Namespace][o.Name.Name]; is != nil && is.UID == o.UID {
-		f.written[o.Name] = written{uid: o.UID}
-	} else {
-		delete(f.written, o.Name)
+		f.deleted[o.Name] = o.UID
 	}
+	delete(f.whole, o.Name)
 	delete(f.applied, o.Name)
 	return nil
 }
@@ -114,11 +120,8 @@ func (p *Policies) Delete(ctx context.Context, k Kind, o *Object) error {
 // wrote records a write. It also tells, because the API server may have reported the object
 // before it was known what its spec became.
 func (f *followed) wrote(o *Object, a applied) {
-	defer f.tell(o)
+	defer f.tell(o.Name)
 	f.state.Lock()
 	defer f.state.Unlock()
-	f.applied[o.Name] = a
-	if is := f.objects[o.Name.Namespace][o.Name.Name]; is == nil || !overtakes(is.Version, o.Version) {
-		f.written[o.Name] = written{object: o, uid: o.UID}
-	}
+	f.applied[o.Name], f.whole[o.Name] = a, o
 }

@@ -23,7 +23,10 @@ import (
 func (r *Recipients) gatewaysLook(ctx context.Context, t Token, now time.Time) (look time.Time) {
 	for i := range t.API.Spec.Enforcement {
 		e := &t.API.Spec.Enforcement[i]
-		is, told := r.toldTo(ctx, t.API, e)
+		is, told, unknown := r.toldTo(ctx, t.API, e)
+		if unknown {
+			return now.Add(delivery.Poll)
+		}
 		if !told {
 			continue
 		}
@@ -50,40 +53,40 @@ func (r *Recipients) gatewaysLook(ctx context.Context, t Token, now time.Time) (
 // the API's gateways.
 func (r *Recipients) gatewaysHave(ctx context.Context, t Token) bool {
 	for i := range t.API.Spec.Enforcement {
-		if is, told := r.toldTo(ctx, t.API, &t.API.Spec.Enforcement[i]); told {
-			if _, has := is.Keys[t.Claims.KeyID]; !has {
-				return false
-			}
+		is, told, unknown := r.toldTo(ctx, t.API, &t.API.Spec.Enforcement[i])
+		if _, has := is.Keys[t.Claims.KeyID]; unknown || told && !has {
+			return false
 		}
 	}
 	return true
 }
 
 // toldTo returns what the gateway of an entry was told, and reports whether it was told
-// anything by which a token can pass.
-func (r *Recipients) toldTo(ctx context.Context, api *v1alpha1.APIResource, e *v1alpha1.Enforcement) (c render.Contents, told bool) {
+// anything by which a token can pass. That is unknown until the policies are read.
+func (r *Recipients) toldTo(ctx context.Context, api *v1alpha1.APIResource, e *v1alpha1.Enforcement) (c render.Contents, told, unknown bool) {
 	gateway := verification.GatewayOf(e)
 	if gateway == "" || r.Policies == nil {
-		return c, false
+		return c, false, false
 	}
 	if problem, err := r.Policies.Served(ctx, gateway); problem != nil || err != nil {
-		return c, false
+		return c, false, err != nil || gateways.StillReading(problem)
 	}
 	annotation := ""
 	if gateway == enforcement.EnvoyGateway {
 		var m corev1.ConfigMap
 		name := types.NamespacedName{Namespace: api.Namespace, Name: enforcement.KeysName(api.Name, string(e.Name))}
-		if r.Client.Get(ctx, name, &m) != nil || !gateways.IsDressed(&m, api) {
-			return c, false
+		if r.Client.Get(ctx, name, &m) != nil || !gateways.Belongs(&m, api) {
+			return c, false, false
 		}
 		annotation = m.Annotations[v1alpha1.ContentsAnnotation]
 	} else {
 		name := types.NamespacedName{Namespace: api.Namespace, Name: enforcement.ObjectName(api.Name, string(e.Name))}
 		o := r.Policies.Get(gateways.Kinds(gateway)[0], name)
-		if !o.IsOf(api) {
-			return c, false
+		if !o.Belongs(api) {
+			return c, false, false
 		}
 		annotation = o.Contents
 	}
-	return verification.ReadContents(annotation)
+	c, told = verification.ReadContents(annotation)
+	return c, told, false
 }
