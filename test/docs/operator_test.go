@@ -30,7 +30,16 @@ func installRoles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for document := range strings.SplitSeq(strings.TrimPrefix(string(manifest), "---\n"), "\n---\n") {
+	documents := strings.Split(strings.TrimPrefix(string(manifest), "---\n"), "\n---\n")
+	for _, gateway := range []string{"envoy-gateway", "istio"} {
+		manifest, err := os.ReadFile(filepath.Join(root, "config", "components", "enforcement-"+gateway, "role", "role.yaml"))
+		if err != nil {
+			return err
+		}
+		role, _, _ := strings.Cut(string(manifest), "\n---\n")
+		documents = append(documents, role)
+	}
+	for _, document := range documents {
 		role := &rbacv1.ClusterRole{}
 		if err := yaml.UnmarshalStrict([]byte(document), role); err != nil {
 			return err

@@ -5,6 +5,7 @@ package docs
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,6 +14,8 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
@@ -129,7 +132,31 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {name: m2m-verify.$PAYMENTS.payment-api, namespace: $PAYMENTS}
 `},
-	"bundle-refused":     {prepare: bundlesRefused},
+	"bundle-refused":        {prepare: bundlesRefused},
+	"gateway-not-enabled":   {strict: true, set: gateway(atRoute)},
+	"gateway-not-installed": {set: gateway(`{name: mesh, istio: {selector: {matchLabels: {app: payment}}}}`)},
+	"gateway-audience":      {set: gateway(atRoute, `verification: {audience: {claim: client_id, values: [cart]}}`)},
+	"gateway-scope":         {set: gateway(strings.Replace(atRoute, "}]}", "}]}, rules: [{name: all, scopes: [admin]}]", 1), `scopes: [{name: admin, carriedIn: Nowhere}, {name: "payments:write"}]`)},
+	"gateway-no-keys":       {prepare: serverDown, set: gateway(atRoute)},
+	"gateway-opaque":        {set: both(opaqueServers, gateway(atRoute))},
+	"gateway-taken": {set: gateway(atRoute), also: `
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: SecurityPolicy
+metadata: {name: m2m.payment-api.public, namespace: $PAYMENTS}
+`},
+	"gateway-keys-taken": {set: gateway(atRoute), also: `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: m2m-jwks.payment-api.public, namespace: $PAYMENTS}
+`},
+	"gateway-refused": {
+		prepare: func(t *testing.T, _ *world) { refuse(t, "no-gateway-keys", "m2m-jwks.payment-api.refused") },
+		set:     gateway(strings.Replace(atRoute, "public", "refused", 1)),
+	},
+	"gateway-target":     {set: gateway(atRoute)},
+	"gateway-conflict":   {set: gateway(atRoute), after: reports("Accepted", "False", "Conflicted", "another policy has the route")},
+	"gateway-overridden": {set: gateway(atRoute), after: reports("Overridden", "True", "Overridden", "by a policy of the route")},
+
 	"bundle-label-value": {set: map[string]string{"payment-api": `spec: {bundle: {labels: {team: "the payments"}}}`}},
 	"file-syntax":        {set: file(`issuer: {{ .Issuer`)},
 	"file-field":         {set: file(`issuer: {{ .Issuers }}`)},
@@ -304,8 +331,48 @@ metadata: {name: cart-token, namespace: $SHOP}
 
 // bundlesRefused adds a policy to the cluster that refuses the bundle.
 func bundlesRefused(t *testing.T, w *world) {
-	const name = "no-bundles"
-	bundle := "m2m-verify." + w.names["$PAYMENTS"] + "."
+	refuse(t, "no-bundles", "m2m-verify."+w.names["$PAYMENTS"]+".")
+}
+
+// atRoute is an entry of spec.enforcement.
+const atRoute = `{name: public, envoyGateway: {targetRefs: [{kind: HTTPRoute, name: payment}]}}`
+
+// gateway returns a change that gives the API an entry of spec.enforcement, and more.
+func gateway(entry string, more ...string) map[string]string {
+	fields := append([]string{"enforcement: [" + entry + "]"}, more...)
+	return map[string]string{"payment-api": "spec: {" + strings.Join(fields, ", ") + "}"}
+}
+
+// both returns the changes of two maps.
+func both(a, b map[string]string) map[string]string {
+	all := maps.Clone(a)
+	maps.Copy(all, b)
+	return all
+}
+
+// reports returns what a gateway does: it reports on the policy once that is there.
+func reports(kind, status, reason, message string) func(*testing.T, *world) {
+	return func(t *testing.T, w *world) {
+		t.Helper()
+		policy := &unstructured.Unstructured{}
+		policy.SetAPIVersion("gateway.envoyproxy.io/v1alpha1")
+		policy.SetKind("SecurityPolicy")
+		kubetest.Eventually(t, func() error {
+			name := types.NamespacedName{Namespace: w.names["$PAYMENTS"], Name: "m2m.payment-api.public"}
+			if err := kube.Get(t.Context(), name, policy); err != nil {
+				return err
+			}
+			policy.Object["status"] = map[string]any{"ancestors": []any{map[string]any{"conditions": []any{map[string]any{
+				"type": kind, "status": status, "reason": reason, "message": message, "observedGeneration": policy.GetGeneration(),
+			}}}}}
+			return kube.Status().Update(t.Context(), policy)
+		})
+	}
+}
+
+// refuse makes the API server refuse the ConfigMaps whose names have a prefix.
+func refuse(t *testing.T, name, prefix string) {
+	t.Helper()
 	policy := &admissionv1.ValidatingAdmissionPolicy{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: admissionv1.ValidatingAdmissionPolicySpec{
@@ -315,7 +382,7 @@ func bundlesRefused(t *testing.T, w *world) {
 					Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"configmaps"}},
 				}}},
 			},
-			Validations: []admissionv1.Validation{{Expression: "!object.metadata.name.startsWith('" + bundle + "')", Message: "not here"}},
+			Validations: []admissionv1.Validation{{Expression: "!object.metadata.name.startsWith('" + prefix + "')", Message: "not here"}},
 		},
 	}
 	binding := &admissionv1.ValidatingAdmissionPolicyBinding{
@@ -333,7 +400,7 @@ func bundlesRefused(t *testing.T, w *world) {
 		})
 	}
 	kubetest.Eventually(t, func() error {
-		probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: bundle + "probe"}}
+		probe := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: prefix + "probe"}}
 		if kube.Create(t.Context(), probe, client.DryRunAll) == nil {
 			return errors.New("the policy is not in force yet")
 		}

@@ -21,9 +21,12 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 )
@@ -110,6 +113,8 @@ type situation struct {
 	also string
 	// accepted makes the story wait until the APIResource in also is accepted.
 	accepted bool
+	// after is called before the row is compared.
+	after func(*testing.T, *world)
 	// last is one more manifest, created after the story's.
 	last string
 	// strict runs the operator without the flags that allow HTTP and loopback
@@ -285,6 +290,10 @@ func TestConditions(t *testing.T) {
 		}
 	}
 	maps.Copy(situations, provisioningSituations)
+	// Istio's kinds are not installed.
+	if _, err := envtest.InstallCRDs(restConfig, envtest.CRDInstallOptions{CRDs: kubetest.GatewayKinds()[:1]}); err != nil {
+		t.Fatal(err)
+	}
 	sameSet(t, "mistake", ids, slices.Collect(maps.Keys(situations)))
 
 	for name, strict := range map[string]bool{"with the flags for development": false, "without flags": true} {
@@ -292,6 +301,9 @@ func TestConditions(t *testing.T) {
 			o := controller.Options{Egress: egress.Policy{AllowHTTP: true, AllowLoopback: true}}
 			if strict {
 				o.Egress = egress.Policy{}
+			}
+			if !strict {
+				o.Enforcement = []controller.Gateway{enforcement.EnvoyGateway, enforcement.Istio}
 			}
 			var made []client.Object
 			t.Cleanup(func() { remove(t, made) })
@@ -307,6 +319,9 @@ func TestConditions(t *testing.T) {
 				if w, ok := all[id]; ok {
 					t.Run(id, func(t *testing.T) {
 						w.change(t, situations[id].later)
+						if after := situations[id].after; after != nil {
+							after(t, w)
+						}
 						w.expect(t, documented[id])
 					})
 				}

@@ -90,7 +90,7 @@ func (r *Reconciler) judge(ctx context.Context, b basis, w wanted) (*rules.Probl
 		return nil, 0, err
 	}
 	if w.keep && gate.Belongs(b.api) {
-		return meaning(w.problem, "what the gateway was told before stays"), 0, nil
+		return r.inForce(b, w, w.problem), 0, nil
 	}
 	if problem, err := r.lacking(ctx, b, w); problem != nil || err != nil {
 		return problem, 0, err
@@ -160,6 +160,8 @@ func (r *Reconciler) inForce(b basis, w wanted, p *rules.Problem) *rules.Problem
 		return meaning(p, "the operator checks no token there")
 	case closed.Terms == termsClosed:
 		return meaning(p, "the gateway refuses every request")
+	case w.keep:
+		return meaning(p, "what the gateway was told before stays")
 	case w.problem != nil:
 		return meaning(p, "the gateway has the former policy, without its keys, and no request passes")
 	}

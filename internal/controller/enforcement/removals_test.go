@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller/authserver"
+	"github.com/m2m-operator/m2m-operator/internal/controller/gateways"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
@@ -25,7 +27,7 @@ func inBothForms(t *testing.T, test func(*testing.T, *operator.Stage, atGateway)
 	t.Run("Envoy Gateway", func(t *testing.T) {
 		s := routeStage(t)
 		test(t, s, atGateway{
-			func(t *testing.T) bool { return refusesAll(t, s, securityPolicy) },
+			securityPolicy, func(t *testing.T) bool { return refusesAll(t, s, securityPolicy) },
 			func() client.Object { return keysObject(s) }, func() []string { return routeKeys(s) },
 			func() { s.Op.SeesPolicy(securityPolicy, s.Payments, policyName) },
 		})
@@ -33,29 +35,56 @@ func inBothForms(t *testing.T, test func(*testing.T, *operator.Stage, atGateway)
 	t.Run("Istio", func(t *testing.T) {
 		s := meshStage(t)
 		test(t, s, atGateway{
-			func(t *testing.T) bool { return refusesAll(t, s, authorization) },
+			authorization, func(t *testing.T) bool { return refusesAll(t, s, authorization) },
 			func() client.Object { return operator.NewPolicy(authentication, s.Payments, policyName) },
 			func() []string {
 				u := operator.Policy(t, authentication, s.Payments, policyName)
 				rules, _, _ := unstructured.NestedSlice(u.Object, "spec", "jwtRules")
 				return keysIn(t, rules[0].(map[string]any)["jwks"].(string))
 			},
-			func() { s.Op.SeesPolicy(authentication, s.Payments, policyName); s.Op.SeesPolicy(authorization, s.Payments, policyName) },
+			func() {
+				if operator.Policy(t, authentication, s.Payments, policyName) != nil {
+					s.Op.SeesPolicy(authentication, s.Payments, policyName)
+				}
+				s.Op.SeesPolicy(authorization, s.Payments, policyName)
+			},
 		})
 	})
 }
 
 // atGateway looks at what a gateway has.
 type atGateway struct {
+	gate       gateways.Kind
 	refusesAll func(*testing.T) bool
 	withKeys   func() client.Object
 	keys       func() []string
 	seen       func()
 }
 
-// floods changes an API's rules as often as the operator writes them, and more.
-func floods(s *operator.Stage) {
+// floods has an API's policy written until the operator writes it no more often, in both
+// forms: the tenant closes the gateway, changes the policy that refuses requests, opens the
+// gateway, and changes the rules.
+func floods(s *operator.Stage, at atGateway) {
 	s.T.Helper()
+	byClaim := func(a v1alpha1.TokenAudience) {
+		operator.Change(s.T, s.API, func(api *v1alpha1.APIResource) { api.Spec.Verification.Audience = a })
+		operator.FromCache(s.T, s.Op, s.API)
+		s.Settle()
+	}
+	byClaim(v1alpha1.TokenAudience{Claim: "client_id", Values: []v1alpha1.ClaimValue{"x"}})
+	for i := range 70 {
+		u := operator.Policy(s.T, at.gate, s.Payments, policyName)
+		u.Object["spec"].(map[string]any)["note"] = strconv.Itoa(i)
+		if err := operator.Kube.Update(s.T.Context(), u); err != nil {
+			s.T.Fatal(err)
+		}
+		at.seen()
+		s.Op.Round(s.Payments)
+	}
+	byClaim(v1alpha1.TokenAudience{})
+	if at.refusesAll(s.T) {
+		s.T.Fatal("the gateway is closed still")
+	}
 	for i := range 70 {
 		operator.Change(s.T, s.API, func(a *v1alpha1.APIResource) {
 			a.Spec.Enforcement[0].Rules = []v1alpha1.EnforcementRule{{Name: "flood", Paths: []v1alpha1.EnforcementPath{{Type: v1alpha1.PathExact, Value: fmt.Sprintf("/%d", i)}}}}
@@ -70,7 +99,7 @@ func floods(s *operator.Stage) {
 // often. A decision of the platform against the API closes the gateway at once nevertheless.
 func TestAFloodDelaysNoRemoval(t *testing.T) {
 	inBothForms(t, func(t *testing.T, s *operator.Stage, at atGateway) {
-		floods(s)
+		floods(s, at)
 		enforced(s, v1alpha1.ReasonEnforcing, "is being written")
 		s.SetServers(func(a *v1alpha1.AuthorizationServerSpec) {
 			a.TokenFormat, a.JWKS = v1alpha1.TokenFormatOpaque, v1alpha1.JWKSPolicy{}
