@@ -226,6 +226,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		For(cached.Metadata("Pod"), builder.WithPredicates(podChanged)).
 		Watches(&corev1.Secret{}, mounting(watch.MountedSecret), builder.WithPredicates(promptChanged)).
 		Watches(&corev1.ConfigMap{}, mounting(watch.MountedConfigMap), builder.WithPredicates(promptChanged)).
+		Watches(&corev1.ConfigMap{}, podsWith(watch.ByVerify, bundleOf, same), builder.WithPredicates(comesOrGoes)).
 		Watches(&v1alpha1.M2MClient{}, podsWith(watch.ByClient, client.Object.GetName, same), builder.WithPredicates(readinessChanged)).
 		Watches(&v1alpha1.APIResource{},
 			podsWith(watch.ByVerify, func(o client.Object) string { return client.ObjectKeyFromObject(o).String() }, anywhere),
@@ -236,6 +237,23 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, NewQueue: watch.Fairly(watch.NamespaceOf, nil)}).
 		Complete(watch.Reconciler(r, r.Watched, watch.In))
 }
+
+// bundleOf returns the APIResource whose verification bundle a ConfigMap is. A pod that was
+// not injected mounts the bundle in its own way, and no annotation says so.
+func bundleOf(o client.Object) string {
+	api, _ := verification.APIResourceOf(o.GetName())
+	return api.String()
+}
+
+// comesOrGoes passes bundles that are created or deleted. One is deleted after its
+// APIResource, so the event of the APIResource is too early to tell pods of it.
+var comesOrGoes = predicate.And(
+	predicate.NewPredicateFuncs(func(o client.Object) bool {
+		_, is := verification.APIResourceOf(o.GetName())
+		return is
+	}),
+	predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }},
+)
 
 // podChanged passes pods with our annotations when these change. It drops the status updates
 // of kubelets.

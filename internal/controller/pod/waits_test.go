@@ -3,6 +3,7 @@
 package pod_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -378,9 +379,17 @@ func TestPodsAreToldBySomebodysChange(t *testing.T) {
 	if events := operator.EventsOfPod(t, pod); events != nil {
 		t.Errorf("a pod that waits for nothing got the events %q", events)
 	}
-	operator.Remove(t, api)
+	// The pod's annotations do not say that it mounts the bundle, which goes after its
+	// APIResource. The last of these deletions must tell the pod.
 	operator.Remove(t, cart)
 	operator.Remove(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.Shop, Name: "cart-token"}}) // as the garbage collector does
+	operator.Eventually(t, func() error {
+		if len(operator.EventsOfPod(t, pod)) == 0 {
+			return errors.New("the pod is not told of its token")
+		}
+		return operator.Idle(t, operator.EveryController...)
+	})
+	operator.Remove(t, api)
 	want := []string{
 		fmt.Sprintf(`Warning TokenNotReady: Waiting for Secret "cart-token": there is no M2MClient "cart" in namespace %q`, w.Shop),
 		fmt.Sprintf(`Warning VerificationNotReady: Waiting for ConfigMap "m2m-verify.%s.payment-api": there is no APIResource "payment-api" in namespace %[1]q`, w.Payments),
