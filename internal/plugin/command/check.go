@@ -17,10 +17,14 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/cluster"
 	"github.com/m2m-operator/m2m-operator/internal/plugin/installation"
@@ -91,6 +95,9 @@ func (p *plugin) showUninstall(ctx context.Context, format string) error {
 		return err
 	}
 	found.Hide(missing)
+	if err := findGatewayPolicies(ctx, c, &found); err != nil {
+		return err
+	}
 	all := installation.Uninstall(found, p.now())
 	if err := p.showFindings(all, format); err != nil {
 		return err
@@ -200,6 +207,41 @@ func findKinds(ctx context.Context, c client.Client, f *installation.Found) erro
 			f.Kinds = append(f.Kinds, crd)
 		} else if !apierrors.IsNotFound(err) {
 			return fmt.Errorf("%s: %w", right, err)
+		}
+	}
+	return nil
+}
+
+// gatewayPolicies are the kinds by which gateways check tokens, and their resources.
+var gatewayPolicies = []struct {
+	kind     schema.GroupVersionKind
+	resource inventory.Resource
+}{
+	{schema.GroupVersionKind{Group: "gateway.envoyproxy.io", Version: "v1alpha1", Kind: "SecurityPolicy"}, "securitypolicies.gateway.envoyproxy.io"},
+	{schema.GroupVersionKind{Group: "security.istio.io", Version: "v1", Kind: "RequestAuthentication"}, "requestauthentications.security.istio.io"},
+	{schema.GroupVersionKind{Group: "security.istio.io", Version: "v1", Kind: "AuthorizationPolicy"}, "authorizationpolicies.security.istio.io"},
+}
+
+// findGatewayPolicies reads the policies that APIResources control, of the kinds that are there.
+func findGatewayPolicies(ctx context.Context, c client.Client, f *installation.Found) error {
+	for _, of := range gatewayPolicies {
+		list := &metav1.PartialObjectMetadataList{}
+		list.SetGroupVersionKind(of.kind.GroupVersion().WithKind(of.kind.Kind + "List"))
+		right := inventory.Right{Verb: "list", Resource: of.resource}
+		err := c.List(ctx, list, client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
+		if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) || hides(f, installation.Gateways, right, err) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", right, err)
+		}
+		for _, p := range list.Items {
+			owner := metav1.GetControllerOf(&p)
+			if owner == nil || owner.Kind != "APIResource" || !strings.HasPrefix(owner.APIVersion, v1alpha1.GroupVersion.Group+"/") {
+				continue
+			}
+			p.SetGroupVersionKind(of.kind)
+			f.GatewayPolicies = append(f.GatewayPolicies, p)
 		}
 	}
 	return nil

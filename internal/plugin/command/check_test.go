@@ -11,8 +11,11 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
@@ -57,15 +60,26 @@ func held(namespace string, at time.Time) *coordinationv1.Lease {
 
 // TestWhatNeedsTheOperator asks what would stop working without it.
 func TestWhatNeedsTheOperator(t *testing.T) {
-	op := operator.StartStepped(t)
+	if _, err := envtest.InstallCRDs(operator.RESTConfig, envtest.CRDInstallOptions{CRDs: kubetest.GatewayKinds()[:1]}); err != nil {
+		t.Fatal(err)
+	}
+	op := operator.StartStepped(t, operator.Enforcing(enforcement.EnvoyGateway))
 	s := operator.NewStage(t, op)
+	operator.Change(t, s.API, func(a *v1alpha1.APIResource) {
+		a.Spec.Enforcement = []v1alpha1.Enforcement{{Name: "public", EnvoyGateway: v1alpha1.EnvoyGatewayEnforcement{
+			TargetRefs: []v1alpha1.EnvoyGatewayTarget{{Kind: "HTTPRoute", Name: "payment"}},
+		}}}
+	})
+	operator.FromCache(t, op, s.API)
+	s.Settle()
 	pod := operator.AnnotatedPod(s.Shop, "needs-it", v1alpha1.ClientAnnotation, "cart", v1alpha1.InjectedAnnotation, "secret/cart-token")
 	operator.Create(t, pod)
 	a := run(t, op.Clock.Now(), "check", "--uninstall")
 	a.ends(t, 3)
-	says(t, a.out, "annotated, whose successors", "Pod "+s.Shop+"/needs-it", "nobody would replace", "helm uninstall keeps the CRDs")
+	says(t, a.out, "annotated, whose successors", "Pod "+s.Shop+"/needs-it", "nobody would replace",
+		"1 policy of a gateway would stay with the keys of today", "SecurityPolicy "+s.Payments+"/m2m.payment-api.public", "helm uninstall keeps the CRDs")
 	says(t, run(t, op.Clock.Now(), "check", "--uninstall", "-o", "json").out, `"check": "finalizers"`)
 	reader(t, "dora", s.Shop)
 	a = run(t, op.Clock.Now(), "check", "--uninstall", "--as", "dora")
-	says(t, a.out, "you may not list pods in all namespaces")
+	says(t, a.out, "you may not list pods in all namespaces", "you may not list securitypolicies.gateway.envoyproxy.io")
 }

@@ -19,6 +19,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/m2m-operator/m2m-operator/internal/plugin/inventory"
 	"github.com/m2m-operator/m2m-operator/internal/text"
@@ -59,6 +60,8 @@ type Found struct {
 	Roles       []rbacv1.ClusterRoleBinding
 	Objects     *inventory.Inventory
 	Tried       Tried
+	// GatewayPolicies are those that APIResources control.
+	GatewayPolicies []metav1.PartialObjectMetadata
 	// Hidden are the missing rights, by check.
 	Hidden map[string]inventory.Right
 }

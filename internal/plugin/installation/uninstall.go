@@ -21,6 +21,7 @@ const (
 	Tokens     = "tokens"
 	Finalizers = "finalizers"
 	Bundles    = "bundles"
+	Gateways   = "gateways"
 )
 
 // keepPolicy is Helm's annotation of objects that stay when their release goes.
@@ -29,7 +30,7 @@ const keepPolicy = "helm.sh/resource-policy"
 // Uninstall says what would stop working, and what would be left behind, without the operator.
 func Uninstall(f Found, now time.Time) []Finding {
 	return judged(f, now, []check{
-		{Pods, needers}, {Tokens, expiring}, {Finalizers, held}, {Bundles, left}, {Kinds, going},
+		{Pods, needers}, {Tokens, expiring}, {Finalizers, held}, {Bundles, left}, {Gateways, enforced}, {Kinds, going},
 	})
 }
 
@@ -122,6 +123,21 @@ func left(f Found, _ time.Time) Finding {
 			"%s with verification bundles would stay, and not follow the servers' keys any more", count(n, "ConfigMap", "ConfigMaps"))
 	}
 	return ok("there are no bundles")
+}
+
+// enforced finds the policies by which gateways check tokens, and which nobody would update.
+func enforced(f Found, _ time.Time) Finding {
+	var all []string
+	for _, p := range f.GatewayPolicies {
+		all = append(all, fmt.Sprintf("%s %s/%s", p.Kind, p.Namespace, p.Name))
+	}
+	if len(all) == 0 {
+		return ok("no gateway checks tokens by a policy of the operator")
+	}
+	slices.Sort(all)
+	return bad(Warning, "Replace them by policies of your own first, then remove spec.enforcement while the operator runs. They go with their APIResources, also if the CRDs are deleted: then nothing checks tokens there",
+		"%s would stay with the keys of today, refuse the tokens of the servers' next keys, and go on accepting revoked ones: %s",
+		count(len(all), "policy of a gateway", "policies of gateways"), text.List(all, ", ", most))
 }
 
 // going reports whether the CRDs go with their release.

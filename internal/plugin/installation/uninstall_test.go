@@ -76,6 +76,16 @@ func TestUninstall(t *testing.T) {
 			f.Objects.Add(&v1alpha1.ClusterAuthorizationServer{ObjectMeta: metav1.ObjectMeta{Name: "company", Finalizers: []string{v1alpha1.ProvisioningFinalizer}}})
 		}, Finalizers, Warning, "2 objects have a part at an authorization server that only the operator removes: M2MClient shop/cart, ClusterAuthorizationServer company"},
 		"bundles": {func(f *Found) { f.Objects.Add(inventory.Metadata("ConfigMap")) }, Bundles, Warning, "1 ConfigMap with"},
+		"policies of gateways": {func(f *Found) {
+			for _, kind := range []string{"SecurityPolicy", "AuthorizationPolicy"} {
+				p := metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{Kind: kind}, ObjectMeta: metav1.ObjectMeta{Namespace: "payments", Name: "m2m.payment-api.public"}}
+				f.GatewayPolicies = append(f.GatewayPolicies, p)
+			}
+		}, Gateways, Warning, "2 policies of gateways would stay with the keys of today, refuse the tokens of the servers' next keys, and go on accepting revoked ones: " +
+			"AuthorizationPolicy payments/m2m.payment-api.public, SecurityPolicy payments/m2m.payment-api.public"},
+		"policies of gateways that may not be read": {func(f *Found) {
+			f.Hidden[Gateways] = inventory.Right{Verb: "list", Resource: "securitypolicies.gateway.envoyproxy.io"}
+		}, Gateways, Unknown, "you may not list securitypolicies"},
 		"CRDs that go with their release": {func(f *Found) {
 			f.Kinds[0].Labels = map[string]string{"app.kubernetes.io/managed-by": "Helm"}
 			f.Objects.Add(client(func(*v1alpha1.M2MClient) {}))
@@ -107,7 +117,7 @@ func TestUninstall(t *testing.T) {
 					t.Errorf("%s is %s and has the advice %q", got.Check, got.Result, got.Advice)
 				}
 			}
-			if diff := cmp.Diff([]string{Pods, Tokens, Finalizers, Bundles, Kinds}, checks); diff != "" {
+			if diff := cmp.Diff([]string{Pods, Tokens, Finalizers, Bundles, Gateways, Kinds}, checks); diff != "" {
 				t.Errorf("checks (-want +got):\n%s", diff)
 			}
 		})
