@@ -17,14 +17,19 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller"
+	"github.com/m2m-operator/m2m-operator/internal/controller/gateways"
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
@@ -122,9 +127,12 @@ var needed = map[string]string{
 func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 	w := operator.NewWorld(t, func(o *oidc.Options) { o.TLS = true })
 	system := operator.NewNamespace(t, "m2m-operator-system", nil)
-	cfg := operator.Restricted(t)
+	if _, err := envtest.InstallCRDs(operator.RESTConfig, envtest.CRDInstallOptions{CRDs: kubetest.GatewayKinds()}); err != nil {
+		t.Fatal(err)
+	}
+	cfg := operator.Restricted(t, operator.EnforcementRoles(t)...)
 	rights := watchAccess(cfg)
-	operator.StartOver(t, cfg, func(o *controller.Options) { o.OperatorNamespace = system })
+	operator.StartOver(t, cfg, func(o *controller.Options) { o.OperatorNamespace = system }, operator.Enforcing(enforcement.Gateways()...))
 
 	// Servers of both kinds, with CA bundles of both kinds.
 	secret := operator.NewSecret()
@@ -195,6 +203,8 @@ func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 		return nil
 	})
 
+	checkAtGateways(t, api)
+
 	// If the Secret gets another name, the operator deletes the former one.
 	operator.Change(t, cart, func(c *v1alpha1.M2MClient) { c.Spec.Secret.Name = "cart-tokens" })
 	operator.Eventually(t, func() error {
@@ -227,6 +237,9 @@ func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 		t.Errorf("the role lacks rights that requests required: %q", sets.List(rights.forbidden))
 	}
 	granted, used := rightsOf(operator.ManagerRole(t)), rights.used.Clone()
+	for _, role := range operator.EnforcementRoles(t) {
+		granted = granted.Union(rightsOf(role))
+	}
 	for r := range rights.used {
 		if what, ok := strings.CutPrefix(r, "watch "); ok {
 			used.Insert("list " + what) // a watch begins with a list where it cannot stream one
@@ -242,6 +255,52 @@ func TestTheRoleIsWhatTheOperatorUses(t *testing.T) {
 	if diff := cmp.Diff([]string{}, append([]string{}, unused...)); diff != "" {
 		t.Errorf("the role grants rights that were never used (-want +got):\n%s", diff)
 	}
+}
+
+// checkAtGateways lets gateways of both kinds check an API's tokens, first by one rule and
+// then by another, and then no more.
+func checkAtGateways(t *testing.T, api *v1alpha1.APIResource) {
+	t.Helper()
+	kinds := slices.Concat(gateways.Kinds(enforcement.EnvoyGateway), gateways.Kinds(enforcement.Istio))
+	policies := func(want func(*unstructured.Unstructured) error) {
+		t.Helper()
+		for _, k := range kinds {
+			operator.Eventually(t, func() error {
+				if err := want(operator.Policy(t, k, api.Namespace, "m2m.payment-api."+string(k.Gateway))); err != nil {
+					return fmt.Errorf("%s: %w", k.Name, err)
+				}
+				return nil
+			})
+		}
+	}
+	versions := map[string]string{}
+	for _, scope := range []v1alpha1.ScopeName{"payments:read", "payments:write"} {
+		rules := []v1alpha1.EnforcementRule{{Name: "all", Scopes: []v1alpha1.ScopeName{scope}}}
+		operator.Change(t, api, func(a *v1alpha1.APIResource) {
+			a.Spec.Enforcement = []v1alpha1.Enforcement{
+				{Name: "envoy-gateway", Rules: rules, EnvoyGateway: v1alpha1.EnvoyGatewayEnforcement{
+					TargetRefs: []v1alpha1.EnvoyGatewayTarget{{Kind: "HTTPRoute", Name: "payment"}},
+				}},
+				{Name: "istio", Rules: rules, Istio: v1alpha1.IstioEnforcement{
+					Selector: v1alpha1.IstioSelector{MatchLabels: map[string]v1alpha1.LabelValue{"app": "payment"}},
+				}},
+			}
+		})
+		policies(func(u *unstructured.Unstructured) error {
+			if u == nil || u.GetResourceVersion() == versions[u.GetKind()] {
+				return errors.New("it was not written")
+			}
+			versions[u.GetKind()] = u.GetResourceVersion()
+			return nil
+		})
+	}
+	operator.Change(t, api, func(a *v1alpha1.APIResource) { a.Spec.Enforcement = nil })
+	policies(func(u *unstructured.Unstructured) error {
+		if u != nil {
+			return errors.New("it stays")
+		}
+		return nil
+	})
 }
 
 // verifier returns a Deployment with the annotation for an API's bundle.

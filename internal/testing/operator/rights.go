@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
+
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
 )
 
 // RestrictedUser has the operator's ClusterRole and nothing else.
@@ -39,11 +41,33 @@ func ManagerRole(t *testing.T) *rbacv1.ClusterRole {
 	return all
 }
 
+// EnforcementRoles reads the roles that let the operator write the policies of gateways.
+func EnforcementRoles(t *testing.T) (all []*rbacv1.ClusterRole) {
+	t.Helper()
+	for _, g := range enforcement.Gateways() {
+		file := filepath.Join(root, "config", "components", "enforcement-"+string(g), "role", "role.yaml")
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		document, _, _ := strings.Cut(string(b), "\n---\n")
+		role := &rbacv1.ClusterRole{}
+		if err := yaml.UnmarshalStrict([]byte(document), role); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		all = append(all, role)
+	}
+	return all
+}
+
 // Restricted returns a connection with exactly the rights that the installation
-// gives to the operator.
-func Restricted(t *testing.T) *rest.Config {
+// gives to the operator, and those of more roles.
+func Restricted(t *testing.T, more ...*rbacv1.ClusterRole) *rest.Config {
 	t.Helper()
 	role := ManagerRole(t)
+	for _, m := range more {
+		role.Rules = append(role.Rules, m.Rules...)
+	}
 	role.Name = RestrictedUser
 	binding := &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: RestrictedUser},
