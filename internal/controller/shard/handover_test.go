@@ -163,10 +163,10 @@ func TestAHandedOverClientGoesOn(t *testing.T) {
 }
 
 // startInstances runs the main instance and shard a, stepped by one clock.
-func startInstances(t *testing.T, cfg *rest.Config) (main, a *operator.Operator) {
+func startInstances(t *testing.T, cfg *rest.Config, gateways ...controller.Gateway) (main, a *operator.Operator) {
 	t.Helper()
 	clock := clocktesting.NewFakePassiveClock(time.Now().Truncate(time.Second))
-	both := func(o *controller.Options) { o.Clock = clock }
+	both := func(o *controller.Options) { o.Clock, o.Enforcement = clock, gateways }
 	main, a = operator.StartSteppedOver(t, cfg, operator.OfShard(""), both), operator.StartStepped(t, operator.OfShard("a"), both)
 	main.Clock, a.Clock = clock, clock
 	return main, a
@@ -178,9 +178,9 @@ type instances struct {
 	main, a *operator.Operator
 }
 
-func newInstances(t *testing.T, cfg *rest.Config) *instances {
+func newInstances(t *testing.T, cfg *rest.Config, gateways ...controller.Gateway) *instances {
 	t.Helper()
-	main, a := startInstances(t, cfg)
+	main, a := startInstances(t, cfg, gateways...)
 	return &instances{Stage: operator.NewStage(t, main), main: main, a: a}
 }
 
