@@ -369,6 +369,30 @@ func TestClosedByDefault(t *testing.T) {
 		says(s, accepts())
 		enforced(s, v1alpha1.ReasonEnforced)
 	})
+	t.Run("the API refers to a server that does not exist", func(t *testing.T) {
+		keys, token := routeKeys(s), s.Token()
+		refer := func(to v1alpha1.ObjectName) {
+			operator.Change(t, s.API, func(a *v1alpha1.APIResource) { a.Spec.AuthorizationServerRef.Name = to })
+			operator.FromCache(t, s.Op, s.API)
+			s.Settle()
+		}
+		was := s.API.Spec.AuthorizationServerRef.Name
+		refer("missing")
+		enforced(s, v1alpha1.ReasonNotAccepted, "what the gateway was told before stays")
+		isClosed(false)
+		if diff := cmp.Diff(keys, routeKeys(s)); diff != "" {
+			t.Errorf("keys at the gateway (-want +got):\n%s", diff)
+		}
+		if s.Token() != token {
+			t.Error("the client's token was taken away or replaced")
+		}
+		if s.Bundle() == nil {
+			t.Error("the bundle was taken away")
+		}
+		refer(was)
+		says(s, accepts())
+		enforced(s, v1alpha1.ReasonEnforced)
+	})
 	t.Run("tokens name the API by something else", func(t *testing.T) {
 		operator.Change(t, s.API, func(a *v1alpha1.APIResource) {
 			a.Spec.Verification.Audience = v1alpha1.TokenAudience{Claim: "client_id", Values: []v1alpha1.ClaimValue{"x"}}
