@@ -50,6 +50,9 @@ func (r *Reconciler) Judge(ctx context.Context, api *v1alpha1.APIResource) (c co
 			log.FromContext(ctx).V(1).Info("Could not read the policies of a gateway", "gateway", w.entry.Gateway, "reason", err.Error())
 			problem, wait = &rules.Problem{Reason: v1alpha1.ReasonEnforcing, Message: fmt.Sprintf(
 				"The policies of %s cannot be read for the moment", w.entry.Gateway.Name())}, gateways.LookAgain
+			if often := (*gateways.TooOften)(nil); errors.As(err, &often) {
+				problem.Message, wait = fmt.Sprintf("Somebody changes SecurityPolicy, RequestAuthentication or AuthorizationPolicy %q too often", w.name().Name), often.Wait
+			}
 		}
 		again = refresh.Soonest(0, again, wait)
 		if problem != nil {

@@ -4,6 +4,7 @@ package enforcement_test
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -69,4 +70,33 @@ func TestALongListHoldsUpNobody(t *testing.T) {
 			t.Errorf("the operator reads a policy that concerns it in no way: %s", r)
 		}
 	}
+}
+
+// TestAPolicyThatChangesWithoutEnd: somebody changes a policy, and each version would be read.
+func TestAPolicyThatChangesWithoutEnd(t *testing.T) {
+	s := routeStage(t)
+	says(s, accepts())
+	s.Op.Requests.Reset()
+	for i := range 90 {
+		u := operator.Policy(t, securityPolicy, s.Payments, policyName)
+		u.SetLabels(map[string]string{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue, "n": strconv.Itoa(i)})
+		if err := operator.Kube.Update(t.Context(), u); err != nil {
+			t.Fatal(err)
+		}
+		s.Op.SeesPolicy(securityPolicy, s.Payments, policyName)
+		s.Op.Round(s.Payments)
+	}
+	reads := 0
+	for _, r := range s.Op.Requests.Sent() {
+		if strings.HasPrefix(r, "GET ") && strings.Contains(r, "/securitypolicies/") {
+			reads++
+		}
+	}
+	if reads < 10 || reads > 64 {
+		t.Errorf("the policy was read %d times", reads)
+	}
+	enforced(s, v1alpha1.ReasonEnforcing, "too often")
+	s.Op.Advance(2 * time.Second)
+	s.Settle()
+	enforced(s, v1alpha1.ReasonEnforced)
 }

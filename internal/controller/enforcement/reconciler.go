@@ -160,6 +160,9 @@ func (r *Reconciler) enforce(ctx context.Context, b basis, w wanted) (time.Durat
 			continue
 		}
 		wait, err := r.write(ctx, b, w, o)
+		if often := (*gateways.TooOften)(nil); errors.As(err, &often) {
+			wait, err = often.Wait, nil
+		}
 		if wait == 0 && err == nil {
 			continue
 		}
@@ -224,13 +227,17 @@ func (r *Reconciler) write(ctx context.Context, b basis, w wanted, o *unstructur
 // writePolicy creates or updates a policy if it is not as wanted.
 func (r *Reconciler) writePolicy(ctx context.Context, b basis, w wanted, o *unstructured.Unstructured) (time.Duration, error) {
 	k := kindOf(w.entry.Gateway, o)
+	key := w.keyOf(o)
 	is, err := r.Policies.Read(ctx, k, w.name())
+	next, before := w.contentsOf(o.GetKind(), is, r.Clock.Now())
+	if often := (*gateways.TooOften)(nil); errors.As(err, &often) && r.urgent(b, key, o, before, next) {
+		// Nobody delays a removal by changing the policy. Since when it is as it is, is lost.
+		is, next, err = r.Policies.Get(k, w.name()), next.Since(render.Contents{}, r.Clock.Now()), nil
+	}
 	if err != nil {
 		return 0, err
 	}
-	next, before := w.contentsOf(o.GetKind(), is, r.Clock.Now())
 	contents := encode(next)
-	key := w.keyOf(o)
 	if is.IsOf(b.api) && r.Policies.Same(k, is, o, contents) {
 		r.taken(key, b.api)
 		return 0, nil

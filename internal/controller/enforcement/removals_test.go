@@ -81,6 +81,7 @@ func floods(s *operator.Stage, at atGateway) {
 		at.seen()
 		s.Op.Round(s.Payments)
 	}
+	s.Op.Advance(2 * time.Second) // the policy was changed too often to be read
 	byClaim(v1alpha1.TokenAudience{})
 	if at.refusesAll(s.T) {
 		s.T.Fatal("the gateway is closed still")

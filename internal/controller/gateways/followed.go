@@ -20,6 +20,7 @@ import (
 	rules "github.com/m2m-operator/m2m-operator/internal/access"
 	"github.com/m2m-operator/m2m-operator/internal/controller/cached"
 	"github.com/m2m-operator/m2m-operator/internal/enforcement"
+	"github.com/m2m-operator/m2m-operator/internal/pace"
 )
 
 // followed is a kind, and what is known of its objects.
@@ -38,6 +39,8 @@ type followed struct {
 	whole   map[types.NamespacedName]*Object // as they were read or written; they may be newer
 	deleted map[types.NamespacedName]types.UID
 	applied map[types.NamespacedName]applied
+
+	reads *pace.Buckets[types.NamespacedName]
 }
 
 // look is an attempt to follow a kind. Those who need the kind wait for it together, until
@@ -55,6 +58,7 @@ func newFollowed(p *Policies, k Kind) *followed {
 	return &followed{
 		policies: p, kind: k, objects: map[string]map[string]*Object{}, whole: map[types.NamespacedName]*Object{},
 		deleted: map[types.NamespacedName]types.UID{}, applied: map[types.NamespacedName]applied{},
+		reads: pace.New[types.NamespacedName](readRate),
 	}
 }
 
@@ -223,11 +227,26 @@ func (f *followed) latest(name types.NamespacedName) *Object {
 	return is
 }
 
+// readRate bounds how often a policy is read: somebody may change it as often as they like.
+var readRate = pace.Rate{Every: time.Second, Burst: 64}
+
+// TooOften is the error of a policy that changes too often to be read each time.
+type TooOften struct {
+	Wait time.Duration
+	name types.NamespacedName
+}
+
+// Error implements error.
+func (e *TooOften) Error() string { return fmt.Sprintf("policy %q changes too often", e.name) }
+
 // read returns a whole object, nil if there is none. It reads an object once per version.
 func (f *followed) read(ctx context.Context, name types.NamespacedName) (*Object, error) {
 	o := f.get(name)
 	if o == nil || o.Whole {
 		return o, nil
+	}
+	if wait := f.reads.Take(name, 1, f.policies.clock.Now()); wait > 0 {
+		return nil, &TooOften{Wait: wait, name: name}
 	}
 	u, err := f.policies.api.Resource(f.kind.Resource).Namespace(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || err == nil && u.GetLabels()[v1alpha1.ManagedByLabel] != v1alpha1.ManagedByValue {

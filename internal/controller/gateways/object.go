@@ -28,7 +28,7 @@ const (
 
 // Object is what is kept of a policy.
 type Object struct {
-	// Whole reports whether the spec and the verdicts are known, and not only the metadata.
+	// Whole reports whether more is known than the metadata.
 	Whole bool
 
 	Name       types.NamespacedName
@@ -43,6 +43,10 @@ type Object struct {
 	Owner   string
 	Foreign bool
 
+	// Marked reports whether the policy has a v1alpha1.ContentsAnnotation.
+	Marked bool
+
+	// These are known of a whole policy.
 	Contents string        // v1alpha1.ContentsAnnotation
 	Spec     cached.Digest // of the spec as the API server has it
 	Verdicts []Verdict
@@ -56,7 +60,7 @@ func (o *Object) IsOf(api metav1.Object) bool {
 // Belongs does what the function of that name does. Only policies with the label are known.
 func (o *Object) Belongs(api metav1.Object) bool {
 	return o.IsOf(api) || o != nil && api.GetUID() != "" && o.Name.Namespace == api.GetNamespace() &&
-		!o.Foreign && (o.Owner == "" || o.Owner == api.GetName()) && o.Contents != ""
+		!o.Foreign && (o.Owner == "" || o.Owner == api.GetName()) && o.Marked
 }
 
 // Verdict is one condition that a gateway reports on a policy.
@@ -81,8 +85,8 @@ func cut(in any) (any, error) {
 		} else if metav1.GetControllerOfNoCopy(m) != nil {
 			kept.OwnerReferences = []metav1.OwnerReference{{Controller: ptr.To(true)}}
 		}
-		if c := contentsOf(m); c != "" {
-			kept.Annotations = map[string]string{v1alpha1.ContentsAnnotation: c}
+		if m.Annotations[v1alpha1.ContentsAnnotation] != "" {
+			kept.Annotations = map[string]string{v1alpha1.ContentsAnnotation: "cut"}
 		}
 	}
 	cached.Share(&kept.Namespace)
@@ -114,7 +118,7 @@ func contentsOf(o metav1.Object) string {
 func seen(m metav1.Object) *Object {
 	o := &Object{
 		Name: types.NamespacedName{Namespace: m.GetNamespace(), Name: m.GetName()}, UID: m.GetUID(), Version: m.GetResourceVersion(),
-		Generation: m.GetGeneration(), Created: m.GetCreationTimestamp().Time, Contents: contentsOf(m),
+		Generation: m.GetGeneration(), Created: m.GetCreationTimestamp().Time, Marked: m.GetAnnotations()[v1alpha1.ContentsAnnotation] != "",
 	}
 	if owner := controllerOf(m); owner != nil {
 		o.API, o.Owner = owner.UID, owner.Name
@@ -128,7 +132,7 @@ func seen(m metav1.Object) *Object {
 // objectOf returns what is kept of a whole policy.
 func objectOf(u *unstructured.Unstructured) *Object {
 	o := seen(u)
-	o.Whole, o.Spec, o.Verdicts = true, digestOf(u), verdictsOf(u)
+	o.Whole, o.Contents, o.Spec, o.Verdicts = true, contentsOf(u), digestOf(u), verdictsOf(u)
 	return o
 }
 

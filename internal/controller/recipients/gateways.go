@@ -81,9 +81,9 @@ func (r *Recipients) toldTo(ctx context.Context, api *v1alpha1.APIResource, e *v
 		annotation = m.Annotations[v1alpha1.ContentsAnnotation]
 	} else {
 		name := types.NamespacedName{Namespace: api.Namespace, Name: enforcement.ObjectName(api.Name, string(e.Name))}
-		o := r.Policies.Get(gateways.Kinds(gateway)[0], name)
-		if !o.Belongs(api) {
-			return c, false, false
+		o, err := r.Policies.Read(ctx, gateways.Kinds(gateway)[0], name)
+		if err != nil || !o.Belongs(api) {
+			return c, false, err != nil
 		}
 		annotation = o.Contents
 	}
