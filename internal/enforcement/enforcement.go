@@ -92,9 +92,18 @@ func IsObjectName(api, name string) bool {
 	return ok && entry != "" && !strings.Contains(entry, ".")
 }
 
-// ParseObjectName returns the APIResource whose policy has a name, and reports whether it is
-// such a name.
-func ParseObjectName(name string) (api string, ok bool) { return parse(name, "m2m.") }
+// APIsOf returns the APIResources whose policy may have a name, none if it is no such name.
+func APIsOf(name string) (apis []string) {
+	api, ok := parse(name, "m2m.")
+	if !ok {
+		return nil
+	}
+	apis = append(apis, api)
+	if of, ok := parse("m2m."+api, "m2m."); ok && IsObjectName(of, name) {
+		apis = append(apis, of) // it is for a spare place
+	}
+	return apis
+}
 
 // KeysName returns the name of the ConfigMap with an entry's keys.
 func KeysName(api, entry string) string { return keysPrefix + api + "." + entry }

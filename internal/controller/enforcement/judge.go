@@ -61,9 +61,9 @@ func (r *Reconciler) Judge(ctx context.Context, api *v1alpha1.APIResource) (c co
 				failing = &rules.Problem{Reason: problem.Reason, Message: fmt.Sprintf("Entry %q: %s", e.Name, problem.Message)}
 			}
 		}
-		if p, wait := r.spareProblem(b, w); p != nil && refusing == "" {
+		if p, wait := r.spareProblem(ctx, b, w); p != nil && refusing == "" {
 			refusing = fmt.Sprintf("; some calls will be refused when keys change, because the spare targets of entry %q do not work: %s", e.Name, p.Message)
-			again = sooner(again, wait)
+			again = refresh.Soonest(0, again, wait)
 		}
 		for _, u := range w.policy.Unchecked {
 			unchecked = append(unchecked, fmt.Sprintf("%s (entry %q)", u, e.Name))
@@ -157,7 +157,7 @@ func (r *Reconciler) lacking(ctx context.Context, b basis, w wanted) (*rules.Pro
 // inForce adds to the problem with an object of an entry what the gateway does meanwhile.
 func (r *Reconciler) inForce(b basis, w wanted, p *rules.Problem) *rules.Problem {
 	gate := r.gate(w)
-	closed, _ := verification.ReadContents(contentsIn(gate))
+	closed, _ := verification.ReadContents(contentsOf(gate))
 	switch {
 	case !gate.Belongs(b.api):
 		return meaning(p, "the operator checks no token there")
@@ -169,14 +169,6 @@ func (r *Reconciler) inForce(b basis, w wanted, p *rules.Problem) *rules.Problem
 		return meaning(p, "the gateway has the former policy, without its keys, and no request passes")
 	}
 	return meaning(p, "what the gateway was told before stays in force, and the operator goes on trying")
-}
-
-// contentsIn returns the contents that a policy lists, empty if there is none.
-func contentsIn(o *gateways.Object) string {
-	if o == nil {
-		return ""
-	}
-	return o.Contents
 }
 
 // problemWith returns why an object could not be written.

@@ -166,7 +166,7 @@ func (r *Reconciler) enforce(ctx context.Context, b basis, w wanted) (time.Durat
 		if wait == 0 && err == nil {
 			continue
 		}
-		return sooner(wait, staged), errors.Join(err, r.shut(ctx, b, w))
+		return refresh.Soonest(0, wait, staged), errors.Join(err, r.shut(ctx, b, w))
 	}
 	return staged, nil
 }

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,16 +48,16 @@ func (r *Reconciler) planOf(ctx context.Context, b basis, w wanted) (p plan, err
 		return p, nil
 	}
 	is, err := r.keysNow(ctx, w.keysName())
-	if is == nil || err != nil || !gateways.IsDressed(is, b.api) {
+	if is == nil || err != nil || !gateways.Belongs(is, b.api) {
 		return p, err
 	}
 	want, before, next := r.keysWanted(b, w, keys, is)
-	if revokes(b, before, next) {
-		return p, nil
+	if theirs, err := r.inOthersHands(ctx, w.keyOf(keys)); theirs || err != nil || r.urgent(b, w.keyOf(keys), keys, before, next) {
+		return p, err
 	}
 	c := change{present: nameOfKeys(is), next: nameOfKeys(want), keys: want.Data[enforcement.KeysField]}
 	for i := range held {
-		held[i] = r.held(b, w, i, c)
+		held[i] = r.held(ctx, b, w, i, c)
 	}
 	now := r.Clock.Now()
 	hold, ready := enforcement.Stage(c.present, c.next, held, now, w.drain)
@@ -67,7 +69,7 @@ func (r *Reconciler) planOf(ctx context.Context, b basis, w wanted) (p plan, err
 		}
 		o := enforcement.Spare(b.bundle, w.entry, i, c.keys)
 		contents := render.Contents{Terms: termsOfSpare(o, c.next), Keys: next.Keys}
-		was, _ := verification.ReadContents(contentsOf(r.Policies.Get(spareKind, w.spareName(i))))
+		was, _ := verification.ReadContents(contentsOf(r.spare(ctx, w, i)))
 		p.places = append(p.places, place{o, contents.Since(was, now)})
 	}
 	return p, nil
@@ -79,11 +81,22 @@ type change struct{ present, next, keys string }
 
 func nameOfKeys(m *corev1.ConfigMap) string { return fmt.Sprintf("%x", cached.ContentDigest(m)) }
 
+// spare returns the policy for a spare place. One that cannot be read counts as one that is
+// not there.
+func (r *Reconciler) spare(ctx context.Context, w wanted, i int) *gateways.Object {
+	is, err := r.Policies.Read(ctx, spareKind, w.spareName(i))
+	if err != nil {
+		log.FromContext(ctx).V(1).Info("Could not read the policy for a spare place", "reason", err.Error())
+		return nil
+	}
+	return is
+}
+
 // held returns what a spare place holds of a change.
-func (r *Reconciler) held(b basis, w wanted, i int, change change) enforcement.Held {
-	is := r.Policies.Get(spareKind, w.spareName(i))
+func (r *Reconciler) held(ctx context.Context, b basis, w wanted, i int, change change) enforcement.Held {
+	is := r.spare(ctx, w, i)
 	c, known := verification.ReadContents(contentsOf(is))
-	if !is.IsOf(b.api) || !known || revokes(b, c, render.Contents{}) {
+	if !is.IsOf(b.api) || !known || slices.ContainsFunc(slices.Collect(maps.Keys(c.Keys)), b.srv.Revoked) {
 		return enforcement.Held{}
 	}
 	o := enforcement.Spare(b.bundle, w.entry, i, change.keys)
@@ -132,18 +145,21 @@ func (r *Reconciler) stage(ctx context.Context, b basis, w wanted, p plan) (time
 	var errs []error
 	failed := false
 	for i, place := range p.places {
-		is := r.Policies.Get(spareKind, w.spareName(i))
+		is := r.spare(ctx, w, i)
 		contents := encode(place.contents)
 		if place.want == nil || is.IsOf(b.api) && r.Policies.Same(spareKind, is, place.want, contents) {
 			continue
 		}
-		key, what := w.keyOf(place.want), digestOf(place.want.Object, contents)
-		if r.mayWrite(key, what, false, 1) > 0 {
+		key, f := w.keyOf(place.want), failure{what: digestOf(place.want.Object, contents)}
+		if is != nil {
+			f.there = is.UID
+		}
+		if r.mayWrite(key, f, false, 1) > 0 {
 			failed = true
 			continue
 		}
 		if err := r.Policies.Write(ctx, spareKind, b.api, place.want, contents); err != nil {
-			_, err = r.failed(ctx, key, b.api, what, err)
+			_, err = r.failed(ctx, key, b.api, f, err)
 			failed, errs = true, append(errs, err)
 			continue
 		}
@@ -158,14 +174,14 @@ func (r *Reconciler) stage(ctx context.Context, b basis, w wanted, p plan) (time
 
 // spareProblem returns why the keys of an entry cannot change without refusing a call, nil
 // if they can or need not.
-func (r *Reconciler) spareProblem(b basis, w wanted) (*rules.Problem, time.Duration) {
+func (r *Reconciler) spareProblem(ctx context.Context, b basis, w wanted) (*rules.Problem, time.Duration) {
 	for i := range w.entry.Spares {
 		if p := r.problemWith(objectKey{kind: spareKind.Name, name: w.spareName(i)}); p != nil {
 			return p, 0
 		}
 	}
 	for i := range w.entry.Spares {
-		is := r.Policies.Get(spareKind, w.spareName(i))
+		is := r.spare(ctx, w, i)
 		if !is.IsOf(b.api) {
 			continue // it is being written
 		}

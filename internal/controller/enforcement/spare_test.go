@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/utils/ptr"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/delivery"
@@ -130,7 +132,7 @@ func TestNoSparePlace(t *testing.T) {
 	first := s.AS.KeyID()
 	name := enforcement.SpareName("payment-api", "public", 1)
 	theirs := operator.Policy(t, securityPolicy, s.Payments, name)
-	theirs.SetOwnerReferences(nil)
+	theirs.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "theirs", UID: "1", Controller: ptr.To(true)}})
 	if err := operator.Kube.Update(t.Context(), theirs); err != nil {
 		t.Fatal(err)
 	}

@@ -196,7 +196,7 @@ func (f *followed) end(err error) {
 
 // tell tells the APIResource whose policy has a name.
 func (f *followed) tell(name types.NamespacedName) {
-	if api, ok := enforcement.ParseObjectName(name.Name); ok {
+	for _, api := range enforcement.APIsOf(name.Name) {
 		f.policies.notify(types.NamespacedName{Namespace: name.Namespace, Name: api})
 	}
 }
@@ -333,7 +333,7 @@ func (s *store) Add(obj any) error {
 	if !ok {
 		return fmt.Errorf("got a %T from the API server, want metadata", obj)
 	}
-	if _, ours := enforcement.ParseObjectName(m.Name); ours {
+	if len(enforcement.APIsOf(m.Name)) > 0 {
 		s.f.set(seen(m))
 	}
 	return nil

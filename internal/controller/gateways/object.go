@@ -79,7 +79,7 @@ func cut(in any) (any, error) {
 	kept := metav1.ObjectMeta{
 		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, Generation: m.Generation, CreationTimestamp: m.CreationTimestamp,
 	}
-	if _, ours := enforcement.ParseObjectName(m.Name); ours {
+	if len(enforcement.APIsOf(m.Name)) > 0 {
 		if owner := controllerOf(m); owner != nil {
 			kept.OwnerReferences = []metav1.OwnerReference{*owner}
 		} else if metav1.GetControllerOfNoCopy(m) != nil {
