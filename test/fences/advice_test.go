@@ -4,6 +4,7 @@ package fences
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -159,11 +160,19 @@ func TestAnnotationsWithoutEffectAreWarnedOf(t *testing.T) {
 			},
 		},
 
-		"everything where it belongs":           {deployment(nil, []string{clientKey, verifyKey, containersKey}), nil},
-		"both on a Deployment and its pods":     {deployment([]string{clientKey, verifyKey}, []string{clientKey, verifyKey}), nil},
-		"a Deployment without metadata of ours": {deployment(nil, nil), nil},
-		"a pod that is copied":                  {pod("m2m-operator.io/injected", "m2m-operator.io/touched-at", "m2m-operator.io/missing-containers"), nil},
-		"a pod without annotations":             {&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "plain"}, Spec: template().Spec}, nil},
+		"a label of a pod": {
+			podLabelled(pod(), clientKey), []string{"m2m-operator.io/client is a label and has no effect: write it as an annotation, in metadata.annotations"},
+		},
+
+		// Not client and verify: they would go to the webhook, which nobody answers.
+		"a pod with an annotation":                {pod(containersKey), nil},
+		"a label beside its annotation, of a pod": {podLabelled(pod(containersKey), containersKey), nil},
+		"a label beside its annotation":           {labelled(deployment(nil, []string{clientKey}), clientKey, ""), nil},
+		"everything where it belongs":             {deployment(nil, []string{clientKey, verifyKey, containersKey}), nil},
+		"both on a Deployment and its pods":       {deployment([]string{clientKey, verifyKey}, []string{clientKey, verifyKey}), nil},
+		"a Deployment without metadata of ours":   {deployment(nil, nil), nil},
+		"a pod that is copied":                    {pod("m2m-operator.io/injected", "m2m-operator.io/touched-at", "m2m-operator.io/missing-containers"), nil},
+		"a pod without annotations":               {&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "plain"}, Spec: template().Spec}, nil},
 	}
 	c, w := warned(t, "")
 	kubetest.Eventually(t, func() error { // the API server compiles policies in its own time
@@ -185,13 +194,43 @@ func TestAnnotationsWithoutEffectAreWarnedOf(t *testing.T) {
 			}
 		})
 	}
-	t.Run("not the cluster's own controllers", func(t *testing.T) {
-		controllers, told := warned(t, "system:serviceaccount:kube-system:deployment-controller")
-		if err := controllers.Create(t.Context(), deployment([]string{clientKey}, nil), client.DryRunAll); err != nil {
-			t.Fatal(err)
-		}
-		if got := told.taken(); got != nil {
-			t.Errorf("they are told %q", got)
-		}
-	})
+	for _, name := range []string{"system:serviceaccount:kube-system:deployment-controller", "system:kube-controller-manager"} {
+		t.Run("not "+name, func(t *testing.T) {
+			controllers, told := warned(t, name)
+			if err := controllers.Create(t.Context(), deployment([]string{clientKey}, nil), client.DryRunAll); err != nil {
+				t.Fatal(err)
+			}
+			if got := told.taken(); got != nil {
+				t.Errorf("it is told %q", got)
+			}
+		})
+	}
+}
+
+// TestChangesAreWarnedOf changes workloads that had no mistake before.
+func TestChangesAreWarnedOf(t *testing.T) {
+	c, w := warned(t, "")
+	meta := metav1.ObjectMeta{Namespace: "default", Name: "changed"}
+	d := deployment(nil, nil)
+	d.ObjectMeta = meta
+	for _, o := range []client.Object{
+		d, &batchv1.CronJob{ObjectMeta: meta, Spec: batchv1.CronJobSpec{Schedule: "@daily", JobTemplate: batchv1.JobTemplateSpec{Spec: jobTemplate()}}},
+	} {
+		create(t, o)
+		kubetest.Eventually(t, func() error {
+			o.SetAnnotations(annotated(clientKey))
+			if err := c.Update(t.Context(), o.DeepCopyObject().(client.Object), client.DryRunAll); err != nil {
+				return err
+			}
+			if got := w.taken(); len(got) != 1 || !strings.Contains(got[0], "has no effect") {
+				return fmt.Errorf("%T: warned of %q", o, got)
+			}
+			return nil
+		})
+	}
+}
+
+func podLabelled(p *corev1.Pod, key string) *corev1.Pod {
+	p.Labels[key] = "x"
+	return p
 }

@@ -94,6 +94,18 @@ func refusedByPolicy(err error) bool {
 	return (apierrors.IsInvalid(err) || apierrors.IsForbidden(err)) && strings.Contains(err.Error(), "ValidatingAdmissionPolicy 'm2m-operator-")
 }
 
+// impersonator returns a client of another administrator, whose writes are dry runs.
+func impersonator(t *testing.T, name string) client.Client {
+	t.Helper()
+	cfg := rest.CopyConfig(restConfig)
+	cfg.Impersonate = rest.ImpersonationConfig{UserName: name, Groups: []string{"system:masters"}}
+	c, err := client.New(cfg, client.Options{Scheme: controller.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client.NewDryRunClient(c)
+}
+
 type attempt struct {
 	name    string
 	do      attemptFunc
@@ -108,6 +120,7 @@ type attemptFunc = func(context.Context, client.Client) error
 func attack(t *testing.T) sets.Set[string] {
 	t.Helper()
 	c, writes := operator(t)
+	others := []client.Client{impersonator(t, "system:serviceaccount:default:another"), impersonator(t, "another:m2m-operator-controller-manager")}
 	refused := sets.New[string]()
 	for _, group := range []struct {
 		name     string
@@ -116,6 +129,9 @@ func attack(t *testing.T) sets.Set[string] {
 		{"Secrets", secrets(t)}, {"ConfigMaps", configMaps(t)}, {"webhooks", webhooks(t)}, {"events", events(t)},
 		{"leases", leases(t)}, {"pods", pods(t)}, {"own kinds", ownKinds(t)}, {"statuses", statuses(t)},
 		{"policies of gateways", policies(t)}, {"keys of gateways", gatewayKeys(t)},
+		{"clauses about Secrets", secretClauses(t)}, {"clauses about ConfigMaps", configMapClauses(t)}, {"clauses about pods", podClauses(t)},
+		{"clauses about own kinds", ownKindClauses(t)}, {"clauses about events", eventClauses(t)}, {"clauses about statuses", statusClauses(t)},
+		{"clauses about policies of gateways", policyClauses(t)}, {"clauses about webhooks", webhookClauses(t)},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for _, a := range group.attempts {
@@ -129,6 +145,11 @@ func attack(t *testing.T) sets.Set[string] {
 						t.Errorf("was not refused by a policy: %v", err)
 					case !a.allowed:
 						refused.Insert(writes.UnsortedList()...)
+						for _, other := range others {
+							if err := a.do(t.Context(), other); refusedByPolicy(err) {
+								t.Errorf("was refused to somebody else: %v", err)
+							}
+						}
 					}
 				})
 			}

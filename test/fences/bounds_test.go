@@ -37,6 +37,14 @@ func filled() *v1alpha1.M2MClient {
 	return c
 }
 
+// dated is a client whose annotation is no time, as its refresh was asked for. It is created
+// before the policies.
+func dated() *v1alpha1.M2MClient {
+	c := plainClient("dated")
+	c.Annotations = map[string]string{v1alpha1.RefreshRequestedAnnotation: "now"}
+	return c
+}
+
 func plainClient(name string) *v1alpha1.M2MClient {
 	return &v1alpha1.M2MClient{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
@@ -77,6 +85,12 @@ func TestMetadataIsBounded(t *testing.T) {
 				t.Errorf("refused at the bound: %.300v", err)
 			}
 		})
+	}
+	for kind, o := range kinds("default") {
+		o.SetAnnotations(filled().Annotations)
+		if err := kube.Create(t.Context(), o, client.DryRunAll); !refusedByPolicy(err) {
+			t.Errorf("%s: created: %.300v", kind, err)
+		}
 	}
 }
 
@@ -120,6 +134,15 @@ func TestWhatWasThereBeforeTheBounds(t *testing.T) {
 	if err := update(func() { c.Annotations[noteKey] += "x" }); !refusedByPolicy(err) {
 		t.Errorf("lengthen an annotation: %.300v", err)
 	}
+	for what, grow := range map[string]func(){
+		"a label":     func() { c.Labels["more"] = "" },
+		"a finalizer": func() { c.Finalizers = append(c.Finalizers, "example.com/more") },
+		"an owner":    func() { c.OwnerReferences = append(c.OwnerReferences, owner("more")...) },
+	} {
+		if err := update(grow); !refusedByPolicy(err) {
+			t.Errorf("add %s: %.300v", what, err)
+		}
+	}
 	if err := update(func() { c.Finalizers = c.Finalizers[:32] }); err != nil {
 		t.Errorf("remove a finalizer: %.300v", err)
 	}
@@ -128,5 +151,22 @@ func TestWhatWasThereBeforeTheBounds(t *testing.T) {
 	}
 	if err := update(func() { c.Finalizers = nil }); err != nil {
 		t.Errorf("remove the finalizers: %.300v", err)
+	}
+}
+
+// TestAnOlderRequestStays: a value that was no time before the policy does not keep its
+// object from being changed, and does not become another such value.
+func TestAnOlderRequestStays(t *testing.T) {
+	c := dated()
+	if err := kube.Get(t.Context(), client.ObjectKeyFromObject(c), c); err != nil {
+		t.Fatal(err)
+	}
+	c.Spec.DeletionPolicy = "Retain"
+	if err := kube.Update(t.Context(), c); err != nil {
+		t.Errorf("change the spec: %v", err)
+	}
+	c.Annotations[v1alpha1.RefreshRequestedAnnotation] = "soon"
+	if err := kube.Update(t.Context(), c); !refusedByPolicy(err) {
+		t.Errorf("change the value: %v", err)
 	}
 }

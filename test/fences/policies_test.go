@@ -43,10 +43,15 @@ func specOf(kind string) map[string]any {
 // worse are changes of a spec by which a policy does something else, by what that is.
 var worse = map[string]map[string]func(spec map[string]any){
 	"SecurityPolicy": {
-		"allows what no rule names": func(spec map[string]any) { spec["authorization"] = map[string]any{"defaultAction": "Allow"} },
-		"decides nothing":           func(spec map[string]any) { delete(spec, "authorization") },
-		"asks another host":         func(spec map[string]any) { spec["extAuth"] = map[string]any{} },
-		"is for other namespaces":   func(spec map[string]any) { spec["targetSelectors"] = []any{map[string]any{"kind": "HTTPRoute"}} },
+		"allows what no rule names":                   func(spec map[string]any) { spec["authorization"] = map[string]any{"defaultAction": "Allow"} },
+		"decides nothing":                             func(spec map[string]any) { delete(spec, "authorization") },
+		"asks another host":                           func(spec map[string]any) { spec["extAuth"] = map[string]any{} },
+		"is for other namespaces":                     func(spec map[string]any) { spec["targetSelectors"] = []any{map[string]any{"kind": "HTTPRoute"}} },
+		"is for what a field of older versions names": func(spec map[string]any) { spec["targetRef"] = map[string]any{} },
+		"logs people in":                              func(spec map[string]any) { spec["oidc"] = map[string]any{} },
+		"asks for passwords":                          func(spec map[string]any) { spec["basicAuth"] = map[string]any{} },
+		"asks for API keys":                           func(spec map[string]any) { spec["apiKeyAuth"] = map[string]any{} },
+		"lets browsers of other sites in":             func(spec map[string]any) { spec["cors"] = map[string]any{} },
 		"fetches keys": func(spec map[string]any) {
 			spec["jwt"] = map[string]any{"providers": []any{map[string]any{"name": "a", "remoteJWKS": map[string]any{}}}}
 		},

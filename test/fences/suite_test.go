@@ -81,8 +81,10 @@ func install() error {
 	if err := kube.Create(context.Background(), everything); err != nil {
 		return err
 	}
-	if err := kube.Create(context.Background(), filled()); err != nil {
-		return err
+	for _, old := range []client.Object{filled(), dated()} {
+		if err := kube.Create(context.Background(), old); err != nil {
+			return err
+		}
 	}
 	if _, err := envtest.InstallCRDs(restConfig, envtest.CRDInstallOptions{CRDs: kubetest.GatewayKinds()}); err != nil {
 		return err

@@ -75,6 +75,11 @@ func within(root string, suite func(*envtest.Environment) (int, error), change .
 	config.QPS, config.Burst = -1, 0
 	config.DisableCompression = true // there is no network to spare
 	config.BearerToken, config.CertData, config.KeyData = token, nil, nil
+	if dir := os.Getenv(recordIn); dir != "" {
+		if err := record(config, dir); err != nil {
+			return 1, err
+		}
+	}
 	return suite(environment)
 }
 
