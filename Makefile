@@ -161,6 +161,15 @@ fuzz: ## Run every fuzz target for FUZZTIME.
 	  go test -run='^$$' -fuzz="^$$target$$" -fuzztime=$(FUZZTIME) "./$$(dirname "$$file")" </dev/null; \
 	done
 
+# What the suites of the policies and rules send is judged again by policies and rules that lack something.
+.PHONY: mutants
+mutants: ## Take each clause of the admission policies and CEL rules away, one at a time: a test must notice.
+	@$(WITH_CONTROL_PLANE); rm -rf out/writes; M2M_RECORD_WRITES='$(CURDIR)/out/writes' \
+	  hack/gotest.sh mutants-writes -count=1 -timeout=10m \
+	  -run='^Test(Admission|EveryClause|EverySampleIsTaken|EveryWriteIsFenced|Metadata.*|Refresh.*|WhatWas.*|AnOlder.*|Annotations.*|Changes.*)$$' \
+	  ./test/docs ./test/fences ./test/samples
+	@cd test/mutants && M2M_RECORD_WRITES='$(CURDIR)/out/writes' GOWORK=off ../../hack/gotest.sh mutants -count=1 -timeout=10m ./...
+
 .PHONY: interop
 interop: ## Run the interoperability suite against the server that M2M_INTEROP_ISSUER and its relatives name.
 	@$(WITH_CONTROL_PLANE); \
