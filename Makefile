@@ -155,11 +155,7 @@ cover: ## Show the coverage of the pure packages.
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME.
-	@grep -rn --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]*' api internal | sed 's/:[0-9]*:func / /' | \
-	while read -r file target; do \
-	  echo "== $$(dirname "$$file") $$target"; \
-	  go test -run='^$$' -fuzz="^$$target$$" -fuzztime=$(FUZZTIME) "./$$(dirname "$$file")" </dev/null; \
-	done
+	@hack/fuzz.sh '$(FUZZTIME)'
 
 # What the suites of the policies and rules send is judged again by policies and rules that lack something.
 .PHONY: mutants
