@@ -33,6 +33,7 @@ func durations() (all []verdict) {
 		{"AuthorizationServer", `spec: {jwks: {retention: %s}}`, "0s", "720h", "721h"},
 		{"APIResource", `spec: {accessTokenLifetime: %s}`, "1m", "24h", "25h"},
 		{"APIResource", `spec: {verification: {clockSkew: %s}}`, "0s", "5m", "6m"},
+		{"APIResource", `spec: {enforcement: [{name: public, drain: %s, envoyGateway: {targetRefs: [{kind: HTTPRoute, name: a}]}}]}`, "0s", "2m", "3m"},
 		{"M2MClient", `spec: {refresh: {before: %s}}`, "5s", "24h", "25h"},
 		{"M2MClient", `spec: {credentials: null, credentialRotation: {every: %s}}`, "1m", "8760h", "8761h"},
 		{"M2MClient", `spec: {credentials: null, credentialRotation: {overlap: %s}}`, "0s", "720h", "721h"},
@@ -148,6 +149,14 @@ func scopesOfRules() (all []verdict) {
 		scopes := `spec: {scopes: [{name: "*:read"}, {name: "read:*"}, {name: "re*ad"}], enforcement: [{name: mesh, `
 		all = append(all, verdict{"APIResource", scopes + where + `, rules: ` + rules + `}]}`, map[bool]string{true: "Istio takes an asterisk"}[refused]},
 			verdict{"APIResource", scopes + `envoy: {}, rules: ` + rules + `}]}`, ""})
+	}
+	const spare = `, spareTargetRefs: [{kind: HTTPRoute, name: b}, {kind: HTTPRoute, name: c}]`
+	for targets, says := range map[string]string{
+		`[{kind: Gateway, name: a}]`:                                     "",
+		`[{kind: HTTPRoute, name: a}]` + spare:                           "",
+		`[{kind: HTTPRoute, name: a}, {kind: Gateway, name: a}]` + spare: "spareTargetRefs work only if all targetRefs are routes",
+	} {
+		all = append(all, verdict{"APIResource", `spec: {enforcement: [{name: public, envoyGateway: {targetRefs: ` + targets + `}}]}`, says})
 	}
 	return append(all, verdict{"APIResource", `spec: {enforcement: [{name: mesh, ` + where + `}]}`, ""},
 		verdict{"APIResource", `spec: {scopes: [{name: a, carriedIn: ScopeClaim}]}`, ""})
