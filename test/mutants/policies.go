@@ -128,7 +128,7 @@ func (c changed) String() string {
 	return fmt.Sprintf("%s %s: %s → %s", c.policy.Name, c.at, c.was, c.is)
 }
 
-// mutants returns a policy's mutants. Some of them do not compile.
+// mutantsOf returns a policy's mutants. Some of them do not compile.
 func mutantsOf(p *policy) (all []changed, err error) {
 	expression := func(at, text string, field func(*policy) *string) {
 		mutants, mutateErr := mutate(text)

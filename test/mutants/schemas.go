@@ -120,7 +120,7 @@ func without(s *schema.Structural) *schema.Structural {
 	return s
 }
 
-// valueAt returns the values at a place, each with the one before, if that is certain.
+// valuesAt returns the values at a place, each with the one before, if that is certain.
 func valuesAt(value, old any, path []string) (all [][2]any) {
 	if value == nil {
 		return nil
