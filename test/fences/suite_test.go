@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -130,36 +131,50 @@ func build(dir string) ([]*unstructured.Unstructured, error) {
 	}
 }
 
-// installations are what config/default makes, alone and with each component.
+// installations are what config/default makes, alone and with each component. All tests
+// share them: read only.
 func installations(t *testing.T) map[string][]*unstructured.Unstructured {
 	t.Helper()
-	config := t.TempDir()
-	if err := os.CopyFS(config, os.DirFS(filepath.Join(root, "config"))); err != nil {
-		t.Fatal(err)
-	}
-	components, err := os.ReadDir(filepath.Join(config, "components"))
+	all, err := builds()
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := map[string][]*unstructured.Unstructured{}
-	add := func(name, dir string) {
-		if all[name], err = build(dir); err != nil {
-			t.Fatal(err)
-		}
+	return all
+}
+
+var builds = sync.OnceValues(buildAll)
+
+func buildAll() (_ map[string][]*unstructured.Unstructured, err error) {
+	config, err := os.MkdirTemp("", "fences-")
+	if err != nil {
+		return nil, err
 	}
-	add("config/default", filepath.Join(config, "default"))
+	defer func() { err = errors.Join(err, os.RemoveAll(config)) }()
+	if err := os.CopyFS(config, os.DirFS(filepath.Join(root, "config"))); err != nil {
+		return nil, err
+	}
+	components, err := os.ReadDir(filepath.Join(config, "components"))
+	if err != nil {
+		return nil, err
+	}
+	all := map[string][]*unstructured.Unstructured{}
+	if all["config/default"], err = build(filepath.Join(config, "default")); err != nil {
+		return nil, err
+	}
 	with := filepath.Join(config, "with-component")
 	if err := os.Mkdir(with, 0o700); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	for _, c := range components {
 		text := "resources: [../default]\ncomponents: [../components/" + c.Name() + "]\n"
 		if err := os.WriteFile(filepath.Join(with, "kustomization.yaml"), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
-		add("component "+c.Name(), with)
+		if all["component "+c.Name()], err = build(with); err != nil {
+			return nil, err
+		}
 	}
-	return all
+	return all, nil
 }
 
 // as converts an object to its Go type.
