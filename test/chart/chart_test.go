@@ -5,7 +5,6 @@ package chart
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -86,7 +85,7 @@ var installations = map[string]string{
 func TestLint(t *testing.T) {
 	for name, values := range installations {
 		t.Run(name, func(t *testing.T) {
-			if out, err := exec.Command(helm, "lint", "--strict", "--quiet", chartDir, "--values", valuesFile(t, values)).CombinedOutput(); err != nil {
+			if out, err := brief(helm, "lint", "--strict", "--quiet", chartDir, "--values", valuesFile(t, values)).CombinedOutput(); err != nil {
 				t.Errorf("%v: %s", err, out)
 			}
 		})
@@ -357,7 +356,7 @@ func TestBadValuesAreExplained(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			out, err := exec.Command(helm, "template", chartDir, "--values", valuesFile(t, image), "--values", valuesFile(t, tc.values)).CombinedOutput()
+			out, err := brief(helm, "template", chartDir, "--values", valuesFile(t, image), "--values", valuesFile(t, tc.values)).CombinedOutput()
 			if err == nil || !strings.Contains(string(out), tc.want) {
 				t.Errorf("helm said\n%.500s\nwant %q in it", out, tc.want)
 			}

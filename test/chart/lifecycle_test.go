@@ -5,7 +5,6 @@ package chart
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -53,7 +52,7 @@ func (c cluster) run(line string) (string, error) {
 	if args[0] == "kubectl" { // which remembers what the API server serves
 		args = append(args, "--cache-dir", filepath.Join(filepath.Dir(c.kubeconfig), "cache"))
 	}
-	out, err := exec.Command(tool, append(args[1:], "--kubeconfig", c.kubeconfig)...).CombinedOutput()
+	out, err := brief(tool, append(args[1:], "--kubeconfig", c.kubeconfig)...).CombinedOutput()
 	return string(out), err
 }
 

@@ -4,7 +4,6 @@ package chart
 
 import (
 	"encoding/json"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -189,7 +188,7 @@ serviceAccount: {annotations: {example.com/role: operator}}
 
 // TestWithoutAnImageHelmSaysWhatToDo: until the chart is of a release, nobody has pushed an image.
 func TestWithoutAnImageHelmSaysWhatToDo(t *testing.T) {
-	out, err := exec.Command(helm, "template", chartDir).CombinedOutput()
+	out, err := brief(helm, "template", chartDir).CombinedOutput()
 	for _, want := range []string{"image.repository is empty", "make image IMG=", "--set image.repository="} {
 		if err == nil || !strings.Contains(string(out), want) {
 			t.Errorf("helm said\n%.900s\nwant %q in it", out, want)
