@@ -166,16 +166,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 	defer giveBack()
 	before := obj.DeepCopyObject().(client.Object)
 	after, err := r.reconcile(ctx, obj)
-	if err != nil {
+	if err = cmp.Or(err, ctx.Err()); err != nil { // a context that ended says nothing about the server
+		r.fetchAgain(obj)
 		return ctrl.Result{}, err
-	}
-	if ctx.Err() != nil {
-		return ctrl.Result{}, ctx.Err() // the context ended: this says nothing about the server
 	}
 	metrics.ObserveServer(key, record.StatusOf(obj))
 	metrics.ObserveKeys(key, record.StatusOf(obj), r.states.Get(obj).keysFetchedAt)
 	if !equality.Semantic.DeepEqual(record.StatusOf(before), record.StatusOf(obj)) {
 		if err := r.Client.Status().Patch(ctx, obj, client.MergeFrom(before)); err != nil {
+			r.fetchAgain(obj)
 			return ctrl.Result{}, client.IgnoreNotFound(err)
 		}
 		r.tell(ctx, before, obj)
@@ -183,6 +182,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (ctrl
 	again := r.Failures.Look(ctx, r.Events, obj, record.StatusOf(before).Conditions, record.StatusOf(obj).Conditions,
 		v1alpha1.ConditionDiscovered, v1alpha1.ConditionKeysFresh, v1alpha1.ConditionProvisioningReady)
 	return ctrl.Result{RequeueAfter: refresh.Soonest(time.Millisecond, after, again)}, nil
+}
+
+// fetchAgain makes the keys due. Those just fetched are not in the status, which alone keeps them, and the
+// server would say that its keys have not changed since.
+func (r *Reconciler) fetchAgain(obj client.Object) {
+	s := r.states.Get(obj)
+	s.keysDue, s.etag, s.lastModified = time.Time{}, "", ""
 }
 
 // reconcile asks for what is due, puts the result into the object's status, and returns

@@ -84,13 +84,15 @@ func (r *Reconciler) noteTerms(p *pass, a *access) {
 	if a.token == "" || a.Record.Opaque {
 		return
 	}
-	before := p.previous(a.key).Terms
+	told := p.previous(a.key)
+	before := told.Terms
 	a.judgedBy = a.terms
 	if a.server == nil {
 		a.judgedBy = before // not known for the moment
 	}
 	switch {
 	case before == a.judgedBy, before == "" && a.issued != "":
+	case before == "" && told.IssuedAt == nil && a.refused == nil: // the status of the pass that issued it was lost
 	case before == "": // a token of a version that did not write this down: nothing waits for it
 		a.judgedBy = ""
 	case a.refused != nil:

@@ -337,6 +337,7 @@ func (r *Reconciler) publish(ctx context.Context, p *pass, a *access, h tokensec
 	a.token, a.Record, a.issued, a.failure, a.problem, a.refused = h.Value, &h.Record, reason, nil, nil, nil
 	a.plan = p.plan(a)
 	a.wakeAt = a.plan.RefreshAt
+	r.held.Put(client.ObjectKeyFromObject(p.Client), a.key, h) // with the record by which the next pass knows it
 
 	log.FromContext(ctx).V(1).Info("Received access token", "client", klog.KObj(p.Client), "access", a.key, "reason", reason, "expiresAt", h.Record.ExpiresAt)
 	if reason != refresh.Due {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
@@ -37,7 +38,7 @@ const (
 func (r *Reconciler) genuine(p *pass, a *access, stored string) bool {
 	name := client.ObjectKeyFromObject(p.Client)
 	if written, ok := r.written.Get(name, a.key); ok {
-		return written == a.Record.Digest()
+		return written == a.Record.Digest() || r.isHeld(name, a, stored)
 	}
 	if a.server == nil || len(record.TrustedKeys(a.server)) == 0 {
 		return true // it cannot be told now
@@ -49,6 +50,17 @@ func (r *Reconciler) genuine(p *pass, a *access, stored string) bool {
 	case errors.As(err, &bad) && (bad.Reason != jwks.ReasonOpaque || !a.Record.Opaque):
 		return false
 	case bad == nil && (a.Record.Opaque || a.Record.ExpiresAt.After(claims.ExpiresAt) || !a.Record.SignedAs(claims)):
+		return false
+	}
+	r.written.Put(name, a.key, a.Record.Digest())
+	return true
+}
+
+// isHeld reports whether a token in the Secret is the one that was issued last: it was written, and
+// the API server's answer was lost.
+func (r *Reconciler) isHeld(name types.NamespacedName, a *access, stored string) bool {
+	h, ok := r.held.Get(name, a.key)
+	if !ok || h.Value != stored || h.Record.Digest() != a.Record.Digest() {
 		return false
 	}
 	r.written.Put(name, a.key, a.Record.Digest())
