@@ -341,7 +341,7 @@ func currentName(state *provision.ClientState) string {
 func (s *clientSubject) keep(ctx context.Context) (err error) {
 	store := record.CredentialStore{Server: s.record().Server, ClientState: *s.state}
 	if !s.refused && (s.secret != nil || len(store.Credentials) > 0) {
-		s.secret, err = record.WriteCredentials(ctx, s.r.Client, s.r.Servers.OperatorNamespace, client.ObjectKeyFromObject(s.client), s.secret, store)
+		s.secret, err = record.StoreCredentials(ctx, s.r.Client, s.r.Live, s.r.Servers.OperatorNamespace, client.ObjectKeyFromObject(s.client), s.secret, store)
 		if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsNotFound(err) {
 			// What the API server says about the operator's namespace is the operator's business.
 			log.FromContext(ctx).Error(err, "Failed to store the secret of a client")

@@ -3,8 +3,11 @@
 package provisioning_test
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -127,5 +130,46 @@ func TestRegistrationWhoseAnswerIsLost(t *testing.T) {
 	})
 	if n := len(w.AS.RegisteredClients()); n != 1 {
 		t.Errorf("%d clients are registered, want the one that was lost", n)
+	}
+}
+
+// TestARegistrationIsStored: the API server fails, or its answer is lost, when the
+// operator stores a client that it has just registered. It tries again, and registers
+// no other.
+func TestARegistrationIsStored(t *testing.T) {
+	for name, executes := range map[string]bool{"the write fails": false, "its answer is lost": true} {
+		t.Run(name, func(t *testing.T) {
+			w := operator.NewWorld(t, func(o *oidc.Options) { o.DynamicRegistration = &oidc.DynamicRegistration{} })
+			t.Cleanup(func() { operator.LetGo(t, w.Shop, w.Payments) })
+			w.AS.RemoveClient(operator.CartID)
+			operator.CreateNamespace(t)
+			as, api, cart := w.Server(w.Payments), w.API(), w.Cart()
+			as.Spec.Provisioning.DynamicRegistration.AuthenticationMethod = v1alpha1.ClientSecretBasic
+			cart.Spec.AuthorizationServerRef, cart.Spec.Credentials = v1alpha1.AuthorizationServerReference{}, v1alpha1.ClientCredentials{}
+			var failed atomic.Bool
+			cfg, _ := operator.Broken(http.MethodPut, "/secrets/"+credentialSecretOf(cart).Name, 1000, func(req *http.Request, next http.RoundTripper) (*http.Response, error) {
+				if len(w.AS.RegisteredClients()) == 0 || failed.Swap(true) {
+					return next.RoundTrip(req)
+				}
+				broken := errors.New("the connection broke")
+				if executes {
+					resp, err := next.RoundTrip(req)
+					if err != nil {
+						return nil, err
+					}
+					return nil, errors.Join(broken, resp.Body.Close())
+				}
+				return nil, broken
+			})
+			operator.StartOver(t, cfg)
+			operator.Create(t, as, api, cart)
+			operator.IsReady(t, cart)
+			if !failed.Load() {
+				t.Fatal("no write failed")
+			}
+			if n := len(w.AS.RegisteredClients()); n != 1 || len(cart.Status.Provisioning.LeftBehind) > 0 {
+				t.Errorf("%d clients are registered, and the status lists %q", n, cart.Status.Provisioning.LeftBehind)
+			}
+		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -62,6 +63,41 @@ func ReadCredentials(ctx context.Context, reader client.Reader, operatorNamespac
 		store = CredentialStore{}
 	}
 	return store, &secret, nil
+}
+
+// storeWaits are the waits between attempts to store credentials.
+var storeWaits = []time.Duration{50 * time.Millisecond, 200 * time.Millisecond, time.Second}
+
+// StoreCredentials is WriteCredentials that tries again a few times, at once. What a server
+// has just given out exists nowhere else: a registration that is not stored is left behind
+// for good. It reads past the cache what became of a failed write, and leaves alone what
+// another writer has written.
+func StoreCredentials(ctx context.Context, c client.Client, live client.Reader, operatorNamespace string, name types.NamespacedName, secret *corev1.Secret, store CredentialStore) (*corev1.Secret, error) {
+	for attempt := 0; ; attempt++ {
+		written, err := WriteCredentials(ctx, c, operatorNamespace, name, secret, store)
+		if err == nil || apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsNotFound(err) || attempt == len(storeWaits) {
+			return written, err
+		}
+		is := &corev1.Secret{}
+		switch lookErr := live.Get(ctx, types.NamespacedName{Namespace: operatorNamespace, Name: CredentialSecretName(name)}, is); {
+		case lookErr != nil: // it is not there, or cannot be read
+		case holds(is, store):
+			return is, nil // only the answer was lost
+		case secret == nil || is.ResourceVersion != secret.ResourceVersion:
+			return written, err // another writer was faster
+		}
+		select {
+		case <-ctx.Done():
+			return written, err
+		case <-time.After(storeWaits[attempt]):
+		}
+	}
+}
+
+// holds reports whether a Secret has exactly these credentials.
+func holds(secret *corev1.Secret, store CredentialStore) bool {
+	content, err := json.Marshal(store)
+	return err == nil && string(secret.Data[CredentialKey]) == string(content)
 }
 
 // WriteCredentials stores the credentials of a client. It takes the Secret that was read, nil
