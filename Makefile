@@ -18,6 +18,8 @@ TESTFLAGS ?=
 N ?= 10000
 BENCHFLAGS ?=
 PKG ?= ./...
+# How many cases of faults run side by side. Most wait for caches half of the time.
+FAULTS_PARALLEL ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN))
 # How many packages are tested side by side. Most wait for their control plane half of the time.
 TEST_PACKAGES ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN))
 
@@ -46,6 +48,7 @@ help: ## Show this list.
 	  N 'clients of the benchmark ($(N))' \
 	  BENCHFLAGS 'more flags for the benchmark, such as -only="cold start"' \
 	  IMAGES 'image archives for node-load' \
+	  SHORT '1 for faults: a part of the cases' \
 	  KEEP '1 leaves the demo, or the node of e2e, running' \
 	  KUBECONFIG 'for e2e: an existing cluster to use instead of a node' \
 	  M2M_E2E_REGISTRY 'for e2e with KUBECONFIG: where to push the images, or' \
@@ -122,14 +125,14 @@ lint-workflows: ## Check the workflows of .github with actionlint.
 controlplane: ## Find or build kube-apiserver, etcd and kubectl, and print their directory.
 	@hack/controlplane/ensure.sh
 
-# The scenarios of test/provision, test/prometheus and test/gateways take minutes and have sections of their own in .ci/run.
+# The scenarios of test/faults, test/provision, test/prometheus and test/gateways take minutes and have sections of their own in .ci/run.
 # So have test/load and test/attacks, which measure on the real clock and so cannot share the machine with other packages.
 # test/e2e does nothing without a node. A package without tests would only cost two starts of the go command, which count
 # that nothing covers it. Without cgo, as the programs are released, no test is linked with a C compiler.
 .PHONY: test
-test: ## Run all tests but those of e2e, load-test, provision-test, prometheus-test and gateways-test against a real API server; coverage goes to out/cover.out.
+test: ## Run all tests but those of e2e, faults, load-test, provision-test, prometheus-test and gateways-test against a real API server; coverage goes to out/cover.out.
 	@$(WITH_CONTROL_PLANE); mkdir -p out; \
-	packages="$(if $(filter ./...,$(PKG)),$$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./... | grep -vE '/test/(attacks|e2e|gateways|load|prometheus|provision)$$'),$(PKG))"; \
+	packages="$(if $(filter ./...,$(PKG)),$$(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./... | grep -vE '/test/(attacks|e2e|faults|gateways|load|prometheus|provision)$$'),$(PKG))"; \
 	CGO_ENABLED="$${CGO_ENABLED:-0}" hack/gotest.sh test -p=$(TEST_PACKAGES) -timeout=20m -coverprofile=out/cover.out $(TESTFLAGS) $$packages
 	$(if $(filter ./...,$(PKG)),@cd hack/image && GOWORK=off ../gotest.sh image ./...)
 	$(if $(filter ./...,$(PKG)),@cd hack/release && GOWORK=off ../gotest.sh release ./...)
@@ -238,6 +241,11 @@ attacks: ## Run all attacks by hostile tenants at once, in full size, for 10 min
 	@$(WITH_CONTROL_PLANE); rm -f out/attacks.json out/attacks.txt; status=0; \
 	M2M_ATTACKS=full hack/gotest.sh attacks -count=1 -timeout=30m $(TESTFLAGS) ./test/attacks || status=$$?; \
 	if [ -f out/attacks.txt ]; then cat out/attacks.txt; fi; exit $$status
+
+.PHONY: faults
+faults: ## Kill and disturb the operator at each of its requests, an hour and more; SHORT=1 takes some cases of each kind, M2M_FAULTS_SEED=n the same again.
+	@$(WITH_CONTROL_PLANE); rm -f out/faults.json; \
+	SHORT='$(SHORT)' hack/gotest.sh faults -count=1 -timeout=6h -parallel=$(FAULTS_PARALLEL) $(TESTFLAGS) ./test/faults
 
 .PHONY: e2e
 e2e: ## Run the end-to-end suite on a real node, or on the cluster of KUBECONFIG, and measure. KEEP=1 leaves the node running.
