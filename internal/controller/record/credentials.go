@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -65,33 +66,34 @@ func ReadCredentials(ctx context.Context, reader client.Reader, operatorNamespac
 	return store, &secret, nil
 }
 
-// storeWaits are the waits between attempts to store credentials.
-var storeWaits = []time.Duration{50 * time.Millisecond, 200 * time.Millisecond, time.Second}
+// storing is how often, and how fast, credentials are tried to be stored.
+var storing = wait.Backoff{Steps: 4, Duration: 50 * time.Millisecond, Factor: 4}
 
 // StoreCredentials is WriteCredentials that tries again a few times, at once. What a server
 // has just given out exists nowhere else: a registration that is not stored is left behind
 // for good. It reads past the cache what became of a failed write, and leaves alone what
 // another writer has written.
-func StoreCredentials(ctx context.Context, c client.Client, live client.Reader, operatorNamespace string, name types.NamespacedName, secret *corev1.Secret, store CredentialStore) (*corev1.Secret, error) {
-	for attempt := 0; ; attempt++ {
-		written, err := WriteCredentials(ctx, c, operatorNamespace, name, secret, store)
-		if err == nil || apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsNotFound(err) || attempt == len(storeWaits) {
-			return written, err
+func StoreCredentials(ctx context.Context, c client.Client, live client.Reader, operatorNamespace string, name types.NamespacedName, secret *corev1.Secret, store CredentialStore) (written *corev1.Secret, err error) {
+	_ = wait.ExponentialBackoffWithContext(ctx, storing, func(ctx context.Context) (done bool, _ error) {
+		written, err = WriteCredentials(ctx, c, operatorNamespace, name, secret, store)
+		if err == nil || apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsNotFound(err) {
+			return true, nil
 		}
 		is := &corev1.Secret{}
 		switch lookErr := live.Get(ctx, types.NamespacedName{Namespace: operatorNamespace, Name: CredentialSecretName(name)}, is); {
 		case lookErr != nil: // it is not there, or cannot be read
 		case holds(is, store):
-			return is, nil // only the answer was lost
+			written, err = is, nil // only the answer was lost
+			return true, nil
 		case secret == nil || is.ResourceVersion != secret.ResourceVersion:
-			return written, err // another writer was faster
+			return true, nil // another writer was faster
 		}
-		select {
-		case <-ctx.Done():
-			return written, err
-		case <-time.After(storeWaits[attempt]):
-		}
+		return false, nil
+	})
+	if written == nil && err == nil { // the context had ended before
+		err = ctx.Err()
 	}
+	return written, err
 }
 
 // holds reports whether a Secret has exactly these credentials.
@@ -182,6 +184,11 @@ func ClientState(st *v1alpha1.M2MClientProvisioning, store CredentialStore) *pro
 			}
 		}
 		state.Sequence, state.Rotation, state.Credentials = store.Sequence, store.Rotation, slices.Clone(store.Credentials)
+	}
+	if store.Server == st.Server && st.ClientID == "" && st.Origin == "" {
+		// The operator was killed after it had written the Secret and before the status.
+		state.ID, state.GrantID, state.Origin, state.Access = store.ID, store.GrantID, store.Origin, store.Access
+		return state
 	}
 	for _, a := range st.Access {
 		state.Access = append(state.Access, provision.Access{Resource: string(a.Resource), ResourceID: a.ResourceID, Scopes: StringsOf(a.Scopes)})
