@@ -31,6 +31,8 @@ type ledger struct {
 
 	mu       sync.Mutex
 	issued   []issue
+	writes   int             // of the API server that had an effect
+	atDeath  int             // how many they were when the operator was killed, -1 before
 	stored   map[string]bool // tokens that were in a Secret, by hash
 	creates  map[string]int  // what the authorization server created, by request
 	shown    map[string]map[string]string
@@ -44,11 +46,11 @@ type ledger struct {
 // issue is a token that the authorization server has issued.
 type issue struct {
 	hash, access string
-	life         int // of the operator that asked
+	writes       int // of the API server so far
 }
 
 func newLedger(r *run) *ledger {
-	return &ledger{run: r, stored: map[string]bool{}, creates: map[string]int{}, shown: map[string]map[string]string{}, bundles: map[string][]string{}}
+	return &ledger{run: r, atDeath: -1, stored: map[string]bool{}, creates: map[string]int{}, shown: map[string]map[string]string{}, bundles: map[string][]string{}}
 }
 
 // observe is the wire's observer.
@@ -62,6 +64,7 @@ func (l *ledger) observe(c Call, req *http.Request, resp *http.Response) {
 		l.created(c, req, resp)
 		return
 	}
+	l.writes++
 	path := strings.Split(strings.Trim(req.URL.Path, "/"), "/")
 	if len(path) < 5 || path[2] != "namespaces" {
 		return
@@ -99,7 +102,7 @@ func (l *ledger) created(c Call, req *http.Request, resp *http.Response) {
 	if strings.HasSuffix(form.Get("resource"), ".logto.app/api") {
 		return // the operator's own, for the management API
 	}
-	l.issued = append(l.issued, issue{oidc.Hash(answer.Token), l.run.rename(form.Get("resource")), l.run.restarts})
+	l.issued = append(l.issued, issue{oidc.Hash(answer.Token), l.run.rename(form.Get("resource")), l.writes})
 }
 
 func (l *ledger) breach(format string, args ...any) {
@@ -211,6 +214,13 @@ func (l *ledger) lost() (lost []issue) {
 		}
 	}
 	return lost
+}
+
+// died notes that the operator was killed.
+func (l *ledger) died() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.atDeath = l.writes
 }
 
 // decide says that from now on tokens may go because somebody wants it.

@@ -45,13 +45,12 @@ type run struct {
 	Logto *logto.Server
 	World *operator.World
 
-	options  []func(*controller.Options)
-	sharded  bool
-	urgent   bool
-	ctx      context.Context // the life of the operator
-	main     *operator.Operator
-	shard    *operator.Operator // nil without shards
-	restarts int
+	options []func(*controller.Options)
+	sharded bool
+	urgent  bool
+	ctx     context.Context // the life of the operator
+	main    *operator.Operator
+	shard   *operator.Operator // nil without shards
 	// impatient operators wait only briefly for an authorization server.
 	impatient bool
 
@@ -143,8 +142,8 @@ func (r *run) instance(shard string) *operator.Operator {
 // restart replaces an operator that was killed.
 func (r *run) restart() {
 	r.t.Helper()
+	r.log.died()
 	r.stop()
-	r.restarts++
 	r.start()
 }
 

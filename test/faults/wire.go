@@ -272,10 +272,10 @@ func describe(side Side, req *http.Request) (c Call, follows bool) {
 		c.Object = strings.Join(parts, "/")
 		return c, false
 	}
-	switch { // the group and the version
-	case parts[0] == "api":
+	switch parts[0] { // before the group and the version
+	case "api":
 		parts = parts[min(2, len(parts)):]
-	case parts[0] == "apis":
+	case "apis":
 		parts = parts[min(3, len(parts)):]
 	default:
 		return c, true

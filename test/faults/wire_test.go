@@ -190,8 +190,8 @@ func TestHold(t *testing.T) {
 		t.Fatalf("the watch of another kind: %v", err)
 	}
 	select {
-	case <-done:
-		t.Fatal("the watch was not held back")
+	case err := <-done:
+		t.Fatalf("the watch was not held back: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
 	letGo()
