@@ -82,7 +82,7 @@ func StoreCredentials(ctx context.Context, c client.Client, live client.Reader, 
 		is := &corev1.Secret{}
 		switch lookErr := live.Get(ctx, types.NamespacedName{Namespace: operatorNamespace, Name: CredentialSecretName(name)}, is); {
 		case lookErr != nil: // it is not there, or cannot be read
-		case holds(is, store):
+		case hasCredentials(is, store):
 			written, err = is, nil // only the answer was lost
 			return true, nil
 		case secret == nil || is.ResourceVersion != secret.ResourceVersion:
@@ -96,8 +96,8 @@ func StoreCredentials(ctx context.Context, c client.Client, live client.Reader, 
 	return written, err
 }
 
-// holds reports whether a Secret has exactly these credentials.
-func holds(secret *corev1.Secret, store CredentialStore) bool {
+// hasCredentials reports whether a Secret has exactly these credentials.
+func hasCredentials(secret *corev1.Secret, store CredentialStore) bool {
 	content, err := json.Marshal(store)
 	return err == nil && string(secret.Data[CredentialKey]) == string(content)
 }
