@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -108,6 +109,9 @@ func TestEnvoy(t *testing.T) {
 	checkScopes(t, d, issuer)
 	t.Run("keys follow the files", func(t *testing.T) { checkRotation(t, d, issuer, update) })
 	t.Run("no call fails while keys change", func(t *testing.T) { checkSeamless(t, d, issuer, 0, update) })
+	t.Run("kept connections", func(t *testing.T) { // a filter from a file is not the listener's
+		checkKeptConnections(t, d, issuer, kept{added: []int{200}, revoked: []int{401, 401}}, update)
+	})
 	t.Run("all keys are revoked", func(t *testing.T) {
 		token := signed(t, issuer, nil)
 		update(`{"keys":[]}`)
@@ -250,6 +254,53 @@ func checkRotation(t *testing.T, d door, issuer *oidc.Server, update func(keys s
 	update(unusable(t))
 	awaits(t, d, http.StatusUnauthorized, after)
 	t.Logf("a revoked key left the gateway after %s", time.Since(began).Round(time.Millisecond))
+	update(published(t, issuer))
+	awaits(t, d, http.StatusOK, after)
+}
+
+// kept is what requests on one connection are answered with, that was open before a change.
+type kept struct{ added, revoked []int }
+
+// checkKeptConnections changes keys while a client keeps its connection: adds one, and calls
+// with a token that it signed; then revokes it, and calls on.
+func checkKeptConnections(t *testing.T, d door, issuer *oidc.Server, want kept, update func(keys string)) {
+	t.Helper()
+	old := published(t, issuer)
+	before := signed(t, issuer, nil)
+	if err := issuer.RotateKeyHard(); err != nil {
+		t.Fatal(err)
+	}
+	after := signed(t, issuer, nil)
+	calls := func(token string, n int, change func()) (got []int) {
+		transport := &http.Transport{MaxConnsPerHost: 1}
+		defer transport.CloseIdleConnections()
+		by := &http.Client{Timeout: 5 * time.Second, Transport: transport}
+		for i := range n + 1 {
+			status, err := d.callBy(by, http.MethodGet, "/", token)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i == 0 {
+				change()
+				token = after
+				continue
+			}
+			got = append(got, status)
+		}
+		return got
+	}
+	if got := calls(before, len(want.added), func() {
+		update(merged(t, old, published(t, issuer)))
+		awaits(t, d, http.StatusOK, after)
+	}); !slices.Equal(got, want.added) {
+		t.Errorf("a token of a new key, on a connection from before: %v, want %v", got, want.added)
+	}
+	if got := calls(after, len(want.revoked), func() {
+		update(old)
+		awaits(t, d, http.StatusUnauthorized, after)
+	}); !slices.Equal(got, want.revoked) {
+		t.Errorf("a token of a revoked key, on a connection from before: %v, want %v", got, want.revoked)
+	}
 	update(published(t, issuer))
 	awaits(t, d, http.StatusOK, after)
 }

@@ -186,6 +186,10 @@ func TestEnvoyGateway(t *testing.T) {
 	t.Run("keys follow the ConfigMap", func(t *testing.T) { checkRotation(t, ourDoor, issuer, update) })
 	// Envoy applies the new names of providers to the listener and to its routes one after the other.
 	t.Run("calls fail for a moment only while keys change", func(t *testing.T) { checkSeamless(t, ourDoor, issuer, time.Second, update) })
+	// The connection has the former listener, which does not know the new name.
+	t.Run("kept connections", func(t *testing.T) {
+		checkKeptConnections(t, ourDoor, issuer, kept{added: []int{403, 200}, revoked: []int{403, 401}}, update)
+	})
 	// Here the name of a provider is made of its keys: the route names one that Envoy did not take.
 	t.Run("a set without usable keys", func(t *testing.T) { checkUselessSets(t, ourDoor, issuer, http.StatusForbidden, update) })
 	t.Run("restarts", func(t *testing.T) {

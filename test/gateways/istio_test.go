@@ -79,6 +79,10 @@ func TestIstio(t *testing.T) {
 	checkScopes(t, innerDoor, issuer)
 	t.Run("keys follow the policy", func(t *testing.T) { checkRotation(t, innerDoor, issuer, update) })
 	t.Run("no call fails while keys change", func(t *testing.T) { checkSeamless(t, innerDoor, issuer, 0, update) })
+	// The connection has the former filter, for one more answer.
+	t.Run("kept connections", func(t *testing.T) {
+		checkKeptConnections(t, innerDoor, issuer, kept{added: []int{401, 200}, revoked: []int{200, 401}}, update)
+	})
 	t.Run("a set without usable keys leaves the old ones", func(t *testing.T) { checkUselessSets(t, innerDoor, issuer, http.StatusOK, update) })
 	t.Run("restarts", func(t *testing.T) {
 		checkRestarts(t, innerDoor, issuer, gateway{
