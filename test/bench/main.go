@@ -71,6 +71,7 @@ func scenarios() []scenario {
 		{"slow server", "One authorization server is slow, another is not", (*bench).slowServer},
 		{"noisy neighbour", "Other namespaces do what they can to be a nuisance", (*bench).noisyNeighbour},
 		{"key rotation", "The issuer's new key reaches all namespaces", (*bench).keyRotation},
+		{"gateways", "The issuer's new key reaches the gateways of all APIs", (*bench).gatewayPolicies},
 		{"trust-manager", "trust-manager does the same", (*bench).compareTrustManager},
 	}
 }

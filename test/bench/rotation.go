@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
@@ -87,7 +88,7 @@ func (b *bench) keyRotation(ctx context.Context) error {
 		rounds = append(rounds, r)
 	}
 	b.bundles = b.judgeRotations(rounds, n)
-	return b.removeConfigMaps(ctx, n, bundleName())
+	return b.removeConfigMaps(ctx, bundlePrefix, n, bundleName())
 }
 
 // rotationRound starts the operator, rotates the key, and takes the floor after the
@@ -107,7 +108,7 @@ func (b *bench) rotationRound(ctx context.Context, watch *follower, n int, first
 	}
 	one := client.ObjectKey{Namespace: bundlePrefix + "-0", Name: bundleName()}
 	before := watch.get(one)
-	if r, err = b.rotate(ctx, o, watch, n); err != nil {
+	if r, err = b.rotate(ctx, o, watch, bundleName(), n); err != nil {
 		return r, err
 	}
 	r.content = watch.get(one)
@@ -122,7 +123,7 @@ func (b *bench) rotationRound(ctx context.Context, watch *follower, n int, first
 	if err := b.stopOperator(o); err != nil {
 		return r, err
 	}
-	if r.floor, err = b.floorOfBundles(ctx, watch, before, r.content, n); err != nil {
+	if r.floor, err = b.floorOfBundles(ctx, watch, bundlePrefix, before, r.content, n); err != nil {
 		return r, fmt.Errorf("the floor: %w", err)
 	}
 	return r, nil
@@ -188,16 +189,16 @@ func (b *bench) createVerifiers(ctx context.Context, n int) error {
 }
 
 // removeConfigMaps deletes the ConfigMaps of a name.
-func (b *bench) removeConfigMaps(ctx context.Context, n int, name string) error {
+func (b *bench) removeConfigMaps(ctx context.Context, prefix string, n int, name string) error {
 	return inParallel(n, func(i int) error {
-		return b.cluster.Client.Delete(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("%s-%d", bundlePrefix, i), Name: name}})
+		return b.cluster.Client.Delete(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("%s-%d", prefix, i), Name: name}})
 	})
 }
 
-// rotate rotates the issuer's key once. It does so right after the operator has
+// rotate rotates the issuer's key once, and waits for the ConfigMaps of a name. It does so right after the operator has
 // fetched the keys, so that everything is written before the operator's second
 // fetch from then on.
-func (b *bench) rotate(ctx context.Context, o *operator, watch *follower, n int) (r rotation, err error) {
+func (b *bench) rotate(ctx context.Context, o *operator, watch *follower, name string, n int) (r rotation, err error) {
 	if err := b.polled(ctx); err != nil {
 		return r, err
 	}
@@ -210,7 +211,9 @@ func (b *bench) rotate(ctx context.Context, o *operator, watch *follower, n int)
 	if err != nil {
 		return r, err
 	}
-	watch.begin(bundleName(), func(c *corev1.ConfigMap) bool { return strings.Contains(c.Data[render.FileJWKS], rotated.KeyID) })
+	watch.begin(name, func(c *corev1.ConfigMap) bool {
+		return strings.Contains(c.Data[render.FileJWKS]+c.Data[enforcement.KeysField], rotated.KeyID)
+	})
 	if err := watch.await(ctx, n, fanOutLimit); err != nil {
 		return r, err
 	}
@@ -283,10 +286,10 @@ func median(of []float64) float64 {
 
 // floorOfBundles runs a process that changes ConfigMaps as a rotation has changed
 // the bundles, seen by the same watch. No operator ever sees these ConfigMaps.
-func (b *bench) floorOfBundles(ctx context.Context, watch *follower, before, content *corev1.ConfigMap, n int) (f floored, err error) {
+func (b *bench) floorOfBundles(ctx context.Context, watch *follower, prefix string, before, content *corev1.ConfigMap, n int) (f floored, err error) {
 	watch.begin(floorBundle, func(*corev1.ConfigMap) bool { return true })
 	if err := inParallel(n, func(i int) error {
-		c := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("%s-%d", bundlePrefix, i), Name: floorBundle}}
+		c := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("%s-%d", prefix, i), Name: floorBundle}}
 		fill(c, before)
 		return b.cluster.Client.Create(ctx, c)
 	}); err != nil {
@@ -316,7 +319,7 @@ func (b *bench) floorOfBundles(ctx context.Context, watch *follower, before, con
 	}
 	seen, err := watch.seen()
 	f = floored{Seconds: seen.last.Sub(said.Started).Seconds(), CPUSeconds: said.CPUSeconds}
-	return f, errors.Join(err, b.removeConfigMaps(ctx, n, floorBundle))
+	return f, errors.Join(err, b.removeConfigMaps(ctx, prefix, n, floorBundle))
 }
 
 // fill copies the data, labels and annotations of one ConfigMap to another.
