@@ -157,21 +157,23 @@ func (b *bench) acceptPolicies(ctx context.Context, n int) error {
 // enforced waits until all APIs say that tokens are checked. A policy may have been written
 // again after it was accepted.
 func (b *bench) enforced(ctx context.Context, n int) error {
-	return local.Until(ctx, 4*time.Minute, func() error {
+	return local.Until(ctx, time.Minute, func() error {
 		var all v1alpha1.APIResourceList
 		if err := b.cluster.Client.List(ctx, &all); err != nil {
 			return err
 		}
-		done := 0
+		done, other := 0, ""
 		for i := range all.Items {
 			for _, c := range all.Items[i].Status.Conditions {
 				if c.Type == v1alpha1.ConditionEnforced && c.Status == metav1.ConditionTrue {
 					done++
+				} else if c.Type == v1alpha1.ConditionEnforced {
+					other = c.Message
 				}
 			}
 		}
 		if done < n {
-			return errors.Join(fmt.Errorf("%d of %d APIs are enforced", done, n), b.acceptPolicies(ctx, n))
+			return errors.Join(fmt.Errorf("%d of %d APIs are enforced; another: %s", done, n, other), b.acceptPolicies(ctx, n))
 		}
 		return nil
 	})

@@ -288,6 +288,10 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 			if api, ok := record.ParseName(o.GetAnnotations()[v1alpha1.APIResourceAnnotation]); ok {
 				return []types.NamespacedName{api}
 			}
+			// Enforced depends on what a gateway reads: the keys are written after the server has changed.
+			if api, ok := verification.APIResourceOfKeys(o); ok {
+				return []types.NamespacedName{api}
+			}
 			return nil
 		})).
 		WatchesRawSource(foreign.Source(r.Foreign, "ConfigMap", settled(func(o client.Object) []types.NamespacedName {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/controller/watch"
+	"github.com/m2m-operator/m2m-operator/internal/enforcement"
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
@@ -83,4 +84,11 @@ func ContentsIn(bundle *corev1.ConfigMap) (c render.Contents, known bool) {
 func ReadContents(annotation string) (c render.Contents, known bool) {
 	err := json.Unmarshal([]byte(annotation), &c)
 	return c, err == nil && c.Terms != ""
+}
+
+// APIResourceOfKeys returns the APIResource whose keys for a gateway an object holds, and
+// reports whether it is such an object by its name.
+func APIResourceOfKeys(o client.Object) (api types.NamespacedName, ok bool) {
+	name, ok := enforcement.ParseKeysName(o.GetName())
+	return types.NamespacedName{Namespace: o.GetNamespace(), Name: name}, ok
 }
