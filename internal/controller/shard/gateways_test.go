@@ -25,13 +25,14 @@ func TestAShardsTokenWaitsForGateways(t *testing.T) {
 	for name, tc := range map[string]struct {
 		gateway enforcement.Gateway
 		entry   v1alpha1.Enforcement
+		wait    time.Duration // from when the gateway's objects have the key
 	}{
 		"Envoy Gateway": {enforcement.EnvoyGateway, v1alpha1.Enforcement{Name: "public", EnvoyGateway: v1alpha1.EnvoyGatewayEnforcement{
 			TargetRefs: []v1alpha1.EnvoyGatewayTarget{{Kind: "HTTPRoute", Name: "payment"}},
-		}}},
+		}}, delivery.GatewayDelay},
 		"Istio": {enforcement.Istio, v1alpha1.Enforcement{Name: "public", Istio: v1alpha1.IstioEnforcement{
 			Selector: v1alpha1.IstioSelector{MatchLabels: map[string]v1alpha1.LabelValue{"app": "payment"}},
-		}}},
+		}, Drain: "10s"}, delivery.GatewayDelay + 10*time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := envtest.InstallCRDs(operator.RESTConfig, envtest.CRDInstallOptions{CRDs: kubetest.GatewayKinds()}); err != nil {
@@ -74,7 +75,7 @@ func TestAShardsTokenWaitsForGateways(t *testing.T) {
 			waits("before the gateway has the key")
 			s.Settle()
 			shardSees()
-			s.main.Advance(delivery.GatewayDelay - time.Millisecond)
+			s.main.Advance(tc.wait - time.Millisecond)
 			waits("as soon as the gateway's objects have the key")
 			s.main.Advance(time.Millisecond)
 			s.reconciles(s.a)
