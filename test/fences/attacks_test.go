@@ -131,7 +131,8 @@ func attack(t *testing.T) sets.Set[string] {
 		{"policies of gateways", policies(t)}, {"keys of gateways", gatewayKeys(t)},
 		{"clauses about Secrets", secretClauses(t)}, {"clauses about ConfigMaps", configMapClauses(t)}, {"clauses about pods", podClauses(t)},
 		{"clauses about own kinds", ownKindClauses(t)}, {"clauses about events", eventClauses(t)}, {"clauses about statuses", statusClauses(t)},
-		{"clauses about policies of gateways", policyClauses(t)}, {"clauses about webhooks", webhookClauses(t)},
+		{"clauses about policies of gateways", policyClauses(t)}, {"clauses about lost policies of gateways", lostPolicyClauses(t)},
+		{"clauses about owners of ConfigMaps", ownerClauses(t)}, {"clauses about webhooks", webhookClauses(t)},
 	} {
 		t.Run(group.name, func(t *testing.T) {
 			for _, a := range group.attempts {

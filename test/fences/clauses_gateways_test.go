@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -63,6 +64,114 @@ func policyClauses(t *testing.T) (all []attempt) {
 		attempt{"changes another's annotation", updates(beside, func(u *unstructured.Unstructured) {
 			u.SetAnnotations(map[string]string{v1alpha1.ContentsAnnotation: "{}", "example.com/note": "y"})
 		}), false},
+	)
+}
+
+// lostPolicyClauses are about policies that nothing controls any more, and about those that
+// look like them. Anybody may have written them.
+func lostPolicyClauses(t *testing.T) (all []attempt) {
+	t.Helper()
+	ns := newNamespace(t, "lost-policies")
+	like := func(name string, owners []metav1.OwnerReference) *unstructured.Unstructured {
+		u := ofAPI(policy(ns, name, "AuthorizationPolicy"), "api")
+		u.SetOwnerReferences(owners)
+		return u
+	}
+	bare := func(u *unstructured.Unstructured) *unstructured.Unstructured {
+		u.SetAnnotations(nil)
+		return u
+	}
+	unlabelled := like("m2m.api.unlabelled", ownedBy(ours, "APIResource", "api", true))
+	unlabelled.SetLabels(nil)
+	other := ownedBy("v1", "ConfigMap", "other", false)
+	for name, tc := range map[string]struct {
+		is      *unstructured.Unstructured
+		allowed bool
+	}{
+		"one that has lost its owner":                             {like("m2m.api.lost", nil), true},
+		"one that has another owner, and nothing controls":        {like("m2m.api.beside", other), true},
+		"one that has nothing but the label":                      {bare(like("m2m.api.bare", nil)), false},
+		"one that an APIResource owns and does not control":       {bare(like("m2m.api.owned", ownedBy(ours, "APIResource", "api", false))), false},
+		"one that another's kind controls":                        {like("m2m.api.theirs", ownedBy(theirs, "APIResource", "api", true)), false},
+		"one that another kind of ours controls":                  {like("m2m.api.client", ownedBy(ours, "M2MClient", "api", true)), false},
+		"one that an APIResource of another name controls":        {like("m2m.api.longer", ownedBy(ours, "APIResource", "ap", true)), false},
+		"one without the label":                                   {unlabelled, false},
+		"one of another name":                                     {like("open", nil), false},
+		"one that is called as an APIResource's and has no entry": {like("m2m.api", nil), false},
+	} {
+		create(t, tc.is)
+		all = append(all, attempt{"deletes " + name, deletes(tc.is), tc.allowed})
+	}
+	lost, forged := like("m2m.api.lost-2", other), bare(like("m2m.api.bare-2", nil))
+	dotted := like("m2m.api.v2.public", ownedBy(ours, "APIResource", "api.v2", true))
+	shared := like("m2m.api.shared", append(ownedBy(ours, "APIResource", "api", true), other...))
+	loose := like("m2m.api.loose", ownedBy(ours, "APIResource", "api", false))
+	create(t, lost, forged, dotted, shared, loose)
+	content := func(u *unstructured.Unstructured) {
+		u.Object["spec"].(map[string]any)["selector"] = map[string]any{"matchLabels": map[string]any{"app": "payment"}}
+	}
+	owners := func(owners ...metav1.OwnerReference) func(*unstructured.Unstructured) {
+		return func(u *unstructured.Unstructured) { u.SetOwnerReferences(owners) }
+	}
+	api := ownedBy(ours, "APIResource", "api", true)[0]
+	return append(all,
+		attempt{"owns one again beside another owner", updates(lost, owners(other[0], api)), true},
+		attempt{"owns one again instead of another owner", updates(lost, owners(api)), false},
+		attempt{"changes one that an APIResource owns and does not control", updates(loose, content), false},
+		attempt{"takes over one that has nothing but the label", updates(forged, func(u *unstructured.Unstructured) { ofAPI(u, "api") }), false},
+		attempt{"takes one over for an APIResource of a shorter name", updates(dotted, owners(api)), false},
+		attempt{"takes the other owner off", updates(shared, owners(api)), false},
+		attempt{"makes one with another owner", creates(like("m2m.api.two", append(other, api))), false},
+	)
+}
+
+// ownerClauses are about the owners of ConfigMaps: keys that nothing controls any more, and
+// owners beside the operator's.
+func ownerClauses(t *testing.T) (all []attempt) {
+	t.Helper()
+	ns := newNamespace(t, "owner-clauses")
+	like := func(name string, owners []metav1.OwnerReference) *corev1.ConfigMap {
+		c := ofAPI(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}, "api")
+		c.OwnerReferences = owners
+		return c
+	}
+	unlabelled := like("m2m-jwks.api.unlabelled", nil)
+	unlabelled.Labels = nil
+	other := ownedBy("v1", "ConfigMap", "other", false)
+	for name, tc := range map[string]struct {
+		is      *corev1.ConfigMap
+		allowed bool
+	}{
+		"keys that have lost their owner":               {like("m2m-jwks.api.lost", nil), true},
+		"keys that have another owner":                  {like("m2m-jwks.api.beside", other), true},
+		"keys that look lost and that another controls": {like("m2m-jwks.api.theirs", ownedBy(theirs, "APIResource", "api", true)), false},
+		"keys that look lost and have no label":         {unlabelled, false},
+		"what looks lost and has another name":          {like("settings", nil), false},
+		"what is called as keys and has no entry":       {like("m2m-jwks.api", nil), false},
+	} {
+		create(t, tc.is)
+		all = append(all, attempt{"deletes " + name, deletes(tc.is), tc.allowed})
+	}
+	lost, dotted := like("m2m-jwks.api.lost-2", other), like("m2m-jwks.api.v2.public", ownedBy(ours, "APIResource", "api.v2", true))
+	bundle, held := like("m2m-verify.payments.api", other), like("m2m-verify.payments.held", ownedBy(theirs, "Bundle", "held", true))
+	token := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "token", Labels: managed, OwnerReferences: owner("cart")}}
+	create(t, lost, dotted, bundle, held, token)
+	owners := func(owners ...metav1.OwnerReference) func(*corev1.ConfigMap) {
+		return func(c *corev1.ConfigMap) { c.OwnerReferences = owners }
+	}
+	content := func(c *corev1.ConfigMap) { c.Data = map[string]string{"jwks": "{}"} }
+	api := ownedBy(ours, "APIResource", "api", true)[0]
+	return append(all,
+		attempt{"owns keys again beside another owner", updates(lost, owners(other[0], api)), true},
+		attempt{"owns keys again instead of another owner", updates(lost, owners(api)), false},
+		attempt{"takes keys over for an APIResource of a shorter name", updates(dotted, owners(api)), false},
+		attempt{"makes keys with another owner", creates(like("m2m-jwks.api.two", append(other, api))), false},
+		attempt{"changes a bundle beside its owner", updates(bundle, content), true},
+		attempt{"changes a bundle that another controls", updates(held, content), true},
+		attempt{"takes the owner of a bundle off", updates(bundle, owners()), false},
+		attempt{"takes the controller of a bundle off", updates(held, owners()), false},
+		attempt{"controls a bundle", updates(bundle, owners(other[0], api)), false},
+		attempt{"gives a token Secret another owner", updates(token, func(s *corev1.Secret) { s.OwnerReferences = append(s.OwnerReferences, other...) }), false},
 	)
 }
 
