@@ -246,6 +246,7 @@ attacks: ## Run all attacks by hostile tenants at once, in full size, for 10 min
 faults: ## Kill and disturb the operator at each of its requests, an hour and more; SHORT=1 takes some cases of each kind, M2M_FAULTS_SEED=n the same again.
 	@$(WITH_CONTROL_PLANE); rm -f out/faults.json; \
 	SHORT='$(SHORT)' hack/gotest.sh faults -count=1 -timeout=6h -parallel=$(FAULTS_PARALLEL) $(TESTFLAGS) ./test/faults
+	@hack/gotest.sh faults-provisioning -count=1 -timeout=2h -run='^TestAnythingHappens$$' ./internal/provision -sequences=$(if $(SHORT),2000,50000)
 
 .PHONY: e2e
 e2e: ## Run the end-to-end suite on a real node, or on the cluster of KUBECONFIG, and measure. KEEP=1 leaves the node running.
