@@ -7,6 +7,7 @@ package v1alpha1
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=40
 // +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="must be lowercase letters, digits and '-', with a letter or digit at both ends"
+// +kubebuilder:validation:XValidation:rule="self != 'spare-1' && self != 'spare-2'",message="must not be spare-1 or spare-2, which name the policies of spare targets"
 type EnforcementName string
 
 // Enforcement says where tokens for the API are checked.
@@ -15,7 +16,7 @@ type EnforcementName string
 // +kubebuilder:validation:XValidation:rule="!has(self.rules) || !has(self.istio) || self.rules.all(r, !has(r.scopes) || r.scopes.all(s, !s.startsWith('*') && !s.endsWith('*')))",message="Istio takes an asterisk at either end of a scope for a wildcard, so such a scope cannot be required there",fieldPath=".rules"
 type Enforcement struct {
 	// name names the entry, and the objects that the operator writes for it:
-	// m2m.<APIResource>.<name>. At most 40 characters.
+	// m2m.<APIResource>.<name>. At most 40 characters, and not spare-1 or spare-2.
 	//
 	// +required
 	Name EnforcementName `json:"name,omitempty"`

@@ -91,9 +91,10 @@ var admissions = map[string]admission{
 		set: `spec: {verification: {formats: [PEM, PEMPerKey], files: [{name: key-*.pem, template: a}]}}`},
 	"format": {kind: "APIResource", set: `spec: {verification: {formats: [DER]}}`},
 
-	"enforcement-none":  {kind: "APIResource", set: `spec: {enforcement: [{name: public}]}`},
-	"enforcement-name":  {kind: "APIResource", set: `spec: {enforcement: [{name: Public, envoy: {}}]}`},
-	"enforcement-scope": {kind: "APIResource", set: `spec: {enforcement: [{name: public, envoy: {}, rules: [{name: a, scopes: ["payments:refund"]}]}]}`},
+	"enforcement-none":       {kind: "APIResource", set: `spec: {enforcement: [{name: public}]}`},
+	"enforcement-name":       {kind: "APIResource", set: `spec: {enforcement: [{name: Public, envoy: {}}]}`},
+	"enforcement-name-spare": {kind: "APIResource", set: `spec: {enforcement: [{name: spare-1, envoy: {}}]}`},
+	"enforcement-scope":      {kind: "APIResource", set: `spec: {enforcement: [{name: public, envoy: {}, rules: [{name: a, scopes: ["payments:refund"]}]}]}`},
 	"enforcement-wildcard": {kind: "APIResource",
 		set: `spec: {scopes: [{name: "payments:*"}], enforcement: [{name: mesh, istio: {selector: {matchLabels: {app: a}}}, rules: [{name: a, scopes: ["payments:*"]}]}]}`},
 	"enforcement-path":   {kind: "APIResource", set: `spec: {enforcement: [{name: public, envoy: {}, rules: [{name: a, paths: [{type: PathPrefix, value: /v1/../admin}]}]}]}`},

@@ -150,6 +150,9 @@ func scopesOfRules() (all []verdict) {
 		all = append(all, verdict{"APIResource", scopes + where + `, rules: ` + rules + `}]}`, map[bool]string{true: "Istio takes an asterisk"}[refused]},
 			verdict{"APIResource", scopes + `envoy: {}, rules: ` + rules + `}]}`, ""})
 	}
+	for name, says := range map[string]string{"spare-2": "must not be spare-1 or spare-2", "spare-3": ""} {
+		all = append(all, verdict{"APIResource", `spec: {enforcement: [{name: ` + name + `, envoy: {}}]}`, says})
+	}
 	const spare = `, spareTargetRefs: [{kind: HTTPRoute, name: b}, {kind: HTTPRoute, name: c}]`
 	for targets, says := range map[string]string{
 		`[{kind: Gateway, name: a}]`:                                     "",
