@@ -31,6 +31,31 @@ func meshStage(t *testing.T) *operator.Stage {
 	return s
 }
 
+// TestIstioIsNotSteeredAround: a label or an annotation by which Istio would leave a policy
+// out does not stay. Others do.
+func TestIstioIsNotSteeredAround(t *testing.T) {
+	s := meshStage(t)
+	for _, kind := range []gateways.Kind{authentication, authorization} {
+		u := operator.Policy(t, kind, s.Payments, policyName)
+		labels, annotations := u.GetLabels(), u.GetAnnotations()
+		labels["istio.io/rev"], labels["team"] = "another", "payments"
+		annotations["istio.io/dry-run"] = "true"
+		u.SetLabels(labels)
+		u.SetAnnotations(annotations)
+		if err := operator.Kube.Update(t.Context(), u); err != nil {
+			t.Fatal(err)
+		}
+		s.Op.SeesPolicy(kind, s.Payments, policyName)
+	}
+	s.Settle()
+	for _, kind := range []gateways.Kind{authentication, authorization} {
+		u := operator.Policy(t, kind, s.Payments, policyName)
+		if len(u.GetAnnotations()) != 1 || len(u.GetLabels()) != 2 || u.GetLabels()["team"] != "payments" {
+			t.Errorf("%s has the annotations %v and the labels %v", kind.Name, u.GetAnnotations(), u.GetLabels())
+		}
+	}
+}
+
 // refusesAll reports whether the policy of an entry that refuses requests refuses all of them.
 func refusesAll(t *testing.T, s *operator.Stage, gate gateways.Kind) bool {
 	t.Helper()

@@ -4,7 +4,9 @@ package gateways
 
 import (
 	"encoding/json"
+	"maps"
 	"strconv"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -48,7 +50,7 @@ type Object struct {
 
 	// These are known of a whole policy.
 	Contents string        // v1alpha1.ContentsAnnotation
-	Spec     cached.Digest // of the spec as the API server has it
+	Spec     cached.Digest // of what the gateway is told, as the API server has it
 	Verdicts []Verdict
 }
 
@@ -136,13 +138,39 @@ func objectOf(u *unstructured.Unstructured) *Object {
 	return o
 }
 
-// digestOf returns the digest of a policy's spec.
+// digestOf returns the digest of what a policy tells its gateway: its spec, and what steers
+// it.
 func digestOf(u *unstructured.Unstructured) cached.Digest {
-	encoded, err := json.Marshal(u.Object["spec"])
+	encoded, err := json.Marshal([]any{u.Object["spec"], steering(u.GetLabels()), steering(u.GetAnnotations())})
 	if err != nil {
 		encoded = nil // it came as JSON
 	}
 	return cached.DigestOf(encoded)
+}
+
+// steers reports whether a label or an annotation tells Istio how to treat a policy. With
+// istio.io/dry-run, or istio.io/rev of another control plane, it would not be in force.
+func steers(key string) bool { return strings.HasPrefix(key, "istio.io/") }
+
+// steering returns the labels or annotations that steer a policy.
+func steering(all map[string]string) map[string]string {
+	steering := map[string]string{}
+	for k, v := range all {
+		if steers(k) {
+			steering[k] = v
+		}
+	}
+	return steering
+}
+
+// unsteered removes the labels and annotations that steer a policy. The operator writes none.
+func unsteered(o metav1.Object) {
+	labels, annotations := maps.Clone(o.GetLabels()), maps.Clone(o.GetAnnotations())
+	for _, m := range []map[string]string{labels, annotations} {
+		maps.DeleteFunc(m, func(k, _ string) bool { return steers(k) })
+	}
+	o.SetLabels(labels)
+	o.SetAnnotations(annotations)
 }
 
 // verdictsOf reads the conditions of a policy: those of Gateway API's policies are in

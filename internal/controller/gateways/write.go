@@ -87,6 +87,7 @@ func (p *Policies) Write(ctx context.Context, k Kind, api *v1alpha1.APIResource,
 	case !Belongs(is, api):
 		return ErrNotOurs
 	default:
+		unsteered(is)
 		Dress(is, api, contents)
 		is.Object["spec"] = want.DeepCopy().Object["spec"]
 		is, err = resource.Update(ctx, is, metav1.UpdateOptions{FieldManager: fieldOwner, FieldValidation: metav1.FieldValidationStrict})
