@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -26,30 +24,23 @@ type policy = admissionregistrationv1.ValidatingAdmissionPolicy
 
 // readPolicies reads the policies of a folder.
 func readPolicies(dir string) (all []*policy, err error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
-	if err != nil {
-		return nil, err
-	}
-	for _, file := range files {
-		text, err := os.ReadFile(filepath.Clean(file))
-		if err != nil {
-			return nil, err
-		}
+	err = each(dir, "*.yaml", func(_ string, text []byte) error {
 		for document := range strings.SplitSeq(string(text), "\n---\n") {
 			p := &policy{}
 			if err := yaml.Unmarshal([]byte(document), &p.TypeMeta); err != nil {
-				return nil, fmt.Errorf("%s: %w", file, err)
+				return err
 			}
 			if p.Kind != "ValidatingAdmissionPolicy" {
 				continue
 			}
 			if err := yaml.UnmarshalStrict([]byte(document), p); err != nil {
-				return nil, fmt.Errorf("%s: %w", file, err)
+				return err
 			}
 			all = append(all, p)
 		}
-	}
-	return all, nil
+		return nil
+	})
+	return all, err
 }
 
 // judge is a policy, compiled as the API server does.

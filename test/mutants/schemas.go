@@ -5,10 +5,7 @@ package mutants
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -46,31 +43,24 @@ type kind struct {
 
 // readKinds reads the schemas of a folder.
 func readKinds(dir string) (all []kind, err error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
-	if err != nil {
-		return nil, err
-	}
-	for _, file := range files {
-		text, err := os.ReadFile(filepath.Clean(file))
-		if err != nil {
-			return nil, err
-		}
+	err = each(dir, "*.yaml", func(_ string, text []byte) error {
 		crd := &apiextensionsv1.CustomResourceDefinition{}
 		if err := yaml.UnmarshalStrict(text, crd); err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
+			return err
 		}
 		internal := &apiextensions.JSONSchemaProps{}
-		err = apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(crd.Spec.Versions[0].Schema.OpenAPIV3Schema, internal, nil)
+		err := apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(crd.Spec.Versions[0].Schema.OpenAPIV3Schema, internal, nil)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		structural, err := schema.NewStructural(internal)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		all = append(all, kind{crd.Spec.Names.Plural, structural})
-	}
-	return all, nil
+		return nil
+	})
+	return all, err
 }
 
 // rulesOf returns the rules of all kinds, each once.

@@ -36,34 +36,45 @@ func (w *write) String() string {
 
 // readWrites reads what the suites have recorded in a folder.
 func readWrites(dir string) (all []*write, err error) {
-	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
-	if err != nil {
-		return nil, err
-	}
-	for _, file := range files {
-		text, err := os.ReadFile(filepath.Clean(file))
-		if err != nil {
-			return nil, err
-		}
+	err = each(dir, "*.jsonl", func(file string, text []byte) error {
 		for lines := bufio.NewReader(bytes.NewReader(text)); ; {
 			line, err := lines.ReadBytes('\n')
 			if err != nil {
-				break // its text is all there
+				return nil // its text is all there
 			}
 			w := &write{suite: file}
 			if err := json.Unmarshal(line, w); err != nil {
-				return nil, fmt.Errorf("%s: %w", file, err)
+				return err
 			}
 			if w.object, err = parse(w.Object); err != nil {
-				return nil, fmt.Errorf("%s: %w", file, err)
+				return err
 			}
 			if w.old, err = parse(w.OldObject); err != nil {
-				return nil, fmt.Errorf("%s: %w", file, err)
+				return err
 			}
 			all = append(all, w)
 		}
+	})
+	return all, err
+}
+
+// each calls a function with the name and the text of each file of a folder that matches a
+// pattern, until one returns an error.
+func each(dir, pattern string, read func(file string, text []byte) error) error {
+	files, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil {
+		return err
 	}
-	return all, nil
+	for _, file := range files {
+		text, err := os.ReadFile(filepath.Clean(file))
+		if err == nil {
+			err = read(file, text)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	return nil
 }
 
 func parse(text []byte) (*unstructured.Unstructured, error) {
