@@ -38,7 +38,7 @@ func Spare(b render.Bundle, e Entry, place int, keys string) *unstructured.Unstr
 	return o
 }
 
-// Held is what a spare place holds.
+// Held names the keys in a spare place, and the time since which it has them.
 type Held struct {
 	Keys  string // a name of them; empty: nothing of use
 	Since time.Time

@@ -25,7 +25,7 @@ import (
 // gatewayEntry is the entry of spec.enforcement that the demo adds.
 const gatewayEntry = "gateway"
 
-// gatewayAnswer is what a caller gets: the API's answer, or the gateway's own words.
+// gatewayAnswer holds the answer to a call. Either the API or the gateway itself has given it.
 type gatewayAnswer struct {
 	payment.Call
 	fromAPI bool

@@ -16,8 +16,8 @@ import (
 const (
 	// slowness is how long a slow answer takes.
 	slowness = 50 * time.Millisecond
-	// retryAfter is what a server says that is asked too often, in seconds. A client of the API server waits by
-	// the real clock.
+	// retryAfter is the Retry-After header of answers with 429, in seconds. It is short, because clients of the
+	// API server wait by the real clock.
 	retryAfter = "1"
 )
 
@@ -140,7 +140,7 @@ func (t *transport) follow(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// heldBody is what a watch reports.
+// heldBody delays the events of a watch while its resource is held.
 type heldBody struct {
 	io.ReadCloser
 	ctx      context.Context

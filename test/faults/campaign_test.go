@@ -156,7 +156,7 @@ func seedOf(t *testing.T) uint64 {
 	return seed
 }
 
-// outcome is what a run ends in.
+// outcome holds the end state of a run, and counts what the authorization server gave out.
 type outcome struct {
 	state   string
 	issued  map[string]int // tokens, by resource

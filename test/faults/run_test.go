@@ -58,7 +58,7 @@ type run struct {
 	failures map[string]failure
 }
 
-// failure is what a queue remembers of an object whose last reconcile failed.
+// failure counts the failed reconciles in a row of an object.
 type failure struct {
 	name   types.NamespacedName
 	inARow int

@@ -75,9 +75,9 @@ func sawKeys(s *operator.Stage) {
 	s.Op.Agrees(s.Op.Client, &corev1.ConfigMapList{}, client.InNamespace(s.Payments), client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
 }
 
-// floods has an API's policy written until the operator writes it no more often, in both
-// forms: the tenant closes the gateway, changes the policy that refuses requests, opens the
-// gateway, and changes the rules.
+// floods uses up the rate at which the operator writes an API's policy, in both forms. The
+// tenant closes the gateway, changes the policy that refuses requests, opens the gateway,
+// and changes the rules.
 func floods(s *operator.Stage, at atGateway) {
 	s.T.Helper()
 	byClaim := func(a v1alpha1.TokenAudience) {

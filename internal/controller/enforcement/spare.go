@@ -23,8 +23,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/render"
 )
 
-// plan is what the spare places of an entry have to hold, and when the entry's own keys
-// may change.
+// plan lists the policies that an entry's spare places need. The entry's own keys may
+// change from ready on.
 type plan struct {
 	places []place
 	ready  time.Time
