@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// figures are what out/faults.json says.
+// figures are what out/faults.json says. All tests of a run share them.
 type figures struct {
 	mu sync.Mutex
 	// Cases is the number of cases by scenario and kind of fault, Failures those that failed.
@@ -27,9 +27,14 @@ type figures struct {
 	start time.Time
 }
 
-// newFigures returns figures that are written to out/faults.json when the test ends.
+// shared are the figures of the run.
+var shared = sync.OnceValue(func() *figures {
+	return &figures{Cases: map[string]map[string]int{}, Failures: map[string]map[string]int{}, Short: os.Getenv("SHORT") != "", start: time.Now()}
+})
+
+// newFigures returns the figures of the run, which are written to out/faults.json when the test ends.
 func newFigures(t *testing.T) *figures {
-	f := &figures{Cases: map[string]map[string]int{}, Failures: map[string]map[string]int{}, Short: os.Getenv("SHORT") != "", start: time.Now()}
+	f := shared()
 	t.Cleanup(func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()

@@ -51,6 +51,8 @@ type run struct {
 	ctx     context.Context // the life of the operator
 	main    *operator.Operator
 	shard   *operator.Operator // nil without shards
+	// connect, if not nil, changes how an operator calls the API server.
+	connect func(*rest.Config)
 	// impatient operators wait only briefly for an authorization server.
 	impatient bool
 
@@ -127,6 +129,9 @@ func (r *run) instance(shard string) *operator.Operator {
 	r.t.Helper()
 	cfg := rest.CopyConfig(operator.RESTConfig)
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper { return r.wire.Through(APIServer, next) })
+	if r.connect != nil {
+		r.connect(cfg)
+	}
 	options := append(slices.Clone(r.options), func(o *controller.Options) {
 		o.Clock = r.clock
 		o.DeletionTimeout = 24 * time.Hour // the API server says by the real clock when an object was deleted
