@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -42,6 +41,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/testing/ports"
 )
 
 // systemNamespace is where the operator is installed.
@@ -146,20 +146,10 @@ type instance struct {
 	metrics, probes, webhook string
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
 // start runs the operator's binary as a ServiceAccount until the test ends.
 func start(t *testing.T, account string, flags ...string) *instance {
 	t.Helper()
-	i := &instance{t: t, out: &kubetest.Log{}, exited: make(chan error, 1), metrics: freeAddress(t), probes: freeAddress(t), webhook: freeAddress(t)}
+	i := &instance{t: t, out: &kubetest.Log{}, exited: make(chan error, 1), metrics: ports.Free(t), probes: ports.Free(t), webhook: ports.Free(t)}
 	i.cmd = exec.Command(binary, append([]string{
 		"--kubeconfig=" + kubeconfig(t, tokenOf(t, systemNamespace, account)), "--operator-namespace=" + systemNamespace,
 		"--metrics-bind-address=" + i.metrics, "--health-probe-bind-address=" + i.probes, "--webhook-bind-address=" + i.webhook,

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
+	"github.com/m2m-operator/m2m-operator/internal/testing/ports"
 	"github.com/m2m-operator/m2m-operator/test/cgroup"
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
@@ -106,7 +107,7 @@ func startOperator(t *testing.T) *operator {
 		})
 	}
 	cluster.Launch = append(cluster.Launch, "/usr/bin/env", fmt.Sprintf("MEMORY_LIMIT=%d", limit))
-	address, err := local.FreeAddress()
+	address, err := ports.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

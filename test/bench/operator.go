@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"github.com/m2m-operator/m2m-operator/internal/testing/ports"
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
@@ -38,8 +39,8 @@ func (b *bench) startOperator(ctx context.Context) (*operator, error) {
 
 // startReplica starts bin/manager and waits until its caches are filled.
 func (b *bench) startReplica(ctx context.Context, flags ...string) (*operator, error) {
-	metrics, err1 := local.FreeAddress()
-	profile, err2 := local.FreeAddress()
+	metrics, err1 := ports.FreeAddress()
+	profile, err2 := ports.FreeAddress()
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/internal/testing/pki"
+	"github.com/m2m-operator/m2m-operator/internal/testing/ports"
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
@@ -208,13 +209,13 @@ func (b *bench) startTrustManager(ctx context.Context, program string) (*trustMa
 		os.WriteFile(filepath.Join(tls, "tls.key"), ca.Key, 0o600)); err != nil {
 		return nil, err
 	}
-	var ports [3]string
-	for i := range ports {
-		address, err := local.FreeAddress()
+	var free [3]string
+	for i := range free {
+		address, err := ports.FreeAddress()
 		if err != nil {
 			return nil, err
 		}
-		if _, ports[i], err = net.SplitHostPort(address); err != nil {
+		if _, free[i], err = net.SplitHostPort(address); err != nil {
 			return nil, err
 		}
 	}
@@ -225,8 +226,8 @@ func (b *bench) startTrustManager(ctx context.Context, program string) (*trustMa
 	defer log.Close() // the process has its own
 	p, err := local.Start("trust-manager", log, false, program,
 		"--kubeconfig="+b.cluster.Kubeconfig, "--trust-namespace="+trustNamespace, "--leader-elect=false",
-		"--webhook-host=127.0.0.1", "--webhook-port="+ports[0], "--webhook-certificate-dir="+tls,
-		"--readiness-probe-port="+ports[1], "--metrics-port="+ports[2])
+		"--webhook-host=127.0.0.1", "--webhook-port="+free[0], "--webhook-certificate-dir="+tls,
+		"--readiness-probe-port="+free[1], "--metrics-port="+free[2])
 	if err != nil {
 		return nil, err
 	}
@@ -240,7 +241,7 @@ func (b *bench) startTrustManager(ctx context.Context, program string) (*trustMa
 		if err := p.Running(); err != nil {
 			return err
 		}
-		return local.Healthy("http://127.0.0.1:" + ports[1])
+		return local.Healthy("http://127.0.0.1:" + free[1])
 	})
 }
 

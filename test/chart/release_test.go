@@ -8,7 +8,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"net"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -37,6 +36,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/testing/ports"
 )
 
 // The release that is installed: under a name of its own, in three namespaces.
@@ -265,7 +265,7 @@ func run(t *testing.T, flags []string) *written {
 	// Its ports may be taken on this machine, and the authorization server is a process beside
 	// it.
 	flags = append(slices.Clone(flags), "--kubeconfig="+kubeconfig, "--allow-insecure-http", "--allow-loopback",
-		"--metrics-bind-address=0", "--health-probe-bind-address=0", "--webhook-bind-address="+freeAddress(t))
+		"--metrics-bind-address=0", "--health-probe-bind-address=0", "--webhook-bind-address="+ports.Free(t))
 	log := &written{}
 	cmd := exec.Command(binary, flags...)
 	cmd.Env = append(cmd.Environ(), "POD_NAMESPACE="+platform)
@@ -278,16 +278,6 @@ func run(t *testing.T, flags []string) *written {
 		_ = cmd.Wait()
 	})
 	return log
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func create(t *testing.T, objects ...client.Object) {

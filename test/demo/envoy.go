@@ -17,6 +17,7 @@ import (
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/testing/ports"
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
@@ -119,7 +120,7 @@ func (d *demo) startEnvoy(ctx context.Context, path string) (url string, err err
 	if err != nil {
 		return "", err
 	}
-	address, err := local.FreeAddress()
+	address, err := ports.FreeAddress()
 	if err != nil {
 		return "", err
 	}

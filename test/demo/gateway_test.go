@@ -131,9 +131,15 @@ func TestEnvoySearchEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(child), "stat")); err == nil && !strings.Contains(string(status), ") Z ") {
-		_ = syscall.Kill(child, syscall.SIGKILL)
-		t.Errorf("the download goes on: %s", status)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) { // it has got its signal, and may still be ending
+		status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(child), "stat"))
+		if err != nil || strings.Contains(string(status), ") Z ") {
+			return
+		}
+		if time.Now().After(deadline) {
+			_ = syscall.Kill(child, syscall.SIGKILL)
+			t.Fatalf("the download goes on: %s", status)
+		}
 	}
 }
 

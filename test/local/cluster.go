@@ -41,6 +41,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/testing/ports"
 )
 
 const (
@@ -168,7 +169,7 @@ func (c *Cluster) InstallOperatorOf(ctx context.Context, kustomization string) (
 	if err != nil {
 		return "", err
 	}
-	if c.webhook, err = FreeAddress(); err != nil {
+	if c.webhook, err = ports.FreeAddress(); err != nil {
 		return "", err
 	}
 	var wanted []*unstructured.Unstructured
@@ -245,7 +246,7 @@ func (c *Cluster) StartOperator(ctx context.Context, logPath string, flags ...st
 		return nil, "", err
 	}
 	defer log.Close() // the process has its own
-	address, err := FreeAddress()
+	address, err := ports.FreeAddress()
 	if err != nil {
 		return nil, "", err
 	}
@@ -257,15 +258,6 @@ func (c *Cluster) StartOperator(ctx context.Context, logPath string, flags ...st
 	command = append(command, flags...)
 	p, err = Start("operator", log, false, command[0], command[1:]...)
 	return p, "http://" + address, err
-}
-
-// FreeAddress returns a loopback address that is free now.
-func FreeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
 }
 
 var httpClient = &http.Client{Timeout: 5 * time.Second}

@@ -23,6 +23,7 @@ import (
 
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 	"github.com/m2m-operator/m2m-operator/internal/testing/oidc"
+	"github.com/m2m-operator/m2m-operator/internal/testing/ports"
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
@@ -115,7 +116,7 @@ func (w *world) startOperator(t *testing.T) {
 		t.Fatal(err)
 	}
 	var err error
-	if w.metrics, err = local.FreeAddress(); err != nil {
+	if w.metrics, err = ports.FreeAddress(); err != nil {
 		t.Fatal(err)
 	}
 	log := filepath.Join(outDir, "prometheus-operator.log")
@@ -152,7 +153,7 @@ func (w *world) startPrometheus(t *testing.T, program string) {
 			t.Fatal(err)
 		}
 	}
-	address, err := local.FreeAddress()
+	address, err := ports.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/m2m-operator/m2m-operator/internal/render"
+	"github.com/m2m-operator/m2m-operator/internal/testing/ports"
 )
 
 // envoyRequests are what two more filters of the example allow: one needs the scope that
@@ -33,7 +34,7 @@ func startEnvoy(t *testing.T, v verifier, dir, backend string) (string, *os.Proc
 
 func startEnvoyWith(t *testing.T, v verifier, rbac, dir, backend string) (string, *os.Process) {
 	t.Helper()
-	address, home := freeAddress(t), t.TempDir()
+	address, home := ports.Free(t), t.TempDir()
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		t.Fatal(err)

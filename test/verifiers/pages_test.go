@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/m2m-operator/m2m-operator/internal/testing/ports"
 )
 
 const pages = "../../docs/verifying"
@@ -114,7 +116,7 @@ func startProgram(t *testing.T, p program, variant, dir string) (address string,
 			t.Fatalf("%s: %v\n%s", strings.Join(command, " "), err, out)
 		}
 	}
-	address = freeAddress(t)
+	address = ports.Free(t)
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		t.Fatal(err)

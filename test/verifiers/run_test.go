@@ -57,17 +57,6 @@ func (v *volume) publish(t *testing.T, files map[string]string) {
 	must(os.RemoveAll(at(former)))
 }
 
-// freeAddress returns an address at which nobody listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
 // run starts a program and waits until it listens.
 func run(t *testing.T, address string, cmd *exec.Cmd) *os.Process {
 	t.Helper()

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/m2m-operator/m2m-operator/internal/testing/ports"
 )
 
 // example returns an example's file, changed to listen and to find its files elsewhere. Every text to be replaced
@@ -32,7 +34,7 @@ func example(t *testing.T, v verifier, name string, replace ...string) string {
 
 func startNginx(t *testing.T, v verifier, dir, backend string) (string, *os.Process) {
 	t.Helper()
-	address, home := freeAddress(t), t.TempDir()
+	address, home := ports.Free(t), t.TempDir()
 	config := example(t, v, "nginx.conf", "load_module modules/", "load_module /usr/lib/nginx/modules/", "listen 8080", "listen "+address,
 		"/etc/nginx/njs", home, mounted, dir, "127.0.0.1:8081", backend)
 	if os.Getuid() == 0 {
@@ -47,14 +49,14 @@ func startNginx(t *testing.T, v verifier, dir, backend string) (string, *os.Proc
 
 func startHAProxy(t *testing.T, v verifier, dir, backend string) (string, *os.Process) {
 	t.Helper()
-	address := freeAddress(t)
+	address := ports.Free(t)
 	write(t, dir, map[string]string{"haproxy.cfg": example(t, v, "haproxy.cfg", ":8080", address, "127.0.0.1:8081", backend)})
 	return address, run(t, address, exec.Command("haproxy", "-W", "-db", "-f", filepath.Join(dir, "haproxy-rules.cfg"), "-f", filepath.Join(dir, "haproxy.cfg")))
 }
 
 func startApache(t *testing.T, v verifier, dir, backend string) (string, *os.Process) {
 	t.Helper()
-	address, home := freeAddress(t), t.TempDir()
+	address, home := ports.Free(t), t.TempDir()
 	config := ""
 	if os.Getuid() == 0 {
 		config = "User www-data\nGroup www-data\n"

@@ -51,6 +51,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/injection"
 	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 	"github.com/m2m-operator/m2m-operator/internal/testing/pki"
+	"github.com/m2m-operator/m2m-operator/internal/testing/ports"
 )
 
 const (
@@ -332,12 +333,15 @@ func logWhenFailed(t *testing.T) {
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "localhost:0")
+	_, port, err := net.SplitHostPort(ports.Free(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // configured returns the shipped webhook configuration with a webhook for each port,
