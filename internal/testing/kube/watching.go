@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// Eventually waits up to 30 seconds until a check passes. Otherwise it fails the
-// test with the check's last error.
+// Eventually waits until a check passes, for longer than a busy machine needs. After two
+// minutes it fails the test with the check's last error.
 func Eventually(t *testing.T, check func() error) {
 	t.Helper()
-	Within(t, 30*time.Second, check)
+	Within(t, 2*time.Minute, check)
 }
 
 // Within is Eventually with another time limit. What takes long is checked less and less
