@@ -247,6 +247,7 @@ faults: ## Kill and disturb the operator at each of its requests, an hour and mo
 	@$(WITH_CONTROL_PLANE); rm -f out/faults.json; \
 	SHORT='$(SHORT)' hack/gotest.sh faults -count=1 -timeout=6h -parallel=$(FAULTS_PARALLEL) $(TESTFLAGS) ./test/faults
 	@hack/gotest.sh faults-provisioning -count=1 -timeout=2h -run='^TestAnythingHappens$$' ./internal/provision -sequences=$(if $(SHORT),2000,50000)
+	@hack/gotest.sh faults-traffic -count=1 -timeout=2h -run='^TestOthersDelayAHealthyTenantWithinABound$$' ./internal/traffic -crowds=$(if $(SHORT),24,500)
 
 .PHONY: e2e
 e2e: ## Run the end-to-end suite on a real node, or on the cluster of KUBECONFIG, and measure. KEEP=1 leaves the node running.

@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	sequences = flag.Int("sequences", 1000/thinned, "how many random sequences TestAnythingHappens runs; make faults runs more")
+	sequences = flag.Int("sequences", 300/thinned, "how many random sequences TestAnythingHappens runs; make faults runs more")
 	seedFlag  = flag.Uint64("seed", 0, "the one seed that TestAnythingHappens runs, 0 for as many new ones as -sequences says")
 )
 

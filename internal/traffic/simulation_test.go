@@ -4,14 +4,15 @@ package traffic
 
 import (
 	"container/heap"
+	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"runtime/debug"
-	"strconv"
 	"testing"
 	"time"
 )
+
+var crowds = flag.Int("crowds", 4, "how many crowds TestOthersDelayAHealthyTenantWithinABound simulates; make faults simulates more")
 
 // The bound of the property below. Each summand is one of the package's own.
 const (
@@ -186,12 +187,8 @@ func crowd(r *rand.Rand, others bool) (all []*simulated) {
 func TestOthersDelayAHealthyTenantWithinABound(t *testing.T) {
 	// The simulation leaves much garbage and keeps little.
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
-	rounds := uint64(12)
-	if n, err := strconv.ParseUint(os.Getenv("M2M_ROUNDS"), 10, 16); err == nil {
-		rounds = n
-	}
 	worst := time.Duration(0)
-	for seed := range rounds {
+	for seed := range uint64(*crowds) {
 		run := func(others bool) []*simulated {
 			all := crowd(rand.New(rand.NewPCG(seed, 1)), others)
 			simulate(all, 30*time.Minute, rand.New(rand.NewPCG(seed, 2)))
