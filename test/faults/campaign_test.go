@@ -182,13 +182,23 @@ func play(t *testing.T, p *place, s *scenario, at *Call, fault Fault) (*run, *ou
 		r.impatient = fault == TimeOut && at.Side == AuthorizationServer
 	}
 	for _, step := range s.steps {
-		step.do(r)
-		within := step.within
-		if within == 0 {
-			within = patience
-		}
-		r.settle(within)
+		step.take(r)
 	}
+	return r, r.conclude(past)
+}
+
+// take lets a step happen, and the operator deal with it.
+func (s step) take(r *run) {
+	s.do(r)
+	within := s.within
+	if within == 0 {
+		within = patience
+	}
+	r.settle(within)
+}
+
+// conclude ends a run, and returns its outcome with the calls after those of its preparation.
+func (r *run) conclude(past int) *outcome {
 	r.stop()
 	o := &outcome{state: r.state(), issued: map[string]int{}, lost: map[string]int{}, cutDown: map[string]int{}, creates: maps.Clone(r.log.creates), calls: r.wire.Calls()[past:]}
 	for _, i := range r.log.issued {
@@ -201,10 +211,10 @@ func play(t *testing.T, p *place, s *scenario, at *Call, fault Fault) (*run, *ou
 		}
 	}
 	for _, f := range r.failing() {
-		t.Errorf("it fails for ever: %s", f)
+		r.t.Errorf("it fails for ever: %s", f)
 	}
 	for _, b := range r.log.breaches {
-		t.Error(b)
+		r.t.Error(b)
 	}
-	return r, o
+	return o
 }

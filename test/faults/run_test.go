@@ -58,6 +58,7 @@ type run struct {
 
 	due      map[string]time.Time // by object: its next reconcile
 	failures map[string]failure
+	said     []string // the errors of all reconciles
 }
 
 // failure counts the failed reconciles in a row of an object.
@@ -230,6 +231,7 @@ func (r *run) visit(controller string, name types.NamespacedName, reconcile func
 	result, err := reconcile(r.ctx)
 	delete(r.due, what)
 	if err != nil {
+		r.said = append(r.said, fmt.Sprintf("%s: %v", what, err))
 		f := failure{name, r.failures[what].inARow + 1, err}
 		r.failures[what] = f
 		r.due[what] = r.clock.Now().Add(min(time.Second<<min(f.inARow, 10), 5*time.Minute))
