@@ -22,10 +22,14 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/testing/operator"
 )
 
+// flood is more changes than the operator follows at once in these tests.
+const flood = 10
+
 // inBothForms runs a test with the policy of each gateway, and the object that has the keys.
 func inBothForms(t *testing.T, test func(*testing.T, *operator.Stage, atGateway)) {
 	t.Run("Envoy Gateway", func(t *testing.T) {
 		s := routeStage(t)
+		s.Op.Enforcement.WriteOnly(flood - 2)
 		test(t, s, atGateway{
 			securityPolicy, func(t *testing.T) bool { return refusesAll(t, s, securityPolicy) },
 			func() client.Object { return keysObject(s) }, func() []string { return routeKeys(s) },
@@ -34,6 +38,7 @@ func inBothForms(t *testing.T, test func(*testing.T, *operator.Stage, atGateway)
 	})
 	t.Run("Istio", func(t *testing.T) {
 		s := meshStage(t)
+		s.Op.Enforcement.WriteOnly(flood - 2)
 		test(t, s, atGateway{
 			authorization, func(t *testing.T) bool { return refusesAll(t, s, authorization) },
 			func() client.Object { return operator.NewPolicy(authentication, s.Payments, policyName) },
@@ -86,7 +91,7 @@ func floods(s *operator.Stage, at atGateway) {
 		s.Settle()
 	}
 	byClaim(v1alpha1.TokenAudience{Claim: "client_id", Values: []v1alpha1.ClaimValue{"x"}})
-	for i := range 70 {
+	for i := range flood {
 		u := operator.Policy(s.T, at.gate, s.Payments, policyName)
 		u.Object["spec"].(map[string]any)["note"] = strconv.Itoa(i)
 		if err := operator.Kube.Update(s.T.Context(), u); err != nil {
@@ -100,7 +105,7 @@ func floods(s *operator.Stage, at atGateway) {
 	if at.refusesAll(s.T) {
 		s.T.Fatal("the gateway is closed still")
 	}
-	for i := range 70 {
+	for i := range flood {
 		operator.Change(s.T, s.API, func(a *v1alpha1.APIResource) {
 			a.Spec.Enforcement[0].Rules = []v1alpha1.EnforcementRule{{Name: "flood", Paths: []v1alpha1.EnforcementPath{{Type: v1alpha1.PathExact, Value: fmt.Sprintf("/%d", i)}}}}
 		})
@@ -149,7 +154,7 @@ func TestAToldLieDelaysNoRevocation(t *testing.T) {
 				if len(at.keys()) != 2 {
 					t.Fatalf("the gateway has the keys %v", at.keys())
 				}
-				for i := range 70 {
+				for i := range flood {
 					lies(s, at, func(o client.Object, contents string) string { return strings.Repeat(" ", 1+i%2) + contents })
 				}
 				lies(s, at, func(o client.Object, contents string) string {
