@@ -18,6 +18,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -138,40 +139,44 @@ func (l *licence) rightOf(c Call) (right, bool) {
 	return l.all[i], true
 }
 
-// deprivation is a step of a scenario without a right that the step needs.
+// deprivation is a step of a scenario whose writes the API server refuses in part: for want of a right that the step
+// needs, or because somebody objects.
 type deprivation struct {
 	step int
 	right
+	by Fault
 }
 
 // String names the case as a part of a test's name.
 func (d deprivation) String() string {
-	return strings.NewReplacer("/", ":", " ", "_").Replace(fmt.Sprintf("step %d without %s", d.step+1, d.right))
+	return strings.NewReplacer("/", ":", " ", "_").Replace(fmt.Sprintf("step %d, %s to %s", d.step+1, d.by, d.right))
 }
 
-// lacking is what the figures call these cases.
-const lacking Fault = "a right is missing"
+// lacking is what the figures call a case of a missing right.
+const lacking Fault = "no right"
 
 // TestRights takes each right away that a step of a scenario needs, lets the operator try for some time, and gives
 // the right back. Meanwhile the operator says what is refused, and it ends as if nothing had happened. A short run
 // takes a few scenarios, which a seed selects, and each of their rights once.
 func TestRights(t *testing.T) {
-	all, f := newPlaces(t, 4), newFigures(t)
-	seed := seedOf(t)
+	all, seed := newPlaces(t, 4), seedOf(t)
 	var cases []*deprived
 	for _, s := range someScenarios(seed) {
-		s.urgent = false // a change that pods have seen meanwhile needs no touch
-		p := <-all
-		cases = append(cases, deprivations(t, p, s)...)
-		all <- p
+		cases = append(cases, deprivations(t, all, s)...)
 	}
-	for _, c := range oneOfEach(cases, seed) {
+	playAll(t, all, oneOfEach(cases, seed))
+}
+
+func playAll(t *testing.T, all places, cases []*deprived) {
+	t.Helper()
+	f := newFigures(t)
+	for _, c := range cases {
 		t.Run(strings.ReplaceAll(c.scenario.name, " ", "_")+"/"+c.String(), func(t *testing.T) {
 			t.Parallel()
 			p := <-all
 			defer func() { all <- p }()
 			start := time.Now()
-			defer func() { f.add(c.scenario.name, lacking, t.Failed(), time.Since(start)) }()
+			defer func() { f.add(c.scenario.name, c.by, t.Failed(), time.Since(start)) }()
 			c.play(t, p)
 		})
 	}
@@ -185,8 +190,11 @@ type deprived struct {
 }
 
 // deprivations runs a scenario with all rights, and returns what it can lack.
-func deprivations(t *testing.T, p *place, s *scenario) (cases []*deprived) {
+func deprivations(t *testing.T, all places, s *scenario) (cases []*deprived) {
 	t.Helper()
+	s.urgent = false // a change that pods have seen meanwhile needs no touch
+	p := <-all
+	defer func() { all <- p }()
 	l := newLicence(t)
 	r := newRun(t, p, s)
 	r.connect = l.bear
@@ -204,7 +212,7 @@ func deprivations(t *testing.T, p *place, s *scenario) (cases []*deprived) {
 		for _, c := range r.wire.Calls()[from:] {
 			if need, ok := l.rightOf(c); ok && !slices.Contains(seen, need) {
 				seen = append(seen, need)
-				cases = append(cases, &deprived{deprivation: deprivation{i, need}, scenario: s})
+				cases = append(cases, &deprived{deprivation: deprivation{i, need, lacking}, scenario: s})
 			}
 		}
 	}
@@ -225,15 +233,17 @@ func someScenarios(seed uint64) []*scenario {
 	return all[:3]
 }
 
-// oneOfEach returns all cases, or for a short run one for each right.
+// oneOfEach returns all cases, or for a short run one for each right and kind of refusal.
 func oneOfEach(all []*deprived, seed uint64) []*deprived {
 	if os.Getenv("SHORT") == "" {
 		return all
 	}
 	random := rand.New(rand.NewPCG(seed, 1))
 	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	slices.SortStableFunc(all, func(a, b *deprived) int { return cmp.Compare(a.right.String(), b.right.String()) })
-	return slices.CompactFunc(all, func(a, b *deprived) bool { return a.right == b.right })
+	slices.SortStableFunc(all, func(a, b *deprived) int {
+		return cmp.Compare(a.right.String()+string(a.by), b.right.String()+string(b.by))
+	})
+	return slices.CompactFunc(all, func(a, b *deprived) bool { return a.right == b.right && a.by == b.by })
 }
 
 // play runs the case and judges it.
@@ -249,14 +259,18 @@ func (c *deprived) play(t *testing.T, p *place) {
 	}
 	past := len(r.wire.Calls())
 	for i, step := range c.scenario.steps {
-		if i == c.step {
-			l.take(c.right)
+		if i != c.step {
+			step.take(r)
+			r.settle(aftermath)
+			continue
 		}
+		from := len(r.wire.Calls())
+		said, lift := c.refuse(l, r)
 		step.take(r)
-		if i == c.step {
-			r.says(l, c.right)
-			l.giveBack(c.right)
+		if slices.ContainsFunc(r.wire.Calls()[from:], func(call Call) bool { return c.meets(l, call) }) {
+			c.says(r, said)
 		}
+		lift()
 		r.settle(aftermath)
 	}
 	r.log.breaches = slices.DeleteFunc(r.log.breaches, c.mayBreach)
@@ -303,17 +317,57 @@ func (c *deprived) mayBreach(breach string) bool {
 // mayDelete reports whether an object may end deleted instead of empty: a withdrawal goes through without the right
 // to update the Secret.
 func (c *deprived) mayDelete() bool {
-	return c.scenario.name == "withdrawal" && c.right == right{"update", "", "secrets"}
+	return c.scenario.name == "withdrawal" && c.resource == "secrets"
+}
+
+// refuse makes the API server refuse what the case is about. It returns what a refusal says.
+func (c *deprived) refuse(l *licence, r *run) (said string, lift func()) {
+	r.t.Helper()
+	switch c.by {
+	case policed:
+		return police(r, l, c.resource)
+	case outOfQuota:
+		return exhaust(r, c.resource)
+	}
+	l.take(c.right)
+	return fmt.Sprintf("User %q cannot %s resource %q", l.role.Name, c.verb, c.resource), func() { l.giveBack(c.right) }
+}
+
+// meets reports whether a request was refused.
+func (c *deprived) meets(l *licence, call Call) bool {
+	need, ok := l.rightOf(call)
+	_, object, _ := strings.Cut(call.Object, " ")
+	switch {
+	case !ok || need.resource != c.resource:
+		return false
+	case c.by == policed:
+		return need.verb != "delete" && call.Writes() && !strings.HasPrefix(object, "operator")
+	case c.by == outOfQuota:
+		return need.verb == "create" && !strings.HasPrefix(object, "operator")
+	}
+	return need == c.right
 }
 
 // says checks that a refusal is named: by the error of a reconcile, by an object's condition or in the log.
-func (r *run) says(l *licence, lost right) {
+func (c *deprived) says(r *run, what string) {
 	r.t.Helper()
-	what := fmt.Sprintf("User %q cannot %s resource %q", l.role.Name, lost.verb, lost.resource)
-	said := strings.Join(r.said, "\n") + r.state() + operator.Logs.String()
+	said := strings.Join(r.said, "\n") + r.conditions() + operator.Logs.String()
 	// The Secret with tokens that wait is only a copy for the next process: a line of the log has the reason.
-	kept := lost.resource == "secrets" && strings.Contains(said, "Could not keep the tokens that wait")
+	kept := c.resource == "secrets" && strings.Contains(said, "Could not keep the tokens that wait")
 	if !strings.Contains(strings.ReplaceAll(said, `\"`, `"`), what) && !kept {
 		r.t.Errorf("nothing says %q", what)
 	}
+}
+
+// conditions returns the messages of all conditions, as they are.
+func (r *run) conditions() string {
+	r.t.Helper()
+	var all []string
+	for _, u := range r.objects() {
+		conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+		for _, c := range conditions {
+			all = append(all, fmt.Sprint(c))
+		}
+	}
+	return strings.Join(all, "\n")
 }
