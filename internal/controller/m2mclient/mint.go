@@ -41,12 +41,6 @@ const (
 
 // mint requests one token. It returns nil if that was not possible; a says why.
 func (r *Reconciler) mint(ctx context.Context, p *pass, a *access, inputs string) (*tokensecret.Token, error) {
-	if r.ConfirmSecrets {
-		if current, err := r.secrets.IsCurrent(ctx, p.Client, p.secret); err != nil || !current {
-			a.wakeAt, p.stale = p.Now.Add(time.Second), true
-			return nil, err
-		}
-	}
 	if r.Clock.Since(p.Now) > passMax {
 		// A pass that has waited for slow answers leaves the rest to the next one: other
 		// clients wait for its worker.
@@ -74,6 +68,10 @@ func (r *Reconciler) mint(ctx context.Context, p *pass, a *access, inputs string
 		return nil, err
 	}
 	// Checked last, because the pass may have begun long ago.
+	if ok, err := r.isCurrent(ctx, p, a); !ok {
+		r.Admission.Abandon(ticket)
+		return nil, err
+	}
 	if ok, err := r.stillHas(ctx, p, a); !ok {
 		r.Admission.Abandon(ticket)
 		return nil, err
@@ -92,6 +90,26 @@ func (r *Reconciler) mint(ctx context.Context, p *pass, a *access, inputs string
 		return nil, nil
 	}
 	return r.received(p, a, inputs, token), nil
+}
+
+// isCurrent reports whether the Secret that was read is the latest. A process knows that of a
+// Secret that it wrote. Of another one its cache may be behind what its predecessor wrote:
+// the token that seems due was replaced already.
+func (r *Reconciler) isCurrent(ctx context.Context, p *pass, a *access) (bool, error) {
+	name := client.ObjectKeyFromObject(p.Client)
+	wrote := r.secrets.Remembers(name)
+	if !r.ConfirmSecrets && (wrote || p.secret.Current == nil) {
+		return true, nil
+	}
+	current, err := r.secrets.IsCurrent(ctx, p.Client, p.secret)
+	if current || err != nil {
+		return current, err
+	}
+	a.wakeAt, p.stale = p.Now.Add(time.Second), true
+	if !wrote {
+		r.written.Forget(name) // what this process has checked is not what the Secret holds, which is no forgery
+	}
+	return false, nil
 }
 
 // need returns how much an access needs its turn. It believes a record in the Secret only

@@ -78,7 +78,7 @@ type Config struct {
 	// Prompt enables touching pods so that they see urgent changes at once.
 	Prompt bool
 
-	// ConfirmSecrets makes the reconciler read a Secret live before it mints a token for
+	// ConfirmSecrets makes the reconciler read a Secret live before it mints any token for
 	// it. Where several namespaces are watched one by one, the cache may lag behind our own
 	// writes.
 	ConfirmSecrets bool
