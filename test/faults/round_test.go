@@ -35,6 +35,9 @@ func (r *run) catchUp() {
 		} else {
 			op.CatchUp(r.all()...)
 		}
+		if r.lag.of("secrets") {
+			continue
+		}
 		operator.Eventually(r.t, func() error {
 			want, err := r.credentials(operator.Kube)
 			if err != nil {
@@ -52,12 +55,18 @@ func (r *run) catchUp() {
 // shardCatchesUp does that for an instance that caches only its own clients.
 func (r *run) shardCatchesUp() {
 	r.t.Helper()
+	agrees := func(resource string, list client.ObjectList, opts ...client.ListOption) {
+		r.t.Helper()
+		if !r.lag.of(resource) {
+			r.shard.Agrees(r.shard.Client, list, opts...)
+		}
+	}
 	for _, ns := range []string{r.shop, r.payments} {
 		in := client.InNamespace(ns)
-		r.shard.Agrees(r.shard.Client, &v1alpha1.AuthorizationServerList{}, in)
-		r.shard.Agrees(r.shard.Client, &v1alpha1.APIResourceList{}, in)
-		r.shard.Agrees(r.shard.Client, &v1alpha1.M2MClientList{}, in, client.MatchingLabels{v1alpha1.ShardLabel: "a"})
-		r.shard.Agrees(r.shard.Client, &corev1.SecretList{}, in, client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
+		agrees("authorizationservers", &v1alpha1.AuthorizationServerList{}, in)
+		agrees("apiresources", &v1alpha1.APIResourceList{}, in)
+		agrees("m2mclients", &v1alpha1.M2MClientList{}, in, client.MatchingLabels{v1alpha1.ShardLabel: "a"})
+		agrees("secrets", &corev1.SecretList{}, in, client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue})
 	}
 }
 
@@ -80,16 +89,9 @@ func (r *run) round() {
 	r.t.Helper()
 	op := r.main
 	r.each("server", op, &v1alpha1.AuthorizationServerList{}, op.AuthorizationServers[0].Reconcile)
-	r.each("API", op, &v1alpha1.APIResourceList{}, func(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-		bundles := op.Bundles.Bundles(ctx, req.NamespacedName)
-		slices.SortFunc(bundles, func(a, b verification.Request) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
-		for _, b := range bundles {
-			r.visit("bundle of "+b.API.String(), types.NamespacedName{Namespace: b.Namespace}, func(ctx context.Context) (ctrl.Result, error) { return op.Bundles.Reconcile(ctx, b) })
-		}
-		r.visit("enforcement", req.NamespacedName, func(ctx context.Context) (ctrl.Result, error) { return op.Enforcement.Reconcile(ctx, req) })
-		r.await(op, &corev1.ConfigMapList{})
-		return op.APIResources.Reconcile(ctx, req)
-	})
+	for _, api := range r.names("API", op, &v1alpha1.APIResourceList{}) {
+		r.distribute(op, api)
+	}
 	r.each("provisioning of API", op, &v1alpha1.APIResourceList{}, op.APIProvisioning.Reconcile)
 	for _, op := range r.instances() {
 		of := ""
@@ -107,9 +109,23 @@ func (r *run) round() {
 	r.each("pod", op, watch.VerifierLists()[0], op.Pods.Reconcile)
 }
 
+// distribute reconciles an API with its bundles and policies.
+func (r *run) distribute(op *operator.Operator, api types.NamespacedName) {
+	r.t.Helper()
+	bundles := op.Bundles.Bundles(r.ctx, api)
+	slices.SortFunc(bundles, func(a, b verification.Request) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	for _, b := range bundles {
+		r.visit("bundle of "+b.API.String(), types.NamespacedName{Namespace: b.Namespace}, func(ctx context.Context) (ctrl.Result, error) { return op.Bundles.Reconcile(ctx, b) })
+	}
+	req := ctrl.Request{NamespacedName: api}
+	r.visit("enforcement", api, func(ctx context.Context) (ctrl.Result, error) { return op.Enforcement.Reconcile(ctx, req) })
+	r.await(op, &corev1.ConfigMapList{})
+	r.visit("API", api, func(ctx context.Context) (ctrl.Result, error) { return op.APIResources.Reconcile(ctx, req) })
+}
+
 // await waits until the cache has an instance's own writes, which its lists do not wait for.
 func (r *run) await(op *operator.Operator, list client.ObjectList) {
-	if r.ctx.Err() == nil {
+	if r.ctx.Err() == nil && r.lag == nil {
 		_ = op.Client.List(r.ctx, list)
 	}
 }
@@ -117,11 +133,23 @@ func (r *run) await(op *operator.Operator, list client.ObjectList) {
 // each reconciles every object of a kind, by name.
 func (r *run) each(controller string, op *operator.Operator, list client.ObjectList, reconcile func(context.Context, ctrl.Request) (ctrl.Result, error)) {
 	r.t.Helper()
-	var names []types.NamespacedName
+	for _, n := range r.names(controller, op, list) {
+		r.visit(controller, n, func(ctx context.Context) (ctrl.Result, error) { return reconcile(ctx, ctrl.Request{NamespacedName: n}) })
+	}
+}
+
+// names returns the names of the objects of a kind that the operator knows, in order. A list waits for the
+// operator's own writes, unless a watch lags behind.
+func (r *run) names(controller string, op *operator.Operator, list client.ObjectList) (names []types.NamespacedName) {
+	r.t.Helper()
 	for _, ns := range r.all() {
-		if err := op.Client.List(r.ctx, list, client.InNamespace(ns)); err != nil {
+		opts := []client.ListOption{client.InNamespace(ns)}
+		if r.lag != nil {
+			opts = append(opts, client.DisableReadYourWritesConsistency)
+		}
+		if err := op.Client.List(r.ctx, list, opts...); err != nil {
 			if r.ctx.Err() != nil {
-				return
+				return nil
 			}
 			r.t.Fatal(err)
 		}
@@ -139,7 +167,5 @@ func (r *run) each(controller string, op *operator.Operator, list client.ObjectL
 		}
 	}
 	slices.SortFunc(names, func(a, b types.NamespacedName) int { return cmp.Compare(a.String(), b.String()) })
-	for _, n := range names {
-		r.visit(controller, n, func(ctx context.Context) (ctrl.Result, error) { return reconcile(ctx, ctrl.Request{NamespacedName: n}) })
-	}
+	return names
 }

@@ -56,6 +56,7 @@ type run struct {
 	// impatient operators wait only briefly for an authorization server.
 	impatient bool
 
+	lag      *lag                 // nil: no watch lags behind
 	due      map[string]time.Time // by object: its next reconcile
 	failures map[string]failure
 	said     []string // the errors of all reconciles
@@ -228,7 +229,16 @@ func (r *run) visit(controller string, name types.NamespacedName, reconcile func
 		return
 	}
 	what := fmt.Sprintf("%s %v", controller, name)
+	if r.lag != nil {
+		r.lag.visit(r, what, name, reconcile)
+		return
+	}
 	result, err := reconcile(r.ctx)
+	r.visited(what, name, result, err)
+}
+
+// visited notes how a reconcile ended.
+func (r *run) visited(what string, name types.NamespacedName, result ctrl.Result, err error) {
 	delete(r.due, what)
 	if err != nil {
 		r.said = append(r.said, fmt.Sprintf("%s: %v", what, err))

@@ -121,6 +121,11 @@ func (r *run) stateOf(u *unstructured.Unstructured) string {
 			unstructured.RemoveNestedField(u.Object, "metadata", "annotations", f)
 		}
 	}
+	// Conditions are a map by their type.
+	if all, ok, _ := unstructured.NestedSlice(u.Object, "status", "conditions"); ok {
+		slices.SortFunc(all, func(a, b any) int { return cmp.Compare(typeOf(a), typeOf(b)) })
+		_ = unstructured.SetNestedSlice(u.Object, all, "status", "conditions")
+	}
 	switch u.GetKind() {
 	case "Secret":
 		r.shape(u)
@@ -140,6 +145,12 @@ func (r *run) stateOf(u *unstructured.Unstructured) string {
 		r.t.Fatal(err)
 	}
 	return u.GetKind() + " " + r.plain(string(b))
+}
+
+// typeOf returns the type of a condition.
+func typeOf(condition any) string {
+	c, _ := condition.(map[string]any)
+	return fmt.Sprint(c["type"])
 }
 
 // sorted returns texts with their lines in order: keys are in the order of their IDs, which differs from run to run.

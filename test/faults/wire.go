@@ -98,7 +98,7 @@ type Wire struct {
 	met    bool
 	writes int // that were executed
 	life   *life
-	held   map[string]chan struct{} // by resource
+	views  map[string]*view // by resource
 }
 
 // life is the time from an operator's start to its death.
@@ -142,23 +142,6 @@ func (w *Wire) Writes() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.writes
-}
-
-// Hold keeps back what the watches of a resource report, until it is let go.
-func (w *Wire) Hold(resource string) (letGo func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.held == nil {
-		w.held = map[string]chan struct{}{}
-	}
-	gate := make(chan struct{})
-	w.held[resource] = gate
-	return sync.OnceFunc(func() {
-		w.mu.Lock()
-		delete(w.held, resource)
-		w.mu.Unlock()
-		close(gate)
-	})
 }
 
 // Through returns a transport over the wire to a server. Its requests belong to the operator that lives

@@ -34,6 +34,8 @@ type Operator struct {
 	*controller.Reconcilers
 	// Clock is the clock of a stepped operator.
 	Clock *clocktesting.FakePassiveClock
+	// Lagging names the resources, such as "secrets", whose caches CatchUp does not wait for.
+	Lagging map[string]bool
 	// Stop stops the operator before the test ends.
 	Stop func()
 
