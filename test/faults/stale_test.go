@@ -168,9 +168,11 @@ func playLate(t *testing.T, p *place, s *scenario, resource string, how Fault) (
 		if within == 0 {
 			within = patience
 		}
-		switch how {
+		switch how { // the same time passes in all
 		case "":
 			step.do(r)
+			r.settle(within)
+			r.settle(behind)
 		case Older:
 			step.do(r)
 			version := versionNow(r)
@@ -181,6 +183,7 @@ func playLate(t *testing.T, p *place, s *scenario, resource string, how Fault) (
 			present()
 		default:
 			r.lagging(resource, how, func() { step.do(r) })
+			r.settle(within)
 		}
 		r.settle(within)
 	}
