@@ -15,11 +15,13 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificate authorities
@@ -318,6 +320,8 @@ func run() error {
 		_, err := fmt.Println("m2m-operator", build.Read())
 		return err
 	}
+	// Otherwise Go ends a program whose log nobody reads any more at its next line.
+	signal.Ignore(syscall.SIGPIPE)
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}

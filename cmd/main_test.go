@@ -149,24 +149,37 @@ type instance struct {
 // start runs the operator's binary as a ServiceAccount until the test ends.
 func start(t *testing.T, account string, flags ...string) *instance {
 	t.Helper()
+	i := prepare(t, account, flags...)
+	i.cmd.Stdout, i.cmd.Stderr = i.out, i.out
+	i.run()
+	return i
+}
+
+// prepare returns an operator that nothing has started yet.
+func prepare(t *testing.T, account string, flags ...string) *instance {
+	t.Helper()
 	i := &instance{t: t, out: &kubetest.Log{}, exited: make(chan error, 1), metrics: ports.Free(t), probes: ports.Free(t), webhook: ports.Free(t)}
 	i.cmd = exec.Command(binary, append([]string{
 		"--kubeconfig=" + kubeconfig(t, tokenOf(t, systemNamespace, account)), "--operator-namespace=" + systemNamespace,
 		"--metrics-bind-address=" + i.metrics, "--health-probe-bind-address=" + i.probes, "--webhook-bind-address=" + i.webhook,
 		"--allow-insecure-http", "--allow-loopback", "--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s",
 	}, flags...)...)
-	i.cmd.Stdout, i.cmd.Stderr = i.out, i.out
+	return i
+}
+
+// run runs a prepared operator until the test ends.
+func (i *instance) run() {
+	i.t.Helper()
 	if err := i.cmd.Start(); err != nil {
-		t.Fatal(err)
+		i.t.Fatal(err)
 	}
 	go func() { i.exited <- i.cmd.Wait() }()
-	t.Cleanup(func() {
+	i.t.Cleanup(func() {
 		_ = i.cmd.Process.Kill()
-		if t.Failed() {
-			t.Logf("the operator wrote:\n%s", i.out)
+		if i.t.Failed() {
+			i.t.Logf("the operator wrote:\n%s", i.out)
 		}
 	})
-	return i
 }
 
 // ends waits until the instance has ended, and returns its error.
