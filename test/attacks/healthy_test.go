@@ -4,8 +4,6 @@ package attacks
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -167,18 +165,8 @@ func token(ctx context.Context, namespace, name string) (string, time.Time, erro
 		return "", time.Time{}, err
 	}
 	value := string(data[paymentAPI])
-	parts := strings.Split(value, ".")
-	if len(parts) != 3 {
-		return "", time.Time{}, errors.New("the Secret holds no token")
-	}
-	var claims struct {
-		Exp int64 `json:"exp"`
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err == nil {
-		err = json.Unmarshal(payload, &claims)
-	}
-	return value, time.Unix(claims.Exp, 0), err
+	expiresAt, err := expiryOf(value)
+	return value, expiresAt, err
 }
 
 // bundleHas returns an error until a shop's bundle has a key.

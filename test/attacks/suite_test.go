@@ -91,8 +91,8 @@ type operator struct {
 }
 
 // startOperator starts the operator with the memory of its container, if this machine
-// can limit it. peak always reports the use.
-func startOperator(t *testing.T) *operator {
+// can limit it, and with more flags. peak always reports the use.
+func startOperator(t *testing.T, flags ...string) *operator {
 	t.Helper()
 	o := &operator{logPath: filepath.Join(outDir, "attacks-operator.log")}
 	group, err := cgroup.LimitMemory(fmt.Sprintf("m2m-attacks-%d", os.Getpid()), limit)
@@ -112,7 +112,7 @@ func startOperator(t *testing.T) *operator {
 		t.Fatal(err)
 	}
 	o.metrics = address
-	process, probe, err := cluster.StartOperator(t.Context(), o.logPath, "--metrics-bind-address="+address)
+	process, probe, err := cluster.StartOperator(t.Context(), o.logPath, append([]string{"--metrics-bind-address=" + address}, flags...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
