@@ -35,6 +35,10 @@ func demandRSA(v *v1alpha1.Verification) {
 	v.Algorithms = []v1alpha1.SignatureAlgorithm{"RS256"}
 }
 
+func demandClaim(v *v1alpha1.Verification) {
+	v.Audience = v1alpha1.TokenAudience{Claim: "roles", Values: []v1alpha1.ClaimValue{"payments"}}
+}
+
 // signWithRSA makes the server sign with an RSA key from now on, and the operator
 // learn that key. The cart's token, signed with another key, is still good for long.
 func signWithRSA(s *operator.Stage) {
@@ -102,6 +106,9 @@ func TestATokenInUseIsJudgedAgain(t *testing.T) {
 			change: func(s *operator.Stage) { demand(s, demandRSA) }, check: refused(jwks.ReasonAlgorithm),
 		},
 		"another type": {change: func(s *operator.Stage) { demand(s, demandAnotherType) }, check: refused(jwks.ReasonWrongType)},
+		"a claim that no token has, while the operator was away": {
+			change: func(s *operator.Stage) { demand(s, demandClaim) }, restart: true, check: refused(jwks.ReasonWrongAudience),
+		},
 		"its key is gone": {
 			prepare: keepNoKeys,
 			change: func(s *operator.Stage) {
