@@ -15,5 +15,5 @@ func ParseConfigMapName(configMap string) (namespace, name string, ok bool) {
 		return "", "", false
 	}
 	namespace, name, ok = strings.Cut(rest, ".")
-	return namespace, name, ok && namespace != "" && name != ""
+	return namespace, name, ok && namespace != "" && name != "" && ConfigMapName(namespace, name) == configMap
 }

@@ -9,7 +9,7 @@ import (
 
 // FuzzParseConfigMapName: a name is that of one bundle, or of none.
 func FuzzParseConfigMapName(f *testing.F) {
-	for _, name := range []string{"m2m-verify.shop.api", "m2m-verify.shop", "m2m-verify..a", "m2m-verify.a.", "m2m-verify.a.b.c", "settings"} {
+	for _, name := range []string{"m2m-verify.shop.api", "m2m-verify.shop", "m2m-verify..a", "m2m-verify.a.", "m2m-verify.a.b.c", "settings", "m2m-verify." + strings.Repeat("a", 250) + ".b"} {
 		f.Add(name)
 	}
 	f.Fuzz(func(t *testing.T, configMap string) {
