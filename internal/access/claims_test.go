@@ -166,8 +166,18 @@ func TestAccept(t *testing.T) {
 		"an own server of its issuer":    {claimant("evil", 0), objects{own("evil", issuer), cluster("company", issuer, "payments")}, v1alpha1.ReasonIdentifierNotAllowed},
 		"an own server of its issuer, shouted": {
 			claimant("evil", 0), objects{own("evil", "https://AUTH.Example.com.:443/x/../%6Fidc/"), cluster("company", issuer, "payments")}, v1alpha1.ReasonIdentifierNotAllowed},
-		"an own server of another issuer":   {claimant("evil", 0), objects{own("evil", issuer+"2"), cluster("company", issuer, "payments")}, ""},
-		"an own server, and it is allowed":  {claimant("payments", 0), objects{own("payments", issuer), cluster("company", issuer, "payments")}, ""},
+		"an own server of another issuer":  {claimant("evil", 0), objects{own("evil", issuer+"2"), cluster("company", issuer, "payments")}, ""},
+		"an own server, and it is allowed": {claimant("payments", 0), objects{own("payments", issuer), cluster("company", issuer, "payments")}, ""},
+		"two of the cluster, the other one allows it": {
+			claimant("payments", 0), objects{own("payments", issuer), cluster("a", issuer, "shop"), cluster("b", issuer, "payments")}, ""},
+		"one of another issuer before it": {
+			claimant("evil", 0), objects{own("evil", issuer), cluster("a", "https://other.example.com", "evil"), cluster("b", issuer, "payments")}, v1alpha1.ReasonIdentifierNotAllowed},
+		"its claim is the second": {
+			claimant("payments", 0),
+			objects{own("payments", issuer), reserving(reserving(cluster("company", issuer, "payments"), "https://shop.example.com/", "shop"), prefix, "payments")}, ""},
+		"its claim is the first of two": {
+			claimant("payments", 0),
+			objects{own("payments", issuer), reserving(reserving(cluster("company", issuer, "payments"), prefix, "payments"), prefix, "shop")}, ""},
 		"two of the cluster, one allows it": {claimant("payments", 0), objects{own("payments", issuer), cluster("a", issuer, "payments"), cluster("b", issuer, "shop")}, ""},
 		"the older is not allowed": {
 			claimant("payments", 0), objects{own("payments", issuer), own("evil", issuer), cluster("company", issuer, "payments"), claimant("evil", -time.Hour)}, ""},
