@@ -46,11 +46,8 @@ func RetryAfter(h http.Header, now time.Time) time.Duration {
 		}
 		return min(max(until.Sub(now), 0), MaxRetryAfter)
 	}
-	// A number that is out of range comes as the greatest one, beside the error. A sign is an error with a zero.
-	seconds, err := strconv.ParseUint(value, 10, 64)
-	if err != nil && seconds == 0 {
-		return 0
-	}
+	// A number that is out of range comes as the greatest one, and everything else that is wrong as zero.
+	seconds, _ := strconv.ParseUint(value, 10, 64)
 	return time.Duration(min(seconds, uint64(MaxRetryAfter/time.Second))) * time.Second
 }
 

@@ -147,8 +147,8 @@ func describe(description string, sent []string) string {
 	return text.CutRunes(description, maxDescription)
 }
 
-// spellings returns every form in which a server may echo the credentials, the longest first: as they are, as they
-// travelled, and as a careful server escapes them. It includes each part of an assertion.
+// spellings returns every form in which a server may echo the credentials: as they are, as they travelled, and as a
+// careful server escapes them. It includes each part of an assertion.
 func spellings(credentials ...string) []string {
 	var all []string
 	for _, c := range credentials {
@@ -163,12 +163,7 @@ func spellings(credentials ...string) []string {
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b string) int {
-		if len(a) != len(b) {
-			return len(b) - len(a)
-		}
-		return strings.Compare(a, b)
-	})
+	slices.Sort(all)
 	return slices.Compact(all)
 }
 

@@ -223,6 +223,8 @@ func TestToken(t *testing.T) {
 		"scopes as an empty list":         {`{"access_token":"t","scope":[]}`, "", Token{Value: "t", ScopesReturned: true}},
 		"an empty scope":                  {`{"access_token":"t","scope":""}`, "", Token{Value: "t", ScopesReturned: true}},
 		"scopes with more spaces":         {`{"access_token":"t","scope":" a  b "}`, "", Token{Value: "t", Scopes: []string{"a", "b"}, ScopesReturned: true}},
+		"a lifetime of a second":          {`{"access_token":"t","expires_in":1}`, "", Token{Value: "t", ExpiresIn: time.Second}},
+		"the outermost characters":        {`{"access_token":"!~","scope":"! ~"}`, "", Token{Value: "!~", Scopes: []string{"!", "~"}, ScopesReturned: true}},
 		"the longest token":               {`{"access_token":"` + longest + `"}`, "", Token{Value: longest}},
 		"JSON of another type":            {`{"access_token":"t"}`, "text/html", Token{Value: "t"}},
 		"a form":                          {`access_token=t&token_type=bearer&expires_in=60&scope=a+b`, form, Token{Value: "t", ExpiresIn: time.Minute, Scopes: []string{"a", "b"}, ScopesReturned: true}},
@@ -321,6 +323,8 @@ func TestRefusals(t *testing.T) {
 		"scopes are numbers":       {reply(200, `{"access_token":"t","scope":[1]}`), Error{Class: ClassSlowRetry, Detail: "scope in the answer is neither a string nor a list of strings"}, ""},
 		"scopes with a quote":      {reply(200, `{"access_token":"t","scope":["a","a\"b"]}`), Error{Class: ClassSlowRetry, Detail: "scope in the answer has characters that are not allowed in a scope"}, ""},
 		"scope with a quote":       {reply(200, `{"access_token":"t","scope":"a\"b"}`), Error{Class: ClassSlowRetry, Detail: "scope in the answer has characters that are not allowed in a scope"}, ""},
+		"scope with a line break":  {reply(200, `{"access_token":"t","scope":"a\nb"}`), Error{Class: ClassSlowRetry, Detail: "scope in the answer has characters that are not allowed in a scope"}, ""},
+		"scope, not ASCII":         {reply(200, `{"access_token":"t","scope":"ä"}`), Error{Class: ClassSlowRetry, Detail: "scope in the answer has characters that are not allowed in a scope"}, ""},
 		"token_type is a number":   {reply(200, `{"access_token":"t","token_type":7}`), Error{Class: ClassSlowRetry, Detail: "token_type in the answer is not a string"}, ""},
 		"token_type is DPoP":       {reply(200, `{"access_token":"t","token_type":"DPoP"}`), Error{Class: ClassTerminal, Detail: "token type DPoP is not supported, only Bearer"}, "HTTP 200: token type DPoP is not supported, only Bearer"},
 		"token_type is no name":    {reply(200, `{"access_token":"t","token_type":"<b>"}`), Error{Class: ClassTerminal, Detail: "token type is not supported, only Bearer"}, ""},
@@ -380,8 +384,10 @@ func TestDescription(t *testing.T) {
 // Redaction finds credentials that cleaning would change.
 func TestRedactionComesBeforeTidying(t *testing.T) {
 	for _, odd := range []string{"two  spaces", "a\x01bell", "request id 0123456789abcdef01"} {
-		if got := Describe("<"+odd+">", odd, ""); got != "<[redacted]>" {
-			t.Errorf("%q became %q", odd, got)
+		for _, credentials := range [][]string{{odd, ""}, {"", odd}} {
+			if got := Describe("<"+odd+">", credentials...); got != "<[redacted]>" {
+				t.Errorf("%q became %q", odd, got)
+			}
 		}
 	}
 }

@@ -168,10 +168,10 @@ func parsePEM(data []byte) (crypto.Signer, error) {
 	var (
 		found  []any
 		public bool
-		blocks int
+		isPEM  bool
 	)
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		blocks++
+		isPEM = true
 		key, err := parseBlock(block)
 		if err != nil {
 			return nil, err
@@ -182,7 +182,7 @@ func parsePEM(data []byte) (crypto.Signer, error) {
 		public = public || strings.HasSuffix(block.Type, "PUBLIC KEY") || block.Type == "CERTIFICATE"
 	}
 	switch {
-	case blocks == 0:
+	case !isPEM:
 		return nil, notPEM(data)
 	case len(found) == 0 && public:
 		return nil, errors.New("PEM holds only a public key or certificate, store the private key")
