@@ -32,7 +32,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
 
-// sample is what a quiet operator uses.
+// sample holds the resources that a quiet operator uses.
 type sample struct {
 	Minute      float64 `json:"minute"`
 	Goroutines  int     `json:"goroutines"`

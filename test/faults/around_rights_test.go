@@ -152,7 +152,7 @@ func (d deprivation) String() string {
 	return strings.NewReplacer("/", ":", " ", "_").Replace(fmt.Sprintf("step %d, %s to %s", d.step+1, d.by, d.right))
 }
 
-// lacking is what the figures call a case of a missing right.
+// lacking names the cases of a missing right in the figures.
 const lacking Fault = "no right"
 
 // TestRights takes each right away that a step of a scenario needs, lets the operator try for some time, and gives
