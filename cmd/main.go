@@ -27,6 +27,7 @@ import (
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificate authorities
 	"k8s.io/apimachinery/pkg/util/validation"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // for developers' kubeconfigs
+	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
@@ -36,6 +37,7 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/controller"
 	"github.com/m2m-operator/m2m-operator/internal/egress"
 	"github.com/m2m-operator/m2m-operator/internal/injection"
+	"github.com/m2m-operator/m2m-operator/internal/lease"
 )
 
 func main() {
@@ -351,6 +353,18 @@ func newManager(o *options) (ctrl.Manager, error) {
 	}
 	config.QPS, config.Burst = float32(o.qps), o.burst
 
+	var held *lease.Lease
+	if o.leaderElect {
+		held, err = lease.New(rest.CopyConfig(config), controller.Scheme(), lease.Config{
+			Namespace: o.OperatorNamespace, Name: o.lease(), Duration: o.leaseDuration, RenewDeadline: o.renewDeadline,
+		})
+		if err != nil {
+			return nil, err
+		}
+		config.Wrap(held.Guard)
+		o.Egress.MayAct = held.Err
+	}
+
 	mo := controller.ManagerOptions(o.Options)
 	mo.Metrics = metricsserver.Options{BindAddress: "0"} // serveMetrics serves them, within bounds
 	mo.HealthProbeBindAddress = o.probeAddress
@@ -358,8 +372,10 @@ func newManager(o *options) (ctrl.Manager, error) {
 		mo.PprofBindAddress = o.profileAddress
 	}
 	mo.LeaderElection = o.leaderElect
-	mo.LeaderElectionID = o.lease()
-	mo.LeaderElectionNamespace = o.OperatorNamespace
+	if held != nil {
+		mo.LeaderElectionResourceLockInterface = held
+		mo.LeaderElectionID = o.lease() // the name in the metrics
+	}
 	mo.LeaderElectionReleaseOnCancel = true
 	retryPeriod := o.renewDeadline / 5
 	mo.LeaseDuration, mo.RenewDeadline, mo.RetryPeriod = &o.leaseDuration, &o.renewDeadline, &retryPeriod

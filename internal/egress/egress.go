@@ -66,6 +66,8 @@ type Policy struct {
 	// Allow, if not empty, lists the only permitted destinations: --egress-allow. It permits nothing that another rule
 	// refuses.
 	Allow []Allowed
+	// MayAct, if not nil, is called before each request, which is not sent if it returns an error.
+	MayAct func() error
 }
 
 // NewClient returns a client that enforces the policy. caPEM holds the certificates of the only authorities to trust;
@@ -184,6 +186,11 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // check applies the policy to a request, as far as is possible before the dial.
 func (g *guard) check(req *http.Request) (context.Context, error) {
+	if g.policy.MayAct != nil {
+		if err := g.policy.MayAct(); err != nil {
+			return nil, err
+		}
+	}
 	if err := g.policy.checkDestination(req.URL); err != nil {
 		return nil, err
 	}

@@ -124,6 +124,34 @@ func TestEveryRequestSaysWhoAsks(t *testing.T) {
 	}
 }
 
+// TestWhoMayNotActSendsNothing asks before each request whether it may go.
+func TestWhoMayNotActSendsNothing(t *testing.T) {
+	served := 0
+	server := serve(t, func(http.ResponseWriter, *http.Request) { served++ })
+	var may error
+	p := development
+	p.MayAct = func() error { return may }
+	c := client(t, p, nil)
+	for _, may = range []error{nil, errors.New("not any more")} {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			req, err := http.NewRequestWithContext(t.Context(), method, server, strings.NewReader("body"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := c.Do(req)
+			if err == nil {
+				resp.Body.Close()
+			}
+			if !errors.Is(err, may) {
+				t.Errorf("%s: error %v, want %v", method, err, may)
+			}
+		}
+	}
+	if served != 2 {
+		t.Errorf("%d requests were sent, want 2", served)
+	}
+}
+
 func TestVersionIsTheCharts(t *testing.T) {
 	chart, err := os.ReadFile("../../charts/m2m-operator/Chart.yaml")
 	if err != nil {

@@ -96,7 +96,7 @@ func newRun(t *testing.T, p *place, s *scenario) *run {
 		}
 	} else {
 		r.AS, err = oidc.Start(oidc.Options{
-			URL: proxy.URL, Now: r.clock.Now, TokenLifetime: lifetime, DynamicRegistration: s.registration,
+			URL: proxy.URL, Now: func() time.Time { return r.clock.Now().Add(s.ahead) }, TokenLifetime: lifetime, DynamicRegistration: s.registration,
 		})
 		if err == nil {
 			t.Cleanup(r.AS.Close)

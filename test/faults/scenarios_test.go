@@ -20,6 +20,7 @@ type scenario struct {
 	urgent       bool // it matters when pods must see something at once
 	more         int  // namespaces besides those of the client and the API
 	options      []func(*controller.Options)
+	ahead        time.Duration // of the operator's clock is that of the authorization server
 	// before happens without faults.
 	before []step
 	steps  []step
