@@ -297,7 +297,7 @@ func New(mgr ctrl.Manager, o Options) (*Reconcilers, error) {
 			Shard: mine, Client: c, Live: mgr.GetAPIReader(), Clock: o.Clock, Events: events("m2m-m2mclient"), Policies: s.Policies,
 			Access: s.Access, Lives: s.Lives, Connections: s.Connections, Admission: s.Admission, Foreign: s.Foreign,
 			Credentials: credentials.New(credentials.Config{
-				Client: c, OperatorNamespace: o.OperatorNamespace, Foreign: s.Foreign, Tokens: tokens, Rest: mgr.GetConfig(),
+				Client: c, Live: mgr.GetAPIReader(), OperatorNamespace: o.OperatorNamespace, Foreign: s.Foreign, Tokens: tokens, Rest: mgr.GetConfig(),
 			}),
 			Watched: watched, Failures: failures, OperatorNamespace: o.OperatorNamespace, Learnt: s.Endpoints.Clients, RequestKeys: s.KeyRequests.Request,
 			CompareClient: clients.Compare, CompareAPI: apis.Compare, Prompt: o.PromptDelivery, ConfirmSecrets: len(o.WatchNamespaces) > 1,

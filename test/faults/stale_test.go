@@ -249,9 +249,6 @@ func chosenLate(seed uint64) (all []lateness) {
 		var of []lateness
 		for _, resource := range followed() {
 			for _, how := range []Fault{Held, HeldLong, Merged, Older} {
-				if how == Older && resource == "secrets" {
-					continue // docs/reliability.md says what may happen then
-				}
 				of = append(of, lateness{s, resource, how})
 			}
 		}

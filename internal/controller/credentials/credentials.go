@@ -46,6 +46,7 @@ type Source struct {
 // Config holds the dependencies of a Source.
 type Config struct {
 	Client            client.Reader // of the credentials that the operator registered
+	Live              client.Reader // of the same, past the cache
 	OperatorNamespace string        // where those are
 	Foreign           *foreign.Objects
 	Tokens            corev1client.ServiceAccountsGetter // requests ServiceAccount tokens
@@ -232,7 +233,11 @@ func (s *Source) Registered(ctx context.Context, c *v1alpha1.M2MClient, srv *rul
 	if !record.IsAt(st.Server, srv) || st.Credential.Name == "" {
 		return nil, nil
 	}
-	current, err := s.current(ctx, client.ObjectKeyFromObject(c), st.Server)
+	current, err := s.current(ctx, s.Client, client.ObjectKeyFromObject(c), st.Server)
+	if err == nil && (current == nil || current.Name != st.Credential.Name) {
+		// The cache of Secrets may be behind that of clients: a predecessor replaced the credential.
+		current, err = s.current(ctx, s.Live, client.ObjectKeyFromObject(c), st.Server)
+	}
 	if err != nil || current == nil {
 		return nil, err
 	}
@@ -247,8 +252,8 @@ func (s *Source) Registered(ctx context.Context, c *v1alpha1.M2MClient, srv *rul
 }
 
 // current returns the registered credential in use, nil if it is not there.
-func (s *Source) current(ctx context.Context, name types.NamespacedName, at v1alpha1.ProvisioningServer) (*provision.Credential, error) {
-	store, _, err := record.ReadCredentials(ctx, s.Client, s.OperatorNamespace, name)
+func (s *Source) current(ctx context.Context, reader client.Reader, name types.NamespacedName, at v1alpha1.ProvisioningServer) (*provision.Credential, error) {
+	store, _, err := record.ReadCredentials(ctx, reader, s.OperatorNamespace, name)
 	if err != nil || store.Server != at {
 		return nil, err
 	}

@@ -59,6 +59,8 @@ type subject interface {
 	// plan adds to a plan what was declared and what asks for a comparison.
 	plan(*provision.Plan)
 
+	// isCurrent reports whether what was read of the object is what the API server has now.
+	isCurrent(context.Context) (bool, error)
 	// drive makes the server have what was declared, and returns what it had to put
 	// back.
 	drive(ctx context.Context, d provision.Driver, keep provision.Keep, now time.Time) ([]provision.Drift, error)
@@ -86,6 +88,9 @@ type comparison struct {
 	plan    provision.Plan
 	now     time.Time
 }
+
+// behindWait is when a pass looks again whose cache is behind.
+const behindWait = time.Second
 
 // pass handles one object: wanted is false if it should have nothing at its server.
 func (l *loop) pass(ctx context.Context, s subject, wanted bool) (ctrl.Result, error) {
@@ -125,6 +130,9 @@ func (l *loop) sync(ctx context.Context, s subject) (time.Duration, error) {
 	c.plan = l.plan(s, c)
 	if wait := c.plan.Wait(c.now); wait > 0 {
 		return refresh.Soonest(time.Millisecond, wait, c.later), l.observe(ctx, s, c.plan)
+	}
+	if current, err := s.isCurrent(ctx); !current || err != nil {
+		return behindWait, err
 	}
 	exit, wait, busy := l.Servers.enter(srv.Object, s.object(), l.Wishes.wake)
 	if busy != nil {

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -322,6 +323,21 @@ func (s *clientSubject) plan(p *provision.Plan) {
 	}
 	// Without its Secret a client cannot ask for anything.
 	p.Requested = p.Requested || s.client.Status.Provisioning.Credential.Name != currentName(s.state)
+}
+
+// isCurrent compares the credential Secret. The cache of a process that took over may be behind
+// what its predecessor wrote, and the secret that seems missing there was made already. A Secret
+// that somebody took the label from is in no cache: it gets the label back.
+func (s *clientSubject) isCurrent(ctx context.Context) (bool, error) {
+	_, latest, err := record.ReadCredentials(ctx, s.r.Live, s.r.Servers.OperatorNamespace, client.ObjectKeyFromObject(s.client))
+	switch {
+	case err != nil || latest == nil:
+		return err == nil && s.secret == nil, err
+	case latest.Labels[v1alpha1.ManagedByLabel] != v1alpha1.ManagedByValue:
+		metav1.SetMetaDataLabel(&latest.ObjectMeta, v1alpha1.ManagedByLabel, v1alpha1.ManagedByValue)
+		return false, s.r.Client.Update(ctx, latest)
+	}
+	return s.secret != nil && latest.ResourceVersion == s.secret.ResourceVersion, nil
 }
 
 func (s *clientSubject) drive(ctx context.Context, d provision.Driver, keep provision.Keep, now time.Time) ([]provision.Drift, error) {
