@@ -29,6 +29,7 @@ func TestParseAllowed(t *testing.T) {
 	for _, s := range []string{
 		"auth.example.com", "AUTH.example.com.", "*.example.com", "*.example.com:8443", "auth", "auth:1", "auth_1.example.com",
 		"10.0.0.0/8", "10.1.2.3", "10.1.2.3:65535", "2001:db8::/32", "2001:db8::1", "[2001:db8::1]:443", "0.0.0.0/0", "::/0",
+		strings.Repeat("a.", 125) + "com", // 253 characters
 	} {
 		if _, err := ParseAllowed(s); err != nil {
 			t.Errorf("ParseAllowed(%q) = %v, want none", s, err)
@@ -38,7 +39,7 @@ func TestParseAllowed(t *testing.T) {
 		"", "*", "*.", "*.*.example.com", "auth*.example.com", "a..b", "-a.example", "https://auth.example.com", "auth.example.com/path",
 		"auth.example.com:0", "auth.example.com:65536", "auth.example.com:https", "auth.example.com:", ":443", "user@auth.example.com",
 		"10.0.0.1/8", "10.0.0.0/33", "10.0.0", "127.1", "0x7f.1", "::ffff:10.0.0.0/104", "[2001:db8::1]", "a b", "bücher.example",
-		strings.Repeat("a.", 127) + "com",
+		strings.Repeat("a.", 125) + "coms",
 	} {
 		if a, err := ParseAllowed(s); err == nil {
 			t.Errorf("ParseAllowed(%q) = %+v, want an error", s, a)

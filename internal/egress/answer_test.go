@@ -131,6 +131,25 @@ func TestReadBody(t *testing.T) {
 	}
 }
 
+// TestTheBoundHoldsForEveryBuffer: a reader may bring a buffer of any size.
+func TestTheBoundHoldsForEveryBuffer(t *testing.T) {
+	for size := 1; size < 8; size++ {
+		for body, tooLarge := range map[string]bool{"": false, "abc": false, "abcd": false, "abcde": true, "abcdefghijk": true} {
+			b, p, got, err := &boundedBody{Reader: strings.NewReader(body), left: 4}, make([]byte, size), "", error(nil)
+			for n := 0; err == nil; got += string(p[:n]) {
+				n, err = b.Read(p)
+			}
+			want, wantErr := body, io.EOF
+			if tooLarge {
+				want, wantErr = body[:4], ErrBodyTooLarge
+			}
+			if got != want || !errors.Is(err, wantErr) {
+				t.Errorf("%d bytes at a time: %q of %q, %v", size, got, body, err)
+			}
+		}
+	}
+}
+
 // endless is a body that never ends.
 type endless struct{}
 

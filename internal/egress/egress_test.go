@@ -276,6 +276,15 @@ func TestDisguisedAddressesAreRefused(t *testing.T) {
 	}
 }
 
+// Each byte of an ISATAP identifier counts: an address with another one is a host's own.
+func TestAddressesLikeISATAPAreAllowed(t *testing.T) {
+	for _, addr := range []string{"2001:db8::400:5efe:10.0.0.1", "2001:db8::1:5efe:10.0.0.1", "2001:db8::5dfe:10.0.0.1", "2001:db8::5eff:10.0.0.1", "2001:db8::5efe"} {
+		if err := (Policy{}).checkAddress(netip.MustParseAddr(addr)); err != nil {
+			t.Errorf("checkAddress(%s) = %v, want none", addr, err)
+		}
+	}
+}
+
 func FuzzDisguisedAddresses(f *testing.F) {
 	for _, s := range []string{"::1", "::169.254.169.254", "2002:a9fe:a9fe::", "64:ff9b::a9fe:a9fe", "2001:db8::5efe:7f00:1", "240.0.0.1", "fec0::1", "::ffff:7f00:1"} {
 		f.Add(netip.MustParseAddr(s).AsSlice())
@@ -316,6 +325,17 @@ func TestNamesThatAreAddresses(t *testing.T) {
 	for _, host := range []string{"auth.example.com", "auth.example.com.", "1.example", "3com", "0x7f.example.com", "a.0xg", "xn--bcher-kva.example", "auth"} {
 		if err := (Policy{}).CheckURL("https://" + host + "/"); err != nil {
 			t.Errorf("CheckURL(%q) = %v, want none", host, err)
+		}
+	}
+}
+
+// The parser refuses some of these hosts in a URL, but a request may bring a URL that was not parsed.
+func TestHostsAreVisibleASCII(t *testing.T) {
+	for host, want := range map[string]bool{
+		"auth.example.com": true, "a!b": true, "a~b": true, "a b": false, " ": false, "a\x00b": false, "a\x7fb": false, "b\u00fccher.example": false,
+	} {
+		if err := (Policy{}).checkDestination(&url.URL{Scheme: "https", Host: host}); (err == nil) != want {
+			t.Errorf("checkDestination of %q = %v", host, err)
 		}
 	}
 }

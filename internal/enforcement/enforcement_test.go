@@ -64,6 +64,20 @@ func TestPolicies(t *testing.T) {
 				golden(t, string(g)+"-"+name+".yaml", p.Objects)
 			})
 		}
+		t.Run(string(g)+" targets", func(t *testing.T) {
+			e := entry(EnvoyGateway)
+			e.Gateway = g
+			p, err := Open(payment(), e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			last := p.Objects[len(p.Objects)-1]
+			targets, _, _ := unstructured.NestedSlice(last.Object, "spec", "targetRefs")
+			want := []any{map[string]any{"group": gatewayGroup, "kind": "HTTPRoute", "name": "payment", "sectionName": "pay"}}
+			if _, selects, _ := unstructured.NestedMap(last.Object, "spec", "selector"); selects || !cmp.Equal(targets, want) {
+				t.Errorf("%s protects %v, and what labels select: %t", last.GetKind(), targets, selects)
+			}
+		})
 		t.Run(string(g)+" closed", func(t *testing.T) { golden(t, string(g)+"-closed.yaml", Closed(entry(g)).Objects) })
 	}
 }
@@ -105,15 +119,26 @@ func TestNothingIsWeaker(t *testing.T) {
 		"tokens do not name the API by aud": {Gateways(), func(b *render.Bundle) {
 			b.Named = render.Named{Claims: []string{"client_id"}, Values: []string{"x"}}
 		}, nil},
-		"no issuer":                                 {Gateways(), func(b *render.Bundle) { b.Issuer = "" }, nil},
-		"a long issuer":                             {[]Gateway{EnvoyGateway}, func(b *render.Bundle) { b.Issuer += "/" + strings.Repeat("x", maxIssuer) }, nil},
-		"an unknown algorithm":                      {Gateways(), func(b *render.Bundle) { b.Algorithms = []string{"none"} }, nil},
-		"a scope that no claim carries":             {Gateways(), nil, scoped("payments:read", "nowhere")},
-		"a scope that the API does not know":        {Gateways(), nil, scoped("unheard")},
-		"a claim with a dot":                        {[]Gateway{EnvoyGateway}, nil, scoped("admin")},
-		"a claim with brackets":                     {[]Gateway{Istio}, nil, scoped("odd")},
-		"a scope that is a wildcard":                {[]Gateway{Istio}, nil, scoped("payments:*")},
-		"an audience that makes a condition long":   {[]Gateway{EnvoyGateway}, func(b *render.Bundle) { b.Audience += strings.Repeat("\"", 1000) }, nil},
+		"no issuer":                               {Gateways(), func(b *render.Bundle) { b.Issuer = "" }, nil},
+		"a long issuer":                           {[]Gateway{EnvoyGateway}, func(b *render.Bundle) { b.Issuer += "/" + strings.Repeat("x", maxIssuer) }, nil},
+		"an unknown algorithm":                    {Gateways(), func(b *render.Bundle) { b.Algorithms = []string{"none"} }, nil},
+		"a scope that no claim carries":           {Gateways(), nil, scoped("payments:read", "nowhere")},
+		"a scope that the API does not know":      {Gateways(), nil, scoped("unheard")},
+		"a claim with a dot":                      {[]Gateway{EnvoyGateway}, nil, scoped("admin")},
+		"a claim with brackets":                   {[]Gateway{Istio}, nil, scoped("odd")},
+		"a scope that is a wildcard":              {[]Gateway{Istio}, nil, scoped("payments:*")},
+		"an audience that makes a condition long": {[]Gateway{EnvoyGateway}, func(b *render.Bundle) { b.Audience += strings.Repeat("\"", 1000) }, nil},
+		"an issuer that just fits":                {nil, func(b *render.Bundle) { b.Issuer += strings.Repeat("x", maxIssuer-len(b.Issuer)) }, nil},
+		"an audience that just fits": {nil, func(b *render.Bundle) {
+			condition, err := envoyCondition(*b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.Audience += strings.Repeat("x", (maxCondition-len(condition))/2) // the condition has it twice
+			if condition, _ = envoyCondition(*b); len(condition) != maxCondition {
+				t.Fatalf("the condition has %d characters", len(condition))
+			}
+		}, nil},
 		"an issuer that is a wildcard":              {[]Gateway{Istio}, func(b *render.Bundle) { b.Issuer += "/*" }, nil},
 		"an audience that is a wildcard":            {[]Gateway{Istio}, func(b *render.Bundle) { b.Audience = "*" }, nil},
 		"a scope of an unusual claim, as that is":   {nil, nil, scoped("audit")},
@@ -195,18 +220,27 @@ func keysIn(t *testing.T, o *unstructured.Unstructured) string {
 }
 
 func TestWhatIsNotChecked(t *testing.T) {
-	b := payment()
-	b.TokenType, b.ClockSkewSeconds = "at+jwt", 30
-	for g, want := range map[Gateway][]string{
-		EnvoyGateway: {"the token type at+jwt", "the clock skew of 30s (Envoy Gateway allows 60s)"},
-		Istio:        {"that a token has an exp", "the token type at+jwt", "the clock skew of 30s (Istio allows 60s)"},
+	for name, tc := range map[string]struct {
+		gateway Gateway
+		typ     string
+		skew    int
+		want    []string
+	}{
+		"a type and a skew, by Envoy Gateway":        {EnvoyGateway, "at+jwt", 30, []string{"the token type at+jwt", "the clock skew of 30s (Envoy Gateway allows 60s)"}},
+		"a type and a skew, by Istio":                {Istio, "at+jwt", 30, []string{"that a token has an exp", "the token type at+jwt", "the clock skew of 30s (Istio allows 60s)"}},
+		"the skew that Envoy allows":                 {EnvoyGateway, "", 60, nil},
+		"a second less than the skew that it allows": {EnvoyGateway, "", 59, []string{"the clock skew of 59s (Envoy Gateway allows 60s)"}},
 	} {
-		p, err := Open(b, entry(g))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(want, p.Unchecked); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", g, diff)
-		}
+		t.Run(name, func(t *testing.T) {
+			b := payment()
+			b.TokenType, b.ClockSkewSeconds = tc.typ, tc.skew
+			p, err := Open(b, entry(tc.gateway))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, p.Unchecked); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
 	}
 }

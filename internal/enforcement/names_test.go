@@ -10,9 +10,13 @@ import (
 // TestWhosePolicyHasAName: every policy of an APIResource leads back to it.
 func TestWhosePolicyHasAName(t *testing.T) {
 	for _, api := range []string{"payment-api", "payment.api"} {
-		for _, name := range []string{ObjectName(api, "public"), SpareName(api, "public", 0), SpareName(api, "public", 1)} {
-			if got := APIsOf(name); !slices.Contains(got, api) {
-				t.Errorf("%s leads to %q", name, got)
+		for name, want := range map[string][]string{
+			ObjectName(api, "public"):   {api},
+			SpareName(api, "public", 0): {api + ".public", api},
+			SpareName(api, "public", 1): {api + ".public", api},
+		} {
+			if got := APIsOf(name); !slices.Equal(got, want) {
+				t.Errorf("%s leads to %q, want %q", name, got, want)
 			}
 		}
 	}

@@ -31,6 +31,7 @@ func TestStage(t *testing.T) {
 		"the present keys came late":             {"a", "b", [2]Held{{"b", since(time.Hour)}, {"a", since(50 * time.Second)}}, [2]string{"b", "a"}, 10 * time.Second},
 		"the next keys have waited":              {"a", "b", [2]Held{{"a", since(time.Hour)}, {"b", since(time.Minute)}}, [2]string{"a", "b"}, 0},
 		"a change, and the keys are nowhere":     {"a", "b", [2]Held{{"x", since(0)}, {"y", since(0)}}, [2]string{"x", "b"}, time.Minute},
+		"the present keys are nowhere":           {"a", "b", [2]Held{{"x", since(time.Hour)}, {"b", since(20 * time.Second)}}, [2]string{"x", "b"}, 40 * time.Second},
 		"other keys instead, while some wait":    {"a", "c", [2]Held{{"a", since(time.Hour)}, {"b", since(time.Hour)}}, [2]string{"a", "c"}, time.Minute},
 		"back to the present keys":               {"a", "a", [2]Held{{"a", since(time.Hour)}, {"b", since(time.Second)}}, [2]string{"a", "b"}, 0},
 		"another clock is ahead":                 {"a", "b", [2]Held{{"a", since(time.Hour)}, {"b", since(-time.Hour)}}, [2]string{"a", "b"}, time.Minute},

@@ -28,6 +28,7 @@ func TestCut(t *testing.T) {
 		"of four bytes":          {"a😀😀😀😀😀", 6, "a😀😀😀😀😀", "a…"},
 		"no room but for …":      {"abcd", 1, "…", "a"},
 		"room for two bytes":     {"aüd", 2, "a…", "a"},
+		"room for … in bytes":    {"abcd", 3, "ab…", "…"},
 		"no room at all":         {"abc", 0, "", ""},
 		"less than no room":      {"abc", -1, "", ""},
 		"bytes that are no text": {"\xff\xfe\xff\xfe\xff", 4, "\xff\xfe\xff…", "\xff…"},
