@@ -222,3 +222,44 @@ func TestAccept(t *testing.T) {
 		})
 	}
 }
+
+// TestNormal: only URLs have a normal form.
+func TestNormal(t *testing.T) {
+	for s, want := range map[string]string{
+		"HTTPS://Auth.Example.COM.:443/a/../b/": "https://auth.example.com/b/",
+		"http://auth.example.com:443?a=b":       "http://auth.example.com:443?a=b",
+		"https://auth.example.com/":             "https://auth.example.com/",
+		"https://u:p@auth.example.com/%61":      "https://auth.example.com/a",
+		"urn:example:api":                       "urn:example:api",
+		"a/../b":                                "a/../b",
+		"https://auth.example.com/%zz":          "https://auth.example.com/%zz",
+	} {
+		if got := normal(s); got != want {
+			t.Errorf("normal(%q) = %q, want %q", s, got, want)
+		}
+	}
+}
+
+func TestWhatAServerSaysOfItsKeys(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change                 func(*v1alpha1.AuthorizationServer)
+		known, revoked, opaque bool // revoked: the key of ID "k"
+	}{
+		"nothing": {change: func(*v1alpha1.AuthorizationServer) {}},
+		"a key":   {change: func(s *v1alpha1.AuthorizationServer) { s.Status.Keys = []v1alpha1.SigningKey{{KeyID: "k"}} }, known: true},
+		"a key that is revoked": {change: func(s *v1alpha1.AuthorizationServer) {
+			s.Status.Keys, s.Spec.JWKS.RevokedKeyIDs = []v1alpha1.SigningKey{{KeyID: "k"}}, []string{"", "k"}
+		}, known: true, revoked: true},
+		"no key but a revoked one": {change: func(s *v1alpha1.AuthorizationServer) { s.Spec.JWKS.RevokedKeyIDs = []string{"other"} }, known: true},
+		"opaque tokens":            {change: func(s *v1alpha1.AuthorizationServer) { s.Spec.TokenFormat = v1alpha1.TokenFormatOpaque }, opaque: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			as := own("payments", issuer)
+			tc.change(as)
+			s := ServerOf(as)
+			if s.KeysKnown() != tc.known || s.Revoked("k") != tc.revoked || s.Revoked("") || s.Opaque() != tc.opaque {
+				t.Errorf("keys known: %t, revoked: %t, without an ID: %t, opaque: %t", s.KeysKnown(), s.Revoked("k"), s.Revoked(""), s.Opaque())
+			}
+		})
+	}
+}

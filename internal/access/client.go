@@ -79,11 +79,11 @@ func (r Resolver) StillAllowed(ctx context.Context, c *v1alpha1.M2MClient, from 
 	if i < 0 {
 		return false, nil
 	}
-	srv, problem, err := r.clientServer(ctx, &now)
-	if err != nil || problem != nil || !same(srv, from) {
+	srv, _, err := r.clientServer(ctx, &now)
+	if err != nil || !same(srv, from) { // a problem leaves no server
 		return false, err
 	}
-	b, err := r.access(ctx, &now, &now.Spec.Access[i], srv, problem)
+	b, err := r.access(ctx, &now, &now.Spec.Access[i], srv, nil)
 	if err != nil || b.Denied != nil {
 		return false, err
 	}

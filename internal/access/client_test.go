@@ -3,11 +3,16 @@
 package access
 
 import (
+	"context"
+	"errors"
+	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
 )
@@ -91,13 +96,7 @@ func TestAGrantOfSomeScopes(t *testing.T) {
 				t.Fatal(err)
 			}
 			a := found.Accesses[0]
-			reason := func(p *Problem) string {
-				if p == nil {
-					return ""
-				}
-				return p.Reason
-			}
-			if reason(a.Denied) != tc.denied || reason(a.Reduced) != tc.reduced {
+			if reasonOf(a.Denied) != tc.denied || reasonOf(a.Reduced) != tc.reduced {
 				t.Errorf("denied: %+v, reduced: %+v", a.Denied, a.Reduced)
 			}
 			allowed := tc.denied == ""
@@ -112,4 +111,216 @@ func TestAGrantOfSomeScopes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTheServerOfARegisteredClient: the server is that of the client's APIs. Nothing is taken
+// away while it cannot be found, and everything if its owner does not allow the client.
+func TestTheServerOfARegisteredClient(t *testing.T) {
+	atCompany := v1alpha1.AuthorizationServerReference{Kind: v1alpha1.KindClusterAuthorizationServer, Name: "company"}
+	its := v1alpha1.AuthorizationServerReference{Name: "auth"}
+	for name, tc := range map[string]struct {
+		at              v1alpha1.AuthorizationServerReference // of the API
+		client          v1alpha1.AuthorizationServerReference
+		before          []v1alpha1.APIResourceReference // what it has access to besides
+		others          objects
+		server          string // the namespace and the name
+		problem, denied string // reasons
+		says            string // the problem's message begins with it
+	}{
+		"its API's own": {at: its, others: objects{own("payments", issuer)}, server: "payments/auth"},
+		"its API's does not exist": {
+			at: its, problem: v1alpha1.ReasonAuthorizationServerNotFound, says: `AuthorizationServer "auth" does not exist in namespace "payments"`,
+		},
+		"a cluster's does not exist": {
+			at: atCompany, problem: v1alpha1.ReasonAuthorizationServerNotFound, says: `ClusterAuthorizationServer "company" does not exist`,
+		},
+		"a cluster's, for both":      {at: atCompany, others: objects{cluster("company", issuer, "payments", "shop")}, server: "/company"},
+		"a cluster's, which it says": {at: atCompany, client: atCompany, others: objects{cluster("company", issuer, "payments", "shop")}, server: "/company"},
+		"a cluster's, not for the client": {
+			at: atCompany, others: objects{cluster("company", issuer, "payments")},
+			problem: v1alpha1.ReasonAuthorizationServerNotAllowed, denied: v1alpha1.ReasonAuthorizationServerNotAllowed,
+			says: `ClusterAuthorizationServer "company" does not allow namespace "shop"`,
+		},
+		"a cluster's, not for the API": {
+			at: atCompany, others: objects{cluster("company", issuer, "shop")},
+			problem: v1alpha1.ReasonAuthorizationServerNotAllowed, denied: v1alpha1.ReasonAuthorizationServerNotAllowed,
+			says: `ClusterAuthorizationServer "company" does not allow namespace "payments"`,
+		},
+		"a cluster's, and it says another": {
+			at: atCompany, client: its, others: objects{cluster("company", issuer, "payments", "shop"), own("shop", issuer)},
+			problem: v1alpha1.ReasonServerMismatch, denied: v1alpha1.ReasonServerMismatch,
+			says: `APIResource "payments/payment-api" belongs to ClusterAuthorizationServer "company", not`,
+		},
+		"its API's own, and it says another": {
+			at: its, client: its, others: objects{own("payments", issuer), own("shop", issuer)},
+			problem: v1alpha1.ReasonServerMismatch, denied: v1alpha1.ReasonServerMismatch,
+			says: `APIResource "payments/payment-api" belongs to AuthorizationServer "auth" of namespace "payments", not`,
+		},
+		"that of the second API, for the first cannot be seen": {
+			at: its, before: []v1alpha1.APIResourceReference{{Namespace: "unwatched", Name: "api"}}, others: objects{own("payments", issuer)}, server: "payments/auth",
+		},
+		"that of the second API, for the first does not exist": {
+			at: its, before: []v1alpha1.APIResourceReference{{Namespace: "shop", Name: "api"}}, others: objects{own("payments", issuer)}, server: "payments/auth",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			api := claimant("payments", 0)
+			api.Spec.AuthorizationServerRef, api.Spec.Grants = tc.at, []v1alpha1.Grant{{Clients: v1alpha1.GrantedClients{Namespaces: names("shop")}}}
+			c := &v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart"}}
+			c.Spec.AuthorizationServerRef = tc.client
+			for _, ref := range append(tc.before, v1alpha1.APIResourceReference{Namespace: "payments", Name: "payment-api"}) {
+				c.Spec.Access = append(c.Spec.Access, v1alpha1.Access{APIResourceRef: ref})
+			}
+			found, err := resolver(append(tc.others, api)...).Client(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			server, says := "", ""
+			if found.Server != nil {
+				server = found.Server.Object.GetNamespace() + "/" + found.Server.Object.GetName()
+			}
+			if found.Problem != nil {
+				says, _, _ = strings.Cut(found.Problem.Message, ";")
+			}
+			denied := found.Accesses[len(tc.before)].Denied
+			if server != tc.server || reasonOf(found.Problem) != tc.problem || reasonOf(denied) != tc.denied {
+				t.Errorf("the server is %q (%+v), and the access is denied: %+v", server, found.Problem, denied)
+			}
+			if says != tc.says && !strings.HasPrefix(says, tc.says+" ") {
+				t.Errorf("it says %q, want %q", says, tc.says)
+			}
+		})
+	}
+}
+
+func reasonOf(p *Problem) string {
+	if p == nil {
+		return ""
+	}
+	return p.Reason
+}
+
+// world is what a client with credentials of its own needs: its server, an API of another
+// namespace, and the API's server.
+type world struct {
+	client  *v1alpha1.M2MClient
+	mine    *v1alpha1.AuthorizationServer
+	theirs  *v1alpha1.AuthorizationServer
+	api     *v1alpha1.APIResource
+	others  objects
+	failing client.Object // reading an object of this type fails
+}
+
+func newWorld() *world {
+	w := &world{mine: own("shop", issuer), theirs: own("payments", issuer), api: claimant("payments", 0)}
+	w.api.Spec.Grants = []v1alpha1.Grant{{Clients: v1alpha1.GrantedClients{Namespaces: names("shop")}, Scopes: []v1alpha1.ScopeName{"read", "write"}}}
+	w.client = &v1alpha1.M2MClient{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart", UID: "uid-of-cart"}}
+	w.client.Spec.AuthorizationServerRef.Name = "auth"
+	w.client.Spec.Credentials.ClientSecret.SecretRef.Name = "cart-credentials"
+	w.client.Spec.Access = []v1alpha1.Access{{
+		APIResourceRef: v1alpha1.APIResourceReference{Namespace: "payments", Name: "payment-api"}, Scopes: []v1alpha1.ScopeName{"read", "write"},
+	}}
+	return w
+}
+
+// resolve returns a resolver that sees the world as it is now.
+func (w *world) resolve() Resolver {
+	all := append(objects{}, w.others...)
+	if w.client != nil {
+		all = append(all, w.client.DeepCopy())
+	}
+	if w.mine != nil {
+		all = append(all, w.mine.DeepCopy())
+	}
+	if w.theirs != nil {
+		all = append(all, w.theirs.DeepCopy())
+	}
+	if w.api != nil {
+		all = append(all, w.api.DeepCopy())
+	}
+	r := resolver(all...)
+	if w.failing != nil {
+		r.Reader = failing{all, w.failing}
+	}
+	return r
+}
+
+// failing is a reader that fails for objects of one type.
+type failing struct {
+	objects
+	of client.Object
+}
+
+var errRead = errors.New("the cache is not there")
+
+func (f failing) Get(ctx context.Context, name client.ObjectKey, into client.Object, opts ...client.GetOption) error {
+	if reflect.TypeOf(into) == reflect.TypeOf(f.of) {
+		return errRead
+	}
+	return f.objects.Get(ctx, name, into, opts...)
+}
+
+// TestStillAllowed changes the world between the request for a token and its use.
+func TestStillAllowed(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*world)
+		want   bool
+		fails  bool
+	}{
+		"nothing changes":          {change: func(*world) {}, want: true},
+		"the client is gone":       {change: func(w *world) { w.client = nil }},
+		"the client was made anew": {change: func(w *world) { w.client.UID = "another" }},
+		"the client is being deleted": {change: func(w *world) {
+			now := metav1.NewTime(noon)
+			w.client.DeletionTimestamp, w.client.Finalizers = &now, []string{"m2m-operator.io/wait"}
+		}},
+		"the client has no access any more": {change: func(w *world) { w.client.Spec.Access = nil }},
+		"the access has another key":        {change: func(w *world) { w.client.Spec.Access[0].Key = "payments" }},
+		"another access comes before it": {change: func(w *world) {
+			w.client.Spec.Access = append([]v1alpha1.Access{{Key: "plain", Resource: "https://plain.example.com"}}, w.client.Spec.Access...)
+		}, want: true},
+		"the client's server is gone": {change: func(w *world) { w.mine = nil }},
+		"both servers have another issuer": {change: func(w *world) {
+			w.mine.Spec.Issuer, w.theirs.Spec.Issuer = "https://other.example.com", "https://other.example.com"
+		}},
+		"the client's server is another":  {change: func(w *world) { w.mine.Name = "two"; w.client.Spec.AuthorizationServerRef.Name = "two" }},
+		"the API is gone":                 {change: func(w *world) { w.api = nil }},
+		"the API grants nothing any more": {change: func(w *world) { w.api.Spec.Grants = nil }},
+		"the API has another identifier":  {change: func(w *world) { w.api.Spec.Identifier = "https://payment.example.com/v2" }},
+		"another API has the identifier": {change: func(w *world) {
+			w.api.Name = "two"
+			w.client.Spec.Access[0].APIResourceRef.Name, w.client.Spec.Access[0].Key = "two", "payment-api"
+		}},
+		"the API has another server":       {change: func(w *world) { w.theirs.Name = "two"; w.api.Spec.AuthorizationServerRef.Name = "two" }},
+		"the API's server is gone":         {change: func(w *world) { w.theirs = nil }},
+		"the client asks for less":         {change: func(w *world) { w.client.Spec.Access[0].Scopes = w.client.Spec.Access[0].Scopes[:1] }},
+		"the client asks in another order": {change: func(w *world) { w.client.Spec.Access[0].Scopes = []v1alpha1.ScopeName{"write", "read"} }, want: true},
+		"the client cannot be read":        {change: func(w *world) { w.failing = &v1alpha1.M2MClient{} }, fails: true},
+		"the servers cannot be read":       {change: func(w *world) { w.failing = &v1alpha1.AuthorizationServer{} }, fails: true},
+		"the APIs cannot be read":          {change: func(w *world) { w.failing = &v1alpha1.APIResource{} }, fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			c := w.client.DeepCopy()
+			found, err := w.resolve().Client(t.Context(), c)
+			if err != nil || found.Accesses[0].Denied != nil {
+				t.Fatalf("%+v, %v", found.Accesses, err)
+			}
+			tc.change(w)
+			got, err := w.resolve().StillAllowed(t.Context(), c, found.Server, found.Accesses[0])
+			if got != tc.want || errors.Is(err, errRead) != tc.fails || (err != nil) != tc.fails {
+				t.Errorf("still allowed: %t, %v", got, err)
+			}
+		})
+	}
+	t.Run("there was no server", func(t *testing.T) {
+		w := newWorld()
+		found, err := w.resolve().Client(t.Context(), w.client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := w.resolve().StillAllowed(t.Context(), w.client, nil, found.Accesses[0]); got || err != nil {
+			t.Errorf("still allowed: %t, %v", got, err)
+		}
+	})
 }

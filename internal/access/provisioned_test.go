@@ -37,6 +37,26 @@ func deniedFor(t *testing.T, os objects, c *v1alpha1.M2MClient) string {
 	return ""
 }
 
+func TestDriver(t *testing.T) {
+	var logto, registration, both v1alpha1.AuthorizationServerSpec
+	logto.Provisioning.Logto.Endpoint = "https://auth.example.com"
+	registration.Provisioning.DynamicRegistration.AuthenticationMethod = v1alpha1.ClientSecretPost
+	both.Provisioning.Logto, both.Provisioning.DynamicRegistration = logto.Provisioning.Logto, registration.Provisioning.DynamicRegistration
+	for name, tc := range map[string]struct {
+		spec v1alpha1.AuthorizationServerSpec
+		want v1alpha1.ProvisioningDriver
+	}{
+		"none":                        {want: ""},
+		"Logto":                       {logto, v1alpha1.DriverLogto},
+		"dynamic registration":        {registration, v1alpha1.DriverDynamicRegistration},
+		"both, which no rule lets in": {both, v1alpha1.DriverLogto},
+	} {
+		if got := Driver(&tc.spec); got != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+	}
+}
+
 // TestDecisionsAtTheServerWithdraw goes through the table of reasons. If provisioning of an API
 // fails because of a decision, the API's clients get nothing. Any other failure takes
 // nothing away.
