@@ -60,6 +60,9 @@ func TestFetch(t *testing.T) {
 		"a validator beyond measure is not kept": {
 			header: map[string]string{"ETag": `"` + strings.Repeat("e", 255) + `"`}, body: string(set(good)), want: &Fetched{Keys: keys},
 		},
+		"a validator of the largest size is kept": {
+			header: map[string]string{"ETag": `"` + strings.Repeat("e", 254) + `"`}, body: string(set(good)), want: &Fetched{Keys: keys, ETag: `"` + strings.Repeat("e", 254) + `"`},
+		},
 		"not modified, though we know nothing": {status: 304, reason: BadStatus, message: "HOST/jwks answered with status 304"},
 		"nothing, and that is success":         {status: 204, reason: BadStatus, message: "HOST/jwks answered with status 204"},
 		"a redirect": {
@@ -125,6 +128,15 @@ func TestFetch(t *testing.T) {
 func TestFetchOfWhatIsNoURL(t *testing.T) {
 	_, err := Fetch(t.Context(), http.DefaultClient, "jwks.json", "", "")
 	wantError(t, err, nil, Refused, `key set URL "jwks.json" is not an absolute http or https URL`)
+}
+
+func TestAURLIsBounded(t *testing.T) {
+	longest := "https://auth.example.com/" + strings.Repeat("a", maxURL-len("https://auth.example.com/"))
+	for url, want := range map[string]bool{longest: true, longest + "a": false} {
+		if _, ok := endpoint(url); ok != want {
+			t.Errorf("a URL of %d bytes is an endpoint: %t", len(url), ok)
+		}
+	}
 }
 
 // TestFetchBehindTheFence uses the client that the operator uses.

@@ -30,6 +30,14 @@ func TestKnownKeys(t *testing.T) {
 	if again, ok := p.public(string(jwk)); !ok || again != first {
 		t.Error("a known key was parsed again")
 	}
+	for range 3 {
+		if key, ok := p.public(publicJWK(t, edKey(), "b", "")); !ok || key == nil {
+			t.Errorf("another key: %v, %v", key, ok)
+		}
+	}
+	if len(p.keys) != 2 || p.keys[string(jwk)] != first {
+		t.Errorf("%d keys are known after the second one", len(p.keys))
+	}
 	for range 2 { // parsed, and remembered
 		if key, ok := p.public(`{"kty":"EC"}`); ok || key != nil {
 			t.Errorf("half a key counts as %v", key)

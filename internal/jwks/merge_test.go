@@ -47,6 +47,12 @@ func TestMerge(t *testing.T) {
 			policy:  MergePolicy{Retention: hour, Now: at(900 * time.Millisecond)},
 			want:    []Record{{Key: a, FirstSeenAt: t0}, {Key: b, FirstSeenAt: t0}},
 		},
+		"a key that cannot be read, before one that can": {
+			known:   []Record{{Key: Key{JWK: "{}"}, FirstSeenAt: t0}, {Key: b, FirstSeenAt: t0}},
+			fetched: []Key{{ID: "x", JWK: "{}"}, a},
+			policy:  MergePolicy{Retention: hour, Now: t0},
+			want:    []Record{{Key: a, FirstSeenAt: t0}, {Key: b, FirstSeenAt: t0, RetiredAt: t0}},
+		},
 		"times are kept in UTC": {
 			fetched: []Key{a},
 			policy:  MergePolicy{Now: t0.In(time.FixedZone("", 3600))},

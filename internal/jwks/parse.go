@@ -126,9 +126,9 @@ func isNamed(raw json.RawMessage, named []string) bool {
 	if len(named) == 0 {
 		return false
 	}
-	members, ok := object(raw)
-	id, isText := stringMember(members, "kid")
-	return ok && isText && id != "" && slices.Contains(named, id)
+	members, _ := object(raw)
+	id, _ := stringMember(members, "kid")
+	return id != "" && slices.Contains(named, id)
 }
 
 var errTwice = errors.New("appears twice")

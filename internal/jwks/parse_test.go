@@ -76,12 +76,15 @@ func TestParseTakesAndSkips(t *testing.T) {
 		"a kid that is a number":             {`{"kty":"OKP","crv":"Ed25519","kid":1}`, `has a "kid" that is not a string`},
 		"a kid beyond measure":               {publicJWK(t, edKey(), strings.Repeat("k", 129), ""), badKeyID},
 		"a kid of the largest size":          {publicJWK(t, edKey(), strings.Repeat("k", 128), ""), ""},
+		"a kid with a space and a tilde":     {publicJWK(t, edKey(), "a ~", ""), ""},
 		"a kid with a delete character":      {publicJWK(t, edKey(), "k\x7f", ""), badKeyID},
 		"a kid with a line break":            {publicJWK(t, edKey(), "k\nevil: true", ""), badKeyID},
 		"a kid with an escape sequence":      {publicJWK(t, edKey(), "\x1b[31mk", ""), badKeyID},
 		"a kid that turns the text around":   {publicJWK(t, edKey(), "k\u202e", ""), badKeyID},
 		"a kid of other letters":             {publicJWK(t, edKey(), "clé", ""), badKeyID},
 		"a key beyond measure":               {`{"kty":"RSA","e":"AQAB","n":"` + strings.Repeat("A", 8192) + `"}`, "is larger than 8 KiB"},
+		"a key of the largest size":          {`{"kty":"RSA","kid":"k","e":"AQAB","n":"` + strings.Repeat("A", 8184) + `"}`, "is an RSA key of less than 2048 bits"},
+		"a coordinate with more behind it":   {strings.Replace(publicJWK(t, p256(), "k", ""), `","y"`, `?","y"`, 1), "has malformed public members"},
 		"a member that comes twice":          {`{"kty":"oct","kty":"OKP","crv":"Ed25519"}`, "is not a JSON object, or has a duplicate member"},
 		"a key that is null":                 {`null`, "is not a JSON object, or has a duplicate member"},
 		"a key that is a string":             {`"key"`, "is not a JSON object, or has a duplicate member"},
@@ -222,11 +225,16 @@ func TestParseIsBounded(t *testing.T) {
 	if err != nil || len(skipped) != 2 || len(skipped[1].ID) > 6*quoteLimit || strings.ContainsAny(skipped[1].ID, "\n") {
 		t.Errorf("got %v, %v", skipped, err)
 	}
+	unusable := slices.Repeat([]string{`{"kty":"oct","kid":"secret"}`}, maxKeys+1)
+	if _, skipped, err = Parse(set(unusable...)); err != nil || len(skipped) != maxKeys {
+		t.Errorf("got %d skipped of %d, %v", len(skipped), len(unusable), err)
+	}
 	var many []string
 	for i := range 70 {
 		many = append(many, publicJWK(t, edKey(), fmt.Sprint(i), ""))
 	}
-	keys, skipped, _ = Parse(set(many...), "69", "0")
+	many[66], many[67] = `{"kid":7}`, publicJWK(t, edKey(), "", "")
+	keys, skipped, _ = Parse(set(many...), "69", "0", "")
 	if diff := cmp.Diff([]Skipped{{Reason: "comes after the first 64, and only those are read", More: 4, Beyond: true}}, skipped); diff != "" {
 		t.Error(diff)
 	}

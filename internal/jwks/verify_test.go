@@ -136,6 +136,7 @@ func TestVerifyHoldsTheTokenToTheExpectation(t *testing.T) {
 		"the type's long form":             {header: `{"alg":"EdDSA","typ":"application/AT+JWT"}`, want: func(e *Expectation) { e.Type = "at+jwt" }},
 		"the type's long form is expected": {want: func(e *Expectation) { e.Type = "Application/at+jwt" }},
 		"a type with more than a prefix":   {header: `{"alg":"EdDSA","typ":"application/x/at+jwt"}`, want: func(e *Expectation) { e.Type = "x/at+jwt" }, reason: ReasonWrongType},
+		"a type that is a prefix only":     {header: `{"alg":"EdDSA"}`, want: func(e *Expectation) { e.Type = "application/" }, reason: ReasonWrongType},
 		"another type": {
 			header: `{"alg":"EdDSA","typ":"JWT"}`, want: func(e *Expectation) { e.Type = "at+jwt" },
 			reason: ReasonWrongType, message: `typ is "JWT", expected "at+jwt"`,
@@ -340,18 +341,19 @@ func looseBits(token string, part int) string {
 }
 
 func TestVerifyAmongKeysThatShareAKid(t *testing.T) {
-	keys := parsed(t, publicJWK(t, rsaKey(), "k", ""), publicJWK(t, otherEd(), "k", ""), publicJWK(t, edKey(), "k", ""))
+	keys := parsed(t, publicJWK(t, rsaKey(), "k", `,"alg":"RS256"`), publicJWK(t, rsaKey(), "k", `,"alg":"PS256"`), publicJWK(t, p256(), "k", ""),
+		publicJWK(t, otherEd(), "k", ""), publicJWK(t, edKey(), "k", ""))
 	good := signed(t, "EdDSA", edKey(), `{"alg":"EdDSA","kid":"k"}`, goodPayload)
 	claims, err := Verify(good, keys, expectation())
 	if err != nil {
-		t.Fatalf("the third key of that kid is not tried: %v", err)
+		t.Fatalf("the last key of that kid is not tried: %v", err)
 	}
 	// RFC 8037 appendix A.3 gives this key's thumbprint.
 	if claims.KeyThumbprint != "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k" {
 		t.Errorf("it was verified with the key of thumbprint %q", claims.KeyThumbprint)
 	}
 	forged := signed(t, "EdDSA", edKey(), `{"alg":"EdDSA","kid":"k"}`, goodPayload)
-	_, err = Verify(forged, keys[:2], expectation())
+	_, err = Verify(forged, keys[:4], expectation())
 	checkRefused(t, forged, err, ReasonBadSignature, `the key "k" in the key set does not verify the signature`)
 }
 
