@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/leaderelection"
 	"sigs.k8s.io/controller-runtime/pkg/recorder"
 )
@@ -43,7 +44,7 @@ type Lease struct {
 	resourcelock.Interface
 
 	duration time.Duration
-	now      func() time.Time
+	clock    clock.PassiveClock
 
 	mu  sync.Mutex
 	end time.Time // zero: this instance has never led
@@ -61,7 +62,7 @@ func New(config *rest.Config, scheme *runtime.Scheme, c Config) (*Lease, error) 
 	if err != nil {
 		return nil, fmt.Errorf("make the lock of the leader election: %w", err)
 	}
-	return &Lease{Interface: lock, duration: c.Duration, now: time.Now}, nil
+	return &Lease{Interface: lock, duration: c.Duration, clock: clock.RealClock{}}, nil
 }
 
 // Create implements resourcelock.Interface.
@@ -83,7 +84,7 @@ func (l *Lease) Update(ctx context.Context, r resourcelock.LeaderElectionRecord)
 // write writes a record. The lease runs from the moment before, because nobody who waits for
 // its end can have seen the record earlier.
 func (l *Lease) write(ctx context.Context, r resourcelock.LeaderElectionRecord, do func(context.Context, resourcelock.LeaderElectionRecord) error) error {
-	end := l.now()
+	end := l.clock.Now()
 	if err := do(ctx, r); err != nil {
 		return err
 	}
@@ -100,7 +101,7 @@ func (l *Lease) write(ctx context.Context, r resourcelock.LeaderElectionRecord, 
 func (l *Lease) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.end.IsZero() || l.now().Before(l.end) {
+	if l.end.IsZero() || l.clock.Now().Before(l.end) {
 		return nil
 	}
 	return ErrEnded

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
 )
 
 // lock is a lock that takes a while for each write.
@@ -89,7 +91,7 @@ func TestALeaseEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				o := &lock{}
-				l := &Lease{Interface: o, duration: 10 * time.Second, now: time.Now}
+				l := &Lease{Interface: o, duration: 10 * time.Second, clock: clock.RealClock{}}
 				if err := tc.do(l, o); !errors.Is(err, tc.err) {
 					t.Fatalf("error %v, want %v", err, tc.err)
 				}
@@ -107,7 +109,7 @@ var errLost = errors.New("somebody else was first")
 func TestALeaseThatEndedIsNotReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &lock{}
-		l := &Lease{Interface: o, duration: 10 * time.Second, now: time.Now}
+		l := &Lease{Interface: o, duration: 10 * time.Second, clock: clock.RealClock{}}
 		if err := l.Create(t.Context(), mine); err != nil {
 			t.Fatal(err)
 		}
@@ -138,10 +140,10 @@ func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { ret
 func TestGuard(t *testing.T) {
 	for _, ended := range []bool{false, true} {
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
-			now, sent := time.Now(), 0
-			l := &Lease{duration: time.Second, now: func() time.Time { return now }, end: now.Add(time.Second)}
+			now, sent := clocktesting.NewFakePassiveClock(time.Unix(0, 0)), 0
+			l := &Lease{duration: time.Second, clock: now, end: now.Now().Add(time.Second)}
 			if ended {
-				now = now.Add(time.Second)
+				now.SetTime(l.end)
 			}
 			next := roundTripper(func(*http.Request) (*http.Response, error) { sent++; return &http.Response{Body: http.NoBody}, nil })
 			b := &body{}
