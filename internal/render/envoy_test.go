@@ -122,14 +122,32 @@ func TestEnvoyKeysAssertTheAlgorithms(t *testing.T) {
 			if err := yaml.Unmarshal([]byte(files[FileEnvoy]), &filter); err != nil {
 				t.Fatal(err)
 			}
+			inline := filter.TypedConfig.Providers["payments/payment-api"].LocalJWKS.InlineString
+			if alone, err := EnvoyKeySet(b); alone != inline || err != nil {
+				t.Errorf("the keys alone are %s, %v; want %s", alone, err, inline)
+			}
 			var got []string
-			for _, k := range parseSet(t, filter.TypedConfig.Providers["payments/payment-api"].LocalJWKS.InlineString) {
+			for _, k := range parseSet(t, inline) {
 				got = append(got, k["kid"]+"/"+k["alg"])
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestNoKeysForABundleThatIsRefused: a gateway that has the keys alone checks no less.
+func TestNoKeysForABundleThatIsRefused(t *testing.T) {
+	for name, change := range map[string]func(*Bundle){
+		"an unknown algorithm": func(b *Bundle) { b.Algorithms = []string{"none"} },
+		"no issuer":            func(b *Bundle) { b.Issuer = "" },
+	} {
+		b := payment()
+		change(&b)
+		if keys, err := EnvoyKeySet(b); keys != "" || err == nil {
+			t.Errorf("%s: %q, %v", name, keys, err)
+		}
 	}
 }
 

@@ -63,6 +63,7 @@ func TestTemplatesSeeKeys(t *testing.T) {
 		"prints":    `{{ range .Keys }}{{ .ID }}={{ .Thumbprint }} {{ end }}`,
 		"all.pem":   `{{ range .Keys }}{{ if ne .Type "OKP" }}{{ .PEM }}{{ end }}{{ end }}`,
 		"key-*.pem": `{{ if ne .Key.Type "OKP" }}{{ .Key.PEM }}{{ end }}`,
+		"id-*":      `{{ .Key }}{{ with $.Name }} {{ $.Key }} {{ $.Key.ID }}{{ end }}`,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -72,6 +73,9 @@ func TestTemplatesSeeKeys(t *testing.T) {
 	}
 	prints := ""
 	for _, id := range []string{"EC", "OKP", "RSA"} {
+		if got, want := files["id-"+thumbprintOf(t, public[id])], id+" "+id+" "+id; got != want {
+			t.Errorf("the key's own file says %q, want %q", got, want)
+		}
 		prints += id + "=" + thumbprintOf(t, public[id]) + " "
 	}
 	if diff := cmp.Diff(prints, files["prints"]); diff != "" {

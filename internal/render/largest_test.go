@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -49,6 +50,37 @@ func TestTheLargestBundle(t *testing.T) {
 	for _, name := range []string{FileJWKS, FileIssuer, FileAudience, FileVerification} {
 		if files[name] == "" {
 			t.Errorf("%s was left out", name)
+		}
+	}
+}
+
+// TestWhatJustFits: the bounds belong to what is allowed.
+func TestWhatJustFits(t *testing.T) {
+	b := payment()
+	b.Named = Named{Claims: slices.Repeat([]string{"client_id"}, maxNamedClaims), Values: slices.Repeat([]string{"x"}, maxNamedValues)}
+	if _, err := Verification(b, nil); err != nil {
+		t.Errorf("claims and values: %v", err)
+	}
+	b = payment()
+	files, err := Verification(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	room := MaxBundleTotal
+	for name, content := range files {
+		room -= len(name) + len(content)
+	}
+	extra := map[string]string{}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		extra[name] = large
+		room -= len(name) + 120_000
+	}
+	room -= len("e")
+	for more, fits := range []bool{true, false} {
+		n := room + more
+		extra["e"] = `{{ $x := "` + strings.Repeat("e", 1000) + `" }}` + strings.Repeat("{{ $x }}", n/1000) + strings.Repeat("e", n%1000)
+		if files, err = Verification(b, extra); (err == nil) != fits || (len(files["e"]) == n) != fits {
+			t.Errorf("%d bytes in the room for %d: %d bytes, %v", n, room, len(files["e"]), err)
 		}
 	}
 }

@@ -48,7 +48,9 @@ func TestConfigMapName(t *testing.T) {
 			t.Errorf("%s", got)
 		}
 	}
+	fits := strings.Repeat("a", 253-len("m2m-verify.")-len(namespace)-1)
 	for name, want := range map[[2]string]string{
+		{namespace, fits}:           "m2m-verify." + namespace + "." + fits,
 		{"payments", "payment-api"}: "m2m-verify.payments.payment-api",
 		{"a", "b.c"}:                "m2m-verify.a.b.c",
 	} {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,9 +30,15 @@ func TestVerificationRefuses(t *testing.T) {
 		"an issuer that is bytes": {change: func(b *Bundle) { b.Issuer = "\xff" }, wantErr: []string{"issuer", "printable"}},
 		"a line separator":        {change: func(b *Bundle) { b.Issuer = "a\u2028b" }, wantErr: []string{"issuer", "printable"}},
 		"a negative clock skew":   {change: func(b *Bundle) { b.ClockSkewSeconds = -1 }, wantErr: []string{"negative"}},
-		"too many scopes":         {change: func(b *Bundle) { b.Scopes = make([]Scope, 257) }, wantErr: []string{"257 scopes, more than 256"}},
-		"no signature at all":     {change: func(b *Bundle) { b.Algorithms = []string{"none"} }, wantErr: []string{`"none"`, `"ES256"`}},
-		"a symmetric algorithm":   {change: func(b *Bundle) { b.Algorithms = []string{"RS256", "HS256"} }, wantErr: []string{`"HS256"`}},
+		"too many claims": {change: func(b *Bundle) {
+			b.Named = Named{Claims: []string{"a", "b", "c"}, Values: []string{"x"}}
+		}, wantErr: []string{"more than 2 claims or 64 values"}},
+		"too many values": {change: func(b *Bundle) {
+			b.Named = Named{Claims: []string{"a"}, Values: slices.Repeat([]string{"x"}, 65)}
+		}, wantErr: []string{"more than 2 claims or 64 values"}},
+		"too many scopes":       {change: func(b *Bundle) { b.Scopes = make([]Scope, 257) }, wantErr: []string{"257 scopes, more than 256"}},
+		"no signature at all":   {change: func(b *Bundle) { b.Algorithms = []string{"none"} }, wantErr: []string{`"none"`, `"ES256"`}},
+		"a symmetric algorithm": {change: func(b *Bundle) { b.Algorithms = []string{"RS256", "HS256"} }, wantErr: []string{`"HS256"`}},
 
 		"a private RSA key":           {change: key(`{"kty":"RSA","kid":"k","n":"n","e":"AQAB",` + private + `}`), wantErr: []string{`key "k"`, "private"}},
 		"a private member in capital": {change: key(`{"kty":"RSA","kid":"k","n":"n","e":"AQAB","D":"SENTINEL"}`), wantErr: []string{"private"}},
@@ -109,7 +116,7 @@ func TestWhatCannotBeRenderedIsLeftOut(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tc.key.JWK != "" {
-				b.Keys = append(b.Keys, tc.key)
+				b.Keys = append([]Key{tc.key}, b.Keys...)
 			}
 			extra := map[string]string{}
 			maps.Copy(extra, good)
@@ -143,6 +150,21 @@ func TestWhatCannotBeRenderedIsLeftOut(t *testing.T) {
 
 // TestManyProblemsAreToldBriefly checks the bound of the message.
 func TestManyProblemsAreToldBriefly(t *testing.T) {
+	long := func(n int) error { return errors.New(strings.Repeat("x", n)) }
+	for name, tc := range map[string]struct {
+		problems []error
+		want     string
+	}{
+		"one":             {[]error{long(9)}, "xxxxxxxxx"},
+		"three":           {[]error{errors.New("a"), errors.New("b"), errors.New("c")}, "a; b; c"},
+		"as many as fit":  {[]error{long(398), long(400)}, long(398).Error() + "; " + long(400).Error()},
+		"one too many":    {[]error{long(398), long(401)}, long(398).Error() + "; and 1 more"},
+		"a short one too": {[]error{errors.New("a"), errors.New("b"), long(800), errors.New("c"), errors.New("d")}, "a; b; and 3 more"},
+	} {
+		if got := (&Incomplete{problems: tc.problems}).Error(); got != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+	}
 	extra := map[string]string{}
 	for i := range 64 {
 		extra[fmt.Sprintf("file-%d-%s", i, strings.Repeat("x", 200))] = "{{ .None }}"

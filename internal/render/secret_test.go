@@ -69,6 +69,9 @@ func TestTokenSecret(t *testing.T) {
 			tokens:  map[string]string{"a": strings.Repeat("a", 500<<10), "b": strings.Repeat("b", 500<<10)},
 			known:   []string{"a", "b"},
 			wantErr: []string{"more than 921600"}},
+		"a Secret that just fits": {
+			tokens: map[string]string{"a": strings.Repeat("a", MaxTotal-len("ab")), "b": ""}, known: []string{"a", "b"}, templates: map[string]string{"f": ""},
+			want: map[string]string{"a": strings.Repeat("a", MaxTotal-len("ab")), "f": ""}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -93,7 +96,7 @@ func TestTokenSecret(t *testing.T) {
 
 func TestValidFileName(t *testing.T) {
 	tests := map[string]bool{
-		"payment-api": true, "tls.crt": true, "_a": true, ".hidden": true, "A.b_C-9": true, "a..b": true, strings.Repeat("a", 253): true,
+		"payment-api": true, "tls.crt": true, "_a": true, ".hidden": true, "A.b_C-9": true, "a..b": true, "azAZ09": true, strings.Repeat("a", 253): true,
 		"": false, ".": false, "..": false, "..data": false, "../x": false, "a/b": false, "/a": false, `a\b`: false, "a b": false,
 		"a\x00": false, "a\n": false, "é": false, "a:b": false, strings.Repeat("a", 254): false,
 	}

@@ -3,6 +3,7 @@
 package render
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -58,10 +59,12 @@ func TestCheckTemplates(t *testing.T) {
 
 		"range over the same list inside": {`{{ range .Scopes }}{{ range $.Scopes }}{{ end }}{{ end }}`, want{[]string{"range takes"}, []string{"is inside another range over it"}}},
 		"three ranges":                    {`{{ range .Scopes }}{{ range $.Algorithms }}{{ range $.Scopes }}{{ end }}{{ end }}{{ end }}`, want{[]string{"range"}, []string{"is inside another range over it"}}},
-		"range over a string":             {`{{ range .Issuer }}{{ end }}`, both("range takes")},
-		"range over a number":             {`{{ range 1000000000 }}x{{ end }}`, both("range takes")},
-		"range over a variable":           {`{{ $x := .Scopes }}{{ range $x }}x{{ end }}`, want{[]string{"no field"}, []string{"range takes"}}},
-		"range over a pipeline":           {`{{ range .Scopes | len }}x{{ end }}`, both("range takes")},
+		"range over a string": {`{{ range .Issuer }}{{ end }}`, want{
+			[]string{"range takes one of the lists none, as"},
+			[]string{`range takes one of the lists "Algorithms", "AudienceClaims", "AudienceValues", "Keys", "ScopeClaims", "Scopes", as`}}},
+		"range over a number":   {`{{ range 1000000000 }}x{{ end }}`, both("range takes")},
+		"range over a variable": {`{{ $x := .Scopes }}{{ range $x }}x{{ end }}`, want{[]string{"no field"}, []string{"range takes"}}},
+		"range over a pipeline": {`{{ range .Scopes | len }}x{{ end }}`, both("range takes")},
 		"range over a field of a variable": {
 			`{{ $x := "a" }}{{ range $x.Scopes }}{{ end }}`, want{[]string{"range takes"}, []string{"$x.Scopes is not a field"}}},
 		"break":                          {`{{ range .Scopes }}{{ break }}{{ end }}`, want{[]string{"range takes"}, []string{"only text, values"}}},
@@ -330,6 +333,60 @@ func TestTemplateCostIsOfTheLongestData(t *testing.T) {
 	}
 	if n := len(slices.Concat(slices.Collect(maps.Values(algorithmsOf))...)); n != maxAlgorithms {
 		t.Errorf("there are %d algorithms", n)
+	}
+}
+
+// TestTheCostliestTemplate has exactly as many steps as are allowed.
+func TestTheCostliestTemplate(t *testing.T) {
+	cost := func(src string) int {
+		c, err := parseTemplate(bundleRules, src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.cost
+	}
+	src := `{{ range .Scopes }}` + strings.Repeat(`{{ 1 }}`, maxCost/MaxScopes/2-1) + `{{ end }}`
+	if (maxCost-cost(src))%2 == 1 {
+		src += "x"
+	}
+	src += strings.Repeat(`{{1}}`, (maxCost-cost(src))/2)
+	if got := cost(src); got != maxCost {
+		t.Fatalf("it costs %d", got)
+	}
+	_, err := parseTemplate(bundleRules, "x"+src)
+	checkError(t, err, "more than 40000 steps")
+}
+
+// TestValuesAreMeasuredBeforeTheyAreMade asks for values of exactly the limit, and of one byte
+// more. The measure of join counts a separator for each element.
+func TestValuesAreMeasuredBeforeTheyAreMade(t *testing.T) {
+	for name, tc := range map[string]struct {
+		size int
+		do   func(*machine) (string, error)
+		want string
+	}{
+		"join":   {9, func(m *machine) (string, error) { return m.join(", ", []string{"a", "b", "c"}) }, "a, b, c"},
+		"indent": {11, func(m *machine) (string, error) { return m.indent(4, "a\nb") }, "    a\n    b"},
+		"base64": {8, func(m *machine) (string, error) { return m.base64("user") }, "dXNlcg=="},
+		"json":   {6, func(m *machine) (string, error) { return m.json("user") }, `"user"`},
+	} {
+		if got, err := tc.do(&machine{limit: tc.size}); got != tc.want || err != nil {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		if got, err := tc.do(&machine{limit: tc.size - 1}); got != "" || !errors.Is(err, errValue) {
+			t.Errorf("%s of %d bytes: %q, %v", name, tc.size-1, got, err)
+		}
+	}
+}
+
+// TestWorkIsCounted: a call costs something although it reads nothing.
+func TestWorkIsCounted(t *testing.T) {
+	m := &machine{}
+	if err := m.spend(maxWork - callWork); err != nil {
+		t.Errorf("all that is allowed: %v", err)
+	}
+	if err := m.spend(0); !errors.Is(err, errWork) {
+		t.Errorf("one call more: %v", err)
 	}
 }
 
