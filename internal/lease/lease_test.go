@@ -11,10 +11,42 @@ import (
 	"testing/synctest"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 )
+
+// TestNew makes locks without any request to the API server.
+func TestNew(t *testing.T) {
+	sound := Config{Namespace: "m2m-operator-system", Name: "m2m-operator", Duration: 15 * time.Second, RenewDeadline: 10 * time.Second}
+	for name, tc := range map[string]struct {
+		rest  rest.Config
+		lease Config
+		want  string // in the error
+	}{
+		"sound":                     {rest.Config{Host: "127.0.0.1"}, sound, ""},
+		"no client for events":      {rest.Config{Host: "127.0.0.1", TLSClientConfig: rest.TLSClientConfig{CAFile: "nowhere"}}, sound, "events of the leader election"},
+		"no name of a Lease object": {rest.Config{Host: "127.0.0.1"}, Config{Namespace: sound.Namespace}, "lock of the leader election"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := New(&tc.rest, runtime.NewScheme(), tc.lease)
+			if tc.want != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.want) {
+					t.Errorf("error %v, want one about the %s", err, tc.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := l.Describe(), "m2m-operator-system/m2m-operator"; got != want || l.duration != tc.lease.Duration {
+				t.Errorf("the lease %s lasts %s; want %s, %s", got, l.duration, want, tc.lease.Duration)
+			}
+		})
+	}
+}
 
 // lock is a lock that takes a while for each write.
 type lock struct {

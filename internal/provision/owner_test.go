@@ -54,6 +54,21 @@ func TestOwnerBounds(t *testing.T) {
 	}
 }
 
+// The identifier of a cluster is cut, and a name that somebody chose is not.
+func TestOwnerNamesItsCluster(t *testing.T) {
+	for cluster, want := range map[string]string{
+		"production-eu-01":                     "production-eu-01",
+		"production-eu-001":                    "producti",
+		"12345678-1234-1234-1234-1234567890ab": "12345678",
+	} {
+		o := cart
+		o.Cluster = cluster
+		if got := o.DisplayName(); !strings.HasPrefix(got, "shop/cart@"+want+" (") {
+			t.Errorf("%s is named %q, want %q", cluster, got, want)
+		}
+	}
+}
+
 // Every part of an owner's identity tells two owners apart, even if their joined names are equal. UIDs do not.
 func TestOwnerIDUnique(t *testing.T) {
 	long := strings.Repeat("a", 63)

@@ -97,6 +97,18 @@ func TestPlanFails(t *testing.T) {
 	}
 }
 
+// TestPlanFailsToTheSecond: a wait that ends on a second is not rounded.
+func TestPlanFailsToTheSecond(t *testing.T) {
+	down := &Error{Kind: Unavailable, Message: "no answer"}
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	p := Plan{Wants: "a", Tries: "a1", Interval: time.Hour, Seed: "uid"}
+	for late, want := range map[time.Duration]time.Time{0: at, 1: at.Add(time.Second), -1: at} {
+		if got := p.Failed(at.Add(late-RetryIn(down, 1, "uid")), down); !got.NextAt.Equal(want) {
+			t.Errorf("%d ns late: next at %s, want %s", late, got.NextAt, want)
+		}
+	}
+}
+
 func TestRetryIn(t *testing.T) {
 	refused := []ErrorKind{NotFound, Conflict, Refused, Forbidden}
 	for _, kind := range refused {

@@ -129,7 +129,8 @@ func (m *memory) probe(_ context.Context, _ *provision.ClientState, c *provision
 	})
 }
 
-func number(name string) string { return name[strings.LastIndex(name, "-")+1:] }
+// number is what comes behind the prefix of a credential's name, m2m-operator-ID-.
+func number(name string) string { return strings.SplitN(name, "-", 4)[3] }
 
 // operator calls SyncClient. It keeps its state as JSON, and reads it again for each call.
 type operator struct {
