@@ -489,6 +489,20 @@ func TestSyncClientCredentials(t *testing.T) {
 			o.want.Access = access
 			o.mustSync("issue 1", "(again)", "probe 1")
 		},
+		"one that waits to be tried when access goes is not replaced either": func(o *operator) {
+			access := o.want.Access
+			o.server.life = 8 * time.Hour
+			o.server.refuse["probe"] = unavailable
+			o.mustFail("issue 1", "probe 1")
+			o.want.Access = nil
+			o.mustSync()
+			o.has("1 Pending")
+			o.nextIs(time.Time{})
+			clear(o.server.refuse)
+			o.want.Access = access
+			o.mustSync("probe 1")
+			o.nextIs(noon.Add(6 * time.Hour))
+		},
 		"an error of the driver ends the call before the credentials": func(o *operator) {
 			o.server.refuse["sync"] = unavailable
 			o.mustFail()
