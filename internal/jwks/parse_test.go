@@ -84,7 +84,7 @@ func TestParseTakesAndSkips(t *testing.T) {
 		"a kid of other letters":             {publicJWK(t, edKey(), "clé", ""), badKeyID},
 		"a key beyond measure":               {`{"kty":"RSA","e":"AQAB","n":"` + strings.Repeat("A", 8192) + `"}`, "is larger than 8 KiB"},
 		"a key of the largest size":          {`{"kty":"RSA","kid":"k","e":"AQAB","n":"` + strings.Repeat("A", 8184) + `"}`, "is an RSA key of less than 2048 bits"},
-		"a coordinate with more behind it":   {strings.Replace(publicJWK(t, p256(), "k", ""), `","y"`, `?","y"`, 1), "has malformed public members"},
+		"a coordinate with more behind it":   {strings.Replace(publicJWK(t, p384(), "k", ""), `","y"`, `?","y"`, 1), "has malformed public members"},
 		"a member that comes twice":          {`{"kty":"oct","kty":"OKP","crv":"Ed25519"}`, "is not a JSON object, or has a duplicate member"},
 		"a key that is null":                 {`null`, "is not a JSON object, or has a duplicate member"},
 		"a key that is a string":             {`"key"`, "is not a JSON object, or has a duplicate member"},
