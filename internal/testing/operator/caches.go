@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,9 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/selection"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
@@ -92,8 +91,7 @@ func (op *Operator) catchUp(namespace string, list client.ObjectList) {
 	in := client.InNamespace(namespace)
 	switch kind {
 	case "Secret", "ConfigMap": // for foreign objects, the operator caches the metadata
-		op.Agrees(versionsOf{op.Shared.Foreign.OfKind(kind), namespace}, metadata(kind), in, notOurs)
-		op.Agrees(op.Client, list, in, ours)
+		op.Agrees(both{op.Client, versionsOf{op.Shared.Foreign.OfKind(kind), namespace}, list}, metadata(kind), in)
 	default:
 		op.Agrees(op.Client, list, in)
 	}
@@ -104,20 +102,6 @@ func metadata(kind string) client.ObjectList {
 	l := &metav1.PartialObjectMetadataList{}
 	l.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(kind + "List"))
 	return l
-}
-
-// The operator's own objects, and foreign ones.
-var (
-	ours    = client.MatchingLabels{v1alpha1.ManagedByLabel: v1alpha1.ManagedByValue}
-	notOurs = client.MatchingLabelsSelector{Selector: labels.NewSelector().Add(
-		*must(labels.NewRequirement(v1alpha1.ManagedByLabel, selection.NotEquals, []string{v1alpha1.ManagedByValue})))}
-)
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
 }
 
 // Agrees waits until a cache has the objects that the API server lists.
@@ -168,6 +152,29 @@ func (v versionsOf) List(_ context.Context, list client.ObjectList, _ ...client.
 // Get implements client.Reader. Nothing calls it.
 func (v versionsOf) Get(context.Context, client.ObjectKey, client.Object, ...client.GetOption) error {
 	panic("nobody asks for one")
+}
+
+// both lists what the caches have of one kind: the operator's own objects, and foreign ones.
+type both struct {
+	client.Reader
+	foreign versionsOf
+	own     client.ObjectList
+}
+
+// List implements client.Reader.
+func (b both) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	own, all := b.own.DeepCopyObject().(client.ObjectList), list.(*metav1.PartialObjectMetadataList)
+	if err := errors.Join(b.Reader.List(ctx, own, opts...), b.foreign.List(ctx, all)); err != nil {
+		return err
+	}
+	return meta.EachListItem(own, func(o runtime.Object) error {
+		name, version := o.(client.Object).GetName(), o.(client.Object).GetResourceVersion()
+		if slices.ContainsFunc(all.Items, func(i metav1.PartialObjectMetadata) bool { return i.Name == name }) {
+			version = "in both caches" // its label has just changed
+		}
+		all.Items = append(all.Items, metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: version}})
+		return nil
+	})
 }
 
 // AwaitBundles waits until the cache has the bundles that the operator has just
