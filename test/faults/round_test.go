@@ -89,6 +89,7 @@ func (r *run) round() {
 	r.t.Helper()
 	op := r.main
 	r.each("server", op, &v1alpha1.AuthorizationServerList{}, op.AuthorizationServers[0].Reconcile)
+	r.reconcileClusterServers(op)
 	for _, api := range r.names("API", op, &v1alpha1.APIResourceList{}) {
 		r.distribute(op, api)
 	}

@@ -43,7 +43,7 @@ func (r *run) objects() (all []*unstructured.Unstructured) {
 			r.t.Fatal(err)
 		}
 		for i := range list.Items {
-			if u := &list.Items[i]; slices.Contains(r.all(), u.GetNamespace()) || u.GetNamespace() == operator.Namespace && r.owns(u) {
+			if u := &list.Items[i]; r.has(u) || u.GetNamespace() == operator.Namespace && r.owns(u) {
 				all = append(all, u)
 			}
 		}
@@ -97,13 +97,18 @@ func (r *run) clean() {
 func (r *run) kinds() []schema.GroupVersionKind {
 	core := schema.GroupVersion{Version: "v1"}
 	all := []schema.GroupVersionKind{core.WithKind("SecretList"), core.WithKind("ConfigMapList"), core.WithKind("PodList")}
-	for _, kind := range []string{"AuthorizationServerList", "APIResourceList", "M2MClientList"} {
+	for _, kind := range []string{"AuthorizationServerList", "ClusterAuthorizationServerList", "APIResourceList", "M2MClientList"} {
 		all = append(all, v1alpha1.GroupVersion.WithKind(kind))
 	}
 	for _, k := range gateways.Kinds(enforcement.EnvoyGateway) {
 		all = append(all, k.Resource.GroupVersion().WithKind(k.Name+"List"))
 	}
 	return all
+}
+
+// has reports whether an object is in one of the run's namespaces, or is a cluster-wide one with the run's name.
+func (r *run) has(u *unstructured.Unstructured) bool {
+	return slices.Contains(r.all(), u.GetNamespace()) || u.GetNamespace() == "" && strings.HasSuffix(u.GetName(), "-"+r.shop)
 }
 
 // owns reports whether a Secret of the operator's namespace belongs to the run.
@@ -116,6 +121,7 @@ func (r *run) stateOf(u *unstructured.Unstructured) string {
 	for _, f := range []string{"uid", "resourceVersion", "creationTimestamp", "managedFields"} {
 		unstructured.RemoveNestedField(u.Object, "metadata", f)
 	}
+	sortConditions(u)
 	if !r.urgent {
 		for _, f := range []string{v1alpha1.PromptSinceAnnotation, v1alpha1.TouchedAtAnnotation} {
 			unstructured.RemoveNestedField(u.Object, "metadata", "annotations", f)
@@ -135,7 +141,7 @@ func (r *run) stateOf(u *unstructured.Unstructured) string {
 	case "Pod":
 		delete(u.Object, "spec")
 		delete(u.Object, "status")
-	case "AuthorizationServer":
+	case "AuthorizationServer", "ClusterAuthorizationServer":
 		keys, _, _ := unstructured.NestedSlice(u.Object, "status", "keys")
 		slices.SortFunc(keys, func(a, b any) int { return cmp.Compare(r.plain(fmt.Sprint(a)), r.plain(fmt.Sprint(b))) })
 		_ = unstructured.SetNestedSlice(u.Object, keys, "status", "keys")

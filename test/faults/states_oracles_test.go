@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"cmp"
+	"fmt"
+	"iter"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/m2m-operator/m2m-operator/api/v1alpha1"
+	"github.com/m2m-operator/m2m-operator/internal/access"
+)
+
+// history is what two ways to the same manifests may leave different, each with the reason. Everything else must be
+// the same.
+var history = []struct {
+	reason string
+	of     *regexp.Regexp
+}{
+	{"generations count the changes; that statuses are about the present one is checked for itself", regexp.MustCompile(`"(?:observedG|g)eneration": \d+,?`)},
+	{"the status repeats the last request to refresh that was handled", regexp.MustCompile(`\n *"lastHandledRefreshAt": .*`)},
+	{"the registrations of a client are numbered", numbers},
+	{"a token says which request to refresh it came with", regexp.MustCompile(`,\\"request\\":\\"\w*\\"`)},
+	{"a token that was issued for a plain resource has met no terms of an APIResource yet", regexp.MustCompile(`,\n    "terms": "ID"`)},
+	{"the last known endpoints stay when the server names none", regexp.MustCompile(`\n   "registration": "[^"]*",?`)},
+	{"failures in a row are counted from the change on", regexp.MustCompile(`"attempts": \d+,?`)},
+	{"a policy that was written once and never changed does not say since when its terms are these", regexp.MustCompile(`,?\\"termsSince\\":\\"TIME\\"`)},
+}
+
+// remnant is an object that one way may leave behind and the other not, with the reason.
+type remnant struct {
+	reason string
+	is     func(u *unstructured.Unstructured) bool
+}
+
+var remnants = []remnant{
+	{"a Secret whose tokens were withdrawn stays, because pods mount it", func(u *unstructured.Unstructured) bool {
+		return u.GetKind() == "Secret" && u.GetLabels()[v1alpha1.ManagedByLabel] == v1alpha1.ManagedByValue && u.Object["data"] == nil
+	}},
+}
+
+// end returns the state without its history.
+func (w *world) end() string {
+	w.t.Helper()
+	var out []string
+	for _, u := range w.objects() {
+		if !slices.ContainsFunc(remnants, func(r remnant) bool { return r.is(u) }) {
+			if u.GetKind() == "APIResource" && !w.scene.registers {
+				// An API that no server provisions any more keeps the record of what was provisioned.
+				unstructured.RemoveNestedField(u.Object, "status", "provisioning")
+			}
+			out = append(out, w.stateOf(u))
+		}
+	}
+	slices.Sort(out)
+	state := strings.Join(append(out, w.atServer()...), "\n")
+	for _, h := range history {
+		state = h.of.ReplaceAllString(state, "$1$2")
+	}
+	return state
+}
+
+// versions returns the versions of all objects, by kind and name.
+func (w *world) versions() map[string]string {
+	w.t.Helper()
+	all := map[string]string{}
+	for _, u := range w.objects() {
+		all[u.GetKind()+" "+u.GetNamespace()+"/"+u.GetName()] = u.GetResourceVersion()
+	}
+	return all
+}
+
+// unknowns returns the reasons for which something is not known or fails, with the objects that say so. They take
+// nothing away that works, so a run that had it before has more than a fresh one.
+func (w *world) unknowns() (all []string) {
+	w.t.Helper()
+	for _, u := range w.objects() {
+		conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+		for _, c := range conditions {
+			c, _ := c.(map[string]any)
+			reason, _ := c["reason"].(string)
+			// Nothing is registered again, and no bundle goes, because of a decision about an access or an API.
+			withdraws := u.GetKind() == "M2MClient" && !w.scene.registers && (access.Decided(reason) || reason == v1alpha1.ReasonNoToken)
+			if c["status"] != "True" && !withdraws {
+				all = append(all, fmt.Sprintf("%s %s %s", u.GetKind(), u.GetName(), reason))
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// sortConditions orders the conditions of an object by their types: they are a map, whose order says which came first.
+func sortConditions(u *unstructured.Unstructured) {
+	conditions, found, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	if !found {
+		return
+	}
+	slices.SortFunc(conditions, func(a, b any) int {
+		return cmp.Compare(fmt.Sprint(a.(map[string]any)["type"]), fmt.Sprint(b.(map[string]any)["type"]))
+	})
+	_ = unstructured.SetNestedSlice(u.Object, conditions, "status", "conditions")
+}
+
+// differences returns the lines that differ between two states, by objects.
+func differences(want, got string) string {
+	if want == got {
+		return ""
+	}
+	var out []string
+	wanted, gotten := byObject(want), byObject(got)
+	for _, name := range slices.Compact(slices.Sorted(concat(maps.Keys(wanted), maps.Keys(gotten)))) {
+		for line := range strings.SplitSeq(gocmp.Diff(wanted[name], gotten[name]), "\n") {
+			if strings.HasPrefix(line, "-") || strings.HasPrefix(line, "+") {
+				out = append(out, name+": "+strings.ReplaceAll(line, "\u00a0", " "))
+			}
+		}
+	}
+	return strings.Join(out, "\n")
+}
+
+func concat[T any](all ...iter.Seq[T]) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for _, s := range all {
+			for v := range s {
+				if !yield(v) {
+					return
+				}
+			}
+		}
+	}
+}
+
+var (
+	objectStart = regexp.MustCompile(`(?m)^(\w+ \{$|registered: )`)
+	objectName  = regexp.MustCompile(`(?m)^  "name(?:space)?": "(.*)"`)
+)
+
+// byObject returns the lines of a state's objects.
+func byObject(state string) map[string][]string {
+	all := map[string][]string{}
+	starts := objectStart.FindAllStringIndex(state, -1)
+	for i, at := range starts {
+		end := len(state)
+		if i+1 < len(starts) {
+			end = starts[i+1][0]
+		}
+		text := state[at[0]:end]
+		name, _, _ := strings.Cut(text, " ")
+		for _, m := range objectName.FindAllStringSubmatch(text, 2) {
+			name += " " + m[1]
+		}
+		for all[name] != nil {
+			name += "'"
+		}
+		all[name] = strings.Split(strings.TrimSpace(text), "\n")
+	}
+	return all
+}
+
+// wrongs returns what must never be so when the operator has nothing to do any more.
+func (w *world) wrongs() (all []string) {
+	w.t.Helper()
+	for _, b := range w.log.breaches {
+		all = append(all, b)
+	}
+	w.log.breaches = nil
+	said := map[string]bool{}
+	for _, u := range w.objects() {
+		conditions, found, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+		if !found {
+			continue
+		}
+		name := u.GetNamespace() + "/" + u.GetName()
+		for _, c := range conditions {
+			c, _ := c.(map[string]any)
+			if c["status"] != "True" {
+				said[strings.TrimPrefix(name, "/")] = true
+			}
+			if c["observedGeneration"] != u.GetGeneration() {
+				all = append(all, fmt.Sprintf("%s %s: the condition %v is about generation %v of %d: %v", u.GetKind(), name, c["type"], c["observedGeneration"], u.GetGeneration(), c["message"]))
+			}
+		}
+	}
+	for what, f := range w.failures {
+		object := strings.TrimPrefix(f.name.String(), "/")
+		if of, ok := strings.CutPrefix(what, "bundle of "); ok {
+			object, _, _ = strings.Cut(of, " ")
+		}
+		if f.inARow > 1 && !said[object] {
+			all = append(all, fmt.Sprintf("%s fails for ever, and no condition says so: %v", what, f.err))
+		}
+	}
+	return all
+}
