@@ -92,7 +92,8 @@ func (r *Reconciler) noteTerms(p *pass, a *access) {
 	}
 	switch {
 	case before == a.judgedBy, before == "" && a.issued != "":
-	case before == "" && told.IssuedAt == nil && a.refused == nil: // the status of the pass that issued it was lost
+	case before == "" && a.refused == nil && told.IssuedAt == nil: // the status of the pass that issued it was lost
+	case before == "" && a.refused == nil && changing(p.Client): // it was issued for a plain resource
 	case before == "": // a token of a version that did not write this down: nothing waits for it
 		a.judgedBy = ""
 	case a.refused != nil:

@@ -265,6 +265,31 @@ func TestTermsWaitForTheTokensInUse(t *testing.T) {
 	}
 }
 
+// TestTermsWaitForATokenThatWasIssuedForAResource: the client names the APIResource since then, and keeps its token.
+func TestTermsWaitForATokenThatWasIssuedForAResource(t *testing.T) {
+	op := operator.StartStepped(t)
+	s := operator.NewStage(t, op, operator.Lifetime(12*time.Hour))
+	operator.PaymentPod(s, true)
+	described := s.Cart.Spec.Access
+	operator.Change(t, s.Cart, func(c *v1alpha1.M2MClient) {
+		c.Spec.Access = []v1alpha1.Access{{Resource: operator.PaymentAPI, Key: "payment-api", Scopes: described[0].Scopes}}
+	})
+	s.Settle()
+	operator.Change(t, s.Cart, func(c *v1alpha1.M2MClient) { c.Spec.Access = described })
+	s.Settle()
+	signWithRSA(s)
+	old, before := s.Token(), termsGiven(s)
+	demand(s, demandRSA)
+	s.Settle()
+	if s.Token() == old {
+		t.Fatal("the token was not replaced")
+	}
+	if termsGiven(s) != before {
+		t.Error("the API's pods got the terms before the client's could see its token")
+	}
+	s.Requested(1)
+}
+
 // TestTermsThatNoTokenMeetsAreNotHeldUp: once the operator knows that no token meets
 // them, it publishes the terms.
 func TestTermsThatNoTokenMeetsAreNotHeldUp(t *testing.T) {
