@@ -51,7 +51,13 @@ func (r *APIReconciler) Reconcile(ctx context.Context, req reconcile.Request) (c
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	return r.pass(ctx, &apiSubject{r: r, api: &api}, api.DeletionTimestamp.IsZero())
+	wanted := api.DeletionTimestamp.IsZero()
+	if wanted && !deletesAPI(&api) { // whatever its server is now
+		if err := write.Release(ctx, r.Client, &api); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	return r.pass(ctx, &apiSubject{r: r, api: &api}, wanted)
 }
 
 // apiSubject is an APIResource in one pass.
@@ -76,11 +82,10 @@ func (s *apiSubject) find(ctx context.Context) (srv *rules.Server, at v1alpha1.P
 	return srv, s.record().Server, 0, nil
 }
 
-// hold keeps the finalizer where a deleted APIResource takes its API along, and
-// only there.
+// hold adds the finalizer where a deleted APIResource takes its API along. Reconcile removes it elsewhere.
 func (s *apiSubject) hold(ctx context.Context, srv *rules.Server) error {
 	if !deletesAPI(s.api) {
-		return write.Release(ctx, s.r.Client, s.api)
+		return nil
 	}
 	if err := write.HoldServer(ctx, s.r.Client, srv); err != nil {
 		return err

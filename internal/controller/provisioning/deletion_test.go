@@ -71,3 +71,28 @@ func TestDeletionWaitsForItsTurn(t *testing.T) {
 		t.Errorf("%d applications are still there", n)
 	}
 }
+
+// TestAnAPIThatStaysAtTheServerHasNoFinalizer changes the deletion policy after the server
+// stopped being provisioned.
+func TestAnAPIThatStaysAtTheServerHasNoFinalizer(t *testing.T) {
+	w := operator.NewTenant(t)
+	operator.Start(t)
+	as, api := w.Server(), w.API()
+	api.Spec.DeletionPolicy = v1alpha1.DeletionDelete
+	operator.Create(t, w.Management(), as, api)
+	operator.IsReady(t, api)
+	if len(api.Finalizers) == 0 {
+		t.Fatal("an API that a deletion removes from its server has no finalizer")
+	}
+	operator.Change(t, as, func(a *v1alpha1.AuthorizationServer) { a.Spec.Provisioning = v1alpha1.Provisioning{} })
+	operator.Change(t, api, func(a *v1alpha1.APIResource) { a.Spec.DeletionPolicy = v1alpha1.DeletionRetain })
+	operator.Eventually(t, func() error {
+		if err := operator.Kube.Get(t.Context(), client.ObjectKeyFromObject(api), api); err != nil {
+			return err
+		}
+		if len(api.Finalizers) > 0 {
+			return fmt.Errorf("the API has the finalizers %q", api.Finalizers)
+		}
+		return nil
+	})
+}

@@ -51,8 +51,7 @@ type subject interface {
 	// find returns the server that the object belongs to, and where it was
 	// provisioned so far. Without a server it returns when to look again.
 	find(ctx context.Context) (srv *rules.Server, at v1alpha1.ProvisioningServer, after time.Duration, err error)
-	// hold is called before the driver is needed, because a finalizer must go even
-	// where there is no driver.
+	// hold adds the finalizer, before anything is created at the server.
 	hold(ctx context.Context, srv *rules.Server) error
 	// declare works out what the server should have. It returns false for nothing yet.
 	declare(ctx context.Context, srv *rules.Server) (bool, error)
