@@ -31,6 +31,7 @@ var (
 	times       = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`)
 	versions    = regexp.MustCompile(`ID/\d+`) // of an object, after its UID
 	issuers     = regexp.MustCompile(`http://127\.0\.0\.1:\d+`)
+	pem         = regexp.MustCompile(`(?s)(-----BEGIN [A-Z ]+-----).*?-----END [A-Z ]+-----`)
 )
 
 // objects returns all objects of a run that the operator may have written, and pods.
@@ -121,7 +122,6 @@ func (r *run) stateOf(u *unstructured.Unstructured) string {
 	for _, f := range []string{"uid", "resourceVersion", "creationTimestamp", "managedFields"} {
 		unstructured.RemoveNestedField(u.Object, "metadata", f)
 	}
-	sortConditions(u)
 	if !r.urgent {
 		for _, f := range []string{v1alpha1.PromptSinceAnnotation, v1alpha1.TouchedAtAnnotation} {
 			unstructured.RemoveNestedField(u.Object, "metadata", "annotations", f)
@@ -164,7 +164,7 @@ func (r *run) sorted(data any) map[string]any {
 	out := map[string]any{}
 	texts, _ := data.(map[string]any)
 	for name, text := range texts {
-		lines := strings.Split(r.plain(fmt.Sprint(text)), "\n")
+		lines := strings.Split(r.plain(pem.ReplaceAllString(fmt.Sprint(text), "$1")), "\n")
 		for i := range lines {
 			lines[i] = strings.TrimRight(lines[i], ",")
 		}

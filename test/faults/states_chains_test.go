@@ -14,7 +14,7 @@ import (
 
 // How many chains there are, of how many acts.
 const (
-	chains     = 200
+	chains     = 60
 	chainSteps = 30
 )
 
@@ -34,7 +34,7 @@ func TestChains(t *testing.T) {
 		shared().add("states of "+o.scene.name, "chain", len(wrongs) > 0, time.Since(start))
 		if len(wrongs) > 0 {
 			o.judge(acts, wrongs)
-			t.Fatalf("it was chain %d of M2M_FAULTS_SEED=%d", i, seed)
+			t.Errorf("it was chain %d of M2M_FAULTS_SEED=%d", i, seed)
 		}
 	}
 }
@@ -44,6 +44,18 @@ var regressions = []struct {
 	name, scene string
 	acts        []act
 }{
+	{"a token for a resource becomes one for an APIResource", "own credentials", []act{
+		{do: "set", on: "M2MClient $shop/cart", path: "spec.access", value: `[{"resource":"https://payment.example.com/api","key":"payment-api","scopes":["payments:write"]}]`},
+		{do: "restart"},
+	}},
+	{"a restart changes no policy with paths", "own credentials", []act{
+		{do: "set", on: "APIResource $payments/payment-api", path: "spec.enforcement", value: `[{"name":"public","rules":[{"name":"all","paths":[{"type":"Exact","value":"/a"}]}],"envoyGateway":{"targetRefs":[{"kind":"HTTPRoute","name":"payment"}]}}]`},
+		{do: "restart"},
+	}},
+	{"a server registers no clients any more", "registration", []act{
+		{do: "set", on: "AuthorizationServer $payments/auth", path: "spec.provisioning", value: "null"},
+		{do: "restart"},
+	}},
 	{"a token whose API is named by a claim from now on outlives a restart", "own credentials", []act{
 		{do: "set", on: "APIResource $payments/payment-api", path: "spec.verification.audience", value: `{"claim":"roles","values":["a"]}`},
 		{do: "restart"},

@@ -49,8 +49,8 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// TestFields changes each field of each kind to each of its valid values, and back. A short run takes one value of
-// each field, and several fields before it compares.
+// TestFields changes each field of each kind to each of its valid values, and back. A short run takes some fields with
+// one value of each, and several fields before it compares.
 func TestFields(t *testing.T) {
 	newFigures(t)
 	all, seed := newPlaces(t, 9), stateSeed(t) // each scene needs three at a time
@@ -58,7 +58,9 @@ func TestFields(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			o, random := newTour(t, all, s), rand.New(rand.NewPCG(seed, 1))
-			for groups := o.groups(fields(t), random); len(groups) > 0; {
+			groups := o.groups(fields(t), random)
+			t.Logf("%d walks are planned", len(groups))
+			for len(groups) > 0 {
 				within(t, all, s, func(w *world) { groups = o.through(w, groups) })
 			}
 			t.Logf("%d walks, of which %d were compared with a fresh run", o.walks, o.compared)
@@ -107,8 +109,11 @@ func some(values []string, random *rand.Rand) []string {
 	return []string{values[random.IntN(len(values))]}
 }
 
-// together is how many fields a short run changes before it compares.
-const together = 12
+// A short run changes so many fields before it compares, and compares so often in each scene.
+const (
+	together = 4
+	compares = 3
+)
 
 // groups returns the changes of fields, in groups that are done together.
 func (o *tour) groups(all []field, random *rand.Rand) (groups [][]act) {
@@ -127,7 +132,12 @@ func (o *tour) groups(all []field, random *rand.Rand) (groups [][]act) {
 	broken := func(a act) bool { return failing.MatchString(a.value) }
 	sound := slices.DeleteFunc(slices.Clone(acts), broken)
 	acts = slices.DeleteFunc(acts, func(a act) bool { return !broken(a) })
-	return slices.AppendSeq(slices.Collect(slices.Chunk(sound, size)), slices.Chunk(acts, size))
+	groups = slices.AppendSeq(slices.Collect(slices.Chunk(sound, size)), slices.Chunk(acts, size))
+	if isShort() {
+		random.Shuffle(len(groups), func(i, j int) { groups[i], groups[j] = groups[j], groups[i] })
+		groups = groups[:min(compares, len(groups))]
+	}
+	return groups
 }
 
 // failing are values with which something fails.

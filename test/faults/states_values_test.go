@@ -149,6 +149,7 @@ var frames = []frame{
 	framed(`M2MClient spec\.credentials\.privateKeyJWT`, `spec.credentials`, `{"privateKeyJWT":{"secretRef":{"name":"cart-key"}}}`),
 	framed(`M2MClient spec\.credentials\.serviceAccount`, `spec.credentials`, `{"serviceAccount":{"name":"default"}}`),
 	framed(`M2MClient spec\.refresh\.`, `spec.refresh`, `null`),
+	framed(`M2MClient spec\.credentialRotation\.every`, `spec.credentialRotation`, `{"overlap":"0s"}`),
 	framed(`M2MClient spec\.credentialRotation\.overlap`, `spec.credentialRotation`, `{"every":"8760h"}`),
 	framed(`APIResource spec\.scopes`, `spec.grants`, oneGrant),
 	framed(`APIResource spec\.scopes\[\]\.claim`, `spec.scopes`, `[{"name":"payments:write","carriedIn":"OtherClaim"}]`),
