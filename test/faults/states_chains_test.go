@@ -56,6 +56,15 @@ var regressions = []struct {
 		{do: "set", on: "AuthorizationServer $payments/auth", path: "spec.provisioning", value: "null"},
 		{do: "restart"},
 	}},
+	{"the namespaces of the API and of the client are deleted and made again", "own credentials", []act{
+		{do: "raze", on: "$payments"},
+		{do: "raze", on: "$more", hurry: true},
+		{do: "raze", on: "$shop"},
+	}},
+	{"the namespaces of a registered client and its API are deleted and made again", "registration", []act{
+		{do: "raze", on: "$shop"},
+		{do: "raze", on: "$payments", hurry: true},
+	}},
 	{"a token whose API is named by a claim from now on outlives a restart", "own credentials", []act{
 		{do: "set", on: "APIResource $payments/payment-api", path: "spec.verification.audience", value: `{"claim":"roles","values":["a"]}`},
 		{do: "restart"},
@@ -104,7 +113,7 @@ func (o *tour) atRandom(all []field, random *rand.Rand) (acts []act) {
 	written := []string{"Secret", "ConfigMap"}
 	for len(acts) < chainSteps {
 		a := act{hurry: random.IntN(3) == 0}
-		switch random.IntN(12) {
+		switch random.IntN(13) {
 		case 0:
 			a = act{do: "restart"}
 		case 1:
@@ -125,6 +134,8 @@ func (o *tour) atRandom(all []field, random *rand.Rand) (acts []act) {
 		case 9:
 			a.do, a.on, a.value = "annotate", "M2MClient $shop/cart", pick("a", "b", "c")
 			a.path = pick(v1alpha1.RefreshRequestedAnnotation, v1alpha1.RotateCredentialAnnotation)
+		case 10:
+			a.do, a.on = "raze", pick("$shop", "$payments", "$more")
 		default:
 			f := all[random.IntN(len(all))]
 			values := f.valid()

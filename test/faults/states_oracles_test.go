@@ -24,7 +24,7 @@ var history = []struct {
 	of     *regexp.Regexp
 }{
 	{"generations count the changes; that statuses are about the present one is checked for itself", regexp.MustCompile(`"(?:observedG|g)eneration": \d+,?`)},
-	{"the status repeats the last request to refresh that was handled", regexp.MustCompile(`\n *"lastHandledRefreshAt": .*`)},
+	{"the status repeats the last request that was handled", regexp.MustCompile(`\n *"lastHandled(?:RefreshAt|Rotation)": .*`)},
 	{"the registrations of a client are numbered", regexp.MustCompile(`m2m-operator-(ID)-\d+|(\(m2m-operator:ID\) )\d+`)},
 	{"a token says which request to refresh it came with", regexp.MustCompile(`,\\"request\\":\\"\w*\\"`)},
 	{"the last known endpoints stay when neither the spec nor the server names one any more", regexp.MustCompile(`\n   "registration": "[^"]*",?`)},
@@ -74,7 +74,7 @@ func (w *world) end() string {
 	for _, h := range history {
 		state = h.of.ReplaceAllString(state, "$1$2")
 	}
-	return state
+	return strings.ReplaceAll(state, ",\n", "\n") // what was last may not be any more
 }
 
 // versions returns the versions of all objects, by kind and name.

@@ -19,7 +19,8 @@ import (
 type act struct {
 	// do is one of the names of deeds.
 	do string
-	// on is a manifest of the scene, as "Kind namespace/name", or the kind of the objects that the operator wrote.
+	// on is a manifest of the scene, as "Kind namespace/name", or the kind of the objects that the operator wrote, or a
+	// namespace.
 	on string
 	// path and value are those of a field, or of an annotation.
 	path, value string
@@ -62,6 +63,7 @@ var deeds = map[string]func(*world, act) error{
 	"replace":  ours((*world).replace),
 	"delete":   ours((*world).deleteOurs),
 	"unlock":   (*world).unlock,
+	"raze":     (*world).raze,
 }
 
 // perform does an act, and lets the operator rest unless it is in a hurry.

@@ -112,7 +112,7 @@ func some(values []string, random *rand.Rand) []string {
 // A short run changes so many fields before it compares, and compares so often in each scene.
 const (
 	together = 4
-	compares = 3
+	compares = 2
 )
 
 // groups returns the changes of fields, in groups that are done together.

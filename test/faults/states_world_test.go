@@ -187,6 +187,9 @@ func (w *world) put(manifest map[string]any) error {
 func (w *world) rest() {
 	w.t.Helper()
 	w.settle(patience)
+	if w.scene.registers {
+		w.settle(patience) // together, that is longer than a replaced secret stays
+	}
 	for range 5 {
 		if len(w.stuck) == 0 {
 			return
