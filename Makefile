@@ -250,7 +250,7 @@ faults: ## Kill and disturb the operator at each of its requests, an hour and mo
 	@$(WITH_CONTROL_PLANE); rm -f out/faults.json; \
 	SHORT='$(SHORT)' M2M_TROUBLES=$(if $(SHORT),4,100) hack/gotest.sh faults -p=2 -count=1 -timeout=6h -parallel=$(FAULTS_PARALLEL) \
 	  -skip='^TestOthersStayOnTime$$' $(TESTFLAGS) ./test/faults ./test/attacks
-	@hack/gotest.sh faults-provisioning -count=1 -timeout=2h -run='^TestAnythingHappens$$' ./internal/provision -sequences=$(if $(SHORT),2000,50000)
+	@hack/gotest.sh faults-provisioning -count=1 -timeout=2h -run='^(TestAnythingHappens|TestKilledAnywhere|TestFailsAnywhere)$$' ./internal/provision -every=1 -sequences=$(if $(SHORT),2000,50000)
 	@hack/gotest.sh faults-traffic -count=1 -timeout=2h -run='^TestOthersDelayAHealthyTenantWithinABound$$' ./internal/traffic -crowds=$(if $(SHORT),24,500)
 
 .PHONY: soak

@@ -24,6 +24,7 @@ import (
 
 var (
 	sequences = flag.Int("sequences", 300/thinned, "how many random sequences TestAnythingHappens runs; make faults runs more")
+	every     = flag.Int("every", max(4, thinned), "of how many requests TestKilledAnywhere and TestFailsAnywhere take one, from a random one on; make faults takes each")
 	seedFlag  = flag.Uint64("seed", 0, "the one seed that TestAnythingHappens runs, 0 for as many new ones as -sequences says")
 )
 

@@ -5,6 +5,7 @@ package provision_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"testing"
@@ -113,7 +114,7 @@ func TestKilledAnywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d boundaries", whole.wire.boundary)
-	for at := 1; at <= whole.wire.boundary; at += thinned {
+	for at := 1 + rand.IntN(*every); at <= whole.wire.boundary; at += *every {
 		w := plainWorld()
 		w.wire.killAt = at
 		if err := plainStory(w); err != nil {
@@ -139,7 +140,7 @@ func TestFailsAnywhere(t *testing.T) {
 		{Status: http.StatusInternalServerError, Apply: true},
 		{Drop: true, Apply: true},
 	} {
-		for at := 1; at <= requests; at += thinned {
+		for at := 1 + rand.IntN(*every); at <= requests; at += *every {
 			w, met := plainWorld(), false
 			w.server.SetFault(func(*http.Request, int) (f logtotest.Fault) {
 				if w.wire.sent == at {
