@@ -90,7 +90,7 @@ func (r *run) round() {
 	op := r.main
 	r.each("server", op, &v1alpha1.AuthorizationServerList{}, op.AuthorizationServers[0].Reconcile)
 	r.reconcileClusterServers(op)
-	for _, api := range r.names("API", op, &v1alpha1.APIResourceList{}) {
+	for _, api := range r.apis(op) {
 		r.distribute(op, api)
 	}
 	r.each("provisioning of API", op, &v1alpha1.APIResourceList{}, op.APIProvisioning.Reconcile)
@@ -108,6 +108,18 @@ func (r *run) round() {
 		r.each("sharded client", op, &v1alpha1.M2MClientList{}, op.ShardedClients.Reconcile)
 	}
 	r.each("pod", op, watch.VerifierLists()[0], op.Pods.Reconcile)
+}
+
+// apis returns the APIs that there are or were: the event of its deletion leads to an API's bundles, too.
+func (r *run) apis(op *operator.Operator) []types.NamespacedName {
+	r.t.Helper()
+	for _, api := range r.names("API", op, &v1alpha1.APIResourceList{}) {
+		if !slices.Contains(r.known, api) {
+			r.known = append(r.known, api)
+		}
+	}
+	slices.SortFunc(r.known, func(a, b types.NamespacedName) int { return cmp.Compare(a.String(), b.String()) })
+	return r.known
 }
 
 // distribute reconciles an API with its bundles and policies.

@@ -59,7 +59,8 @@ type run struct {
 	lag      *lag                 // nil: no watch lags behind
 	due      map[string]time.Time // by object: its next reconcile
 	failures map[string]failure
-	said     []string // the errors of all reconciles
+	known    []types.NamespacedName // APIs, also deleted ones
+	said     []string               // the errors of all reconciles
 }
 
 // failure counts the failed reconciles in a row of an object.

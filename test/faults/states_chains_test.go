@@ -69,6 +69,10 @@ var regressions = []struct {
 		{do: "set", on: "APIResource $payments/payment-api", path: "spec.verification.audience", value: `{"claim":"roles","values":["a"]}`},
 		{do: "restart"},
 	}},
+	{"objects of the operator that somebody makes immutable", "own credentials", []act{
+		{do: "freeze", on: "Secret"},
+		{do: "freeze", on: "ConfigMap"},
+	}},
 	{"objects of the operator that somebody changes in all ways", "own credentials", []act{
 		{do: "freeze", on: "Secret"},
 		{do: "freeze", on: "ConfigMap"},

@@ -22,18 +22,22 @@ func (w *world) raze(a act) error {
 	if err := operator.Kube.Delete(w.t.Context(), ns); err != nil {
 		return err
 	}
-	w.settle(patience)
-	for _, wrong := range w.wrongs() {
-		w.log.breach("while namespace %s is being deleted: %s", a.on, wrong)
-	}
-	for range 3 {
+	// Content goes first: the operator would write it again, and must not.
+	for _, kinds := range [][]string{{"Secret", "ConfigMap"}, nil, nil, nil} {
+		w.settle(patience)
+		for _, wrong := range w.wrongs() {
+			w.log.breach("while namespace %s is being deleted: %s", a.on, wrong)
+		}
 		for _, u := range w.within(ns.Name) {
+			if kinds != nil && !slices.Contains(kinds, u.GetKind()) {
+				continue
+			}
 			if err := operator.Kube.Delete(w.t.Context(), u, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
 				return err
 			}
 		}
-		w.settle(patience)
 	}
+	w.settle(patience)
 	for _, u := range w.within(ns.Name) {
 		w.log.breach("namespace %s is never empty: %s %s is left, with the finalizers %v", a.on, u.GetKind(), u.GetName(), u.GetFinalizers())
 	}

@@ -54,18 +54,7 @@ func (w *world) end() string {
 	var out []string
 	for _, u := range w.objects() {
 		if !slices.ContainsFunc(remnants, func(r remnant) bool { return r.is(u) }) {
-			if u.GetKind() == "Secret" {
-				for _, a := range ofBundles {
-					unstructured.RemoveNestedField(u.Object, "metadata", "annotations", a)
-				}
-			}
-			if strings.HasSuffix(u.GetKind(), "AuthorizationServer") {
-				u.SetFinalizers(nil) // one at which something was provisioned keeps its finalizer until it is deleted
-			}
-			if u.GetKind() == "APIResource" && !w.scene.registers {
-				// An API that no server provisions any more keeps the record of what was provisioned.
-				unstructured.RemoveNestedField(u.Object, "status", "provisioning")
-			}
+			w.withoutPast(u)
 			out = append(out, w.stateOf(u))
 		}
 	}
@@ -75,6 +64,36 @@ func (w *world) end() string {
 		state = h.of.ReplaceAllString(state, "$1$2")
 	}
 	return strings.ReplaceAll(state, ",\n", "\n") // what was last may not be any more
+}
+
+// withoutPast takes from an object what says how things were, with the reason.
+func (w *world) withoutPast(u *unstructured.Unstructured) {
+	w.t.Helper()
+	switch u.GetKind() {
+	case "Secret":
+		for _, a := range ofBundles {
+			unstructured.RemoveNestedField(u.Object, "metadata", "annotations", a)
+		}
+	case "AuthorizationServer", "ClusterAuthorizationServer":
+		u.SetFinalizers(nil) // one at which something was provisioned keeps its finalizer until it is deleted
+	case "APIResource":
+		if !w.scene.registers { // an API that no server provisions any more keeps the record of what was provisioned
+			unstructured.RemoveNestedField(u.Object, "status", "provisioning")
+		}
+	case "M2MClient":
+		if !isReady(u) { // while its credentials cannot be read, a client has the identifier that it had
+			unstructured.RemoveNestedField(u.Object, "status", "clientID")
+		}
+	}
+}
+
+// isReady reports whether an object's condition Ready is true.
+func isReady(u *unstructured.Unstructured) bool {
+	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	return slices.ContainsFunc(conditions, func(c any) bool {
+		m, _ := c.(map[string]any)
+		return m["type"] == v1alpha1.ConditionReady && m["status"] == "True"
+	})
 }
 
 // versions returns the versions of all objects, by kind and name.

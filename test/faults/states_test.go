@@ -109,11 +109,8 @@ func some(values []string, random *rand.Rand) []string {
 	return []string{values[random.IntN(len(values))]}
 }
 
-// A short run changes so many fields before it compares, and compares so often in each scene.
-const (
-	together = 4
-	compares = 2
-)
+// together is how many fields a short run changes before it compares.
+const together = 4
 
 // groups returns the changes of fields, in groups that are done together.
 func (o *tour) groups(all []field, random *rand.Rand) (groups [][]act) {
@@ -132,11 +129,10 @@ func (o *tour) groups(all []field, random *rand.Rand) (groups [][]act) {
 	broken := func(a act) bool { return failing.MatchString(a.value) }
 	sound := slices.DeleteFunc(slices.Clone(acts), broken)
 	acts = slices.DeleteFunc(acts, func(a act) bool { return !broken(a) })
-	groups = slices.AppendSeq(slices.Collect(slices.Chunk(sound, size)), slices.Chunk(acts, size))
 	if isShort() {
-		random.Shuffle(len(groups), func(i, j int) { groups[i], groups[j] = groups[j], groups[i] })
-		groups = groups[:min(compares, len(groups))]
+		sound, acts = sound[:min(size, len(sound))], acts[:min(size, len(acts))]
 	}
+	groups = slices.AppendSeq(slices.Collect(slices.Chunk(sound, size)), slices.Chunk(acts, size))
 	return groups
 }
 

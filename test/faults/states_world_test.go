@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -187,7 +188,7 @@ func (w *world) put(manifest map[string]any) error {
 func (w *world) rest() {
 	w.t.Helper()
 	w.settle(patience)
-	if w.scene.registers {
+	if w.collect() || w.scene.registers {
 		w.settle(patience) // together, that is longer than a replaced secret stays
 	}
 	for range 5 {
@@ -200,6 +201,24 @@ func (w *world) rest() {
 		w.settle(patience)
 	}
 	w.t.Fatalf("%v are never deleted", w.stuck)
+}
+
+// collect deletes what belongs to an object that is gone, as Kubernetes' garbage collector does. It reports whether
+// there was anything.
+func (w *world) collect() (found bool) {
+	w.t.Helper()
+	all := w.objects()
+	for _, u := range all {
+		owner := metav1.GetControllerOf(u)
+		if owner == nil || slices.ContainsFunc(all, func(o *unstructured.Unstructured) bool { return o.GetUID() == owner.UID }) {
+			continue
+		}
+		found = true
+		if err := operator.Kube.Delete(w.t.Context(), u); client.IgnoreNotFound(err) != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return found
 }
 
 // afresh returns the end of a run that gets all manifests at once.
