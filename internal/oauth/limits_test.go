@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -32,6 +33,14 @@ func TestNotVSCHAR(t *testing.T) {
 		if got := NotVSCHAR(c); got != want {
 			t.Errorf("%q: %t, want %t", c, got, want)
 		}
+	}
+}
+
+// TestPartsOfAnAssertion has parts that are long enough to look for, and one that is too short.
+func TestPartsOfAnAssertion(t *testing.T) {
+	long, short := strings.Repeat("l", 16), strings.Repeat("s", 15)
+	if all := spellings(long + "." + short); !slices.Contains(all, long) || slices.Contains(all, short) {
+		t.Errorf("of an assertion with parts of 16 and 15 characters, these are looked for: %q", all)
 	}
 }
 
