@@ -52,6 +52,10 @@ var regressions = []struct {
 		{do: "set", on: "APIResource $payments/payment-api", path: "spec.enforcement", value: `[{"name":"public","rules":[{"name":"all","paths":[{"type":"Exact","value":"/a"}]}],"envoyGateway":{"targetRefs":[{"kind":"HTTPRoute","name":"payment"}]}}]`},
 		{do: "restart"},
 	}},
+	{"a replaced secret stays for longer than this takes", "registration", []act{
+		{do: "set", on: "M2MClient $shop/cart", path: "spec.credentialRotation", value: `{"every":"720h","overlap":"1h"}`, hurry: true},
+		{do: "annotate", on: "M2MClient $shop/cart", path: v1alpha1.RotateCredentialAnnotation, value: "b", hurry: true},
+	}},
 	{"a server registers no clients any more", "registration", []act{
 		{do: "set", on: "AuthorizationServer $payments/auth", path: "spec.provisioning", value: "null"},
 		{do: "restart"},

@@ -63,7 +63,10 @@ func (w *world) end() string {
 	for _, h := range history {
 		state = h.of.ReplaceAllString(state, "$1$2")
 	}
-	return strings.ReplaceAll(state, ",\n", "\n") // what was last may not be any more
+	lines := strings.Split(strings.ReplaceAll(state, ",\n", "\n"), "\n") // what was last may not be any more
+	// A replaced registration stays for as long as was said when it was replaced.
+	lines = slices.CompactFunc(lines, func(a, b string) bool { return a == b && strings.HasPrefix(a, "registered: ") })
+	return strings.Join(lines, "\n")
 }
 
 // withoutPast takes from an object what says how things were, with the reason.
