@@ -53,6 +53,8 @@ type run struct {
 	shard   *operator.Operator // nil without shards
 	// connect, if not nil, changes how an operator calls the API server.
 	connect func(*rest.Config)
+	// launch is a command that runs a replica's program. If empty, the program runs directly.
+	launch []string
 	// impatient operators wait only briefly for an authorization server.
 	impatient bool
 
