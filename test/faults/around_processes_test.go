@@ -143,7 +143,7 @@ func playEnd(t *testing.T, p *place, s stop, how Fault, free *outcome, program s
 	r.leads(former)
 	state, _ := r.atRest()
 	more := 0
-	if s.side == AuthorizationServer {
+	if how == OutOfMemory && s.side == AuthorizationServer {
 		more = 1 // nothing knows what the server answered
 	}
 	r.judgeLeaders(free, state, more)

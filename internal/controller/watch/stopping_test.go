@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -34,6 +35,50 @@ func TestBeingStoppedIsNoError(t *testing.T) {
 			if _, err := r.Reconcile(tc.ctx, "x"); !errors.Is(err, tc.want) || err != nil && tc.want == nil {
 				t.Errorf("got %v, want %v", err, tc.want)
 			}
+		})
+	}
+}
+
+func TestAReconcileMayFinishWhenTheOperatorIsStopped(t *testing.T) {
+	for name, tc := range map[string]struct {
+		stopAfter, takes time.Duration
+		want             error         // what the reconcile sees
+		wantAfter        time.Duration // when it has ended
+	}{
+		"it takes less than the grace":    {time.Second, 4 * time.Second, nil, 4 * time.Second},
+		"it takes longer":                 {time.Second, time.Minute, context.Canceled, time.Second + Grace},
+		"it begins when all has ended":    {0, time.Second, context.Canceled, 0},
+		"nothing ends":                    {time.Hour, 4 * time.Second, nil, 4 * time.Second},
+		"its own time is over":            {time.Hour, 3 * time.Minute, context.DeadlineExceeded, 2 * time.Minute},
+		"its own time is over meanwhile":  {119 * time.Second, 3 * time.Minute, context.DeadlineExceeded, 2 * time.Minute},
+		"it ends at the moment of a stop": {4 * time.Second, 4 * time.Second, nil, 4 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				running, stop := context.WithCancel(t.Context())
+				defer stop()
+				ctx, cancel := context.WithTimeout(running, 2*time.Minute)
+				defer cancel()
+				if tc.stopAfter == 0 {
+					stop()
+				} else {
+					defer time.AfterFunc(tc.stopAfter, stop).Stop()
+				}
+				start := time.Now()
+				var saw error
+				r := Reconciler(reconcile.TypedFunc[string](func(ctx context.Context, _ string) (reconcile.Result, error) {
+					select {
+					case <-time.After(tc.takes):
+					case <-ctx.Done():
+						saw = ctx.Err()
+					}
+					return reconcile.Result{}, saw
+				}), nil, func(string) []string { return nil })
+				_, _ = r.Reconcile(ctx, "x")
+				if !errors.Is(saw, tc.want) || saw != nil && tc.want == nil || time.Since(start) != tc.wantAfter {
+					t.Errorf("it saw %v and ended after %s, want %v after %s", saw, time.Since(start), tc.want, tc.wantAfter)
+				}
+			})
 		})
 	}
 }
