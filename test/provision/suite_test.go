@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,8 +79,8 @@ func TestMain(m *testing.M) {
 
 // operator is a running operator.
 type operator struct {
-	cancel context.CancelFunc
-	done   chan error
+	die, cancel context.CancelFunc
+	done        chan error
 }
 
 // startOperator runs the operator as cmd/main.go does, without addresses.
@@ -88,22 +89,44 @@ func startOperator(config *rest.Config, o controller.Options) (*operator, error)
 	mo.Metrics = metricsserver.Options{BindAddress: "0"}
 	skip := true
 	mo.Controller.SkipNameValidation = &skip
-	mgr, err := ctrl.NewManager(rest.CopyConfig(config), mo)
+	op := &operator{done: make(chan error, 1)}
+	var life, ctx context.Context
+	life, op.die = context.WithCancel(context.Background())
+	ctx, op.cancel = context.WithCancel(context.Background())
+	o.Egress.MayAct = life.Err
+	config = rest.CopyConfig(config)
+	config.Wrap(during(life))
+	mgr, err := ctrl.NewManager(config, mo)
 	if err != nil {
 		return nil, fmt.Errorf("make the manager: %w", err)
 	}
 	if err := controller.Setup(mgr, o); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	op := &operator{cancel: cancel, done: make(chan error, 1)}
 	go func() { op.done <- mgr.Start(ctx) }()
 	return op, nil
 }
 
-// kill ends the operator: everything in progress breaks off, and nothing more is written. It returns when all of it
+// during wraps a transport. Its requests break off when a life ends, and it sends none after that.
+func during(life context.Context) func(http.RoundTripper) http.RoundTripper {
+	return func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(req *http.Request) (*http.Response, error) {
+			ctx, cancel := context.WithCancel(req.Context())
+			context.AfterFunc(life, cancel)
+			return next.RoundTrip(req.WithContext(ctx))
+		})
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements http.RoundTripper.
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// kill ends the operator: everything in progress breaks off, and nothing more is sent. It returns when all of it
 // has ended, so that two operators never run together.
 func (o *operator) kill() error {
+	o.die()
 	o.cancel()
 	return <-o.done
 }
