@@ -5,17 +5,12 @@ package faults
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
-	"time"
 
-	kubetest "github.com/m2m-operator/m2m-operator/internal/testing/kube"
 	"github.com/m2m-operator/m2m-operator/test/cgroup"
 	"github.com/m2m-operator/m2m-operator/test/local"
 )
@@ -87,24 +82,10 @@ func TestADrain(t *testing.T) {
 // playEnds plays the cases in which processes end at a request. begin starts them, and returns what ends them.
 func playEnds(t *testing.T, how Fault, begin func(*run, string, *brake) (end func())) {
 	t.Helper()
-	all, f := newPlaces(t, 1), newFigures(t)
-	program := filepath.Join(t.TempDir(), "manager")
-	if err := kubetest.BuildOperator("../..", program); err != nil {
-		t.Fatal(err)
-	}
-	p, cases := <-all, stops()
-	if os.Getenv("SHORT") != "" {
-		random := rand.New(rand.NewPCG(seedOf(t), 3))
-		cases = cases[random.IntN(len(cases)):][:1]
-	}
-	for _, s := range cases {
-		t.Run(strings.ReplaceAll(s.name, " ", "_"), func(t *testing.T) {
-			start := time.Now()
-			defer func() { f.add(s.scenario.name, how, t.Failed(), time.Since(start)) }()
-			_, free := playLate(t, p, s.scenario, "", "")
-			playEnd(t, p, s, how, free, program, begin)
-		})
-	}
+	atEachStop(t, how, func(t *testing.T, p *place, s stop, program string, free *outcome) {
+		t.Helper()
+		playEnd(t, p, s, how, free, program, begin)
+	})
 }
 
 func playEnd(t *testing.T, p *place, s stop, how Fault, free *outcome, program string, begin func(*run, string, *brake) (end func())) {
