@@ -200,8 +200,8 @@ func reasonOf(p *Problem) string {
 	return p.Reason
 }
 
-// world is what a client with credentials of its own needs: its server, an API of another
-// namespace, and the API's server.
+// world holds a client with credentials of its own, its server, an API of another namespace,
+// and the API's server.
 type world struct {
 	client  *v1alpha1.M2MClient
 	mine    *v1alpha1.AuthorizationServer

@@ -70,7 +70,7 @@ func (l *lock) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) 
 
 var mine, nobody = resourcelock.LeaderElectionRecord{HolderIdentity: "me"}, resourcelock.LeaderElectionRecord{}
 
-// TestALeaseEnds has an instance lead, and stop doing so in each possible way.
+// TestALeaseEnds lets an instance lead, and ends that in each possible way.
 func TestALeaseEnds(t *testing.T) {
 	for name, tc := range map[string]struct {
 		do    func(*Lease, *lock) error
@@ -137,7 +137,7 @@ func TestALeaseEnds(t *testing.T) {
 
 var errLost = errors.New("somebody else was first")
 
-// TestALeaseThatEndedIsNotReleased has the elector give up a lease that another instance has by then.
+// TestALeaseThatEndedIsNotReleased lets the elector give up a lease that another instance has taken.
 func TestALeaseThatEndedIsNotReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &lock{}

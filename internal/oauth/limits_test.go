@@ -27,7 +27,7 @@ func TestErrorOf(t *testing.T) {
 	}
 }
 
-// TestNotVSCHAR has the characters at the borders of VSCHAR, %x20-7E.
+// TestNotVSCHAR checks the characters at the borders of VSCHAR, %x20-7E.
 func TestNotVSCHAR(t *testing.T) {
 	for c, want := range map[rune]bool{0x1f: true, 0x20: false, 'a': false, 0x7e: false, 0x7f: true, 'ä': true} {
 		if got := NotVSCHAR(c); got != want {
@@ -36,7 +36,7 @@ func TestNotVSCHAR(t *testing.T) {
 	}
 }
 
-// TestPartsOfAnAssertion has parts that are long enough to look for, and one that is too short.
+// TestPartsOfAnAssertion checks that a part of 16 characters is looked for, and one of 15 is not.
 func TestPartsOfAnAssertion(t *testing.T) {
 	long, short := strings.Repeat("l", 16), strings.Repeat("s", 15)
 	if all := spellings(long + "." + short); !slices.Contains(all, long) || slices.Contains(all, short) {
@@ -44,7 +44,7 @@ func TestPartsOfAnAssertion(t *testing.T) {
 	}
 }
 
-// TestLimitsOfKeys has keys of exactly the greatest and the least size, and keys that are beyond.
+// TestLimitsOfKeys checks keys of exactly the greatest and the least size, and keys beyond.
 func TestLimitsOfKeys(t *testing.T) {
 	for bits, want := range map[uint]bool{minRSABits - 1: false, minRSABits: true, maxRSABits: true, maxRSABits + 1: false} {
 		key := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), bits-1)}}

@@ -73,8 +73,8 @@ func playApart(t *testing.T, p *place, s *scenario, c clocks) (*run, *outcome) {
 	return r, r.conclude(past)
 }
 
-// TestAServerAhead has an authorization server whose clock is five minutes ahead, which is more than the API allows
-// for. The status says so, the server is asked at most now and then, and the token comes once the API allows for it.
+// TestAServerAhead sets the clock of an authorization server five minutes ahead, which is more than the API allows
+// for. The status says so, and the operator asks the server only now and then. The token comes once the API allows for it.
 func TestAServerAhead(t *testing.T) {
 	all := newPlaces(t, 1)
 	s := &scenario{ahead: 5 * time.Minute}

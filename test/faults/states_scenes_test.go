@@ -27,7 +27,7 @@ type scene struct {
 	prepare func(r *run) map[string]string
 }
 
-// servers has a server for each tenant, and one that does not answer.
+// serversYAML declares a server for each tenant, and one that does not answer.
 const serversYAML = `
 kind: AuthorizationServer
 metadata: {name: auth, namespace: $payments}

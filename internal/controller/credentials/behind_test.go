@@ -17,8 +17,8 @@ import (
 	"github.com/m2m-operator/m2m-operator/internal/provision"
 )
 
-// TestACacheOfSecretsThatIsBehind has a status that names a credential which the cached Secret does not
-// have yet.
+// TestACacheOfSecretsThatIsBehind looks for the credential that a status names. The cached Secret does
+// not have it yet.
 func TestACacheOfSecretsThatIsBehind(t *testing.T) {
 	as := &v1alpha1.AuthorizationServer{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "auth"}}
 	srv := &rules.Server{Object: as, Spec: &as.Spec, Status: &as.Status}
