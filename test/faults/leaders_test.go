@@ -264,7 +264,11 @@ func atEachStop(t *testing.T, how Fault, play func(t *testing.T, p *place, s sto
 	p, cases := <-all, stops()
 	if os.Getenv("SHORT") != "" {
 		random := rand.New(rand.NewPCG(seedOf(t), uint64(len(how))))
-		cases = cases[random.IntN(len(cases)):][:1]
+		n := random.IntN(len(cases))
+		if how == Stopped { // there two leaders fought
+			n = slices.IndexFunc(cases, func(s stop) bool { return s.name == "token of other scopes" })
+		}
+		cases = cases[n:][:1]
 	}
 	for _, s := range cases {
 		t.Run(strings.ReplaceAll(s.name, " ", "_"), func(t *testing.T) {
