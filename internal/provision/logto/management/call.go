@@ -101,10 +101,6 @@ func (a *API) call(ctx context.Context, r Request, out any) (http.Header, error)
 }
 
 func (a *API) once(ctx context.Context, r Request, token string, out any) (http.Header, error) {
-	address := a.endpoint + "/api" + r.Path
-	if len(r.Query) > 0 {
-		address += "?" + r.Query.Encode()
-	}
 	var body io.Reader
 	if r.Body != nil {
 		raw, err := json.Marshal(r.Body)
@@ -113,10 +109,11 @@ func (a *API) once(ctx context.Context, r Request, token string, out any) (http.
 		}
 		body = bytes.NewReader(raw)
 	}
-	req, err := http.NewRequestWithContext(ctx, r.Method, address, body)
+	req, err := http.NewRequestWithContext(ctx, r.Method, a.endpoint+"/api"+r.Path, body)
 	if err != nil {
 		return nil, r.Failed(provision.Refused, "the endpoint is not a URL")
 	}
+	req.URL.RawQuery = r.Query.Encode()
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Authorization", "Bearer "+token)
 	if r.Body != nil {

@@ -16,22 +16,6 @@ import (
 	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
-func TestIdentifier(t *testing.T) {
-	for endpoint, want := range map[string]string{
-		"https://auth.example.com":      "https://default.logto.app/api",
-		"https://auth.example.com:3001": "https://default.logto.app/api",
-		"https://t4x7.logto.app":        "https://t4x7.logto.app/api",
-		"https://T4X7.logto.app./":      "https://t4x7.logto.app/api",
-		"https://logto.app":             "https://default.logto.app/api",
-		"https://logto.app.example.com": "https://default.logto.app/api",
-		"::":                            "https://default.logto.app/api",
-	} {
-		if got := management.Identifier(endpoint); got != want {
-			t.Errorf("of %s it is %s, want %s", endpoint, got, want)
-		}
-	}
-}
-
 func TestCall(t *testing.T) {
 	for name, tc := range map[string]struct {
 		config func(c *management.Config)
@@ -48,17 +32,22 @@ func TestCall(t *testing.T) {
 		"the Management API is another":      {config: func(c *management.Config) { c.ManagementAPI = "https://x.logto.app/api" }, want: provision.Refused, words: []string{"invalid_target", "identifier of the Management API"}},
 		"nobody listens":                     {config: func(c *management.Config) { c.Endpoint = "https://nobody.example.com" }, want: provision.Unavailable, words: []string{"check the endpoint"}},
 		"the server is down":                 {fault: answer("", 500, "", nil), want: provision.Unavailable},
+		"the API is down":                    {fault: answer("/api/", 500, "", nil), want: provision.Unavailable, words: []string{"status 500"}},
+		"the API waited for the request":     {fault: answer("/api/", 408, "", nil), want: provision.Unavailable, words: []string{"status 408"}},
 		"too many requests":                  {fault: answer("/api/", 429, "", http.Header{"Retry-After": {"7"}}), want: provision.Unavailable, after: 7 * time.Second},
 		"too many requests until a date":     {fault: answer("/api/", 503, "", http.Header{"Retry-After": {"Sun, 01 Mar 2026 12:00:09 GMT"}}), want: provision.Unavailable, after: 9 * time.Second},
 		"too many requests for years":        {fault: answer("/api/", 429, "", http.Header{"Retry-After": {"99999999999999"}}), want: provision.Unavailable, after: time.Hour},
 		"too many requests for tokens":       {fault: answer("/oidc/token", 429, "", http.Header{"Retry-After": {"7"}}), want: provision.Unavailable, after: 7 * time.Second},
 		"the token is not taken":             {fault: answer("/api/", 401, `{"code":"auth.unauthorized","message":"`+sentinel+`"}`, nil), want: provision.Refused, words: []string{"auth.unauthorized"}},
 		"the API forbids":                    {fault: answer("/api/", 403, `{"code":"auth.forbidden","message":"`+sentinel+`"}`, nil), want: provision.Refused, words: []string{"auth.forbidden", "Logto Management API access"}},
+		"a proxy forbids":                    {fault: answer("/api/", 403, "<html>"+sentinel, nil), want: provision.Refused, words: []string{"status 403", "Logto Management API access"}},
 		"the plan is used up":                {fault: answer("/api/", 403, `{"code":"subscription.limit_exceeded"}`, nil), want: provision.Refused, words: []string{"subscription.limit_exceeded"}},
 		"the code is an echo":                {fault: answer("/api/", 400, `{"code":"`+sentinel+`.value"}`, nil), want: provision.Refused, words: []string{"status 400"}},
+		"the code is as long as may be":      {fault: answer("/api/", 400, `{"code":"`+word(64)+`"}`, nil), want: provision.Refused, words: []string{word(64) + " (HTTP 400)"}},
+		"the code is too long":               {fault: answer("/api/", 400, `{"code":"`+word(65)+`"}`, nil), want: provision.Refused, words: []string{"status 400"}},
 		"the code is no text":                {fault: answer("/api/", 400, `{"code":{"a":"`+sentinel+`"}}`, nil), want: provision.Refused, words: []string{"status 400"}},
 		"the endpoint redirects":             {fault: answer("/api/", 302, "", http.Header{"Location": {"https://evil.example.com/" + sentinel}}), want: provision.Refused, words: []string{"redirect"}},
-		"the token endpoint redirects":       {fault: answer("/oidc/token", 307, "", http.Header{"Location": {"https://evil.example.com"}}), want: provision.Refused, words: []string{"307", "a redirect", "check the endpoint"}},
+		"the token endpoint redirects":       {fault: answer("/oidc/token", 307, "", http.Header{"Location": {"https://evil.example.com"}}), want: provision.Refused, words: []string{"status 307, a redirect", "check the endpoint"}},
 		"the token endpoint is not there":    {fault: answer("/oidc/token", 404, sentinel, nil), want: provision.Refused, words: []string{"404", "check the endpoint"}},
 		"the endpoint is the issuer":         {config: func(c *management.Config) { c.Endpoint += "/oidc" }, want: provision.Refused, words: []string{"invalid_request (HTTP 404)", "check the endpoint"}},
 		"the endpoint is the API":            {config: func(c *management.Config) { c.Endpoint += "/api" }, fault: answer("/oidc/token", 404, "Not Found", nil), want: provision.Refused, words: []string{"404", "check the endpoint"}},
@@ -96,6 +85,9 @@ func TestCall(t *testing.T) {
 		})
 	}
 }
+
+// word returns a code of n bytes.
+func word(n int) string { return "a." + strings.Repeat("b", n-2) }
 
 func onPath(part string, f logtotest.Fault) func(*http.Request) logtotest.Fault {
 	return func(r *http.Request) logtotest.Fault {
