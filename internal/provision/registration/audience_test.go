@@ -85,3 +85,62 @@ func TestAudienceIsRegistered(t *testing.T) {
 	sync("An API was missing from the client's audience")
 	has("put back", others, payment)
 }
+
+// What follows from a change of the APIs alone, all of the same scope, depends on whether a registration lists them.
+func TestOtherAPIsOfTheSameScope(t *testing.T) {
+	both, one := []provision.Access{access(payment, "read"), access(shipping, "read")}, []provision.Access{access(payment, "read")}
+	later := noon.Add(time.Hour)
+	with := func(c provision.Credential) []provision.Credential {
+		return []provision.Credential{has(provision.Retiring, second, unmanaged, retireAt(later)), c}
+	}
+	for name, tc := range map[string]struct {
+		audience   bool
+		credential provision.Credential
+		want       []provision.Access // before: both
+		answers    []reply
+		until      time.Time // the replaced credential
+		replaced   bool
+		drift      []provision.Drift
+	}{
+		"all in order, and the server does not say": {
+			audience: true, credential: has(provision.Current), want: both, answers: []reply{registered("read", "")}, until: later,
+		},
+		"all in order, without management": {audience: true, credential: has(provision.Current, unmanaged), want: both, until: later},
+		"one less": {
+			audience: true, credential: has(provision.Current), want: one, until: noon,
+			answers: []reply{registered("read", `,"audience":["`+payment+`","`+shipping+`"]`), registered("read", `,"audience":["`+payment+`"]`)},
+		},
+		"one less, without management":             {audience: true, credential: has(provision.Current, unmanaged), want: one, until: noon, replaced: true},
+		"one less that no registration lists":      {credential: has(provision.Current), want: one, answers: []reply{registered("read", "")}, until: later},
+		"one less that none lists, not manageable": {credential: has(provision.Current, unmanaged), want: one, until: later},
+		"a scope is missing, and the server does not say": {
+			audience: true, credential: has(provision.Current), want: both, answers: []reply{registered("", ""), registered("read", "")}, until: later,
+			drift: []provision.Drift{`Scope "read" was missing`},
+		},
+		"a scope is missing, and the audience is another's": {
+			credential: has(provision.Current), want: both, until: later,
+			answers: []reply{registered("", `,"audience":["https://x"]`), registered("read", "")}, drift: []provision.Drift{`Scope "read" was missing`},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &script{t: t, answers: tc.answers}
+			d := registration.New(registration.Config{
+				Endpoint: endpoint, Audience: tc.audience, HTTP: &http.Client{Transport: s}, Now: func() time.Time { return noon },
+			})
+			state := &provision.ClientState{Access: both, Sequence: 2, Credentials: with(tc.credential)}
+			drift, err := d.SyncClient(t.Context(), provision.Client{Owner: cart, Access: tc.want}, state, kept)
+			if err != nil || len(s.answers) > 0 {
+				t.Fatalf("SyncClient() = %v with %d answers to come", err, len(s.answers))
+			}
+			if diff := cmp.Diff(tc.drift, drift); diff != "" {
+				t.Errorf("drift (-want +got):\n%s", diff)
+			}
+			if until := state.Credentials[0].RetireAt; !until.Equal(tc.until) {
+				t.Errorf("the replaced credential stays until %s", until)
+			}
+			if replaced := len(state.Credentials) == 3; replaced != tc.replaced {
+				t.Errorf("it has %d credentials", len(state.Credentials))
+			}
+		})
+	}
+}

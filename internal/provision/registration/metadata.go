@@ -170,7 +170,7 @@ var errMalformed = errors.New("malformed")
 // parse reads an answer with a client. An unusable registration access token or URI counts as none.
 func parse(body []byte) (*registered, error) {
 	r := &registered{}
-	if json.Unmarshal(body, &r.members) != nil || r.members == nil {
+	if json.Unmarshal(body, &r.members) != nil {
 		return nil, errMalformed
 	}
 	for name, into := range map[string]any{

@@ -48,14 +48,16 @@ type Config struct {
 // Driver is a provision.Driver for one registration endpoint.
 type Driver struct {
 	config   Config
-	endpoint *url.URL
+	endpoint *url.URL // nil if it is unusable
 	http     http.Client
 	broken   *provision.Error // why the configuration is unusable
+	closed   *provision.Error // why it is unusable for a registration
 }
 
 var _ provision.Driver = (*Driver)(nil)
 
-// New returns a driver. If the configuration is unusable, Check and every method that needs it return an error.
+// New returns a driver. If part of the configuration is unusable, Check and every method that needs that part return an
+// error. Only a registration needs the initial access token: what is registered can be changed and deleted without it.
 func New(config Config) *Driver {
 	config.AuthenticationMethod = cmp.Or(config.AuthenticationMethod, ClientSecretBasic)
 	if config.Now == nil {
@@ -66,16 +68,18 @@ func New(config Config) *Driver {
 		d.http = *config.HTTP
 	}
 	d.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	var ok bool
-	switch d.endpoint, ok = absolute(config.Endpoint); {
+	if u, ok := absolute(config.Endpoint); ok {
+		d.endpoint = u
+	}
+	switch {
 	case config.Endpoint == "":
 		d.broken = refused("the server's metadata names no registration endpoint, and none is set")
-	case !ok:
+	case d.endpoint == nil:
 		d.broken = refused("the registration endpoint is not an absolute http or https URL")
 	case config.AuthenticationMethod != ClientSecretBasic && config.AuthenticationMethod != ClientSecretPost:
 		d.broken = refused("the authentication method is neither client_secret_basic nor client_secret_post")
 	case config.InitialAccessToken != "" && !visible(config.InitialAccessToken.Reveal(), maxSecret, '!'):
-		d.broken = refused("the initial access token contains a character that is not allowed in a token, such as a line break")
+		d.closed = refused("the initial access token contains a character that is not allowed in a token, such as a line break")
 	}
 	return d
 }
@@ -83,8 +87,8 @@ func New(config Config) *Driver {
 // Check makes no request, because only a registration can prove an initial access token. It reports whether the
 // configuration is usable.
 func (d *Driver) Check(context.Context) error {
-	if d.broken != nil {
-		return d.broken
+	if why := cmp.Or(d.broken, d.closed); why != nil {
+		return why
 	}
 	return nil
 }
@@ -110,6 +114,9 @@ func (d *Driver) RemoveAPI(context.Context, provision.API, *provision.APIState, 
 func (d *Driver) Issue(ctx context.Context, want provision.Client, state *provision.ClientState, c *provision.Credential) error {
 	if err := d.usable(want); err != nil {
 		return err
+	}
+	if d.closed != nil {
+		return d.closed
 	}
 	if c.Attempted {
 		leaveBehind(state, lost(want, c))
@@ -141,11 +148,13 @@ func (d *Driver) Issue(ctx context.Context, want provision.Client, state *provis
 // Revoke deletes a registration, if the server allows it.
 func (d *Driver) Revoke(ctx context.Context, want provision.Client, state *provision.ClientState, c *provision.Credential) error {
 	switch {
-	case c.Stage == provision.Issuing || c.ClientID == "":
+	case c.ClientID == "":
 		if c.Attempted {
 			leaveBehind(state, lost(want, c))
 		}
 		return nil
+	case d.endpoint == nil && c.RegistrationToken != "":
+		return d.broken
 	case !d.managed(c):
 		leaveBehind(state, undeletable(c))
 		return nil
@@ -186,7 +195,7 @@ func (d *Driver) RemoveClient(ctx context.Context, want provision.Client, state 
 	return nil
 }
 
-// usable returns why nothing can be provisioned for a client.
+// usable returns why no registration of a client can be brought up to date.
 func (d *Driver) usable(want provision.Client) error {
 	if d.broken != nil {
 		return d.broken
@@ -200,7 +209,7 @@ func (d *Driver) usable(want provision.Client) error {
 // managed reports whether a registration can be read, updated and deleted (RFC 7592) at the same server. Its access
 // token must go nowhere else.
 func (d *Driver) managed(c *provision.Credential) bool {
-	return d.broken == nil && c.RegistrationToken != "" && d.trusted(c.RegistrationURI)
+	return c.RegistrationToken != "" && d.trusted(c.RegistrationURI)
 }
 
 // forget drops a credential, and makes sure that the state's ID is one that the state still has.

@@ -56,6 +56,9 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 		body = string(b)
 	}
 	s.bodies = append(s.bodies, body)
+	if sent := r.Header.Get("Content-Type"); (sent == "application/json") != (body != "") {
+		s.t.Errorf("%s has a body of %d bytes and Content-Type %q", s.asked[len(s.asked)-1], len(body), sent)
+	}
 	if len(s.answers) == 0 {
 		s.t.Errorf("an unexpected request: %s", s.asked[len(s.asked)-1])
 		return nil, io.EOF
@@ -141,25 +144,86 @@ func TestIssue(t *testing.T) {
 	}
 }
 
-func TestIssueOfLess(t *testing.T) {
+func TestAccessAfterIssue(t *testing.T) {
 	const managed = `,"registration_access_token":"rat","registration_client_uri":"` + uri + `"`
+	two := []provision.Access{access(payment, "read"), access("https://none.example.com"), access(shipping, "track")}
 	for name, tc := range map[string]struct {
 		answer string
+		wants  []provision.Access // default: rw
+		older  int                // credentials that there are besides
+		before []provision.Access
 		want   []provision.Access
 	}{
-		"the server says nothing of scopes":                       {managed, []provision.Access{access(payment, "read", "write")}},
-		"the server registers less":                               {managed + `,"scope":"write"`, []provision.Access{access(payment, "write")}},
-		"the server registers none of them":                       {managed + `,"scope":"openid"`, nil},
-		"the server registers less, and that cannot be asked for": {`,"scope":"write"`, []provision.Access{access(payment, "read", "write")}},
+		"the server says nothing of scopes":                       {answer: managed, want: rw},
+		"the server registers less":                               {answer: managed + `,"scope":"write"`, want: []provision.Access{access(payment, "write")}},
+		"the server registers none of them":                       {answer: managed + `,"scope":"openid"`},
+		"the server registers less, and that cannot be asked for": {answer: `,"scope":"write"`, want: rw},
+		"the server registers nothing of the first API":           {answer: managed + `,"scope":"track"`, wants: two, want: two[1:]},
+		"another first credential after the only one was lost":    {answer: managed, before: []provision.Access{access(shipping, "track")}, want: rw},
+		"a second credential, after the first got less":           {answer: managed, older: 1, before: []provision.Access{access(payment, "read")}, want: []provision.Access{access(payment, "read")}},
+		"a second credential, after the first got nothing":        {answer: managed, older: 1, want: rw},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, _ := scripted(t, reply{status: 200, body: `{"client_id":"client-1","client_secret":"s"` + tc.answer + `}`})
-			state := &provision.ClientState{Credentials: []provision.Credential{{Name: named("1"), Stage: provision.Issuing}}}
-			if err := d.Issue(t.Context(), wants("read", "write"), state, &state.Credentials[0]); err != nil {
+			state := &provision.ClientState{Access: tc.before, Credentials: []provision.Credential{{Name: named("1"), Stage: provision.Issuing}}}
+			for range tc.older {
+				state.Credentials = append(state.Credentials, has(provision.Current, second))
+			}
+			if tc.wants == nil {
+				tc.wants = rw
+			}
+			if err := d.Issue(t.Context(), provision.Client{Owner: cart, Access: tc.wants}, state, &state.Credentials[0]); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(tc.want, state.Access); diff != "" {
 				t.Error(diff)
+			}
+		})
+	}
+}
+
+// RFC 7591 gives a client that names no scopes the server's default ones, as it does one that names an empty list.
+func TestIssueWithoutScopes(t *testing.T) {
+	d, s := scripted(t, reply{status: 201, body: `{"client_id":"c","client_secret":"s"}`})
+	if err := d.Issue(t.Context(), wants(), &provision.ClientState{}, &provision.Credential{Name: named("1")}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(s.bodies[0], "scope") {
+		t.Errorf("it is registered with %s", s.bodies[0])
+	}
+}
+
+// Each part of an answer is taken up to its bound. Beyond it there is no client, or none that can be managed.
+func TestBoundsOfAnAnswer(t *testing.T) {
+	const under = "https://as.example.com/reg/"
+	of := func(n int) string { return strings.Repeat("~", n) }
+	for name, tc := range map[string]struct {
+		id, secret, token, uri string
+		malformed              bool
+		want                   provision.Credential
+	}{
+		"all at their bounds": {
+			id: of(1024), secret: of(4096), token: of(4096), uri: under + of(2048-len(under)),
+			want: provision.Credential{ClientID: of(1024), Secret: provision.Sensitive(of(4096)), RegistrationToken: provision.Sensitive(of(4096)), RegistrationURI: under + of(2048-len(under))},
+		},
+		"an ID that is too long":    {id: of(1025), secret: "s", malformed: true},
+		"a secret that is too long": {id: "c", secret: of(4097), malformed: true},
+		"a token that is too long":  {id: "c", secret: "s", token: of(4097), want: provision.Credential{ClientID: "c", Secret: "s"}},
+		"a token with a space":      {id: "c", secret: "s", token: "a b", want: provision.Credential{ClientID: "c", Secret: "s"}},
+		"an address that is too long": {
+			id: "c", secret: "s", uri: under + of(2049-len(under)), want: provision.Credential{ClientID: "c", Secret: "s"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, _ := scripted(t, reply{status: 201, body: `{"client_id":"` + tc.id + `","client_secret":"` + tc.secret +
+				`","registration_access_token":"` + tc.token + `","registration_client_uri":"` + tc.uri + `"}`})
+			got := provision.Credential{}
+			if err := d.Issue(t.Context(), wants("read"), &provision.ClientState{}, &got); (err != nil) != tc.malformed {
+				t.Error(err)
+			}
+			if got != tc.want {
+				t.Errorf("got an ID of %d bytes, a secret of %d, a token of %d, an address of %d",
+					len(got.ClientID), len(got.Secret), len(got.RegistrationToken), len(got.RegistrationURI))
 			}
 		})
 	}
@@ -203,7 +267,6 @@ func TestRegistrationURIsThatAreNotUsed(t *testing.T) {
 		"with a user":                        {"https://as.example.com@evil.example.com/", false},
 		"with a user at the host":            {"https://me:pw@as.example.com/reg/1", false},
 		"with a fragment":                    {"https://as.example.com/reg/1#x", false},
-		"longer than anybody's":              {"https://as.example.com/" + strings.Repeat("x", 2048), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, _ := scripted(t, reply{status: 201, body: `{"client_id":"c","client_secret":"s","registration_access_token":"r","registration_client_uri":"` + tc.uri + `"}`})
@@ -288,6 +351,10 @@ func TestIssueFails(t *testing.T) {
 			reply{status: 429, header: map[string]string{"Retry-After": "17"}},
 			&provision.Error{Kind: provision.Unavailable, Status: 429, RetryAfter: 17 * time.Second, Message: "the server did not register the client: it answered with status 429"},
 		},
+		"a server that says when": {
+			reply{status: 202, header: map[string]string{"Retry-After": "17"}},
+			&provision.Error{Kind: provision.Unavailable, Status: 202, RetryAfter: 17 * time.Second, Message: "the server's answer is not a valid registration"},
+		},
 		"a server that is down until a date": {
 			reply{status: 503, header: map[string]string{"Retry-After": noon.Add(time.Minute).Format(http.TimeFormat)}},
 			&provision.Error{Kind: provision.Unavailable, Status: 503, RetryAfter: time.Minute, Message: "the server did not register the client: it answered with status 503"},
@@ -358,49 +425,5 @@ func TestIssueAgainLeavesBehindWhatAnEarlierAttemptMade(t *testing.T) {
 	want := `A client that was registered as "shop/cart@c1 (m2m-operator:` + cart.ID() + `) 1" may exist at the server; its answer was lost`
 	if got := state.LeftBehind; len(got) != 16 || got[15] != want || got[14] != strings.Repeat("x", 20) {
 		t.Errorf("got %q", got)
-	}
-}
-
-func TestConfigurationIsChecked(t *testing.T) {
-	for name, tc := range map[string]struct {
-		config registration.Config
-		want   string
-	}{
-		"complete":                        {registration.Config{Endpoint: endpoint}, ""},
-		"no endpoint":                     {registration.Config{}, "the server's metadata names no registration endpoint, and none is set"},
-		"a relative endpoint":             {registration.Config{Endpoint: "/reg"}, "the registration endpoint is not an absolute http or https URL"},
-		"an unknown method":               {registration.Config{Endpoint: endpoint, AuthenticationMethod: "none"}, "the authentication method is neither client_secret_basic nor client_secret_post"},
-		"a token with a line break in it": {registration.Config{Endpoint: endpoint, InitialAccessToken: "hush\n"}, "the initial access token contains a character that is not allowed in a token, such as a line break"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			tc.config.HTTP = &http.Client{Transport: &script{t: t}}
-			d := registration.New(tc.config)
-			if tc.want == "" {
-				if err := d.Check(t.Context()); err != nil {
-					t.Error(err)
-				}
-				return
-			}
-			want := &provision.Error{Kind: provision.Refused, Message: tc.want}
-			wantError(t, d.Check(t.Context()), want)
-			wantError(t, d.Issue(t.Context(), wants("read"), &provision.ClientState{}, &provision.Credential{}), want)
-		})
-	}
-}
-
-func TestAPIsAreTakenForDeclared(t *testing.T) {
-	d, _ := scripted(t)
-	for _, observe := range []bool{false, true} {
-		state := &provision.APIState{}
-		want := provision.API{Identifier: payment, Scopes: []provision.Scope{{Name: "write"}, {Name: "read"}}, Observe: observe, TokenLifetime: time.Hour}
-		if drift, err := d.SyncAPI(t.Context(), want, state, kept); err != nil || len(drift) > 0 {
-			t.Errorf("got %q, %v", drift, err)
-		}
-		if diff := cmp.Diff(&provision.APIState{Scopes: []string{"read", "write"}}, state); diff != "" {
-			t.Error(diff)
-		}
-		if err := d.RemoveAPI(t.Context(), want, state, kept); err != nil {
-			t.Error(err)
-		}
 	}
 }

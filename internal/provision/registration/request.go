@@ -80,9 +80,6 @@ func (a *answer) description() string {
 
 // send makes one request. Its error is an *Error, or the context's.
 func (d *Driver) send(ctx context.Context, method, uri string, token provision.Sensitive, body map[string]any) (*answer, error) {
-	if d.broken != nil {
-		return nil, d.broken
-	}
 	var content io.Reader
 	if body != nil {
 		encoded, err := json.Marshal(body)

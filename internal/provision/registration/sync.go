@@ -20,12 +20,12 @@ import (
 // state.Creating is set while an update is under way, because its answer may bring a new secret. If the answer is lost,
 // the next call repeats the update, unless the server shows the secret when asked.
 func (d *Driver) SyncClient(ctx context.Context, want provision.Client, state *provision.ClientState, keep provision.Keep) ([]provision.Drift, error) {
-	if err := d.usable(want); err != nil {
-		return nil, err
-	}
 	if len(want.Access) == 0 {
 		want.Retain = false
 		return nil, d.RemoveClient(ctx, want, state, keep)
+	}
+	if err := d.usable(want); err != nil {
+		return nil, err
 	}
 	s := &syncing{
 		Driver: d, want: want, state: state, keep: keep, uncertain: state.Creating,

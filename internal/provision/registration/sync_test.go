@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -154,6 +155,14 @@ func TestSyncClient(t *testing.T) {
 			credentials: current, answers: []reply{{status: 503, body: "{}", header: map[string]string{"Retry-After": "5"}}}, asked: []string{get},
 			err: &provision.Error{Kind: provision.Unavailable, Status: 503, RetryAfter: 5 * time.Second, Message: "the server did not show a registration: it answered with status 503"},
 		},
+		"404 in a list": {
+			credentials: current, answers: []reply{{status: 404, body: "[]"}}, asked: []string{get},
+			err: &provision.Error{Kind: provision.Unavailable, Status: 404, Message: "the server did not show a registration: it answered with status 404"},
+		},
+		"404 and null": {
+			credentials: current, answers: []reply{{status: 404, body: "null"}}, asked: []string{get},
+			err: &provision.Error{Kind: provision.Unavailable, Status: 404, Message: "the server did not show a registration: it answered with status 404"},
+		},
 		"another client in the answer": {
 			credentials: current, answers: []reply{{status: 200, body: `{"client_id":"client-2","client_secret":"hush-3"}`}}, asked: []string{get},
 			err: &provision.Error{Kind: provision.Unavailable, Status: 200, Message: "the server's answer is not a valid registration"},
@@ -195,6 +204,17 @@ func TestSyncClient(t *testing.T) {
 			credentials: current, answers: []reply{registered("read", ""), {status: 404}}, asked: []string{get, put},
 			drift: []provision.Drift{`Scope "write" was missing`},
 		},
+		"a server that redirects updates": {
+			credentials: current, before: []provision.Access{access(payment, "read")},
+			answers: []reply{registered("read", ""), {status: 307}}, asked: []string{get, put},
+			after: []provision.Credential{has(provision.Current), issuing("2")},
+		},
+		"a registration that no longer has a token":   {credentials: []provision.Credential{has(provision.Current, withToken(""))}},
+		"an audience that the driver does not manage": {credentials: current, answers: []reply{registered("read write", `,"audience":["https://x"]`)}, asked: []string{get}},
+		"a name that was changed at the console": {
+			credentials: current, answers: []reply{registered("read write", `,"client_name":"cart"`), registered("read write", "")},
+			asked: []string{get, put}, drift: []provision.Drift{"The client had been renamed"},
+		},
 		"a server without management": {credentials: []provision.Credential{has(provision.Current, unmanaged)}},
 		"a server without management where more is wanted": {
 			credentials: []provision.Credential{has(provision.Current, unmanaged)}, before: []provision.Access{access(payment, "read")},
@@ -227,7 +247,9 @@ func TestSyncClient(t *testing.T) {
 				state.ID, state.Origin = tc.credentials[0].ClientID, provision.Created
 			}
 			var last []byte
+			keeps := 0
 			keep := func(context.Context) (err error) {
+				keeps++
 				last, err = json.Marshal(state)
 				return err
 			}
@@ -240,6 +262,20 @@ func TestSyncClient(t *testing.T) {
 			if tc.after == nil {
 				tc.after = append([]provision.Credential{}, tc.credentials...)
 			}
+			wantKeeps := 0 // before an update, after its refusal, and for what an answer brings
+			for _, asked := range tc.asked {
+				if asked == put {
+					wantKeeps++
+				}
+			}
+			if tc.err != nil && tc.err.Kind == provision.Refused {
+				wantKeeps++
+			}
+			for _, a := range tc.answers {
+				if a.status == 200 && strings.Contains(a.body, "hush-2") {
+					wantKeeps++
+				}
+			}
 			for what, diff := range map[string]string{
 				"requests":    cmp.Diff(tc.asked, s.asked),
 				"credentials": cmp.Diff(tc.after, state.Credentials),
@@ -247,6 +283,7 @@ func TestSyncClient(t *testing.T) {
 				"drift":       cmp.Diff(tc.drift, drift),
 				"left behind": cmp.Diff(tc.leftBehind, state.LeftBehind),
 				"creating":    cmp.Diff(tc.creating, state.Creating),
+				"keeps":       cmp.Diff(wantKeeps, keeps),
 			} {
 				if diff != "" {
 					t.Errorf("%s (-want +got):\n%s", what, diff)
