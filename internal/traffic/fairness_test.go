@@ -176,6 +176,42 @@ func TestRefusalsOfATenantAreBounded(t *testing.T) {
 	s.once(e, of("evil", "new"), Served)
 }
 
+// TestRefusedClientsLeaveATryToANewOne: a hundred clients of a tenant that are refused
+// again and again delay a new client of it by nothing, and a second new one by the time
+// of one try.
+func TestRefusedClientsLeaveATryToANewOne(t *testing.T) {
+	s, e := newTurnstile(t, 20), endpointOf("auth", 100, 100)
+	refused := 0
+	everybodyTries := func(second int) {
+		s.at(time.Duration(second) * time.Second)
+		for i := range 100 {
+			n := of("evil", fmt.Sprint(i))
+			n.Failed = second > 0
+			if a := s.ask(e, n); a.Ticket != nil {
+				refused++
+				s.done(a.Ticket, Refused)
+			}
+		}
+	}
+	for second := range 600 {
+		everybodyTries(second)
+	}
+	if refused < refusedBurst+18 {
+		t.Errorf("those that were refused tried %d times in ten minutes, want at least %d", refused, refusedBurst+18)
+	}
+	s.once(e, of("evil", "new"), Refused)
+	wait := s.waits(e, of("evil", "newer"), CauseRefusals)
+	if wait > refusedEvery+time.Second {
+		t.Errorf("the second new client is told to wait for %v", wait)
+	}
+	for second := 600; second <= 600+int(wait.Seconds()); second++ {
+		everybodyTries(second)
+	}
+	s.at(10*time.Minute + wait)
+	s.once(e, of("evil", "newer"), Served)
+	s.once(e, of("evil", "newest"), Served)
+}
+
 // TestManyAtOnceAreNotRefusedTogether: a request counts while it is under way,
 // before its refusal.
 func TestManyAtOnceAreNotRefusedTogether(t *testing.T) {

@@ -27,7 +27,7 @@ const (
 
 	// refusedBurst is how many refusals a tenant may collect at an endpoint before
 	// those of its clients that were never served have to wait. Then one of them may
-	// try per refusedEvery.
+	// try per refusedEvery. Those that failed leave the last try to one that did not.
 	refusedBurst = 5
 	refusedEvery = 30 * time.Second
 )
@@ -242,7 +242,7 @@ func (g *Gate) askTenant(now time.Time, e Endpoint, n Need, a *account, r *route
 
 // askTurn is Ask where no breaker objects.
 func (g *Gate) askTurn(now time.Time, e Endpoint, n Need, a *account, r *route) Answer {
-	if until := a.refusals[n.Tenant].until(now); until > 0 && !n.Proven {
+	if until := a.refusals[n.Tenant].until(now, n); until > 0 && !n.Proven {
 		a.leaveAsker(n.Asker)
 		return Answer{Wait: until + spread(n.Client+n.Access, time.Second), Cause: CauseRefusals}
 	}
@@ -478,12 +478,16 @@ func (a *account) refused(now time.Time, tenant string) {
 	of.AllowN(now, 1)
 }
 
-// until returns how long it takes until there is a token.
-func (t *tokens) until(now time.Time) time.Duration {
+// until returns how long it takes until there is a token for an asker.
+func (t *tokens) until(now time.Time, n Need) time.Duration {
 	if t == nil {
 		return 0
 	}
-	missing := 1 - t.TokensAt(now)
+	needed := 1.0
+	if n.Failed {
+		needed = 2
+	}
+	missing := needed - t.TokensAt(now)
 	if missing <= 1e-9 {
 		return 0
 	}

@@ -37,6 +37,8 @@ type Need struct {
 	// Proven means that the endpoint has served the asker before, for the same
 	// inputs.
 	Proven bool
+	// Failed means that the asker's last request failed, for the same inputs.
+	Failed bool
 }
 
 // Compare returns a negative number if n is greater than m, so that it comes first, a

@@ -118,7 +118,7 @@ func (r *Reconciler) isCurrent(ctx context.Context, p *pass, a *access) (bool, e
 func (r *Reconciler) need(p *pass, a *access, inputs string) traffic.Need {
 	n := traffic.Need{
 		Asker: traffic.Asker{Tenant: p.Client.Namespace, Client: string(p.Client.UID), Access: a.key},
-		Since: p.Client.CreationTimestamp.Time,
+		Since: p.Client.CreationTimestamp.Time, Failed: a.failure != nil,
 	}
 	if a.Record == nil {
 		return n
