@@ -63,6 +63,7 @@ type run struct {
 	failures map[string]failure
 	known    []types.NamespacedName // APIs, also deleted ones
 	said     []string               // the errors of all reconciles
+	retained map[string]bool        // registrations that stay at the server because their owners' deletionPolicy said so
 }
 
 // failure counts the failed reconciles in a row of an object.
@@ -78,7 +79,7 @@ func newRun(t *testing.T, p *place, s *scenario) *run {
 	r := &run{
 		place: &place{p.shop, p.payments, p.more[:s.more]}, t: t, wire: &Wire{}, options: s.options, sharded: s.sharded, urgent: s.urgent,
 		clock: clocktesting.NewFakePassiveClock(time.Now().Truncate(time.Second)),
-		due:   map[string]time.Time{}, failures: map[string]failure{},
+		due:   map[string]time.Time{}, failures: map[string]failure{}, retained: map[string]bool{},
 	}
 	r.log = newLedger(r)
 	r.wire.Rename, r.wire.Observe = r.rename, r.log.observe

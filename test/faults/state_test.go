@@ -206,6 +206,9 @@ func (r *run) plain(s string) string {
 func (r *run) atServer() (out []string) {
 	if r.AS != nil {
 		for _, c := range r.AS.RegisteredClients() {
+			if r.retained[c.ID] {
+				continue
+			}
 			out = append(out, r.plain(fmt.Sprintf("registered: %s %v %s", c.Name, c.Scopes, c.Method)))
 		}
 		return out

@@ -69,6 +69,12 @@ var regressions = []struct {
 		{do: "raze", on: "$shop"},
 		{do: "raze", on: "$payments", hurry: true},
 	}},
+	{"what stays registered for deleted clients is registered as it was", "registration", []act{
+		{do: "set", on: "M2MClient $shop/cart", path: "spec.deletionPolicy", value: `"Retain"`},
+		{do: "set", on: "AuthorizationServer $payments/auth", path: "spec.provisioning.dynamicRegistration", value: `{"authenticationMethod":"Post"}`},
+		{do: "raze", on: "$shop", hurry: true},
+		{do: "recreate", on: "M2MClient $shop/cart"},
+	}},
 	{"a token whose API is named by a claim from now on outlives a restart", "own credentials", []act{
 		{do: "set", on: "APIResource $payments/payment-api", path: "spec.verification.audience", value: `{"claim":"roles","values":["a"]}`},
 		{do: "restart"},

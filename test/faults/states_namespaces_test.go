@@ -32,6 +32,7 @@ func (w *world) raze(a act) error {
 			if kinds != nil && !slices.Contains(kinds, u.GetKind()) {
 				continue
 			}
+			w.retain(u)
 			if err := operator.Kube.Delete(w.t.Context(), u, client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
 				return err
 			}

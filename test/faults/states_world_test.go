@@ -124,6 +124,7 @@ func (w *world) apply(g git) error {
 	for _, key := range slices.Sorted(maps.Keys(w.applied)) {
 		if g[key] == nil {
 			u := &unstructured.Unstructured{Object: w.applied[key].(map[string]any)}
+			w.retain(u)
 			if err := operator.Kube.Delete(w.t.Context(), u.DeepCopy(), client.GracePeriodSeconds(0)); client.IgnoreNotFound(err) != nil {
 				w.t.Fatal(err)
 			}
@@ -150,6 +151,18 @@ func (w *world) apply(g git) error {
 		w.want = g
 	}
 	return refused
+}
+
+// retain notes what stays registered for a client that is about to be deleted.
+func (w *world) retain(u *unstructured.Unstructured) {
+	if policy, _, _ := unstructured.NestedString(u.Object, "spec", "deletionPolicy"); u.GetKind() != "M2MClient" || policy != string(v1alpha1.DeletionRetain) || w.AS == nil {
+		return
+	}
+	for _, c := range w.AS.RegisteredClients() {
+		if strings.HasPrefix(c.Name, u.GetNamespace()+"/"+u.GetName()+"@") {
+			w.retained[c.ID] = true
+		}
+	}
 }
 
 // errTerminates is why an object cannot be created again yet.
