@@ -233,3 +233,34 @@ func TestRefreshOnRequestIsWatched(t *testing.T) {
 		return nil
 	})
 }
+
+// TestRefusedClientsDoNotDelayANewOne: the tokens of eight clients of a namespace are due, and
+// the server refuses them from then on. A client that joins them gets its token at once.
+func TestRefusedClientsDoNotDelayANewOne(t *testing.T) {
+	op := operator.StartStepped(t)
+	w := operator.NewWorld(t)
+	w.Story()
+	var refused []*v1alpha1.M2MClient
+	for i := range 8 {
+		refused = append(refused, w.Another(fmt.Sprintf("refused-%d", i)))
+	}
+	op.Settle(w.Payments, w.Shop)
+	for _, c := range refused {
+		operator.IsReady(t, c)
+		fault := operator.Answer(http.StatusUnauthorized, `{"error":"invalid_client"}`)
+		fault.ClientID = c.Name
+		w.AS.AddFault(oidc.Token, fault)
+	}
+	op.Advance(45 * time.Minute)
+	op.Settle(w.Payments, w.Shop)
+	for range 8 {
+		op.Advance(10 * time.Second)
+		op.Settle(w.Shop)
+	}
+	for _, c := range refused {
+		operator.HasCondition(t, c, v1alpha1.ConditionFresh, metav1.ConditionFalse, v1alpha1.ReasonTokenRequestRefused)
+	}
+	fresh := w.Another("fresh")
+	op.Settle(w.Shop)
+	operator.IsReady(t, fresh)
+}
