@@ -14,13 +14,14 @@ func FuzzClaimsOf(f *testing.F) {
 		f.Add("e30." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".c2ln")
 	}
 	f.Add("..")
+	f.Add("e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"aud":["a"]}`))) // two parts
 	f.Fuzz(func(t *testing.T, token string) {
 		claims := claimsOf(token)
 		if (claims.Issuer != "" || claims.Audience != nil) && strings.Count(token, ".") != 2 {
 			t.Errorf("read %+v of %q", claims, token)
 		}
-		if longer := claimsOf(token + ".x"); longer.Issuer != "" || longer.Audience != nil {
-			t.Errorf("read %+v of four parts", longer)
+		if longer := claimsOf(token + ".x.x"); longer.Issuer != "" || longer.Audience != nil {
+			t.Errorf("read %+v of %q and two parts more", longer, token)
 		}
 	})
 }
