@@ -50,10 +50,10 @@ const setBack = 10 * time.Second
 // missing returns how long it takes until the bucket is full.
 func (b *Bucket) missing(r Rate, now time.Time) time.Duration {
 	missing, empty := b.full.Sub(now), time.Duration(r.Burst)*r.Every
-	if missing < 0 || missing > empty+setBack {
+	if missing > empty+setBack {
 		return 0
 	}
-	return min(missing, empty)
+	return max(0, min(missing, empty))
 }
 
 // Buckets holds a bucket for each key. It is safe for concurrent use.

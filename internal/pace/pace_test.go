@@ -63,6 +63,13 @@ func TestMomentsOutOfOrder(t *testing.T) {
 			t.Fatalf("wait %v for what is not there, want 10s", got)
 		}
 	}
+	// Any earlier, and the clock was set back.
+	if got := b.Wait("a", 1, t0.Add(-setBack)); got != 10*time.Second {
+		t.Errorf("wait %v, want 10s", got)
+	}
+	if got := b.Wait("a", 1, t0.Add(-setBack-1)); got != 0 {
+		t.Errorf("wait %v after the clock was set back", got)
+	}
 }
 
 // TestQuietOnesAreForgotten: many who come once leave nothing behind.
@@ -82,5 +89,28 @@ func TestQuietOnesAreForgotten(t *testing.T) {
 	}
 	if got := busy.Take(0, 1, t0); got == 0 {
 		t.Error("one that owes was forgotten")
+	}
+}
+
+// TestSweeps: from minSweep buckets on, and then from twice as many as were left, full ones are dropped.
+func TestSweeps(t *testing.T) {
+	b := New[int](rate)
+	for i := range minSweep - 1 {
+		b.Take(i, 1, t0)
+	}
+	later := t0.Add(time.Hour)
+	b.Take(-1, 3, later)
+	if n := len(b.buckets); n != minSweep {
+		t.Errorf("%d buckets, want %d: too few to be swept", n, minSweep)
+	}
+	for i := range minSweep - 1 {
+		b.Take(minSweep+i, 3, later)
+	}
+	if n := len(b.buckets); n != minSweep || b.sweepAt != minSweep {
+		t.Errorf("%d buckets and %d at the next sweep: none but the full ones go", n, b.sweepAt)
+	}
+	b.Take(-2, 3, later)
+	if n := len(b.buckets); n != minSweep+1 || b.sweepAt != 2*minSweep {
+		t.Errorf("%d buckets and %d at the next sweep, though none was full", n, b.sweepAt)
 	}
 }

@@ -67,7 +67,7 @@ func double(base, limit time.Duration, times int) time.Duration {
 		base = time.Second
 	}
 	limit = max(limit, base)
-	for ; times > 0 && base < limit; times-- {
+	for ; times > 0; times-- {
 		// Compare before doubling: a huge limit must not overflow.
 		if base > limit/2 {
 			return limit

@@ -182,3 +182,28 @@ func TestBackoffSpreadsAnewAfterEachFailure(t *testing.T) {
 		t.Errorf("distinct waits of one object (-want +got):\n%s", diff)
 	}
 }
+
+// TestDouble: the limit is reached, and never exceeded, whatever it is.
+func TestDouble(t *testing.T) {
+	for name, tc := range map[string]struct {
+		base, limit time.Duration
+		times       int
+		want        time.Duration
+	}{
+		"not at all":                {1, 3, 0, 1},
+		"less than not at all":      {1, 3, -1, 1},
+		"just below an odd limit":   {1, 3, 1, 2},
+		"beyond an odd limit":       {1, 3, 2, 3},
+		"onto an even limit":        {1, 4, 2, 4},
+		"beyond an even limit":      {1, 4, 9, 4},
+		"the limit is the base":     {5, 5, 3, 5},
+		"the limit is below it":     {5, 2, 3, 5},
+		"nothing is a second":       {0, 3 * time.Second, 1, 2 * time.Second},
+		"as far as a time can go":   {1, 1<<63 - 1, 1 << 40, 1<<63 - 1},
+		"beyond half of such a one": {1<<62 + 1, 1<<63 - 1, 1, 1<<63 - 1},
+	} {
+		if got := double(tc.base, tc.limit, tc.times); got != tc.want {
+			t.Errorf("%s: %d, want %d", name, got, tc.want)
+		}
+	}
+}

@@ -28,7 +28,7 @@ func TestSoonest(t *testing.T) {
 
 func TestBetween(t *testing.T) {
 	for _, seed := range []string{"a", "b", "c", "d"} {
-		if got := refresh.Between(seed, time.Minute, time.Hour); got < time.Minute || got >= time.Hour || got != refresh.Between(seed, time.Minute, time.Hour) {
+		if got := refresh.Between(seed, time.Minute, time.Hour); got < time.Minute || got >= time.Hour || got != time.Minute+refresh.Spread(seed, 59*time.Minute) {
 			t.Errorf("%s: %s", seed, got)
 		}
 	}
