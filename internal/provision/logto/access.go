@@ -102,11 +102,12 @@ func (l *lookup) distrust(access []provision.Access) {
 	*l = l.d.newLookup()
 }
 
-// young reports whether a read is recent enough to be used, and fresh whether this call made it.
-func (l *lookup) young(r read) bool {
-	return r.n > 0 && l.d.now().Sub(r.at) < catalogLife
+// trusted reports whether a read may be used: it is recent, or fresh.
+func (l *lookup) trusted(r read) bool {
+	return l.fresh(r) || l.d.now().Sub(r.at) < catalogLife
 }
 
+// fresh reports whether a read was made since the lookup began, however long that took.
 func (l *lookup) fresh(r read) bool { return r.n > l.since }
 
 // resource returns the id of the API that a names, "" if the server has none.
@@ -116,9 +117,9 @@ func (l *lookup) resource(ctx context.Context, a provision.Access) (string, erro
 	known := c.resources[a.Resource]
 	listed := c.listed
 	c.mu.Unlock()
-	fits := known.id != "" && (a.ResourceID == "" || a.ResourceID == known.id)
+	fits := a.ResourceID == "" || a.ResourceID == known.id
 	switch {
-	case fits && l.young(known.read):
+	case fits && l.trusted(known.read):
 		return known.id, nil
 	case l.fresh(known.read) || a.ResourceID == "" && l.fresh(listed):
 		return "", nil
@@ -153,7 +154,7 @@ func (l *lookup) scope(ctx context.Context, resourceID, name string) (string, er
 	c.mu.Lock()
 	known := c.scopes[resourceID]
 	c.mu.Unlock()
-	if id := known.ids[name]; id != "" && l.young(known.read) {
+	if id := known.ids[name]; id != "" && l.trusted(known.read) {
 		return id, nil
 	}
 	if l.fresh(known.read) {

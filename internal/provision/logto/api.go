@@ -97,8 +97,10 @@ func (d *Driver) findAPI(ctx context.Context, identifier, id string) (*resource,
 	if err != nil {
 		return nil, err
 	}
-	if i := slices.IndexFunc(all, func(r resource) bool { return r.Indicator == identifier }); i >= 0 {
-		return &all[i], nil
+	for i := range all {
+		if all[i].Indicator == identifier {
+			return &all[i], nil
+		}
 	}
 	return nil, nil
 }
@@ -326,7 +328,7 @@ func (s *apiSync) observe(ctx context.Context) error {
 	slices.Sort(s.drift)
 	found := provision.APIState{ID: s.api.ID, Origin: provision.Observed, Scopes: s.declared(), TokenLifetime: s.api.lifetime()}
 	// Remember what the operator made: somebody may change names and descriptions while nothing is put back.
-	if s.recorded && s.state.Origin != "" {
+	if s.recorded {
 		found.Origin = s.state.Origin
 		for _, c := range s.scopes {
 			if s.declares(c.Name) == nil && s.hadScope(c.Name) {

@@ -81,10 +81,7 @@ func (r role) path() string { return "/roles/" + url.PathEscape(r.ID) }
 // description returns the description of the owner's application and role: the mark, and words for people.
 func description(o provision.Owner) string {
 	text := o.Mark() + " M2MClient " + o.Namespace + "/" + o.Name
-	if len(text) > provision.MaxName {
-		text = text[:provision.MaxName]
-	}
-	return strings.TrimSpace(text)
+	return strings.TrimSpace(text[:min(len(text), provision.MaxName)])
 }
 
 // marked returns the query for everything with the owner's tag in its name or description. A tag has neither _ nor %.
@@ -189,7 +186,7 @@ func (s *clientSync) syncApplication(ctx context.Context) error {
 	} else {
 		s.app = mine[0]
 	}
-	if s.state.ID != s.app.ID || s.state.Origin != provision.Created {
+	if s.state.ID != s.app.ID {
 		s.state.ID, s.state.Origin = s.app.ID, provision.Created
 		if err := s.keep(ctx); err != nil {
 			return err

@@ -33,8 +33,10 @@ func TestManagementAPIIsForbidden(t *testing.T) {
 			{Resource: payment, Scopes: []string{"read"}}, {Resource: identifier, Scopes: []string{"all"}},
 		}})
 		w.wantError(err, provision.Forbidden)
-		if err := w.driver.RemoveAPI(t.Context(), api, &w.api, w.keep); err != nil {
-			t.Errorf("removal: %v", err)
+		for _, api.Observe = range []bool{false, true} {
+			if err := w.driver.RemoveAPI(t.Context(), api, &w.api, w.keep); err != nil {
+				t.Errorf("removal: %v", err)
+			}
 		}
 	}
 	if n := w.server.Count(); n != 0 {

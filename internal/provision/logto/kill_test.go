@@ -13,40 +13,47 @@ import (
 	logtotest "github.com/m2m-operator/m2m-operator/internal/testing/logto"
 )
 
-// interruptions are the possible fates of one request. After each of them the process is killed.
-var interruptions = map[string]logtotest.Fault{
-	"is not carried out":            {Drop: true},
-	"is carried out and not heard":  {Drop: true, Apply: true},
-	"is answered with 500":          {Status: 500},
-	"is done and answered with 500": {Status: 500, Apply: true},
-	"is done and answered with 502": {Status: 502, Body: "<html>" + sentinel, ContentType: "text/html", Apply: true},
-	"loses a race":                  {LoseRace: true},
-	"is answered with half a body":  {Status: 200, Body: `{"id":`, ContentType: "application/json", Apply: true},
+// interruptions are the possible fates of one request, and of the next one. After each of them the process is killed.
+var interruptions = map[string][]logtotest.Fault{
+	"is not carried out":                        {{Drop: true}},
+	"is carried out and not heard":              {{Drop: true, Apply: true}},
+	"is answered with 500":                      {{Status: 500}},
+	"is done and answered with 500":             {{Status: 500, Apply: true}},
+	"is done and answered with 502":             {{Status: 502, Body: "<html>" + sentinel, ContentType: "text/html", Apply: true}},
+	"loses a race":                              {{LoseRace: true}},
+	"loses a race, and the next is not heard":   {{LoseRace: true}, {Drop: true}},
+	"is answered with 500, and the next is not": {{Status: 500}, {Drop: true}},
+	"is answered with half a body":              {{Status: 200, Body: `{"id":`, ContentType: "application/json", Apply: true}},
 }
 
-// eachRequest runs a test once for every interruption of every request that call makes.
+// eachRequest runs a test once for every interruption of every request that call makes. A request without an answer
+// always fails the call.
 func eachRequest(t *testing.T, prepare, call func(w *world) error, check func(w *world)) {
-	for name, fault := range interruptions {
+	for name, faults := range interruptions {
 		for n := 1; ; n++ {
-			reached := false
+			reached, dropped := false, false
 			t.Run(name, func(t *testing.T) {
-				w := newWorld(t)
+				w := newWorld(t, logtotest.WithCheapKey())
 				if err := prepare(w); err != nil {
 					t.Fatal(err)
 				}
 				_ = w.keep(t.Context())
 				w.server.ResetRequests()
 				w.server.SetFault(func(r *http.Request, i int) logtotest.Fault {
-					if i != n {
+					if i < n || i >= n+len(faults) {
 						return logtotest.Fault{}
 					}
 					reached = true
-					t.Logf("request %d, %s %s, %s", n, r.Method, r.URL.Path, name)
-					return fault
+					dropped = dropped || faults[i-n].Drop
+					t.Logf("request %d, %s %s, %s", i, r.Method, r.URL.Path, name)
+					return faults[i-n]
 				})
-				if err := call(w); err != nil && provision.KindOf(err) != provision.Unavailable {
+				switch err := call(w); {
+				case err == nil && dropped:
+					t.Error("the call succeeds without an answer")
+				case err != nil && provision.KindOf(err) != provision.Unavailable:
 					t.Errorf("got error %v of kind %q", err, provision.KindOf(err))
-				} else if err != nil && fault.LoseRace {
+				case err != nil && faults[0].LoseRace && !dropped:
 					t.Errorf("a lost race is not settled by looking again: %v", err)
 				}
 				w.server.SetFault(nil)
