@@ -223,10 +223,7 @@ func (b *breaker) note(n Need) {
 }
 
 func (b *breaker) open(now time.Time) {
-	wait := breakerMax
-	if b.opened < 10 { // 2^10 seconds are above breakerMax
-		wait = min(wait, breakerBase<<b.opened)
-	}
+	wait := min(breakerMax, breakerBase<<min(b.opened, 10)) // 2^10 seconds are above breakerMax
 	if b.opened++; b.opened == 1 {
 		b.tried = now
 	}
@@ -243,7 +240,7 @@ func (b *breaker) hold(now time.Time, t *Ticket, wait time.Duration) {
 	case b.asked[1].source == from || !now.Before(b.asked[1].until) || until.After(b.asked[1].until):
 		b.asked[1] = asked{from, until}
 	}
-	if !now.Before(b.asked[0].until) || !now.Before(b.asked[1].until) {
+	if !now.Before(b.asked[1].until) { // the first one's time has not come
 		return
 	}
 	both := b.asked[0].until
