@@ -33,6 +33,14 @@ func TestSourcesComeOneAfterTheOther(t *testing.T) {
 			t.Errorf("the client at %d may try: %t, or again after %s", i, ok, again.Sub(b.until))
 		}
 	}
+	// While a probe is under way, all wait for longer than it takes at best.
+	probing := opened(t)
+	probing.sent(probing.until, &Ticket{need: of("shop", "probe"), sentAt: probing.until})
+	for i := range 200 {
+		if ok, again := probing.admits(probing.until, of("shop", fmt.Sprintf("%03d", i))); ok || again.Before(probing.until.Add(breakerBase)) {
+			t.Errorf("the client at %d may try: %t, or again after %s", i, ok, again.Sub(probing.until))
+		}
+	}
 	// When the time has come, whoever has others ahead waits for them a moment.
 	late := b.until.Add(probeSpread)
 	if ok, again := b.admits(late, of("shop", "199")); ok || again.Before(late.Add(probeWindow)) {

@@ -84,11 +84,8 @@ func (q *queue) due() int {
 
 // finish returns the virtual time at which the turn at an index ends.
 func (q *queue) finish(virtual, index int) int {
-	base, due := max(q.tag, virtual), q.due()
-	if index < due {
-		return base + index + 1
-	}
-	return base + due + newcomerCost*(index-due+1)
+	turns, due := index+1, q.due()
+	return max(q.tag, virtual) + min(turns, due) + newcomerCost*max(0, turns-due)
 }
 
 // before returns how many entries come before one of another tenant whose turn ends
@@ -96,14 +93,7 @@ func (q *queue) finish(virtual, index int) int {
 func (q *queue) before(virtual, finish int, n Need) (count int) {
 	due := q.due()
 	room := finish - 1 - max(q.tag, virtual)
-	switch {
-	case room <= 0:
-	case room <= due:
-		count = room
-	default:
-		count = due + (room-due)/newcomerCost
-	}
-	count = min(count, len(q.entries))
+	count = min(len(q.entries), max(0, min(room, due))+max(0, room-due)/newcomerCost)
 	if count < len(q.entries) && q.finish(virtual, count) == finish && q.entries[count].Compare(n) < 0 {
 		count++
 	}
@@ -214,11 +204,14 @@ func (l *line) take(now time.Time, p *entry) {
 
 	// Virtual time is the least tag among the tenants that wait. A tenant that comes
 	// back later starts there: nobody saves up turns while idle.
-	least, waiting := start, false
+	least, waiting := math.MaxInt, false
 	for _, q := range l.queues {
-		if tag := max(q.tag, l.virtual); len(q.entries) > 0 && (!waiting || tag < least) {
-			least, waiting = tag, true
+		if len(q.entries) > 0 {
+			least, waiting = min(least, max(q.tag, l.virtual)), true
 		}
+	}
+	if !waiting {
+		least = start
 	}
 	l.virtual = max(l.virtual, least)
 	for tenant, q := range l.queues {

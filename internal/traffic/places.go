@@ -135,11 +135,9 @@ func (p *Places) free(now time.Time, tenant string, suspect bool) int {
 			others++
 		}
 	}
-	if others > 0 { // each of them gets a place first
-		free = min(free, p.size-len(p.held)-others)
-		if suspect {
-			free = min(free, p.slow-slowHeld-others)
-		}
+	free = min(free, p.size-len(p.held)-others) // each of them gets a place first
+	if suspect {
+		free = min(free, p.slow-slowHeld-others)
 	}
 	return free
 }
