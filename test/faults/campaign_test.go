@@ -150,9 +150,7 @@ func seedOf(t *testing.T) uint64 {
 			t.Fatal(err)
 		}
 	}
-	if os.Getenv("SHORT") != "" {
-		t.Logf("the seed is M2M_FAULTS_SEED=%d", seed)
-	}
+	t.Logf("the seed is M2M_FAULTS_SEED=%d", seed)
 	return seed
 }
 

@@ -213,7 +213,7 @@ func (w *world) rest() {
 		}
 		w.settle(patience)
 	}
-	w.t.Fatalf("%v are never deleted", w.stuck)
+	w.log.breach("%v are never deleted", w.stuck)
 }
 
 // collect deletes what belongs to an object that is gone, as Kubernetes' garbage collector does. It reports whether
