@@ -69,6 +69,9 @@ func (h *handler) answer(ctx context.Context, req request) *admissionv1.Admissio
 	if wish.client == "" && len(wish.apis) == 0 {
 		return allowed(nil)
 	}
+	if p.Spec == nil {
+		return refused(http.StatusBadRequest, "the pod has no spec")
+	}
 	secret, warnings, err := h.lookUp(ctx, wish, req)
 	if err != nil {
 		return refused(http.StatusInternalServerError, err.Error())

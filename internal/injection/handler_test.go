@@ -92,12 +92,15 @@ func TestAnswers(t *testing.T) {
 		"a cache that cannot": {err: errors.New("not filled"), want: http.StatusInternalServerError, message: `look up M2MClient "cart": not filled`},
 		"an API that the cache cannot look up": {
 			err: errors.New("not filled"), change: func(r *admissionv1.AdmissionRequest) {
-				r.Object.Raw = []byte(`{"metadata":{"annotations":{"m2m-operator.io/verify":"payments/api"}}}`)
+				r.Object.Raw = []byte(`{"metadata":{"annotations":{"m2m-operator.io/verify":"payments/api"}},"spec":{}}`)
 			}, want: http.StatusInternalServerError, message: `look up APIResource "payments/api": not filled`,
 		},
-		"a pod that is none":          {change: func(r *admissionv1.AdmissionRequest) { r.Object.Raw = []byte(`[]`) }, want: http.StatusBadRequest},
-		"nothing":                     {change: func(r *admissionv1.AdmissionRequest) { r.Object.Raw = nil }, want: http.StatusBadRequest, message: "there is no pod in the request"},
-		"an update":                   {err: errors.New("not asked"), change: func(r *admissionv1.AdmissionRequest) { r.Operation = admissionv1.Update }, want: http.StatusOK},
+		"a pod that is none": {change: func(r *admissionv1.AdmissionRequest) { r.Object.Raw = []byte(`[]`) }, want: http.StatusBadRequest},
+		"nothing":            {change: func(r *admissionv1.AdmissionRequest) { r.Object.Raw = nil }, want: http.StatusBadRequest, message: "there is no pod in the request"},
+		"an update":          {err: errors.New("not asked"), change: func(r *admissionv1.AdmissionRequest) { r.Operation = admissionv1.Update }, want: http.StatusOK},
+		"a pod without a spec": {change: func(r *admissionv1.AdmissionRequest) {
+			r.Object.Raw = []byte(`{"metadata":{"annotations":{"m2m-operator.io/verify":"api"}}}`)
+		}, want: http.StatusBadRequest, message: "the pod has no spec"},
 		"a namespace that is watched": {err: notFound, watched: []string{"shop"}, want: http.StatusOK},
 		"a namespace that is not":     {err: errors.New("not asked"), watched: []string{"other"}, want: http.StatusOK},
 		"a pod that asks for nothing": {err: errors.New("not asked"), change: func(r *admissionv1.AdmissionRequest) { r.Object.Raw = []byte(`{}`) }, want: http.StatusOK},

@@ -32,7 +32,7 @@ type pod struct {
 	Metadata struct {
 		Annotations raw `json:"annotations"`
 	} `json:"metadata"`
-	Spec struct {
+	Spec *struct { // nil only if no API server sent it
 		Volumes        raw `json:"volumes"`
 		InitContainers raw `json:"initContainers"`
 		Containers     raw `json:"containers"`

@@ -19,6 +19,7 @@ func FuzzReview(f *testing.F) {
 	for _, pod := range []string{
 		`{}`, `null`, `[]`, `{"metadata":{"annotations":{"m2m-operator.io/client":"cart"}},"spec":{"containers":[{"name":"a"}]}}`,
 		`{"metadata":{"annotations":{"m2m-operator.io/client":7}}}`, `{"metadata":{"annotations":{"m2m-operator.io/verify":"a"}},"spec":{"volumes":[{}],"containers":[{}]}}`,
+		`{"metadata":{"annotations":{"m2m-operator.io/verify":"a"}}}`,
 		`{"metadata":{"annotations":{"m2m-operator.io/verify":"a"}},"spec":{"containers":[{"name":"a","volumeMounts":[{"name":"x","mountPath":"/var/run"}]}],"initContainers":null}}`,
 	} {
 		f.Add([]byte(head + pod + "}}"))
