@@ -234,18 +234,21 @@ func (b *breaker) open(now time.Time) {
 // source too, nobody else tries until the first of the two may, or for toldMax.
 func (b *breaker) hold(now time.Time, t *Ticket, wait time.Duration) {
 	from, until := b.source(t.need), now.Add(wait)
+	first, second := &b.asked[0], &b.asked[1]
 	switch {
-	case b.asked[0].source == from || !now.Before(b.asked[0].until):
-		b.asked[0] = asked{from, until}
-	case b.asked[1].source == from || !now.Before(b.asked[1].until) || until.After(b.asked[1].until):
-		b.asked[1] = asked{from, until}
+	case second.source == from: // one source is never both
+		*second = asked{from, until}
+	case first.source == from || !now.Before(first.until):
+		*first = asked{from, until}
+	case !now.Before(second.until) || until.After(second.until):
+		*second = asked{from, until}
 	}
-	if !now.Before(b.asked[1].until) { // the first one's time has not come
+	if !now.Before(first.until) || !now.Before(second.until) {
 		return
 	}
-	both := b.asked[0].until
-	if b.asked[1].until.Before(both) {
-		both = b.asked[1].until
+	both := first.until
+	if second.until.Before(both) {
+		both = second.until
 	}
 	if limit := now.Add(toldMax); both.After(limit) {
 		both = limit

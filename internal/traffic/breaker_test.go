@@ -179,7 +179,8 @@ func TestWhoIsAskedToWait(t *testing.T) {
 		"the second's time is over":        {[]step{{0, "a", 20}, {0, "b", 5}, {5, "c", 2}}, [2]string{"a 20", "c 7"}, 7},
 		"the first's time is over":         {[]step{{0, "a", 5}, {5, "b", 20}}, [2]string{"b 25", ""}, 0},
 		"the second's is over, and no new": {[]step{{0, "a", 20}, {0, "b", 5}, {6, "a", 30}}, [2]string{"a 36", "b 5"}, 5},
-		"for longer than anybody may":      {[]step{{0, "a", 600}, {0, "b", 600}}, [2]string{"a 600", "b 600"}, 60},
+		"the second again, whose time is not over as the first's is": {[]step{{0, "a", 5}, {0, "b", 60}, {6, "b", 60}}, [2]string{"a 5", "b 66"}, 5},
+		"for longer than anybody may":                                {[]step{{0, "a", 600}, {0, "b", 600}}, [2]string{"a 600", "b 600"}, 60},
 	} {
 		b := &breaker{source: clientOf}
 		for _, s := range tc.steps {

@@ -328,7 +328,7 @@ func (s *apiSync) observe(ctx context.Context) error {
 	slices.Sort(s.drift)
 	found := provision.APIState{ID: s.api.ID, Origin: provision.Observed, Scopes: s.declared(), TokenLifetime: s.api.lifetime()}
 	// Remember what the operator made: somebody may change names and descriptions while nothing is put back.
-	if s.recorded {
+	if s.recorded && s.state.Origin != "" {
 		found.Origin = s.state.Origin
 		for _, c := range s.scopes {
 			if s.declares(c.Name) == nil && s.hadScope(c.Name) {

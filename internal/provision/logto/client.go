@@ -186,7 +186,7 @@ func (s *clientSync) syncApplication(ctx context.Context) error {
 	} else {
 		s.app = mine[0]
 	}
-	if s.state.ID != s.app.ID {
+	if s.state.ID != s.app.ID || s.state.Origin != provision.Created {
 		s.state.ID, s.state.Origin = s.app.ID, provision.Created
 		if err := s.keep(ctx); err != nil {
 			return err

@@ -66,6 +66,24 @@ func TestNothingToDo(t *testing.T) {
 	}
 }
 
+// A state that lost who created something, as an edited or restored status may have, says so again.
+func TestOriginThatIsNotRecorded(t *testing.T) {
+	w := newWorld(t)
+	api := readWrite(payment)
+	w.mustSyncAPI(api)
+	w.mustSyncClient(cart("read"))
+	w.client.Origin = ""
+	w.mustSyncClient(cart("read"))
+	if w.client.Origin != provision.Created {
+		t.Errorf("the origin of the client is %q", w.client.Origin)
+	}
+	w.api.Origin, api.Observe = "", true
+	w.mustSyncAPI(api)
+	if w.api.Origin != provision.Observed {
+		t.Errorf("the origin of the API is %q", w.api.Origin)
+	}
+}
+
 // A lifetime that nobody declares is the server's, and stays recorded as it is.
 func TestLifetimeOfTokens(t *testing.T) {
 	w := newWorld(t)
