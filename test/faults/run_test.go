@@ -63,7 +63,7 @@ type run struct {
 	failures map[string]failure
 	known    []types.NamespacedName // APIs, also deleted ones
 	said     []string               // the errors of all reconciles
-	retained map[string]bool        // registrations that stay at the server because their owners' deletionPolicy said so
+	retained map[string]bool        // registrations that stay at the server when their client is gone
 }
 
 // failure counts the failed reconciles in a row of an object.

@@ -75,6 +75,11 @@ var regressions = []struct {
 		{do: "raze", on: "$shop", hurry: true},
 		{do: "recreate", on: "M2MClient $shop/cart"},
 	}},
+	{"a client that is deleted while the initial access token cannot be read goes when it can be", "registration", []act{
+		{do: "set", on: "AuthorizationServer $payments/auth", path: "spec.provisioning.dynamicRegistration.initialAccessTokenSecretRef.key", value: `"a"`, hurry: true},
+		{do: "restart"},
+		{do: "recreate", on: "M2MClient $shop/cart"},
+	}},
 	{"a token whose API is named by a claim from now on outlives a restart", "own credentials", []act{
 		{do: "set", on: "APIResource $payments/payment-api", path: "spec.verification.audience", value: `{"claim":"roles","values":["a"]}`},
 		{do: "restart"},

@@ -40,6 +40,14 @@ func (w *world) raze(a act) error {
 	}
 	w.settle(patience)
 	for _, u := range w.within(ns.Name) {
+		if u.GetKind() == "M2MClient" && w.unmanageable() { // somebody lets it go
+			w.stays(u)
+			u.SetFinalizers(nil)
+			if err := operator.Kube.Update(w.t.Context(), u); client.IgnoreNotFound(err) != nil {
+				return err
+			}
+			continue
+		}
 		w.log.breach("namespace %s is never empty: %s %s is left, with the finalizers %v", a.on, u.GetKind(), u.GetName(), u.GetFinalizers())
 	}
 	return w.rebuild(ns)

@@ -114,6 +114,9 @@ func (w *world) versions() map[string]string {
 func (w *world) unknowns() (all []string) {
 	w.t.Helper()
 	for _, u := range w.objects() {
+		if u.GetDeletionTimestamp() != nil {
+			all = append(all, fmt.Sprintf("%s %s is being deleted", u.GetKind(), u.GetName()))
+		}
 		conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
 		for _, c := range conditions {
 			c, _ := c.(map[string]any)
@@ -193,7 +196,7 @@ func (w *world) wrongs() (all []string) {
 	said := map[string]bool{}
 	for _, u := range w.objects() {
 		conditions, found, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-		if !found {
+		if !found || u.GetDeletionTimestamp() != nil { // what is being deleted is not described any more
 			continue
 		}
 		name := u.GetNamespace() + "/" + u.GetName()

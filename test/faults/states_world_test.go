@@ -153,9 +153,16 @@ func (w *world) apply(g git) error {
 	return refused
 }
 
-// retain notes what stays registered for a client that is about to be deleted.
+// retain notes what stays registered for a client that is about to be deleted, because its deletionPolicy says so.
 func (w *world) retain(u *unstructured.Unstructured) {
-	if policy, _, _ := unstructured.NestedString(u.Object, "spec", "deletionPolicy"); u.GetKind() != "M2MClient" || policy != string(v1alpha1.DeletionRetain) || w.AS == nil {
+	if policy, _, _ := unstructured.NestedString(u.Object, "spec", "deletionPolicy"); u.GetKind() == "M2MClient" && policy == string(v1alpha1.DeletionRetain) {
+		w.stays(u)
+	}
+}
+
+// stays notes that what is registered for a client stays.
+func (w *world) stays(u *unstructured.Unstructured) {
+	if w.AS == nil {
 		return
 	}
 	for _, c := range w.AS.RegisteredClients() {
@@ -197,7 +204,8 @@ func (w *world) put(manifest map[string]any) error {
 	}
 }
 
-// rest lets the operator do all that it has to, and objects be created again that had to go first.
+// rest lets the operator do all that it has to, and objects be created again that had to go first. One whose server
+// cannot be administered stays for as long as the operator waits for that.
 func (w *world) rest() {
 	w.t.Helper()
 	w.settle(patience)
@@ -213,7 +221,15 @@ func (w *world) rest() {
 		}
 		w.settle(patience)
 	}
-	w.log.breach("%v are never deleted", w.stuck)
+	if !w.unmanageable() {
+		w.log.breach("%v are never deleted", w.stuck)
+	}
+}
+
+// unmanageable reports whether a server's own administration does not work now.
+func (w *world) unmanageable() bool {
+	w.t.Helper()
+	return slices.ContainsFunc(w.unknowns(), func(u string) bool { return strings.HasPrefix(u, "AuthorizationServer ") })
 }
 
 // collect deletes what belongs to an object that is gone, as Kubernetes' garbage collector does. It reports whether
