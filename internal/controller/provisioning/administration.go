@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -173,18 +174,36 @@ func (a *Administration) driver(ctx context.Context, obj client.Object) (d provi
 				Message: "The server's metadata names no client registration endpoint; set spec.provisioning.dynamicRegistration.endpoint",
 			}, nil
 		}
-		method := "client_secret_basic"
-		if spec.Provisioning.DynamicRegistration.AuthenticationMethod == v1alpha1.ClientSecretPost {
-			method = "client_secret_post"
-		}
-		d = registration.New(registration.Config{
-			Endpoint: endpoint, InitialAccessToken: secret.value, AuthenticationMethod: method, HTTP: paced, Now: a.Clock.Now,
-			Audience: spec.AudienceParameter == v1alpha1.AudienceParameterAudience,
-		})
+		d = a.registrar(spec, endpoint, secret.value, paced)
 	}
 	rt.driver, rt.kind, rt.version = d, rules.Driver(spec), version
 	a.drivers.Add(driverKey{rules.ServerKeyOf(obj), rules.Driver(spec)}, d)
 	return d, version, nil, nil
+}
+
+func (a *Administration) registrar(spec *v1alpha1.AuthorizationServerSpec, endpoint string, initial provision.Sensitive, paced *http.Client) provision.Driver {
+	method := "client_secret_basic"
+	if spec.Provisioning.DynamicRegistration.AuthenticationMethod == v1alpha1.ClientSecretPost {
+		method = "client_secret_post"
+	}
+	return registration.New(registration.Config{
+		Endpoint: endpoint, InitialAccessToken: initial, AuthenticationMethod: method, HTTP: paced, Now: a.Clock.Now,
+		Audience: spec.AudienceParameter == v1alpha1.AudienceParameterAudience,
+	})
+}
+
+// unregistrar returns a driver that removes what is registered at a server whose initial access token cannot be
+// read: only a registration needs that. It is nil if there is no such driver.
+func (a *Administration) unregistrar(ctx context.Context, obj client.Object) (provision.Driver, error) {
+	spec, endpoint := record.SpecOf(obj), a.registrationEndpoint(obj)
+	if rules.Driver(spec) != v1alpha1.DriverDynamicRegistration || endpoint == "" {
+		return nil, nil
+	}
+	hc, _, p, err := a.Connections.HTTPClient(ctx, obj)
+	if p != nil || err != nil {
+		return nil, err
+	}
+	return a.registrar(spec, endpoint, "", a.pace(hc, a.of.Get(obj), obj)), nil
 }
 
 func (a *Administration) registrationEndpoint(obj client.Object) string {

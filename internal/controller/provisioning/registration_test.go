@@ -97,6 +97,36 @@ func TestRegistrationStory(t *testing.T) {
 	}
 }
 
+// TestNothingStaysForWantOfAnInitialAccessToken: an operator that never read it deletes what another one registered with it.
+func TestNothingStaysForWantOfAnInitialAccessToken(t *testing.T) {
+	initial := strings.ReplaceAll(operator.NewSecret(), " ", "-")
+	w := operator.NewWorld(t, func(o *oidc.Options) {
+		o.DynamicRegistration = &oidc.DynamicRegistration{InitialAccessToken: initial}
+	})
+	t.Cleanup(func() { operator.LetGo(t, w.Shop, w.Payments) })
+	w.AS.RemoveClient(operator.CartID)
+	operator.CreateNamespace(t)
+	as, api, cart := w.Server(w.Payments), w.API(), w.Cart()
+	as.Spec.Provisioning.DynamicRegistration.InitialAccessTokenSecretRef.Name = "initial"
+	cart.Spec.AuthorizationServerRef, cart.Spec.Credentials = v1alpha1.AuthorizationServerReference{}, v1alpha1.ClientCredentials{}
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "initial", Namespace: w.Payments},
+		StringData: map[string]string{v1alpha1.InitialAccessTokenKey: initial},
+	}
+	operator.Create(t, as, api, cart, secret)
+	op := operator.Start(t)
+	operator.IsReady(t, cart)
+	op.Stop()
+
+	operator.Remove(t, secret)
+	operator.Remove(t, cart)
+	operator.Start(t)
+	operator.IsGone(t, cart)
+	if n := len(w.AS.RegisteredClients()); n != 0 {
+		t.Errorf("%d clients are still registered", n)
+	}
+}
+
 // TestRegistrationWhoseAnswerIsLost: the operator cannot find such a registration
 // again. An event reports it, and the server's status lists it when the client is
 // gone.

@@ -91,6 +91,11 @@ func (r *remover) run(ctx context.Context, rm removal, now time.Time) (time.Dura
 	if driver == nil {
 		driver = r.servers.lastDriver(rm.server)
 	}
+	if driver == nil && exists && rm.server.Driver == v1alpha1.DriverDynamicRegistration {
+		if driver, err = r.servers.unregistrar(ctx, obj); err != nil {
+			return 0, err
+		}
+	}
 	if driver != nil {
 		queued, err := r.attempt(ctx, rm, obj, exists, driver)
 		if queued > 0 {
