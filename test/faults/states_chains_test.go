@@ -80,6 +80,11 @@ var regressions = []struct {
 		{do: "restart"},
 		{do: "recreate", on: "M2MClient $shop/cart"},
 	}},
+	{"a client whose finalizer was removed by hand is made again", "registration", []act{
+		{do: "remove", on: "AuthorizationServer $payments/auth", hurry: true},
+		{do: "restart"},
+		{do: "raze", on: "$shop", hurry: true},
+	}},
 	{"a token whose API is named by a claim from now on outlives a restart", "own credentials", []act{
 		{do: "set", on: "APIResource $payments/payment-api", path: "spec.verification.audience", value: `{"claim":"roles","values":["a"]}`},
 		{do: "restart"},

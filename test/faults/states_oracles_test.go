@@ -84,7 +84,10 @@ func (w *world) withoutPast(u *unstructured.Unstructured) {
 			unstructured.RemoveNestedField(u.Object, "status", "provisioning")
 		}
 	case "M2MClient":
-		if !isReady(u) { // while its credentials cannot be read, a client has the identifier that it had
+		if isReady(u) { // it has what stayed of another one of its name, if anything did
+			id, _, _ := unstructured.NestedString(u.Object, "status", "clientID")
+			delete(w.retained, id)
+		} else { // while its credentials cannot be read, a client has the identifier that it had
 			unstructured.RemoveNestedField(u.Object, "status", "clientID")
 		}
 	}
