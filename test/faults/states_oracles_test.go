@@ -84,7 +84,7 @@ func (w *world) withoutPast(u *unstructured.Unstructured) {
 			unstructured.RemoveNestedField(u.Object, "status", "provisioning")
 		}
 	case "M2MClient":
-		if isReady(u) { // it has what stayed of another one of its name, if anything did
+		if isReady(u) { // the client may have taken up what stayed registered
 			id, _, _ := unstructured.NestedString(u.Object, "status", "clientID")
 			delete(w.retained, id)
 		} else { // while its credentials cannot be read, a client has the identifier that it had
